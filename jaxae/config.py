@@ -4,10 +4,12 @@ A configuration is data: it validates itself, prints itself as JSON and reads it
 """
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxae.errors import UserError
 
@@ -37,7 +39,7 @@ class DataConfig:
     split_seed: int = 21
     """seed of every draw of rows, apart from the training seed so that seeds share one split"""
     valid: Literal["holdout", "test"] = "holdout"
-    """normals for calibration: held out of training, or the test set's own (as some tutorials do)"""
+    """normals for calibration: held out of training, or the test set's own"""
     valid_fraction: float = 0.1
     """share of the normal training rows that is held out"""
     scale: Literal["none", "minmax", "standard"] = "none"
@@ -74,7 +76,7 @@ class ModelConfig:
     """conv: on the dense layer that widens the code to the feature map"""
     output_activation: str = "sigmoid"
     """on the reconstruction"""
-    init: Literal["glorot", "torch", "lecun"] = "glorot"
+    initializer: Literal["glorot", "torch", "lecun"] = "glorot"
     """initial weights: Keras's default, PyTorch's (biases too) or Flax's"""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """of activations; parameters, statistics and losses stay float32"""
@@ -125,22 +127,14 @@ class ThresholdConfig:
 
 
 @dataclass(frozen=True)
-class AloccConfig:
-    """What only the adversarial method (ALOCC) has."""
-
-    variant: Literal["default", "faithful"] = "default"
-    """default: logits and squared error; faithful: the tutorial's losses to the letter"""
-    recon_weight: float = 0.2
-    """weight of the reconstruction loss against the adversarial one"""
-
-
-@dataclass(frozen=True)
 class ExperimentConfig:
     """One experiment, whole: what `config.json` in a run folder holds."""
 
     name: str
     method: str = "conv"
     """dense, conv or alocc"""
+    variant: Literal["default", "faithful"] = "default"
+    """alocc: our losses (logits, squared error), or the tutorial's to the letter"""
     seed: int = 0
     score: str = "mse"
     """name of a score, or several joined by + (standardised on calibration rows, then summed)"""
@@ -154,7 +148,6 @@ class ExperimentConfig:
     """extra evaluations with their figures; see jaxae.studies"""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    alocc: AloccConfig = field(default_factory=AloccConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
@@ -165,6 +158,52 @@ class ExperimentConfig:
         return Path(self.run_dir or f"runs/{self.name}-seed{self.seed}")
 
 
+def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value >= least, f"at least {least}"
+
+
+_positive = (lambda value: value > 0, "above 0")
+_share = (lambda value: 0 < value < 1, "between 0 and 1")
+_all_positive = (lambda values: all(v >= 1 for v in values), "all at least 1")
+_activation = (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+_paddings = (
+    lambda values: all(v in ("same", "valid") or v.isdigit() for v in values),
+    "same, valid or a number of pixels for each layer",
+)
+
+# Field -> (what must hold of it, in code and in words).
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
+    "ensemble": _at_least(1),
+    "devices": _at_least(0),
+    "data.test_fraction": _share,
+    "data.valid_fraction": _share,
+    "data.limit": _at_least(0),
+    "data.split_seed": _at_least(0),
+    "model.latent": _at_least(0),
+    "model.hidden": _all_positive,
+    "model.filters": _all_positive,
+    "model.kernels": _all_positive,
+    "model.strides": _all_positive,
+    "model.paddings": _paddings,
+    "model.head_kernel": _at_least(0),
+    "model.activation": _activation,
+    "model.encoder_activation": _activation,
+    "model.code_activation": _activation,
+    "model.expand_activation": _activation,
+    "model.output_activation": _activation,
+    "optim.lr": _positive,
+    "optim.lr_discriminator": _positive,
+    "optim.weight_decay": _at_least(0),
+    "train.epochs": _at_least(1),
+    "train.batch_size": _at_least(1),
+    "train.noise_std": _at_least(0),
+    "train.checkpoint_every": _at_least(1),
+    "train.keep_checkpoints": _at_least(0),
+    "threshold.rows": _at_least(0),
+}
+
+
 def validate(cfg: ExperimentConfig) -> ExperimentConfig:
     """Check every field that can be checked without data or devices.
 
@@ -172,39 +211,28 @@ def validate(cfg: ExperimentConfig) -> ExperimentConfig:
       `cfg` itself.
 
     Raises:
-      UserError: names the field, its value and what it may be.
+      UserError: names the field, its value and what it must be.
     """
     _check_literals(cfg, "")
-    model, train, data = cfg.model, cfg.train, cfg.data
-    _require(train.epochs >= 1, "train.epochs", train.epochs, "at least 1")
-    _require(train.batch_size >= 1, "train.batch_size", train.batch_size, "at least 1")
-    _require(train.checkpoint_every >= 1, "train.checkpoint_every", train.checkpoint_every, "at least 1")
-    _require(train.keep_checkpoints >= 0, "train.keep_checkpoints", train.keep_checkpoints, "0 (all) or more")
-    _require(train.noise_std >= 0, "train.noise_std", train.noise_std, "0 or more")
-    _require(cfg.optim.lr > 0, "optim.lr", cfg.optim.lr, "above 0")
-    _require(cfg.optim.lr_discriminator > 0, "optim.lr_discriminator", cfg.optim.lr_discriminator, "above 0")
-    _require(cfg.optim.weight_decay >= 0, "optim.weight_decay", cfg.optim.weight_decay, "0 or more")
-    _require(cfg.ensemble >= 1, "ensemble", cfg.ensemble, "at least 1")
-    _require(cfg.devices >= 0, "devices", cfg.devices, "0 (automatic) or more")
-    _require(0 <= cfg.seed < 2**32, "seed", cfg.seed, "from 0 to 2**32 - 1")
-    _require(0 < data.test_fraction < 1, "data.test_fraction", data.test_fraction, "between 0 and 1")
-    _require(0 < data.valid_fraction < 1, "data.valid_fraction", data.valid_fraction, "between 0 and 1")
-    _require(data.limit >= 0, "data.limit", data.limit, "0 (all) or more")
-    overlap = set(data.normal) & set(data.anomaly)
-    _require(not overlap, "data.anomaly", data.anomaly, f"apart from data.normal; both hold {sorted(overlap)}")
-    _require(model.latent >= 0, "model.latent", model.latent, "0 or more")
-    _require(cfg.method == "conv" or model.latent > 0 or cfg.method == "alocc",
-             "model.latent", model.latent, f"at least 1 for method {cfg.method}")
-    for name in ("activation", "encoder_activation", "code_activation", "expand_activation", "output_activation"):
-        value = getattr(model, name)
-        _require(value in ACTIVATIONS, f"model.{name}", value, f"one of {', '.join(ACTIVATIONS)}")
-    lengths = {name: len(getattr(model, name)) for name in ("filters", "kernels", "strides", "paddings")}
-    _require(len(set(lengths.values())) == 1, "model.filters, kernels, strides, paddings", lengths, "equally long")
-    for padding in model.paddings:
-        _require(padding in ("same", "valid") or padding.isdigit(), "model.paddings", padding, "same, valid or a number")
-    for name in ("hidden", "filters", "kernels", "strides"):
-        value = getattr(model, name)
-        _require(all(v >= 1 for v in value), f"model.{name}", value, "all at least 1")
+    for name, (holds, words) in _RULES.items():
+        value = functools.reduce(getattr, name.split("."), cfg)
+        _require(holds(value), name, value, words)
+    shared = sorted(set(cfg.data.normal) & set(cfg.data.anomaly))
+    _require(not shared, "data.anomaly", cfg.data.anomaly, f"without {shared}, which are normal")
+    _require(
+        cfg.method != "dense" or cfg.model.latent > 0,
+        "model.latent",
+        cfg.model.latent,
+        "at least 1 for method dense",
+    )
+    layers = ("filters", "kernels", "strides", "paddings")
+    lengths = {name: len(getattr(cfg.model, name)) for name in layers}
+    _require(
+        len(set(lengths.values())) == 1 and lengths["filters"] > 0,
+        "the length of model." + ", ".join(layers),
+        lengths,
+        "the same, and at least 1",
+    )
     return cfg
 
 
@@ -218,8 +246,9 @@ def _check_literals(node: Any, prefix: str) -> None:
         value, options = getattr(node, name), get_args(hint)
         if dataclasses.is_dataclass(value):
             _check_literals(value, f"{prefix}{name}.")
-        elif getattr(hint, "__origin__", None) is Literal:
-            _require(value in options, prefix + name, value, f"one of {', '.join(map(str, options))}")
+        elif get_origin(hint) is Literal:
+            words = f"one of {', '.join(map(str, options))}"
+            _require(value in options, prefix + name, value, words)
 
 
 def to_json(cfg: ExperimentConfig) -> str:
@@ -243,7 +272,9 @@ def _build(cls: type, values: dict, prefix: str) -> Any:
     hints = get_type_hints(cls)
     unknown = set(values) - set(hints)
     if unknown:
-        raise UserError(f"the configuration has unknown fields {sorted(prefix + name for name in unknown)}")
+        raise UserError(
+            f"the configuration has unknown fields {sorted(prefix + name for name in unknown)}"
+        )
     made = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -284,4 +315,6 @@ def parse_cli(default: ExperimentConfig, args: list[str] | None = None) -> Exper
     """
     import tyro
 
-    return validate(tyro.cli(type(default), default=default, args=args, config=(tyro.conf.AvoidSubcommands,)))
+    return validate(
+        tyro.cli(type(default), default=default, args=args, config=(tyro.conf.AvoidSubcommands,))
+    )

@@ -12,7 +12,7 @@ from jaxae.types import Array, Key
 
 
 class Purpose(enum.IntEnum):
-    """What a stream of random numbers is for; the numbers are part of the reproducibility promise."""
+    """What a stream of random numbers is for; the numbers are part of reproducibility."""
 
     INIT = 0
     ORDER = 1
@@ -32,6 +32,14 @@ def row_keys(key: Key, slot: Array) -> Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, slot)
 
 
+def add_noise(x: Array, slot: Array, key: Key, std: float) -> Array:
+    """X [B, *S] + std * N(0, 1), each row's noise addressed by its place in the global batch."""
+    draw = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))
+    return x + std * draw(row_keys(key, slot))
+
+
 def host_generator(seed: int, purpose: Purpose, *address: int) -> np.random.Generator:
     """A NumPy generator for the same address scheme: for orders and splits, made on the host."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, int(purpose), *address))))
+    return np.random.Generator(
+        np.random.Philox(np.random.SeedSequence((seed, int(purpose), *address)))
+    )

@@ -1,7 +1,7 @@
 """The types that the modules of jaxae exchange: rows, outputs, states and methods.
 
 One idea carries the design: a method is a `Learner`, three pure functions over a state that holds
-arrays only. Parallelism, ensembles, checkpoints, scoring and benchmarks are written once against it.
+arrays only. Parallelism, ensembles, checkpoints, scoring and benchmarks are written once for all.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,11 @@ Shape = tuple[int, ...]
 Metrics = dict[str, Array]
 
 AXIS = "data"  # the mapped axis over which a batch is split
+
+
+def mean_over(tree: PyTree, axis: str | None) -> PyTree:
+    """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None)."""
+    return jax.lax.pmean(tree, axis) if axis else tree
 
 
 class Batch(NamedTuple):

@@ -1,0 +1,1 @@
+"""Networks: Linen modules that know nothing of training or configuration."""

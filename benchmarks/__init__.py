@@ -1,0 +1,1 @@
+"""Speed and equality against other frameworks; nothing here is part of the installed package."""

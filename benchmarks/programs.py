@@ -1,0 +1,248 @@
+"""Every competitor behind one interface, so that one loop can check and time them all."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.cases import CASES, Case, Weights, config, flatten, rows, unflatten
+
+SCORED = 4096  # rows of one scoring pass
+_RATE = 2.0**24  # see tests/test_parity.py: a huge SGD step gives gradients to float32 precision
+
+
+class Unavailable(Exception):
+    """A setting that this machine or framework cannot run; the message says why."""
+
+
+class Program(NamedTuple):
+    """A model ready to be checked and timed; every call returns when the work is done.
+
+    Attributes:
+      gradients: rows [B, *S] -> ({"loss": ...}, gradients), at the weights given, without noise.
+      train: make this many steps.
+      score: score all `SCORED` rows in chunks of this many.
+      steps: the number of steps that `train` must be called with; 0 = any.
+      devices: how many devices work.
+      device: what they are.
+      versions: of the framework.
+    """
+
+    gradients: Callable[[np.ndarray], tuple[dict[str, float], Weights]]
+    train: Callable[[int], None]
+    score: Callable[[int], None]
+    steps: int
+    devices: int
+    device: str
+    versions: dict[str, str]
+
+
+def _order(case: Case, batch: int) -> np.ndarray:
+    """Row numbers [T, B] of one block of steps: a shuffled epoch."""
+    return np.random.default_rng(1).permutation(case.block * batch).reshape(-1, batch)
+
+
+def _parse(spec: dict) -> tuple[Case, object]:
+    changes = {"model.compute_dtype": spec["dtype"]}
+    if spec.get("batch"):
+        changes["train.batch_size"] = spec["batch"]
+    return CASES[spec["model"]], config(spec["model"], **changes)
+
+
+def initial_weights(spec: dict) -> Weights:
+    """The library's own initial weights of a case, for everybody to start from."""
+    import jax
+
+    from jaxae import learners
+
+    case, cfg = _parse(spec)
+    learner = learners.build(cfg, case.shape, axis=None)
+    return flatten(jax.jit(learner.init)(jax.random.key(0), rows(case, 1)).params)
+
+
+def jaxae(spec: dict, weights: Weights) -> Program:
+    """The library as its experiments run it: many steps in one dispatch, on resident rows."""
+    import jax
+
+    from jaxae import learners, parallel
+    from jaxae.scoring import mse
+
+    case, cfg = _parse(spec)
+    batch = cfg.train.batch_size
+    try:
+        devices = parallel.choose(spec["devices"], batch)
+    except ValueError as error:
+        raise Unavailable(str(error)) from None
+    learner = learners.build(cfg, case.shape)
+    order = _order(case, batch)
+    # One copy of the rows on every device, and each device's columns of the plan.
+    x = parallel.place(rows(case, order.size), devices)
+    split = lambda plan: parallel.split(  # noqa: E731
+        np.ascontiguousarray(plan.reshape(len(plan), len(devices), -1).swapaxes(0, 1), np.int32),
+        devices,
+    )
+    plan, key = split(order), parallel.place(jax.random.key(2), devices)
+    run = parallel.epoch_fn(learner, devices)
+
+    def start(learner):
+        state = learner.init(jax.random.key(0), rows(case, 1))
+        return parallel.place(state.replace(params=unflatten(weights)), devices)
+
+    box = [start(learner)]
+
+    def gradients(sample: np.ndarray) -> tuple[dict[str, float], Weights]:
+        plain = {"name": "sgd", "lr": _RATE, "lr_discriminator": _RATE, "weight_decay": 0.0}
+        changes = {f"optim.{k}": v for k, v in plain.items()}
+        quiet = config(
+            case.name,
+            **changes,
+            **{"train.noise_std": 0.0, "model.compute_dtype": spec["dtype"]},
+        )
+        once = learners.build(quiet, case.shape)
+        index = split(np.arange(len(sample))[None])
+        new, metrics = parallel.epoch_fn(once, devices)(
+            start(once), parallel.place(sample, devices), index, key
+        )
+        after = flatten(jax.device_get(new.params))
+        grads = {k: (weights[k] - after[k]) / np.float32(_RATE) for k in weights}
+        return {k: float(v[0]) for k, v in metrics.items()}, grads
+
+    def train(steps: int) -> None:
+        box[0], metrics = run(box[0], x, plan, key)
+        jax.block_until_ready((box[0], metrics))
+
+    def judge(variables, sample):
+        return jax.vmap(mse)(sample, learner.infer(variables, sample).x_hat)
+
+    scorer = parallel.rows_fn(judge, devices)
+    scored, blocks = rows(case, SCORED), {}
+
+    def score(chunk: int) -> None:
+        if chunk not in blocks:
+            blocks[chunk] = list(parallel.blocks(scored, devices, chunk))
+        parallel.map_rows(scorer, box[0].variables, blocks[chunk], SCORED)
+
+    kind = devices[0].device_kind
+    return Program(
+        gradients, train, score, len(order), len(devices), kind, _versions("jax", "flax")
+    )
+
+
+def flax(spec: dict, weights: Weights) -> Program:
+    """Plain Flax, one jitted step per dispatch."""
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks import reference_flax
+
+    case, cfg = _parse(spec)
+    init, gradients_of, step, score_of = reference_flax.build(case, cfg)
+    order = jnp.asarray(_order(case, cfg.train.batch_size))
+    x = jnp.asarray(rows(case, order.size))
+    scored = jnp.asarray(rows(case, SCORED))
+    run = jax.jit(
+        lambda state, i, key: step(state, x[order[i]], jax.random.fold_in(key, i)),
+        donate_argnums=0,
+    )
+    judge, key = jax.jit(score_of), jax.random.key(2)
+    box = [jax.device_put(init(jax.tree.map(jnp.array, unflatten(weights))))]
+
+    def gradients(sample):
+        state = init(jax.tree.map(jnp.array, unflatten(weights)))
+        losses, grads, _ = jax.jit(gradients_of)(state, sample, sample)
+        return {k: float(v) for k, v in losses.items()}, flatten(grads)
+
+    def train(steps: int) -> None:
+        for i in range(steps):
+            box[0] = run(box[0], i % len(order), key)
+        jax.block_until_ready(box[0])
+
+    def score(chunk: int) -> None:
+        parts = [judge(box[0], scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
+        np.concatenate(parts)
+
+    kind = jax.local_devices()[0].device_kind
+    return Program(gradients, train, score, 0, 1, kind, _versions("jax", "flax"))
+
+
+def torch(spec: dict, weights: Weights) -> Program:
+    """PyTorch: eager, channels_last or compiled, on so many threads."""
+    import torch
+
+    from benchmarks import reference_torch
+
+    torch.set_num_threads(spec["threads"])
+    case, cfg = _parse(spec)
+    program = reference_torch.build(case, cfg, spec["setting"])
+    order = torch.from_numpy(_order(case, cfg.train.batch_size)).to(reference_torch.DEVICE)
+    x, scored = (program.prepare(rows(case, n)) for n in (order.numel(), SCORED))
+    program.load(weights)
+
+    def done() -> None:
+        if reference_torch.DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    def gradients(sample):
+        result = program.gradients(program.prepare(sample))
+        program.load(weights)  # statistics too
+        return result
+
+    def train(steps: int) -> None:
+        for i in range(steps):
+            program.step(x[order[i % len(order)]])
+        done()
+
+    def score(chunk: int) -> None:
+        parts = [program.score(scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
+        torch.cat(parts).cpu().numpy()
+
+    kind = torch.cuda.get_device_name() if reference_torch.DEVICE.type == "cuda" else "cpu"
+    return Program(gradients, train, score, 0, 1, kind, _versions("torch"))
+
+
+def keras(spec: dict, weights: Weights) -> Program:
+    """TensorFlow and Keras: a function per step, with XLA, in a loop, or `fit`."""
+    import tensorflow as tf
+
+    from benchmarks import reference_keras
+
+    case, cfg = _parse(spec)
+    program = reference_keras.build(case, cfg, spec["setting"])
+    order = _order(case, cfg.train.batch_size)
+    x, scored = (program.prepare(rows(case, n)) for n in (order.size, SCORED))
+    program.load(weights)
+
+    def gradients(sample):
+        result = program.gradients(program.prepare(sample))
+        program.load(weights)
+        return result
+
+    def train(steps: int) -> None:
+        for first in range(0, steps, len(order)):
+            program.train(x, order[: steps - first])
+
+    def score(chunk: int) -> None:
+        parts = [program.score(scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
+        np.concatenate([part.numpy() for part in parts])
+
+    fixed = len(order) if spec["setting"] in ("loop", "fit") else 0
+    gpus = tf.config.list_physical_devices("GPU")
+    kind = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
+    return Program(gradients, train, score, fixed, 1, kind, _versions("tensorflow", "keras"))
+
+
+FRAMEWORKS = {"jaxae": jaxae, "flax": flax, "torch": torch, "keras": keras}
+
+
+def _versions(*names: str) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in names}
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

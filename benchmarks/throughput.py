@@ -1,0 +1,226 @@
+"""Training and scoring speed of jaxae, plain Flax, PyTorch and TensorFlow/Keras on this machine.
+
+    python -m benchmarks.throughput            # every model, about 40 minutes
+    python -m benchmarks.throughput --quick    # two models, a minute: does it still work?
+    python -m benchmarks.throughput --dtype bfloat16
+
+Every competitor runs in a process of its own. First a gate: from the same weights and rows, loss
+and gradients must agree with jaxae's, or nothing is timed. Then rounds: in each, every competitor
+trains for `--seconds` and scores for as long, in turn, so that what else the machine does hits all
+alike. Reported are medians over the rounds with their range. References run in every setting that a
+competent user would try; the fastest one is the peer. Results are JSON lines, which
+`benchmarks.compare` turns into a table and a plot.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.cases import CASES, rows
+from benchmarks.workers import Worker
+
+CHUNKS = (64, 128, 512)
+BFLOAT16 = ("mnist_conv", "fmnist_one_class", "mnist_alocc")
+GATE_ROWS = 32
+# Relative error of the losses; largest error of a network's gradients over their largest value.
+TOLERANCE = {"float32": (1e-5, 1e-4), "bfloat16": (2e-2, 1e-1)}
+
+
+def competitors(model: str, dtype: str, batch: int, quick: bool) -> list[dict]:
+    """What is compared on a model, jaxae's default split of the machine first."""
+    common = {"model": model, "dtype": dtype, "batch": batch}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    specs = [{"framework": "jaxae", "setting": "default", "devices": 0}]
+    specs += [] if quick else [
+        {"framework": "jaxae", "setting": f"{n} devices", "devices": n} for n in (1, 2)
+    ]  # fmt: skip
+    specs += [{"framework": "flax", "setting": "jitted step"}]
+    if find_spec("torch"):
+        compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+        ways = ["eager"] + ([] if CASES[model].dense else ["channels_last"])
+        ways += ["compile"] if compiler else []
+        specs += [
+            {"framework": "torch", "setting": way, "threads": n}
+            for way in (ways[:1] if quick else ways)
+            for n in ([1] if quick else sorted({1, cores}))
+        ]
+    if find_spec("tensorflow"):
+        ways = ("function",) if quick else ("function", "xla", "loop", "fit")
+        specs += [{"framework": "keras", "setting": way} for way in ways]
+    return [common | spec for spec in specs]
+
+
+def measure(specs: list[dict], rounds: int, seconds: float, chunks=CHUNKS) -> list[dict]:
+    """Check and time competitors on one model.
+
+    Returns:
+      One record each: what it is, its speeds in every round, set-up times, peak memory.
+
+    Raises:
+      RuntimeError: a competitor computes something else than jaxae, or died.
+    """
+    workers = [Worker(spec) for spec in specs]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            records, workers = _ready(workers, Path(folder), seconds, chunks)
+        for _ in range(rounds):
+            for worker, record in zip(workers, records, strict=True):
+                _round(worker, record, seconds, chunks)
+        for worker, record in zip(workers, records, strict=True):
+            record.update(worker.ask(do="memory"))
+    finally:
+        for worker in workers:
+            worker.close()
+    return records
+
+
+def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple[list, list]:
+    """Start, check and warm up, one after another; those that cannot run here are dropped."""
+    weights, sample = str(folder / "weights.npz"), str(folder / "rows.npy")
+    np.save(sample, rows(CASES[workers[0].spec["model"]], GATE_ROWS, seed=3))
+    workers[0].ask(do="init", out=weights)
+    records, kept, ours, used = [], [], None, set()
+    for worker in workers:
+        record = worker.spec | worker.ask(do="prepare", weights=weights)
+        # jaxae's default is one of the device counts asked for: once is enough.
+        twin = worker.spec["framework"] == "jaxae" and record.get("devices") in used
+        if "unavailable" in record or twin:
+            if not twin:
+                print(f"  skipped {_label(record)}: {record['unavailable']}")
+            worker.close()
+            continue
+        found = worker.ask(do="gate", rows=sample, out=str(folder / "gradients.npz"))["losses"]
+        gradients = dict(np.load(folder / "gradients.npz"))
+        if worker.spec["framework"] == "jaxae":
+            used.add(record["devices"])
+        ours = ours or (found, gradients)
+        record |= {"gate": check(ours, (found, gradients), record)}
+        record |= worker.ask(do="warm_up", seconds=seconds, chunks=chunks)
+        record |= {"train_steps_per_s": [], "score_per_s": {str(c): [] for c in chunks}}
+        print(f"  ready {_label(record)}: first call {record['first_call_s']:.1f} s", flush=True)
+        records.append(record)
+        kept.append(worker)
+    return records, kept
+
+
+def check(ours: tuple[dict, dict], theirs: tuple[dict, dict], record: dict) -> dict[str, float]:
+    """The equality gate: how far losses and gradients are from jaxae's.
+
+    Raises:
+      RuntimeError: farther than `TOLERANCE` of the dtype.
+    """
+    allowed_loss, allowed_gradient = TOLERANCE[record["dtype"]]
+    loss = max(abs(theirs[0][k] / ours[0][k] - 1) for k in theirs[0])
+    apart = 0.0
+    for part in {key.split("/")[0] for key in ours[1]}:
+        keys = [key for key in ours[1] if key.split("/")[0] == part]
+        scale = max(np.abs(ours[1][key]).max() for key in keys)
+        apart = max(apart, *(np.abs(theirs[1][k] - ours[1][k]).max() / scale for k in keys))
+    if loss > allowed_loss or apart > allowed_gradient:
+        raise RuntimeError(
+            f"{_label(record)} computes something else on {record['model']}: loss off by {loss:.1e}"
+            f" (allowed {allowed_loss:.0e}), gradients by {apart:.1e} ({allowed_gradient:.0e})"
+        )
+    return {"loss": float(loss), "gradients": float(apart)}
+
+
+def _round(worker: Worker, record: dict, seconds: float, chunks) -> None:
+    run = worker.ask(do="train", seconds=seconds)
+    record["train_steps_per_s"].append(run["done"] / run["seconds"])
+    for chunk in chunks:
+        run = worker.ask(do="score", seconds=seconds / len(chunks), chunk=chunk)
+        record["score_per_s"][str(chunk)].append(run["done"] / run["seconds"])
+
+
+def summary(values: list[float]) -> dict:
+    """Median and range of the rounds."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values),
+            "rounds": values}  # fmt: skip
+
+
+def finish(record: dict, batch: int) -> dict:
+    """A record with its rounds summarised and compile time told from the steady state."""
+    steady = statistics.median(record["train_steps_per_s"])
+    return record | {
+        "batch": batch,
+        "train_steps_per_s": summary(record["train_steps_per_s"]),
+        "train_examples_per_s": steady * batch,
+        "score_per_s": {k: summary(v) for k, v in record["score_per_s"].items()},
+        "compile_s": max(0.0, record["first_call_s"] - record["first_call_steps"] / steady),
+        "machine": machine(),
+    }
+
+
+def machine() -> dict:
+    """What the figures hold for."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), cpu)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "load": load}
+
+
+def _label(record: dict) -> str:
+    threads = f", {record['threads']} threads" if "threads" in record else ""
+    devices = f" ({record['devices']})" if record.get("devices") else ""
+    return f"{record['framework']} {record['setting']}{devices}{threads}"
+
+
+def batch_size(model: str) -> int:
+    """The experiment's global batch."""
+    from benchmarks.cases import config
+
+    return config(model).train.batch_size
+
+
+def parse(args: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL",
+                        help=f"of {', '.join(CASES)}; default all")  # fmt: skip
+    parser.add_argument("--dtype", choices=TOLERANCE, default="float32")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.2, help="of one timed block")
+    parser.add_argument("--out", type=Path, default=Path("build/throughput.jsonl"),
+                        help="results are appended to this file")  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="two models, few settings, a minute")
+    return parser.parse_args(args)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Measure, print a line for each competitor, append to the file of results."""
+    options = parse(args)
+    models = options.models or (BFLOAT16 if options.dtype == "bfloat16" else list(CASES))
+    rounds, seconds, chunks = options.rounds, options.seconds, CHUNKS
+    if options.quick:
+        models, rounds, seconds = options.models or ["fmnist_dense", "fmnist_denoise"], 2, 0.3
+        chunks = CHUNKS[-1:]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for model in models:
+        print(model, flush=True)
+        batch = batch_size(model)
+        specs = competitors(model, options.dtype, batch, options.quick)
+        records = [finish(r, batch) for r in measure(specs, rounds, seconds, chunks)]
+        with options.out.open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+        for record in records:
+            train = record["train_steps_per_s"]
+            score = max(v["median"] for v in record["score_per_s"].values())
+            print(f"  {_label(record):38} {train['median']:8.1f} steps/s [{train['min']:.1f}, "
+                  f"{train['max']:.1f}]  {score:9.0f} scored/s  {record['peak_mb']:6.0f} MB"
+                  )  # fmt: skip
+    print(f"results in {options.out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""One competitor in a process of its own, taking orders on stdin and answering on stdout.
+
+Competitors then share no threads, caches or allocator, and while one works the others sleep on a
+read. Started by `Worker`; the child runs `python -m benchmarks.workers '{"framework": ...}'`.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+CALIBRATION = 0.25  # share of a timed block that one uninterrupted call should take
+
+
+class Worker:
+    """The parent's end: `ask(do=..., ...)` sends an order and waits for its answer."""
+
+    def __init__(self, spec: dict, env: dict[str, str] | None = None):
+        self.spec = spec
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.workers", json.dumps(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+            cwd=Path(__file__).parent.parent,
+        )
+
+    def ask(self, **order) -> dict:
+        """The child's answer; `{"unavailable": reason}` where it cannot do what is asked.
+
+        Raises:
+          RuntimeError: the child died; its own message is on stderr.
+        """
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"the worker {self.spec} ended with {self._process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the child."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+class _Child:
+    """The competitor's end; each public method answers one order."""
+
+    def __init__(self, spec: dict):
+        self.spec, self.program, self.calibrated = spec, None, 0
+        self.born = time.perf_counter()
+
+    def init(self, out: str) -> dict:
+        from benchmarks import programs
+
+        _prepare_jax(self.spec)
+        np.savez(out, **programs.initial_weights(self.spec))
+        return {}
+
+    def prepare(self, weights: str) -> dict:
+        from benchmarks import programs
+
+        if self.spec["framework"] in ("jaxae", "flax"):
+            _prepare_jax(self.spec)
+        try:
+            make = programs.FRAMEWORKS[self.spec["framework"]]
+            self.program = make(self.spec, dict(np.load(weights)))
+        except programs.Unavailable as error:
+            return {"unavailable": str(error)}
+        p = self.program
+        setup = time.perf_counter() - self.born
+        return {
+            "setup_s": setup, "devices": p.devices, "device": p.device, "versions": p.versions,
+        }  # fmt: skip
+
+    def gate(self, rows: str, out: str) -> dict:
+        losses, gradients = self.program.gradients(np.load(rows))
+        np.savez(out, **gradients)
+        return {"losses": losses}
+
+    def warm_up(self, seconds: float, chunks: list[int]) -> dict:
+        """Compile everything; report the first call (one block of steps) and a second."""
+        from benchmarks.programs import timed
+
+        steps = self.program.steps or 1
+        first = timed(lambda: self.program.train(steps))
+        second = timed(lambda: self.program.train(steps))
+        self.calibrated = self.program.steps or max(1, int(CALIBRATION * seconds / second))
+        for chunk in chunks:
+            self.program.score(chunk)
+        return {"first_call_s": first, "second_call_s": second, "first_call_steps": steps}
+
+    def train(self, seconds: float) -> dict:
+        return self._repeat(lambda: self.program.train(self.calibrated), self.calibrated, seconds)
+
+    def score(self, seconds: float, chunk: int) -> dict:
+        from benchmarks.programs import SCORED
+
+        return self._repeat(lambda: self.program.score(chunk), SCORED, seconds)
+
+    def memory(self) -> dict:
+        import resource
+
+        # Linux counts kilobytes, macOS bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+
+    @staticmethod
+    def _repeat(call, amount: int, seconds: float) -> dict:
+        start, done = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - start) < seconds:
+            call()
+            done += amount
+        return {"done": done, "seconds": elapsed}
+
+
+def _prepare_jax(spec: dict) -> None:
+    """Share the cores out as the library does: must come before JAX starts."""
+    from benchmarks.cases import config
+    from jaxae import parallel
+
+    cfg = config(spec["model"])
+    count = 1 if spec["framework"] == "flax" else spec["devices"]
+    parallel.initialize(cfg.method, count, spec.get("batch") or cfg.train.batch_size)
+
+
+def main() -> None:
+    """Answer orders until stdin closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what frameworks print must not mix with answers
+    child = _Child(json.loads(sys.argv[1]))
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer = getattr(child, order.pop("do"))(**order)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""S3."""
+
+from jaxae.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimConfig,
+    ThresholdConfig,
+    TrainConfig,
+)
+from jaxae.experiment import main
+
+CONFIG = ExperimentConfig(
+    name="fmnist_one_class",
+    method="dense",
+    score="mse",
+    studies=("verdicts",),
+    data=DataConfig(name="fashion_mnist", normal=(0,), anomaly=(1,)),
+    model=ModelConfig(latent=100, hidden=(800, 400), code_activation="relu"),
+    optim=OptimConfig(lr=1e-3),
+    train=TrainConfig(epochs=10, batch_size=128, loss="bce"),
+    threshold=ThresholdConfig(rule="mean_std:1", on="valid"),
+)
+
+if __name__ == "__main__":
+    main(CONFIG)

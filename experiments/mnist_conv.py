@@ -1,0 +1,26 @@
+"""S0."""
+
+from jaxae.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimConfig,
+    ThresholdConfig,
+    TrainConfig,
+)
+from jaxae.experiment import main
+
+CONFIG = ExperimentConfig(
+    name="mnist_conv",
+    method="conv",
+    score="mae",
+    studies=("corrupted", "verdicts", "severity"),
+    data=DataConfig(name="mnist", corruption="rotation:90", valid="test"),
+    model=ModelConfig(latent=32),
+    optim=OptimConfig(lr=1e-3),
+    train=TrainConfig(epochs=30, batch_size=128, loss="mse"),
+    threshold=ThresholdConfig(rule="mean_std:2", on="train", rows=2000),
+)
+
+if __name__ == "__main__":
+    main(CONFIG)

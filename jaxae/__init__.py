@@ -1,0 +1,1 @@
+"""Anomaly detection with autoencoders in JAX and Flax."""

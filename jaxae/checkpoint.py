@@ -1,0 +1,88 @@
+"""Checkpoints of states and detectors with Orbax: written whole or not at all."""
+
+import json
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxae import config
+from jaxae.errors import UserError
+from jaxae.types import Detector, PyTree, TrainState
+
+Manager = ocp.CheckpointManager
+
+
+def open_manager(folder: Path, keep: int) -> Manager:
+    """The checkpoints in a folder, numbered by epoch.
+
+    Args:
+      folder: made if it does not exist; unfinished checkpoints in it are removed.
+      keep: how many stay; 0 = all.
+    """
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, create=True)
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def save(manager: Manager, epoch: int, state: TrainState, cfg: config.ExperimentConfig) -> None:
+    """Save the state after an epoch, with the configuration; returns once the state is copied."""
+    manager.save(
+        epoch,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            config=ocp.args.JsonSave(json.loads(config.to_json(cfg))),
+        ),
+    )
+
+
+def restore(manager: Manager, template: TrainState, epoch: int | None = None) -> TrainState:
+    """A saved state, bit for bit.
+
+    Args:
+      manager: see `open_manager`.
+      template: shapes, dtypes and shardings, for instance from `jax.eval_shape` of the
+        initialisation; the saved state must have the same.
+      epoch: None = the last one.
+
+    Raises:
+      UserError: there is no such checkpoint, or it does not fit the template.
+    """
+    epoch = manager.latest_step() if epoch is None else epoch
+    if epoch not in manager.all_steps():
+        raise UserError(
+            f"no checkpoint of epoch {epoch} in {manager.directory}; "
+            f"there are {manager.all_steps()}"
+        )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+    try:
+        return manager.restore(epoch, args=args).state
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise UserError(
+            f"the checkpoint of epoch {epoch} in {manager.directory} cannot be read: {error}; "
+            "remove the run folder or name another"
+        ) from error
+
+
+def save_detector(folder: Path, detector: Detector) -> None:
+    """Save a detector, in place of one that the folder may hold."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), _as_dict(detector), force=True)
+
+
+def load_detector(folder: Path) -> Detector:
+    """The detector in a folder; needs no template.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no detector in {folder}; name a run folder that holds `detector/`")
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.restore(folder.absolute())
+    empty = {name: {} for name in ("variables", "fitted")}  # Orbax leaves empty dicts out
+    return Detector(**(empty | saved))
+
+
+def _as_dict(detector: Detector) -> PyTree:
+    fields = {name: getattr(detector, name) for name in Detector.__dataclass_fields__}
+    return jax.tree.map(jax.numpy.asarray, fields)

@@ -1,0 +1,98 @@
+"""Bytes of raw files, from a folder or over HTTP; nothing is written to disk here."""
+
+import gzip
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+
+from jaxae.errors import UserError
+
+REMEDY = "name a folder that holds the raw files with --data.dir or JAXAE_DATA_DIR"
+
+
+def find(folder: Path, name: str) -> Path:
+    """The file of that name in a folder, compressed (`name.gz`) or plain.
+
+    Raises:
+      UserError: the folder has neither.
+    """
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"{folder / name} is missing, plain or as .gz: put it there, or {REMEDY}, "
+        "or leave both unset to download it"
+    )
+
+
+def read(path: Path) -> bytes:
+    """The content of a file, decompressed if its name ends in .gz.
+
+    Raises:
+      UserError: it cannot be read, or is a truncated, damaged or wrongly named gzip file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from None
+    return gunzip(content, str(path)) if path.suffix == ".gz" else content
+
+
+def gunzip(content: bytes, name: str) -> bytes:
+    """Decompress; `name` is what the error calls the content.
+
+    Raises:
+      UserError: the content is truncated, damaged or not gzip at all.
+    """
+    try:
+        return gzip.decompress(content)
+    except gzip.BadGzipFile as error:
+        problem = f"is no valid gzip file ({error})"
+    except (EOFError, zlib.error):
+        problem = "is a truncated or damaged gzip file"
+    raise UserError(f"{name} {problem}; fetch it again, or {REMEDY}")
+
+
+def download(url: str, sha256: str | None = None, timeout: float = 30.0) -> bytes:
+    """Fetch a URL into memory and verify it.
+
+    Args:
+      url: what to fetch.
+      sha256: hex digest that the body must have; None = the caller verifies the content.
+      timeout: seconds that the server may stay silent.
+
+    Raises:
+      UserError: no connection, an HTTP error, a connection that drops half-way, or other bytes
+        than the published ones.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response:
+            body = response.read()
+    except urllib.error.HTTPError as error:
+        problem = f"the server answered {error.code} {error.reason}"
+        error.close()
+    except http.client.IncompleteRead as error:
+        problem = f"the connection dropped after {len(error.partial)} bytes"
+    except (http.client.HTTPException, OSError) as error:
+        problem = f"the connection failed ({getattr(error, 'reason', error)})"
+    else:
+        if sha256 is not None:
+            verify(hashlib.sha256(body).hexdigest(), sha256, url)
+        return body
+    raise UserError(f"cannot download {url}: {problem}; try again later, or {REMEDY}")
+
+
+def verify(found: str, expected: str, name: str) -> None:
+    """Compare digests.
+
+    Raises:
+      UserError: they differ, so `name` is not the published data.
+    """
+    if found != expected:
+        raise UserError(
+            f"{name} differs from the published data set: its SHA-256 is {found[:16]}..., "
+            f"not {expected[:16]}...; fetch it again, or {REMEDY}"
+        )

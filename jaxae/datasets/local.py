@@ -1,0 +1,128 @@
+"""Data sets that need no download: scikit-learn's digits and a user's own .npz file."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.datasets.raw import Raw
+from jaxae.errors import UserError
+
+_SIDE = 28  # of the resized digits
+_DIGITS_TEST = 0.3  # about 54 test digits per class, enough for a steady AUROC
+
+
+def digits() -> Raw:
+    """scikit-learn's bundled 1,797 handwritten digits, resized to [28, 28, 1] in [0, 1].
+
+    Values / 16 (Alpaydin and Kaynak, UCI optical recognition of handwritten digits), enlarged from
+    8 x 8 by bilinear interpolation. The bundle has no official split: 30 % of every class are the
+    test rows, drawn once and for all, in the order of the bundle.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bunch = load_digits()
+    grow = _interpolation(bunch.images.shape[1], _SIDE)
+    x = np.clip(grow @ (bunch.images / 16.0) @ grow.T, 0.0, 1.0).astype(np.float32)[..., None]
+    y = bunch.target.astype(np.int32)
+    rows = train_test_split(np.arange(len(y)), test_size=_DIGITS_TEST, random_state=0, stratify=y)
+    train, test = map(np.sort, rows)
+    return Raw(x[train], y[train], x[test], y[test])
+
+
+def _interpolation(small: int, large: int) -> np.ndarray:
+    """Weights [large, small] of linear interpolation between pixel centres, edges repeated."""
+    at = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
+    return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(small)))
+
+
+def npz(path: str) -> Raw:
+    """A user's own arrays.
+
+    The file holds `x_train` [N, ...], `x_test` [M, ...], `y_test` [M] and perhaps `y_train` [N].
+    Rows may have any shape: images [H, W, C], series [T, C], vectors [F]. uint8 means pixels, which
+    are divided by 255 later; uint8 arrays [N, H, W] are grey images and get a channel axis. Every
+    other type of number is taken as it is, and [N, T, C] floats are series.
+    The y are classes, whole numbers. Without `y_train` every training row is normal; if `y_test`
+    then holds 0 and 1 only and the configuration names no classes, 1 = anomaly.
+
+    Raises:
+      UserError: the file is missing, no .npz, lacks an array, or holds objects, NaN, ragged,
+        empty or mismatched arrays; it names the file and the array.
+    """
+    arrays = _read(Path(path).expanduser())
+    x_train, x_test = (_rows(arrays[name], name, path) for name in ("x_train", "x_test"))
+    if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+        raise UserError(
+            f"{path}: rows of x_train are {x_train.dtype} {x_train.shape[1:]} but rows of x_test "
+            f"are {x_test.dtype} {x_test.shape[1:]}; both need one shape, and both or none uint8"
+        )
+    y_train = None
+    if "y_train" in arrays:
+        y_train = _classes(arrays["y_train"], "y_train", len(x_train), path)
+    return Raw(x_train, y_train, x_test, _classes(arrays["y_test"], "y_test", len(x_test), path))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise UserError(f"the file {path} of data.name npz:{path} does not exist; check the path")
+    if not zipfile.is_zipfile(path):
+        raise _unreadable(path, "no zip archive, or a truncated one")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = archive.files
+            missing = [name for name in ("x_train", "x_test", "y_test") if name not in names]
+            if missing:
+                raise UserError(
+                    f"{path} lacks {', '.join(missing)}; it holds {', '.join(names) or 'nothing'}, "
+                    "and needs x_train, x_test, y_test (y_train if training rows have classes)"
+                )
+            known = ("x_train", "y_train", "x_test", "y_test")
+            return {name: archive[name] for name in known if name in names}
+    except UserError:  # a ValueError too, but already what the user should read
+        raise
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            raise UserError(
+                f"{path} holds object arrays (ragged rows?), which are not loaded because they may "
+                "run code; save plain numeric arrays with numpy.savez"
+            ) from None
+        raise _unreadable(path, error) from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, problem: object) -> UserError:
+    return UserError(f"{path} is no readable .npz file ({problem}); write it with numpy.savez")
+
+
+def _rows(x: np.ndarray, name: str, path: str) -> np.ndarray:
+    if x.ndim < 2 or 0 in x.shape:
+        raise UserError(f"{path}: {name} has the shape {x.shape}; it must be [N, ...] with rows")
+    if x.dtype == np.uint8:
+        return x[..., None] if x.ndim == 3 else x
+    if x.dtype.kind not in "fiub":
+        raise UserError(f"{path}: {name} has the type {x.dtype}; it must hold real numbers")
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, caught below
+        x = x.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
+    if bad.size:
+        raise UserError(
+            f"{path}: {name} holds NaN or infinite values in {bad.size} rows, first in row "
+            f"{bad[0]}; remove or fill them"
+        )
+    return x
+
+
+def _classes(y: np.ndarray, name: str, rows: int, path: str) -> np.ndarray:
+    if y.shape != (rows,):
+        raise UserError(
+            f"{path}: {name} has the shape {y.shape}; it must be ({rows},), one class per row"
+        )
+    with np.errstate(invalid="ignore"):  # NaN and infinity turn into some integer, caught here
+        whole = y.dtype.kind in "fiub" and np.array_equal(y, y.astype(np.int32))
+    if not whole:
+        raise UserError(f"{path}: {name} holds other values than whole numbers; number the classes")
+    return y.astype(np.int32)

@@ -1,0 +1,250 @@
+"""From raw arrays to train, valid and test: a pure function of the arrays and the configuration.
+
+Train and valid hold normals only, test holds both, and no row is in two of them (but with
+`valid = "test"`, where valid is the normal part of test by request).
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from jaxae.config import DataConfig
+from jaxae.datasets.raw import Raw, to_float
+from jaxae.errors import UserError
+from jaxae.rng import Purpose, host_generator
+from jaxae.types import Dataset, Split
+
+_HOLDOUT, _BALANCE = 0, 1  # addresses of the draws below Purpose.SPLIT
+
+
+def make(raw: Raw, cfg: DataConfig) -> Dataset:
+    """Choose rows, scale them and corrupt copies, as the configuration says.
+
+    A row's identity (`Split.row`) is its position in the pool: the source's training rows, then
+    its test rows. Corrupted copies of row r have the identity -(1 + r).
+
+    Args:
+      raw: arrays as published.
+      cfg: see `DataConfig`.
+
+    Returns:
+      the data set, x float32.
+
+    Raises:
+      UserError: a class without rows, no anomalies or no normals in the test set, too few rows to
+        hold some out or to balance.
+    """
+    if not 0 <= cfg.split_seed < 2**32:
+        raise UserError(f"data.split_seed is {cfg.split_seed}; it must be from 0 to 2**32 - 1")
+    normal, anomaly = choose_classes(raw, cfg)
+    x = np.concatenate([raw.x_train, raw.x_test])
+    # Unlabelled training rows are normal by definition and take the first normal class.
+    y_train = np.full(len(raw.x_train), min(normal)) if raw.y_train is None else raw.y_train
+    label = np.concatenate([y_train, raw.y_test]).astype(np.int32)
+    train_part, test_part = _parts(len(raw.x_train), len(label), cfg)
+    if raw.y_train is not None:
+        _check_present(cfg.normal, label[train_part], "normal", "training rows")
+    _check_present(cfg.anomaly, label[test_part], "anomaly", "test rows")
+
+    kept = train_part[np.isin(label[train_part], normal)]
+    test_normal = test_part[np.isin(label[test_part], normal)]
+    _require_normals(kept, "training", cfg)
+    _require_normals(test_normal, "test", cfg)
+    train, valid = (kept, test_normal) if cfg.valid == "test" else _hold_out(kept, cfg)
+    train = train[: cfg.limit or None]
+    test = test_part[np.isin(label[test_part], [*normal, *anomaly])]
+    if len(test) == len(test_normal) and not cfg.corruption:
+        raise UserError(
+            f"the test set has no anomalies: it holds no rows of the classes {_listed(anomaly)}; "
+            "set data.anomaly, data.corruption or another split"
+        )
+    if cfg.balance and not cfg.corruption:
+        test = _balance(test, np.isin(label[test], normal), cfg)
+
+    held_out = () if cfg.valid == "test" else valid
+    fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, held_out)
+    shift, scale = fit_scaling(cfg.scale, x, fitted_on)
+
+    def split(rows: np.ndarray) -> Split:
+        scaled = (to_float(x[rows]) - shift) / scale if cfg.scale != "none" else to_float(x[rows])
+        return Split(scaled, ~np.isin(label[rows], normal), label[rows], rows.astype(np.int64))
+
+    made = Dataset(x.shape[1:], split(train), split(valid), split(test), shift, scale)
+    if cfg.corruption:
+        made = made._replace(test=_with_corrupted(made.test, cfg))
+    check_disjoint(made, valid_in_test=cfg.valid == "test")
+    return made
+
+
+def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
+    """Which classes are normal and which anomalies, never empty for the normal ones.
+
+    `normal` = () stands for all classes but the anomalies, `anomaly` = () for all classes but the
+    normal ones. With a corruption the anomalies are made, so no class is one. Unlabelled training
+    rows with a 0/1 test label, and no classes configured: 0 = normal, 1 = anomaly.
+
+    Raises:
+      UserError: a class that the data do not have, or no class left for one of the sides.
+    """
+    labels = [raw.y_test] if raw.y_train is None else [raw.y_train, raw.y_test]
+    present = np.unique(np.concatenate(labels)).tolist()
+    for side in ("normal", "anomaly"):
+        strange = sorted(set(getattr(cfg, side)) - set(present))
+        if strange:
+            raise UserError(
+                f"data.{side} names the classes {_listed(strange)}, of which the data set has no "
+                f"rows; its classes are {_listed(present)}"
+            )
+    if cfg.corruption and cfg.anomaly:
+        raise UserError(
+            f"data.corruption {cfg.corruption!r} makes the anomalies, so data.anomaly "
+            f"({_listed(cfg.anomaly)}) cannot name them too; unset one of the two"
+        )
+    normal, anomaly = cfg.normal, cfg.anomaly
+    if not normal and not anomaly and raw.y_train is None and set(present) <= {0, 1}:
+        normal, anomaly = (0,), tuple(set(present) - {0})
+    normal = normal or [k for k in present if k not in anomaly]
+    anomaly = anomaly or [k for k in present if k not in normal]
+    if not normal:
+        raise UserError(
+            f"data.anomaly names every class ({_listed(present)}), so none is normal; leave one out"
+        )
+    if cfg.corruption:
+        return list(normal), []
+    if not anomaly:
+        raise UserError(
+            f"the test set has no anomalies because every class ({_listed(present)}) is normal; "
+            "set data.normal, data.anomaly or data.corruption"
+        )
+    return list(normal), list(anomaly)
+
+
+def fit_scaling(how: str, x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale of x' = (x - shift) / scale, fitted on some rows.
+
+    `minmax` takes one minimum and one maximum over everything: x' in [0, 1] on these rows. As in
+    TensorFlow's ECG tutorial `make` gives it the whole training part, whatever the class of a row
+    (but not the rows held out for calibration, nor any test row). `standard` takes mean and
+    standard deviation of each feature, of each channel for images, of the normal training rows.
+    What does not vary keeps the scale 1.
+
+    Args:
+      how: none, minmax or standard.
+      x: raw rows [N, *S].
+      rows: indices of the rows to fit on.
+
+    Returns:
+      shift and scale, float32, of the rank of a row, with axes of length 1 where they are shared.
+    """
+    rank = x.ndim - 1
+    shift, scale = np.zeros((1,) * rank), np.ones((1,) * rank)
+    if how == "minmax":
+        fitted = to_float(x[rows])
+        shift, scale = shift + fitted.min(), scale * np.ptp(fitted)
+    elif how == "standard":
+        fitted = to_float(x[rows])
+        axes = (0, 1, 2) if rank == 3 else (0,)
+        shift = fitted.mean(axes, np.float64, keepdims=True)[0]
+        scale = fitted.std(axes, np.float64, keepdims=True)[0]
+    constant = scale <= 1e-6 * np.maximum(1.0, np.abs(shift))  # float32 rounding, not variation
+    return shift.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32)
+
+
+def check_disjoint(data: Dataset, valid_in_test: bool) -> None:
+    """Assert that no row is in two splits; with `valid_in_test`, that valid is part of test.
+
+    Raises:
+      AssertionError: names the two splits. It means a defect here, not in the user's input.
+    """
+    pairs = [("train", "valid"), ("train", "test")]
+    pairs += [] if valid_in_test else [("valid", "test")]
+    for one, other in pairs:
+        shared = np.intersect1d(getattr(data, one).row, getattr(data, other).row)
+        if shared.size:
+            raise AssertionError(f"{one} and {other} share {shared.size} rows")
+    if valid_in_test and not np.isin(data.valid.row, data.test.row).all():
+        raise AssertionError("valid holds rows that test lacks")
+
+
+def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Pool positions of the training and the test part."""
+    rows = np.arange(n)
+    if cfg.split == "official":
+        return rows[:n_train], rows[n_train:]
+    from sklearn.model_selection import train_test_split
+
+    if not 1 <= np.ceil(cfg.test_fraction * n) < n:
+        raise UserError(f"data.test_fraction {cfg.test_fraction} of {n} rows leaves a part empty")
+    train, test = train_test_split(rows, test_size=cfg.test_fraction, random_state=cfg.split_seed)
+    return train, test
+
+
+def _hold_out(rows: np.ndarray, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Training and calibration rows, both in their old order."""
+    count = max(1, round(cfg.valid_fraction * len(rows)))
+    if count >= len(rows):
+        raise UserError(
+            f"data.valid_fraction {cfg.valid_fraction} of {len(rows)} normal training rows leaves "
+            "none to train on; lower it or give more rows"
+        )
+    drawn = _draw(len(rows), count, cfg, _HOLDOUT)
+    return rows[~drawn], rows[drawn]
+
+
+def _balance(test: np.ndarray, is_normal: np.ndarray, cfg: DataConfig) -> np.ndarray:
+    """The test rows with only as many anomalies as normals, in their old order."""
+    normals, anomalies = int(is_normal.sum()), np.flatnonzero(~is_normal)
+    if len(anomalies) < normals:
+        raise UserError(
+            f"data.balance needs as many test anomalies as normals, but there are {len(anomalies)} "
+            f"against {normals}; unset it or name more classes in data.anomaly"
+        )
+    keep = is_normal.copy()
+    keep[anomalies[_draw(len(anomalies), normals, cfg, _BALANCE)]] = True
+    return test[keep]
+
+
+def _draw(n: int, count: int, cfg: DataConfig, purpose: int) -> np.ndarray:
+    """Mask [n] of `count` rows drawn without replacement."""
+    generator = host_generator(cfg.split_seed, Purpose.SPLIT, purpose)
+    mask = np.zeros(n, bool)
+    mask[generator.permutation(n)[:count]] = True
+    return mask
+
+
+def _with_corrupted(test: Split, cfg: DataConfig) -> Split:
+    """Normal test rows and, after them, their corrupted copies as anomalies.
+
+    Severities count in units of the scaled rows, which are what a model sees.
+    """
+    from jaxae.corruptions import corrupt
+
+    copies = np.asarray(corrupt(cfg.corruption, test.x, cfg.split_seed), np.float32)
+    return Split(
+        np.concatenate([test.x, copies]),
+        np.concatenate([test.y, np.ones(len(copies), bool)]),
+        np.concatenate([test.label, test.label]),
+        np.concatenate([test.row, -(1 + test.row)]),
+    )
+
+
+def _check_present(classes: Iterable[int], label: np.ndarray, side: str, where: str) -> None:
+    present = np.unique(label).tolist()
+    absent = [k for k in classes if k not in present]
+    if absent:
+        raise UserError(
+            f"data.{side} names the classes {_listed(absent)}, but no {where} are of them; "
+            f"the {where} are of {_listed(present)}"
+        )
+
+
+def _require_normals(rows: np.ndarray, part: str, cfg: DataConfig) -> None:
+    if not rows.size:
+        raise UserError(
+            f"the {part} set has no normal rows (data.normal {_listed(cfg.normal) or 'is not set'})"
+            "; name other classes or another split"
+        )
+
+
+def _listed(classes: Iterable[int]) -> str:
+    return ", ".join(map(str, classes))

@@ -1,0 +1,38 @@
+"""Smoothing of one row in space or time; shared by scores and corruptions."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxae.types import Array
+
+
+def gaussian_blur(x: Array, sigma: Array | float, radius: int) -> Array:
+    """Convolve an image over height and width, or a series over time, with a Gaussian.
+
+    Borders are mirrored with the edge value repeated, as `scipy.ndimage.gaussian_filter` does by
+    default; with `radius >= 4 sigma` the result equals SciPy's.
+
+    Args:
+      x: [H, W, C], [T, C], or [F], which has no neighbourhood and is returned as it is.
+      sigma: standard deviation in pixels or samples, may be traced; 0 = no blur.
+      radius: the kernel has 2 radius + 1 taps; fixed, so that shapes stay static.
+
+    Returns:
+      Like `x`.
+    """
+    offsets = np.arange(-radius, radius + 1)
+    # Below a tenth of a pixel the kernel is a single tap in float32, so 0 needs no branch.
+    taps = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 0.05)) ** 2)
+    taps = taps / jnp.sum(taps)
+    for axis in range(x.ndim - 1):
+        # Windows times taps: a sum of shifted slices is recomputed for every tap of the next axis
+        # once it is fused, and a convolution would be slow inside a loop on CPU.
+        windows = jnp.take(jnp.moveaxis(x, axis, -1), _mirrored(x.shape[axis], offsets), axis=-1)
+        x = jnp.moveaxis(jnp.matmul(windows, taps, precision="highest"), -1, axis)
+    return x
+
+
+def _mirrored(length: int, offsets: np.ndarray) -> np.ndarray:
+    """Positions of the neighbours of every sample, [length, taps], reflected at both ends."""
+    at = (np.arange(length)[:, None] + offsets[None]) % (2 * length)
+    return np.where(at < length, at, 2 * length - 1 - at)

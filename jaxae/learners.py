@@ -1,0 +1,213 @@
+"""Training methods: each builds a `Learner`, three pure functions over a state of arrays.
+
+To add a method, write a function that returns a `Learner` and name it in `METHODS`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxae import rng
+from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
+from jaxae.config import ExperimentConfig, OptimConfig
+from jaxae.errors import UserError, unknown
+from jaxae.models.alocc import Discriminator, Refiner
+from jaxae.models.conv import ConvAutoencoder
+from jaxae.models.dense import DenseAutoencoder
+from jaxae.scoring import LOSSES
+from jaxae.types import (
+    AXIS,
+    Array,
+    Batch,
+    Key,
+    Learner,
+    Metrics,
+    Outputs,
+    PyTree,
+    Shape,
+    TrainState,
+    mean_over,
+)
+
+LossFn = Callable[[Array, Array], Array]  # (x [*S], x_hat [*S]) -> []
+
+
+def optimiser(cfg: OptimConfig, lr: float) -> optax.GradientTransformation:
+    """The optimiser of a configuration, at a rate.
+
+    Weight decay is added to the gradient (L2), as `torch.optim.Adam` does; `adamw` decouples it.
+    RMSprop follows Keras: decay 0.9, epsilon 1e-7.
+    """
+    makers = {
+        "adam": lambda: optax.adam(lr, eps=1e-8),
+        "adamw": lambda: optax.adamw(lr, weight_decay=cfg.weight_decay),
+        "rmsprop": lambda: optax.rmsprop(lr, decay=0.9, eps=1e-7),
+        "sgd": lambda: optax.sgd(lr),
+    }
+    if cfg.name not in makers:
+        raise unknown("optimiser", cfg.name, makers)
+    tx = makers[cfg.name]()
+    if cfg.weight_decay and cfg.name != "adamw":
+        tx = optax.chain(optax.add_decayed_weights(cfg.weight_decay), tx)
+    return tx
+
+
+def reconstruction(
+    model: Any,
+    tx: optax.GradientTransformation,
+    loss: LossFn,
+    *,
+    noise_std: float = 0.0,
+    noise_clip: bool = True,
+    axis: str | None = AXIS,
+) -> Learner:
+    """Minimise mean_b loss(x_b, model(x_b + noise)).
+
+    Args:
+      model: a Linen module, `x -> (x_hat, z)`, without running statistics.
+      tx: the optimiser.
+      loss: of one example; see `jaxae.scoring.LOSSES`.
+      noise_std: standard deviation of Gaussian noise on the input; the target stays clean.
+      noise_clip: clip noisy inputs to [0, 1].
+      axis: mapped axis over which gradients and metrics are averaged; None outside a map.
+    """
+
+    def init(key: Key, x: Array) -> TrainState:
+        params = model.init(key, x)["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, {}, tx.init(params))
+
+    def corrupted(batch: Batch, key: Key) -> Array:
+        if not noise_std:
+            return batch.x
+        noisy = rng.add_noise(batch.x, batch.slot, key, noise_std)
+        return jnp.clip(noisy, 0.0, 1.0) if noise_clip else noisy
+
+    def step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+        x_in = corrupted(batch, jax.random.fold_in(key, state.step))
+
+        def mean_loss(params: PyTree) -> Array:
+            x_hat, _ = model.apply({"params": params}, x_in)
+            return jax.vmap(loss)(batch.x, x_hat).mean()
+
+        value, grads = mean_over(jax.value_and_grad(mean_loss)(state.params), axis)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, {}, opt_state), {"loss": value}
+
+    def infer(variables: PyTree, x: Array) -> Outputs:
+        x_hat, z = model.apply(variables, x)
+        none = jnp.zeros(x.shape[0], jnp.float32)
+        return Outputs(x_hat, z, none, none)
+
+    return Learner(init, step, infer)
+
+
+def ensemble(learner: Learner, size: int) -> Learner:
+    """`size` members trained side by side on the same batches; every leaf gains a leading [E].
+
+    Members differ in initial weights and noise. Accelerators map them with `vmap`, which fills a
+    device that one small model leaves idle; a CPU maps them one after another, which is faster
+    there. `infer` takes the variables of one member.
+    """
+    members = jnp.arange(size)
+
+    def init(key: Key, x: Array) -> TrainState:
+        keys = jax.vmap(partial(jax.random.fold_in, key))(members)
+        return jax.vmap(learner.init, in_axes=(0, None))(keys, x)
+
+    def step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+        def one(member: tuple[TrainState, Array]) -> tuple[TrainState, Metrics]:
+            return learner.step(member[0], batch, jax.random.fold_in(key, member[1]))
+
+        stacked = (state, members)
+        new, metrics = lax.platform_dependent(
+            stacked, cpu=partial(lax.map, one), default=jax.vmap(one)
+        )
+        return new, jax.tree.map(jnp.mean, metrics)
+
+    return Learner(init, step, learner.infer)
+
+
+_SHARED = ("latent", "activation", "code_activation", "output_activation", "initializer")
+_CONV = (
+    "filters",
+    "kernels",
+    "strides",
+    "paddings",
+    "head_kernel",
+    "encoder_activation",
+    "expand_activation",
+)
+
+
+def autoencoder(cfg: ExperimentConfig, shape: Shape) -> DenseAutoencoder | ConvAutoencoder:
+    """The Linen module of method dense or conv; `encode` and `decode` are its methods.
+
+    Raises:
+      UserError: the method has no single autoencoder, or cannot take rows of this shape.
+    """
+    fields = {name: getattr(cfg.model, name) for name in _SHARED}
+    dtype = jnp.dtype(cfg.model.compute_dtype)
+    if cfg.method == "dense":
+        return DenseAutoencoder(shape, hidden=cfg.model.hidden, dtype=dtype, **fields)
+    if cfg.method != "conv":
+        raise UserError(f"method {cfg.method} has no single autoencoder; use dense or conv")
+    if len(shape) not in (2, 3):
+        raise UserError(
+            f"method conv needs rows of shape [H, W, C] or [T, C], not {list(shape)}; "
+            "use --method dense"
+        )
+    fields |= {name: getattr(cfg.model, name) for name in _CONV}
+    return ConvAutoencoder(shape, dtype=dtype, **fields)
+
+
+def _autoencoder(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
+    return reconstruction(
+        autoencoder(cfg, shape),
+        optimiser(cfg.optim, cfg.optim.lr),
+        LOSSES[cfg.train.loss],
+        noise_std=cfg.train.noise_std,
+        noise_clip=cfg.train.noise_clip,
+        axis=axis,
+    )
+
+
+def _alocc(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
+    if len(shape) != 3:
+        raise UserError(
+            f"method alocc needs images [H, W, C], not rows of shape {list(shape)}; "
+            "use conv or dense"
+        )
+    dtype = jnp.dtype(cfg.model.compute_dtype)
+    nets = Pair(Refiner(shape, dtype=dtype, axis=axis), Discriminator(dtype=dtype, axis=axis))
+    tx = Pair(optimiser(cfg.optim, cfg.optim.lr), optimiser(cfg.optim, cfg.optim.lr_discriminator))
+    return adversarial(nets, tx, ADVERSARIAL[cfg.variant], noise_std=cfg.train.noise_std, axis=axis)
+
+
+METHODS: dict[str, Callable[[ExperimentConfig, Shape, str | None], Learner]] = {
+    "dense": _autoencoder,
+    "conv": _autoencoder,
+    "alocc": _alocc,
+}
+
+
+def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learner:
+    """The learner that a configuration describes, for rows of a shape.
+
+    Args:
+      cfg: see `jaxae.config`.
+      shape: S of one row.
+      axis: the mapped axis name under `jaxae.parallel`; None for a plain `jax.jit`.
+
+    Raises:
+      UserError: unknown method (the message lists them), or rows that the method cannot take.
+    """
+    if cfg.method not in METHODS:
+        raise unknown("method", cfg.method, METHODS)
+    learner = METHODS[cfg.method](cfg, shape, axis)
+    return ensemble(learner, cfg.ensemble) if cfg.ensemble > 1 else learner

@@ -1,0 +1,58 @@
+"""Initial weights as the three frameworks of the reference systems draw them."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxae.types import Array
+
+Initializer = Callable[..., Array]
+
+
+class Init(NamedTuple):
+    """How a layer's weights start: `kernel(key, shape, dtype)` and, given the fan-in, the bias."""
+
+    kernel: Initializer
+    bias: Callable[[int], Initializer]
+
+
+def _torch_kernel(key, shape, dtype=jnp.float32) -> Array:
+    """U(-b, b), b = 1 / sqrt(fan_in): torch's kaiming_uniform with a = sqrt(5).
+
+    Its fan-in is the product of all axes but the last, also for a transposed kernel
+    [kh, kw, out, in], where torch counts the *output* channels.
+    """
+    bound = 1.0 / math.sqrt(math.prod(shape[:-1]))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _torch_bias(fan_in: int) -> Initializer:
+    bound = 1.0 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def _zero_bias(fan_in: int) -> Initializer:
+    del fan_in
+    return nn.initializers.zeros
+
+
+INITS: dict[str, Init] = {
+    "glorot": Init(nn.initializers.glorot_uniform(), _zero_bias),
+    "lecun": Init(nn.initializers.lecun_normal(), _zero_bias),
+    "torch": Init(_torch_kernel, _torch_bias),
+}
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "leaky_relu": lambda x: nn.leaky_relu(x, 0.2),
+    "elu": nn.elu,
+    "tanh": jnp.tanh,
+    "sigmoid": nn.sigmoid,
+    "linear": lambda x: x,
+}

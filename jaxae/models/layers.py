@@ -1,0 +1,92 @@
+"""Convolution layers with Flax's parameters and the formulations of `jaxae.ops`."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxae import ops
+from jaxae.types import Array
+
+Initializer = Callable[..., Array]
+
+
+class Conv(nn.Module):
+    """`flax.linen.Conv` in two dimensions: same parameters, same values, see `ops.conv`.
+
+    Parameters are float32: `kernel` [kh, kw, C, features] and `bias` [features].
+
+    Attributes:
+      features: number of output channels.
+      kernel_size: (kh, kw).
+      strides: of the two spatial axes.
+      padding: "SAME", "VALID" or ((lo, hi), (lo, hi)).
+      use_bias: whether a bias is added.
+      kernel_init: initialiser of the kernel.
+      bias_init: initialiser of the bias.
+      dtype: of the computation; None = float32's promotion with the input.
+      form: forces a formulation; "auto" = the platform's.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: ops.Padding = "SAME"
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.glorot_uniform()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: jnp.dtype | None = None
+    form: ops.Formulation = "auto"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> [B, P, Q, features]."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = ops.conv(x, kernel, self.strides, self.padding, form=self.form)
+        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+
+
+class ConvTranspose(nn.Module):
+    """The adjoint of `Conv`: `flax.linen.ConvTranspose(transpose_kernel=True)`, any output size.
+
+    Parameters are float32: `kernel` [kh, kw, features, C] and `bias` [features].
+
+    Attributes:
+      features: number of output channels.
+      kernel_size: (kh, kw).
+      strides: of the mirrored convolution.
+      padding: of the mirrored convolution.
+      output_size: (H, W) of the mirrored convolution's input; None = Flax's.
+      use_bias: whether a bias is added.
+      kernel_init: initialiser of the kernel. Glorot's bound is symmetric in the two channel axes;
+        one that uses fan-in alone must be told `in_axis=-1, out_axis=-2`.
+      bias_init: initialiser of the bias.
+      dtype: of the computation; None = float32's promotion with the input.
+      form: forces a formulation; "auto" = the platform's.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: ops.Padding = "SAME"
+    output_size: tuple[int, int] | None = None
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.glorot_uniform()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: jnp.dtype | None = None
+    form: ops.Formulation = "auto"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, P, Q, C] -> [B, H, W, features]."""
+        shape = (*self.kernel_size, self.features, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = ops.conv_transpose(
+            x, kernel, self.strides, self.padding, output_size=self.output_size, form=self.form
+        )
+        return y if bias is None else y + bias.reshape(1, 1, 1, -1)

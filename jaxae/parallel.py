@@ -1,0 +1,166 @@
+"""Devices: the only file that knows `pmap`, and the one place where cores are shared out.
+
+A state has no device axis: it is replicated, so that it has one shape on any number of devices and
+moves between machines as it is. Only the plan of an epoch and the rows to score are split.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxae.errors import UserError
+from jaxae.types import AXIS, Array, Batch, Learner, Metrics, PyTree, TrainState
+
+Devices = Sequence[jax.Device]
+
+# A host device is one core's worth of work: below this share of a batch, splitting costs more than
+# it brings.
+_MIN_SHARE = 16
+
+
+def initialize(method: str, count: int, batch_size: int) -> None:
+    """Share the CPU's cores out; call it before JAX starts. Accelerators are left as they are.
+
+    Convolutional methods run fastest with one host device per core and the batch split between
+    them; dense ones with one device whose matrix products use every core. Results do not depend on
+    the choice, since all randomness is addressed. `count` > 0 overrides it, and so does
+    `--xla_force_host_platform_device_count` in XLA_FLAGS.
+    """
+    if "force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    if not count:
+        cores = 1 if method == "dense" else len(os.sched_getaffinity(0))
+        fits = (n for n in range(1, cores + 1) if batch_size % n == 0)
+        count = max((n for n in fits if batch_size // n >= _MIN_SHARE), default=1)
+    with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def choose(count: int, batch_size: int) -> list[jax.Device]:
+    """The devices to train on.
+
+    Args:
+      count: how many; 0 = as many local devices as divide the batch.
+      batch_size: of the global batch.
+
+    Raises:
+      UserError: more devices than there are, or a batch that they do not divide.
+    """
+    local = jax.local_devices()
+    if not count:
+        count = max(n for n in range(1, len(local) + 1) if batch_size % n == 0)
+    if count > len(local):
+        raise UserError(
+            f"devices is {count}, but JAX sees {len(local)} ({local[0].platform}); lower --devices"
+        )
+    if batch_size % count:
+        raise UserError(
+            f"train.batch_size {batch_size} is not divisible by {count} devices; "
+            f"use a multiple of {count}, or another --devices"
+        )
+    return local[:count]
+
+
+def _put(tree: PyTree, devices: Devices, spec: PartitionSpec) -> PyTree:
+    return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), (AXIS,)), spec))
+
+
+def place(tree: PyTree, devices: Devices) -> PyTree:
+    """The tree on every device, shapes unchanged."""
+    return _put(tree, devices, PartitionSpec())
+
+
+def placed_like(abstract: PyTree, devices: Devices) -> PyTree:
+    """Shapes and dtypes with the sharding that `place` gives: a template to restore into."""
+    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
+    )
+
+
+def split(tree: PyTree, devices: Devices) -> PyTree:
+    """Arrays [D, ...] with one slice on each device, shapes unchanged."""
+    return _put(tree, devices, PartitionSpec(AXIS))
+
+
+def epoch_fn(learner: Learner, devices: Devices) -> Callable:
+    """One epoch in one dispatch: `pmap(scan(step))` over resident rows.
+
+    Returns:
+      `(state, rows [N, *S], plan [D, T, B/D] int32, key) -> (state, metrics of [T])`. State, rows
+      and key are `place`d, the plan is `split`; the state is donated.
+    """
+
+    def epoch(
+        state: TrainState, rows: Array, plan: Array, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        share = plan.shape[1]
+        slot = lax.axis_index(AXIS) * share + jnp.arange(share, dtype=jnp.int32)
+
+        def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+            return learner.step(state, Batch(rows[index], slot), key)
+
+        return lax.scan(step, state, plan)
+
+    return jax.pmap(
+        epoch,
+        axis_name=AXIS,
+        in_axes=(None, None, 0, None),
+        out_axes=(None, None),
+        donate_argnums=(0,),
+        devices=devices,
+    )
+
+
+RowFn = Callable[[PyTree, Array], PyTree]  # (variables, rows [B, *S]) -> tree of [B, ...]
+
+CHUNK = 128  # rows of one inner step: activations stay in a CPU's cache
+_CHUNKS = 8  # inner steps of one dispatch
+
+
+def blocks(x: np.ndarray, devices: Devices, chunk: int = CHUNK) -> Iterator[Array]:
+    """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices; the last is padded with row 0.
+
+    Equal, so that a scorer is compiled once however many rows there are.
+    """
+    steps = min(_CHUNKS, -(-len(x) // (len(devices) * chunk)))
+    per_block = len(devices) * steps * chunk
+    for start in range(0, len(x), per_block):
+        index = np.arange(start, start + per_block)
+        index[index >= len(x)] = 0
+        yield split(x[index].reshape(len(devices), steps, chunk, *x.shape[1:]), devices)
+
+
+def tight_chunk(n: int, devices: Devices) -> int:
+    """The chunk that pads little when the same few rows are mapped again and again."""
+    share = -(-n // len(devices))
+    return min(CHUNK, 1 << (share - 1).bit_length())
+
+
+def rows_fn(fn: RowFn, devices: Devices) -> Callable:
+    """`fn` over one block: `(variables, [D, K, chunk, *S]) -> tree of [D, K, chunk, ...]`."""
+
+    def run(variables: PyTree, rows: Array) -> PyTree:
+        return lax.map(lambda chunk: fn(variables, chunk), rows)
+
+    return jax.pmap(run, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+
+
+def map_rows(compiled: Callable, variables: PyTree, placed: Iterator[Array], n: int) -> PyTree:
+    """Apply `rows_fn(...)` to every block and give the first `n` rows back, on the host.
+
+    Args:
+      compiled: what `rows_fn` returned.
+      variables: `place`d.
+      placed: the `blocks` of the rows.
+      n: number of rows before padding.
+    """
+    parts = [jax.device_get(compiled(variables, block)) for block in placed]
+    flat = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), part) for part in parts]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *flat)

@@ -1,0 +1,93 @@
+"""Reading a run folder for the figures; every failure names the file and the remedy."""
+
+import json
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.errors import UserError
+
+METRICS = "metrics.jsonl"
+REPORT = "report.json"
+SCORES = "scores.npz"
+
+
+def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
+    """Reads all arrays of an .npz file.
+
+    Args:
+      path: the file.
+      *keys: the arrays that must be in it.
+
+    Raises:
+      UserError: the file is absent or damaged, or a required array is missing.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            found = {key: stored[key] for key in stored.files}
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as err:
+        raise UserError(f"{path} cannot be read ({err}); {_REMEDY}") from err
+    return _with_keys(path, found, keys)
+
+
+def report(run_dir: Path, *keys: str) -> dict:
+    """Reads report.json, which must hold `keys`.
+
+    Raises:
+      UserError: the file is absent or damaged, or a required field is missing.
+    """
+    path = run_dir / REPORT
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise UserError(f"{path} cannot be read ({err}); {_REMEDY}") from err
+    return _with_keys(path, found, keys)
+
+
+def metrics(run_dir: Path) -> list[dict]:
+    """Reads metrics.jsonl: one dict per epoch, in the file's order.
+
+    A last line without its line break is a write that was interrupted, and is left out.
+
+    Raises:
+      UserError: the file is absent, empty or damaged, or a line has no epoch.
+    """
+    path = run_dir / METRICS
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, ValueError) as err:
+        raise UserError(f"{path} cannot be read ({err}); {_REMEDY}") from err
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as err:
+            raise UserError(f"{path}, line {number}, is not JSON ({err}); {_REMEDY}") from err
+        rows.append(_with_keys(f"{path}, line {number},", row, ("epoch",)))
+    if not rows:
+        raise UserError(f"{path} is empty; {_REMEDY}")
+    return rows
+
+
+def headline(run_dir: Path) -> str:
+    """The second title line of every figure: name, data set and score, as far as they are known."""
+    if not (run_dir / REPORT).exists():
+        return run_dir.name
+    known = report(run_dir)
+    name = str(known.get("name", run_dir.name))
+    parts = [("data", known.get("dataset")), ("score", known.get("score"))]
+    return ", ".join([name, *(f"{what}: {value}" for what, value in parts if value)])
+
+
+_REMEDY = "run the experiment again, or delete the file to skip its figures"
+
+
+def _with_keys(where: Path | str, found, keys: tuple[str, ...]) -> dict:
+    if not isinstance(found, dict):
+        raise UserError(f"{where} does not hold named values; {_REMEDY}")
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}; {_REMEDY}")
+    return found

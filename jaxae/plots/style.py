@@ -1,0 +1,90 @@
+"""The look that all figures share: palette, canvas, axes, and how a picture reaches the disk.
+
+Figures are made from matplotlib's classes and never through pyplot: no display, no global figure
+list, no global settings, so that drawing is safe in a thread.
+"""
+
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+DPI = 120
+NARROWEST = 5.2  # inches, so that the title lines fit
+
+# The palette of Okabe and Ito ("Color Universal Design", 2008), distinguishable with any of the
+# common colour-vision deficiencies; grey and brown extend it to ten classes.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+GREY, BROWN = "#8C8C8C", "#7B4B1E"
+CLASSES = (BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE, YELLOW, BLACK, GREY, BROWN)
+
+NORMAL, ANOMALY = GREEN, VERMILLION
+ORIGINAL, RECONSTRUCTION = BLACK, BLUE
+
+
+def canvas(width: float, height: float, rows: int = 1, cols: int = 1, **subplots):
+    """A figure of width x height inches, but wide enough for titles; its axes as [rows, cols]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(width, NARROWEST), height), dpi=DPI, layout="constrained")
+    return figure, figure.subplots(rows, cols, squeeze=False, **subplots)
+
+
+def style(ax, title: str = "", x: str = "", y: str = "") -> None:
+    """Gives axes the common look: small labels, light grid, no box."""
+    ax.set_title(title, fontsize=9, loc="left")
+    ax.set_xlabel(x, fontsize=8)
+    ax.set_ylabel(y, fontsize=8)
+    ax.tick_params(labelsize=7.5, width=0.6, length=3)
+    ax.tick_params(which="minor", labelsize=6.5, width=0.4, length=2)
+    ax.grid(True, color="#E3E3E3", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_linewidth(0.6)
+
+
+def headings(figure, title: str, subtitle: str) -> None:
+    """Sets the two title lines: what is drawn, and of which run."""
+    width, height = figure.get_size_inches()
+    at = {"x": 0.08 / width, "ha": "left", "va": "top"}
+    if figure.get_layout_engine() is None:  # a layout engine makes room only for titles it places
+        at["y"] = 1 - 0.06 / height
+    figure.suptitle(f"{title}\n{subtitle}", fontsize=9.5, **at)
+
+
+def legend(ax, **kwargs) -> None:
+    """A legend without a frame, opaque enough to be read over data."""
+    ax.legend(fontsize=7.5, frameon=True, framealpha=0.85, edgecolor="none", **kwargs)
+
+
+def whole_number_ticks(ax) -> None:
+    """Puts the x ticks (epochs, samples) at integers."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def spans_decades(values: np.ndarray, ratio: float) -> bool:
+    """Whether a log axis serves: all finite values positive, and max / min above `ratio`."""
+    finite = values[np.isfinite(values)]
+    return finite.size > 0 and finite.min() > 0 and finite.max() > ratio * finite.min()
+
+
+def verdict(score: float, threshold: float) -> tuple[str, str]:
+    """The words for one row and their colour: "Anomaly (score > threshold)" or "Normal (...)"."""
+    if score > threshold:
+        return f"Anomaly ({score:.3g} > {threshold:.3g})", ANOMALY
+    return f"Normal ({score:.3g} ≤ {threshold:.3g})", NORMAL
+
+
+def save(figure, path: Path) -> Path:
+    """Writes a figure as PNG under a temporary name, then renames it, so no half picture stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.tmp")
+    try:
+        figure.savefig(unfinished, format="png", dpi=DPI)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path

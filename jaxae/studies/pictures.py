@@ -1,0 +1,91 @@
+"""Studies that show rows beside what the model makes of them."""
+
+import numpy as np
+
+from jaxae import corruptions
+from jaxae.studies.context import Context, Findings
+
+
+def reconstructions(context: Context) -> Findings:
+    """Test rows with their reconstructions: eight normal ones, then eight anomalies."""
+    test = context.data.test
+    index = np.concatenate([context.pick(~test.y, 8), context.pick(test.y, 8)])
+    x = test.x[index]
+    arrays = {
+        "x": x,
+        "x_hat": context.outputs(x).x_hat,
+        "y": test.y[index],
+        "score": context.scores.test[index],
+        "threshold": np.float32(context.threshold),
+    }
+    return Findings(arrays, {})
+
+
+def verdicts(context: Context) -> Findings:
+    """Input, reconstruction and difference of a few test rows, each with its verdict.
+
+    Two normal rows, one of them also turned, negated and made noisy, and two anomalies.
+    """
+    test = context.data.test
+    normal, anomalies = context.pick(~test.y, 2), context.pick(test.y, 2)
+    rows = [("normal", test.x[i]) for i in normal]
+    for spec in ("rotation:90", "negative:1", "noise:0.2") if test.x.ndim == 4 else ():
+        rows.append((spec, corruptions.corrupt(spec, test.x[normal[:1]], context.cfg.seed)[0]))
+    rows += [(f"anomaly, class {test.label[i]}", test.x[i]) for i in anomalies]
+    x = np.stack([row for _, row in rows])
+    score = context.judge(x)
+    arrays = {
+        "x": x,
+        "x_hat": context.outputs(x).x_hat,
+        "score": score,
+        "threshold": np.float32(context.threshold),
+        "is_anomaly": score > context.threshold,
+        "kind": np.array([kind for kind, _ in rows]),
+    }
+    return Findings(arrays, {})
+
+
+def epoch_grid(context: Context) -> Findings:
+    """The same normal test rows reconstructed by every checkpoint that the run kept."""
+    x = context.data.test.x[context.pick(~context.data.test.y, 10)]
+    epochs = np.array(sorted(context.manager.all_steps()))
+    x_hat = np.stack([context.outputs(x, context.at_epoch(int(e))).x_hat for e in epochs])
+    return Findings({"epochs": epochs, "x": x, "x_hat": x_hat}, {})
+
+
+def denoising(context: Context) -> Findings:
+    """Normal test rows, with Gaussian noise clipped to [0, 1], and what the model makes of them.
+
+    The noise is that of training, or sigma 0.2 for a model trained without.
+    """
+    std = context.cfg.train.noise_std or 0.2
+    clean = context.data.test.x[~context.data.test.y]
+    noisy = corruptions.corrupt(f"noise:{std}", clean, context.cfg.seed)
+    denoised = context.outputs(noisy).x_hat
+    shown = slice(0, 10)
+    arrays = {
+        "clean": clean[shown],
+        "noisy": noisy[shown],
+        "denoised": denoised[shown],
+        "noise_std": np.float32(std),
+    }
+    scalars = {
+        "mse_noisy_to_clean": float(np.mean((noisy - clean) ** 2)),
+        "mse_denoised_to_clean": float(np.mean((denoised - clean) ** 2)),
+    }
+    return Findings(arrays, scalars)
+
+
+def beats(context: Context) -> Findings:
+    """One normal and one abnormal test series, with their reconstructions."""
+    test = context.data.test
+    x = test.x[[np.flatnonzero(~test.y)[0], np.flatnonzero(test.y)[0]]]
+    x_hat = context.outputs(x).x_hat
+    flat, flat_hat = x.reshape(2, -1), x_hat.reshape(2, -1)
+    arrays = {
+        "normal": flat[0],
+        "abnormal": flat[1],
+        "normal_hat": flat_hat[0],
+        "abnormal_hat": flat_hat[1],
+    }
+    return Findings(arrays, {})

@@ -1,0 +1,22 @@
+"""Settings that make tests strict: four CPU devices, no silent broadcasting, no display."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
+os.environ["MPLBACKEND"] = "Agg"
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with the real raw files; tests that need it are skipped, loudly, without it."""
+    folder = Path(os.environ.get("JAXAE_DATA_DIR", "../shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder}: set JAXAE_DATA_DIR to a folder with mnist/, ...")
+    return folder

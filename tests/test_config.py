@@ -1,0 +1,158 @@
+import dataclasses
+import json
+import re
+
+import pytest
+from probes import edit, tiny
+
+from jaxae.config import (
+    DataConfig,
+    ExperimentConfig,
+    from_json,
+    parse_cli,
+    to_json,
+    training_identity,
+    validate,
+)
+from jaxae.errors import UserError
+
+CONFIG = ExperimentConfig(
+    name="trial", data=DataConfig(normal=(1, 2), anomaly=(7,)), studies=("verdicts",)
+)
+
+
+@pytest.mark.parametrize("cfg", [CONFIG, tiny("alocc"), ExperimentConfig(name="x")])
+def test_json_round_trip(cfg):
+    again = from_json(to_json(cfg))
+    assert again == cfg
+    assert type(again.data.normal) is tuple
+
+
+def test_json_with_absent_fields_takes_the_defaults():
+    assert from_json('{"name": "x", "train": {"epochs": 3}}') == edit(
+        ExperimentConfig(name="x"), {"train.epochs": 3}
+    )
+
+
+def test_json_with_unknown_fields_names_them_all():
+    text = json.dumps({"name": "x", "train": {"epoch": 3, "rate": 1}})
+    with pytest.raises(UserError, match=r"train\.epoch.*train\.rate"):
+        from_json(text)
+
+
+def test_text_that_is_not_json():
+    with pytest.raises(UserError, match="not valid JSON"):
+        from_json("name: x")
+
+
+@pytest.mark.parametrize(("name", "value", "remedy"), [
+    ("train.epochs", 0, "at least 1"),
+    ("train.batch_size", -3, "at least 1"),
+    ("train.checkpoint_every", 0, "at least 1"),
+    ("train.keep_checkpoints", -1, "0 .all. or more"),
+    ("train.noise_std", -0.5, "0 or more"),
+    ("train.loss", "huber", "mse, mae, bce"),
+    ("optim.lr", 0.0, "above 0"),
+    ("optim.lr_discriminator", -1.0, "above 0"),
+    ("optim.weight_decay", -1e-5, "0 or more"),
+    ("optim.name", "lion", "adam, adamw, rmsprop, sgd"),
+    ("ensemble", 0, "at least 1"),
+    ("devices", -1, "automatic"),
+    ("seed", 2**32, "from 0"),
+    ("data.test_fraction", 1.0, "between 0 and 1"),
+    ("data.valid_fraction", 0.0, "between 0 and 1"),
+    ("data.limit", -1, "0 .all. or more"),
+    ("data.split", "mine", "official, random"),
+    ("data.scale", "log", "none, minmax, standard"),
+    ("model.latent", -1, "0 or more"),
+    ("model.activation", "swish", "relu, leaky_relu"),
+    ("model.output_activation", "swish", "sigmoid"),
+    ("model.paddings", ("same", "full"), "same, valid or a number"),
+    ("model.strides", (2, 0), "at least 1"),
+    ("model.hidden", (0,), "at least 1"),
+    ("model.initializer", "he", "glorot, torch, lecun"),
+    ("model.compute_dtype", "float16", "float32, bfloat16"),
+    ("threshold.on", "test", "valid, train"),
+    ("alocc.variant", "wgan", "default, faithful"),
+])
+def test_a_bad_value_is_named_with_its_field_and_the_remedy(name, value, remedy):
+    shown = re.escape(repr("full" if name == "model.paddings" else value))
+    with pytest.raises(UserError, match=rf"^{name} is {shown}; it must be .*{remedy}"):
+        edit(CONFIG, {name: value})
+
+
+def test_classes_cannot_be_normal_and_abnormal():
+    with pytest.raises(UserError, match=r"data\.anomaly.*both hold \[2\]"):
+        edit(CONFIG, {"data.anomaly": (2, 3)})
+
+
+def test_layers_need_equally_many_settings():
+    with pytest.raises(UserError, match=r"filters, kernels, strides, paddings.*equally long"):
+        edit(CONFIG, {"model.kernels": (3,)})
+
+
+def test_only_conv_may_do_without_a_code():
+    assert edit(CONFIG, {"model.latent": 0}).model.latent == 0
+    with pytest.raises(UserError, match=r"model\.latent is 0.*dense"):
+        edit(CONFIG, {"model.latent": 0, "method": "dense"})
+
+
+def test_a_configuration_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CONFIG.seed = 3
+
+
+FREE = {
+    "run_dir": "elsewhere", "devices": 2, "score": "mae", "studies": (), "threshold.rule": "max",
+    "threshold.on": "train", "threshold.rows": 9, "data.dir": "/data", "train.epochs": 99,
+    "train.checkpoint_every": 1, "train.keep_checkpoints": 0, "train.monitor": True,
+}
+BOUND = {
+    "name": "other", "method": "dense", "seed": 1, "ensemble": 2, "data.name": "mnist",
+    "data.normal": (1,), "data.split_seed": 5, "data.limit": 10, "model.latent": 3,
+    "model.compute_dtype": "bfloat16", "optim.lr": 0.5, "train.batch_size": 64,
+    "train.loss": "mae", "train.noise_std": 0.3, "train.noise_clip": False,
+    "alocc.recon_weight": 0.7, "data.scale": "minmax", "data.valid": "test",
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_what_may_differ_when_a_run_is_entered_again(name):
+    assert training_identity(edit(CONFIG, {name: FREE[name]})) == training_identity(CONFIG)
+
+
+@pytest.mark.parametrize("name", BOUND)
+def test_what_fixes_the_course_of_training(name):
+    assert training_identity(edit(CONFIG, {name: BOUND[name]})) != training_identity(CONFIG)
+
+
+def test_run_path():
+    assert str(CONFIG.run_path) == "runs/trial-seed0"
+    assert str(edit(CONFIG, {"run_dir": "a/b", "seed": 4}).run_path) == "a/b"
+
+
+def test_command_line_changes_what_it_names_and_nothing_else():
+    args = "--run-dir out --data.dir raw --seed 7 --train.epochs 5 --optim.lr 0.01 --data.normal 3 4"
+    expected = {"run_dir": "out", "data.dir": "raw", "seed": 7, "train.epochs": 5,
+                "optim.lr": 0.01, "data.normal": (3, 4)}
+    assert parse_cli(CONFIG, args.split()) == edit(CONFIG, expected)
+    assert parse_cli(CONFIG, []) == CONFIG
+
+
+def test_command_line_is_validated():
+    with pytest.raises(UserError, match=r"train\.epochs is 0"):
+        parse_cli(CONFIG, ["--train.epochs", "0"])
+
+
+@pytest.mark.parametrize(("args", "word"), [
+    (["--train.epoch", "5"], "train.epoch"), (["--seed", "two"], "two"),
+])
+def test_command_line_rejects_what_does_not_exist(args, word, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse_cli(CONFIG, args)
+    assert exit_.value.code == 2
+    assert word in capsys.readouterr().err
+
+
+def test_defaults_are_valid():
+    assert validate(ExperimentConfig(name="x"))

@@ -1,0 +1,397 @@
+import sys
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxae import data
+from jaxae.config import DataConfig
+from jaxae.datasets import splits
+from jaxae.datasets.raw import Raw, to_float
+from jaxae.errors import UserError
+
+
+def make_raw(n_train=60, n_test=40, classes=4, shape=(3,), seed=0):
+    rng = np.random.default_rng(seed)
+    return Raw(
+        rng.normal(2.0, 3.0, (n_train, *shape)).astype(np.float32),
+        (np.arange(n_train) % classes).astype(np.int32),
+        rng.normal(2.0, 3.0, (n_test, *shape)).astype(np.float32),
+        (np.arange(n_test) % classes).astype(np.int32),
+    )
+
+
+def pool_x(raw):
+    return np.concatenate([raw.x_train, raw.x_test])
+
+
+def pool_label(raw):
+    return np.concatenate([raw.y_train, raw.y_test])
+
+
+def assert_contract(made, valid_in_test=False):
+    for split in (made.train, made.valid, made.test):
+        n = len(split.x)
+        assert n > 0
+        assert split.x.shape == (n, *made.shape)
+        assert split.x.dtype == np.float32
+        assert np.isfinite(split.x).all()
+        assert [a.dtype for a in split[1:]] == [np.bool_, np.int32, np.int64]
+        assert all(a.shape == (n,) for a in split[1:])
+        assert len(np.unique(split.row)) == n
+    assert not made.train.y.any()
+    assert not made.valid.y.any()
+    assert made.test.y.any()
+    assert not made.test.y.all()
+    for constant in (made.shift, made.scale):
+        assert constant.dtype == np.float32
+        assert constant.ndim == len(made.shape)
+        assert np.broadcast_shapes(constant.shape, made.shape) == made.shape
+    assert (made.scale > 0).all()
+    train, valid, test = (set(split.row) for split in (made.train, made.valid, made.test))
+    assert not train & valid
+    assert not train & test
+    assert valid <= test if valid_in_test else not valid & test
+
+
+# index_plan
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 500),
+    per_device=st.integers(1, 5),
+    extra=st.integers(0, 60),
+)
+def test_plan_shows_every_row_and_ignores_the_number_of_devices(seed, epoch, per_device, extra):
+    batch = 4 * per_device
+    n = batch + extra
+    steps = -(-n // batch)
+    plans = {d: data.index_plan(seed, epoch, n, batch, d) for d in (1, 2, 4)}
+    for devices, plan in plans.items():
+        assert plan.shape == (devices, steps, batch // devices)
+        assert plan.dtype == np.int32
+        glued = plan.swapaxes(0, 1).reshape(-1)
+        np.testing.assert_array_equal(glued, plans[1].reshape(-1))
+    order = plans[1].reshape(-1)
+    np.testing.assert_array_equal(np.sort(order[:n]), np.arange(n))
+    np.testing.assert_array_equal(order[n:], order[: len(order) - n])
+
+
+def test_plan_depends_on_seed_and_epoch_only():
+    plan = data.index_plan(1, 2, 100, 10, 1)
+    np.testing.assert_array_equal(plan, data.index_plan(1, 2, 100, 10, 1))
+    assert (plan != data.index_plan(1, 3, 100, 10, 1)).any()
+    assert (plan != data.index_plan(2, 2, 100, 10, 1)).any()
+
+
+def test_plan_mixes_rows():
+    first = np.array([data.index_plan(0, epoch, 10, 5, 1)[0, 0, 0] for epoch in range(300)])
+    assert np.bincount(first, minlength=10).min() > 10  # expected 30 each
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "devices", "says"),
+    [
+        (7, 8, 1, "train.batch_size 8 exceeds the 7 training rows"),
+        (70, 10, 4, "train.batch_size 10 is not divisible by the 4 devices"),
+    ],
+)
+def test_plan_rejects(n, batch, devices, says):
+    with pytest.raises(UserError, match=says):
+        data.index_plan(0, 0, n, batch, devices)
+
+
+# Splits
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    split=st.sampled_from(["official", "random"]),
+    valid=st.sampled_from(["holdout", "test"]),
+    scale=st.sampled_from(["none", "minmax", "standard"]),
+    normal=st.sampled_from([(), (0,), (1, 2)]),
+    anomaly=st.sampled_from([(3,), (3, 0)]),
+    limit=st.sampled_from([0, 5]),
+    split_seed=st.integers(0, 1000),
+)
+def test_every_combination_keeps_the_contract(
+    split, valid, scale, normal, anomaly, limit, split_seed
+):
+    anomaly = tuple(k for k in anomaly if k not in normal)
+    cfg = DataConfig(
+        split=split, valid=valid, scale=scale, normal=normal, anomaly=anomaly, limit=limit
+    )
+    raw = make_raw(80, 80)
+    made = splits.make(raw, cfg)
+    assert_contract(made, valid_in_test=valid == "test")
+    for part in (made.train, made.valid, made.test):
+        np.testing.assert_array_equal(part.label, pool_label(raw)[part.row])
+        back = part.x * made.scale + made.shift
+        np.testing.assert_allclose(back, pool_x(raw)[part.row], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(part.y, np.isin(part.label, anomaly))
+
+
+def test_official_split_keeps_the_sources_order():
+    raw = make_raw()
+    made = splits.make(raw, DataConfig(normal=(1,)))
+    np.testing.assert_array_equal(made.test.row, np.arange(60, 100))
+    assert (np.diff(made.train.row) > 0).all()
+    assert (np.diff(made.valid.row) > 0).all()
+    both = np.sort(np.concatenate([made.train.row, made.valid.row]))
+    np.testing.assert_array_equal(both, np.flatnonzero(raw.y_train == 1))
+    assert len(made.valid.row) == round(0.1 * 15)
+
+
+def test_random_split_is_scikit_learns():
+    from sklearn.model_selection import train_test_split
+
+    raw = make_raw()
+    made = splits.make(raw, DataConfig(normal=(0,), split="random", valid="test", split_seed=21))
+    train, test = train_test_split(np.arange(100), test_size=0.2, random_state=21)
+    np.testing.assert_array_equal(made.test.row, test)
+    np.testing.assert_array_equal(made.train.row, train[pool_label(raw)[train] == 0])
+
+
+def test_split_seed_redraws_the_holdout_only():
+    rows = [
+        splits.make(make_raw(), DataConfig(normal=(0, 1), split_seed=seed)) for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(rows[0].valid.row, rows[1].valid.row)
+    assert set(rows[0].valid.row) != set(rows[2].valid.row)
+    np.testing.assert_array_equal(rows[0].test.row, rows[2].test.row)
+
+
+def test_limit_takes_the_first_rows_after_the_holdout():
+    whole, part = (
+        splits.make(make_raw(), DataConfig(normal=(0,), limit=limit)) for limit in (0, 6)
+    )
+    np.testing.assert_array_equal(part.train.row, whole.train.row[:6])
+    np.testing.assert_array_equal(part.valid.row, whole.valid.row)
+
+
+def test_balance_draws_as_many_anomalies_in_order():
+    raw = make_raw()
+    made, whole = (splits.make(raw, DataConfig(normal=(2,), balance=b)) for b in (True, False))
+    assert made.test.y.sum() == (~made.test.y).sum() == 10
+    assert (np.diff(made.test.row) > 0).all()
+    assert set(made.test.row) < set(whole.test.row)
+    again = splits.make(raw, DataConfig(normal=(2,), balance=True))
+    np.testing.assert_array_equal(made.test.row, again.test.row)
+    with pytest.raises(UserError, match="there are 10 against 30"):
+        splits.make(raw, DataConfig(anomaly=(2,), balance=True))
+
+
+def test_pixels_become_fractions():
+    raw = make_raw(shape=(4, 4, 1))
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 4, 4, 1), np.uint8)
+    raw = raw._replace(x_train=pixels[:60], x_test=pixels[60:])
+    made = splits.make(raw, DataConfig(normal=(0,)))
+    np.testing.assert_allclose(made.test.x, pixels[60:] / 255, rtol=1e-6)
+    assert to_float(pixels).max() <= 1
+
+
+# Scaling
+
+
+@pytest.mark.parametrize("how", ["minmax", "standard"])
+def test_scaling_is_fitted_on_training_rows_only(how):
+    raw = make_raw(shape=(5, 1))
+    cfg = DataConfig(normal=(0,), scale=how)
+    made = splits.make(raw, cfg)
+    held_out = raw.x_train.copy()
+    held_out[made.valid.row] += 1000
+    moved = splits.make(raw._replace(x_train=held_out, x_test=raw.x_test * 50 + 7), cfg)
+    np.testing.assert_array_equal(made.shift, moved.shift)
+    np.testing.assert_array_equal(made.scale, moved.scale)
+    np.testing.assert_array_equal(made.train.x, moved.train.x)
+
+
+def test_minmax_spans_the_training_part_of_any_class():
+    raw = make_raw(shape=(5, 1))
+    made = splits.make(raw, DataConfig(normal=(0,), scale="minmax", valid="test"))
+    assert made.shift.item() == raw.x_train.min()
+    np.testing.assert_allclose(made.scale.item(), np.ptp(raw.x_train), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 2), (4, 4, 3)])
+def test_standard_scaling_agrees_with_numpy(shape):
+    made = splits.make(make_raw(shape=shape), DataConfig(normal=(0,), scale="standard"))
+    axes = (0, 1, 2) if len(shape) == 3 else (0,)
+    np.testing.assert_allclose(made.train.x.mean(axes), 0, atol=1e-5)
+    np.testing.assert_allclose(made.train.x.std(axes), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["minmax", "standard"])
+def test_constant_features_are_not_blown_up(how):
+    raw = make_raw()
+    raw = raw._replace(
+        x_train=np.full_like(raw.x_train, 0.1), x_test=np.full_like(raw.x_test, 0.35)
+    )
+    made = splits.make(raw, DataConfig(normal=(0,), scale=how))
+    np.testing.assert_allclose(made.train.x, 0, atol=1e-6)
+    np.testing.assert_allclose(made.test.x, 0.25, atol=1e-6)
+
+
+# Classes and errors
+
+
+@pytest.mark.parametrize(
+    ("normal", "anomaly", "expected"),
+    [
+        ((1,), (), ({1}, {0, 2, 3})),
+        ((), (2,), ({0, 1, 3}, {2})),
+        ((0, 1), (3,), ({0, 1}, {3})),
+    ],
+)
+def test_empty_stands_for_the_rest(normal, anomaly, expected):
+    made = splits.make(make_raw(), DataConfig(normal=normal, anomaly=anomaly))
+    assert set(made.train.label) == expected[0]
+    assert set(made.test.label[~made.test.y]) == expected[0]
+    assert set(made.test.label[made.test.y]) == expected[1]
+
+
+def test_unlabelled_training_rows_are_normal():
+    raw = make_raw(classes=2)._replace(y_train=None)
+    made = splits.make(raw, DataConfig())
+    assert_contract(made)
+    assert len(made.train.x) + len(made.valid.x) == 60
+    np.testing.assert_array_equal(made.test.y, raw.y_test == 1)
+    several = make_raw(classes=4)._replace(y_train=None)
+    made = splits.make(several, DataConfig(normal=(1, 3)))
+    assert len(made.train.x) + len(made.valid.x) == 60
+    np.testing.assert_array_equal(made.test.y, np.isin(several.y_test, (0, 2)))
+    with pytest.raises(UserError, match="the test set has no anomalies"):
+        splits.make(several, DataConfig())
+
+
+def without(raw, part, label):
+    keep = getattr(raw, f"y_{part}") != label
+    changes = {f"{a}_{part}": getattr(raw, f"{a}_{part}")[keep] for a in "xy"}
+    return raw._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("raw", "cfg", "says"),
+    [
+        (make_raw(), {}, "no anomalies because every class"),
+        (make_raw(), {"normal": (0, 1, 2, 3)}, "no anomalies because every class"),
+        (make_raw(), {"anomaly": (0, 1, 2, 3)}, "names every class"),
+        (make_raw(), {"normal": (7,)}, r"data.normal names the classes 7.*are 0, 1, 2, 3"),
+        (make_raw(), {"anomaly": (-1,)}, "data.anomaly names the classes -1"),
+        (without(make_raw(), "train", 1), {"normal": (0, 1)}, "classes 1, but no training rows"),
+        (without(make_raw(), "test", 1), {"anomaly": (1,)}, "classes 1, but no test rows"),
+        (without(make_raw(classes=2), "test", 1), {"normal": (0,)}, "holds no rows of the classes"),
+        (without(make_raw(), "test", 1), {"normal": (1,)}, "the test set has no normal rows"),
+        (make_raw(n_train=4), {"normal": (0,)}, "data.valid_fraction 0.1 of 1 normal"),
+        (make_raw(), {"normal": (0,), "split_seed": -1}, "data.split_seed is -1"),
+        (
+            make_raw(),
+            {"split": "random", "normal": (0,), "test_fraction": 0.999},
+            "data.test_fraction 0.999 of 100 rows",
+        ),
+        (make_raw(), {"corruption": "negative:1", "anomaly": (1,)}, "cannot name them too"),
+    ],
+)
+def test_choices_that_cannot_work(raw, cfg, says):
+    with pytest.raises(UserError, match=says):
+        splits.make(raw, DataConfig(**cfg))
+
+
+def test_unlabelled_test_set_of_anomalies_only():
+    raw = make_raw()._replace(y_train=None, y_test=np.ones(40, np.int32))
+    with pytest.raises(UserError, match="no normal rows"):
+        splits.make(raw, DataConfig())
+
+
+def test_overlapping_rows_are_noticed():
+    made = splits.make(make_raw(), DataConfig(normal=(0,)))
+    shared = made.test.row.copy()
+    shared[3] = made.train.row[0]
+    with pytest.raises(AssertionError, match="train and test share 1 rows"):
+        splits.check_disjoint(made._replace(test=made.test._replace(row=shared)), False)
+    with pytest.raises(AssertionError, match="valid holds rows that test lacks"):
+        splits.check_disjoint(made, True)
+
+
+@pytest.mark.parametrize("valid", ["holdout", "test"])
+def test_corrupted_copies_are_the_anomalies(monkeypatch, valid):
+    calls = []
+
+    def corrupt(spec, x, seed):
+        calls.append((spec, seed))
+        return 1 - x
+
+    monkeypatch.setitem(sys.modules, "jaxae.corruptions", types.SimpleNamespace(corrupt=corrupt))
+    made = splits.make(
+        make_raw(), DataConfig(corruption="negative:1", normal=(0, 2), valid=valid, split_seed=5)
+    )
+    assert_contract(made, valid_in_test=valid == "test")
+    assert calls == [("negative:1", 5)]
+    clean, copies = np.split(np.arange(len(made.test.x)), 2)
+    np.testing.assert_array_equal(made.test.y, np.repeat([False, True], len(clean)))
+    np.testing.assert_array_equal(made.test.x[copies], 1 - made.test.x[clean])
+    np.testing.assert_array_equal(made.test.row[copies], -(1 + made.test.row[clean]))
+    np.testing.assert_array_equal(made.test.label[copies], made.test.label[clean])
+    assert set(made.test.label) == {0, 2}
+
+
+def test_corruption_of_images_without_any_anomalous_class():
+    made = data.load(DataConfig(name="digits", corruption="rotation:90", normal=(7,)))
+    assert_contract(made)
+    clean, copies = np.split(made.test.x, 2)
+    np.testing.assert_allclose(copies, np.rot90(clean, axes=(1, 2)), atol=1e-5)
+
+
+# By name
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXAE_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", sorted(data.DATASETS))
+def test_every_registered_dataset_keeps_the_contract(name, request):
+    folder = "" if name == "digits" else str(request.getfixturevalue("data_dir"))
+    made = data.load(DataConfig(name=name, dir=folder, normal=(1,), limit=500))
+    assert_contract(made)
+    if len(made.shape) == 3:
+        assert made.train.x.min() >= 0
+        assert made.train.x.max() <= 1
+
+
+def test_npz_by_name(tmp_path):
+    raw = make_raw(classes=2, shape=(4, 5, 1))
+    np.savez(tmp_path / "mine.npz", x_train=raw.x_train, x_test=raw.x_test, y_test=raw.y_test)
+    made = data.load(DataConfig(name=f"npz:{tmp_path / 'mine.npz'}"))
+    assert_contract(made)
+    assert made.shape == (4, 5, 1)
+    np.testing.assert_array_equal(made.test.x, raw.x_test)
+
+
+@pytest.mark.parametrize("name", ["cifar", "npz:", "npz", ""])
+def test_unknown_name_lists_the_known_ones(name):
+    with pytest.raises(UserError, match=r"unknown dataset .*digits, ecg5000, .*npz:FILE"):
+        data.load(DataConfig(name=name))
+
+
+def test_ecg_split_of_the_tutorial(data_dir):
+    cfg = DataConfig(
+        name="ecg5000",
+        dir=str(data_dir),
+        normal=(1,),
+        split="random",
+        split_seed=21,
+        scale="minmax",
+        valid="test",
+    )
+    made = data.load(cfg)
+    assert_contract(made, valid_in_test=True)
+    assert (~made.test.y).sum() == 576
+    assert made.test.y.sum() == 424
+    assert len(made.train.x) == 2919 - 576
+    assert made.scale.shape == (1, 1)

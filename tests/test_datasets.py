@@ -1,0 +1,603 @@
+import errno
+import functools
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import struct
+import subprocess
+import sys
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+
+from jaxae.datasets import files, idx, local, prepared, published, ucr
+from jaxae.datasets.raw import Raw, to_float
+from jaxae.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXAE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("JAXAE_DATA_DIR", raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+
+
+def idx_bytes(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def image_contents(n_train=1203, n_test=30, seed=0):
+    """Four IDX files, more training rows than one block holds."""
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for n in (n_train, n_test):
+        arrays += [rng.integers(0, 256, (n, 4, 5), np.uint8), np.arange(n, dtype=np.uint8) % 10]
+    return [idx_bytes(array) for array in arrays]
+
+
+def image_source(contents, **changes):
+    digests = tuple(hashlib.sha256(content).hexdigest() for content in contents)
+    source = published.MNIST._replace(name="tiny", content=digests, archives=None)
+    return source._replace(**changes)
+
+
+def write_folder(root, source, contents, compress=True):
+    folder = root / source.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in zip(source.names, contents, strict=True):
+        if compress:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+    return root
+
+
+def series_source(texts, length=6):
+    parsed = [ucr.parse(text, length, "text") for text in texts]
+    parse = functools.partial(published._parse_ucr, length=length)
+    digests = tuple(ucr.content_digest(*part) for part in parsed)
+    return published.ECG5000._replace(name="beats", content=digests, parse=parse)
+
+
+def series_text(n, length=6, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = np.column_stack([rng.integers(1, 6, n), rng.normal(size=(n, length))])
+    return "\n".join(" ".join(f"{value:15.7e}" for value in row) for row in rows).encode()
+
+
+@pytest.fixture
+def server():
+    """Serve `replies` on loopback: path -> (status, body, announced length)."""
+    replies = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body, length = replies.get(self.path, (404, b"", 0))
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}/", replies
+        httpd.shutdown()
+        thread.join()
+
+
+def serve_images(replies, contents):
+    for name, content in zip(published.IDX_FILES, contents, strict=True):
+        body = gzip.compress(content)
+        replies[f"/{name}.gz"] = (200, body, len(body))
+
+
+def nothing_kept(tmp_path):
+    cache = tmp_path / "cache"
+    return not cache.exists() or not list(cache.iterdir())
+
+
+# Formats
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5), (0, 4, 5)])
+def test_idx_round_trip(shape):
+    array = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    np.testing.assert_array_equal(idx.parse(idx_bytes(array), array.ndim, "f"), array)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "magic number nothing"),
+        (b"<html>", "magic number 3c68746d"),
+        (idx_bytes(np.zeros(3, np.uint8)), "magic number 00000801, not 00000803"),
+        (idx_bytes(np.zeros((1, 2, 2), np.uint8))[:9], "ends within its header"),
+        (idx_bytes(np.zeros((1, 2, 2), np.uint8))[:-1], "holds 3 bytes"),
+        (idx_bytes(np.zeros((1, 2, 2), np.uint8)) + b"x", "holds 5 bytes"),
+    ],
+)
+def test_idx_rejects(content, says):
+    with pytest.raises(UserError, match=says):
+        idx.parse(content, 3, "images")
+
+
+def test_ucr_parse():
+    x, y = ucr.parse(b"  1.0e+00  2.5 -3\n\n2,4,5\n", 2, "f")
+    np.testing.assert_array_equal(x[..., 0], [[2.5, -3], [4, 5]])
+    np.testing.assert_array_equal(y, [1, 2])
+    assert x.shape == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"1 2 3\n1 2\n", "line 2 of f has 2 fields instead of 3"),
+        (b"1 2 nan\n", "line 1 of f has a value that is NaN"),
+        (b"1 2 -inf\n", "NaN or infinite"),
+        (b"1 2 ?\n", "not a number"),
+        (b"1.5 2 3\n", "class 1.5"),
+        (b"\n", "holds no series"),
+        (b"\xff\xfe\x00", "fields"),
+    ],
+)
+def test_ucr_rejects(text, says):
+    with pytest.raises(UserError, match=says):
+        ucr.parse(text, 2, "f")
+
+
+def test_content_digest_sees_values_and_classes_but_not_order_or_trailing_digits():
+    x, y = ucr.parse(series_text(20), 6, "f")
+    digest = ucr.content_digest(x, y)
+    order = np.random.default_rng(1).permutation(20)
+    assert ucr.content_digest(x[order], y[order]) == digest
+    assert ucr.content_digest(x, y[order]) != digest
+    changed = x.copy()
+    changed[3, 2] *= 1 + 1e-5
+    assert ucr.content_digest(changed, y) != digest
+    zero = np.zeros((1, 2, 1))
+    assert ucr.content_digest(zero, y[:1]) == ucr.content_digest(-zero, y[:1])
+
+
+# Raw files in a folder
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_folder_of_images(tmp_path, compress):
+    contents = image_contents()
+    source = image_source(contents)
+    write_folder(tmp_path, source, contents, compress)
+    first = published.load(source, str(tmp_path))
+    again = published.load(source, str(tmp_path))
+    assert first.x_train.shape == (1203, 4, 5, 1)
+    assert first.x_test.shape == (30, 4, 5, 1)
+    np.testing.assert_array_equal(
+        again.x_train[..., 0], idx.parse(contents[0], 3, "train"), strict=True
+    )
+    for made, kept in zip(first, again, strict=True):
+        np.testing.assert_array_equal(made, kept, strict=True)
+
+
+def test_folder_from_the_environment(tmp_path, monkeypatch):
+    contents = image_contents(n_train=5, n_test=3)
+    source = image_source(contents)
+    write_folder(tmp_path / "raw", source, contents)
+    monkeypatch.setenv("JAXAE_DATA_DIR", str(tmp_path / "raw"))
+    assert len(published.load(source, "").x_train) == 5
+
+
+def test_folder_of_series_in_any_row_order(tmp_path):
+    texts = [series_text(12, seed=1), series_text(9, seed=2)]
+    source = series_source(texts)
+    mixed = [b"\n".join(text.splitlines()[::-1]) for text in texts]
+    write_folder(tmp_path, source, mixed, compress=False)
+    raw = published.load(source, str(tmp_path))
+    assert raw.x_train.shape == (12, 6, 1)
+    assert raw.x_train.dtype == np.float32
+    np.testing.assert_array_equal(raw.y_train, ucr.parse(mixed[0], 6, "f")[1])
+
+
+def break_truncated(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def break_not_gzip(path):
+    path.write_bytes(b"<html>moved</html>")
+
+
+def break_magic(path):
+    path.write_bytes(gzip.compress(idx_bytes(np.zeros(8, np.uint8))))
+
+
+def break_content(path):
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[-1] ^= 1
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def break_count(path):
+    path.write_bytes(gzip.compress(idx_bytes(np.zeros((2, 4, 5), np.uint8))))
+
+
+def break_missing(path):
+    path.unlink()
+
+
+def break_missing_folder(path):
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (break_truncated, "truncated or damaged gzip"),
+        (break_not_gzip, "no valid gzip"),
+        (break_magic, "magic number 00000801"),
+        (break_content, "differs from the published data set"),
+        (break_count, "holds 2 images but .* holds 20 labels"),
+        (break_missing, "train-images-idx3-ubyte is missing"),
+        (break_missing_folder, "is missing"),
+    ],
+)
+@pytest.mark.parametrize("prepared_before", [False, True])
+def test_a_bad_file_is_one_clear_error_and_leaves_nothing(tmp_path, damage, says, prepared_before):
+    contents = image_contents(n_train=20, n_test=5)
+    source = image_source(contents)
+    root = write_folder(tmp_path / "raw", source, contents)
+    if prepared_before:
+        published.load(source, str(root))
+    before = set((tmp_path / "cache").glob("*"))
+    damage(root / "tiny" / "train-images-idx3-ubyte.gz")
+    with pytest.raises(UserError, match=says) as caught:
+        published.load(source, str(root))
+    assert "train-images-idx3-ubyte" in str(caught.value)
+    assert set((tmp_path / "cache").glob("*")) == before
+
+
+def test_bad_series_file(tmp_path):
+    texts = [series_text(4), series_text(3)]
+    source = series_source(texts)
+    write_folder(tmp_path, source, [texts[0], texts[1].replace(b"e+00", b"e+01", 1)], False)
+    with pytest.raises(UserError, match=r"ECG5000_TEST.txt (differs|has)|ECG5000_TEST.txt"):
+        published.load(source, str(tmp_path))
+    assert nothing_kept(tmp_path)
+
+
+def test_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere does not exist.*--data\.dir or JAXAE_DATA_DIR"):
+        published.load(published.MNIST, str(tmp_path / "nowhere"))
+
+
+# Downloads
+
+
+def test_download_prepares_once(tmp_path, server):
+    url, replies = server
+    contents = image_contents()
+    source = image_source(contents, url=url)
+    serve_images(replies, contents)
+    first = published.load(source, "")
+    replies.clear()  # from now on the server has nothing: the cache must do
+    again = published.load(source, "")
+    np.testing.assert_array_equal(first.x_train, again.x_train, strict=True)
+    assert first.x_train.shape == (1203, 4, 5, 1)
+
+
+def test_download_of_a_zip(server):
+    url, replies = server
+    texts = [series_text(12, seed=1), series_text(9, seed=2)]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in zip(published.UCR_FILES, texts, strict=True):
+            archive.writestr(name, text)
+        archive.writestr("README.md", "about")
+    body = buffer.getvalue()
+    source = series_source(texts)._replace(url=url + "ECG5000.zip")
+    for broken, says in ((body[:-30], "no valid zip"), (b"moved", "no valid zip")):
+        replies["/ECG5000.zip"] = (200, broken, len(broken))
+        with pytest.raises(UserError, match=says):
+            published.load(source, "")
+    replies["/ECG5000.zip"] = (200, body, len(body))
+    with pytest.raises(UserError, match=r"holds no file 'other.txt'"):
+        published.load(source._replace(names=("other.txt", "more.txt")), "")
+    assert published.load(source, "").x_test.shape == (9, 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        ((404, b"", 0), "answered 404"),
+        ((500, b"", 0), "answered 500"),
+        ((200, b"\x1f\x8b only a part", 5000), "dropped after 14 bytes"),
+        ((200, b"<html>sorry</html>", 18), "no valid gzip"),
+    ],
+)
+def test_failed_download_is_one_clear_error_and_leaves_nothing(tmp_path, server, reply, says):
+    url, replies = server
+    contents = image_contents(n_train=20, n_test=5)
+    serve_images(replies, contents)
+    replies["/t10k-labels-idx1-ubyte.gz"] = reply  # the last file: the others have arrived
+    with pytest.raises(UserError, match=says) as caught:
+        published.load(image_source(contents, url=url), "")
+    assert f"{url}t10k-labels-idx1-ubyte.gz" in str(caught.value)
+    assert "--data.dir or JAXAE_DATA_DIR" in str(caught.value)
+    assert nothing_kept(tmp_path)
+
+
+def test_download_with_a_wrong_pinned_checksum(tmp_path, server):
+    url, replies = server
+    contents = image_contents(n_train=20, n_test=5)
+    serve_images(replies, contents)
+    source = image_source(contents, url=url, archives=("0" * 64,) * 4)
+    with pytest.raises(UserError, match=r"train-images.*differs from the published.*not 00000"):
+        published.load(source, "")
+    assert nothing_kept(tmp_path)
+
+
+def test_connection_refused_names_the_remedy(tmp_path, server):
+    url, _ = server
+    closed = url.rsplit(":", 1)[0] + ":1/"  # nothing listens on port 1
+    with pytest.raises(UserError, match=r"connection failed.*--data\.dir or JAXAE_DATA_DIR"):
+        published.load(published.MNIST._replace(url=closed), "")
+    assert nothing_kept(tmp_path)
+
+
+def test_a_silent_server_times_out():
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with pytest.raises(UserError, match="timed out"):
+            files.download(f"http://127.0.0.1:{port}/x", timeout=0.2)
+
+
+def test_downloads_are_pinned():
+    for source in (published.MNIST, published.FASHION_MNIST):
+        assert len(set(source.archives)) == len(source.names)
+    for source in (published.MNIST, published.FASHION_MNIST, published.ECG5000):
+        assert all(len(bytes.fromhex(digest)) == 32 for digest in source.content)
+        assert len(set(source.content)) == len(source.names)
+
+
+# Preparation
+
+
+def small_raw(n=2100):
+    return Raw(
+        np.arange(n * 6, dtype=np.float32).reshape(n, 3, 2),
+        np.arange(n, dtype=np.int32),
+        np.ones((3, 3, 2), np.float32),
+        np.zeros(3, np.int32),
+    )
+
+
+def refuse():
+    raise AssertionError("the cache should have served this")
+
+
+def test_prepared_data_come_back_in_order_without_reading_again(tmp_path, capfd):
+    raw = small_raw()
+    prepared.load("some", ["k"], lambda: raw)
+    kept = prepared.load("some", ["k"], refuse)
+    for one, other in zip(raw, kept, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
+    assert len(prepared.load("some", ["other key"], lambda: small_raw(5)).x_train) == 5
+    assert capfd.readouterr() == ("", "")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "failure", [KeyboardInterrupt, UserError("bad file"), OSError("disk full")]
+)
+def test_aborted_preparation_leaves_nothing(tmp_path, monkeypatch, failure):
+    real = prepared._builder
+
+    def builder(*args):
+        made = real(*args)
+
+        def write_some_and_fail(*_):
+            yield 0, {"x": np.ones((2, 3, 2), np.float32), "y": np.ones(2, np.int32)}
+            raise failure
+
+        made._generate_examples = write_some_and_fail
+        return made
+
+    monkeypatch.setattr(prepared, "_builder", builder)
+    expected = UserError if isinstance(failure, OSError) else (KeyboardInterrupt, UserError)
+    with pytest.raises(expected):
+        prepared.load("some", ["k"], small_raw)
+    assert nothing_kept(tmp_path)
+
+
+def test_damaged_preparation_is_made_again(tmp_path):
+    raw = small_raw()
+    prepared.load("some", ["k"], lambda: raw)
+    (records,) = (tmp_path / "cache").glob("*/some/*/some-train*")
+    os.truncate(records, records.stat().st_size // 2)
+    again = prepared.load("some", ["k"], lambda: raw)
+    np.testing.assert_array_equal(again.x_train, raw.x_train)
+    np.testing.assert_array_equal(prepared.load("some", ["k"], refuse).x_train, raw.x_train)
+
+
+def test_another_process_may_finish_first(tmp_path):
+    def read_while_another_prepares():
+        prepared.load("some", ["k"], small_raw)
+        return small_raw()
+
+    prepared.load("some", ["k"], read_while_another_prepares)
+    assert [path.name[:5] for path in (tmp_path / "cache").iterdir()] == ["some-"]
+    np.testing.assert_array_equal(prepared.load("some", ["k"], refuse).y_train, small_raw().y_train)
+
+
+def test_what_a_killed_process_left_is_swept_up(tmp_path):
+    left, fresh = (tmp_path / "cache" / f".preparing-some-{name}" for name in ("old", "new"))
+    for folder in (left, fresh):
+        folder.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    prepared.load("some", ["k"], small_raw)
+    assert not left.exists()
+    assert fresh.exists()  # another process may be at work in it
+
+
+def test_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="JAXAE_CACHE_DIR"):
+        prepared.load("some", ["k"], small_raw, cache=tmp_path / "file")
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    def denied(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "read_bytes", denied)
+    with pytest.raises(UserError, match=r"cannot read .*x\.gz: Permission denied"):
+        files.read(tmp_path / "x.gz")
+
+
+def test_tensorflow_is_never_imported(tmp_path):
+    contents = image_contents(n_train=20, n_test=5)
+    source = image_source(contents)
+    write_folder(tmp_path, source, contents)
+    code = (
+        "import sys\n"
+        "from jaxae.datasets import published\n"
+        "assert 'tensorflow_datasets' not in sys.modules and 'sklearn' not in sys.modules\n"
+        f"source = published.MNIST._replace(name='tiny', content={source.content!r})\n"
+        f"first, again = (published.load(source, {str(tmp_path)!r}) for _ in range(2))\n"
+        "assert (first.x_train == again.x_train).all() and len(again.x_train) == 20\n"
+        "assert 'tensorflow_datasets' in sys.modules and 'tensorflow' not in sys.modules\n"
+    )
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+# Local data
+
+
+def test_digits():
+    raw = local.digits()
+    assert raw.x_train.shape[1:] == (28, 28, 1)
+    assert len(raw.x_train) + len(raw.x_test) == 1797
+    assert raw.x_train.min() == 0
+    assert raw.x_train.max() == 1
+    assert min(np.bincount(raw.y_test)) >= 50
+    np.testing.assert_array_equal(local.digits().y_train, raw.y_train)
+
+
+def test_interpolation_keeps_constants_and_ramps():
+    grow = local._interpolation(8, 28)
+    np.testing.assert_allclose(grow.sum(axis=1), 1)
+    np.testing.assert_allclose(grow[2:-2] @ np.arange(8), (np.arange(2, 26) + 0.5) * 8 / 28 - 0.5)
+
+
+def save(path, **changes):
+    arrays = {
+        "x_train": np.zeros((6, 4), np.float32),
+        "y_train": np.arange(6) % 3,
+        "x_test": np.ones((5, 4), np.float32),
+        "y_test": np.array([0, 1, 2, 0, 1]),
+    }
+    arrays.update(changes)
+    kept = {name: array for name, array in arrays.items() if array is not None}
+    np.savez(path, **kept)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "row"),
+    [
+        ((3,), np.float64, (3,)),
+        ((9, 2), np.float32, (9, 2)),
+        ((4, 5), np.uint8, (4, 5, 1)),
+        ((4, 5, 3), np.uint8, (4, 5, 3)),
+        ((4, 5, 3), np.int16, (4, 5, 3)),
+        ((2, 3, 4, 5), np.float32, (2, 3, 4, 5)),
+        ((3,), bool, (3,)),
+    ],
+)
+def test_npz_takes_any_shape(tmp_path, shape, dtype, row):
+    x = np.ones((6, *shape), dtype)
+    raw = local.npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:5], y_train=None))
+    assert raw.x_train.shape == (6, *row)
+    assert raw.y_train is None
+    assert to_float(raw.x_train).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"y_test": None}, "lacks y_test"),
+        ({"x_train": None, "x_test": None}, "lacks x_train, x_test"),
+        ({"x_train": np.array([[1], [1, 2]], dtype=object)}, "object arrays"),
+        ({"x_train": np.array([["a"]])}, "real numbers"),
+        ({"x_train": np.ones((2, 4), complex)}, "real numbers"),
+        ({"x_train": np.ones(4)}, r"shape \(4,\)"),
+        ({"x_train": np.ones((0, 4))}, r"shape \(0, 4\)"),
+        ({"x_test": np.full((5, 4), [1, 1, np.nan, 1], np.float32)}, "x_test holds NaN.*in row 0"),
+        ({"x_train": np.full((6, 4), 1e300)}, "NaN or infinite"),
+        ({"x_test": np.ones((5, 3), np.float32)}, "need one shape"),
+        ({"x_test": np.ones((5, 4), np.uint8)}, "need one shape"),
+        ({"y_test": np.zeros(4, int)}, r"must be \(5,\)"),
+        ({"y_train": np.zeros((6, 1), int)}, r"must be \(6,\)"),
+        ({"y_test": np.array([0.5, 0, 0, 0, 0])}, "whole numbers"),
+        ({"y_test": np.array([np.nan, 0, 0, 0, 0])}, "whole numbers"),
+        ({"y_test": np.array(["a", "b", "c", "d", "e"])}, "whole numbers"),
+    ],
+)
+def test_npz_rejects(tmp_path, changes, says):
+    path = save(tmp_path / "a.npz", **changes)
+    with pytest.raises(UserError, match=says) as caught:
+        local.npz(path)
+    assert path in str(caught.value)
+
+
+def test_npz_file_that_is_none(tmp_path):
+    path = tmp_path / "a.npz"
+    with pytest.raises(UserError, match="does not exist"):
+        local.npz(str(path))
+    path.write_text("text")
+    with pytest.raises(UserError, match=r"no readable \.npz"):
+        local.npz(str(path))
+    np.save(tmp_path / "b.npy", np.ones(3))
+    with pytest.raises(UserError, match=r"no readable \.npz"):
+        local.npz(str(tmp_path / "b.npy"))
+    good = save(tmp_path / "c.npz")
+    content = bytearray((tmp_path / "c.npz").read_bytes())
+    (tmp_path / "cut.npz").write_bytes(content[:-50])
+    with pytest.raises(UserError, match=r"no readable \.npz"):
+        local.npz(str(tmp_path / "cut.npz"))
+    at = content.index(b"NUMPY") + 130  # inside the first array's values
+    content[at] ^= 255
+    (tmp_path / "flipped.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"no readable \.npz"):
+        local.npz(str(tmp_path / "flipped.npz"))
+    assert len(local.npz(good).x_train) == 6
+
+
+# The real data
+
+
+@pytest.mark.parametrize("source", [published.MNIST, published.FASHION_MNIST], ids=lambda s: s.name)
+def test_real_images(data_dir, source):
+    first, again = (published.load(source, str(data_dir)) for _ in range(2))
+    assert first.x_train.shape == (60000, 28, 28, 1)
+    assert first.x_test.shape == (10000, 28, 28, 1)
+    np.testing.assert_array_equal(first.x_train, again.x_train, strict=True)
+    np.testing.assert_array_equal(first.y_test, again.y_test, strict=True)
+    assert set(first.y_train) == set(range(10))
+
+
+def test_real_ecg(data_dir):
+    raw = published.load(published.ECG5000, str(data_dir))
+    assert raw.x_train.shape == (500, 140, 1)
+    assert raw.x_test.shape == (4500, 140, 1)
+    counts = np.bincount(np.concatenate([raw.y_train, raw.y_test]), minlength=6)
+    assert counts.tolist() == [0, 2919, 1767, 96, 194, 24]

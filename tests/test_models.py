@@ -1,0 +1,251 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import edit, tiny
+
+from experiments import ecg_dense, mnist_conv
+from jaxae import learners
+from jaxae.config import ExperimentConfig, ModelConfig
+from jaxae.errors import UserError
+from jaxae.models.alocc import Discriminator, Refiner, latent_size
+from jaxae.models.conv import ConvAutoencoder
+from jaxae.models.dense import DenseAutoencoder
+
+MNIST, ECG = (28, 28, 1), (140, 1)
+KEY = jax.random.key(0)
+
+
+def configured(method, **model):
+    return ExperimentConfig(name="x", method=method, model=ModelConfig(**model))
+
+
+S1 = configured(
+    "conv", latent=20, filters=(16, 32, 64), kernels=(3, 3, 7), strides=(2, 2, 1),
+    paddings=("1", "1", "valid"), encoder_activation="linear", expand_activation="linear",
+    initializer="torch",
+)
+S2_DENSE = configured("dense", latent=64, code_activation="relu")
+S2_DENOISE = configured("conv", latent=0, filters=(16, 8), head_kernel=3)
+S3 = configured("dense", latent=100, hidden=(800, 400), code_activation="relu")
+
+# Weights + biases of every layer, worked out by hand from the published descriptions.
+COUNTS = {
+    "S0 latent 32": (mnist_conv.CONFIG, MNIST, [
+        9 * 1 * 32 + 32, 9 * 32 * 64 + 64,  # 28 -> 14 -> 7
+        7 * 7 * 64 * 32 + 32, 32 * 7 * 7 * 64 + 7 * 7 * 64,
+        9 * 64 * 32 + 32, 9 * 32 * 1 + 1,
+    ]),
+    "S0 latent 2": (edit(mnist_conv.CONFIG, {"model.latent": 2}), MNIST, [
+        320, 18496, 3136 * 2 + 2, 2 * 3136 + 3136, 18464, 289,
+    ]),
+    "S1": (S1, MNIST, [
+        9 * 1 * 16 + 16, 9 * 16 * 32 + 32, 49 * 32 * 64 + 64,  # 28 -> 14 -> 7 -> 1
+        64 * 20 + 20, 20 * 64 + 64,
+        49 * 64 * 32 + 32, 9 * 32 * 16 + 16, 9 * 16 * 1 + 1,
+    ]),
+    "S2 dense": (S2_DENSE, MNIST, [784 * 64 + 64, 64 * 784 + 784]),
+    "S2 denoise": (S2_DENOISE, MNIST, [
+        9 * 1 * 16 + 16, 9 * 16 * 8 + 8, 9 * 8 * 8 + 8, 9 * 8 * 16 + 16, 9 * 16 * 1 + 1,
+    ]),
+    "S2 ecg": (ecg_dense.CONFIG, ECG, [
+        140 * 32 + 32, 32 * 16 + 16, 16 * 8 + 8, 8 * 16 + 16, 16 * 32 + 32, 32 * 140 + 140,
+    ]),
+    "S3": (S3, MNIST, [
+        784 * 800 + 800, 800 * 400 + 400, 400 * 100 + 100,
+        100 * 400 + 400, 400 * 800 + 800, 800 * 784 + 784,
+    ]),
+}
+# Batch normalisation adds scale and shift, 2 x channels; its statistics are not trained.
+REFINER = [
+    25 * 1 * 32 + 32 + 2 * 32, 25 * 32 * 64 + 64 + 2 * 64, 25 * 64 * 128 + 128 + 2 * 128,
+    25 * 128 * 32 + 32 + 2 * 32, 25 * 32 * 16 + 16 + 2 * 16, 25 * 16 * 1 + 1,
+]
+DISCRIMINATOR = [  # 28 -> 14 -> 7 -> 4 -> 2
+    25 * 1 * 16 + 16 + 2 * 16, 25 * 16 * 32 + 32 + 2 * 32, 25 * 32 * 64 + 64 + 2 * 64,
+    25 * 64 * 128 + 128, 2 * 2 * 128 * 1 + 1,
+]
+
+
+def abstract(shape, n=2):
+    return jax.ShapeDtypeStruct((n, *shape), jnp.float32)
+
+
+def layer_sizes(params):
+    """Parameters of each layer, sorted: kernel and bias lie side by side."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        layer = jax.tree_util.keystr(path[:-1])
+        found[layer] = found.get(layer, 0) + math.prod(leaf.shape)
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_count_of_every_layer(name):
+    cfg, shape, layers = COUNTS[name]
+    model = learners.autoencoder(cfg, shape)
+    params = jax.eval_shape(model.init, KEY, abstract(shape))["params"]
+    assert layer_sizes(params) == sorted(layers)
+
+
+@pytest.mark.parametrize(("net", "layers"), [
+    (Refiner(MNIST), REFINER), (Discriminator(), DISCRIMINATOR),
+])
+def test_parameter_count_of_alocc(net, layers):
+    variables = jax.eval_shape(
+        lambda key, x: net.init(key, x, train=False), KEY, abstract(MNIST)
+    )
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    assert count == sum(layers)
+
+
+def test_codes_have_the_published_sizes():
+    def code(cfg, shape):
+        model = learners.autoencoder(cfg, shape)
+        return jax.eval_shape(lambda x: model.init_with_output(KEY, x)[0][1], abstract(shape)).shape
+
+    assert code(mnist_conv.CONFIG, MNIST) == (2, 32)
+    assert code(S1, MNIST) == (2, 20)
+    assert code(S2_DENOISE, MNIST) == (2, 7 * 7 * 8)
+    assert code(ecg_dense.CONFIG, ECG) == (2, 8)
+    assert latent_size(MNIST) == 4 * 4 * 128
+
+
+SIZES = [(28, 28, 1), (8, 8, 1), (32, 32, 3), (30, 17, 1), (7, 5, 2), (140, 1), (33, 2), (5, 1)]
+CONVS = {
+    "same": {},
+    "no code": {"latent": 0},
+    "head": {"latent": 0, "head_kernel": 3},
+    "pixels": {"paddings": ("1", "1")},
+    "valid": {"kernels": (3, 2), "strides": (1, 2), "paddings": ("valid", "valid")},
+    "stride 3": {"strides": (3, 2), "kernels": (5, 3)},
+}
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("settings", CONVS)
+def test_reconstruction_has_the_shape_of_the_input_whatever_its_parity(shape, settings):
+    model = ConvAutoencoder(shape, filters=(2, 3), **({"latent": 4} | CONVS[settings]))
+    x = abstract(shape)
+    (x_hat, z), _ = jax.eval_shape(lambda x: model.init_with_output(KEY, x), x)
+    assert x_hat.shape == x.shape
+    assert z.ndim == 2
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (8, 8, 1), (32, 32, 3), (30, 17, 1), (9, 3, 1)])
+def test_refiner_and_discriminator_take_any_image(shape):
+    x = abstract(shape)
+    refiner = Refiner(shape)
+    (refined, code), _ = jax.eval_shape(lambda x: refiner.init_with_output(KEY, x, train=False), x)
+    logits, _ = jax.eval_shape(lambda x: Discriminator().init_with_output(KEY, x, train=False), x)
+    assert refined.shape == x.shape
+    assert code.shape == (2, latent_size(shape))
+    assert logits.shape == (2,)
+
+
+def test_layer_sizes_along_the_way():
+    model = ConvAutoencoder((30, 17, 1), filters=(2, 3), latent=4)
+    assert model.bind({}).code_shape == (8, 5, 3)
+
+
+MODELS = {
+    "dense": DenseAutoencoder((5, 3, 1), hidden=(6,), latent=2),
+    "conv": ConvAutoencoder((5, 3, 1), filters=(2,), kernels=(3,), strides=(2,),
+                            paddings=("same",), latent=2),
+    "series": ConvAutoencoder((7, 2), filters=(2,), kernels=(3,), strides=(2,),
+                              paddings=("same",), latent=0),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_encode_then_decode_is_the_model(name):
+    model = MODELS[name]
+    x = jax.random.uniform(KEY, (3, *model.shape))
+    params = model.init(KEY, x)
+    x_hat, z = model.apply(params, x)
+    code = model.apply(params, x, method="encode")
+    np.testing.assert_array_equal(code, z)
+    np.testing.assert_array_equal(model.apply(params, code, method="decode"), x_hat)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_do_not_see_each_other(name):
+    model = MODELS[name]
+    x = jax.random.uniform(KEY, (3, *model.shape))
+    params = model.init(KEY, x)
+    together, _ = model.apply(params, x)
+    alone, _ = model.apply(params, x[1:2])
+    np.testing.assert_allclose(together[1:2], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", learners.METHODS)
+def test_bfloat16_keeps_parameters_and_outputs_in_float32(method):
+    cfg = tiny(method, model__compute_dtype="bfloat16")
+    learner = learners.build(cfg, (8, 8, 1), axis=None)
+    state = jax.eval_shape(learner.init, KEY, abstract((8, 8, 1), 1))
+    floats = {leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, float)}
+    assert floats == {jnp.dtype("float32")}
+    out = jax.eval_shape(learner.infer, state.variables, abstract((8, 8, 1)))
+    assert {leaf.dtype for leaf in out} == {jnp.dtype("float32")}
+    text = str(jax.make_jaxpr(learner.infer)(state.variables, abstract((8, 8, 1))))
+    assert "bf16" in text
+
+
+def test_bfloat16_computes_nearly_the_same():
+    x = jax.random.uniform(KEY, (4, 5, 3, 1))
+    params = MODELS["dense"].init(KEY, x)
+    full, _ = MODELS["dense"].apply(params, x)
+    half, _ = MODELS["dense"].clone(dtype=jnp.bfloat16).apply(params, x)
+    assert 0 < np.abs(full - half).max() < 0.02
+
+
+def test_torch_weights_fill_the_bounds_of_torch():
+    # torch: U(-b, b) with b = 1 / sqrt(fan_in), for weights and biases; of a transposed
+    # convolution it takes the OUTPUT channels for the fan-in.
+    model = learners.autoencoder(S1, MNIST)
+    params = model.init(KEY, jnp.zeros((1, *MNIST)))["params"]
+    fan_in = {
+        "convs_0": 9 * 1, "convs_1": 9 * 16, "convs_2": 49 * 32, "to_code": 64, "expand": 20,
+        "deconvs_0": 49 * 32, "deconvs_1": 9 * 16, "deconvs_2": 9 * 1,
+    }
+    assert params.keys() == fan_in.keys()
+    for name, layer in params.items():
+        bound = 1 / math.sqrt(fan_in[name])
+        assert np.abs(layer["kernel"]).max() <= bound
+        assert np.abs(layer["bias"]).max() <= bound
+        assert np.abs(layer["kernel"]).max() > 0.9 * bound
+        assert layer["kernel"].std() == pytest.approx(bound / math.sqrt(3), rel=0.2)
+
+
+def test_glorot_weights_have_keras_bounds_and_zero_biases():
+    model = learners.autoencoder(mnist_conv.CONFIG, MNIST)
+    params = model.init(KEY, jnp.zeros((1, *MNIST)))["params"]
+    bound = math.sqrt(6 / (9 * 32 + 9 * 64))
+    for layer in ("convs_1", "deconvs_0"):
+        assert 0.98 * bound < np.abs(params[layer]["kernel"]).max() <= bound
+    assert all((layer["bias"] == 0).all() for layer in params.values())
+
+
+def test_alocc_weights_are_as_wide_as_published():
+    x = jnp.zeros((1, *MNIST))
+    params = Refiner(MNIST).init(KEY, x, train=False)["params"]
+    down, up = params["Conv_2"]["kernel"], params["ConvTranspose_0"]["kernel"]
+    # Cut at two deviations, a normal keeps 0.88 of its deviation.
+    assert np.abs(down).max() <= 0.04
+    assert down.std() == pytest.approx(0.88 * 0.02, rel=0.02)
+    assert np.abs(up).max() > 0.06
+    assert up.std() == pytest.approx(0.02, rel=0.02)
+
+
+@pytest.mark.parametrize(("shape", "settings"), [((9,), {}), ((4, 4, 4, 1), {})])
+def test_conv_needs_images_or_series(shape, settings):
+    with pytest.raises(UserError, match="dense"):
+        jax.eval_shape(ConvAutoencoder(shape, **settings).init, KEY, abstract(shape))
+
+
+def test_kernels_larger_than_the_row_are_refused():
+    model = ConvAutoencoder((4, 4, 1), paddings=("valid", "valid"), kernels=(3, 7))
+    with pytest.raises(UserError, match=r"model\.kernels \(3, 7\).*\(4, 4, 1\)"):
+        jax.eval_shape(model.init, KEY, abstract((4, 4, 1)))
