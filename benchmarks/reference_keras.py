@@ -1,9 +1,4 @@
-"""The reference systems as a competent TensorFlow/Keras user writes them.
-
-Keras pads 'same' convolutions on the right. S1 comes from PyTorch, which pads them on the left; in
-Keras's native form it is the mirror image of the published network, so its images and kernels are
-flipped in both spatial axes on the way in (see `torch_weights` for the opposite case).
-"""
+"""The reference systems as a competent TensorFlow/Keras user writes them."""
 
 import os
 from collections.abc import Callable
@@ -18,9 +13,7 @@ import tensorflow as tf
 from keras import layers as kl
 
 from benchmarks.cases import Case, Weights, recon_weight
-
-MIRRORED = {"mnist_conv_latent"}
-SETTINGS = ("function", "xla", "loop", "fit")
+from benchmarks.keras_weights import MIRRORED, load, to_flax
 
 
 def _dense(*widths: int):
@@ -207,7 +200,7 @@ def build(case: Case, cfg, setting: str = "function") -> Program:
         losses, grads = losses_and_gradients(x, x)
         flat = [g for part in (grads if adversarial else [grads]) for g in part]
         found = zip((p.path for p in model.trainable_variables), flat, strict=True)
-        return {f"loss{k}": float(v) for k, v in losses.items()}, _to_flax(model, case, dict(found))
+        return {f"loss{k}": float(v) for k, v in losses.items()}, to_flax(model, case, dict(found))
 
     def train(rows: tf.Tensor, order: np.ndarray) -> None:
         if setting == "fit":
@@ -218,7 +211,7 @@ def build(case: Case, cfg, setting: str = "function") -> Program:
             for index in tf.constant(order):
                 one(rows, index)
 
-    return Program(prepare, lambda w: _load(model, case, w), outputs, gradients, train, score)
+    return Program(prepare, lambda w: load(model, case, w), outputs, gradients, train, score)
 
 
 def _reconstruction(model, cfg):
@@ -270,42 +263,3 @@ def _compile(model, cfg) -> None:
     model.compile(
         optimizer=keras.optimizers.Adam(cfg.optim.lr, epsilon=1e-8), loss=LOSSES[cfg.train.loss]()
     )
-
-
-def _layers(model, case: Case) -> list[tuple[str, kl.Layer]]:
-    stacks = (model.refiner, model.discriminator) if isinstance(model, Alocc) else (model,)
-    own = [layer for stack in stacks for layer in stack.layers if layer.weights]
-    return list(zip(case.layers, own, strict=True))
-
-
-def _flip(kernel: np.ndarray, case: Case) -> np.ndarray:
-    return kernel[::-1, ::-1] if kernel.ndim == 4 and case.name in MIRRORED else kernel
-
-
-def _names(layer) -> tuple[str, str]:
-    if isinstance(layer, kl.BatchNormalization):
-        return "gamma", "scale"
-    return "kernel", "kernel"
-
-
-def _load(model, case: Case, new: Weights) -> None:
-    for name, layer in _layers(model, case):
-        ours, theirs = _names(layer)
-        getattr(layer, ours).assign(_flip(new[f"{name}/{theirs}"], case))
-        if ours == "gamma":
-            layer.beta.assign(new[f"{name}/bias"])
-            layer.moving_mean.assign(tf.zeros_like(layer.moving_mean))
-            layer.moving_variance.assign(tf.ones_like(layer.moving_variance))
-        else:
-            layer.bias.assign(new[f"{name}/bias"])
-
-
-def _to_flax(model, case: Case, values: dict) -> Weights:
-    """Values by variable path, in Flax's names and layout (which are Keras's, but for flips)."""
-    out = {}
-    for name, layer in _layers(model, case):
-        ours, theirs = _names(layer)
-        bias = layer.beta if ours == "gamma" else layer.bias
-        out[f"{name}/{theirs}"] = _flip(values[getattr(layer, ours).path].numpy(), case)
-        out[f"{name}/bias"] = values[bias.path].numpy()
-    return out

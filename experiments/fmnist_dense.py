@@ -14,7 +14,7 @@ CONFIG = ExperimentConfig(
     name="fmnist_dense",
     method="dense",
     score="mse",
-    studies=("verdicts",),
+    studies=("scores_compared", "verdicts"),
     data=DataConfig(name="fashion_mnist", corruption="rotation:90", valid="test"),
     model=ModelConfig(latent=64, code_activation="relu"),
     optim=OptimConfig(lr=1e-3),

@@ -14,7 +14,7 @@ CONFIG = ExperimentConfig(
     name="fmnist_one_class",
     method="dense",
     score="mse",
-    studies=("verdicts",),
+    studies=("scores_compared", "verdicts"),
     data=DataConfig(name="fashion_mnist", normal=(0,), anomaly=(1,)),
     model=ModelConfig(latent=100, hidden=(800, 400), code_activation="relu"),
     optim=OptimConfig(lr=1e-3),

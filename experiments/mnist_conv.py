@@ -14,7 +14,7 @@ CONFIG = ExperimentConfig(
     name="mnist_conv",
     method="conv",
     score="mae",
-    studies=("corrupted", "verdicts", "severity"),
+    studies=("scores_compared", "corrupted", "verdicts", "severity"),
     data=DataConfig(name="mnist", corruption="rotation:90", valid="test"),
     model=ModelConfig(latent=32),
     optim=OptimConfig(lr=1e-3),

@@ -8,7 +8,7 @@ from jaxae.experiment import main
 CONFIG = replace(
     mnist_conv.CONFIG,
     name="mnist_conv_2d",
-    studies=("latent_scatter", "latent_grid", "interpolation", "corrupted"),
+    studies=("scores_compared", "latent_scatter", "latent_grid", "interpolation", "corrupted"),
     model=replace(mnist_conv.CONFIG.model, latent=2),
     train=replace(mnist_conv.CONFIG.train, epochs=10),
 )

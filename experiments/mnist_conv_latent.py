@@ -15,6 +15,7 @@ CONFIG = ExperimentConfig(
     method="conv",
     score="mse",
     studies=(
+        "scores_compared",
         "corrupted",
         "batch_threshold",
         "loss_histograms",

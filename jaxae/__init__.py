@@ -1,1 +1,34 @@
-"""Anomaly detection with autoencoders in JAX and Flax."""
+"""Anomaly detection with autoencoders in JAX and Flax: pure functions over a state of arrays.
+
+The names below are loaded when they are first used, so that `jaxae.ops` can be imported alone.
+"""
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Dataset": "types",
+    "Detector": "types",
+    "ExperimentConfig": "config",
+    "Learner": "types",
+    "METHODS": "learners",
+    "Outputs": "types",
+    "SCORES": "scoring",
+    "Score": "types",
+    "THRESHOLDS": "scoring",
+    "TrainState": "types",
+    "UserError": "errors",
+    "build": "learners",
+    "evaluate": "evaluation",
+    "fit": "train",
+    "fit_detector": "evaluation",
+    "load": "data",
+    "run": "experiment",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"jaxae.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'jaxae' has no attribute {name!r}")

@@ -78,9 +78,7 @@ def load_detector(folder: Path) -> Detector:
     if not folder.is_dir():
         raise UserError(f"no detector in {folder}; name a run folder that holds `detector/`")
     with ocp.StandardCheckpointer() as checkpointer:
-        saved = checkpointer.restore(folder.absolute())
-    empty = {name: {} for name in ("variables", "fitted")}  # Orbax leaves empty dicts out
-    return Detector(**(empty | saved))
+        return Detector(**checkpointer.restore(folder.absolute()))
 
 
 def _as_dict(detector: Detector) -> PyTree:

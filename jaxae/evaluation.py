@@ -184,10 +184,14 @@ class Quality(NamedTuple):
     best_f1_oracle: Array  # over all thresholds: it looks at test labels and is no result
 
 
-def evaluate(scores: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
-    """`Quality` of scores [N] with labels [N] bool, True = anomaly, and both class counts."""
-    found = jax.device_get(_measure(jnp.asarray(scores), jnp.asarray(labels), threshold))
-    values = {name: float(value) for name, value in found._asdict().items()}
+def evaluate(scores: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float | None]:
+    """`Quality` of scores [N] with labels [N] bool, True = anomaly, and both class counts.
+
+    A value that does not exist is None: the equal-error threshold, say, where flagging every row
+    is the best cut.
+    """
+    found = jax.device_get(_measure(jnp.asarray(scores), jnp.asarray(labels), threshold))._asdict()
+    values = {name: float(v) if np.isfinite(v) else None for name, v in found.items()}
     return values | {"n_normal": int((~labels).sum()), "n_anomaly": int(labels.sum())}
 
 

@@ -1,7 +1,9 @@
 """One experiment from configuration to report: what a newcomer reads first."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -169,14 +171,15 @@ def table(report: dict) -> str:
     return "\n".join([rule, *lines, rule])
 
 
-def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:
-    """The command line of an experiment: parse, run, and say errors as a person needs them.
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Say errors as a person needs them: one line, no traceback.
 
-    Exits with code 2 and one line on bad input, with code 1 and one line if training diverges, and
-    with code 130 if it is interrupted: the last checkpoint stays, and the same command resumes.
+    Exits with code 2 on bad input, with code 1 if training diverges, and with code 130 if it is
+    interrupted: the last checkpoint stays, and the same command resumes.
     """
     try:
-        return run(config.parse_cli(default, args))
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -186,3 +189,9 @@ def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes after the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:
+    """The command line of an experiment: parse, run, report; see `user_errors`."""
+    with user_errors():
+        return run(config.parse_cli(default, args))

@@ -73,7 +73,7 @@ def test_text_that_is_not_json():
     ("model.initializer", "he", "glorot, torch, lecun"),
     ("model.compute_dtype", "float16", "float32, bfloat16"),
     ("threshold.on", "test", "valid, train"),
-    ("alocc.variant", "wgan", "default, faithful"),
+    ("variant", "wgan", "default, faithful"),
 ])
 def test_a_bad_value_is_named_with_its_field_and_the_remedy(name, value, remedy):
     shown = re.escape(repr("full" if name == "model.paddings" else value))
@@ -112,7 +112,7 @@ BOUND = {
     "data.normal": (1,), "data.split_seed": 5, "data.limit": 10, "model.latent": 3,
     "model.compute_dtype": "bfloat16", "optim.lr": 0.5, "train.batch_size": 64,
     "train.loss": "mae", "train.noise_std": 0.3, "train.noise_clip": False,
-    "alocc.recon_weight": 0.7, "data.scale": "minmax", "data.valid": "test",
+    "variant": "faithful", "data.scale": "minmax", "data.valid": "test",
 }
 
 

@@ -42,6 +42,14 @@ def settings(name: str, variant: str):
     return cases.config(name, **{"train.noise_std": 0.0, "variant": variant})
 
 
+def perturbed(params):
+    """Biases start at 0 and scales at 1, where a mix-up would not show."""
+    generator = np.random.default_rng(0)
+    weights = cases.flatten(params).items()
+    noisy = {k: v + generator.normal(0, 0.05, v.shape).astype(v.dtype) for k, v in weights}
+    return cases.unflatten(noisy)
+
+
 @functools.cache
 def ours(name: str, variant: str):
     """(weights, rows, reconstructions, losses, gradients) of jaxae."""
@@ -53,6 +61,7 @@ def ours(name: str, variant: str):
     learner = learners.build(cfg, case.shape, axis=None)
     x = cases.rows(case, ROWS)
     state = jax.jit(learner.init)(jax.random.key(0), x[:1])
+    state = state.replace(params=perturbed(state.params))
     batch = Batch(x, np.arange(ROWS, dtype=np.int32))
     new, metrics = jax.jit(learner.step)(state, batch, jax.random.key(1))
     weights, after = cases.flatten(state.params), cases.flatten(new.params)

@@ -253,15 +253,16 @@ def test_a_report_without_threshold_is_named(tmp_path):
         plots.draw(tmp_path)
 
 
-def test_a_failed_write_keeps_the_old_picture_and_nothing_else(tmp_path):
-    class Broken:
-        def savefig(self, path, **_):
-            path.write_bytes(b"half")
-            raise OSError("disk full")
+def test_a_failed_write_keeps_the_old_picture_and_nothing_else(run_dir, tmp_path, monkeypatch):
+    def broken(canvas, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
 
+    figure = plots.FIGURES["denoising"].draw(run_dir)
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", broken)
     (tmp_path / "a.png").write_bytes(b"old")
     with pytest.raises(OSError, match="disk full"):
-        style.save(Broken(), tmp_path / "a.png")
+        style.save(figure, tmp_path / "a.png")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.png", b"old")]
 
 

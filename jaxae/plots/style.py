@@ -80,10 +80,13 @@ def verdict(score: float, threshold: float) -> tuple[str, str]:
 
 def save(figure, path: Path) -> Path:
     """Writes a figure as PNG under a temporary name, then renames it, so no half picture stays."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.tmp")
     try:
-        figure.savefig(unfinished, format="png", dpi=DPI)
+        # Figure.savefig would draw twice, once only to settle the layout
+        FigureCanvasAgg(figure).print_png(unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

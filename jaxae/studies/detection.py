@@ -121,13 +121,19 @@ def epoch_scores(context: Context) -> Findings:
 
 
 def scores_compared(context: Context) -> Findings:
-    """Test AUROC by each score that compares rows or reconstructions and fits nothing."""
+    """Test AUROC by each score that fits nothing; mean squared errors of normal rows, at the end.
+
+    (The losses of an epoch are means over its course, while the weights still moved.)
+    """
     test, scalars = context.data.test, {}
     names = ("mse", "mae", "d_of_r", "d_of_x") if context.cfg.method == "alocc" else ("mse", "mae")
     for name in names:
         judge = evaluation.scorer(context.learner, scoring.SCORES[name], context.devices)
         scores = judge(context.variables, {}, test.x)
         scalars[f"auroc_{name}"] = _auroc(scores[~test.y], scores[test.y])
+        if name == "mse":
+            train = judge(context.variables, {}, context.data.train.x)
+            scalars |= {"mse_train": float(train.mean()), "mse_test": float(scores[~test.y].mean())}
     return Findings({}, scalars)
 
 
