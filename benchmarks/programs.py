@@ -44,10 +44,11 @@ def _order(case: Case, batch: int) -> np.ndarray:
 
 
 def _parse(spec: dict) -> tuple[Case, object]:
-    changes = {"model.compute_dtype": spec["dtype"]}
+    changes = {"model.compute_dtype": spec["dtype"], "ensemble": spec.get("ensemble", 1)}
     if spec.get("batch"):
         changes["train.batch_size"] = spec["batch"]
-    return CASES[spec["model"]], config(spec["model"], **changes)
+    case = CASES[spec["model"]]
+    return case._replace(block=spec.get("block", case.block)), config(case.name, **changes)
 
 
 def initial_weights(spec: dict) -> Weights:
@@ -184,9 +185,8 @@ def torch(spec: dict, weights: Weights) -> Program:
             torch.cuda.synchronize()
 
     def gradients(sample):
-        result = program.gradients(program.prepare(sample))
-        program.load(weights)  # statistics too
-        return result
+        program.load(weights)
+        return program.gradients(program.prepare(sample))
 
     def train(steps: int) -> None:
         for i in range(steps):
@@ -214,9 +214,8 @@ def keras(spec: dict, weights: Weights) -> Program:
     program.load(weights)
 
     def gradients(sample):
-        result = program.gradients(program.prepare(sample))
         program.load(weights)
-        return result
+        return program.gradients(program.prepare(sample))
 
     def train(steps: int) -> None:
         for first in range(0, steps, len(order)):

@@ -3,6 +3,7 @@
 Layers are padded the native way, and `torch_weights` makes the comparison exact nevertheless.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -133,7 +134,8 @@ def build(case: Case, cfg, setting: str = "eager") -> Program:
     net = NETWORKS[case.name]().to(DEVICE).train()
     if setting == "channels_last":
         net = net.to(memory_format=torch.channels_last)
-    compile_ = torch.compile if setting == "compile" else lambda f: f
+    static = functools.partial(torch.compile, dynamic=False)  # one program for each batch size
+    compile_ = static if setting == "compile" else lambda f: f
     autocast = torch.autocast(
         DEVICE.type, torch.bfloat16, enabled=cfg.model.compute_dtype == "bfloat16"
     )

@@ -14,6 +14,7 @@ competent user would try; the fastest one is the peer. Results are JSON lines, w
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -31,8 +32,10 @@ from benchmarks.workers import Worker
 CHUNKS = (64, 128, 512)
 BFLOAT16 = ("mnist_conv", "fmnist_one_class", "mnist_alocc")
 GATE_ROWS = 32
-# Relative error of the losses; largest error of a network's gradients over their largest value.
+# Allowed relative error of the losses, and of each gradient by norm; a gradient smaller than SMALL of
+# the network's whole gradient, such as that of a bias before batch normalisation, counts as so large.
 TOLERANCE = {"float32": (1e-5, 1e-4), "bfloat16": (2e-2, 1e-1)}
+SMALL = 0.01
 
 
 def competitors(model: str, dtype: str, batch: int, quick: bool) -> list[dict]:
@@ -98,13 +101,14 @@ def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple
                 print(f"  skipped {_label(record)}: {record['unavailable']}")
             worker.close()
             continue
+        # Compiled first, so that the gate checks what will run, and compiling is timed untouched.
+        record |= worker.ask(do="warm_up", seconds=seconds, chunks=chunks)
         found = worker.ask(do="gate", rows=sample, out=str(folder / "gradients.npz"))["losses"]
         gradients = dict(np.load(folder / "gradients.npz"))
         if worker.spec["framework"] == "jaxae":
             used.add(record["devices"])
         ours = ours or (found, gradients)
         record |= {"gate": check(ours, (found, gradients), record)}
-        record |= worker.ask(do="warm_up", seconds=seconds, chunks=chunks)
         record |= {"train_steps_per_s": [], "score_per_s": {str(c): [] for c in chunks}}
         print(f"  ready {_label(record)}: first call {record['first_call_s']:.1f} s", flush=True)
         records.append(record)
@@ -120,17 +124,25 @@ def check(ours: tuple[dict, dict], theirs: tuple[dict, dict], record: dict) -> d
     """
     allowed_loss, allowed_gradient = TOLERANCE[record["dtype"]]
     loss = max(abs(theirs[0][k] / ours[0][k] - 1) for k in theirs[0])
-    apart = 0.0
-    for part in {key.split("/")[0] for key in ours[1]}:
-        keys = [key for key in ours[1] if key.split("/")[0] == part]
-        scale = max(np.abs(ours[1][key]).max() for key in keys)
-        apart = max(apart, *(np.abs(theirs[1][k] - ours[1][k]).max() / scale for k in keys))
-    if loss > allowed_loss or apart > allowed_gradient:
+    apart = {}
+    for key, gradient in ours[1].items():
+        # ALOCC's two networks have gradients of their own size.
+        network = [g for k, g in ours[1].items() if k.split("/")[-3:-2] == key.split("/")[-3:-2]]
+        whole = math.sqrt(sum(np.square(g).sum() for g in network))
+        scale = max(np.linalg.norm(gradient), SMALL * whole)
+        error = np.linalg.norm(theirs[1][key] - gradient) / scale
+        apart[key] = float(error) if np.isfinite(error) else math.inf
+    if record["dtype"] != "float32":
+        # Some frameworks sum a bias's gradient in bfloat16, where it stops growing: no two agree.
+        apart = {key: error for key, error in apart.items() if key.endswith("kernel")}
+    worst = max(apart, key=apart.get)
+    if not (loss <= allowed_loss and apart[worst] <= allowed_gradient):
         raise RuntimeError(
             f"{_label(record)} computes something else on {record['model']}: loss off by {loss:.1e}"
-            f" (allowed {allowed_loss:.0e}), gradients by {apart:.1e} ({allowed_gradient:.0e})"
+            f" (allowed {allowed_loss:.0e}), gradient of {worst} by {apart[worst]:.1e}"
+            f" (allowed {allowed_gradient:.0e})"
         )
-    return {"loss": float(loss), "gradients": float(apart)}
+    return {"loss": float(loss), "gradients": apart[worst]}
 
 
 def _round(worker: Worker, record: dict, seconds: float, chunks) -> None:

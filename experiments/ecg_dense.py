@@ -19,7 +19,7 @@ CONFIG = ExperimentConfig(
         name="ecg5000", normal=(1,), split="random", split_seed=21, valid="test", scale="minmax"
     ),
     model=ModelConfig(latent=8, hidden=(32, 16), code_activation="relu"),
-    optim=OptimConfig(lr=1e-3),
+    optim=OptimConfig(name="keras_adam", lr=1e-3, eps=1e-7),
     train=TrainConfig(epochs=20, batch_size=512, loss="mae"),
     threshold=ThresholdConfig(rule="mean_std:1", on="train"),
 )

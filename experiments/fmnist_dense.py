@@ -17,7 +17,7 @@ CONFIG = ExperimentConfig(
     studies=("scores_compared", "verdicts"),
     data=DataConfig(name="fashion_mnist", corruption="rotation:90", valid="test"),
     model=ModelConfig(latent=64, code_activation="relu"),
-    optim=OptimConfig(lr=1e-3),
+    optim=OptimConfig(name="keras_adam", lr=1e-3, eps=1e-7),
     train=TrainConfig(epochs=10, batch_size=32, loss="mse"),
     threshold=ThresholdConfig(rule="quantile:0.95", on="train"),
 )

@@ -18,7 +18,7 @@ CONFIG = ExperimentConfig(
     score="mse",
     studies=("scores_compared", "epoch_scores", "verdicts"),
     data=DataConfig(name="mnist", normal=(1,), balance=True),
-    optim=OptimConfig(name="rmsprop", lr=2e-4, lr_discriminator=1e-4),
+    optim=OptimConfig(name="rmsprop", lr=2e-4, lr_discriminator=1e-4, eps=1e-7),
     train=TrainConfig(epochs=20, batch_size=128, noise_std=0.155, monitor=True),
     threshold=ThresholdConfig(rule="quantile:0.95"),
 )

@@ -86,10 +86,13 @@ class ModelConfig:
 class OptimConfig:
     """The optimiser; for ALOCC, of the refiner, with its own rate for the discriminator."""
 
-    name: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    name: Literal["adam", "keras_adam", "adamw", "rmsprop", "sgd"] = "adam"
+    """keras_adam: epsilon beside the uncorrected root, which tames the first steps"""
     lr: float = 1e-3
     lr_discriminator: float = 1e-4
     """alocc only"""
+    eps: float = 1e-8
+    """of adam, adamw and rmsprop: PyTorch's default; Keras's is 1e-7"""
     weight_decay: float = 0.0
     """added to the gradient (L2), as torch's Adam does; decoupled for adamw"""
 
@@ -138,12 +141,16 @@ class ExperimentConfig:
     seed: int = 0
     score: str = "mse"
     """name of a score, or several joined by + (standardised on calibration rows, then summed)"""
+    score_dtype: Literal["float32", "bfloat16"] = "float32"
+    """of activations when rows are scored; model.compute_dtype is that of training"""
     ensemble: int = 1
     """members trained side by side; they differ in initial weights and noise"""
     run_dir: str = ""
     """"" = runs/NAME-seedSEED"""
     devices: int = 0
     """devices to train on; 0 = all accelerators, or on CPU the split that suits the model"""
+    profile: bool = False
+    """write a trace of one epoch to the run folder's `profile/`, for TensorBoard or Perfetto"""
     studies: tuple[str, ...] = ()
     """extra evaluations with their figures; see jaxae.studies"""
     data: DataConfig = field(default_factory=DataConfig)
@@ -194,6 +201,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.output_activation": _activation,
     "optim.lr": _positive,
     "optim.lr_discriminator": _positive,
+    "optim.eps": _positive,
     "optim.weight_decay": _at_least(0),
     "train.epochs": _at_least(1),
     "train.batch_size": _at_least(1),
@@ -251,6 +259,12 @@ def _check_literals(node: Any, prefix: str) -> None:
             _require(value in options, prefix + name, value, words)
 
 
+def for_scoring(cfg: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment with the model computing as `score_dtype` says; weights fit both."""
+    model = dataclasses.replace(cfg.model, compute_dtype=cfg.score_dtype)
+    return dataclasses.replace(cfg, model=model)
+
+
 def to_json(cfg: ExperimentConfig) -> str:
     """The configuration as JSON text; `from_json` is its inverse."""
     return json.dumps(dataclasses.asdict(cfg), indent=2) + "\n"
@@ -285,7 +299,7 @@ def _build(cls: type, values: dict, prefix: str) -> Any:
 
 
 # Fields that do not change what is learned: a run folder may be entered again with other values.
-_FREE = {"run_dir", "devices", "score", "studies", "threshold"}
+_FREE = {"run_dir", "devices", "score", "score_dtype", "profile", "studies", "threshold"}
 _FREE_DATA = {"dir"}
 _FREE_TRAIN = {"epochs", "checkpoint_every", "keep_checkpoints", "monitor"}
 

@@ -48,18 +48,20 @@ def run(cfg: ExperimentConfig) -> dict:
     rows = data.load(cfg.data)
     devices = parallel.choose(cfg.devices, cfg.train.batch_size)
     learner = learners.build(cfg, rows.shape)
+    judge = learners.build(config.for_scoring(cfg), rows.shape)
+    _check_fit(cfg, learner, rows, devices)
     folder = runlog.open_run(cfg)
 
     with checkpoint.open_manager(folder / "checkpoints", cfg.train.keep_checkpoints) as manager:
         fitted = _train(cfg, learner, rows, devices, folder, manager)
         variables = fitted.state.variables
         detector, scores = evaluation.fit_detector(
-            learner, score, rule, variables, rows, cfg.threshold, devices, cfg.ensemble
+            judge, score, rule, variables, rows, cfg.threshold, devices, cfg.ensemble
         )
         checkpoint.save_detector(folder / "detector", detector)
         runlog.write_arrays(folder / "scores.npz", _score_arrays(rows, scores))
         report = _report(cfg, rows, detector, scores, folder)
-        context = studies.Context(cfg, rows, learner, devices, detector, scores, manager, folder)
+        context = studies.Context(cfg, rows, judge, devices, detector, scores, manager, folder)
         report |= studies.run(context)
     report |= {"wall_s": time.perf_counter() - clock, "compile_s": fitted.compile_s}
     runlog.write_json(folder / "report.json", report)
@@ -69,6 +71,14 @@ def run(cfg: ExperimentConfig) -> dict:
     print(table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
+
+
+def _check_fit(
+    cfg: ExperimentConfig, learner: Learner, rows: Dataset, devices: parallel.Devices
+) -> None:
+    """Find a batch or a network that the rows do not fit before anything is written."""
+    data.index_plan(cfg.seed, 0, len(rows.train.x), cfg.train.batch_size, len(devices))
+    train.abstract_state(learner, rows.shape, cfg.seed)
 
 
 def _train(
@@ -104,7 +114,7 @@ def _train(
         devices,
         state=state,
         on_epoch=on_epoch,
-        quiet=not sys.stderr.isatty() and not cfg.train.epochs > 1,
+        profile=folder / "profile" if cfg.profile else None,
     )
     manager.wait_until_finished()
     return fitted
@@ -149,6 +159,7 @@ def _report(
         "score": cfg.score,
         "threshold_rule": f"{cfg.threshold.rule} on {cfg.threshold.on}",
         "compute_dtype": cfg.model.compute_dtype,
+        "score_dtype": cfg.score_dtype,
         "epochs": epochs[-1]["epoch"],
         "train_loss": epochs[-1]["loss"],
         "valid_loss": epochs[-1]["valid_loss"],
@@ -194,4 +205,6 @@ def user_errors() -> Iterator[None]:
 def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:
     """The command line of an experiment: parse, run, report; see `user_errors`."""
     with user_errors():
-        return run(config.parse_cli(default, args))
+        cfg = config.parse_cli(default, args)
+        parallel.cache_compilations()
+        return run(cfg)

@@ -41,12 +41,13 @@ def optimiser(cfg: OptimConfig, lr: float) -> optax.GradientTransformation:
     """The optimiser of a configuration, at a rate.
 
     Weight decay is added to the gradient (L2), as `torch.optim.Adam` does; `adamw` decouples it.
-    RMSprop follows Keras: decay 0.9, epsilon 1e-7.
+    RMSprop decays by 0.9, as Keras has it.
     """
     makers = {
-        "adam": lambda: optax.adam(lr, eps=1e-8),
-        "adamw": lambda: optax.adamw(lr, weight_decay=cfg.weight_decay),
-        "rmsprop": lambda: optax.rmsprop(lr, decay=0.9, eps=1e-7),
+        "adam": lambda: optax.adam(lr, eps=cfg.eps),
+        "keras_adam": lambda: keras_adam(lr, cfg.eps),
+        "adamw": lambda: optax.adamw(lr, eps=cfg.eps, weight_decay=cfg.weight_decay),
+        "rmsprop": lambda: optax.rmsprop(lr, decay=0.9, eps=cfg.eps),
         "sgd": lambda: optax.sgd(lr),
     }
     if cfg.name not in makers:
@@ -55,6 +56,31 @@ def optimiser(cfg: OptimConfig, lr: float) -> optax.GradientTransformation:
     if cfg.weight_decay and cfg.name != "adamw":
         tx = optax.chain(optax.add_decayed_weights(cfg.weight_decay), tx)
     return tx
+
+
+def keras_adam(lr: float, eps: float) -> optax.GradientTransformation:
+    """Adam with "epsilon hat" (Kingma and Ba, 2015, end of section 2), as TensorFlow and Keras do.
+
+    update = -lr sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), b1 = 0.9, b2 = 0.999. In the
+    first steps this epsilon weighs about 30 times more than that of `optax.adam`, so that weights
+    with tiny gradients, such as those of pixels that are almost always black, start slowly.
+    """
+    b1, b2 = 0.9, 0.999
+
+    def init(params: PyTree) -> optax.ScaleByAdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(grads: PyTree, state: optax.ScaleByAdamState, params: PyTree = None):
+        del params
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.nu, grads)
+        rate = lr * jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        updates = jax.tree.map(lambda m, v: -rate * m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
 
 
 def reconstruction(

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxae.datasets.prepared import cache_dir
 from jaxae.errors import UserError
 from jaxae.types import AXIS, Array, Batch, Learner, Metrics, PyTree, TrainState
 
@@ -40,6 +41,17 @@ def initialize(method: str, count: int, batch_size: int) -> None:
         count = max((n for n in fits if batch_size // n >= _MIN_SHARE), default=1)
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay
         jax.config.update("jax_num_cpu_devices", count)
+
+
+def cache_compilations() -> None:
+    """Keep compiled programs for the next run of the same experiment, unless JAX was told where.
+
+    For commands that people run; benchmarks do not call it. `JAX_ENABLE_COMPILATION_CACHE=0` turns
+    it off.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def choose(count: int, batch_size: int) -> list[jax.Device]:

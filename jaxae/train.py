@@ -1,7 +1,10 @@
 """Fitting a learner: epochs on resident rows, one dispatch and one fetch each. No file I/O."""
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -56,6 +59,7 @@ def fit(
     *,
     state: TrainState | None = None,
     on_epoch: OnEpoch = lambda epoch, state, row: row,
+    profile: Path | None = None,
     quiet: bool = False,
 ) -> Fitted:
     """Train until `cfg.epochs` epochs are behind the state.
@@ -72,6 +76,7 @@ def fit(
       state: where to start; None = `initial_state`.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
         metrics; returns the metrics to show. The state is donated to the next epoch: copy to keep.
+      profile: where to write a trace of the second epoch (of the only one, if there is one).
       quiet: no progress bar.
 
     Raises:
@@ -103,18 +108,26 @@ def fit(
         desc="training",
         disable=quiet,
         dynamic_ncols=True,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
     ) as bar:
         for epoch in range(start, cfg.epochs):
             clock = time.perf_counter()
-            state, metrics = run_epoch(state, rows, plan(epoch), key)
-            metrics = jax.device_get(metrics)
+            with _trace(profile if epoch == min(start + 1, cfg.epochs - 1) else None):
+                state, metrics = run_epoch(state, rows, plan(epoch), key)
+                metrics = jax.device_get(metrics)
             speeds.append(per_epoch / (time.perf_counter() - clock))
             _check_finite(metrics, epoch + 1)
             row = {name: float(values.mean()) for name, values in metrics.items()}
             row = on_epoch(epoch + 1, state, row | {"steps_per_s": speeds[-1]})
-            bar.set_postfix({k: f"{row[k]:.5f}" for k in ("loss", "valid_loss") if k in row})
+            bar.set_postfix(
+                {k: f"{row[k]:.5f}" for k in ("loss", "valid_loss") if k in row}, refresh=False
+            )
             bar.update(per_epoch)
     return Fitted(state, compile_s, float(np.median(speeds)))
+
+
+def _trace(folder: Path | None) -> contextlib.AbstractContextManager:
+    return jax.profiler.trace(folder) if folder else contextlib.nullcontext()
 
 
 def _check_finite(metrics: dict[str, np.ndarray], epoch: int) -> None:

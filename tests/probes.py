@@ -5,6 +5,7 @@ from functools import cache
 
 import jax
 import numpy as np
+import pytest
 
 from jaxae import learners, train
 from jaxae.config import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig, validate
@@ -12,6 +13,11 @@ from jaxae.types import Batch, Dataset, Split
 
 SHAPE = (8, 8, 1)
 METHODS = tuple(learners.METHODS)
+# Two networks with batch normalisation take long to compile: once more for the patient.
+FAST_AND_SLOW = tuple(
+    pytest.param(method, marks=pytest.mark.slow) if method == "alocc" else method
+    for method in METHODS
+)
 # Asked for here, the four devices exist before an experiment under test can ask for another number.
 DEVICES = jax.local_devices()
 
@@ -60,8 +66,12 @@ def dataset(train_x, valid_x, test_normal, test_anomaly):
     y = np.arange(len(test)) >= len(test_normal)
     one = np.ones((1,) * (train_x.ndim - 1), np.float32)
     return Dataset(
-        train_x.shape[1:], split(train_x), split(valid_x, False, 10_000),
-        split(test, y, 20_000), 0 * one, one,
+        train_x.shape[1:],
+        split(train_x),
+        split(valid_x, False, 10_000),
+        split(test, y, 20_000),
+        0 * one,
+        one,
     )
 
 
@@ -104,7 +114,5 @@ def write_npz(path, seed=0, n=96, side=8):
     """A data set of smooth blobs and, as anomalies, their negatives."""
     x = images(n, seed, side)
     test = images(24, seed + 1, side)
-    np.savez(
-        path, x_train=x, x_test=np.concatenate([test, 1 - test]), y_test=np.arange(48) // 24
-    )
+    np.savez(path, x_train=x, x_test=np.concatenate([test, 1 - test]), y_test=np.arange(48) // 24)
     return path

@@ -45,49 +45,52 @@ def test_text_that_is_not_json():
         from_json("name: x")
 
 
-@pytest.mark.parametrize(("name", "value", "remedy"), [
-    ("train.epochs", 0, "at least 1"),
-    ("train.batch_size", -3, "at least 1"),
-    ("train.checkpoint_every", 0, "at least 1"),
-    ("train.keep_checkpoints", -1, "0 .all. or more"),
-    ("train.noise_std", -0.5, "0 or more"),
-    ("train.loss", "huber", "mse, mae, bce"),
-    ("optim.lr", 0.0, "above 0"),
-    ("optim.lr_discriminator", -1.0, "above 0"),
-    ("optim.weight_decay", -1e-5, "0 or more"),
-    ("optim.name", "lion", "adam, adamw, rmsprop, sgd"),
-    ("ensemble", 0, "at least 1"),
-    ("devices", -1, "automatic"),
-    ("seed", 2**32, "from 0"),
-    ("data.test_fraction", 1.0, "between 0 and 1"),
-    ("data.valid_fraction", 0.0, "between 0 and 1"),
-    ("data.limit", -1, "0 .all. or more"),
-    ("data.split", "mine", "official, random"),
-    ("data.scale", "log", "none, minmax, standard"),
-    ("model.latent", -1, "0 or more"),
-    ("model.activation", "swish", "relu, leaky_relu"),
-    ("model.output_activation", "swish", "sigmoid"),
-    ("model.paddings", ("same", "full"), "same, valid or a number"),
-    ("model.strides", (2, 0), "at least 1"),
-    ("model.hidden", (0,), "at least 1"),
-    ("model.initializer", "he", "glorot, torch, lecun"),
-    ("model.compute_dtype", "float16", "float32, bfloat16"),
-    ("threshold.on", "test", "valid, train"),
-    ("variant", "wgan", "default, faithful"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("train.epochs", 0, "at least 1"),
+        ("train.batch_size", -3, "at least 1"),
+        ("train.checkpoint_every", 0, "at least 1"),
+        ("train.keep_checkpoints", -1, "at least 0"),
+        ("train.noise_std", -0.5, "at least 0"),
+        ("train.loss", "huber", "mse, mae, bce"),
+        ("optim.lr", 0.0, "above 0"),
+        ("optim.lr_discriminator", -1.0, "above 0"),
+        ("optim.weight_decay", -1e-5, "at least 0"),
+        ("optim.name", "lion", "adam, adamw, rmsprop, sgd"),
+        ("ensemble", 0, "at least 1"),
+        ("devices", -1, "at least 0"),
+        ("seed", 2**32, "from 0"),
+        ("data.test_fraction", 1.0, "between 0 and 1"),
+        ("data.valid_fraction", 0.0, "between 0 and 1"),
+        ("data.limit", -1, "at least 0"),
+        ("data.split", "mine", "official, random"),
+        ("data.scale", "log", "none, minmax, standard"),
+        ("model.latent", -1, "at least 0"),
+        ("model.activation", "swish", "relu, leaky_relu"),
+        ("model.output_activation", "swish", "sigmoid"),
+        ("model.paddings", ("same", "full"), "same, valid or a number"),
+        ("model.strides", (2, 0), "at least 1"),
+        ("model.hidden", (0,), "at least 1"),
+        ("model.initializer", "he", "glorot, torch, lecun"),
+        ("model.compute_dtype", "float16", "float32, bfloat16"),
+        ("threshold.on", "test", "valid, train"),
+        ("variant", "wgan", "default, faithful"),
+    ],
+)
 def test_a_bad_value_is_named_with_its_field_and_the_remedy(name, value, remedy):
-    shown = re.escape(repr("full" if name == "model.paddings" else value))
+    shown = re.escape(repr(value))
     with pytest.raises(UserError, match=rf"^{name} is {shown}; it must be .*{remedy}"):
         edit(CONFIG, {name: value})
 
 
 def test_classes_cannot_be_normal_and_abnormal():
-    with pytest.raises(UserError, match=r"data\.anomaly.*both hold \[2\]"):
+    with pytest.raises(UserError, match=r"data\.anomaly.*without \[2\]"):
         edit(CONFIG, {"data.anomaly": (2, 3)})
 
 
 def test_layers_need_equally_many_settings():
-    with pytest.raises(UserError, match=r"filters, kernels, strides, paddings.*equally long"):
+    with pytest.raises(UserError, match=r"filters, kernels, strides, paddings.*the same"):
         edit(CONFIG, {"model.kernels": (3,)})
 
 
@@ -103,16 +106,38 @@ def test_a_configuration_cannot_be_changed_in_place():
 
 
 FREE = {
-    "run_dir": "elsewhere", "devices": 2, "score": "mae", "studies": (), "threshold.rule": "max",
-    "threshold.on": "train", "threshold.rows": 9, "data.dir": "/data", "train.epochs": 99,
-    "train.checkpoint_every": 1, "train.keep_checkpoints": 0, "train.monitor": True,
+    "run_dir": "elsewhere",
+    "devices": 2,
+    "score": "mae",
+    "studies": (),
+    "threshold.rule": "max",
+    "threshold.on": "train",
+    "threshold.rows": 9,
+    "data.dir": "/data",
+    "train.epochs": 99,
+    "train.checkpoint_every": 1,
+    "train.keep_checkpoints": 0,
+    "train.monitor": True,
 }
 BOUND = {
-    "name": "other", "method": "dense", "seed": 1, "ensemble": 2, "data.name": "mnist",
-    "data.normal": (1,), "data.split_seed": 5, "data.limit": 10, "model.latent": 3,
-    "model.compute_dtype": "bfloat16", "optim.lr": 0.5, "train.batch_size": 64,
-    "train.loss": "mae", "train.noise_std": 0.3, "train.noise_clip": False,
-    "variant": "faithful", "data.scale": "minmax", "data.valid": "test",
+    "name": "other",
+    "method": "dense",
+    "seed": 1,
+    "ensemble": 2,
+    "data.name": "mnist",
+    "data.normal": (1,),
+    "data.split_seed": 5,
+    "data.limit": 10,
+    "model.latent": 3,
+    "model.compute_dtype": "bfloat16",
+    "optim.lr": 0.5,
+    "train.batch_size": 64,
+    "train.loss": "mae",
+    "train.noise_std": 0.3,
+    "train.noise_clip": False,
+    "variant": "faithful",
+    "data.scale": "minmax",
+    "data.valid": "test",
 }
 
 
@@ -132,9 +157,17 @@ def test_run_path():
 
 
 def test_command_line_changes_what_it_names_and_nothing_else():
-    args = "--run-dir out --data.dir raw --seed 7 --train.epochs 5 --optim.lr 0.01 --data.normal 3 4"
-    expected = {"run_dir": "out", "data.dir": "raw", "seed": 7, "train.epochs": 5,
-                "optim.lr": 0.01, "data.normal": (3, 4)}
+    args = (
+        "--run-dir out --data.dir raw --seed 7 --train.epochs 5 --optim.lr 0.01 --data.normal 3 4"
+    )
+    expected = {
+        "run_dir": "out",
+        "data.dir": "raw",
+        "seed": 7,
+        "train.epochs": 5,
+        "optim.lr": 0.01,
+        "data.normal": (3, 4),
+    }
     assert parse_cli(CONFIG, args.split()) == edit(CONFIG, expected)
     assert parse_cli(CONFIG, []) == CONFIG
 
@@ -144,9 +177,13 @@ def test_command_line_is_validated():
         parse_cli(CONFIG, ["--train.epochs", "0"])
 
 
-@pytest.mark.parametrize(("args", "word"), [
-    (["--train.epoch", "5"], "train.epoch"), (["--seed", "two"], "two"),
-])
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["--train.epoch", "5"], "train.epoch"),
+        (["--seed", "two"], "two"),
+    ],
+)
 def test_command_line_rejects_what_does_not_exist(args, word, capsys):
     with pytest.raises(SystemExit) as exit_:
         parse_cli(CONFIG, args)

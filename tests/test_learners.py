@@ -18,14 +18,14 @@ X = images(8)
 
 @pytest.fixture(scope="module", params=METHODS)
 def trained(request):
-    """A learner of each method with its compiled step, initial state, and 30 steps of metrics."""
+    """Of each method: compiled inference and step, initial state, and 30 steps of metrics."""
     learner, state = start(tiny(request.param))
     step = jax.jit(learner.step)
     now, course = state, []
     for _ in range(30):
         now, metrics = step(now, batch(X), KEY)
         course.append(metrics)
-    return request.param, learner, step, state, now, course
+    return request.param, jax.jit(learner.infer), step, state, now, course
 
 
 # The contract that every method keeps.
@@ -74,8 +74,7 @@ def test_noise_belongs_to_the_slot_not_to_the_place_in_the_share(trained):
 
 
 def test_inference_is_deterministic_and_row_by_row(trained):
-    _, learner, _, state, now, _ = trained
-    infer = jax.jit(learner.infer)
+    _, infer, _, state, now, _ = trained
     out = infer(now.variables, X)
     assert_same(out, infer(now.variables, X))
     assert out.x_hat.shape == X.shape
@@ -86,16 +85,15 @@ def test_inference_is_deterministic_and_row_by_row(trained):
 
 
 def test_only_adversarial_methods_judge(trained):
-    method, learner, _, _, now, _ = trained
-    out = jax.eval_shape(learner.infer, now.variables, X)
+    method, infer, _, _, now, _ = trained
+    out = jax.eval_shape(infer, now.variables, X)
     assert out.d_of_x.dtype == jnp.float32
-    zero = method != "alocc"
-    assert zero == (learner.infer(now.variables, X).d_of_x == 0).all()
+    assert (method != "alocc") == (infer(now.variables, X).d_of_x == 0).all()
 
 
 def test_reconstructions_stay_in_the_unit_interval(trained):
-    _, learner, _, _, now, _ = trained
-    x_hat = jax.jit(learner.infer)(now.variables, X).x_hat
+    _, infer, _, _, now, _ = trained
+    x_hat = infer(now.variables, X).x_hat
     assert 0 <= x_hat.min() <= x_hat.max() <= 1
 
 
@@ -143,7 +141,7 @@ def test_the_input_is_noisy_and_the_target_clean(clip):
 # Ensembles.
 
 
-@pytest.mark.parametrize("method", ["dense", "conv"])
+@pytest.mark.parametrize("method", ["dense", pytest.param("conv", marks=pytest.mark.slow)])
 def test_members_of_an_ensemble_are_learners_with_keys_of_their_own(method):
     single, _ = start(tiny(method))
     both, state = start(tiny(method, ensemble=2))
@@ -164,11 +162,14 @@ def test_members_of_an_ensemble_are_learners_with_keys_of_their_own(method):
 # Losses.
 
 
-@pytest.mark.parametrize(("loss", "expected"), [
-    ("mse", lambda x, p: np.mean((x - p) ** 2)),
-    ("mae", lambda x, p: np.mean(np.abs(x - p))),
-    ("bce", lambda x, p: -np.mean(x * np.log(p) + (1 - x) * np.log(1 - p))),
-])
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("mse", lambda x, p: np.mean((x - p) ** 2)),
+        ("mae", lambda x, p: np.mean(np.abs(x - p))),
+        ("bce", lambda x, p: -np.mean(x * np.log(p) + (1 - x) * np.log(1 - p))),
+    ],
+)
 def test_the_loss_is_the_mean_over_rows(loss, expected):
     learner, state = start(tiny(train__loss=loss, train__noise_std=0.0))
     x_hat = np.asarray(learner.infer(state.variables, X).x_hat, np.float64)
@@ -182,8 +183,7 @@ def test_alocc_gradients_are_those_of_its_two_losses(variant):
     nets = Pair(Refiner(SHAPE, filters=(3, 4), up_filters=(3,)), Discriminator(filters=(3, 4)))
     losses = ADVERSARIAL[variant]
     learner = adversarial(
-        nets, Pair(optax.sgd(1.0), optax.sgd(1.0)), losses,
-        recon_weight=0.2, noise_std=0.0, axis=None,
+        nets, Pair(optax.sgd(1.0), optax.sgd(1.0)), losses, noise_std=0.0, axis=None
     )
     state = jax.jit(learner.init)(KEY, X[:1])
     new, metrics = jax.jit(learner.step)(state, batch(X), KEY)
@@ -192,14 +192,16 @@ def test_alocc_gradients_are_those_of_its_two_losses(variant):
     def run(name, params, x):
         out, _ = getattr(nets, name).apply(
             {"params": params, "batch_stats": state.model_state["batch_stats"][name]},
-            x, train=True, mutable=["batch_stats"],
+            x,
+            train=True,
+            mutable=["batch_stats"],
         )
         return out
 
     def refiner_loss(r, d):
         refined = run("refiner", r, x)[0]
         recon = jax.vmap(losses.recon)(x, refined).mean()
-        return losses.real(run("discriminator", d, refined)) + 0.2 * recon
+        return losses.real(run("discriminator", d, refined)) + losses.recon_weight * recon
 
     def discriminator_loss(d, r):
         refined = run("refiner", r, x)[0]
@@ -258,7 +260,7 @@ def numpy_adam(decay, decoupled, steps=4, lr=0.1):
 def test_adam_couples_its_weight_decay_and_adamw_does_not(name, decay):
     expected = numpy_adam(decay, name == "adamw")
     cfg = OptimConfig(name=name, weight_decay=decay)
-    np.testing.assert_allclose(descend(cfg), expected, rtol=1e-5)
+    np.testing.assert_allclose(descend(cfg), expected, rtol=1e-4)
     if decay:
         other = numpy_adam(decay, name != "adamw")
         assert np.abs(expected - other).max() > 1e-3

@@ -24,8 +24,14 @@ def configured(method, **model):
 
 
 S1 = configured(
-    "conv", latent=20, filters=(16, 32, 64), kernels=(3, 3, 7), strides=(2, 2, 1),
-    paddings=("1", "1", "valid"), encoder_activation="linear", expand_activation="linear",
+    "conv",
+    latent=20,
+    filters=(16, 32, 64),
+    kernels=(3, 3, 7),
+    strides=(2, 2, 1),
+    paddings=("1", "1", "valid"),
+    encoder_activation="linear",
+    expand_activation="linear",
     initializer="torch",
 )
 S2_DENSE = configured("dense", latent=64, code_activation="relu")
@@ -34,39 +40,96 @@ S3 = configured("dense", latent=100, hidden=(800, 400), code_activation="relu")
 
 # Weights + biases of every layer, worked out by hand from the published descriptions.
 COUNTS = {
-    "S0 latent 32": (mnist_conv.CONFIG, MNIST, [
-        9 * 1 * 32 + 32, 9 * 32 * 64 + 64,  # 28 -> 14 -> 7
-        7 * 7 * 64 * 32 + 32, 32 * 7 * 7 * 64 + 7 * 7 * 64,
-        9 * 64 * 32 + 32, 9 * 32 * 1 + 1,
-    ]),
-    "S0 latent 2": (edit(mnist_conv.CONFIG, {"model.latent": 2}), MNIST, [
-        320, 18496, 3136 * 2 + 2, 2 * 3136 + 3136, 18464, 289,
-    ]),
-    "S1": (S1, MNIST, [
-        9 * 1 * 16 + 16, 9 * 16 * 32 + 32, 49 * 32 * 64 + 64,  # 28 -> 14 -> 7 -> 1
-        64 * 20 + 20, 20 * 64 + 64,
-        49 * 64 * 32 + 32, 9 * 32 * 16 + 16, 9 * 16 * 1 + 1,
-    ]),
+    "S0 latent 32": (
+        mnist_conv.CONFIG,
+        MNIST,
+        [
+            9 * 1 * 32 + 32,
+            9 * 32 * 64 + 64,  # 28 -> 14 -> 7
+            7 * 7 * 64 * 32 + 32,
+            32 * 7 * 7 * 64 + 7 * 7 * 64,
+            9 * 64 * 32 + 32,
+            9 * 32 * 1 + 1,
+        ],
+    ),
+    "S0 latent 2": (
+        edit(mnist_conv.CONFIG, {"model.latent": 2}),
+        MNIST,
+        [
+            320,
+            18496,
+            3136 * 2 + 2,
+            2 * 3136 + 3136,
+            18464,
+            289,
+        ],
+    ),
+    "S1": (
+        S1,
+        MNIST,
+        [
+            9 * 1 * 16 + 16,
+            9 * 16 * 32 + 32,
+            49 * 32 * 64 + 64,  # 28 -> 14 -> 7 -> 1
+            64 * 20 + 20,
+            20 * 64 + 64,
+            49 * 64 * 32 + 32,
+            9 * 32 * 16 + 16,
+            9 * 16 * 1 + 1,
+        ],
+    ),
     "S2 dense": (S2_DENSE, MNIST, [784 * 64 + 64, 64 * 784 + 784]),
-    "S2 denoise": (S2_DENOISE, MNIST, [
-        9 * 1 * 16 + 16, 9 * 16 * 8 + 8, 9 * 8 * 8 + 8, 9 * 8 * 16 + 16, 9 * 16 * 1 + 1,
-    ]),
-    "S2 ecg": (ecg_dense.CONFIG, ECG, [
-        140 * 32 + 32, 32 * 16 + 16, 16 * 8 + 8, 8 * 16 + 16, 16 * 32 + 32, 32 * 140 + 140,
-    ]),
-    "S3": (S3, MNIST, [
-        784 * 800 + 800, 800 * 400 + 400, 400 * 100 + 100,
-        100 * 400 + 400, 400 * 800 + 800, 800 * 784 + 784,
-    ]),
+    "S2 denoise": (
+        S2_DENOISE,
+        MNIST,
+        [
+            9 * 1 * 16 + 16,
+            9 * 16 * 8 + 8,
+            9 * 8 * 8 + 8,
+            9 * 8 * 16 + 16,
+            9 * 16 * 1 + 1,
+        ],
+    ),
+    "S2 ecg": (
+        ecg_dense.CONFIG,
+        ECG,
+        [
+            140 * 32 + 32,
+            32 * 16 + 16,
+            16 * 8 + 8,
+            8 * 16 + 16,
+            16 * 32 + 32,
+            32 * 140 + 140,
+        ],
+    ),
+    "S3": (
+        S3,
+        MNIST,
+        [
+            784 * 800 + 800,
+            800 * 400 + 400,
+            400 * 100 + 100,
+            100 * 400 + 400,
+            400 * 800 + 800,
+            800 * 784 + 784,
+        ],
+    ),
 }
 # Batch normalisation adds scale and shift, 2 x channels; its statistics are not trained.
 REFINER = [
-    25 * 1 * 32 + 32 + 2 * 32, 25 * 32 * 64 + 64 + 2 * 64, 25 * 64 * 128 + 128 + 2 * 128,
-    25 * 128 * 32 + 32 + 2 * 32, 25 * 32 * 16 + 16 + 2 * 16, 25 * 16 * 1 + 1,
+    25 * 1 * 32 + 32 + 2 * 32,
+    25 * 32 * 64 + 64 + 2 * 64,
+    25 * 64 * 128 + 128 + 2 * 128,
+    25 * 128 * 32 + 32 + 2 * 32,
+    25 * 32 * 16 + 16 + 2 * 16,
+    25 * 16 * 1 + 1,
 ]
 DISCRIMINATOR = [  # 28 -> 14 -> 7 -> 4 -> 2
-    25 * 1 * 16 + 16 + 2 * 16, 25 * 16 * 32 + 32 + 2 * 32, 25 * 32 * 64 + 64 + 2 * 64,
-    25 * 64 * 128 + 128, 2 * 2 * 128 * 1 + 1,
+    25 * 1 * 16 + 16 + 2 * 16,
+    25 * 16 * 32 + 32 + 2 * 32,
+    25 * 32 * 64 + 64 + 2 * 64,
+    25 * 64 * 128 + 128,
+    2 * 2 * 128 * 1 + 1,
 ]
 
 
@@ -96,13 +159,15 @@ def test_parameter_count_of_every_layer(name):
     assert layer_sizes(params) == sorted(layers)
 
 
-@pytest.mark.parametrize(("net", "layers"), [
-    (Refiner(MNIST), REFINER), (Discriminator(), DISCRIMINATOR),
-])
+@pytest.mark.parametrize(
+    ("net", "layers"),
+    [
+        (Refiner(MNIST), REFINER),
+        (Discriminator(), DISCRIMINATOR),
+    ],
+)
 def test_parameter_count_of_alocc(net, layers):
-    variables = jax.eval_shape(
-        lambda key, x: net.init(key, x, train=False), KEY, abstract(MNIST)
-    )
+    variables = jax.eval_shape(lambda key, x: net.init(key, x, train=False), KEY, abstract(MNIST))
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     assert count == sum(layers)
 
@@ -158,10 +223,12 @@ def test_layer_sizes_along_the_way():
 
 MODELS = {
     "dense": DenseAutoencoder((5, 3, 1), hidden=(6,), latent=2),
-    "conv": ConvAutoencoder((5, 3, 1), filters=(2,), kernels=(3,), strides=(2,),
-                            paddings=("same",), latent=2),
-    "series": ConvAutoencoder((7, 2), filters=(2,), kernels=(3,), strides=(2,),
-                              paddings=("same",), latent=0),
+    "conv": ConvAutoencoder(
+        (5, 3, 1), filters=(2,), kernels=(3,), strides=(2,), paddings=("same",), latent=2
+    ),
+    "series": ConvAutoencoder(
+        (7, 2), filters=(2,), kernels=(3,), strides=(2,), paddings=("same",), latent=0
+    ),
 }
 
 
@@ -188,7 +255,9 @@ def test_bfloat16_keeps_parameters_and_outputs_in_float32(method):
     cfg = tiny(method, model__compute_dtype="bfloat16")
     learner = learners.build(cfg, (8, 8, 1), axis=None)
     state = jax.eval_shape(learner.init, KEY, abstract((8, 8, 1), 1))
-    floats = {leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    floats = {
+        leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
     assert floats == {jnp.dtype("float32")}
     out = jax.eval_shape(learner.infer, state.variables, abstract((8, 8, 1)))
     assert {leaf.dtype for leaf in out} == {jnp.dtype("float32")}
@@ -210,8 +279,14 @@ def test_torch_weights_fill_the_bounds_of_torch():
     model = learners.autoencoder(S1, MNIST)
     params = weights(model.init, MNIST)
     fan_in = {
-        "convs_0": 9 * 1, "convs_1": 9 * 16, "convs_2": 49 * 32, "to_code": 64, "expand": 20,
-        "deconvs_0": 49 * 32, "deconvs_1": 9 * 16, "deconvs_2": 9 * 1,
+        "convs_0": 9 * 1,
+        "convs_1": 9 * 16,
+        "convs_2": 49 * 32,
+        "to_code": 64,
+        "expand": 20,
+        "deconvs_0": 49 * 32,
+        "deconvs_1": 9 * 16,
+        "deconvs_2": 9 * 1,
     }
     assert params.keys() == fan_in.keys()
     for name, layer in params.items():

@@ -25,6 +25,7 @@ class Conv(nn.Module):
       kernel_init: initialiser of the kernel.
       bias_init: initialiser of the bias.
       dtype: of the computation; None = float32's promotion with the input.
+      layout: of input and output, "BHWC" or "CHWB": see `ops.batch_last`.
       form: forces a formulation; "auto" = the platform's.
     """
 
@@ -36,17 +37,18 @@ class Conv(nn.Module):
     kernel_init: Initializer = nn.initializers.glorot_uniform()
     bias_init: Initializer = nn.initializers.zeros
     dtype: jnp.dtype | None = None
+    layout: ops.Layout = "BHWC"
     form: ops.Formulation = "auto"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, H, W, C] -> [B, P, Q, features]."""
-        shape = (*self.kernel_size, x.shape[-1], self.features)
+        """[B, H, W, C] -> [B, P, Q, features], or the same with the batch last."""
+        shape = (*self.kernel_size, x.shape[self.layout.index("C")], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = ops.conv(x, kernel, self.strides, self.padding, form=self.form)
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+        y = ops.conv(x, kernel, self.strides, self.padding, layout=self.layout, form=self.form)
+        return y if bias is None else y + _per_channel(bias, self.layout)
 
 
 class ConvTranspose(nn.Module):
@@ -65,6 +67,7 @@ class ConvTranspose(nn.Module):
         one that uses fan-in alone must be told `in_axis=-1, out_axis=-2`.
       bias_init: initialiser of the bias.
       dtype: of the computation; None = float32's promotion with the input.
+      layout: of input and output, "BHWC" or "CHWB": see `ops.batch_last`.
       form: forces a formulation; "auto" = the platform's.
     """
 
@@ -77,16 +80,27 @@ class ConvTranspose(nn.Module):
     kernel_init: Initializer = nn.initializers.glorot_uniform()
     bias_init: Initializer = nn.initializers.zeros
     dtype: jnp.dtype | None = None
+    layout: ops.Layout = "BHWC"
     form: ops.Formulation = "auto"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, P, Q, C] -> [B, H, W, features]."""
-        shape = (*self.kernel_size, self.features, x.shape[-1])
+        """[B, P, Q, C] -> [B, H, W, features], or the same with the batch last."""
+        shape = (*self.kernel_size, self.features, x.shape[self.layout.index("C")])
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = ops.conv_transpose(
-            x, kernel, self.strides, self.padding, output_size=self.output_size, form=self.form
+            x,
+            kernel,
+            self.strides,
+            self.padding,
+            output_size=self.output_size,
+            layout=self.layout,
+            form=self.form,
         )
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+        return y if bias is None else y + _per_channel(bias, self.layout)
+
+
+def _per_channel(bias: Array, layout: ops.Layout) -> Array:
+    return bias.reshape([-1 if axis == "C" else 1 for axis in layout])

@@ -1,0 +1,142 @@
+"""How speed scales: with batch size, devices, ensemble members and the amount of data.
+
+    python -m benchmarks.scaling                       # all four, about ten minutes
+    python -m benchmarks.scaling --studies batch data --models fmnist_denoise
+
+Each point is measured in a process of its own, in interleaved rounds, as `benchmarks.throughput`
+does. On CPU, devices are host devices, one per core at most if they are to bring anything.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from benchmarks.cases import CASES, config
+from benchmarks.workers import Worker
+
+BATCHES = (16, 32, 64, 128, 256, 512, 1024)
+DEVICES = (1, 2, 4)
+MEMBERS = (1, 2, 4, 8)
+GROWTH = (1, 10, 100)
+SMALLEST = 8  # steps of an epoch on 1 x the data
+
+
+def points(study: str, model: str, quick: bool) -> list[dict]:
+    """The measurements of a study: worker specifications, each with its place `x` on the axis."""
+    batch = config(model).train.batch_size
+    base = {"model": model, "dtype": "float32", "batch": batch, "framework": "jaxae", "devices": 0}
+    plain = {"framework": "flax", "setting": "plain Flax"}
+    if study == "batch":
+        sizes = BATCHES[1:4:2] if quick else BATCHES
+        ours = [base | {"x": n, "batch": n, "setting": "jaxae"} for n in sizes]
+        return ours + [point | plain for point in ours]
+    if study == "devices":
+        counts = DEVICES[:2] if quick else DEVICES
+        return [base | {"x": n, "devices": n, "setting": "jaxae"} for n in counts]
+    if study == "ensemble":
+        members = MEMBERS[:2] if quick else MEMBERS
+        return [base | {"x": n, "ensemble": n, "setting": "jaxae"} for n in members]
+    growth = GROWTH[:2] if quick else GROWTH
+    return [base | {"x": n, "block": SMALLEST * n, "setting": "jaxae"} for n in growth]
+
+
+def measure(specs: list[dict], rounds: int, seconds: float) -> list[dict]:
+    """Examples per second of every point: the records gain `examples_per_s`, one per round.
+
+    Points that this machine cannot run are left out, with a line saying why.
+    """
+    workers, records = [], []
+    weights = Path("build/scaling-weights.npz").resolve()
+    weights.parent.mkdir(exist_ok=True)
+    try:
+        for spec in specs:
+            worker = Worker(spec)
+            workers.append(worker)
+            worker.ask(do="init", out=str(weights))
+            answer = worker.ask(do="prepare", weights=str(weights))
+            if "unavailable" in answer:
+                print(f"  left out {spec['setting']} at {spec['x']}: {answer['unavailable']}")
+                workers.pop().close()
+                continue
+            worker.ask(do="warm_up", seconds=seconds, chunks=[])
+            records.append(spec | {"device": answer["device"], "examples_per_s": []})
+        for _ in range(rounds):
+            for worker, record in zip(workers, records, strict=True):
+                run = worker.ask(do="train", seconds=seconds)
+                # Every member of an ensemble sees every row.
+                rows = run["done"] * record["batch"] * record.get("ensemble", 1)
+                record["examples_per_s"].append(rows / run["seconds"])
+    finally:
+        for worker in workers:
+            worker.close()
+        weights.unlink(missing_ok=True)
+    return records
+
+
+STUDIES = {
+    "batch": "batch size",
+    "devices": "devices",
+    "ensemble": "ensemble members",
+    "data": "rows of an epoch (1 = 8 steps)",
+}
+
+
+def plot(records: list[dict], path: Path) -> None:
+    """One panel for each study: examples per second, a line for each model and setting."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    studies = [s for s in STUDIES if any(r["study"] == s for r in records)]
+    figure, axes = plt.subplots(
+        1, len(studies), figsize=(4.5 * len(studies), 4), layout="constrained", squeeze=False
+    )
+    for ax, study in zip(axes[0], studies, strict=True):
+        lines: dict = {}
+        for r in records:
+            if r["study"] == study:
+                rates = r["examples_per_s"]
+                point = (r["x"], statistics.median(rates), min(rates), max(rates))
+                lines.setdefault((r["model"], r["setting"]), []).append(point)
+        for (model, setting), found in sorted(lines.items()):
+            x, middle, low, high = zip(*sorted(found), strict=True)
+            style = "--" if setting == "plain Flax" else "-"
+            (line,) = ax.plot(x, middle, style, marker="o", label=f"{model}, {setting}")
+            ax.fill_between(x, low, high, alpha=0.2, color=line.get_color())
+        ax.set(xscale="log", yscale="log", xlabel=STUDIES[study], ylabel="examples per second")
+        ax.legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Measure, print, write the JSON lines and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
+    parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL",
+                        default=["fmnist_dense", "fmnist_denoise"])  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--quick", action="store_true", help="two points of each study")
+    parser.add_argument("--out", type=Path, default=Path("build/scaling.jsonl"))
+    parser.add_argument("--plot", type=Path, default=Path("benchmarks/scaling.png"))
+    options = parser.parse_args(args)
+    records = []
+    for study in options.studies:
+        for model in options.models:
+            print(f"{study}, {model}", flush=True)
+            specs = points(study, model, options.quick)
+            for record in measure(specs, options.rounds, options.seconds):
+                records.append(record | {"study": study})
+                rate = statistics.median(record["examples_per_s"])
+                print(f"  {record['setting']:10} {record['x']:5d} {rate:12.0f} examples/s")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text("".join(json.dumps(r) + "\n" for r in records))
+    plot(records, options.plot)
+
+
+if __name__ == "__main__":
+    main()

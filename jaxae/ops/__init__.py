@@ -1,0 +1,217 @@
+"""Convolution and transposed convolution in the fastest formulation of each platform.
+
+Usable on its own: it needs JAX only. Three facts about XLA, all public and open, make the obvious
+program slow:
+
+* jax-ml/jax #12868: on CPU a convolution inside a loop body (`lax.scan`, `while_loop`) is many
+  times slower than the same convolution outside of it.
+* jax-ml/jax #23783 and #31662, openxla/xla #34273: a strided transposed convolution, written as a
+  convolution over a dilated input, and above all the weight gradient that automatic differentiation
+  derives from it (again a convolution over a dilated input) is far slower than it need be, on CPU
+  and on GPU.
+
+The cure is to see that a convolution is bilinear, and that there are only three maps:
+
+    forward(x, k) = y        input_gradient(y, k) = x        kernel_gradient(x, y) = k
+
+all transposes of one another: `<forward(x, k), y> = <x, input_gradient(y, k)> =
+<k, kernel_gradient(x, y)>`. A transposed convolution is `input_gradient`, and the derivatives of
+each map are the other two, to any order. So each is a `jax.custom_vjp` that calls the others, and
+no derivative is left to automatic differentiation of a dilated input. Each map has two forms:
+
+* `native` (GPU, TPU): one `lax.conv_general_dilated`. Only `input_gradient` dilates its input;
+  `kernel_gradient` is a plain convolution, with a dilated window at most.
+* `matrix` (CPU): gather patches, one matrix product, scatter. It contains no convolution, so that
+  it runs at full speed inside a loop.
+
+The platform is chosen when the program is lowered, so that one traced or exported function has the
+right form everywhere. Reverse-mode derivatives of any order and `vmap` work; forward mode (`jvp`,
+`jacfwd`) raises JAX's `TypeError` for functions with a custom VJP.
+
+Two layouts are known: "BHWC", and "CHWB", which the matrix form computes in. A network that stays in
+"CHWB" from its first convolution to its last (`batch_last`, `batch_first` convert) trains up to
+twice as fast on CPU; the native form tells XLA which axis is which and leaves memory layout to it.
+"""
+
+import functools
+
+import jax
+from jax import lax
+
+from jaxae.ops import matrix, native
+from jaxae.ops.geometry import (
+    Formulation,
+    Geometry,
+    Layout,
+    Padding,
+    Size,
+    resolve,
+    transposed_size,
+)
+
+__all__ = [
+    "Formulation",
+    "Geometry",
+    "Layout",
+    "Padding",
+    "batch_first",
+    "batch_last",
+    "conv",
+    "conv_transpose",
+    "forward",
+    "input_gradient",
+    "kernel_gradient",
+    "resolve",
+]
+
+Array = jax.Array
+
+
+def conv(
+    x: Array,
+    kernel: Array,
+    strides: Size = (1, 1),
+    padding: Padding = "SAME",
+    *,
+    layout: Layout = "BHWC",
+    form: Formulation = "auto",
+) -> Array:
+    """Two-dimensional convolution (cross-correlation), as `flax.linen.Conv` computes it.
+
+    `y[b, p, q, d] = sum_ijc x[b, s p + i - lo, s q + j - lo, c] kernel[i, j, c, d]`
+
+    Args:
+      x: [B, H, W, C], or [C, H, W, B] in layout "CHWB".
+      kernel: [kh, kw, C, D], of the same dtype.
+      strides: of the two spatial axes.
+      padding: "SAME", "VALID" or ((lo, hi), (lo, hi)).
+      layout: of `x` and of the result.
+      form: forces a formulation; "auto" = the platform's.
+
+    Returns:
+      [B, P, Q, D] or [D, P, Q, B].
+
+    Raises:
+      ValueError: the kernel does not fit into the padded input.
+    """
+    geo = resolve(x.shape[1:3], kernel.shape[:2], strides, padding, layout=layout, form=form)
+    return forward(geo, x, kernel)
+
+
+def conv_transpose(
+    x: Array,
+    kernel: Array,
+    strides: Size = (1, 1),
+    padding: Padding = "SAME",
+    *,
+    output_size: Size | None = None,
+    layout: Layout = "BHWC",
+    form: Formulation = "auto",
+) -> Array:
+    """Transposed convolution: the exact adjoint of `conv` on inputs of `output_size`.
+
+    `<conv(u, kernel), x> = <u, conv_transpose(x, kernel)>` for every u [B, *output_size, D].
+
+    Args:
+      x: [B, P, Q, C], or [C, P, Q, B] in layout "CHWB".
+      kernel: [kh, kw, D, C], the layout of Keras' Conv2DTranspose and of Flax' ConvTranspose with
+        `transpose_kernel=True`: the kernel of the convolution that this mirrors.
+      strides: of the mirrored convolution.
+      padding: of the mirrored convolution.
+      output_size: (H, W) of the mirrored convolution's input; None = what Keras and Flax give.
+      layout: of `x` and of the result.
+      form: forces a formulation; "auto" = the platform's.
+
+    Returns:
+      [B, H, W, D] or [D, H, W, B].
+
+    Raises:
+      ValueError: no convolution maps `output_size` to the size of `x`.
+    """
+    size, kernel_size = tuple(x.shape[1:3]), kernel.shape[:2]
+    output_size = output_size or transposed_size(size, kernel_size, strides, padding)
+    geo = resolve(output_size, kernel_size, strides, padding, layout=layout, form=form)
+    if geo.out_size != size:
+        raise ValueError(f"output_size {output_size} needs an input of {geo.out_size}, not {size}")
+    return input_gradient(geo, x, kernel)
+
+
+def batch_last(x: Array) -> Array:
+    """[B, H, W, C] -> [C, H, W, B], from layout "BHWC" to "CHWB"."""
+    return x.transpose(3, 1, 2, 0)
+
+
+def batch_first(x: Array) -> Array:
+    """[C, H, W, B] -> [B, H, W, C], from layout "CHWB" to "BHWC"."""
+    return x.transpose(3, 1, 2, 0)
+
+
+# The three maps. In layout "BHWC": x [B, H, W, C], y [B, P, Q, D]; always: k [kh, kw, C, D].
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def forward(geo: Geometry, x: Array, k: Array) -> Array:
+    """The convolution, (x, k) -> y."""
+    return _by_platform(geo, _forward_matrix, native.forward, x, k)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def input_gradient(geo: Geometry, y: Array, k: Array) -> Array:
+    """Its transpose in x, (y, k) -> x: the transposed convolution."""
+    return _by_platform(geo, _input_gradient_matrix, native.input_gradient, y, k)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def kernel_gradient(geo: Geometry, x: Array, y: Array) -> Array:
+    """Its transpose in k, (x, y) -> k."""
+    return _by_platform(geo, _kernel_gradient_matrix, native.kernel_gradient, x, y)
+
+
+def _save_both(geo, a, b, fun):
+    return fun(geo, a, b), (a, b)
+
+
+forward.defvjp(
+    functools.partial(_save_both, fun=forward),
+    lambda geo, xk, y: (input_gradient(geo, y, xk[1]), kernel_gradient(geo, xk[0], y)),
+)
+input_gradient.defvjp(
+    functools.partial(_save_both, fun=input_gradient),
+    lambda geo, yk, x: (forward(geo, x, yk[1]), kernel_gradient(geo, x, yk[0])),
+)
+kernel_gradient.defvjp(
+    functools.partial(_save_both, fun=kernel_gradient),
+    lambda geo, xy, k: (input_gradient(geo, xy[1], k), forward(geo, xy[0], k)),
+)
+
+
+def _by_platform(geo, by_matrix, by_convolution, a, b):
+    """The one place where a formulation is chosen."""
+    by_matrix = functools.partial(by_matrix, geo)
+    by_convolution = functools.partial(by_convolution, geo)
+    if geo.form == "matrix":
+        return by_matrix(a, b)
+    if geo.form == "native":
+        return by_convolution(a, b)
+    return lax.platform_dependent(a, b, cpu=by_matrix, default=by_convolution)
+
+
+# The matrix form knows one layout; the other one pays for a conversion.
+
+
+def _forward_matrix(geo, x, k):
+    if geo.layout == "CHWB":
+        return matrix.forward(geo, x, k)
+    return batch_first(matrix.forward(geo, batch_last(x), k))
+
+
+def _input_gradient_matrix(geo, y, k):
+    if geo.layout == "CHWB":
+        return matrix.input_gradient(geo, y, k)
+    return batch_first(matrix.input_gradient(geo, batch_last(y), k))
+
+
+def _kernel_gradient_matrix(geo, x, y):
+    if geo.layout == "CHWB":
+        return matrix.kernel_gradient(geo, x, y)
+    return matrix.kernel_gradient(geo, batch_last(x), batch_last(y))

@@ -1,0 +1,157 @@
+"""The benchmarks measure what they say: checked before timed, told apart, and never rotten."""
+
+import dataclasses
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from benchmarks import cases, compare, scaling, startup, throughput
+from benchmarks.workers import Worker
+
+
+def record(framework, setting, steps, scored=100.0, model="ecg_dense", **extra):
+    speeds, chunks = throughput.summary([steps]), {"64": scored / 2, "512": scored}
+    return {
+        "model": model, "dtype": "float32", "batch": 8, "framework": framework,
+        "setting": setting, "train_steps_per_s": speeds,
+        "score_per_s": {k: throughput.summary([v]) for k, v in chunks.items()},
+        "versions": {framework: "1"}, "machine": throughput.machine(), **extra,
+    }  # fmt: skip
+
+
+RECORDS = [
+    record("jaxae", "default", 120.0, devices=1),
+    record("jaxae", "2 devices", 200.0, devices=2),
+    record("flax", "jitted step", 30.0),
+    record("torch", "eager", 20.0, threads=2),
+    record("torch", "eager", 25.0, threads=1),
+    record("torch", "compile", 60.0, threads=1, scored=400.0),
+    record("keras", "function", 40.0),
+    record("keras", "fit", 10.0),
+]
+
+
+def test_ratios_are_against_the_fastest_setting_of_any_peer():
+    row = compare.compare(RECORDS, compare.train_speed)
+    assert compare.ratios(row, compare.train_speed) == {
+        "peer": 2.0, "flax": 4.0, "fit": 12.0, "eager": 6.0,
+    }  # fmt: skip
+    row = compare.compare(RECORDS, compare.score_speed)
+    assert compare.ratios(row, compare.score_speed)["peer"] == 0.25
+
+
+def test_best_is_the_fastest_device_count():
+    row = compare.compare(RECORDS, compare.train_speed, best=True)
+    assert row["jaxae"]["setting"] == "2 devices"
+
+
+def test_geometric_mean():
+    assert compare.geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
+
+
+def test_table_and_plot(tmp_path):
+    more = [dict(r, model="fmnist_dense") for r in RECORDS]
+    text = compare.table(RECORDS + more)
+    assert "**2.00**" in text
+    assert "torch compile, 1 thr." in text
+    assert "geometric mean" in text
+    compare.plot(RECORDS + more, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_the_last_result_of_a_competitor_counts(tmp_path):
+    path = tmp_path / "r.jsonl"
+    later = RECORDS[0] | {"peak_mb": 1.0}
+    path.write_text("".join(json.dumps(r) + "\n" for r in [*RECORDS, later]))
+    found = compare.read(path)
+    assert len(found) == len(RECORDS)
+    assert found[0]["peak_mb"] == 1.0
+
+
+def test_the_gate_refuses_a_competitor_that_computes_something_else():
+    ours = ({"loss": 1.0}, {"a/kernel": np.array([1.0, 2.0])})
+    spec = {"framework": "torch", "setting": "eager", "model": "ecg_dense", "dtype": "float32"}
+    assert throughput.check(ours, ours, spec) == {"loss": 0.0, "gradients": 0.0}
+    for other in (
+        ({"loss": 1.001}, ours[1]),
+        (ours[0], {"a/kernel": np.array([1.0, 2.01])}),
+        (ours[0], {"a/kernel": np.array([1.0, np.nan])}),
+    ):
+        with pytest.raises(RuntimeError, match="something else"):
+            throughput.check(ours, other, spec)
+
+
+def test_compile_time_is_what_the_first_call_takes_beyond_its_steps():
+    raw = record("torch", "eager", 1.0, first_call_s=3.0, first_call_steps=10)
+    raw |= {"train_steps_per_s": [10.0, 20.0, 5.0], "score_per_s": {"64": [1.0]}}
+    done = throughput.finish(raw, batch=4)
+    assert done["compile_s"] == pytest.approx(2.0)
+    assert done["train_examples_per_s"] == pytest.approx(40.0)
+
+
+def test_every_case_names_its_experiments_parameters():
+    learners = pytest.importorskip("jaxae.learners")
+    import jax
+
+    for case in cases.CASES.values():
+        learner = learners.build(cases.config(case.name), case.shape, axis=None)
+        row = jax.ShapeDtypeStruct((1, *case.shape), np.float32)
+        params = jax.eval_shape(learner.init, jax.random.key(0), row).params
+        flat = cases.traverse_util.flatten_dict(params, sep="/")
+        assert {k.rsplit("/", 1)[0] for k in flat} == set(case.layers), case.name
+
+
+def test_config_changes_only_what_is_named():
+    cfg = cases.config("ecg_dense")
+    changed = cases.config("ecg_dense", **{"train.batch_size": 7})
+    assert changed.train.batch_size == 7
+    same = dataclasses.replace(changed, train=cfg.train)
+    assert same == cfg
+
+
+def test_a_dead_worker_is_an_error_not_a_wait():
+    worker = Worker({"framework": "none"})
+    with pytest.raises(RuntimeError, match="ended with"):
+        worker.ask(do="nothing")
+    worker.close()
+
+
+@pytest.mark.slow
+def test_throughput_quick(tmp_path, capsys):
+    out = tmp_path / "results" / "quick.jsonl"
+    throughput.main(["--quick", "--models", "ecg_dense", "--out", str(out)])
+    records = compare.read(out)
+    expected = {"jaxae", "flax"}
+    expected |= {name for name, module in (("torch", "torch"), ("keras", "tensorflow"))
+                 if find_spec(module)}  # fmt: skip
+    assert {r["framework"] for r in records} == expected
+    for r in records:
+        assert r["train_steps_per_s"]["median"] > 0
+        assert compare.score_speed(r) > 0
+        assert r["peak_mb"] > 10
+    assert "steps/s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_scaling_quick(tmp_path):
+    out, plot = tmp_path / "s.jsonl", tmp_path / "s.png"
+    scaling.main(
+        ["--quick", "--rounds", "1", "--seconds", "0.05", "--models", "ecg_dense", "--studies",
+         "devices", "ensemble", "--out", str(out), "--plot", str(plot)]
+    )  # fmt: skip
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {(r["study"], r["x"]) for r in found} == {
+        ("devices", 1), ("devices", 2), ("ensemble", 1), ("ensemble", 2),
+    }  # fmt: skip
+    assert all(r["examples_per_s"][0] > 0 for r in found)
+    assert plot.exists()
+
+
+@pytest.mark.slow
+def test_startup(tmp_path):
+    startup.main(["--models", "ecg_dense", "--out", str(tmp_path / "s.jsonl")])
+    found = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    cold, warm = (r for r in found if "cache" in r)
+    assert (cold["cache"], warm["cache"]) == ("cold", "warm")

@@ -1,0 +1,126 @@
+"""What a person sees who asks for something impossible: one line, code 2, and no debris."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from probes import edit, images, write_npz
+
+from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
+from jaxae.errors import UserError, unknown
+from jaxae.experiment import main
+
+CONFIG = ExperimentConfig(
+    name="trial",
+    method="dense",
+    model=ModelConfig(latent=2),
+    data=DataConfig(name="digits", normal=(0,)),
+    train=TrainConfig(epochs=1, batch_size=8),
+)
+
+
+def refused(args, capsys, cfg=CONFIG):
+    """The one line that `main` prints for these arguments."""
+    with pytest.raises(SystemExit) as stop:
+        main(cfg, list(map(str, args)))
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--data.name", "imagenet"], ["dataset 'imagenet'", "digits", "mnist", "npz:FILE"]),
+        (["--method", "gan"], ["method 'gan'", "alocc, conv, dense"]),
+        (["--score", "psnr"], ["score 'psnr'", "mae", "mse"]),
+        (["--score", "mse+mse"], ["mse+mse", "twice"]),
+        (["--threshold.rule", "magic:3"], ["threshold rule 'magic'", "quantile"]),
+        (["--threshold.rule", "quantile:2"], ["quantile:2", "between 0 and 1"]),
+        (["--threshold.rule", "mean_std"], ["mean_std", "number"]),
+        (["--studies", "tarot"], ["study 'tarot'", "verdicts"]),
+        (["--studies", "latent_grid", "--model.latent", 3], ["latent_grid", "--model.latent 2"]),
+        (["--studies", "epoch_scores"], ["epoch_scores", "--train.monitor"]),
+        (["--train.monitor", "--score", "latent_knn"], ["latent_knn", "mse"]),
+        (["--train.batch-size", 5000], ["train.batch_size 5000", "training rows"]),
+        (["--devices", 4, "--train.batch-size", 6], ["train.batch_size 6", "not divisible by 4"]),
+        (["--devices", 64, "--train.batch-size", 64], ["devices is 64", "4", "--devices"]),
+        (["--data.normal", 77], ["data.normal", "77"]),
+        (["--data.normal", *range(10)], ["no anomalies"]),
+        (["--data.corruption", "melt:3"], ["corruption 'melt'", "rotation"]),
+        (["--data.name", "npz:nowhere.npz"], ["nowhere.npz", "does not exist"]),
+        (
+            ["--method", "conv", "--model.kernels", 3, 99, "--model.paddings", "same", "valid"],
+            ["model.kernels (3, 99)", "smaller kernels"],
+        ),
+        (["--train.epochs", 0], ["train.epochs is 0", "at least 1"]),
+        (["--data.name", "mnist", "--data.dir", "nowhere"], ["nowhere", "--data.dir"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(args, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused(["--run-dir", "run", *args], capsys)
+    for word in words:
+        assert word in line
+    assert list(Path().iterdir()) == []
+
+
+def test_a_run_folder_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    line = refused(["--run-dir", tmp_path / "file" / "run"], capsys)
+    assert str(tmp_path / "file" / "run") in line
+    assert "--run-dir" in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("y_test", "words"),
+    [
+        ([1, 1, 1, 1], ["test set has no normal rows"]),
+        ([0, 0, 0, 0], ["no anomalies"]),
+    ],
+)
+def test_a_test_set_with_one_class_only(y_test, words, capsys, tmp_path):
+    x = {"x_train": images(16), "y_train": np.zeros(16), "x_test": images(4), "y_test": y_test}
+    np.savez(tmp_path / "x.npz", **x)
+    args = ["--data.name", f"npz:{tmp_path / 'x.npz'}", "--run-dir", tmp_path / "run"]
+    if y_test[0]:
+        args += ["--data.normal", 0]
+    line = refused(args, capsys, edit(CONFIG, {"data.normal": ()}))
+    assert all(word in line for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_the_method_cannot_take(capsys, tmp_path):
+    write_npz(tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as stored:
+        flat = {k: v.reshape(len(v), -1) if k[0] == "x" else v for k, v in stored.items()}
+    np.savez(tmp_path / "flat.npz", **flat)
+    args = ["--data.name", f"npz:{tmp_path / 'flat.npz'}", "--run-dir", tmp_path / "run"]
+    cfg = edit(CONFIG, {"data.normal": ()})
+    for method, word in (("conv", "--method dense"), ("alocc", "images")):
+        line = refused([*args, "--method", method, "--model.latent", 2], capsys, cfg)
+        assert word in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_is_one_line_and_code_1(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(CONFIG, ["--run-dir", str(tmp_path), "--optim.lr", "1e30", "--train.loss", "mse"])
+    assert stop.value.code == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert "training failed: " in err
+    assert "optim.lr" in err
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_user_error_is_a_value_error_that_lists_what_is_known():
+    error = unknown("score", "x", {"b": 1, "a": 2})
+    assert isinstance(error, UserError)
+    assert isinstance(error, ValueError)
+    assert str(error) == "unknown score 'x'; known: a, b"

@@ -1,0 +1,172 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from probes import DEVICES, FAST_AND_SLOW, SHAPE, assert_close, batch, images, start, tiny
+
+from jaxae import data, learners, parallel, rng, train
+from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
+from jaxae.errors import UserError
+from jaxae.models.alocc import Discriminator, Refiner
+from jaxae.types import AXIS, Batch
+
+X = images(160)
+STEPS = 20
+
+
+def losses(method, count):
+    """The metrics of the first 20 steps on a number of devices."""
+    cfg = tiny(method)
+    devices = DEVICES[:count]
+    learner = learners.build(cfg, SHAPE)
+    state = parallel.place(train.initial_state(learner, SHAPE, 0), devices)
+    plan = parallel.split(data.index_plan(0, 0, len(X), 8, count), devices)
+    key = parallel.place(rng.stream(0, rng.Purpose.NOISE), devices)
+    run = parallel.epoch_fn(learner, devices)
+    state, metrics = run(state, parallel.place(X, devices), plan, key)
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("method", FAST_AND_SLOW)
+def test_losses_do_not_depend_on_the_number_of_devices(method):
+    (alone, expected), *others = [losses(method, count) for count in (1, 2, 4)]
+    assert int(alone.step) == STEPS
+    assert expected["loss"].shape == (STEPS,)
+    for state, metrics in others:
+        assert int(state.step) == STEPS
+        for name in expected:
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+
+
+def test_an_epoch_is_its_steps_one_after_another():
+    learner, state = start(tiny("dense"))
+    step, key = jax.jit(learner.step), rng.stream(0, rng.Purpose.NOISE)
+    course = []
+    for rows in data.index_plan(0, 0, len(X), 8, 1)[0]:
+        state, metrics = step(state, batch(X[rows]), key)
+        course.append(metrics["loss"])
+    np.testing.assert_allclose(losses("dense", 2)[1]["loss"], course, rtol=1e-5)
+
+
+def small_alocc(axis):
+    nets = Pair(
+        Refiner(SHAPE, filters=(3, 4), up_filters=(3,), axis=axis),
+        Discriminator(filters=(3, 4), axis=axis),
+    )
+    tx = Pair(optax.sgd(0.1), optax.sgd(0.1))
+    return adversarial(nets, tx, ADVERSARIAL["default"], noise_std=0.1, axis=axis)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda axis: learners.build(tiny("dense"), SHAPE, axis),
+        small_alocc,
+    ],
+    ids=["dense", "alocc"],
+)
+def test_a_split_batch_has_gradients_and_statistics_of_the_whole_one(make):
+    """Whatever maps the axis: here `vmap`, over two halves of a batch."""
+    whole, shared = make(None), make(AXIS)
+    key, slot = jax.random.key(0), jnp.arange(8, dtype=jnp.int32)
+    state = jax.jit(whole.init)(key, X[:1])
+    expected = jax.jit(whole.step)(state, Batch(jnp.asarray(X[:8]), slot), key)
+    halves = Batch(jnp.asarray(X[:8]).reshape(2, 4, *SHAPE), slot.reshape(2, 4))
+    found = jax.jit(jax.vmap(shared.step, (None, 0, None), axis_name=AXIS))(state, halves, key)
+    for half in range(2):
+        one = jax.tree.map(lambda leaf, half=half: leaf[half], found)
+        assert_close(one, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_device_holds_the_same_state_and_its_own_share():
+    placed = parallel.place({"a": jnp.arange(3.0)}, DEVICES)["a"]
+    assert placed.shape == (3,)
+    assert {shard.data.shape for shard in placed.addressable_shards} == {(3,)}
+    assert {shard.device for shard in placed.addressable_shards} == set(DEVICES)
+    shared = parallel.split(np.arange(8).reshape(4, 2), DEVICES)
+    assert [shard.data.tolist() for shard in shared.addressable_shards] == [
+        [[0, 1]],
+        [[2, 3]],
+        [[4, 5]],
+        [[6, 7]],
+    ]
+
+
+def double(variables, x):
+    return {"twice": variables * x, "sum": x.sum(axis=1)}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_map_rows_is_the_function_itself_for_awkward_numbers_of_rows(count):
+    devices = DEVICES[:count]
+    run = parallel.rows_fn(double, devices)
+    variables = parallel.place(jnp.float32(2), devices)
+    for n in (1, 127, 129, 1000):
+        x = np.random.default_rng(n).random((n, 3), np.float32)
+        found = parallel.map_rows(run, variables, parallel.blocks(x, devices), n)
+        np.testing.assert_array_equal(found["twice"], 2 * x)
+        np.testing.assert_allclose(found["sum"], x.sum(axis=1), rtol=1e-6)
+
+
+def test_map_rows_of_inference_is_inference():
+    learner, state = start(tiny("dense"))
+    run = parallel.rows_fn(learner.infer, DEVICES)
+    variables = parallel.place(state.variables, DEVICES)
+    expected = jax.jit(learner.infer)(state.variables, X)
+    for n in (1, 127, 129):
+        found = parallel.map_rows(run, variables, parallel.blocks(X[:n], DEVICES), n)
+        np.testing.assert_allclose(found.x_hat, expected.x_hat[:n], atol=1e-6)
+        np.testing.assert_allclose(found.z, expected.z[:n], atol=1e-5)
+
+
+def test_blocks_are_equal_and_hold_every_row_once():
+    devices = DEVICES[:2]
+    x = np.arange(5000, dtype=np.float32)[:, None]
+    blocks = [np.asarray(block) for block in parallel.blocks(x, devices)]
+    assert {block.shape for block in blocks} == {(2, 8, 128, 1)}
+    flat = np.concatenate([block.reshape(-1) for block in blocks])
+    np.testing.assert_array_equal(flat[:5000], x[:, 0])
+    assert (flat[5000:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "count", "chunk"), [(1, 1, 1), (9, 2, 8), (64, 4, 16), (5000, 1, 128)]
+)
+def test_tight_chunks_waste_less_than_half(n, count, chunk):
+    assert parallel.tight_chunk(n, DEVICES[:count]) == chunk
+
+
+def test_one_compilation_serves_any_number_of_rows_of_many_blocks():
+    traces = []
+
+    def counted(variables, x):
+        traces.append(x.shape)
+        return x * variables
+
+    run = parallel.rows_fn(counted, DEVICES)
+    for n in (5000, 9000):
+        x = np.ones((n, 2), np.float32)
+        parallel.map_rows(run, jnp.float32(1), parallel.blocks(x, DEVICES), n)
+    assert len(traces) == 1
+
+
+def test_devices_are_chosen_to_divide_the_batch():
+    assert parallel.choose(0, 8) == DEVICES
+    assert parallel.choose(0, 6) == DEVICES[:3]
+    assert parallel.choose(0, 7) == DEVICES[:1]
+    assert parallel.choose(2, 8) == DEVICES[:2]
+
+
+def test_devices_that_do_not_exist_or_do_not_divide_the_batch():
+    with pytest.raises(UserError, match=r"devices is 9, but JAX sees 4"):
+        parallel.choose(9, 18)
+    with pytest.raises(UserError, match=r"train\.batch_size 6 is not divisible by 4 devices"):
+        parallel.choose(4, 6)
+
+
+def test_a_template_has_the_sharding_of_what_is_placed():
+    state = parallel.place({"a": jnp.zeros((2, 3))}, DEVICES[:2])
+    template = parallel.placed_like(jax.eval_shape(lambda: {"a": jnp.zeros((2, 3))}), DEVICES[:2])
+    assert template["a"].sharding == state["a"].sharding
+    assert template["a"].shape == (2, 3)

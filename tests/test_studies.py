@@ -1,0 +1,237 @@
+import numpy as np
+import pytest
+from probes import edit, images, tiny
+
+from jaxae import experiment, plots, studies
+from jaxae.errors import UserError
+from jaxae.studies import detection
+
+SHAPE = (8, 8, 1)
+NORMALS, ANOMALIES, EPOCHS = 48, 24, 2  # t-SNE needs more rows than its perplexity of 30
+IMAGE_STUDIES = tuple(name for name in studies.STUDIES if name not in ("beats", "severity"))
+
+
+@pytest.fixture(scope="module")
+def monkeymodule():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def source(path, shape=SHAPE, scale=1.0):
+    """Two normal classes of blobs, bright and dim; a third class, their negatives, is abnormal."""
+
+    def rows(n, seed):
+        x = images(n, seed) * np.where(np.arange(n) % 2, 1, 0.5).reshape(-1, 1, 1, 1)
+        return scale * x.reshape(n, *shape), np.arange(n) % 2
+
+    x_train, y_train = rows(64, 1)
+    x_test, y_test = rows(NORMALS, 2)
+    x_odd, _ = rows(ANOMALIES, 3)
+    np.savez(
+        path,
+        x_train=x_train.astype(np.float32),
+        y_train=y_train,
+        x_test=np.concatenate([x_test, scale - x_odd]).astype(np.float32),
+        y_test=np.concatenate([y_test, np.full(ANOMALIES, 2)]),
+    )
+    return f"npz:{path}"
+
+
+def outcome(folder, method, names, patch, shape=SHAPE, **changes):
+    """What a run with these studies reports, and the arrays it leaves."""
+    patch.setattr(plots, "draw", lambda folder: [])
+    cfg = edit(
+        tiny(
+            method,
+            model__latent=2,
+            train__monitor=True,
+            train__keep_checkpoints=0,
+            train__checkpoint_every=1,
+            train__epochs=EPOCHS,
+            data__normal=(0, 1),
+        ),
+        {
+            "data.name": source(folder / "rows.npz", shape),
+            "run_dir": str(folder / "run"),
+            "studies": names,
+            "devices": 1,
+        }
+        | changes,
+    )
+    report = experiment.run(cfg)
+    arrays = {}
+    for path in (folder / "run" / "arrays").glob("*.npz"):
+        with np.load(path) as stored:
+            arrays[path.stem] = dict(stored)
+    return report, arrays
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, monkeymodule):
+    """All studies of images but the slow one, on one run."""
+    return outcome(tmp_path_factory.mktemp("studies"), "dense", IMAGE_STUDIES, monkeymodule)
+
+
+SHAPES = {
+    "reconstructions": {
+        "x": (16, *SHAPE),
+        "x_hat": (16, *SHAPE),
+        "y": (16,),
+        "score": (16,),
+        "threshold": (),
+    },
+    "verdicts": {
+        "x": (7, *SHAPE),
+        "x_hat": (7, *SHAPE),
+        "score": (7,),
+        "kind": (7,),
+        "is_anomaly": (7,),
+        "threshold": (),
+    },
+    "epoch_grid": {"epochs": (EPOCHS,), "x": (10, *SHAPE), "x_hat": (EPOCHS, 10, *SHAPE)},
+    "denoising": {
+        "clean": (10, *SHAPE),
+        "noisy": (10, *SHAPE),
+        "denoised": (10, *SHAPE),
+        "noise_std": (),
+    },
+    "latent_scatter": {
+        "z": (NORMALS, 2),
+        "label": (NORMALS,),
+        "classes": (2,),
+        "centroids": (2, 2),
+        "centroid_images": (2, *SHAPE),
+    },
+    "latent_grid": {"images": (30, 30, *SHAPE), "x_range": (2,), "y_range": (2,)},
+    "tsne": {"points": (NORMALS, 2), "label": (NORMALS,)},
+    "interpolation": {"images": (10, *SHAPE), "ends": (2, *SHAPE), "label": (2,)},
+    "epoch_scores": {
+        "epochs": (EPOCHS,),
+        "auroc": (EPOCHS,),
+        "equal_error_f1": (EPOCHS,),
+        "final": (),
+        "label_free": (),
+        "oracle": (),
+    },
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_arrays_have_the_shapes_that_the_figures_draw(name, found):
+    arrays = found[1][name]
+    assert {key: value.shape for key, value in arrays.items()} == SHAPES[name]
+    for value in arrays.values():
+        assert value.dtype.kind != "O"
+        assert value.dtype.kind not in "f" or np.isfinite(value).all()
+
+
+def test_every_study_leaves_arrays_or_scalars(found):
+    report, arrays = found
+    assert arrays.keys() <= studies.STUDIES.keys()
+    assert arrays["loss_histograms"].keys() == {"train", "valid"}
+    assert {
+        "flagged_normal",
+        "flagged_rotation",
+        "auroc_negative",
+        "auroc_noise_mse",
+        "batch_threshold",
+        "recall_batch_threshold",
+        "mse_noisy_to_clean",
+        "mse_denoised_to_clean",
+        "oracle_f1",
+        "label_free_auroc",
+    } <= report.keys()
+
+
+def test_studies_agree_with_each_other_and_with_the_report(found):
+    report, arrays = found
+    shown = arrays["reconstructions"]
+    assert shown["y"].tolist() == [False] * 8 + [True] * 8
+    error = np.mean((shown["x"] - shown["x_hat"]) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(shown["score"], error, rtol=1e-4)
+    verdicts = arrays["verdicts"]
+    assert shown["threshold"] == verdicts["threshold"] == np.float32(report["threshold"])
+    np.testing.assert_array_equal(verdicts["is_anomaly"], verdicts["score"] > verdicts["threshold"])
+    grid = arrays["epoch_grid"]
+    last = np.mean((grid["x"] - grid["x_hat"][-1]) ** 2)
+    assert last < np.mean((grid["x"] - grid["x_hat"][0]) ** 2)
+    scatter = arrays["latent_scatter"]
+    for label, centroid in zip(scatter["classes"], scatter["centroids"], strict=True):
+        mean = scatter["z"][scatter["label"] == label].mean(axis=0)
+        np.testing.assert_allclose(centroid, mean, rtol=1e-5)
+    first, second = arrays["interpolation"]["label"]
+    assert first != second
+    assert report["oracle_f1"] >= max(report["final_f1"], report["label_free_f1"])
+    assert report["final_epoch"] == EPOCHS
+
+
+def test_noise_of_the_denoising_study_is_that_of_training(found):
+    arrays = found[1]["denoising"]
+    assert arrays["noise_std"] == np.float32(0.1)
+    assert 0 <= arrays["noisy"].min() <= arrays["noisy"].max() <= 1
+    assert 0.02 < (arrays["noisy"] - arrays["clean"]).std() <= 0.1
+
+
+@pytest.mark.slow
+def test_severity_covers_every_corruption(tmp_path, monkeypatch):
+    _, arrays = outcome(tmp_path, "dense", ("severity",), monkeypatch)
+    severity = arrays["severity"]
+    count, steps = severity["severities"].shape
+    assert len(severity["names"]) == len(severity["unit"]) == count
+    assert severity["auroc"].shape == severity["flagged"].shape == (count, steps)
+    assert severity["examples"].shape == (count, steps, *SHAPE)
+    assert 0 <= severity["flagged"].min() <= severity["flagged"].max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["conv", "dense"])
+def test_studies_of_series(method, tmp_path, monkeypatch):
+    names = ("beats", "verdicts", "denoising", "batch_threshold")
+    _, arrays = outcome(
+        tmp_path, method, names, monkeypatch, shape=(64, 1), **{"train.monitor": False}
+    )
+    beats = arrays["beats"]
+    assert {value.shape for value in beats.values()} == {(64,)}
+    assert beats.keys() == {"normal", "abnormal", "normal_hat", "abnormal_hat"}
+    assert arrays["verdicts"]["x"].shape == (4, 64, 1)
+
+
+@pytest.mark.slow
+def test_every_figure_of_a_run_is_drawn(tmp_path, monkeypatch):
+    draw = plots.draw
+    outcome(tmp_path, "conv", IMAGE_STUDIES, monkeypatch, ensemble=2)
+    drawn = {path.stem for path in draw(tmp_path / "run")}
+    assert drawn >= {"loss_curves", *SHAPES}
+
+
+def test_pseudo_anomalies_paste_a_patch_of_another_row():
+    x = np.arange(6, dtype=np.float32).reshape(6, 1, 1, 1) * np.ones((1, 8, 8, 1), np.float32)
+    before = x.copy()
+    pasted = detection.cut_and_paste(x, seed=0)
+    np.testing.assert_array_equal(x, before)
+    changed = pasted != x
+    assert (changed.sum(axis=(1, 2, 3)) <= 4 * 4).all()
+    assert changed.any()
+    for row, difference in zip(pasted, changed, strict=True):
+        assert len(np.unique(row[difference])) <= 1  # all from one donor
+    np.testing.assert_array_equal(detection.cut_and_paste(x, seed=0), pasted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"studies": ("tarot",)}, "unknown study 'tarot'"),
+        ({"studies": ("latent_grid",)}, r"model\.latent is 4; use --model\.latent 2"),
+        ({"studies": ("interpolation",), "method": "alocc"}, "decode codes, which method alocc"),
+        ({"studies": ("epoch_scores",)}, r"--train\.monitor"),
+        ({"train.monitor": True, "score": "latent_knn"}, "'latent_knn'"),
+    ],
+)
+def test_what_a_configuration_cannot_feed_is_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        studies.check(edit(tiny(), changes))
+
+
+def test_what_a_configuration_can_feed_is_accepted():
+    studies.check(edit(tiny(), {"studies": ("tsne", "severity", "verdicts")}))
+    studies.check(edit(tiny("alocc"), {"score": "d_of_r", "train.monitor": True}))
