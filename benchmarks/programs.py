@@ -53,13 +53,11 @@ def _parse(spec: dict) -> tuple[Case, object]:
 
 def initial_weights(spec: dict) -> Weights:
     """The library's own initial weights of a case, for everybody to start from."""
-    import jax
-
-    from jaxae import learners
+    from jaxae import learners, train
 
     case, cfg = _parse(spec)
     learner = learners.build(cfg, case.shape, axis=None)
-    return flatten(jax.jit(learner.init)(jax.random.key(0), rows(case, 1)).params)
+    return flatten(train.initial_state(learner, case.shape, seed=0).params)
 
 
 def jaxae(spec: dict, weights: Weights) -> Program:
@@ -67,6 +65,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     import jax
 
     from jaxae import learners, parallel
+    from jaxae import train as training
     from jaxae.scoring import mse
 
     case, cfg = _parse(spec)
@@ -87,7 +86,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     run = parallel.epoch_fn(learner, devices)
 
     def start(learner):
-        state = learner.init(jax.random.key(0), rows(case, 1))
+        state = training.initial_state(learner, case.shape, seed=0)
         return parallel.place(state.replace(params=unflatten(weights)), devices)
 
     box = [start(learner)]
@@ -147,7 +146,8 @@ def flax(spec: dict, weights: Weights) -> Program:
         donate_argnums=0,
     )
     judge, key = jax.jit(score_of), jax.random.key(2)
-    box = [jax.device_put(init(jax.tree.map(jnp.array, unflatten(weights))))]
+    # Jitted, so that every leaf has a buffer of its own to donate.
+    box = [jax.jit(init)(unflatten(weights))]
 
     def gradients(sample):
         state = init(jax.tree.map(jnp.array, unflatten(weights)))
@@ -173,6 +173,8 @@ def torch(spec: dict, weights: Weights) -> Program:
 
     from benchmarks import reference_torch
 
+    if reference_torch.DEVICE.type == "cuda" and spec["threads"] != 1:
+        raise Unavailable("the number of threads matters on a CPU only")
     torch.set_num_threads(spec["threads"])
     case, cfg = _parse(spec)
     program = reference_torch.build(case, cfg, spec["setting"])

@@ -51,15 +51,13 @@ def first_call(model: str, cache: Path) -> dict[str, float]:
     spec = {"framework": "jaxae", "model": model, "dtype": "float32", "devices": 0}
     with tempfile.TemporaryDirectory() as folder:
         weights = f"{folder}/weights.npz"
-        maker = Worker(spec)
-        maker.ask(do="init", out=weights)
-        maker.close()
+        with Worker(spec) as worker:
+            worker.ask(do="init", out=weights)
         start = time.perf_counter()
-        worker = Worker(spec, env)
-        worker.ask(do="prepare", weights=weights)
-        times = worker.ask(do="warm_up", seconds=1.0, chunks=[])
-        elapsed = time.perf_counter() - start - times["second_call_s"]
-        worker.close()
+        with Worker(spec, env) as worker:
+            worker.ask(do="prepare", weights=weights)
+            times = worker.ask(do="warm_up", seconds=1.0, chunks=[])
+            elapsed = time.perf_counter() - start - times["second_call_s"]
     return {
         "to_first_steps_s": elapsed,
         "first_call_s": times["first_call_s"],

@@ -43,6 +43,7 @@ def run(cfg: ExperimentConfig) -> dict:
     """
     clock = time.perf_counter()
     score, rule = scoring.resolve(cfg.score), scoring.rule(cfg.threshold.rule)
+    config.validate(cfg)
     studies.check(cfg)
     parallel.initialize(cfg.method, cfg.devices, cfg.train.batch_size)
     rows = data.load(cfg.data)
@@ -91,6 +92,7 @@ def _train(
 ) -> train.Fitted:
     """Fit from the last checkpoint, if there is one, saving as configured."""
     state, done = _resume(cfg, learner, rows, devices, manager)
+    runlog.write_text(folder / "config.json", config.to_json(cfg))  # what is free may have changed
     log = folder / "metrics.jsonl"
     runlog.start_metrics(log, done)
     valid_loss = train.valid_loss_fn(learner, rows.valid.x, cfg.train.loss, devices)

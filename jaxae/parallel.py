@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxae.datasets.prepared import cache_dir
+from jaxae.config import cache_dir
 from jaxae.errors import UserError
 from jaxae.types import AXIS, Array, Batch, Learner, Metrics, PyTree, TrainState
 

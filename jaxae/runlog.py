@@ -59,7 +59,8 @@ def open_run(cfg: config.ExperimentConfig) -> Path:
                 f"the run folder {folder} holds another configuration: {'; '.join(differing)}. "
                 "Name another with --run-dir, or remove it"
             )
-    write_text(path, config.to_json(cfg))
+    else:
+        write_text(path, config.to_json(cfg))
     write_json(folder / "provenance.json", provenance())
     return folder
 

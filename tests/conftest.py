@@ -1,10 +1,13 @@
 """Settings that make tests strict: four CPU devices, no silent broadcasting, no display."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["MPLBACKEND"] = "Agg"
+_cache = tempfile.TemporaryDirectory(prefix="jaxae-tests-")
+os.environ["JAXAE_CACHE_DIR"] = _cache.name
 
 import jax
 import pytest

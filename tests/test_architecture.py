@@ -51,16 +51,16 @@ def ours(name):
 ALLOWED = {
     "errors": set(),
     "types": set(),
-    "config": {"errors"},
+    "checks": {"errors", "config"},
+    "config": {"checks", "errors"},
     "rng": {"types"},
     "metrics": {"types"},
-    "ops": {"types"},
     "filters": {"types"},
     "corruptions": {"types", "errors", "rng", "filters"},
     "scoring": {"types", "errors", "filters"},
     "runlog": {"config", "errors"},
     "checkpoint": {"config", "errors", "types"},
-    "parallel": {"types", "errors", "datasets.prepared"},
+    "parallel": {"types", "errors", "config"},
 }
 APART = {
     "learners": {"parallel", "train", "evaluation", "runlog", "checkpoint", "plots", "data"},
@@ -85,7 +85,7 @@ def test_models_know_no_configuration_and_no_training():
     for name in MODULES:
         if name.startswith("jaxae.models."):
             above = {used for used in ours(name) if not used.startswith("models.")}
-            assert above <= {"types", "errors", "ops"}, name
+            assert {used.split(".")[0] for used in above} <= {"types", "errors", "ops"}, name
 
 
 def test_plots_need_neither_jax_nor_the_rest_of_the_package():
@@ -132,7 +132,7 @@ def test_the_package_does_not_import_what_uses_it():
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_read_in_one_sitting(name):
     text = MODULES[name].read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 330
+    assert len(text.splitlines()) <= 320
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), "says what it is for"
 

@@ -112,10 +112,11 @@ def test_config_changes_only_what_is_named():
 
 
 def test_a_dead_worker_is_an_error_not_a_wait():
-    worker = Worker({"framework": "none"})
-    with pytest.raises(RuntimeError, match="ended with"):
+    with (
+        Worker({"framework": "none"}) as worker,
+        pytest.raises(RuntimeError, match="ended with"),
+    ):
         worker.ask(do="nothing")
-    worker.close()
 
 
 @pytest.mark.slow

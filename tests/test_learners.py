@@ -214,8 +214,8 @@ def test_alocc_gradients_are_those_of_its_two_losses(variant):
     value_d, grad_d = jax.jit(jax.value_and_grad(discriminator_loss))(d, r)
     moved = jax.tree.map(jnp.subtract, state.params, new.params)
     assert_close(moved, {"refiner": grad_r, "discriminator": grad_d}, atol=2e-5)
-    assert metrics["loss"] == pytest.approx(value_r, rel=1e-5)
-    assert metrics["loss_discriminator"] == pytest.approx(value_d, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(float(value_r), rel=1e-5)
+    assert metrics["loss_discriminator"] == pytest.approx(float(value_d), rel=1e-5)
     assert_moved = leaves(jax.tree.map(jnp.subtract, new.model_state, state.model_state))
     assert all(np.abs(change).max() > 0 for change in assert_moved.values())
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxae.config import cache_dir
 from jaxae.datasets.raw import Raw
 from jaxae.errors import UserError
 
@@ -26,11 +27,6 @@ BLOCK = 1000  # rows per record
 VERSION = "1.0.0"  # of the stored format: raise it when the features change
 _ASIDE = ".preparing-"  # prefix of folders that are not whole yet
 _ABANDONED = 3600.0  # seconds after which such a folder belongs to a process that was killed
-
-
-def cache_dir() -> Path:
-    """Where prepared data are kept: $JAXAE_CACHE_DIR, else ~/.cache/jaxae."""
-    return Path(os.environ.get("JAXAE_CACHE_DIR") or Path.home() / ".cache" / "jaxae").expanduser()
 
 
 def load(name: str, key: Any, read: Callable[[], Raw], cache: Path | None = None) -> Raw:

@@ -55,7 +55,7 @@ def load(source: Source, folder: str, cache: Path | None = None) -> Raw:
       source: which data set.
       folder: holds a sub-folder `source.name` with the raw files; "" = $JAXAE_DATA_DIR, and where
         that is not set either, download.
-      cache: where prepared data are kept; None = `prepared.cache_dir()`.
+      cache: where prepared data are kept; None = `jaxae.config.cache_dir()`.
 
     Raises:
       UserError: a file is missing, damaged or not the published one, or the download fails.

@@ -56,8 +56,8 @@ class Refiner(nn.Module):
             x = Conv(features, KERNEL, STRIDES, "SAME", kernel_init=_DOWN_INIT, dtype=self.dtype)(x)
             x = _leaky(_norm(self.axis, self.dtype, train)(x))
         z = x.reshape(x.shape[0], -1)
-        for features, size in zip((*self.up_filters, self.shape[-1]), reversed(sizes), strict=True):
-            last = size == sizes[0]
+        ups = (*self.up_filters, self.shape[-1])
+        for i, (features, size) in enumerate(zip(ups, reversed(sizes), strict=True)):
             x = ConvTranspose(
                 features,
                 KERNEL,
@@ -67,7 +67,7 @@ class Refiner(nn.Module):
                 kernel_init=_UP_INIT,
                 dtype=self.dtype,
             )(x)
-            x = x if last else nn.relu(_norm(self.axis, self.dtype, train)(x))
+            x = x if i == len(ups) - 1 else nn.relu(_norm(self.axis, self.dtype, train)(x))
         return jnp.tanh(x.astype(jnp.float32)), z.astype(jnp.float32)
 
 

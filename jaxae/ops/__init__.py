@@ -28,8 +28,8 @@ The platform is chosen when the program is lowered, so that one traced or export
 right form everywhere. Reverse-mode derivatives of any order and `vmap` work; forward mode (`jvp`,
 `jacfwd`) raises JAX's `TypeError` for functions with a custom VJP.
 
-Two layouts are known: "BHWC", and "CHWB", which the matrix form computes in. A network that stays in
-"CHWB" from its first convolution to its last (`batch_last`, `batch_first` convert) trains up to
+There are two layouts, "BHWC", and "CHWB", in which the matrix form computes. A network that stays
+in "CHWB" from its first convolution to its last (`batch_last`, `batch_first` convert) trains up to
 twice as fast on CPU; the native form tells XLA which axis is which and leaves memory layout to it.
 """
 

@@ -1,0 +1,107 @@
+"""Which configurations make sense: all that can be checked without data or devices."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from jaxae.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxae.config import ExperimentConfig
+
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "linear")
+
+
+def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value >= least, f"at least {least}"
+
+
+_positive = (lambda value: value > 0, "above 0")
+_share = (lambda value: 0 < value < 1, "between 0 and 1")
+_all_positive = (lambda values: all(v >= 1 for v in values), "all at least 1")
+_activation = (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+_paddings = (
+    lambda values: all(v in ("same", "valid") or v.isdigit() for v in values),
+    "same, valid or a number of pixels for each layer",
+)
+
+# Field -> (what must hold of it, in code and in words).
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": (lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
+    "ensemble": _at_least(1),
+    "devices": _at_least(0),
+    "data.test_fraction": _share,
+    "data.valid_fraction": _share,
+    "data.limit": _at_least(0),
+    "data.split_seed": _at_least(0),
+    "model.latent": _at_least(0),
+    "model.hidden": _all_positive,
+    "model.filters": _all_positive,
+    "model.kernels": _all_positive,
+    "model.strides": _all_positive,
+    "model.paddings": _paddings,
+    "model.head_kernel": _at_least(0),
+    "model.activation": _activation,
+    "model.encoder_activation": _activation,
+    "model.code_activation": _activation,
+    "model.expand_activation": _activation,
+    "model.output_activation": _activation,
+    "optim.lr": _positive,
+    "optim.lr_discriminator": _positive,
+    "optim.eps": _positive,
+    "optim.weight_decay": _at_least(0),
+    "train.epochs": _at_least(1),
+    "train.batch_size": _at_least(1),
+    "train.noise_std": _at_least(0),
+    "train.checkpoint_every": _at_least(1),
+    "train.keep_checkpoints": _at_least(0),
+    "threshold.rows": _at_least(0),
+}
+
+
+def validate(cfg: "ExperimentConfig") -> "ExperimentConfig":
+    """Check every field that can be checked without data or devices.
+
+    Returns:
+      `cfg` itself.
+
+    Raises:
+      UserError: names the field, its value and what it must be.
+    """
+    _check_literals(cfg, "")
+    for name, (holds, words) in _RULES.items():
+        value = functools.reduce(getattr, name.split("."), cfg)
+        _require(holds(value), name, value, words)
+    shared = sorted(set(cfg.data.normal) & set(cfg.data.anomaly))
+    _require(not shared, "data.anomaly", cfg.data.anomaly, f"without {shared}, which are normal")
+    _require(
+        cfg.method != "dense" or cfg.model.latent > 0,
+        "model.latent",
+        cfg.model.latent,
+        "at least 1 for method dense",
+    )
+    layers = ("filters", "kernels", "strides", "paddings")
+    lengths = {name: len(getattr(cfg.model, name)) for name in layers}
+    _require(
+        len(set(lengths.values())) == 1 and lengths["filters"] > 0,
+        "the length of model." + ", ".join(layers),
+        lengths,
+        "the same, and at least 1",
+    )
+    return cfg
+
+
+def _require(ok: bool, name: str, value: Any, must_be: str) -> None:
+    if not ok:
+        raise UserError(f"{name} is {value!r}; it must be {must_be}")
+
+
+def _check_literals(node: Any, prefix: str) -> None:
+    for name, hint in get_type_hints(type(node)).items():
+        value, options = getattr(node, name), get_args(hint)
+        if dataclasses.is_dataclass(value):
+            _check_literals(value, f"{prefix}{name}.")
+        elif get_origin(hint) is Literal:
+            words = f"one of {', '.join(map(str, options))}"
+            _require(value in options, prefix + name, value, words)

@@ -1,0 +1,218 @@
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from jaxae import ops
+from jaxae.models import layers
+
+FORMS = ("matrix", "native")
+LAYOUTS = ("BHWC", "CHWB")
+PLAIN = ("NHWC", "HWIO", "NHWC")
+
+
+def normal(seed, *shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def assert_close(actual, desired, tolerance=1e-5):
+    assert actual.shape == desired.shape
+    actual, desired = np.asarray(actual, np.float64), np.asarray(desired, np.float64)
+    assert np.linalg.norm(actual - desired) <= tolerance * np.linalg.norm(desired) + 1e-30
+
+
+def as_layout(x, layout):
+    return ops.batch_last(x) if layout == "CHWB" else x
+
+
+@st.composite
+def convolutions(draw):
+    """A geometry and channels for which the convolution exists; odd sizes and strides included."""
+    small = st.integers(1, 3)
+    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    strides = draw(st.one_of(st.just((1, 1)), st.tuples(small, small)))
+    pads = st.tuples(st.integers(0, 2), st.integers(0, 2))
+    padding = draw(st.one_of(st.sampled_from(("SAME", "VALID")), st.tuples(pads, pads)))
+    size = tuple(draw(st.integers(k, 9)) for k in kernel)
+    if draw(st.integers(0, 5)) == 0:
+        size, strides, padding = kernel, (1, 1), "VALID"
+    return size, kernel, strides, padding, draw(st.sampled_from(((1, 3), (3, 1), (2, 2))))
+
+
+@settings(max_examples=25, deadline=None)
+@given(convolutions(), st.sampled_from(LAYOUTS))
+def test_values_and_gradients_are_those_of_lax(case, layout):
+    size, kernel_size, strides, padding, (channels, depth) = case
+    x, k = normal(0, 2, *size, channels), normal(1, *kernel_size, channels, depth)
+
+    def plain(x, k):
+        return lax.conv_general_dilated(x, k, strides, padding, dimension_numbers=PLAIN)
+
+    y, pull = jax.vjp(plain, x, k)
+    g = normal(2, *y.shape)
+    dx, dk = pull(g)
+    _, pull_transpose = jax.vjp(lambda g, k: jax.vjp(plain, x, k)[1](g)[0], g, k)
+    dg_of_transpose, dk_of_transpose = pull_transpose(x)
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def ours(x, k, g, form):
+        x, g = as_layout(x, layout), as_layout(g, layout)
+        how = {"layout": layout, "form": form}
+        y, pull = jax.vjp(lambda x, k: ops.conv(x, k, strides, padding, **how), x, k)
+        u, pull_transpose = jax.vjp(
+            lambda g, k: ops.conv_transpose(g, k, strides, padding, output_size=size, **how), g, k
+        )
+        (dx, dk), (dg_of_transpose, dk_of_transpose) = pull(g), pull_transpose(x)
+        images = (as_layout(a, layout) for a in (y, dx, u, dg_of_transpose))
+        return *images, dk, dk_of_transpose
+
+    desired = (y, dx, dx, dg_of_transpose, dk, dk_of_transpose)
+    for form in FORMS:
+        for actual, wanted in zip(ours(x, k, g, form), desired, strict=True):
+            assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("small", "large", "kernel", "strides", "padding"),
+    [
+        (4, 7, 5, 2, "SAME"),
+        (7, 14, 3, 2, "SAME"),
+        (2, 4, 5, 2, "SAME"),
+        (1, 7, 7, 1, "VALID"),
+        (3, 8, 3, 3, "SAME"),
+    ],
+)
+def test_transposed_convolution_is_the_adjoint(form, small, large, kernel, strides, padding):
+    u, y = normal(0, 3, large, large, 2), normal(1, 3, small, small, 4)
+    k = normal(2, kernel, kernel, 2, 4)
+    how = {"strides": (strides,) * 2, "padding": padding, "form": form}
+    left = jnp.vdot(ops.conv(u, k, **how), y)
+    right = jnp.vdot(u, ops.conv_transpose(y, k, output_size=(large, large), **how))
+    np.testing.assert_allclose(left, right, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bfloat16_is_float32_to_its_precision(form):
+    x, k, g = normal(0, 4, 9, 9, 16), normal(1, 3, 3, 16, 8), normal(2, 4, 5, 5, 8)
+    exact, pull = jax.vjp(lambda x, k: ops.conv(x, k, (2, 2), form=form), x, k)
+    low = [a.astype(jnp.bfloat16) for a in (x, k, g)]
+    actual, pull_low = jax.vjp(lambda x, k: ops.conv(x, k, (2, 2), form=form), *low[:2])
+    for a, wanted in zip((actual, *pull_low(low[2])), (exact, *pull(g)), strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert_close(a.astype(jnp.float32), wanted, 0.01)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_layers_are_those_of_flax(padding, layout):
+    x = normal(0, 2, 7, 6, 3)
+    options = {"features": 4, "kernel_size": (3, 5), "strides": (2, 2), "padding": padding}
+    for theirs, ours in (
+        (nn.Conv(**options), layers.Conv(**options, layout=layout)),
+        (
+            nn.ConvTranspose(**options, transpose_kernel=True),
+            layers.ConvTranspose(**options, layout=layout),
+        ),
+    ):
+        variables = theirs.init(jax.random.key(0), x)
+        mine = ours.init(jax.random.key(0), as_layout(x, layout))
+        assert jax.tree.map(jnp.shape, mine) == jax.tree.map(jnp.shape, variables)
+        variables["params"]["bias"] = normal(1, 4)
+        y = as_layout(ours.apply(variables, as_layout(x, layout)), layout)
+        assert_close(y, theirs.apply(variables, x))
+
+
+def test_layer_without_bias_in_bfloat16_keeps_float32_parameters():
+    layer = layers.Conv(2, (3, 3), use_bias=False, dtype=jnp.bfloat16)
+    y, variables = layer.init_with_output(jax.random.key(0), normal(0, 1, 5, 5, 3))
+    assert y.dtype == jnp.bfloat16
+    assert list(variables["params"]) == ["kernel"]
+    assert variables["params"]["kernel"].dtype == jnp.float32
+
+
+def test_scan_trains_as_a_loop_does():
+    x, k = normal(0, 4, 6, 6, 2), normal(1, 3, 3, 2, 4) * 0.1
+
+    def step(k, x):
+        def loss(k):
+            y = ops.conv(x, k, (2, 2))
+            return jnp.mean((ops.conv_transpose(y, k, (2, 2), output_size=(6, 6)) - x) ** 2)
+
+        return k - 0.1 * jax.grad(loss)(k), None
+
+    scanned, _ = jax.jit(lambda k, xs: lax.scan(step, k, xs))(k, jnp.stack([x, -x, 2 * x]))
+    for row in (x, -x, 2 * x):
+        k, _ = step(k, row)
+    assert_close(scanned, k)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_members_of_an_ensemble_have_kernels_of_their_own(form):
+    x, kernels = normal(0, 2, 5, 5, 3), normal(1, 4, 3, 3, 3, 2)
+
+    def gradient(k):
+        return jax.grad(lambda k: jnp.sum(ops.conv(x, k, (2, 2), form=form) ** 2))(k)
+
+    assert_close(jax.vmap(gradient)(kernels), jnp.stack([gradient(k) for k in kernels]))
+
+
+def test_second_derivatives():
+    x, k = normal(0, 2, 5, 5, 2), normal(1, 3, 3, 2, 3)
+
+    def penalty(conv):  # the norm of the input gradient, as gradient penalties take it
+        def value(k):
+            return jnp.sum(jax.grad(lambda x: jnp.sum(jnp.tanh(conv(x, k))))(x) ** 2)
+
+        return jax.grad(value)(k)
+
+    def plain(x, k):
+        return lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=PLAIN)
+
+    for form in FORMS:
+        assert_close(
+            penalty(functools.partial(ops.conv, strides=(2, 2), form=form)), penalty(plain)
+        )
+
+
+def test_forward_mode_is_refused():
+    x, k = normal(0, 1, 4, 4, 1), normal(1, 3, 3, 1, 1)
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda k: ops.conv(x, k), (k,), (k,))
+
+
+def test_impossible_sizes_are_refused():
+    with pytest.raises(ValueError, match="does not fit"):
+        ops.conv(normal(0, 1, 4, 4, 1), normal(1, 5, 5, 1, 1), padding="VALID")
+    with pytest.raises(ValueError, match="output_size"):
+        ops.conv_transpose(normal(0, 1, 4, 4, 1), normal(1, 3, 3, 1, 1), output_size=(9, 9))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_each_platform_gets_its_formulation(platform, layout):
+    def loss(kernels, x):
+        y = ops.conv(x, kernels[0], (2, 2), layout=layout)
+        how = {"output_size": x.shape[1:3], "layout": layout}
+        return jnp.sum(ops.conv_transpose(y, kernels[1], (2, 2), **how) ** 2)
+
+    k, x = normal(0, 3, 3, 2, 4), as_layout(normal(1, 4, 7, 7, 2), layout)
+    exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])((k, k), x)
+    lines = exported.mlir_module().splitlines()
+    convolutions = [line for line in lines if "stablehlo.convolution" in line]
+    if platform == "cpu":
+        assert not convolutions
+        assert any("dot_general" in line for line in lines)
+        return
+    # A weight gradient is the convolution whose result is a kernel, spatial axes first.
+    weight_gradients = [line for line in convolutions if re.search(r"->\[0, 1, b, f\]", line)]
+    assert len(weight_gradients) == 2
+    assert not any("lhs_dilate" in line for line in weight_gradients)
+    assert sum("lhs_dilate" in line for line in convolutions) == 1  # the transposed one itself
