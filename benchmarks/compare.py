@@ -162,12 +162,18 @@ def plot(records: list[Record], path: Path, best: bool = False) -> None:
         for i, (name, label) in enumerate(shown.items()):
             if name == "fit" and speed is score_speed:
                 continue  # scored by the same function as Keras's other settings
-            values = [ratios(compare(g, speed, best), speed).get(name, 0) for g in groups.values()]
-            places = [n + (i - 1.5) * 0.2 for n in range(len(groups))]
-            bars = ax.bar(places, values, 0.2, label=label, color=colours[i])
-            ax.bar_label(bars, [f"{v:.1f}" if v else "" for v in values], fontsize=7)
+            found = [ratios(compare(g, speed, best), speed).get(name) for g in groups.values()]
+            places = [n + (i - 1.5) * 0.2 for n, v in enumerate(found) if v]
+            heights = [v - 1 for v in found if v]
+            bars = ax.bar(places, heights, 0.2, bottom=1, label=label, color=colours[i])
+            ax.bar_label(bars, [f"{v:.2g}" for v in found if v], fontsize=7)
         ax.axhline(1, color="black", linewidth=0.8)
         ax.set_yscale("log")
+        low, high = ax.get_ylim()
+        ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if low <= t <= high]
+        ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        ax.minorticks_off()
+        ax.set_ylim(low / 1.2, high * 1.2)
         ax.set_ylabel(f"{title}: jaxae's speed / other's")
     names = [m if d == "float32" else f"{m}\n{d}" for m, d in groups]
     axes[1].set_xticks(range(len(groups)), names, rotation=20, ha="right")
@@ -186,6 +192,8 @@ def main(args: list[str] | None = None) -> None:
         "--best", action="store_true", help="jaxae's best device count, not default"
     )
     options = parser.parse_args(args)
+    if not options.results.is_file():
+        parser.error(f"{options.results} does not exist; make it with benchmarks.throughput")
     records = read(options.results)
     print(table(records, options.best))
     plot(records, options.plot, options.best)

@@ -138,11 +138,11 @@ def flax(spec: dict, weights: Weights) -> Program:
 
     case, cfg = _parse(spec)
     init, gradients_of, step, score_of = reference_flax.build(case, cfg)
-    order = jnp.asarray(_order(case, cfg.train.batch_size))
-    x = jnp.asarray(rows(case, order.size))
+    order = list(jnp.asarray(_order(case, cfg.train.batch_size)))
+    x = jnp.asarray(rows(case, sum(map(len, order))))
     scored = jnp.asarray(rows(case, SCORED))
     run = jax.jit(
-        lambda state, i, key: step(state, x[order[i]], jax.random.fold_in(key, i)),
+        lambda state, x, rows, i, key: step(state, x[rows], jax.random.fold_in(key, i)),
         donate_argnums=0,
     )
     judge, key = jax.jit(score_of), jax.random.key(2)
@@ -156,7 +156,7 @@ def flax(spec: dict, weights: Weights) -> Program:
 
     def train(steps: int) -> None:
         for i in range(steps):
-            box[0] = run(box[0], i % len(order), key)
+            box[0] = run(box[0], x, order[i % len(order)], i, key)
         jax.block_until_ready(box[0])
 
     def score(chunk: int) -> None:

@@ -78,7 +78,7 @@ STUDIES = {
     "batch": "batch size",
     "devices": "devices",
     "ensemble": "ensemble members",
-    "data": "rows of an epoch (1 = 8 steps)",
+    "data": "rows, as a multiple of 8 batches",
 }
 
 
@@ -106,6 +106,11 @@ def plot(records: list[dict], path: Path) -> None:
             (line,) = ax.plot(x, middle, style, marker="o", label=f"{model}, {setting}")
             ax.fill_between(x, low, high, alpha=0.2, color=line.get_color())
         ax.set(xscale="log", yscale="log", xlabel=STUDIES[study], ylabel="examples per second")
+        places = sorted({point[0] for found in lines.values() for point in found})
+        ax.set_xticks(places, [str(place) for place in places])
+        ax.minorticks_off()
+        low, high = ax.get_ylim()
+        ax.set_ylim(low / 3, high * 3)  # noise must not look like a trend
         ax.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

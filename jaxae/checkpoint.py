@@ -26,13 +26,17 @@ def open_manager(folder: Path, keep: int) -> Manager:
 
 def save(manager: Manager, epoch: int, state: TrainState, cfg: config.ExperimentConfig) -> None:
     """Save the state after an epoch, with the configuration; returns once the state is copied."""
+    about = {"config": json.loads(config.to_json(cfg)), "leaves": _leaves(state)}
     manager.save(
         epoch,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            config=ocp.args.JsonSave(json.loads(config.to_json(cfg))),
-        ),
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
     )
+
+
+def _leaves(state: TrainState) -> dict[str, str]:
+    """Path -> dtype and shape of every array: what a template must have too."""
+    flat = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
 
 
 def restore(manager: Manager, template: TrainState, epoch: int | None = None) -> TrainState:
@@ -45,7 +49,7 @@ def restore(manager: Manager, template: TrainState, epoch: int | None = None) ->
       epoch: None = the last one.
 
     Raises:
-      UserError: there is no such checkpoint, or it does not fit the template.
+      UserError: there is no such checkpoint, it is damaged, or it does not fit the template.
     """
     epoch = manager.latest_step() if epoch is None else epoch
     if epoch not in manager.all_steps():
@@ -53,14 +57,25 @@ def restore(manager: Manager, template: TrainState, epoch: int | None = None) ->
             f"no checkpoint of epoch {epoch} in {manager.directory}; "
             f"there are {manager.all_steps()}"
         )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+    where = f"the checkpoint of epoch {epoch} in {manager.directory}"
+    remedy = "remove the run folder or name another"
     try:
+        _check_leaves(manager, template, epoch)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         return manager.restore(epoch, args=args).state
+    except UserError as error:
+        raise UserError(f"{where} is of another model: {error}; {remedy}") from None
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise UserError(
-            f"the checkpoint of epoch {epoch} in {manager.directory} cannot be read: {error}; "
-            "remove the run folder or name another"
-        ) from error
+        raise UserError(f"{where} cannot be read: {error}; {remedy}") from error
+
+
+def _check_leaves(manager: Manager, template: TrainState, epoch: int) -> None:
+    """Compare before Orbax does: its own mismatch leaves tasks of a closed event loop behind."""
+    about = manager.restore(epoch, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+    saved, wanted = about["leaves"], _leaves(template)
+    for path in sorted(saved | wanted):
+        if saved.get(path) != wanted.get(path):
+            raise UserError(f"{path} is {saved.get(path)} there and {wanted.get(path)} here")
 
 
 def save_detector(folder: Path, detector: Detector) -> None:

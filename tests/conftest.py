@@ -9,8 +9,8 @@ os.environ["MPLBACKEND"] = "Agg"
 _cache = tempfile.TemporaryDirectory(prefix="jaxae-tests-")
 os.environ["JAXAE_CACHE_DIR"] = _cache.name
 
-import jax
-import pytest
+import jax  # noqa: E402 - after the environment that it reads
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")

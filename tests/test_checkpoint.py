@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,8 +50,8 @@ def test_the_newest_checkpoints_stay_and_carry_their_configuration(tmp_path):
     _, state = state_of(cfg)
     with saved(tmp_path, cfg, state, epochs=(1, 2, 3), keep=2) as manager:
         assert sorted(manager.all_steps()) == [2, 3]
-    text = (tmp_path / "3" / "config" / "metadata").read_text()
-    assert config.from_json(text) == cfg
+    about = json.loads((tmp_path / "3" / "about" / "metadata").read_text())
+    assert config.from_json(json.dumps(about["config"])) == cfg
 
 
 def test_opening_again_finds_what_was_saved(tmp_path):
@@ -97,7 +99,7 @@ def test_a_template_of_another_model_is_refused(other, tmp_path):
     abstract, _ = state_of(tiny(**other))
     with (
         saved(tmp_path, cfg, state) as manager,
-        pytest.raises(UserError, match=r"epoch 3 .* cannot be read"),
+        pytest.raises(UserError, match=r"epoch 3 .* of another model"),
     ):
         checkpoint.restore(manager, parallel.placed_like(abstract, DEVICES[:1]))
 

@@ -283,7 +283,7 @@ def test_sgd():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(UserError, match=r"optimiser 'lion'.*adam, adamw, rmsprop, sgd"):
+    with pytest.raises(UserError, match=r"optimiser 'lion'.*adam, adamw, keras_adam, rmsprop, sgd"):
         learners.optimiser(OptimConfig(name="lion"), 0.1)
     with pytest.raises(UserError, match=r"method 'gan'.*alocc, conv, dense"):
         learners.build(ExperimentConfig(name="x", method="gan"), SHAPE)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import cases
+from benchmarks import cases, reference_flax
 from jaxae import learners
 from jaxae.types import Batch
 
@@ -23,13 +23,12 @@ TOLERANCE = 1e-5
 # With plain gradient descent at a rate this large the weights before an update vanish beside it,
 # so their difference over the rate is the gradient to full float32 precision.
 RATE = 2.0**24
-VARIANTS = [pytest.param(name, "default", id=name) for name in ("ecg_dense", "fmnist_dense")] + [
-    pytest.param(name, "default", id=name, marks=pytest.mark.slow)
-    for name in cases.CASES
-    if name not in ("ecg_dense", "fmnist_dense")
-]
-VARIANTS += [
-    pytest.param("mnist_alocc", "faithful", id="mnist_alocc-faithful", marks=pytest.mark.slow)
+FAST = ("ecg_dense", "fmnist_dense")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in cases.CASES if name not in FAST]
+VARIANTS = [
+    *(pytest.param(name, "default", id=name) for name in FAST),
+    *(pytest.param(*p.values, "default", id=p.values[0], marks=pytest.mark.slow) for p in SLOW),
+    pytest.param("mnist_alocc", "faithful", id="mnist_alocc-faithful", marks=pytest.mark.slow),
 ]
 
 
@@ -91,7 +90,10 @@ def test_same_weights_same_numbers(name, variant, reference, module):
     per_row = np.square(x_hat - x).reshape(ROWS, -1).mean(1)
     np.testing.assert_allclose(np.asarray(program.score(rows)), per_row, rtol=TOLERANCE)
 
-    their_losses, their_gradients = program.gradients(rows)
+    compare(name, losses, gradients, *program.gradients(rows))
+
+
+def compare(name, losses, gradients, their_losses, their_gradients):
     for key, value in their_losses.items():
         np.testing.assert_allclose(losses[key], value, rtol=TOLERANCE, err_msg=key)
     assert set(their_gradients) == set(gradients)
@@ -101,6 +103,18 @@ def test_same_weights_same_numbers(name, variant, reference, module):
         np.testing.assert_allclose(
             their_gradients[key], g, atol=TOLERANCE * scale, rtol=0, err_msg=key
         )
+
+
+@pytest.mark.parametrize("name", [*FAST, *SLOW])
+def test_plain_flax_computes_the_same(name):
+    weights, x, x_hat, losses, gradients = ours(name, "default")
+    case = cases.CASES[name]
+    init, gradients_of, _, score = reference_flax.build(case, settings(name, "default"))
+    state = init(cases.unflatten(weights))
+    per_row = np.square(x_hat - x).reshape(ROWS, -1).mean(1)
+    np.testing.assert_allclose(jax.jit(score)(state, x), per_row, rtol=TOLERANCE)
+    their_losses, their_gradients, _ = jax.jit(gradients_of)(state, x, x)
+    compare(name, losses, gradients, their_losses, cases.flatten(their_gradients))
 
 
 @pytest.mark.parametrize(("reference", "module"), [("torch", "torch"), ("keras", "tensorflow")])

@@ -35,8 +35,14 @@ class Geometry(NamedTuple):
         """Whether the kernel sees the whole input once: then it is a plain matrix product."""
         return self.kernel_size == self.in_size and self.padding == ((0, 0), (0, 0))
 
+    @property
+    def has_mirror(self) -> bool:
+        """Whether the transpose of this convolution is a convolution: stride 1, modest padding."""
+        fits = zip(self.padding, self.kernel_size, strict=True)
+        return self.strides == (1, 1) and all(max(pads) < k for pads, k in fits)
+
     def mirror(self) -> "Geometry":
-        """The stride-1 convolution that is the transpose of this stride-1 convolution."""
+        """The convolution that is the transpose of this one, which `has_mirror`."""
         spans = zip(self.kernel_size, self.in_size, self.padding, self.out_size, strict=True)
         padding = tuple((k - 1 - lo, size - 1 + lo - (out - 1)) for k, size, (lo, _), out in spans)
         return self._replace(in_size=self.out_size, padding=padding)
