@@ -31,7 +31,8 @@ def verdicts(context: Context) -> Findings:
     rows = [("normal", test.x[i]) for i in normal]
     for spec in ("rotation:90", "negative:1", "noise:0.2") if test.x.ndim == 4 else ():
         rows.append((spec, corruptions.corrupt(spec, test.x[normal[:1]], context.cfg.seed)[0]))
-    rows += [(f"anomaly, class {test.label[i]}", test.x[i]) for i in anomalies]
+    what = context.cfg.data.corruption or "anomaly"
+    rows += [(f"{what}, class {test.label[i]}", test.x[i]) for i in anomalies]
     x = np.stack([row for _, row in rows])
     score = context.judge(x)
     arrays = {
