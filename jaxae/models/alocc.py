@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxae.models.conv import output_size
-from jaxae.models.layers import Conv, ConvTranspose
+from jaxae.models.layers import Conv, ConvTranspose, Dense
+from jaxae.ops import batch_first, batch_last
 from jaxae.types import Array, Shape
 
 KERNEL, STRIDES = (5, 5), (2, 2)
@@ -22,7 +22,12 @@ _UP_INIT = nn.initializers.normal(0.02)
 
 def _norm(axis: str | None, dtype: Any, train: bool) -> nn.BatchNorm:
     return nn.BatchNorm(
-        use_running_average=not train, momentum=0.99, epsilon=1e-3, dtype=dtype, axis_name=axis
+        use_running_average=not train,
+        axis=0,  # of the channels: the batch is on the last axis
+        momentum=0.99,
+        epsilon=1e-3,
+        dtype=dtype,
+        axis_name=axis,
     )
 
 
@@ -50,12 +55,13 @@ class Refiner(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
         """Refine a batch, with batch statistics in training and running ones otherwise."""
-        sizes = []
+        sizes, common = [], {"layout": "CHWB", "dtype": self.dtype}
+        x = batch_last(x)
         for features in self.filters:
             sizes.append(x.shape[1:3])
-            x = Conv(features, KERNEL, STRIDES, "SAME", kernel_init=_DOWN_INIT, dtype=self.dtype)(x)
+            x = Conv(features, KERNEL, STRIDES, "SAME", kernel_init=_DOWN_INIT, **common)(x)
             x = _leaky(_norm(self.axis, self.dtype, train)(x))
-        z = x.reshape(x.shape[0], -1)
+        z = batch_first(x)
         ups = (*self.up_filters, self.shape[-1])
         for i, (features, size) in enumerate(zip(ups, reversed(sizes), strict=True)):
             x = ConvTranspose(
@@ -65,10 +71,11 @@ class Refiner(nn.Module):
                 "SAME",
                 output_size=size,
                 kernel_init=_UP_INIT,
-                dtype=self.dtype,
+                **common,
             )(x)
             x = x if i == len(ups) - 1 else nn.relu(_norm(self.axis, self.dtype, train)(x))
-        return jnp.tanh(x.astype(jnp.float32)), z.astype(jnp.float32)
+        refined = jnp.tanh(batch_first(x).astype(jnp.float32))
+        return refined, z.reshape(z.shape[0], -1).astype(jnp.float32)
 
 
 class Discriminator(nn.Module):
@@ -87,20 +94,20 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Judge a batch."""
+        x = batch_last(x)
         for i, features in enumerate(self.filters):
-            x = Conv(features, KERNEL, STRIDES, "SAME", kernel_init=_DOWN_INIT, dtype=self.dtype)(x)
+            x = Conv(
+                features,
+                KERNEL,
+                STRIDES,
+                "SAME",
+                kernel_init=_DOWN_INIT,
+                layout="CHWB",
+                dtype=self.dtype,
+            )(x)
             if i < len(self.filters) - 1:
                 x = _norm(self.axis, self.dtype, train)(x)
             x = _leaky(x)
-        x = nn.Dense(1, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)(
-            x.reshape(x.shape[0], -1)
-        )
+        x = batch_first(x)
+        x = Dense(1, dtype=self.dtype)(x.reshape(x.shape[0], -1))
         return x[:, 0].astype(jnp.float32)
-
-
-def latent_size(shape: Shape, filters: tuple[int, ...] = Refiner.filters) -> int:
-    """L of the refiner's bottleneck for images of a shape."""
-    size = shape[:2]
-    for _ in filters:
-        size = output_size(size, KERNEL, STRIDES, "SAME")
-    return size[0] * size[1] * filters[-1]

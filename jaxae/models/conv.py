@@ -8,7 +8,8 @@ from flax import linen as nn
 
 from jaxae.errors import UserError
 from jaxae.models.init import ACTIVATIONS, INITS
-from jaxae.models.layers import Conv, ConvTranspose
+from jaxae.models.layers import Conv, ConvTranspose, Dense
+from jaxae.ops import batch_first, batch_last
 from jaxae.types import Array, Shape
 
 Size = tuple[int, int]
@@ -40,7 +41,8 @@ class ConvAutoencoder(nn.Module):
     Encoder: strided convolutions, then a dense layer to the code. Decoder: a dense layer, then
     transposed convolutions, each the adjoint of its encoder layer, so that 28 -> 14 -> 7 comes back
     as 7 -> 14 -> 28 and 17 -> 9 -> 5 as 5 -> 9 -> 17. With `latent = 0` the last feature map, flat,
-    is the code and both dense layers are left out.
+    is the code and both dense layers are left out. Between its first and its last convolution a
+    half keeps the batch on the last axis: see `jaxae.ops`.
 
     Attributes:
       shape: S of one row, [H, W, C] or [T, C].
@@ -87,15 +89,15 @@ class ConvAutoencoder(nn.Module):
         geometry = self._geometry()
         init, depth = INITS[self.initializer], len(self.filters)
         channels = (self.shape[-1], *self.filters)
+        common = {"dtype": self.dtype, "kernel_init": init.kernel, "layout": "CHWB"}
         self.convs = [
             Conv(
                 self.filters[i],
                 kernel,
                 strides,
                 padding,
-                dtype=self.dtype,
-                kernel_init=init.kernel,
                 bias_init=init.bias(math.prod(kernel) * channels[i]),
+                **common,
             )
             for i, (_, kernel, strides, padding) in enumerate(geometry)
         ]
@@ -107,9 +109,8 @@ class ConvAutoencoder(nn.Module):
                 strides,
                 padding,
                 output_size=size,
-                dtype=self.dtype,
-                kernel_init=init.kernel,
                 bias_init=init.bias(math.prod(kernel) * outs[i]),
+                **common,
             )
             for i, (size, kernel, strides, padding) in reversed(list(enumerate(geometry)))
         ]
@@ -120,17 +121,16 @@ class ConvAutoencoder(nn.Module):
                 kernel,
                 (1, 1),
                 "SAME",
-                dtype=self.dtype,
-                kernel_init=init.kernel,
                 bias_init=init.bias(math.prod(kernel) * self.filters[0]),
+                **common,
             )
         size, kernel, strides, padding = geometry[-1]
         self.code_shape = (*output_size(size, kernel, strides, padding), self.filters[depth - 1])
         if self.latent:
             width = math.prod(self.code_shape)
             dense = {"dtype": self.dtype, "kernel_init": init.kernel}
-            self.to_code = nn.Dense(self.latent, bias_init=init.bias(width), **dense)
-            self.expand = nn.Dense(width, bias_init=init.bias(self.latent), **dense)
+            self.to_code = Dense(self.latent, bias_init=init.bias(width), **dense)
+            self.expand = Dense(width, bias_init=init.bias(self.latent), **dense)
 
     def _pair(self, n: int) -> Size:
         return (n, n) if len(self.shape) == 3 else (n, 1)
@@ -152,12 +152,12 @@ class ConvAutoencoder(nn.Module):
 
     def encode(self, x: Array) -> Array:
         """[B, *S] -> code [B, L]."""
-        x = x.reshape(
-            x.shape[0], *(self.shape if len(self.shape) == 3 else (self.shape[0], 1, self.shape[1]))
-        )
+        size = self.shape[:2] if len(self.shape) == 3 else (self.shape[0], 1)
+        x = batch_last(x.reshape(x.shape[0], *size, self.shape[-1]))
         for i, conv in enumerate(self.convs):
             last = i == len(self.convs) - 1
             x = ACTIVATIONS[self.encoder_activation if last else self.activation](conv(x))
+        x = batch_first(x)
         x = x.reshape(x.shape[0], -1)
         return ACTIVATIONS[self.code_activation](self.to_code(x)) if self.latent else x
 
@@ -165,14 +165,14 @@ class ConvAutoencoder(nn.Module):
         """Code [B, L] -> reconstruction [B, *S] float32."""
         if self.latent:
             z = ACTIVATIONS[self.expand_activation](self.expand(z))
-        x = z.reshape(z.shape[0], *self.code_shape)
+        x = batch_last(z.reshape(z.shape[0], *self.code_shape))
         for i, deconv in enumerate(self.deconvs):
             makes_image = i == len(self.deconvs) - 1 and not self.head_kernel
             x = deconv(x)
             x = x if makes_image else ACTIVATIONS[self.activation](x)
         if self.head_kernel:
             x = self.head(x)
-        x = ACTIVATIONS[self.output_activation](x)
+        x = batch_first(ACTIVATIONS[self.output_activation](x))
         return x.reshape(x.shape[0], *self.shape).astype(jnp.float32)
 
     def __call__(self, x: Array) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxae.models.init import ACTIVATIONS, INITS
+from jaxae.models.layers import Dense
 from jaxae.types import Array, Shape
 
 
@@ -25,7 +26,7 @@ class MLP(nn.Module):
         init = INITS[self.initializer]
         for i, width in enumerate(self.widths):
             last = i == len(self.widths) - 1
-            x = nn.Dense(
+            x = Dense(
                 width, dtype=self.dtype, kernel_init=init.kernel, bias_init=init.bias(x.shape[-1])
             )(x)
             x = ACTIVATIONS[self.final if last else self.activation](x)

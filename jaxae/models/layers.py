@@ -46,9 +46,9 @@ class Conv(nn.Module):
         shape = (*self.kernel_size, x.shape[self.layout.index("C")], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         y = ops.conv(x, kernel, self.strides, self.padding, layout=self.layout, form=self.form)
-        return y if bias is None else y + _per_channel(bias, self.layout)
+        return y if bias is None else _add_bias(y, bias, self.layout.index("C"))
 
 
 class ConvTranspose(nn.Module):
@@ -89,7 +89,7 @@ class ConvTranspose(nn.Module):
         shape = (*self.kernel_size, self.features, x.shape[self.layout.index("C")])
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         y = ops.conv_transpose(
             x,
             kernel,
@@ -99,8 +99,39 @@ class ConvTranspose(nn.Module):
             layout=self.layout,
             form=self.form,
         )
-        return y if bias is None else y + _per_channel(bias, self.layout)
+        return y if bias is None else _add_bias(y, bias, self.layout.index("C"))
 
 
-def _per_channel(bias: Array, layout: ops.Layout) -> Array:
-    return bias.reshape([-1 if axis == "C" else 1 for axis in layout])
+class Dense(nn.Module):
+    """`flax.linen.Dense` with the bias added in float32: same parameters, same float32 values.
+
+    Attributes:
+      features: number of outputs.
+      kernel_init: initialiser of the kernel [F, features].
+      bias_init: initialiser of the bias [features].
+      dtype: of the product; parameters are float32.
+    """
+
+    features: int
+    kernel_init: Initializer = nn.initializers.glorot_uniform()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, F] -> [B, features]."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        return _add_bias(x @ kernel, bias, channel_axis=1)
+
+
+def _add_bias(y: Array, bias: Array, channel_axis: int) -> Array:
+    """Y + bias in float32, then in y's dtype again.
+
+    The bias's gradient is then summed in float32 too. In bfloat16 a sum over a batch's pixels stops
+    growing after a few hundred terms, and the gradient would be off by more than half.
+    """
+    shape = [-1 if axis == channel_axis else 1 for axis in range(y.ndim)]
+    return (y + bias.reshape(shape)).astype(y.dtype)
