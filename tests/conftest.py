@@ -23,3 +23,16 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}: set JAXAE_DATA_DIR to a folder with mnist/, ...")
     return folder
+
+
+def pytest_runtest_setup(item):
+    """Compile in half the time where speed is not the point.
+
+    The slow tests, the convolutions and the parity with other frameworks get the programs that
+    users get; every other property must hold at any level of optimisation.
+    """
+    as_users = item.get_closest_marker("slow") or item.module.__name__ in (
+        "test_ops",
+        "test_parity",
+    )
+    jax.config.update("jax_disable_most_optimizations", not as_users)

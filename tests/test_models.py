@@ -5,11 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import assert_close, edit, tiny
+from probes import assert_close, tiny
 
-from experiments import ecg_dense, mnist_conv
+from experiments import (
+    ecg_dense,
+    fmnist_denoise,
+    fmnist_dense,
+    fmnist_one_class,
+    mnist_conv,
+    mnist_conv_2d,
+    mnist_conv_latent,
+)
 from jaxae import learners
-from jaxae.config import ExperimentConfig, ModelConfig
 from jaxae.errors import UserError
 from jaxae.models.alocc import Discriminator, Refiner
 from jaxae.models.conv import ConvAutoencoder
@@ -18,25 +25,6 @@ from jaxae.models.dense import DenseAutoencoder
 MNIST, ECG = (28, 28, 1), (140, 1)
 KEY = jax.random.key(0)
 
-
-def configured(method, **model):
-    return ExperimentConfig(name="x", method=method, model=ModelConfig(**model))
-
-
-S1 = configured(
-    "conv",
-    latent=20,
-    filters=(16, 32, 64),
-    kernels=(3, 3, 7),
-    strides=(2, 2, 1),
-    paddings=("1", "1", "valid"),
-    encoder_activation="linear",
-    expand_activation="linear",
-    initializer="torch",
-)
-S2_DENSE = configured("dense", latent=64, code_activation="relu")
-S2_DENOISE = configured("conv", latent=0, filters=(16, 8), head_kernel=3)
-S3 = configured("dense", latent=100, hidden=(800, 400), code_activation="relu")
 
 # Weights + biases of every layer, worked out by hand from the published descriptions.
 COUNTS = {
@@ -53,7 +41,7 @@ COUNTS = {
         ],
     ),
     "S0 latent 2": (
-        edit(mnist_conv.CONFIG, {"model.latent": 2}),
+        mnist_conv_2d.CONFIG,
         MNIST,
         [
             320,
@@ -65,7 +53,7 @@ COUNTS = {
         ],
     ),
     "S1": (
-        S1,
+        mnist_conv_latent.CONFIG,
         MNIST,
         [
             9 * 1 * 16 + 16,
@@ -78,9 +66,9 @@ COUNTS = {
             9 * 16 * 1 + 1,
         ],
     ),
-    "S2 dense": (S2_DENSE, MNIST, [784 * 64 + 64, 64 * 784 + 784]),
+    "S2 dense": (fmnist_dense.CONFIG, MNIST, [784 * 64 + 64, 64 * 784 + 784]),
     "S2 denoise": (
-        S2_DENOISE,
+        fmnist_denoise.CONFIG,
         MNIST,
         [
             9 * 1 * 16 + 16,
@@ -103,7 +91,7 @@ COUNTS = {
         ],
     ),
     "S3": (
-        S3,
+        fmnist_one_class.CONFIG,
         MNIST,
         [
             784 * 800 + 800,
@@ -178,8 +166,8 @@ def test_codes_have_the_published_sizes():
         return jax.eval_shape(lambda x: model.init_with_output(KEY, x)[0][1], abstract(shape)).shape
 
     assert code(mnist_conv.CONFIG, MNIST) == (2, 32)
-    assert code(S1, MNIST) == (2, 20)
-    assert code(S2_DENOISE, MNIST) == (2, 7 * 7 * 8)
+    assert code(mnist_conv_latent.CONFIG, MNIST) == (2, 20)
+    assert code(fmnist_denoise.CONFIG, MNIST) == (2, 7 * 7 * 8)
     assert code(ecg_dense.CONFIG, ECG) == (2, 8)
 
 
@@ -276,7 +264,7 @@ def test_bfloat16_computes_nearly_the_same():
 def test_torch_weights_fill_the_bounds_of_torch():
     # torch: U(-b, b) with b = 1 / sqrt(fan_in), for weights and biases; of a transposed
     # convolution it takes the OUTPUT channels for the fan-in.
-    model = learners.autoencoder(S1, MNIST)
+    model = learners.autoencoder(mnist_conv_latent.CONFIG, MNIST)
     params = weights(model.init, MNIST)
     fan_in = {
         "convs_0": 9 * 1,
