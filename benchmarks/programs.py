@@ -71,7 +71,8 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     case, cfg = _parse(spec)
     batch = cfg.train.batch_size
     try:
-        devices = parallel.choose(spec["devices"], batch)
+        on_cpu = cfg.cpu_devices or parallel.cpu_devices(cfg.method, batch)
+        devices = parallel.choose(spec["devices"], batch, on_cpu)
     except ValueError as error:
         raise Unavailable(str(error)) from None
     learner = learners.build(cfg, case.shape)
@@ -115,13 +116,16 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     def judge(variables, sample):
         return jax.vmap(mse)(sample, learner.infer(variables, sample).x_hat)
 
-    scorer = parallel.rows_fn(judge, devices)
+    # As experiments do: scoring has no batch to keep whole, so it takes every device.
+    judges = devices if spec["devices"] else jax.local_devices()
+    scorer = parallel.rows_fn(judge, judges)
     scored, blocks = rows(case, SCORED), {}
 
     def score(chunk: int) -> None:
         if chunk not in blocks:
-            blocks[chunk] = list(parallel.blocks(scored, devices, chunk))
-        parallel.map_rows(scorer, box[0].variables, blocks[chunk], SCORED)
+            blocks[chunk] = list(parallel.blocks(scored, judges, chunk))
+        placed = parallel.place(box[0].variables, judges)
+        parallel.map_rows(scorer, placed, blocks[chunk], SCORED)
 
     kind = devices[0].device_kind
     return Program(

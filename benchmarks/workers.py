@@ -138,12 +138,10 @@ class _Child:
 
 def _prepare_jax(spec: dict) -> None:
     """Share the cores out as the library does: must come before JAX starts."""
-    from benchmarks.cases import config
     from jaxae import parallel
 
-    cfg = config(spec["model"])
-    count = 1 if spec["framework"] == "flax" else spec["devices"]
-    parallel.initialize(cfg.method, count, spec.get("batch") or cfg.train.batch_size)
+    if spec["framework"] != "flax":
+        parallel.initialize(spec["devices"])
 
 
 def main() -> None:

@@ -147,7 +147,9 @@ class ExperimentConfig:
     run_dir: str = ""
     """"" = runs/NAME-seedSEED"""
     devices: int = 0
-    """devices to train on; 0 = all accelerators, or on CPU the split that suits the model"""
+    """devices to train on; 0 = all accelerators, or on a CPU what cpu_devices says"""
+    cpu_devices: int = 0
+    """host devices to train on where there is only a CPU; 0 = the split that suits the method"""
     profile: bool = False
     """write a trace of one epoch to the run folder's `profile/`, for TensorBoard or Perfetto"""
     studies: tuple[str, ...] = ()
@@ -209,7 +211,16 @@ def _build(cls: type, values: dict, prefix: str) -> Any:
 
 
 # Fields that do not change what is learned: a run folder may be entered again with other values.
-_FREE = {"run_dir", "devices", "score", "score_dtype", "profile", "studies", "threshold"}
+_FREE = {
+    "run_dir",
+    "devices",
+    "cpu_devices",
+    "score",
+    "score_dtype",
+    "profile",
+    "studies",
+    "threshold",
+}
 _FREE_DATA = {"dir"}
 _FREE_TRAIN = {"epochs", "checkpoint_every", "keep_checkpoints", "monitor"}
 

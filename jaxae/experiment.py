@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxae import (
@@ -45,9 +46,12 @@ def run(cfg: ExperimentConfig) -> dict:
     score, rule = scoring.resolve(cfg.score), scoring.rule(cfg.threshold.rule)
     config.validate(cfg)
     studies.check(cfg)
-    parallel.initialize(cfg.method, cfg.devices, cfg.train.batch_size)
+    parallel.initialize(cfg.devices)
     rows = data.load(cfg.data)
-    devices = parallel.choose(cfg.devices, cfg.train.batch_size)
+    batch_size = cfg.train.batch_size
+    on_cpu = cfg.cpu_devices or parallel.cpu_devices(cfg.method, batch_size)
+    devices = parallel.choose(cfg.devices, batch_size, on_cpu)
+    everything = jax.local_devices()  # scoring has no batch to keep whole
     learner = learners.build(cfg, rows.shape)
     judge = learners.build(config.for_scoring(cfg), rows.shape)
     _check_fit(cfg, learner, rows, devices)
@@ -57,12 +61,12 @@ def run(cfg: ExperimentConfig) -> dict:
         fitted = _train(cfg, learner, rows, devices, folder, manager)
         variables = fitted.state.variables
         detector, scores = evaluation.fit_detector(
-            judge, score, rule, variables, rows, cfg.threshold, devices, cfg.ensemble
+            judge, score, rule, variables, rows, cfg.threshold, everything, cfg.ensemble
         )
         checkpoint.save_detector(folder / "detector", detector)
         runlog.write_arrays(folder / "scores.npz", _score_arrays(rows, scores))
         report = _report(cfg, rows, detector, scores, folder)
-        context = studies.Context(cfg, rows, judge, devices, detector, scores, manager, folder)
+        context = studies.Context(cfg, rows, judge, everything, detector, scores, manager, folder)
         report |= studies.run(context)
     report |= {"wall_s": time.perf_counter() - clock, "compile_s": fitted.compile_s}
     runlog.write_json(folder / "report.json", report)
@@ -95,8 +99,9 @@ def _train(
     runlog.write_text(folder / "config.json", config.to_json(cfg))  # what is free may have changed
     log = folder / "metrics.jsonl"
     runlog.start_metrics(log, done)
-    valid_loss = train.valid_loss_fn(learner, rows.valid.x, cfg.train.loss, devices)
-    monitor = studies.monitor(cfg, learner, rows, devices) if cfg.train.monitor else None
+    everything = jax.local_devices()
+    valid_loss = train.valid_loss_fn(learner, rows.valid.x, cfg.train.loss, everything)
+    monitor = studies.monitor(cfg, learner, rows, everything) if cfg.train.monitor else None
 
     def on_epoch(epoch: int, state: TrainState, row: train.Row) -> train.Row:
         first = evaluation.members(state.variables, cfg.ensemble)[0]

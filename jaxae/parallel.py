@@ -25,22 +25,32 @@ Devices = Sequence[jax.Device]
 _MIN_SHARE = 16
 
 
-def initialize(method: str, count: int, batch_size: int) -> None:
-    """Share the CPU's cores out; call it before JAX starts. Accelerators are left as they are.
+def initialize(count: int = 0) -> None:
+    """Make one host device per CPU core, or `count`; call it before JAX starts.
 
-    Convolutional methods run fastest with one host device per core and the batch split between
-    them; dense ones with one device whose matrix products use every core. Results do not depend on
-    the choice, since all randomness is addressed. `count` > 0 overrides it, and so does
-    `--xla_force_host_platform_device_count` in XLA_FLAGS.
+    Accelerators are left as they are, and so is what XLA_FLAGS says of host devices. A device that
+    works alone still has every core for its matrix products: see `choose`.
     """
     if "force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    if not count:
-        cores = 1 if method == "dense" else len(os.sched_getaffinity(0))
-        fits = (n for n in range(1, cores + 1) if batch_size % n == 0)
-        count = max((n for n in fits if batch_size // n >= _MIN_SHARE), default=1)
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay
-        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_num_cpu_devices", max(_cores(), count))
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_devices(method: str, batch_size: int) -> int:
+    """How many host devices a method trains on fastest, as measured: results do not depend on it.
+
+    Dense models leave the cores to the matrix products of one device. Convolutions also gather and
+    scatter, which one device does on one core: there the batch is split, one device per core.
+    """
+    return 1 if method == "dense" else max(1, batch_size // _MIN_SHARE)
 
 
 def cache_compilations() -> None:
@@ -54,19 +64,21 @@ def cache_compilations() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def choose(count: int, batch_size: int) -> list[jax.Device]:
+def choose(count: int, batch_size: int, on_cpu: int = 0) -> list[jax.Device]:
     """The devices to train on.
 
     Args:
       count: how many; 0 = as many local devices as divide the batch.
       batch_size: of the global batch.
+      on_cpu: where `count` is 0 and there are host devices only, use at most this many; 0 = all.
 
     Raises:
       UserError: more devices than there are, or a batch that they do not divide.
     """
     local = jax.local_devices()
     if not count:
-        count = max(n for n in range(1, len(local) + 1) if batch_size % n == 0)
+        most = min(on_cpu or len(local), len(local)) if local[0].platform == "cpu" else len(local)
+        count = max(n for n in range(1, most + 1) if batch_size % n == 0)
     if count > len(local):
         raise UserError(
             f"devices is {count}, but JAX sees {len(local)} ({local[0].platform}); lower --devices"
@@ -132,15 +144,24 @@ def epoch_fn(learner: Learner, devices: Devices) -> Callable:
 
 RowFn = Callable[[PyTree, Array], PyTree]  # (variables, rows [B, *S]) -> tree of [B, ...]
 
-CHUNK = 128  # rows of one inner step: activations stay in a CPU's cache
-_CHUNKS = 8  # inner steps of one dispatch
+# Rows of one inner step: few on a CPU, so that activations stay in its cache.
+_CHUNK = {"cpu": 64}
+_ACCELERATOR_CHUNK = 1024
+_CHUNKS = 16  # inner steps of one dispatch, at most
 
 
-def blocks(x: np.ndarray, devices: Devices, chunk: int = CHUNK) -> Iterator[Array]:
+def chunk_rows(devices: Devices) -> int:
+    """Rows to score at a time."""
+    return _CHUNK.get(devices[0].platform, _ACCELERATOR_CHUNK)
+
+
+def blocks(x: np.ndarray, devices: Devices, chunk: int = 0) -> Iterator[Array]:
     """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices; the last is padded with row 0.
 
-    Equal, so that a scorer is compiled once however many rows there are.
+    Equal, so that a scorer is compiled once however many rows there are. `chunk` = 0 takes
+    `chunk_rows`.
     """
+    chunk = chunk or chunk_rows(devices)
     steps = min(_CHUNKS, -(-len(x) // (len(devices) * chunk)))
     per_block = len(devices) * steps * chunk
     for start in range(0, len(x), per_block):
@@ -152,7 +173,7 @@ def blocks(x: np.ndarray, devices: Devices, chunk: int = CHUNK) -> Iterator[Arra
 def tight_chunk(n: int, devices: Devices) -> int:
     """The chunk that pads little when the same few rows are mapped again and again."""
     share = -(-n // len(devices))
-    return min(CHUNK, 1 << (share - 1).bit_length())
+    return min(chunk_rows(devices), 1 << (share - 1).bit_length())
 
 
 def rows_fn(fn: RowFn, devices: Devices) -> Callable:

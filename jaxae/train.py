@@ -150,4 +150,9 @@ def valid_loss_fn(
 
     run = parallel.rows_fn(per_row, devices)
     resident = list(parallel.blocks(x, devices, parallel.tight_chunk(len(x), devices)))
-    return lambda variables: float(np.mean(parallel.map_rows(run, variables, resident, len(x))))
+
+    def mean_loss(variables: PyTree) -> float:
+        placed = parallel.place(variables, devices)
+        return float(np.mean(parallel.map_rows(run, placed, resident, len(x))))
+
+    return mean_loss

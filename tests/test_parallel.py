@@ -124,14 +124,14 @@ def test_blocks_are_equal_and_hold_every_row_once():
     devices = DEVICES[:2]
     x = np.arange(5000, dtype=np.float32)[:, None]
     blocks = [np.asarray(block) for block in parallel.blocks(x, devices)]
-    assert {block.shape for block in blocks} == {(2, 8, 128, 1)}
+    assert {block.shape for block in blocks} == {(2, 16, 64, 1)}
     flat = np.concatenate([block.reshape(-1) for block in blocks])
     np.testing.assert_array_equal(flat[:5000], x[:, 0])
     assert (flat[5000:] == 0).all()
 
 
 @pytest.mark.parametrize(
-    ("n", "count", "chunk"), [(1, 1, 1), (9, 2, 8), (64, 4, 16), (5000, 1, 128)]
+    ("n", "count", "chunk"), [(1, 1, 1), (9, 2, 8), (64, 4, 16), (5000, 1, 64)]
 )
 def test_tight_chunks_waste_less_than_half(n, count, chunk):
     assert parallel.tight_chunk(n, DEVICES[:count]) == chunk
@@ -156,6 +156,8 @@ def test_devices_are_chosen_to_divide_the_batch():
     assert parallel.choose(0, 6) == DEVICES[:3]
     assert parallel.choose(0, 7) == DEVICES[:1]
     assert parallel.choose(2, 8) == DEVICES[:2]
+    assert parallel.choose(0, 8, on_cpu=2) == DEVICES[:2]
+    assert parallel.choose(0, 7, on_cpu=2) == DEVICES[:1]
 
 
 def test_devices_that_do_not_exist_or_do_not_divide_the_batch():
