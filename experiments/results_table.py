@@ -1,4 +1,4 @@
-"""The README's results table, rebuilt from run folders.
+"""The README's results table, rebuilt from run folders, and ALOCC's course over the seeds.
 
     python -m experiments.results_table [--runs runs] [--write README.md]
 
@@ -14,6 +14,7 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxae import plots
 from jaxae.runlog import write_text
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -181,6 +182,11 @@ def main() -> None:
     args = parser.parse_args()
     text = table(read_reports(args.runs))
     print(text)
+    alocc = sorted(args.runs.glob("mnist_alocc*/report.json"))
+    if alocc:
+        curves = args.runs / "mnist_alocc_over_seeds.png"
+        plots.training_curves_over_seeds([path.parent for path in alocc], curves)
+        print(f"AUROC per epoch and seed: {curves}")
     if args.write:
         write(args.write, text)
 

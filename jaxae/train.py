@@ -17,6 +17,7 @@ from jaxae.data import index_plan
 from jaxae.scoring import LOSSES
 from jaxae.types import Learner, PyTree, TrainState
 
+SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # beside the progress bar
 Row = dict[str, float]  # one epoch's metrics
 OnEpoch = Callable[[int, TrainState, Row], Row]  # may add metrics of its own
 
@@ -119,9 +120,7 @@ def fit(
             _check_finite(metrics, epoch + 1)
             row = {name: float(values.mean()) for name, values in metrics.items()}
             row = on_epoch(epoch + 1, state, row | {"steps_per_s": speeds[-1]})
-            bar.set_postfix(
-                {k: f"{row[k]:.5f}" for k in ("loss", "valid_loss") if k in row}, refresh=False
-            )
+            bar.set_postfix({k: f"{row[k]:.5f}" for k in SHOWN if k in row}, refresh=False)
             bar.update(per_epoch)
     return Fitted(state, compile_s, float(np.median(speeds)))
 

@@ -70,11 +70,13 @@ def check(cfg: ExperimentConfig) -> None:
 
 
 def run(context: Context) -> dict[str, float]:
-    """Carry the configured studies out; arrays go to the run folder, scalars come back."""
+    """Carry the studies out; arrays and tables go to the run folder, scalars come back."""
     scalars = {}
     for name in dict.fromkeys((*_ALWAYS, *context.cfg.studies)):
         found = STUDIES[name](context)
         scalars |= found.scalars
         if found.arrays:
             runlog.write_arrays(context.folder / "arrays" / f"{name}.npz", found.arrays)
+        if found.table:
+            runlog.write_text(context.folder / f"{name}.md", found.table)
     return scalars

@@ -22,6 +22,7 @@ class Findings(NamedTuple):
 
     arrays: Arrays  # to draw; {} where a study only measures
     scalars: dict[str, float]  # to report
+    table: str = ""  # in Markdown, to read; "" where the scalars say it all
 
 
 @dataclasses.dataclass(frozen=True)

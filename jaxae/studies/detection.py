@@ -162,4 +162,16 @@ def severity(context: Context) -> Findings:
     }
     if clean.ndim == 4:
         arrays["examples"] = made[:, :, 0]
-    return Findings(arrays, {})
+    return Findings(arrays, {}, _severity_table(arrays))
+
+
+def _severity_table(found: dict[str, np.ndarray]) -> str:
+    """One line for each corruption and severity."""
+    lines = ["| corruption | severity | AUROC | flagged |", "|---|---|---|---|"]
+    for i, name in enumerate(found["names"]):
+        for j, severity in enumerate(found["severities"][i]):
+            lines.append(
+                f"| {name} | {severity:g} {found['unit'][i]} | {found['auroc'][i, j]:.4f} "
+                f"| {100 * found['flagged'][i, j]:.1f} % |"
+            )
+    return "\n".join(lines) + "\n"
