@@ -57,7 +57,10 @@ def run(cfg: ExperimentConfig) -> dict:
     _check_fit(cfg, learner, rows, devices)
     folder = runlog.open_run(cfg)
 
-    with checkpoint.open_manager(folder / "checkpoints", cfg.train.keep_checkpoints) as manager:
+    with (
+        runlog.exclusive(folder),
+        checkpoint.open_manager(folder / "checkpoints", cfg.train.keep_checkpoints) as manager,
+    ):
         fitted = _train(cfg, learner, rows, devices, folder, manager)
         variables = fitted.state.variables
         detector, scores = evaluation.fit_detector(

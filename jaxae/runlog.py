@@ -1,5 +1,6 @@
 """The run folder: what is written into it, and the guarantee that nothing half-written stays."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -7,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,38 @@ def open_run(cfg: config.ExperimentConfig) -> Path:
         write_text(path, config.to_json(cfg))
     write_json(folder / "provenance.json", provenance())
     return folder
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone; a lock that a killed process left is taken over.
+
+    Raises:
+      UserError: another process is at work in it.
+    """
+    lock = folder / ".lock"
+    if lock.exists() and _alive(owner := int(lock.read_text() or 0)):
+        raise UserError(
+            f"the run folder {folder} is in use by process {owner}; wait for it, or name another "
+            "with --run-dir"
+        )
+    write_text(lock, str(os.getpid()))
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    if process <= 0:
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it exists, but is somebody else's
+        return True
+    return True
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -123,3 +126,22 @@ def test_metrics_of_epochs_that_no_checkpoint_holds_are_dropped(done, tmp_path):
 def test_metrics_that_are_not_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         runlog.append_metrics(tmp_path / "metrics.jsonl", {"loss": float("nan")})
+
+
+def test_a_run_folder_is_held_by_one_process(tmp_path):
+    with (
+        runlog.exclusive(tmp_path),
+        pytest.raises(UserError, match=f"in use by process {os.getpid()}"),
+        runlog.exclusive(tmp_path),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_a_killed_process_left_is_taken_over(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    (tmp_path / ".lock").write_bytes(done.stdout.strip())
+    with runlog.exclusive(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
