@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxae.errors import UserError
 
-if TYPE_CHECKING:
-    from jaxae.config import ExperimentConfig
+Config = TypeVar("Config")  # jaxae.config.ExperimentConfig, which is checked by field names alone
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "linear")
 
@@ -61,7 +60,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def validate(cfg: "ExperimentConfig") -> "ExperimentConfig":
+def validate(cfg: Config) -> Config:
     """Check every field that can be checked without data or devices.
 
     Returns:
