@@ -1,4 +1,24 @@
-"""Dense autoencoder on ECG5000."""
+"""S2, third example: dense autoencoder on ECG5000, abnormal heartbeats as anomalies.
+
+    python -m experiments.ecg_dense --data.dir DIR
+
+Dense 32-16-8-16-32-140, MAE, Keras's Adam, batch 512, 20 epochs on the normal beats of the
+tutorial's own split; threshold mean + std of their MAE. 2 CPU cores (Xeon, AVX-512; shared, so wall
+times are upper bounds), jax 0.10.2, float32: 5 s. Over seeds 0, 1, 2, 3, 4:
+
+                                    jaxae            original
+    accuracy                        .9372 +- .0008   .9366 +- .0011
+    precision, normal = positive    .9878 +- .0017   .9875 +- .0017
+    recall, normal = positive       .9021 +- .0020   .9014 +- .0033
+    precision, anomaly = positive   .8810 +- .0020   .880
+    recall, anomaly = positive      .9849 +- .0021   .984
+    AUROC MAE                       .9558 +- .0020   .9546 +- .0032
+    AUROC MSE                       .9770 +- .0017   .9763 +- .0016
+
+After 20 epochs the network knows little more than the mean beat (AUROC .958). With `--train.epochs
+200` it does: AUROC .985 to .991 by MAE and .991 to .996 by MSE over four seeds, against .981 of PCA
+with 8 components.
+"""
 
 from jaxae.config import (
     DataConfig,

@@ -1,4 +1,13 @@
-"""S2 denoise."""
+"""S2, second example: convolutional denoising autoencoder on Fashion-MNIST.
+
+    python -m experiments.fmnist_denoise --data.dir DIR
+
+Conv 16 and 8, transposed 8 and 16, conv 1, all 3 x 3; input noise .2 clipped to [0, 1], clean
+target; MSE, Keras's Adam, batch 32, 10 epochs. 2 CPU cores (Xeon, AVX-512; shared, so wall times
+are upper bounds), jax 0.10.2, float32: 80 s. Over seeds 0, 1, 2: MSE of denoised test images to the
+clean ones .00699 +- .00013, of the noisy ones .02549 +- .00001; original .0071 +- .0004 and .0255.
+The report's anomalies are images turned by 90 degrees; the tutorial has none.
+"""
 
 from jaxae.config import (
     DataConfig,

@@ -1,4 +1,20 @@
-"""S3."""
+"""S3, a Fraunhofer tutorial: dense autoencoder on Fashion-MNIST, T-shirts against trousers.
+
+    python -m experiments.fmnist_one_class --data.dir DIR
+
+Dense 800-400-100-400-800-784 on class 0, binary cross-entropy, Keras's Adam, batch 128, 10 epochs;
+score MSE; threshold mean + std of *held-out* normals, a tenth of the training images, as the
+tutorial itself recommends (the original's is that of training images, on which a model is better).
+2 CPU cores (Xeon, AVX-512; shared, so wall times are upper bounds), jax 0.10.2, float32: 15 s. Over
+seeds 0, 1, 2:
+
+                          jaxae              original
+    precision             .8702 +- .0031     .868 +- .006
+    recall                .8847 +- .0085     .899 +- .009
+    AUROC                 .9335 +- .0039     .9344 +- .0022
+    false-positive rate   .1320 +- .0026     .137
+    threshold             .02073 +- .00018   .0202
+"""
 
 from jaxae.config import (
     DataConfig,

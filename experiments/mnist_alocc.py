@@ -1,4 +1,26 @@
-"""S4."""
+"""S4, ALOCC on MNIST (Sabokrou et al., CVPR 2018; FastEstimator's tutorial): ones against the rest.
+
+    python -m experiments.mnist_alocc --data.dir DIR [--variant faithful]
+
+A refiner and a discriminator trained against each other on 6,068 ones (a tenth is held out),
+RMSprop 2e-4 and 1e-4, batch 128, 20 epochs; test: all 1,135 ones and as many other digits.
+
+`faithful` keeps the tutorial's losses to the letter and scores by D(R(x)). Its AUROC jumps from
+epoch to epoch, and the tutorial picks the epoch by test F1: shown here as the oracle. `default`
+keeps logits, pairs tanh pixels with squared error weighted 10 (the tutorial's 0.2 lets the
+adversarial loss drown it) and scores by the error. No label of the test set chooses anything. 2 CPU
+cores (Xeon, AVX-512; shared, so wall times are upper bounds), jax 0.10.2, float32: 175 s and 109 s.
+Over seeds 0, 1, 2:
+
+                                               jaxae              original
+    default: AUROC of the error, last epoch    .9977 +- .0007     .9973 (2 seeds)
+    default: the same, label-free epoch        .9983 +- .0005
+    default: AUROC of D(R(x)), last epoch      .4130 +- .0495     .51, .40
+    faithful: AUROC of D(R(x)), last epoch     .963, .855, .970   .459, .966, .862
+    faithful: the same, label-free epoch       .9856 +- .0213
+    faithful: the same, oracle epoch           .9906 +- .0113     .984 +- .012
+    faithful: AUROC of the error, last epoch   .9820 +- .0228     .983 +- .004
+"""
 
 import sys
 from dataclasses import replace

@@ -1,4 +1,25 @@
-"""S0."""
+"""S0, a Keras lab: convolutional autoencoder on MNIST, latent 32; anomalies are turned digits.
+
+    python -m experiments.mnist_conv --data.dir DIR
+
+Conv 32 and 64, 3 x 3, stride 2; dense 32; the mirror. MSE, Adam 1e-3, batch 128, 30 epochs; score
+MAE; threshold mean + 2 std of the first 2,000 training images. 2 CPU cores (Xeon, AVX-512; shared,
+so wall times are upper bounds), jax 0.10.2, float32: 288 s. Over seeds 0, 1, 2; the original trains
+on the test images too, which jaxae does not: hence its lower test error and share of flagged
+normals (trained on the training images alone for 6 epochs it flags 4.5 % of normals and 54 % of
+turned digits).
+
+                                  jaxae              original
+    training MSE                  .00322 +- .00003   .00323
+    test MSE                      .00348 +- .00003   .00314
+    flagged, normal               5.1 % +- 0.2 %     3.9 %
+    flagged, rotated 90           62.7 % +- 0.5 %    57 %
+    flagged, negative             100.0 % +- 0.0 %   100 %
+    flagged, noise .05 rescaled   100.0 % +- 0.0 %   100 %
+    flagged, noise .05 clipped    97.1 % +- 2.3 %    89 %
+    AUROC rotated, MAE            .8817 +- .0028     .865
+    AUROC rotated, MSE            .9282 +- .0048     .923
+"""
 
 from jaxae.config import (
     DataConfig,
