@@ -1,6 +1,7 @@
 import importlib
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +231,11 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         for folder in (whole, broken)
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(capsys):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    assert float(re.search(r"'auroc': ([\d.]+)", capsys.readouterr().out).group(1)) > 0.99
