@@ -48,14 +48,16 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> np.ndarray
     )
     if not np.isfinite(x).all():
         raise UserError(f"{rows} holds NaN or infinite values; remove those rows")
-    learner, score = learners.build(cfg, shape), scoring.resolve(cfg.score)
+    # As the run scored its own rows, whatever precision it trained in.
+    learner = learners.build(config.for_scoring(cfg), shape)
+    score = scoring.resolve(cfg.score)
     devices = parallel.choose(1, 1)
     judge = evaluation.detector_scorer(learner, score, detector, devices, cfg.ensemble)
     scores = judge(x.astype(np.float32))
+    flagged = scores > float(detector.threshold)
     if out:
-        flagged = scores > float(detector.threshold)
         runlog.write_arrays(out, {"score": scores, "is_anomaly": flagged})
-    print(f"{np.sum(scores > float(detector.threshold))} of {len(scores)} rows are anomalies")
+    print(f"{flagged.sum()} of {len(scores)} rows are anomalies")
     return scores
 
 

@@ -91,18 +91,18 @@ def choose(count: int, batch_size: int, on_cpu: int = 0) -> list[jax.Device]:
     return local[:count]
 
 
-def _put(tree: PyTree, devices: Devices, spec: PartitionSpec) -> PyTree:
-    return jax.device_put(tree, NamedSharding(Mesh(np.array(devices), (AXIS,)), spec))
+def _sharding(devices: Devices, *spec: str) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*spec))
 
 
 def place(tree: PyTree, devices: Devices) -> PyTree:
     """The tree on every device, shapes unchanged."""
-    return _put(tree, devices, PartitionSpec())
+    return jax.device_put(tree, _sharding(devices))
 
 
 def placed_like(abstract: PyTree, devices: Devices) -> PyTree:
     """Shapes and dtypes with the sharding that `place` gives: a template to restore into."""
-    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    sharding = _sharding(devices)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
     )
@@ -110,7 +110,7 @@ def placed_like(abstract: PyTree, devices: Devices) -> PyTree:
 
 def split(tree: PyTree, devices: Devices) -> PyTree:
     """Arrays [D, ...] with one slice on each device, shapes unchanged."""
-    return _put(tree, devices, PartitionSpec(AXIS))
+    return jax.device_put(tree, _sharding(devices, AXIS))
 
 
 def epoch_fn(learner: Learner, devices: Devices) -> Callable:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxae import checkpoint, evaluation, learners, parallel, rng, scoring, train
-from jaxae.config import ExperimentConfig
+from jaxae.config import ExperimentConfig, for_scoring
 from jaxae.types import Dataset, Detector, Learner, Outputs, PyTree
 
 Arrays = dict[str, np.ndarray]
@@ -67,7 +67,7 @@ class Context:
     @cached_property
     def decode(self) -> Callable[[np.ndarray], np.ndarray]:
         """`codes [N, L] -> rows [N, *S]`; for methods with one autoencoder."""
-        model = learners.autoencoder(self.cfg, self.data.shape)
+        model = learners.autoencoder(for_scoring(self.cfg), self.data.shape)
         run = jax.jit(partial(model.apply, method="decode"))
         return lambda z: np.asarray(run(self.variables, jnp.asarray(z)))
 
