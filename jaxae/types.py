@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.flatten_util import ravel_pytree
 import numpy as np
 from flax import struct
 
@@ -22,7 +23,10 @@ AXIS = "data"  # the mapped axis over which a batch is split
 
 def mean_over(tree: PyTree, axis: str | None) -> PyTree:
     """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None)."""
-    return jax.lax.pmean(tree, axis) if axis else tree
+    if not axis or jax.lax.axis_size(axis) == 1:
+        return tree
+    flat, restore = ravel_pytree(tree)
+    return restore(jax.lax.pmean(flat, axis))
 
 
 class Batch(NamedTuple):

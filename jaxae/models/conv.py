@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from jaxae.errors import UserError
 from jaxae.models.init import ACTIVATIONS, INITS
-from jaxae.models.layers import Conv, ConvTranspose, Dense
+from jaxae.models.layers import Conv, ConvTranspose, DenseFromMaps, DenseToMaps
 from jaxae.ops import batch_first, batch_last
 from jaxae.types import Array, Shape
 
@@ -129,8 +129,8 @@ class ConvAutoencoder(nn.Module):
         if self.latent:
             width = math.prod(self.code_shape)
             dense = {"dtype": self.dtype, "kernel_init": init.kernel}
-            self.to_code = Dense(self.latent, bias_init=init.bias(width), **dense)
-            self.expand = Dense(width, bias_init=init.bias(self.latent), **dense)
+            self.to_code = DenseFromMaps(self.latent, bias_init=init.bias(width), **dense)
+            self.expand = DenseToMaps(self.code_shape, bias_init=init.bias(self.latent), **dense)
 
     def _pair(self, n: int) -> Size:
         return (n, n) if len(self.shape) == 3 else (n, 1)
@@ -157,15 +157,17 @@ class ConvAutoencoder(nn.Module):
         for i, conv in enumerate(self.convs):
             last = i == len(self.convs) - 1
             x = ACTIVATIONS[self.encoder_activation if last else self.activation](conv(x))
+        if self.latent:
+            return ACTIVATIONS[self.code_activation](self.to_code(x))
         x = batch_first(x)
-        x = x.reshape(x.shape[0], -1)
-        return ACTIVATIONS[self.code_activation](self.to_code(x)) if self.latent else x
+        return x.reshape(x.shape[0], -1)
 
     def decode(self, z: Array) -> Array:
         """Code [B, L] -> reconstruction [B, *S] float32."""
         if self.latent:
-            z = ACTIVATIONS[self.expand_activation](self.expand(z))
-        x = batch_last(z.reshape(z.shape[0], *self.code_shape))
+            x = ACTIVATIONS[self.expand_activation](self.expand(z))
+        else:
+            x = batch_last(z.reshape(z.shape[0], *self.code_shape))
         for i, deconv in enumerate(self.deconvs):
             makes_image = i == len(self.deconvs) - 1 and not self.head_kernel
             x = deconv(x)

@@ -127,6 +127,66 @@ class Dense(nn.Module):
         return _add_bias(x @ kernel, bias, channel_axis=1)
 
 
+class DenseFromMaps(nn.Module):
+    """`Dense` of the flattened [B, H, W, C], where the batch is on the last axis.
+
+    Same parameters and values. The kernel's rows are reordered instead of the activations, of which
+    there are more.
+
+    Attributes:
+      features: number of outputs.
+      kernel_init: initialiser of the kernel [H W C, features].
+      bias_init: initialiser of the bias [features].
+      dtype: of the product; parameters are float32.
+    """
+
+    features: int
+    kernel_init: Initializer = nn.initializers.glorot_uniform()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[C, H, W, B] -> [B, features]."""
+        channels, height, width, batch = x.shape
+        flat = height * width * channels
+        kernel = self.param("kernel", self.kernel_init, (flat, self.features), jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        rows = kernel.reshape(-1, channels, self.features).swapaxes(0, 1).reshape(flat, -1)
+        y = jnp.matmul(rows.T, x.reshape(flat, batch))
+        return _add_bias(y, bias, channel_axis=0).T
+
+
+class DenseToMaps(nn.Module):
+    """`Dense` whose output becomes [B, H, W, C], with the batch on the last axis instead.
+
+    Attributes:
+      shape: (H, W, C).
+      kernel_init: initialiser of the kernel [F, H W C].
+      bias_init: initialiser of the bias [H W C].
+      dtype: of the product; parameters are float32.
+    """
+
+    shape: tuple[int, int, int]
+    kernel_init: Initializer = nn.initializers.glorot_uniform()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, F] -> [C, H, W, B]."""
+        height, width, channels = self.shape
+        flat = height * width * channels
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], flat), jnp.float32)
+        bias = self.param("bias", self.bias_init, (flat,))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        columns = kernel.reshape(-1, height * width, channels).swapaxes(1, 2).reshape(-1, flat)
+        y = jnp.matmul(columns.T, x.T)
+        bias = bias.reshape(-1, channels).T.reshape(flat)
+        return _add_bias(y, bias, channel_axis=0).reshape(channels, height, width, -1)
+
+
 def _add_bias(y: Array, bias: Array, channel_axis: int) -> Array:
     """Y + bias in float32, then in y's dtype again.
 

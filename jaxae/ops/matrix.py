@@ -196,14 +196,14 @@ def _scatter(geo: Geometry, taps: Array) -> Array:
     kh, kw, channels, rows, cols, batch = taps.shape
     (height, width), (sh, sw) = geo.in_size, geo.strides
     (top, _), (left, _) = geo.padding
-    high = max(rows + (kh - 1) // sh, -(-(height + top) // sh))
-    wide = max(cols + (kw - 1) // sw, -(-(width + left) // sw))
+    first, start = top // sh, left // sw
+    high, wide = -(-(height + top) // sh) - first, -(-(width + left) // sw) - start
     zero = jnp.zeros((), taps.dtype)
 
     def shifted(i, j):
-        a, b = i // sh, j // sw
+        a, b = i // sh - first, j // sw - start
         pads = ((0, 0, 0), (a, high - rows - a, 0), (b, wide - cols - b, 0), (0, 0, 0))
-        return lax.pad(taps[i, j], zero, pads)
+        return lax.pad(taps[i, j], zero, pads)  # or crop, where the numbers are negative
 
     def phase(p, q):
         blocks = [shifted(i, j) for i in range(p, kh, sh) for j in range(q, kw, sw)]
@@ -211,4 +211,5 @@ def _scatter(geo: Geometry, taps: Array) -> Array:
 
     phases = [jnp.stack([phase(p, q) for q in range(sw)], axis=3) for p in range(sh)]
     x = jnp.stack(phases, axis=2).reshape(channels, high * sh, wide * sw, batch)
+    top, left = top - first * sh, left - start * sw
     return x[:, top : top + height, left : left + width]
