@@ -1,5 +1,6 @@
 """Convolution layers with Flax's parameters and the formulations of `jaxae.ops`."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -128,10 +129,9 @@ class Dense(nn.Module):
 
 
 class DenseFromMaps(nn.Module):
-    """`Dense` of the flattened [B, H, W, C], where the batch is on the last axis.
+    """`Dense` of the flattened [B, H, W, C], for maps with the batch on the last axis.
 
-    Same parameters and values. The kernel's rows are reordered instead of the activations, of which
-    there are more.
+    Same parameters and values; the maps are not transposed.
 
     Attributes:
       features: number of outputs.
@@ -148,18 +148,20 @@ class DenseFromMaps(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[C, H, W, B] -> [B, features]."""
-        channels, height, width, batch = x.shape
-        flat = height * width * channels
-        kernel = self.param("kernel", self.kernel_init, (flat, self.features), jnp.float32)
+        channels, *size, batch = x.shape
+        shape = (math.prod(x.shape[:3]), self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,))
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        rows = kernel.reshape(-1, channels, self.features).swapaxes(0, 1).reshape(flat, -1)
-        y = jnp.matmul(rows.T, x.reshape(flat, batch))
-        return _add_bias(y, bias, channel_axis=0).T
+        window = kernel.reshape(*size, channels, self.features)
+        y = ops.conv(x, window, padding="VALID", layout="CHWB")
+        return _add_bias(y.reshape(self.features, batch).T, bias, channel_axis=1)
 
 
 class DenseToMaps(nn.Module):
-    """`Dense` whose output becomes [B, H, W, C], with the batch on the last axis instead.
+    """`Dense` whose outputs are the flattened [B, H, W, C], given as maps with the batch last.
+
+    Same parameters and values; the maps are not transposed.
 
     Attributes:
       shape: (H, W, C).
@@ -176,15 +178,16 @@ class DenseToMaps(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, F] -> [C, H, W, B]."""
-        height, width, channels = self.shape
-        flat = height * width * channels
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], flat), jnp.float32)
-        bias = self.param("bias", self.bias_init, (flat,))
+        batch, features = x.shape
+        shape = (features, math.prod(self.shape))
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", self.bias_init, shape[1:])
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        columns = kernel.reshape(-1, height * width, channels).swapaxes(1, 2).reshape(-1, flat)
-        y = jnp.matmul(columns.T, x.T)
-        bias = bias.reshape(-1, channels).T.reshape(flat)
-        return _add_bias(y, bias, channel_axis=0).reshape(channels, height, width, -1)
+        window = kernel.T.reshape(*self.shape, features)
+        x = x.T.reshape(features, 1, 1, batch)
+        y = ops.conv_transpose(x, window, padding="VALID", layout="CHWB")
+        bias = bias.reshape(self.shape).transpose(2, 0, 1)[..., None]
+        return (y + bias).astype(y.dtype)
 
 
 def _add_bias(y: Array, bias: Array, channel_axis: int) -> Array:

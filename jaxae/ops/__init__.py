@@ -189,8 +189,8 @@ def _by_platform(geo, by_matrix, by_convolution, a, b):
     """The one place where a formulation is chosen."""
     by_matrix = functools.partial(by_matrix, geo)
     by_convolution = functools.partial(by_convolution, geo)
-    if geo.form == "matrix":
-        return by_matrix(a, b)
+    if geo.form == "matrix" or (geo.form == "auto" and geo.is_full_window):
+        return by_matrix(a, b)  # a full window is one matrix product, everywhere
     if geo.form == "native":
         return by_convolution(a, b)
     return lax.platform_dependent(a, b, cpu=by_matrix, default=by_convolution)
