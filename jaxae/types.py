@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax import lax
 
 Array = jax.Array
 PyTree = Any
@@ -22,11 +23,26 @@ AXIS = "data"  # the mapped axis over which a batch is split
 
 
 def mean_over(tree: PyTree, axis: str | None) -> PyTree:
-    """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None)."""
-    if not axis or jax.lax.axis_size(axis) == 1:
+    """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None).
+
+    All leaves meet in one vector: on a CPU every array that is reduced costs the devices a
+    rendezvous of its own. They are written into it one by one, because XLA would fuse a
+    concatenation with the gradients' sums, and compute those element by element.
+    """
+    if not axis or lax.axis_size(axis) == 1:
         return tree
-    flat, restore = ravel_pytree(tree)
-    return restore(jax.lax.pmean(flat, axis))
+    leaves, treedef = jax.tree.flatten(tree)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    vector = jnp.zeros(ends[-1], jnp.result_type(*leaves))
+    for leaf, end in zip(leaves, ends, strict=True):
+        part = leaf.reshape(-1).astype(vector.dtype)
+        vector = lax.dynamic_update_slice(vector, part, (end - leaf.size,))
+    vector = lax.pmean(vector, axis)
+    means = [
+        vector[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+        for leaf, end in zip(leaves, ends, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, means)
 
 
 class Batch(NamedTuple):
