@@ -71,7 +71,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     case, cfg = _parse(spec)
     batch = cfg.train.batch_size
     try:
-        on_cpu = cfg.cpu_devices or parallel.cpu_devices(cfg.method, batch)
+        on_cpu = parallel.cpu_devices(cfg.method, batch)
         devices = parallel.choose(spec["devices"], batch, on_cpu)
     except ValueError as error:
         raise Unavailable(str(error)) from None
@@ -84,7 +84,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
         devices,
     )
     plan, key = split(order), parallel.place(jax.random.key(2), devices)
-    run = parallel.epoch_fn(learner, devices)
+    options = parallel.compiler_options(cfg.method, devices)
 
     def start(learner):
         state = training.initial_state(learner, case.shape, seed=0)
@@ -109,8 +109,13 @@ def jaxae(spec: dict, weights: Weights) -> Program:
         grads = {k: (weights[k] - after[k]) / np.float32(_RATE) for k in weights}
         return {k: float(v[0]) for k, v in metrics.items()}, grads
 
+    programs = []
+
     def train(steps: int) -> None:
-        box[0], metrics = run(box[0], x, plan, key)
+        args = (box[0], x, plan, key)
+        if not programs:
+            programs.append(parallel.compiled(parallel.epoch_fn(learner, devices), options, *args))
+        box[0], metrics = programs[0](*args)
         jax.block_until_ready((box[0], metrics))
 
     def judge(variables, sample):

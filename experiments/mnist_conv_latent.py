@@ -37,7 +37,6 @@ CONFIG = ExperimentConfig(
     name="mnist_conv_latent",
     method="conv",
     score="mse",
-    cpu_devices=1,  # its 7 x 7 layers are matrix products: 290 steps/s against 250 on two
     studies=(
         "scores_compared",
         "corrupted",

@@ -30,7 +30,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
     "ensemble": _at_least(1),
     "devices": _at_least(0),
-    "cpu_devices": _at_least(0),
     "data.test_fraction": _share,
     "data.valid_fraction": _share,
     "data.limit": _at_least(0),

@@ -147,9 +147,7 @@ class ExperimentConfig:
     run_dir: str = ""
     """"" = runs/NAME-seedSEED"""
     devices: int = 0
-    """devices to train on; 0 = all accelerators, or on a CPU what cpu_devices says"""
-    cpu_devices: int = 0
-    """host devices to train on where there is only a CPU; 0 = the split that suits the method"""
+    """devices to train on; 0 = all accelerators, or the cores of a CPU that suit the method"""
     profile: bool = False
     """write a trace of one epoch to the run folder's `profile/`, for TensorBoard or Perfetto"""
     studies: tuple[str, ...] = ()
@@ -214,7 +212,6 @@ def _build(cls: type, values: dict, prefix: str) -> Any:
 _FREE = {
     "run_dir",
     "devices",
-    "cpu_devices",
     "score",
     "score_dtype",
     "profile",

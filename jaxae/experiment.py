@@ -49,7 +49,7 @@ def run(cfg: ExperimentConfig) -> dict:
     parallel.initialize(cfg.devices)
     rows = data.load(cfg.data)
     batch_size = cfg.train.batch_size
-    on_cpu = cfg.cpu_devices or parallel.cpu_devices(cfg.method, batch_size)
+    on_cpu = parallel.cpu_devices(cfg.method, batch_size)
     devices = parallel.choose(cfg.devices, batch_size, on_cpu)
     everything = jax.local_devices()  # scoring has no batch to keep whole
     learner = learners.build(cfg, rows.shape)
@@ -123,6 +123,7 @@ def _train(
         cfg.seed,
         devices,
         state=state,
+        options=parallel.compiler_options(cfg.method, devices),
         on_epoch=on_epoch,
         profile=folder / "profile" if cfg.profile else None,
     )

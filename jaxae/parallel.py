@@ -6,7 +6,7 @@ moves between machines as it is. Only the plan of an epoch and the rows to score
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,14 @@ from jaxae.types import AXIS, Array, Batch, Learner, Metrics, PyTree, TrainState
 
 Devices = Sequence[jax.Device]
 
-# A host device is one core's worth of work: below this share of a batch, splitting costs more than
-# it brings.
-_MIN_SHARE = 16
+# Rows of a batch that a host device, one core's worth of work, should have: with fewer, splitting
+# the batch costs more than it brings.
+_MIN_SHARE = {"dense": 256}
+_MIN_SHARE_ELSE = 16
+
+# XLA's options on a CPU. YNNPACK takes over some sums and products: the sums of convolutions win a
+# tenth by it, dense models and all scoring lose between a tenth and two thirds.
+_WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def initialize(count: int = 0) -> None:
@@ -47,10 +52,32 @@ def _cores() -> int:
 def cpu_devices(method: str, batch_size: int) -> int:
     """How many host devices a method trains on fastest, as measured: results do not depend on it.
 
-    Dense models leave the cores to the matrix products of one device. Convolutions also gather and
-    scatter, which one device does on one core: there the batch is split, one device per core.
+    Convolutions also gather and scatter, which one device does on one core: there the batch is
+    split, one device per core. Small batches of dense models leave the cores to the matrix products
+    of one device.
     """
-    return 1 if method == "dense" else max(1, batch_size // _MIN_SHARE)
+    return max(1, batch_size // _MIN_SHARE.get(method, _MIN_SHARE_ELSE))
+
+
+def compiler_options(method: str, devices: Devices) -> dict[str, object]:
+    """What XLA is told when a method's epoch is compiled; nothing where there is an accelerator."""
+    if devices[0].platform != "cpu":
+        return {}
+    # Devices that share the batch have a core each already.
+    options = {"xla_cpu_multi_thread_eigen": len(devices) == 1}
+    return options | (_WITHOUT_YNNPACK if method == "dense" else {})
+
+
+def compiled(mapped: Callable, options: dict[str, object], *args: PyTree) -> Callable:
+    """What `jax.pmap` returned, compiled for these arguments with options, or without them.
+
+    Without where this version of XLA does not know one: they make programs faster, nothing else.
+    """
+    lowered = mapped.lower(*args)
+    try:
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:
+        return lowered.compile()
 
 
 def cache_compilations() -> None:
@@ -177,23 +204,40 @@ def tight_chunk(n: int, devices: Devices) -> int:
 
 
 def rows_fn(fn: RowFn, devices: Devices) -> Callable:
-    """`fn` over one block: `(variables, [D, K, chunk, *S]) -> tree of [D, K, chunk, ...]`."""
+    """`fn` over one block: `(variables, [D, K, chunk, *S]) -> tree of [D, K, chunk, ...]`.
+
+    Compiled once for each shape of a block; the variables' shapes must not change.
+    """
 
     def run(variables: PyTree, rows: Array) -> PyTree:
         return lax.map(lambda chunk: fn(variables, chunk), rows)
 
-    return jax.pmap(run, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+    mapped = jax.pmap(run, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+    options = _WITHOUT_YNNPACK if devices[0].platform == "cpu" else {}
+    programs: dict[tuple, Callable] = {}
+
+    def call(variables: PyTree, rows: Array) -> PyTree:
+        if rows.shape not in programs:
+            programs[rows.shape] = compiled(mapped, options, variables, rows)
+        return programs[rows.shape](variables, rows)
+
+    return call
 
 
-def map_rows(compiled: Callable, variables: PyTree, placed: Iterator[Array], n: int) -> PyTree:
+def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) -> PyTree:
     """Apply `rows_fn(...)` to every block and give the first `n` rows back, on the host.
 
     Args:
-      compiled: what `rows_fn` returned.
+      run: what `rows_fn` returned.
       variables: `place`d.
       placed: the `blocks` of the rows.
       n: number of rows before padding.
     """
-    parts = [jax.device_get(compiled(variables, block)) for block in placed]
+    parts, ahead = [], None
+    for block in placed:  # a block is fetched while the next one is computed
+        ahead, done = run(variables, block), ahead
+        if done is not None:
+            parts.append(jax.device_get(done))
+    parts.append(jax.device_get(ahead))
     flat = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), part) for part in parts]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *flat)

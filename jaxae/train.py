@@ -59,6 +59,7 @@ def fit(
     devices: parallel.Devices,
     *,
     state: TrainState | None = None,
+    options: dict[str, object] | None = None,
     on_epoch: OnEpoch = lambda epoch, state, row: row,
     profile: Path | None = None,
     quiet: bool = False,
@@ -75,6 +76,7 @@ def fit(
       seed: of weights, order and noise.
       devices: see `jaxae.parallel.choose`.
       state: where to start; None = `initial_state`.
+      options: of XLA; see `jaxae.parallel.compiler_options`.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
         metrics; returns the metrics to show. The state is donated to the next epoch: copy to keep.
       profile: where to write a trace of the second epoch (of the only one, if there is one).
@@ -98,7 +100,8 @@ def fit(
     key = parallel.place(rng.stream(seed, rng.Purpose.NOISE), devices)
 
     clock = time.perf_counter()
-    run_epoch = parallel.epoch_fn(learner, devices).lower(state, rows, first_plan, key).compile()
+    epoch_fn = parallel.epoch_fn(learner, devices)
+    run_epoch = parallel.compiled(epoch_fn, options or {}, state, rows, first_plan, key)
     compile_s = time.perf_counter() - clock
 
     speeds = []

@@ -201,7 +201,7 @@ def _patches(geo: Geometry, x: Array) -> Array:
 def _scatter(geo: Geometry, taps: Array) -> Array:
     """The transpose of `_patches`: [kh, kw, C, P, Q, B] -> [C, H, W, B].
 
-    Row h = s u + v of x is read by row p of y through tap i where h + top = s p + i: the rows of one
+    Row h = s u + v of x is read by row p of y through tap i where h + top = s p + i: the rows of a
     phase v are a sum of blocks, each shifted by (i - v - top) / s rows.
     """
     kh, kw, channels, rows, cols, batch = taps.shape
