@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.cases import CASES, config
 from benchmarks.workers import Worker
 
-BATCHES = (16, 32, 64, 128, 256, 512, 1024)
+BATCHES = (1, 8, 32, 128, 512, 4096)
 DEVICES = (1, 2, 4)
 MEMBERS = (1, 2, 4, 8)
 GROWTH = (1, 10, 100)
@@ -29,7 +29,12 @@ def points(study: str, model: str, quick: bool) -> list[dict]:
     plain = {"framework": "flax", "setting": "plain Flax"}
     if study == "batch":
         sizes = BATCHES[1:4:2] if quick else BATCHES
-        ours = [base | {"x": n, "batch": n, "setting": "jaxae"} for n in sizes]
+        # As many rows in a dispatch at every size, so that one takes about as long.
+        rows = CASES[model].block * batch
+        ours = [
+            base | {"x": n, "batch": n, "block": max(2, rows // n), "setting": "jaxae"}
+            for n in sizes
+        ]
         return ours + [point | plain for point in ours]
     if study == "devices":
         counts = DEVICES[:2] if quick else DEVICES

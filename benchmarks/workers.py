@@ -120,6 +120,15 @@ class _Child:
 
         return self._repeat(lambda: self.program.score(chunk), SCORED, seconds)
 
+    def whole(self, steps: int, scored: int) -> dict:
+        """Train for so many steps, then score at least so many rows: a user's whole run."""
+        from benchmarks.programs import SCORED
+
+        self.program.train(steps)
+        for _ in range(-(-scored // SCORED)):
+            self.program.score(512)
+        return {}
+
     def memory(self) -> dict:
         import resource
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from benchmarks import cases, compare, scaling, startup, throughput
+from benchmarks import cases, compare, scaling, startup, throughput, whole_runs
 from benchmarks.workers import Worker
 
 
@@ -156,3 +156,22 @@ def test_startup(tmp_path):
     found = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     cold, warm = (r for r in found if "cache" in r)
     assert (cold["cache"], warm["cache"]) == ("cold", "warm")
+
+
+def test_whole_runs_are_compared_by_their_seconds():
+    run = {"model": "mnist_alocc", "steps": 10, "steps_per_s": [5.0, 10.0], "compile_s": 2.0,
+           "jaxae_s": 8.0, "original_s": 16.0, "framework": "keras", "setting": "fit"}  # fmt: skip
+    text = whole_runs.table([run, run | {"model": "ecg_dense", "original_s": 4.0}])
+    assert "| mnist_alocc | 8 s | 5 s | 16 s (keras fit) | **2.00** | 62 s" in text
+    assert "| geometric mean | | | | **1.00** |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("tensorflow"), reason="needs the bench extra: tensorflow")
+def test_a_whole_run_and_its_original(tmp_path, data_dir):
+    out = tmp_path / "w.jsonl"
+    whole_runs.main(["--models", "ecg_dense", "--data-dir", str(data_dir), "--out", str(out)])
+    (found,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(found["steps_per_s"]) == found["epochs"] == 20
+    assert found["jaxae_s"] > found["compile_s"] > 0
+    assert found["original_s"] > 1

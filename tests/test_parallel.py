@@ -9,7 +9,7 @@ from jaxae import data, learners, parallel, rng, train
 from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
 from jaxae.errors import UserError
 from jaxae.models.alocc import Discriminator, Refiner
-from jaxae.types import AXIS, Batch
+from jaxae.types import AXIS, Batch, mean_over
 
 X = images(160)
 STEPS = 20
@@ -174,3 +174,53 @@ def test_a_template_has_the_sharding_of_what_is_placed():
     template = parallel.placed_like(jax.eval_shape(lambda: {"a": jnp.zeros((2, 3))}), DEVICES[:2])
     assert template["a"].sharding == state["a"].sharding
     assert template["a"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_mean_over_devices_is_numpys_leaf_by_leaf(count):
+    """All leaves travel in one vector: each must come back in its place, shape and dtype."""
+    rng = np.random.default_rng(0)
+    tree = {
+        "kernel": rng.normal(size=(count, 3, 3, 2, 5)).astype(np.float32),
+        "scalar": rng.normal(size=count).astype(np.float32),
+        "empty": np.zeros((count, 0), np.float32),
+        "half": rng.normal(size=(count, 7)).astype(jnp.bfloat16),
+    }
+    found = jax.pmap(lambda t: mean_over(t, AXIS), AXIS, devices=DEVICES[:count])(tree)
+    for name, leaf in tree.items():
+        assert found[name].dtype == leaf.dtype
+        expected = np.broadcast_to(np.float32(leaf).mean(axis=0), leaf.shape)
+        tolerance = 1e-2 if name == "half" else 1e-6
+        np.testing.assert_allclose(np.float32(found[name]), expected, tolerance, tolerance)
+
+
+def test_one_vector_crosses_devices_in_a_step():
+    """On a CPU every reduced array is a rendezvous: gradients and metrics must share theirs."""
+    learner = learners.build(tiny("dense"), SHAPE)
+    state = parallel.place(train.initial_state(learner, SHAPE, 0), DEVICES[:2])
+    plan = parallel.split(data.index_plan(0, 0, len(X), 8, 2), DEVICES[:2])
+    key = parallel.place(rng.stream(0, rng.Purpose.NOISE), DEVICES[:2])
+    rows = parallel.place(X, DEVICES[:2])
+    text = parallel.epoch_fn(learner, DEVICES[:2]).lower(state, rows, plan, key).as_text()
+    assert text.count("stablehlo.all_reduce") == 1
+    alone = [parallel.place(leaf, DEVICES[:1]) for leaf in (state, X)]
+    plan = parallel.split(data.index_plan(0, 0, len(X), 8, 1), DEVICES[:1])
+    key = parallel.place(rng.stream(0, rng.Purpose.NOISE), DEVICES[:1])
+    text = parallel.epoch_fn(learner, DEVICES[:1]).lower(*alone, plan, key).as_text()
+    assert "stablehlo.all_reduce" not in text
+
+
+@pytest.mark.parametrize("method", ["dense", "conv"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_xla_knows_every_option_that_it_is_given(method, count):
+    """`compiled` does without options that it cannot have, so nothing else would notice."""
+    options = parallel.compiler_options(method, DEVICES[:count])
+    assert options
+    mapped = jax.pmap(lambda x: x + 1, devices=DEVICES[:count])
+    mapped.lower(np.zeros((count, 2))).compile(compiler_options=options)
+
+
+def test_a_program_compiles_without_options_that_xla_does_not_know():
+    mapped, x = jax.pmap(lambda x: x + 1, devices=DEVICES[:1]), np.zeros((1, 2))
+    run = parallel.compiled(mapped, {"xla_cpu_no_such_option": True}, x)
+    np.testing.assert_array_equal(run(x), x + 1)
