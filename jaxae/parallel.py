@@ -25,8 +25,9 @@ Devices = Sequence[jax.Device]
 _MIN_SHARE = {"dense": 256}
 _MIN_SHARE_ELSE = 16
 
-# XLA's options on a CPU. YNNPACK takes over some sums and products: the sums of convolutions win a
-# tenth by it, dense models and all scoring lose between a tenth and two thirds.
+# XLA's option on a CPU against YNNPACK, which takes over some sums and products. In bfloat16 it is
+# what reaches the matrix units, and in float32 the sums of convolutions win a tenth by it; but
+# dense models and all scoring in float32 lose between a tenth and two thirds.
 _WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
@@ -74,6 +75,8 @@ def compiled(mapped: Callable, options: dict[str, object], *args: PyTree) -> Cal
     Without where this version of XLA does not know one: they make programs faster, nothing else.
     """
     lowered = mapped.lower(*args)
+    if "bf16" in lowered.as_text():
+        options = {k: v for k, v in options.items() if k not in _WITHOUT_YNNPACK}
     try:
         return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxae import ops
@@ -125,7 +126,8 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.features,))
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        return _add_bias(x @ kernel, bias, channel_axis=1)
+        y = x @ kernel if x.dtype == jnp.float32 else _short_product(x, kernel)
+        return _add_bias(y, bias, channel_axis=1)
 
 
 class DenseFromMaps(nn.Module):
@@ -188,6 +190,30 @@ class DenseToMaps(nn.Module):
         y = ops.conv_transpose(x, window, padding="VALID", layout="CHWB")
         bias = bias.reshape(self.shape).transpose(2, 0, 1)[..., None]
         return (y + bias).astype(y.dtype)
+
+
+@jax.custom_vjp
+def _short_product(x: Array, kernel: Array) -> Array:
+    """X [B, F] @ kernel [F, D] in bfloat16, each sum in float32 and then rounded, as derivatives are.
+
+    On a CPU that is four times as fast as asking for a bfloat16 sum: only so is the product one of
+    the matrix units.
+    """
+    return _rounded_dot(x, kernel)
+
+
+def _rounded_dot(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+
+
+def _short_product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    return _rounded_dot(g, kernel.T), _rounded_dot(x.T, g)
+
+
+_short_product.defvjp(
+    lambda x, kernel: (_rounded_dot(x, kernel), (x, kernel)), _short_product_backward
+)
 
 
 def _add_bias(y: Array, bias: Array, channel_axis: int) -> Array:
