@@ -6,8 +6,8 @@
 jaxae's time is that of `python -m experiments.NAME` from the start of the interpreter to the last
 figure, with an empty compilation cache. The other framework's time is that of a process that
 imports it, makes as many steps of the same batches as the experiment, the way the original does it
-(`fit`, or a Python loop), and scores as many rows. It makes its rows up instead of reading them, and
-leaves out thresholds, studies and figures.
+(`fit`, or a Python loop), and scores as many rows. It makes its rows up instead of reading them,
+and leaves out thresholds, studies and figures.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from probes import assert_close, tiny
 
 from experiments import (
@@ -16,8 +17,9 @@ from experiments import (
     mnist_conv_2d,
     mnist_conv_latent,
 )
-from jaxae import learners
+from jaxae import learners, ops
 from jaxae.errors import UserError
+from jaxae.models import layers
 from jaxae.models.alocc import Discriminator, Refiner
 from jaxae.models.conv import ConvAutoencoder
 from jaxae.models.dense import DenseAutoencoder
@@ -315,3 +317,45 @@ def test_kernels_larger_than_the_row_are_refused():
     model = ConvAutoencoder((4, 4, 1), paddings=("valid", "valid"), kernels=(3, 7))
     with pytest.raises(UserError, match=r"model\.kernels \(3, 7\).*\(4, 4, 1\)"):
         jax.eval_shape(model.init, KEY, abstract((4, 4, 1)))
+
+
+def test_a_bfloat16_dense_layer_sums_in_float32():
+    """1 + 2048 halves: a bfloat16 sum would stop growing at 256."""
+    layer = layers.Dense(1, kernel_init=nn.initializers.ones, dtype=jnp.bfloat16)
+    x = jnp.full((2, 2048), 0.5)
+    params = layer.init(jax.random.key(0), x)
+    assert layer.apply(params, x).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.float32(layer.apply(params, x)), 1024.0)
+    many = jnp.full((2048, 1), 0.5)
+    layer = layers.Dense(1, kernel_init=nn.initializers.ones, dtype=jnp.bfloat16)
+    params = layer.init(jax.random.key(0), many)
+    grads = jax.grad(lambda p: layer.apply(p, many).sum(dtype=jnp.float32))(params)
+    assert float(grads["params"]["kernel"][0, 0]) == 1024.0
+    assert float(grads["params"]["bias"][0]) == 2048.0
+
+
+@pytest.mark.parametrize("batch", [1, 3, 9])
+def test_dense_layers_beside_maps_are_flaxs_on_the_flattened_maps(batch):
+    """Same parameters, values and gradients; only the order in memory differs."""
+    x = jax.random.normal(jax.random.key(1), (batch, 3, 2, 4))
+    z = jax.random.normal(jax.random.key(2), (batch, 5))
+    random = {"bias_init": nn.initializers.normal(1.0)}
+    pairs = (
+        (nn.Dense(5, **random), lambda net, p: net.apply(p, x.reshape(batch, -1)),
+         layers.DenseFromMaps(5), lambda net, p: net.apply(p, ops.batch_last(x)), z[:1]),
+        (nn.Dense(24, **random), lambda net, p: net.apply(p, z),
+         layers.DenseToMaps((3, 2, 4)),
+         lambda net, p: ops.batch_first(net.apply(p, z)).reshape(batch, -1), x[:1]),
+    )  # fmt: skip
+    for flat, run_flat, maps, run_maps, weight in pairs:
+        shape = (24,) if flat.features == 5 else (5,)
+        params = flat.init(jax.random.key(0), jnp.zeros((1, *shape)))
+
+        def summary(p, run, net, weight=weight):
+            y = run(net, p)
+            return jnp.sum(jnp.square(y) * weight.reshape(1, -1)), y
+
+        (_, expected), want = jax.value_and_grad(summary, has_aux=True)(params, run_flat, flat)
+        (_, found), got = jax.value_and_grad(summary, has_aux=True)(params, run_maps, maps)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, want)

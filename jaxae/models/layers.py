@@ -194,7 +194,7 @@ class DenseToMaps(nn.Module):
 
 @jax.custom_vjp
 def _short_product(x: Array, kernel: Array) -> Array:
-    """X [B, F] @ kernel [F, D] in bfloat16, each sum in float32 and then rounded, as derivatives are.
+    """X [B, F] @ kernel [F, D] in bfloat16, summed in float32 and then rounded; so are derivatives.
 
     On a CPU that is four times as fast as asking for a bfloat16 sum: only so is the product one of
     the matrix units.
