@@ -70,7 +70,7 @@ def size(name: str, data_dir: str) -> tuple[int, int, int]:
 
 def theirs(name: str, steps: int, epochs: int, scored: int) -> float:
     """Seconds of as much training and scoring in the framework of the original."""
-    spec = ORIGINALS[name] | {"model": name, "dtype": "float32", "block": steps}
+    spec = ORIGINALS[name] | {"model": name, "dtype": "float32", "block": steps, "devices": 0}
     with tempfile.TemporaryDirectory() as folder:
         weights = f"{folder}/weights.npz"
         with Worker(spec) as worker:
