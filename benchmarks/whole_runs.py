@@ -12,7 +12,6 @@ and leaves out thresholds, studies and figures.
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from benchmarks import throughput
 from benchmarks.cases import CASES, config, replace
+from benchmarks.compare import geometric_mean
 from benchmarks.workers import Worker
 
 _FIT = {"framework": "keras", "setting": "fit"}
@@ -99,8 +99,8 @@ def table(records: list[dict]) -> str:
             f"{r['original_s']:.0f} s ({way}) | **{r['original_s'] / r['jaxae_s']:.2f}** | "
             f"{PUBLISHED.get(r['model'], '-')} |"
         )
-    ratios = [math.log(r["original_s"] / r["jaxae_s"]) for r in records]
-    lines.append(f"| geometric mean | | | | **{math.exp(sum(ratios) / len(ratios)):.2f}** | |")
+    mean = geometric_mean(r["original_s"] / r["jaxae_s"] for r in records)
+    lines.append(f"| geometric mean | | | | **{mean:.2f}** | |")
     return "\n".join(lines)
 
 

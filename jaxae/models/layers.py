@@ -122,10 +122,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, F] -> [B, features]."""
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,))
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x, kernel, bias = _dense_parameters(self, x, (x.shape[-1], self.features))
         y = x @ kernel if x.dtype == jnp.float32 else _short_product(x, kernel)
         return _add_bias(y, bias, channel_axis=1)
 
@@ -152,9 +149,7 @@ class DenseFromMaps(nn.Module):
         """[C, H, W, B] -> [B, features]."""
         channels, *size, batch = x.shape
         shape = (math.prod(x.shape[:3]), self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,))
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x, kernel, bias = _dense_parameters(self, x, shape)
         window = kernel.reshape(*size, channels, self.features)
         y = ops.conv(x, window, padding="VALID", layout="CHWB")
         return _add_bias(y.reshape(self.features, batch).T, bias, channel_axis=1)
@@ -181,15 +176,21 @@ class DenseToMaps(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[B, F] -> [C, H, W, B]."""
         batch, features = x.shape
-        shape = (features, math.prod(self.shape))
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", self.bias_init, shape[1:])
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x, kernel, bias = _dense_parameters(self, x, (features, math.prod(self.shape)))
         window = kernel.T.reshape(*self.shape, features)
         x = x.T.reshape(features, 1, 1, batch)
         y = ops.conv_transpose(x, window, padding="VALID", layout="CHWB")
         bias = bias.reshape(self.shape).transpose(2, 0, 1)[..., None]
-        return (y + bias).astype(y.dtype)
+        return _add(y, bias)
+
+
+def _dense_parameters(
+    layer: nn.Module, x: Array, shape: tuple[int, int]
+) -> tuple[Array, Array, Array]:
+    """X and a dense layer's kernel of a shape in the dtype of its product, and its bias."""
+    kernel = layer.param("kernel", layer.kernel_init, shape, jnp.float32)
+    bias = layer.param("bias", layer.bias_init, shape[1:])
+    return *nn.dtypes.promote_dtype(x, kernel, dtype=layer.dtype), bias
 
 
 @jax.custom_vjp
@@ -217,10 +218,14 @@ _short_product.defvjp(
 
 
 def _add_bias(y: Array, bias: Array, channel_axis: int) -> Array:
+    """Y + bias [C], along an axis of y."""
+    return _add(y, bias.reshape([-1 if axis == channel_axis else 1 for axis in range(y.ndim)]))
+
+
+def _add(y: Array, bias: Array) -> Array:
     """Y + bias in float32, then in y's dtype again.
 
     The bias's gradient is then summed in float32 too. In bfloat16 a sum over a batch's pixels stops
     growing after a few hundred terms, and the gradient would be off by more than half.
     """
-    shape = [-1 if axis == channel_axis else 1 for axis in range(y.ndim)]
-    return (y + bias.reshape(shape)).astype(y.dtype)
+    return (y + bias).astype(y.dtype)
