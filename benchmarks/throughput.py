@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.cases import CASES, rows
 from benchmarks.workers import Worker
 
-CHUNKS = (64, 128, 512)
+CHUNKS = (32, 64, 128, 512)
 BFLOAT16 = ("mnist_conv", "fmnist_one_class", "mnist_alocc")
 GATE_ROWS = 32
 # Allowed relative error of the losses, and of each gradient by norm. In bfloat16, of 8 significant

@@ -36,6 +36,9 @@ from jaxae.types import (
 
 LossFn = Callable[[Array, Array], Array]  # (x [*S], x_hat [*S]) -> []
 
+# Rows that a convolutional model takes at a time on a CPU: their activations stay in the cache.
+_CONV_PART = 32
+
 
 def optimiser(cfg: OptimConfig, lr: float) -> optax.GradientTransformation:
     """The optimiser of a configuration, at a rate.
@@ -90,6 +93,7 @@ def reconstruction(
     *,
     noise_std: float = 0.0,
     noise_clip: bool = True,
+    part: int = 0,
     axis: str | None = AXIS,
 ) -> Learner:
     """Minimise mean_b loss(x_b, model(x_b + noise)).
@@ -100,6 +104,7 @@ def reconstruction(
       loss: of one example; see `jaxae.scoring.LOSSES`.
       noise_std: standard deviation of Gaussian noise on the input; the target stays clean.
       noise_clip: clip noisy inputs to [0, 1].
+      part: see `mean_by_parts`; 0 takes a batch as a whole.
       axis: mapped axis over which gradients and metrics are averaged; None outside a map.
     """
 
@@ -116,11 +121,13 @@ def reconstruction(
     def step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         x_in = corrupted(batch, jax.random.fold_in(key, state.step))
 
-        def mean_loss(params: PyTree) -> Array:
+        def mean_loss(params: PyTree, rows: tuple[Array, Array]) -> Array:
+            x, x_in = rows
             x_hat, _ = model.apply({"params": params}, x_in)
-            return jax.vmap(loss)(batch.x, x_hat).mean()
+            return jax.vmap(loss)(x, x_hat).mean()
 
-        value, grads = mean_over(jax.value_and_grad(mean_loss)(state.params), axis)
+        gradients = partial(jax.value_and_grad(mean_loss), state.params)
+        value, grads = mean_over(mean_by_parts(gradients, (batch.x, x_in), part), axis)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, {}, opt_state), {"loss": value}
@@ -131,6 +138,33 @@ def reconstruction(
         return Outputs(x_hat, z, none, none)
 
     return Learner(init, step, infer)
+
+
+def mean_by_parts(fun: Callable[[PyTree], PyTree], rows: PyTree, size: int) -> PyTree:
+    """What `fun` says of rows, on a CPU as the mean of what it says of equal parts of them.
+
+    Gradients of a large batch are so accumulated over small ones, whose activations stay in the
+    cache; an accelerator takes the batch as a whole, and so does a CPU where no part of between
+    `size / 2` and `size` rows divides it.
+
+    Args:
+      fun: arrays [B, ...] -> means over B, for any B.
+      rows: arrays [B, ...].
+      size: rows of a part, at most; 0 = all.
+    """
+    count = len(jax.tree.leaves(rows)[0])
+    part = max((n for n in range(size // 2, size + 1) if n and count % n == 0), default=count)
+    if part >= count:
+        return fun(rows)
+
+    def accumulated(rows: PyTree) -> PyTree:
+        parts = jax.tree.map(lambda a: a.reshape(-1, part, *a.shape[1:]), rows)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(fun, rows))
+        add = lambda total, part: (jax.tree.map(jnp.add, total, fun(part)), None)  # noqa: E731
+        total, _ = lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda a: a * (part / count), total)
+
+    return lax.platform_dependent(rows, cpu=accumulated, default=fun)
 
 
 def ensemble(learner: Learner, size: int) -> Learner:
@@ -199,6 +233,7 @@ def _autoencoder(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learn
         LOSSES[cfg.train.loss],
         noise_std=cfg.train.noise_std,
         noise_clip=cfg.train.noise_clip,
+        part=_CONV_PART if cfg.method == "conv" else 0,
         axis=axis,
     )
 

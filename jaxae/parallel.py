@@ -155,10 +155,12 @@ def epoch_fn(learner: Learner, devices: Devices) -> Callable:
         state: TrainState, rows: Array, plan: Array, key: Array
     ) -> tuple[TrainState, Metrics]:
         share = plan.shape[1]
+        flat = rows.reshape(len(rows), -1)  # a row is then gathered as one piece
         slot = lax.axis_index(AXIS) * share + jnp.arange(share, dtype=jnp.int32)
 
         def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
-            return learner.step(state, Batch(rows[index], slot), key)
+            batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
+            return learner.step(state, batch, key)
 
         return lax.scan(step, state, plan)
 

@@ -1,4 +1,5 @@
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -157,6 +158,43 @@ def test_members_of_an_ensemble_are_learners_with_keys_of_their_own(method):
     assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     first, second = (leaves(jax.tree.map(lambda a, e=e: a[e], new.params)) for e in range(2))
     assert all((first[path] != second[path]).any() for path in first)
+
+
+# Parts of a batch.
+
+
+@pytest.mark.parametrize("count", [64, 96, 67])
+def test_gradients_of_a_batch_are_those_of_its_parts(count, monkeypatch):
+    """67 rows have no equal parts of 16 to 32 and stay whole."""
+    seen, x = [], images(count)
+    cfg = tiny("conv", optim__name="sgd", train__noise_std=0.2)
+    learner, state = start(cfg)
+    by_parts, metrics = jax.jit(learner.step)(state, batch(x), KEY)
+    monkeypatch.setattr(learners, "_CONV_PART", 0)
+    whole, expected = jax.jit(start(cfg)[0].step)(state, batch(x), KEY)
+    moved = jax.tree.map(jnp.subtract, whole.params, state.params)
+    assert max(np.abs(leaf).max() for leaf in leaves(moved).values()) > 1e-4
+    assert_close(by_parts, whole, rtol=1e-5, atol=1e-6)
+    assert_close(metrics, expected, rtol=1e-5)
+
+    def mean(rows):
+        seen.append(len(rows))
+        return rows.mean(0)
+
+    np.testing.assert_allclose(
+        learners.mean_by_parts(mean, jnp.asarray(x), 32), x.mean(0), rtol=1e-5, atol=1e-6
+    )
+    assert min(seen) == (67 if count == 67 else 32)
+
+
+def test_only_a_cpu_takes_a_batch_in_parts():
+    rows = jax.ShapeDtypeStruct((64, 3), jnp.float32)
+    mean = jax.jit(lambda rows: learners.mean_by_parts(lambda part: part.mean(0), rows, 32))
+    loops = {
+        platform: "while" in jax.export.export(mean, platforms=[platform])(rows).mlir_module()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert loops == {"cpu": True, "cuda": False, "tpu": False}
 
 
 # Losses.

@@ -113,6 +113,9 @@ def test_cross_entropy_is_clipped_and_has_the_exact_gradient():
     np.testing.assert_allclose(
         jax.grad(scoring.bce, 1)(x, p), (p - x) / (p * (1 - p)) / 4, rtol=1e-5
     )
+    # 1 - p is rounded to float32 before its logarithm is taken.
+    dark = jnp.full(100, 1e-6)
+    np.testing.assert_allclose(scoring.bce(jnp.zeros(100), dark), 1e-6, atol=6e-8)
     saturated = jnp.array([1.0, 0.0, 0.0, 1.0])
     loss, gradient = jax.value_and_grad(scoring.bce, 1)(x, saturated)
     np.testing.assert_allclose(loss, -np.log(1e-7) * (1 + 1 + 0.3) / 4, rtol=2e-2)

@@ -209,7 +209,7 @@ def _rounded_dot(a: Array, b: Array) -> Array:
 
 def _short_product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    return _rounded_dot(g, kernel.T), _rounded_dot(x.T, g)
+    return _rounded_dot(g, kernel.T), _rounded_dot(ops.as_stated(x.T), g)
 
 
 _short_product.defvjp(

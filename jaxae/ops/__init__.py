@@ -48,12 +48,14 @@ from jaxae.ops.geometry import (
     resolve,
     transposed_size,
 )
+from jaxae.ops.matrix import as_stated
 
 __all__ = [
     "Formulation",
     "Geometry",
     "Layout",
     "Padding",
+    "as_stated",
     "batch_first",
     "batch_last",
     "conv",

@@ -124,7 +124,7 @@ def _kernel_gradient(geo: Geometry, x: Array, y: Array) -> Array:
     channels, depth = x.shape[0], y.shape[0]
     if geo.is_full_window:
         columns = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1])
-        return _dot(columns, y.reshape(depth, -1), 1, 1).reshape(*geo.in_size, channels, depth)
+        return _rows_of_both(columns, y.reshape(depth, -1)).reshape(*geo.in_size, channels, depth)
     if geo.has_mirror and depth < channels:
         return _flip(_gather_then_contract(geo.mirror(), y, x))
     return _gather_then_contract(geo, x, y)
@@ -133,6 +133,15 @@ def _kernel_gradient(geo: Geometry, x: Array, y: Array) -> Array:
 def _flip(k: Array) -> Array:
     """The kernel of the mirrored stride-1 convolution."""
     return jnp.flip(k, (0, 1)).swapaxes(2, 3)
+
+
+def as_stated(a: Array) -> Array:
+    """`a`, in memory as it is written here, on a CPU.
+
+    XLA folds the transposition of a matrix into its product, and a product that is transposed into
+    one with its operands swapped. Some of those products are up to four times slower.
+    """
+    return lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a)
 
 
 def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
@@ -146,14 +155,22 @@ def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
 
 def _weights_first(k: Array, patches: Array) -> Array:
     """[..., D], [K, M] -> [D, M], the leading axes of `k` being K in order."""
-    depth = k.shape[-1]
-    if k.dtype == jnp.float32:
-        # A transposed left operand: 160 against 130 GFLOP/s.
-        return _dot(k.reshape(-1, depth), patches, 0, 0)
-    # It would keep bfloat16 off the matrix units. XLA does not fold this transposition back into
-    # the product, because it is not one of a matrix.
-    rows = k.transpose(k.ndim - 1, *range(k.ndim - 1)).reshape(depth, -1)
-    return _dot(rows, patches, 1, 0)
+    length, depth = patches.shape[0], k.shape[-1]
+    if k.dtype != jnp.float32:
+        # A transposed left operand would keep bfloat16 off the matrix units. XLA does not fold this
+        # transposition into the product, because it is not one of a matrix.
+        rows = k.transpose(k.ndim - 1, *range(k.ndim - 1)).reshape(depth, -1)
+        return _dot(rows, patches, 1, 0)
+    if length > patches.shape[1]:
+        return _dot(as_stated(k.reshape(-1, depth).T), patches, 1, 0)
+    return _dot(k.reshape(-1, depth), patches, 0, 0)  # 160 against 130 GFLOP/s
+
+
+def _rows_of_both(a: Array, b: Array) -> Array:
+    """[N, M], [D, M] -> [N, D]: products of rows, of which `b` has few and short ones."""
+    if a.dtype != jnp.float32:
+        return _dot(a, b, 1, 1)
+    return as_stated(_dot(a, as_stated(b.T), 1, 0))
 
 
 def _gather_then_product(geo: Geometry, x: Array, k: Array) -> Array:
