@@ -79,6 +79,13 @@ def measure(specs: list[dict], rounds: int, seconds: float) -> list[dict]:
     return records
 
 
+def against_flax(records: list[dict]) -> dict[int, float]:
+    """Place on the axis -> how many times the examples per second of plain Flax, where it ran."""
+    rates = {(r["framework"], r["x"]): statistics.median(r["examples_per_s"]) for r in records}
+    ours = {x: rate for (framework, x), rate in rates.items() if framework == "jaxae"}
+    return {x: rate / rates["flax", x] for x, rate in ours.items() if ("flax", x) in rates}
+
+
 STUDIES = {
     "batch": "batch size",
     "devices": "devices",
@@ -139,10 +146,15 @@ def main(args: list[str] | None = None) -> None:
         for model in options.models:
             print(f"{study}, {model}", flush=True)
             specs = points(study, model, options.quick)
-            for record in measure(specs, options.rounds, options.seconds):
+            found = measure(specs, options.rounds, options.seconds)
+            for record in found:
                 records.append(record | {"study": study})
                 rate = statistics.median(record["examples_per_s"])
                 print(f"  {record['setting']:10} {record['x']:5d} {rate:12.0f} examples/s")
+            ratios = against_flax(found)
+            if ratios:
+                shown = ", ".join(f"{x}: {ratio:.2f}" for x, ratio in sorted(ratios.items()))
+                print(f"  times the speed of plain Flax: {shown}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("".join(json.dumps(r) + "\n" for r in records))
     plot(records, options.plot)

@@ -1,5 +1,6 @@
 """From a trained state to a detector, its scores, and what they are worth. No file I/O."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -46,8 +47,16 @@ def reconstructor(
 def scorer(
     learner: Learner, score: Score, devices: parallel.Devices
 ) -> Callable[[PyTree, PyTree, np.ndarray], np.ndarray]:
-    """`(variables, fitted, x [N, *S]) -> scores [N]` of one member; compiled once."""
+    """`(variables, fitted, x [N, *S]) -> scores [N]` of one member.
 
+    Compiled once for all who ask for the same learner's score: the epochs' monitor, the detector
+    and the studies.
+    """
+    return _scorer(learner, score, tuple(devices))
+
+
+@functools.lru_cache(maxsize=16)
+def _scorer(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
     def judge(params: tuple[PyTree, PyTree], x: Array) -> Array:
         variables, fitted = params
         out = learner.infer(variables, x)

@@ -53,7 +53,8 @@ def run(cfg: ExperimentConfig) -> dict:
     devices = parallel.choose(cfg.devices, batch_size, on_cpu)
     everything = jax.local_devices()  # scoring has no batch to keep whole
     learner = learners.build(cfg, rows.shape)
-    judge = learners.build(config.for_scoring(cfg), rows.shape)
+    to_score = config.for_scoring(cfg)
+    judge = learner if to_score == cfg else learners.build(to_score, rows.shape)
     _check_fit(cfg, learner, rows, devices)
     folder = runlog.open_run(cfg)
 

@@ -29,6 +29,8 @@ _MIN_SHARE_ELSE = 16
 # what reaches the matrix units, and in float32 the sums of convolutions win a tenth by it; but
 # dense models and all scoring in float32 lose between a tenth and two thirds.
 _WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# A dense model is mostly parameters, and without this XLA copies some before it updates them.
+_IN_PLACE = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 
 def initialize(count: int = 0) -> None:
@@ -66,7 +68,7 @@ def compiler_options(method: str, devices: Devices) -> dict[str, object]:
         return {}
     # Devices that share the batch have a core each already.
     options = {"xla_cpu_multi_thread_eigen": len(devices) == 1}
-    return options | (_WITHOUT_YNNPACK if method == "dense" else {})
+    return options | (_WITHOUT_YNNPACK | _IN_PLACE if method == "dense" else {})
 
 
 def compiled(mapped: Callable, options: dict[str, object], *args: PyTree) -> Callable:
@@ -211,7 +213,7 @@ def tight_chunk(n: int, devices: Devices) -> int:
 def rows_fn(fn: RowFn, devices: Devices) -> Callable:
     """`fn` over one block: `(variables, [D, K, chunk, *S]) -> tree of [D, K, chunk, ...]`.
 
-    Compiled once for each shape of a block; the variables' shapes must not change.
+    Compiled once for all arguments of the same shapes.
     """
 
     def run(variables: PyTree, rows: Array) -> PyTree:
@@ -222,9 +224,10 @@ def rows_fn(fn: RowFn, devices: Devices) -> Callable:
     programs: dict[tuple, Callable] = {}
 
     def call(variables: PyTree, rows: Array) -> PyTree:
-        if rows.shape not in programs:
-            programs[rows.shape] = compiled(mapped, options, variables, rows)
-        return programs[rows.shape](variables, rows)
+        shapes = tuple((a.shape, a.dtype) for a in jax.tree.leaves((variables, rows)))
+        if shapes not in programs:
+            programs[shapes] = compiled(mapped, options, variables, rows)
+        return programs[shapes](variables, rows)
 
     return call
 

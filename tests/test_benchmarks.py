@@ -135,6 +135,12 @@ def test_throughput_quick(tmp_path, capsys):
     assert "steps/s" in capsys.readouterr().out
 
 
+def test_flax_is_compared_where_it_ran():
+    rates = [("jaxae", 8, [3.0, 1.0, 2.0]), ("jaxae", 32, [6.0]), ("flax", 8, [0.5])]
+    found = [dict(zip(("framework", "x", "examples_per_s"), r, strict=True)) for r in rates]
+    assert scaling.against_flax(found) == {8: 4.0}
+
+
 @pytest.mark.slow
 def test_scaling_quick(tmp_path):
     out, plot = tmp_path / "s.jsonl", tmp_path / "s.png"

@@ -84,6 +84,20 @@ def test_a_detector_holds_all_that_judging_a_row_needs(model):
     np.testing.assert_allclose(scores.test, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_score_of_a_learner_is_compiled_once_for_all_who_ask():
+    learner = shift_learner()
+    one, other = (evaluation.scorer(learner, scoring.SCORES["mae"], DEVICES) for _ in range(2))
+    assert one is other
+    assert one is not evaluation.scorer(learner, scoring.SCORES["mse"], DEVICES)
+    assert one is not evaluation.scorer(shift_learner(), scoring.SCORES["mae"], DEVICES)
+    # What was fitted on another number of rows gets a program of its own.
+    size = DATA.test.x[0].size
+    for rows in (8, 12):
+        bank = {"mean": jnp.zeros(size), "bank": jnp.zeros((rows, size))}
+        knn = evaluation.scorer(learner, scoring.SCORES["latent_knn"], DEVICES)
+        assert np.isfinite(knn({"by": jnp.array(0.1)}, bank, DATA.test.x)).all()
+
+
 def test_members_of_an_ensemble_are_averaged_with_a_fit_of_their_own():
     by = {"by": jnp.array([0.1, 0.3])}
     learner = shift_learner()
