@@ -70,12 +70,13 @@ def jaxae(spec: dict, weights: Weights) -> Program:
 
     case, cfg = _parse(spec)
     batch = cfg.train.batch_size
+    learner = learners.build(cfg, case.shape)
+    parameters = training.parameter_count(learner, case.shape) // cfg.ensemble
     try:
-        on_cpu = parallel.cpu_devices(cfg.method, batch)
+        on_cpu = parallel.cpu_devices(cfg.method, batch, parameters)
         devices = parallel.choose(spec["devices"], batch, on_cpu)
     except ValueError as error:
         raise Unavailable(str(error)) from None
-    learner = learners.build(cfg, case.shape)
     order = _order(case, batch)
     # One copy of the rows on every device, and each device's columns of the plan.
     x = parallel.place(rows(case, order.size), devices)

@@ -49,10 +49,11 @@ def run(cfg: ExperimentConfig) -> dict:
     parallel.initialize(cfg.devices)
     rows = data.load(cfg.data)
     batch_size = cfg.train.batch_size
-    on_cpu = parallel.cpu_devices(cfg.method, batch_size)
+    learner = learners.build(cfg, rows.shape)
+    parameters = train.parameter_count(learner, rows.shape) // cfg.ensemble
+    on_cpu = parallel.cpu_devices(cfg.method, batch_size, parameters)
     devices = parallel.choose(cfg.devices, batch_size, on_cpu)
     everything = jax.local_devices()  # scoring has no batch to keep whole
-    learner = learners.build(cfg, rows.shape)
     to_score = config.for_scoring(cfg)
     judge = learner if to_score == cfg else learners.build(to_score, rows.shape)
     _check_fit(cfg, learner, rows, devices)

@@ -21,9 +21,10 @@ from jaxae.types import AXIS, Array, Batch, Learner, Metrics, PyTree, TrainState
 Devices = Sequence[jax.Device]
 
 # Rows of a batch that a host device, one core's worth of work, should have: with fewer, splitting
-# the batch costs more than it brings.
-_MIN_SHARE = {"dense": 256}
-_MIN_SHARE_ELSE = 16
+# the batch costs more than it brings. Every device updates every parameter, of which dense models
+# have many for what a row costs them.
+_MIN_SHARE, _MIN_SHARE_DENSE = 16, 256
+_PARAMETERS_PER_ROW = 2000
 
 # XLA's option on a CPU against YNNPACK, which takes over some sums and products. In bfloat16 it is
 # what reaches the matrix units, and in float32 the sums of convolutions win a tenth by it; but
@@ -52,14 +53,22 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def cpu_devices(method: str, batch_size: int) -> int:
+def cpu_devices(method: str, batch_size: int, parameters: int) -> int:
     """How many host devices a method trains on fastest, as measured: results do not depend on it.
 
     Convolutions also gather and scatter, which one device does on one core: there the batch is
     split, one device per core. Small batches of dense models leave the cores to the matrix products
     of one device.
+
+    Args:
+      method: see `jaxae.learners.METHODS`.
+      batch_size: of the global batch.
+      parameters: how many numbers one model is made of.
     """
-    return max(1, batch_size // _MIN_SHARE.get(method, _MIN_SHARE_ELSE))
+    share = _MIN_SHARE
+    if method == "dense":
+        share = max(_MIN_SHARE_DENSE, parameters // _PARAMETERS_PER_ROW)
+    return max(1, batch_size // share)
 
 
 def compiler_options(method: str, devices: Devices) -> dict[str, object]:

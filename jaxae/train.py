@@ -41,6 +41,11 @@ def abstract_state(learner: Learner, shape: tuple[int, ...], seed: int) -> Train
     return jax.eval_shape(lambda: initial_state(learner, shape, seed))
 
 
+def parameter_count(learner: Learner, shape: tuple[int, ...]) -> int:
+    """How many numbers a learner trains; of an ensemble, all members'."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_state(learner, shape, 0).params))
+
+
 def epochs_done(state: TrainState, steps_per_epoch: int) -> int:
     """How many whole epochs a state has behind it (members of an ensemble march together)."""
     return int(np.max(jax.device_get(state.step))) // steps_per_epoch

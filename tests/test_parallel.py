@@ -3,7 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import DEVICES, FAST_AND_SLOW, SHAPE, assert_close, batch, images, start, tiny
+from probes import (
+    DEVICES,
+    FAST_AND_SLOW,
+    SHAPE,
+    assert_close,
+    assert_same,
+    batch,
+    images,
+    start,
+    tiny,
+)
 
 from jaxae import data, learners, parallel, rng, train
 from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
@@ -210,6 +220,21 @@ def test_one_vector_crosses_devices_in_a_step():
     assert "stablehlo.all_reduce" not in text
 
 
+def test_a_batch_in_parts_teaches_two_devices_what_it_teaches_one():
+    """Of 128 rows one device takes all at once, each of two takes its share in two parts."""
+    ends, x = [], images(256)
+    for count in (1, 2):
+        devices = DEVICES[:count]
+        learner = learners.build(tiny("conv", optim__name="sgd"), SHAPE)
+        state = parallel.place(train.initial_state(learner, SHAPE, 0), devices)
+        plan = parallel.split(data.index_plan(0, 0, len(x), 128, count), devices)
+        key = parallel.place(rng.stream(0, rng.Purpose.NOISE), devices)
+        ends.append(
+            parallel.epoch_fn(learner, devices)(state, parallel.place(x, devices), plan, key)
+        )
+    assert_close(*ends, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["dense", "conv"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_xla_knows_every_option_that_it_is_given(method, count):
@@ -220,7 +245,31 @@ def test_xla_knows_every_option_that_it_is_given(method, count):
     mapped.lower(np.zeros((count, 2))).compile(compiler_options=options)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_parameters_updated_in_place_are_those_updated_in_copies(count):
+    cfg, devices = tiny("dense"), DEVICES[:count]
+    learner = learners.build(cfg, SHAPE)
+    options, ends = parallel.compiler_options("dense", devices), []
+    for changes in ({}, {"xla_cpu_copy_insertion_use_region_analysis": False}):
+        state = parallel.place(train.initial_state(learner, SHAPE, 0), devices)
+        plan = parallel.split(data.index_plan(0, 0, len(X), 8, count), devices)
+        key = parallel.place(rng.stream(0, rng.Purpose.NOISE), devices)
+        args = (state, parallel.place(X, devices), plan, key)
+        run = parallel.compiled(parallel.epoch_fn(learner, devices), options | changes, *args)
+        ends.append(run(*args))
+    assert_same(*ends)
+
+
 def test_a_program_compiles_without_options_that_xla_does_not_know():
     mapped, x = jax.pmap(lambda x: x + 1, devices=DEVICES[:1]), np.zeros((1, 2))
     run = parallel.compiled(mapped, {"xla_cpu_no_such_option": True}, x)
     np.testing.assert_array_equal(run(x), x + 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "batch_size", "parameters", "devices"),
+    [("conv", 32, 10**4, 2), ("dense", 32, 10**5, 1), ("dense", 512, 10**5, 2),
+     ("dense", 512, 2 * 10**6, 1), ("dense", 2048, 2 * 10**6, 2)],
+)  # fmt: skip
+def test_a_batch_is_split_where_that_is_faster(method, batch_size, parameters, devices):
+    assert parallel.cpu_devices(method, batch_size, parameters) == devices
