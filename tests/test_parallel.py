@@ -47,10 +47,8 @@ def test_losses_do_not_depend_on_the_number_of_devices(method):
     assert expected["loss"].shape == (STEPS,)
     for state, metrics in others:
         assert int(state.step) == STEPS
-        for name, course in expected.items():
-            np.testing.assert_allclose(metrics[name][:5], course[:5], rtol=1e-5, err_msg=name)
-            # Rounding grows from step to step, in an adversarial method above all.
-            np.testing.assert_allclose(metrics[name], course, rtol=5e-5, err_msg=name)
+        for name in expected:
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
 
 
 def test_an_epoch_is_its_steps_one_after_another():

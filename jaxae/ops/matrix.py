@@ -104,7 +104,7 @@ def _forward(geo: Geometry, x: Array, k: Array) -> Array:
     channels, depth = k.shape[2:]
     if geo.is_full_window:
         columns = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1])
-        return _weights_first(k, columns).reshape(depth, 1, 1, -1)
+        return _long_weights_first(k, columns).reshape(depth, 1, 1, -1)
     if geo.has_mirror and depth < channels:
         return _product_then_scatter(geo.mirror(), x, _flip(k))
     return _gather_then_product(geo, x, k)
@@ -155,15 +155,20 @@ def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
 
 def _weights_first(k: Array, patches: Array) -> Array:
     """[..., D], [K, M] -> [D, M], the leading axes of `k` being K in order."""
-    length, depth = patches.shape[0], k.shape[-1]
+    depth = k.shape[-1]
     if k.dtype != jnp.float32:
         # A transposed left operand would keep bfloat16 off the matrix units. XLA does not fold this
         # transposition into the product, because it is not one of a matrix.
         rows = k.transpose(k.ndim - 1, *range(k.ndim - 1)).reshape(depth, -1)
         return _dot(rows, patches, 1, 0)
-    if length > patches.shape[1]:
-        return _dot(as_stated(k.reshape(-1, depth).T), patches, 1, 0)
     return _dot(k.reshape(-1, depth), patches, 0, 0)  # 160 against 130 GFLOP/s
+
+
+def _long_weights_first(k: Array, columns: Array) -> Array:
+    """`_weights_first` for a K much larger than M, as that of a full window."""
+    if k.dtype != jnp.float32:
+        return _weights_first(k, columns)
+    return _dot(as_stated(k.reshape(-1, k.shape[-1]).T), columns, 1, 0)
 
 
 def _rows_of_both(a: Array, b: Array) -> Array:
