@@ -45,6 +45,7 @@ def _order(case: Case, batch: int) -> np.ndarray:
 
 def _parse(spec: dict) -> tuple[Case, object]:
     changes = {"model.compute_dtype": spec["dtype"], "ensemble": spec.get("ensemble", 1)}
+    changes["devices"] = spec.get("devices", 0)
     if spec.get("batch"):
         changes["train.batch_size"] = spec["batch"]
     case = CASES[spec["model"]]
@@ -69,15 +70,12 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     from jaxae.scoring import mse
 
     case, cfg = _parse(spec)
-    batch = cfg.train.batch_size
     learner = learners.build(cfg, case.shape)
-    parameters = training.parameter_count(learner, case.shape) // cfg.ensemble
     try:
-        on_cpu = parallel.cpu_devices(cfg.method, batch, parameters)
-        devices = parallel.choose(spec["devices"], batch, on_cpu)
+        devices = training.devices_for(cfg, learner, case.shape)
     except ValueError as error:
         raise Unavailable(str(error)) from None
-    order = _order(case, batch)
+    order = _order(case, cfg.train.batch_size)
     # One copy of the rows on every device, and each device's columns of the plan.
     x = parallel.place(rows(case, order.size), devices)
     split = lambda plan: parallel.split(  # noqa: E731

@@ -48,15 +48,13 @@ def run(cfg: ExperimentConfig) -> dict:
     studies.check(cfg)
     parallel.initialize(cfg.devices)
     rows = data.load(cfg.data)
-    batch_size = cfg.train.batch_size
     learner = learners.build(cfg, rows.shape)
-    parameters = train.parameter_count(learner, rows.shape) // cfg.ensemble
-    on_cpu = parallel.cpu_devices(cfg.method, batch_size, parameters)
-    devices = parallel.choose(cfg.devices, batch_size, on_cpu)
+    devices = train.devices_for(cfg, learner, rows.shape)
     everything = jax.local_devices()  # scoring has no batch to keep whole
     to_score = config.for_scoring(cfg)
     judge = learner if to_score == cfg else learners.build(to_score, rows.shape)
-    _check_fit(cfg, learner, rows, devices)
+    # Raises where the rows do not fill a batch, before anything is written.
+    data.index_plan(cfg.seed, 0, len(rows.train.x), cfg.train.batch_size, len(devices))
     folder = runlog.open_run(cfg)
 
     with (
@@ -81,14 +79,6 @@ def run(cfg: ExperimentConfig) -> dict:
     print(table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
-
-
-def _check_fit(
-    cfg: ExperimentConfig, learner: Learner, rows: Dataset, devices: parallel.Devices
-) -> None:
-    """Find a batch or a network that the rows do not fit before anything is written."""
-    data.index_plan(cfg.seed, 0, len(rows.train.x), cfg.train.batch_size, len(devices))
-    train.abstract_state(learner, rows.shape, cfg.seed)
 
 
 def _train(

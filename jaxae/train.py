@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxae import parallel, rng
-from jaxae.config import TrainConfig
+from jaxae.config import ExperimentConfig, TrainConfig
 from jaxae.data import index_plan
 from jaxae.scoring import LOSSES
 from jaxae.types import Learner, PyTree, TrainState
@@ -41,9 +41,19 @@ def abstract_state(learner: Learner, shape: tuple[int, ...], seed: int) -> Train
     return jax.eval_shape(lambda: initial_state(learner, shape, seed))
 
 
-def parameter_count(learner: Learner, shape: tuple[int, ...]) -> int:
-    """How many numbers a learner trains; of an ensemble, all members'."""
-    return sum(leaf.size for leaf in jax.tree.leaves(abstract_state(learner, shape, 0).params))
+def devices_for(
+    cfg: ExperimentConfig, learner: Learner, shape: tuple[int, ...]
+) -> list[jax.Device]:
+    """The devices that a configuration asks for, or that train its learner fastest.
+
+    Raises:
+      UserError: more devices than there are, or a batch that they do not divide.
+    """
+    params = jax.tree.leaves(abstract_state(learner, shape, cfg.seed).params)
+    parameters = sum(leaf.size for leaf in params) // cfg.ensemble
+    batch_size = cfg.train.batch_size
+    on_cpu = parallel.cpu_devices(cfg.method, batch_size, parameters)
+    return parallel.choose(cfg.devices, batch_size, on_cpu)
 
 
 def epochs_done(state: TrainState, steps_per_epoch: int) -> int:

@@ -25,19 +25,23 @@ X = images(160)
 STEPS = 20
 
 
+def first_epoch(cfg, count, x=X, options=None):
+    """State and metrics after the first epoch on a number of devices."""
+    devices = DEVICES[:count]
+    learner = learners.build(cfg, SHAPE)
+    state = parallel.place(train.initial_state(learner, SHAPE, 0), devices)
+    plan = parallel.split(data.index_plan(0, 0, len(x), cfg.train.batch_size, count), devices)
+    key = parallel.place(rng.stream(0, rng.Purpose.NOISE), devices)
+    args = (state, parallel.place(x, devices), plan, key)
+    run = parallel.compiled(parallel.epoch_fn(learner, devices), options or {}, *args)
+    return jax.device_get(run(*args))
+
+
 def losses(method, count):
     """The metrics of the first 20 steps on a number of devices."""
     # A bias before batch normalisation has a gradient of pure rounding noise, which Adam at its
     # default epsilon, 1e-8, blows up to whole steps; with the ALOCC experiment's it stays noise.
-    cfg = tiny(method, optim__eps=1e-7)
-    devices = DEVICES[:count]
-    learner = learners.build(cfg, SHAPE)
-    state = parallel.place(train.initial_state(learner, SHAPE, 0), devices)
-    plan = parallel.split(data.index_plan(0, 0, len(X), 8, count), devices)
-    key = parallel.place(rng.stream(0, rng.Purpose.NOISE), devices)
-    run = parallel.epoch_fn(learner, devices)
-    state, metrics = run(state, parallel.place(X, devices), plan, key)
-    return jax.device_get(state), jax.device_get(metrics)
+    return first_epoch(tiny(method, optim__eps=1e-7, train__batch_size=8), count)
 
 
 @pytest.mark.parametrize("method", FAST_AND_SLOW)
@@ -222,17 +226,9 @@ def test_one_vector_crosses_devices_in_a_step():
 
 def test_a_batch_in_parts_teaches_two_devices_what_it_teaches_one():
     """Of 128 rows one device takes all at once, each of two takes its share in two parts."""
-    ends, x = [], images(256)
-    for count in (1, 2):
-        devices = DEVICES[:count]
-        learner = learners.build(tiny("conv", optim__name="sgd"), SHAPE)
-        state = parallel.place(train.initial_state(learner, SHAPE, 0), devices)
-        plan = parallel.split(data.index_plan(0, 0, len(x), 128, count), devices)
-        key = parallel.place(rng.stream(0, rng.Purpose.NOISE), devices)
-        ends.append(
-            parallel.epoch_fn(learner, devices)(state, parallel.place(x, devices), plan, key)
-        )
-    assert_close(*ends, rtol=1e-5, atol=1e-6)
+    cfg = tiny("conv", optim__name="sgd", train__batch_size=128)
+    alone, shared = (first_epoch(cfg, count, images(256)) for count in (1, 2))
+    assert_close(alone, shared, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["dense", "conv"])
@@ -247,17 +243,10 @@ def test_xla_knows_every_option_that_it_is_given(method, count):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_parameters_updated_in_place_are_those_updated_in_copies(count):
-    cfg, devices = tiny("dense"), DEVICES[:count]
-    learner = learners.build(cfg, SHAPE)
-    options, ends = parallel.compiler_options("dense", devices), []
-    for changes in ({}, {"xla_cpu_copy_insertion_use_region_analysis": False}):
-        state = parallel.place(train.initial_state(learner, SHAPE, 0), devices)
-        plan = parallel.split(data.index_plan(0, 0, len(X), 8, count), devices)
-        key = parallel.place(rng.stream(0, rng.Purpose.NOISE), devices)
-        args = (state, parallel.place(X, devices), plan, key)
-        run = parallel.compiled(parallel.epoch_fn(learner, devices), options | changes, *args)
-        ends.append(run(*args))
-    assert_same(*ends)
+    options = parallel.compiler_options("dense", DEVICES[:count])
+    copied = options | {"xla_cpu_copy_insertion_use_region_analysis": False}
+    cfg = tiny("dense", train__batch_size=8)
+    assert_same(*(first_epoch(cfg, count, options=chosen) for chosen in (options, copied)))
 
 
 def test_a_program_compiles_without_options_that_xla_does_not_know():
