@@ -40,7 +40,7 @@ CONFIG = ExperimentConfig(
     model=ModelConfig(latent=32),
     optim=OptimConfig(name="keras_adam", lr=1e-3, eps=1e-7),
     train=TrainConfig(epochs=30, batch_size=128, loss="mse"),
-    threshold=ThresholdConfig(rule="mean_std:2", on="train", rows=2000),
+    threshold=ThresholdConfig(rule="mean_std:2", on="train", limit=2000),
 )
 
 if __name__ == "__main__":

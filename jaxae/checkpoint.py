@@ -1,6 +1,5 @@
-"""Checkpoints of states and detectors with Orbax: written whole or not at all."""
+"""Checkpoints of states with Orbax: written whole or not at all."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -8,7 +7,7 @@ import orbax.checkpoint as ocp
 
 from jaxae import config
 from jaxae.errors import UserError
-from jaxae.types import Detector, PyTree, TrainState
+from jaxae.types import TrainState
 
 Manager = ocp.CheckpointManager
 
@@ -26,7 +25,7 @@ def open_manager(folder: Path, keep: int) -> Manager:
 
 def save(manager: Manager, epoch: int, state: TrainState, cfg: config.ExperimentConfig) -> None:
     """Save the state after an epoch, with the configuration; returns once the state is copied."""
-    about = {"config": json.loads(config.to_json(cfg)), "leaves": _leaves(state)}
+    about = {"config": config.to_dict(cfg), "leaves": _leaves(state)}
     manager.save(
         epoch,
         args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
@@ -76,26 +75,3 @@ def _check_leaves(manager: Manager, template: TrainState, epoch: int) -> None:
     for path in sorted(saved | wanted):
         if saved.get(path) != wanted.get(path):
             raise UserError(f"{path} is {saved.get(path)} there and {wanted.get(path)} here")
-
-
-def save_detector(folder: Path, detector: Detector) -> None:
-    """Save a detector, in place of one that the folder may hold."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), _as_dict(detector), force=True)
-
-
-def load_detector(folder: Path) -> Detector:
-    """The detector in a folder; needs no template.
-
-    Raises:
-      UserError: there is none.
-    """
-    if not folder.is_dir():
-        raise UserError(f"no detector in {folder}; name a run folder that holds `detector/`")
-    with ocp.StandardCheckpointer() as checkpointer:
-        return Detector(**checkpointer.restore(folder.absolute()))
-
-
-def _as_dict(detector: Detector) -> PyTree:
-    fields = {name: getattr(detector, name) for name in Detector.__dataclass_fields__}
-    return jax.tree.map(jax.numpy.asarray, fields)

@@ -9,8 +9,6 @@ from jaxae.errors import UserError
 
 Config = TypeVar("Config")  # jaxae.config.ExperimentConfig, which is checked by field names alone
 
-ACTIVATIONS = ("relu", "leaky_relu", "elu", "tanh", "sigmoid", "linear")
-
 
 def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value >= least, f"at least {least}"
@@ -19,7 +17,6 @@ def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
 _positive = (lambda value: value > 0, "above 0")
 _share = (lambda value: 0 < value < 1, "between 0 and 1")
 _all_positive = (lambda values: all(v >= 1 for v in values), "all at least 1")
-_activation = (lambda value: value in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
 _paddings = (
     lambda values: all(v in ("same", "valid") or v.isdigit() for v in values),
     "same, valid or a number of pixels for each layer",
@@ -41,11 +38,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.strides": _all_positive,
     "model.paddings": _paddings,
     "model.head_kernel": _at_least(0),
-    "model.activation": _activation,
-    "model.encoder_activation": _activation,
-    "model.code_activation": _activation,
-    "model.expand_activation": _activation,
-    "model.output_activation": _activation,
     "optim.lr": _positive,
     "optim.lr_discriminator": _positive,
     "optim.eps": _positive,
@@ -55,7 +47,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.noise_std": _at_least(0),
     "train.checkpoint_every": _at_least(1),
     "train.keep_checkpoints": _at_least(0),
-    "threshold.rows": _at_least(0),
+    "threshold.limit": _at_least(0),
 }
 
 
@@ -70,16 +62,10 @@ def validate(cfg: Config) -> Config:
     """
     _check_literals(cfg, "")
     for name, (holds, words) in _RULES.items():
-        value = functools.reduce(getattr, name.split("."), cfg)
+        value = _value(cfg, name)
         _require(holds(value), name, value, words)
     shared = sorted(set(cfg.data.normal) & set(cfg.data.anomaly))
     _require(not shared, "data.anomaly", cfg.data.anomaly, f"without {shared}, which are normal")
-    _require(
-        cfg.method != "dense" or cfg.model.latent > 0,
-        "model.latent",
-        cfg.model.latent,
-        "at least 1 for method dense",
-    )
     layers = ("filters", "kernels", "strides", "paddings")
     lengths = {name: len(getattr(cfg.model, name)) for name in layers}
     _require(
@@ -89,6 +75,46 @@ def validate(cfg: Config) -> Config:
         "the same, and at least 1",
     )
     return cfg
+
+
+# Fields of which each method reads some, beside all of `model`.
+_METHOD_FIELDS = (
+    "variant",
+    "optim.lr_discriminator",
+    "train.loss",
+    "train.noise_std",
+    "train.noise_clip",
+)
+
+
+def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
+    """Refuse settings that the configured method would ignore.
+
+    Args:
+      cfg: the configuration.
+      reads: dotted names of the method's fields, see `jaxae.learners.Method`.
+
+    Raises:
+      UserError: a field that the method does not read is not at its default.
+    """
+    fields = (*_METHOD_FIELDS, *(f"model.{field.name}" for field in dataclasses.fields(cfg.model)))
+    for name in fields:
+        value, default = _value(cfg, name), _default(cfg, name)
+        if name not in reads and value != default:
+            raise UserError(
+                f"{name} is {value!r}, but method {cfg.method} does not read it; leave it at "
+                f"{default!r}"
+            )
+
+
+def _value(cfg: Config, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), cfg)
+
+
+def _default(cfg: Config, name: str) -> Any:
+    section, _, field = name.rpartition(".")
+    owner = type(_value(cfg, section)) if section else type(cfg)
+    return next(known.default for known in dataclasses.fields(owner) if known.name == field)
 
 
 def _require(ok: bool, name: str, value: Any, must_be: str) -> None:

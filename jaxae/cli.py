@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae import checkpoint, config, evaluation, experiment, learners, parallel, runlog, scoring
+from jaxae import detectors, experiment, learners, parallel, runlog, scoring
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.corruptions import CORRUPTIONS
 from jaxae.data import DATASETS
-from jaxae.datasets.raw import to_float
 from jaxae.errors import UserError
 from jaxae.studies import STUDIES
 
@@ -18,52 +17,32 @@ USAGE = """usage: jaxae train [--data.name npz:FILE] [any setting; --help lists 
        jaxae list"""
 
 
-def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> np.ndarray:
+def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.Judgement:
     """Judge new rows with the detector of a finished run.
 
     Args:
-      run_dir: the run folder.
+      run_dir: the run folder, or the detector's own.
       rows: a .npy of raw rows [N, *S], in the units of the run's data set.
       out: where to write `score` [N] and `is_anomaly` [N]; None = nowhere.
-
-    Returns:
-      Scores [N].
 
     Raises:
       UserError: a file is missing or unreadable, or the rows have another shape than the model's.
     """
-    if not (run_dir / "config.json").is_file():
-        raise UserError(f"{run_dir} is no run folder: it holds no config.json")
-    cfg = config.from_json((run_dir / "config.json").read_text())
-    detector = checkpoint.load_detector(run_dir / "detector")
+    own = run_dir if (run_dir / detectors.DESCRIPTION).is_file() else run_dir / "detector"
+    detector = detectors.load(own)
     try:
         raw = np.load(rows, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{rows} cannot be read as a .npy file of numbers: {error}") from None
-    shape = _row_shape(run_dir)
-    if raw.shape[1:] not in (shape, shape[:-1]):
-        raise UserError(f"rows of {rows} have shape {raw.shape[1:]}; the run's have {shape}")
-    x = (to_float(raw).reshape(-1, *shape) - np.asarray(detector.shift)) / np.asarray(
-        detector.scale
-    )
-    if not np.isfinite(x).all():
-        raise UserError(f"{rows} holds NaN or infinite values; remove those rows")
-    # As the run scored its own rows, whatever precision it trained in.
-    learner = learners.build(config.for_scoring(cfg), shape)
-    score = scoring.resolve(cfg.score)
-    devices = parallel.choose(1, 1)
-    judge = evaluation.detector_scorer(learner, score, detector, devices, cfg.ensemble)
-    scores = judge(x.astype(np.float32))
-    flagged = scores > float(detector.threshold)
+    parallel.initialize()
+    try:
+        found = detectors.judge(detector, raw)
+    except UserError as error:
+        raise UserError(f"{rows}: {error}") from None
     if out:
-        runlog.write_arrays(out, {"score": scores, "is_anomaly": flagged})
-    print(f"{flagged.sum()} of {len(scores)} rows are anomalies")
-    return scores
-
-
-def _row_shape(run_dir: Path) -> tuple[int, ...]:
-    with np.load(run_dir / "arrays" / "reconstructions.npz") as arrays:
-        return arrays["x"].shape[1:]
+        runlog.write_arrays(out, found._asdict())
+    print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies")
+    return found
 
 
 def list_names() -> None:
@@ -72,7 +51,7 @@ def list_names() -> None:
         "data sets": [*DATASETS, "npz:FILE"],
         "methods": learners.METHODS,
         "scores (join with +)": scoring.SCORES,
-        "threshold rules": scoring.THRESHOLDS,
+        "threshold rules": scoring.RULES,
         "corruptions": CORRUPTIONS,
         "studies": STUDIES,
     }

@@ -38,9 +38,9 @@ class DataConfig:
     split_seed: int = 21
     """seed of every draw of rows, apart from the training seed so that seeds share one split"""
     valid: Literal["holdout", "test"] = "holdout"
-    """normals for calibration: held out of training, or the test set's own"""
+    """the valid rows, normals that are not trained on: held out, or the test set's own"""
     valid_fraction: float = 0.1
-    """share of the normal training rows that is held out"""
+    """share of the normal training rows that is held out for them"""
     scale: Literal["none", "minmax", "standard"] = "none"
     """scaling fitted on the training rows only"""
     limit: int = 0
@@ -118,14 +118,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ThresholdConfig:
-    """From scores of normal rows to the line above which a row is an anomaly."""
+    """From scores of normals to decisions."""
 
     rule: str = "quantile:0.95"
     """mean_std:K, quantile:Q, mad:K or max"""
     on: Literal["valid", "train"] = "valid"
-    """calibrate on held-out normals, or on training rows as some tutorials do"""
-    rows: int = 0
-    """use the first rows only; 0 = all"""
+    """fit the rule on scores of valid rows, or of training rows as some tutorials do"""
+    limit: int = 0
+    """use the first so many scores only; 0 = all"""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class ExperimentConfig:
     """alocc: our losses (logits, squared error), or the tutorial's to the letter"""
     seed: int = 0
     score: str = "mse"
-    """name of a score, or several joined by + (standardised on calibration rows, then summed)"""
+    """name of a score, or several joined by + (standardised on valid rows, then summed)"""
     score_dtype: Literal["float32", "bfloat16"] = "float32"
     """of activations when rows are scored; model.compute_dtype is that of training"""
     ensemble: int = 1
@@ -175,21 +175,47 @@ def for_scoring(cfg: ExperimentConfig) -> ExperimentConfig:
     return dataclasses.replace(cfg, model=model)
 
 
+FORMAT = 2  # of run folders, checkpoints and detectors; raised when older ones cannot be read
+
+
+def to_dict(cfg: ExperimentConfig) -> dict:
+    """The configuration as JSON holds it; `from_dict` is its inverse."""
+    return {"format": FORMAT, **dataclasses.asdict(cfg)}
+
+
 def to_json(cfg: ExperimentConfig) -> str:
     """The configuration as JSON text; `from_json` is its inverse."""
-    return json.dumps(dataclasses.asdict(cfg), indent=2) + "\n"
+    return json.dumps(to_dict(cfg), indent=2) + "\n"
 
 
 def from_json(text: str) -> ExperimentConfig:
     """Read a configuration back.
 
     Raises:
-      UserError: the text is not JSON, or holds a field that this version does not know.
+      UserError: the text is not JSON; see `from_dict`.
     """
     try:
-        return validate(_build(ExperimentConfig, json.loads(text), ""))
+        return from_dict(json.loads(text))
     except json.JSONDecodeError as error:
         raise UserError(f"the configuration is not valid JSON: {error}") from None
+
+
+def from_dict(values: Any) -> ExperimentConfig:
+    """A configuration from what JSON holds.
+
+    Raises:
+      UserError: it was written by another version, or holds a field that this one does not know.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"the configuration is a {type(values).__name__}, not named values")
+    found = values.get("format", 1)
+    if found != FORMAT:
+        raise UserError(
+            f"it is of format {found}, written by another version of jaxae; this one writes and "
+            f"reads format {FORMAT}"
+        )
+    rest = {name: value for name, value in values.items() if name != "format"}
+    return validate(_build(ExperimentConfig, rest, ""))
 
 
 def _build(cls: type, values: dict, prefix: str) -> Any:

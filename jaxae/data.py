@@ -3,21 +3,28 @@
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxae.config import DataConfig
 from jaxae.datasets import local, published, splits
 from jaxae.datasets.raw import Raw
 from jaxae.errors import UserError, unknown
+from jaxae.ops import ceil_div
+from jaxae.registry import Registry
 from jaxae.rng import Purpose, host_generator
 from jaxae.types import Dataset
 
-DATASETS: dict[str, Callable[[DataConfig], Raw]] = {
-    "digits": lambda cfg: local.digits(),
-    "mnist": lambda cfg: published.load(published.MNIST, cfg.dir),
-    "fashion_mnist": lambda cfg: published.load(published.FASHION_MNIST, cfg.dir),
-    "ecg5000": lambda cfg: published.load(published.ECG5000, cfg.dir),
-}
-"""Name -> loader of the arrays as published; `npz:FILE` names a user's own file."""
+# Name -> loader of the rows as published; `npz:FILE` names a user's own file.
+DATASETS: Registry[Callable[[DataConfig], Raw]] = Registry(
+    "dataset",
+    Callable,
+    {
+        "digits": lambda cfg: local.digits(),
+        "mnist": lambda cfg: published.load(published.MNIST, cfg.dir),
+        "fashion_mnist": lambda cfg: published.load(published.FASHION_MNIST, cfg.dir),
+        "ecg5000": lambda cfg: published.load(published.ECG5000, cfg.dir),
+    },
+)
 
 
 def load(cfg: DataConfig) -> Dataset:
@@ -48,7 +55,9 @@ def _raw(cfg: DataConfig) -> Raw:
     return DATASETS[cfg.name](cfg)
 
 
-def index_plan(seed: int, epoch: int, n: int, batch_size: int, devices: int) -> np.ndarray:
+def index_plan(
+    seed: int, epoch: int, n: int, batch_size: int, devices: int
+) -> Int[np.ndarray, "D T B"]:
     """Which row each device takes in each step of one epoch; a pure function of its arguments.
 
     The rows are permuted by (seed, ORDER, epoch). The last batch is completed with the first rows
@@ -64,7 +73,7 @@ def index_plan(seed: int, epoch: int, n: int, batch_size: int, devices: int) -> 
       devices: D.
 
     Returns:
-      int32 [D, T, B/D] with T = ceil(n / B) steps.
+      int32 [D, T, B/D] with T = ceil(n / B) steps, so that every row is seen at least once.
 
     Raises:
       UserError: a batch larger than the training set, or not divisible by the devices.
@@ -80,7 +89,7 @@ def index_plan(seed: int, epoch: int, n: int, batch_size: int, devices: int) -> 
             f"set train.batch_size to a multiple of {devices}, or devices to a divisor of it"
         )
     order = host_generator(seed, Purpose.ORDER, epoch).permutation(n)
-    steps = -(-n // batch_size)
+    steps = ceil_div(n, batch_size)
     filled = np.concatenate([order, order[: steps * batch_size - n]]).astype(np.int32)
     by_device = filled.reshape(steps, devices, batch_size // devices).swapaxes(0, 1)
     return np.ascontiguousarray(by_device)

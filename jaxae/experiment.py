@@ -13,6 +13,7 @@ from jaxae import (
     checkpoint,
     config,
     data,
+    detectors,
     evaluation,
     learners,
     parallel,
@@ -28,11 +29,11 @@ from jaxae.types import Dataset, Learner, TrainState
 
 
 def run(cfg: ExperimentConfig) -> dict:
-    """Train, set the threshold, score, draw and report; or resume where the run folder stands.
+    """Train, fit the detector, score, draw and report; or resume where the run folder stands.
 
-    The run folder holds the same experiment? Then training goes on after its last checkpoint, and
-    a finished run is only scored again: with another score, rule or study, if the configuration
-    says so.
+    Where the folder holds the same experiment, training goes on after its last checkpoint, and a
+    finished run is only scored again: with another score, rule or study, if the configuration says
+    so.
 
     Returns:
       The report, as `report.json` holds it.
@@ -43,90 +44,95 @@ def run(cfg: ExperimentConfig) -> dict:
       FloatingPointError: training diverged or the model collapsed.
     """
     clock = time.perf_counter()
-    score, rule = scoring.resolve(cfg.score), scoring.rule(cfg.threshold.rule)
-    config.validate(cfg)
-    studies.check(cfg)
+    check(cfg)
     parallel.initialize(cfg.devices)
-    rows = data.load(cfg.data)
-    learner = learners.build(cfg, rows.shape)
-    devices = train.devices_for(cfg, learner, rows.shape)
-    everything = jax.local_devices()  # scoring has no batch to keep whole
-    to_score = config.for_scoring(cfg)
-    judge = learner if to_score == cfg else learners.build(to_score, rows.shape)
-    # Raises where the rows do not fill a batch, before anything is written.
-    data.index_plan(cfg.seed, 0, len(rows.train.x), cfg.train.batch_size, len(devices))
-    folder = runlog.open_run(cfg)
+    dataset = data.load(cfg.data)
+    learner = learners.build(cfg, dataset.shape)
+    judging = learners.build(config.for_scoring(cfg), dataset.shape)
+    devices = train.devices_for(learner, cfg, dataset.shape)
+    all_devices = jax.local_devices()  # scoring has no batch to keep whole
+    apart = train.ensemble(learner, cfg, len(dataset.train.x))
 
     with (
-        runlog.exclusive(folder),
+        runlog.enter(cfg) as folder,
         checkpoint.open_manager(folder / "checkpoints", cfg.train.keep_checkpoints) as manager,
     ):
-        fitted = _train(cfg, learner, rows, devices, folder, manager)
+        fitted = _train(cfg, learner, apart, dataset, devices, folder, manager)
         variables = fitted.state.variables
-        detector, scores = evaluation.fit_detector(
-            judge, score, rule, variables, rows, cfg.threshold, everything, cfg.ensemble
+        detector, scores = detectors.fit(judging, variables, dataset, cfg, all_devices)
+        detectors.save(folder / "detector", detector)
+        runlog.write_config(folder, cfg)  # of this detector; what is free may have changed
+        runlog.write_arrays(folder / "scores.npz", _score_arrays(dataset, detector, scores))
+        report = _report(cfg, dataset, detector, scores, folder)
+        report |= studies.run(
+            studies.Context(cfg, dataset, judging, all_devices, detector, scores, manager, folder)
         )
-        checkpoint.save_detector(folder / "detector", detector)
-        runlog.write_arrays(folder / "scores.npz", _score_arrays(rows, scores))
-        report = _report(cfg, rows, detector, scores, folder)
-        context = studies.Context(cfg, rows, judge, everything, detector, scores, manager, folder)
-        report |= studies.run(context)
-    report |= {"wall_s": time.perf_counter() - clock, "compile_s": fitted.compile_s}
-    runlog.write_json(folder / "report.json", report)
-    drawn = plots.draw(folder)
-    report["wall_s"] = time.perf_counter() - clock
-    runlog.write_json(folder / "report.json", report)
+        report |= {"wall_s": time.perf_counter() - clock, "compile_s": fitted.compile_s}
+        runlog.write_json(folder / "report.json", report)
+        drawn = plots.draw(folder, plots.FIGURES | studies.figures())
+        report["wall_s"] = time.perf_counter() - clock
+        runlog.write_json(folder / "report.json", report)
     print(table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
 
 
+def check(cfg: ExperimentConfig) -> None:
+    """Reject what can be seen to fail without data or devices.
+
+    Raises:
+      UserError: a field, or several together, that cannot work.
+    """
+    config.validate(cfg)
+    learners.check(cfg)
+    detectors.check(cfg)
+    studies.check(cfg)
+
+
 def _train(
     cfg: ExperimentConfig,
     learner: Learner,
-    rows: Dataset,
+    apart: train.Members,
+    dataset: Dataset,
     devices: parallel.Devices,
     folder: Path,
     manager: checkpoint.Manager,
 ) -> train.Fitted:
     """Fit from the last checkpoint, if there is one, saving as configured."""
-    state, done = _resume(cfg, learner, rows, devices, manager)
-    runlog.write_text(folder / "config.json", config.to_json(cfg))  # what is free may have changed
+    state, done = _resume(cfg, learner, dataset, devices, manager)
     log = folder / "metrics.jsonl"
     runlog.start_metrics(log, done)
-    everything = jax.local_devices()
-    valid_loss = train.valid_loss_fn(learner, rows.valid.x, cfg.train.loss, everything)
-    monitor = studies.monitor(cfg, learner, rows, everything) if cfg.train.monitor else None
+    all_devices = jax.local_devices()
+    valid_loss = evaluation.loss_fn(learner, dataset.valid.x, all_devices)
+    monitor = studies.monitor(cfg, learner, dataset, all_devices) if cfg.train.monitor else None
 
-    def on_epoch(epoch: int, state: TrainState, row: train.Row) -> train.Row:
-        first = evaluation.members(state.variables, cfg.ensemble)[0]
-        row |= {"valid_loss": valid_loss(first)}
-        row |= monitor(first) if monitor else {}
+    def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
+        found |= {"valid_loss": valid_loss(state.variables, apart.settings)}
+        found |= monitor(state.variables) if monitor else {}
         # The state before the log: a kill between them costs a line that is then written again.
         if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
             checkpoint.save(manager, epoch, state, cfg)
-        runlog.append_metrics(log, {"epoch": epoch} | row)
-        return row
+        runlog.append_metrics(log, {"epoch": epoch} | _line(found))
+        return found
 
     fitted = train.fit(
-        learner,
-        rows.train.x,
-        cfg.train,
-        cfg.seed,
-        devices,
-        state=state,
-        options=parallel.compiler_options(cfg.method, devices),
-        on_epoch=on_epoch,
-        profile=folder / "profile" if cfg.profile else None,
+        learner, dataset.train.x, cfg, devices, apart=apart, state=state, on_epoch=on_epoch
     )
     manager.wait_until_finished()
     return fitted
 
 
+def _line(found: train.EpochMetrics) -> dict:
+    """An epoch's metrics for the log: means over members and, of several, each one's value."""
+    line: dict = {name: float(np.mean(values)) for name, values in found.items()}
+    several = {name: values.tolist() for name, values in found.items() if np.size(values) > 1}
+    return line | ({"members": several} if several else {})
+
+
 def _resume(
     cfg: ExperimentConfig,
     learner: Learner,
-    rows: Dataset,
+    dataset: Dataset,
     devices: parallel.Devices,
     manager: checkpoint.Manager,
 ) -> tuple[TrainState | None, int]:
@@ -139,21 +145,32 @@ def _resume(
             f"train.epochs is {cfg.train.epochs}, but {cfg.run_path} holds {saved} epochs; "
             "ask for at least as many, or name another --run-dir"
         )
-    template = train.abstract_state(learner, rows.shape, cfg.seed)
+    template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
     return checkpoint.restore(manager, parallel.placed_like(template, devices)), saved
 
 
-def _score_arrays(rows: Dataset, scores: evaluation.Scores) -> dict[str, np.ndarray]:
-    test = rows.test
-    return scores._asdict() | {"test_y": test.y, "test_label": test.label, "test_row": test.row}
+def _score_arrays(
+    dataset: Dataset, detector: detectors.Detector, scores: detectors.Scores
+) -> dict[str, np.ndarray]:
+    test = dataset.test
+    return scores._asdict() | {
+        "test_is_anomaly": scoring.decide(detector.decision, scores.test),
+        "test_y": test.y,
+        "test_class_id": test.class_id,
+        "test_id": test.id,
+    }
 
 
 def _report(
-    cfg: ExperimentConfig, rows: Dataset, detector, scores: evaluation.Scores, folder: Path
+    cfg: ExperimentConfig,
+    dataset: Dataset,
+    detector: detectors.Detector,
+    scores: detectors.Scores,
+    folder: Path,
 ) -> dict:
-    """The scalars of report.json, but for times and studies."""
-    threshold = float(detector.threshold)
+    """Everything that a results table needs, as JSON-able scalars."""
     epochs = runlog.read_metrics(folder / "metrics.jsonl")
+    is_anomaly = scoring.decide(detector.decision, scores.test)
     return {
         "name": cfg.name,
         "seed": cfg.seed,
@@ -166,11 +183,11 @@ def _report(
         "epochs": epochs[-1]["epoch"],
         "train_loss": epochs[-1]["loss"],
         "valid_loss": epochs[-1]["valid_loss"],
-        "steps_per_s": float(np.median([row["steps_per_s"] for row in epochs])),
-        "n_train": len(rows.train.y),
-        "n_valid": len(rows.valid.y),
-        "threshold": threshold,
-        **evaluation.evaluate(scores.test, rows.test.y, threshold),
+        "steps_per_s": float(np.median([metrics["steps_per_s"] for metrics in epochs])),
+        "n_train": len(dataset.train.y),
+        "n_valid": len(dataset.valid.y),
+        "threshold": detector.decision.threshold,
+        **evaluation.evaluate(scores.test, dataset.test.y, is_anomaly),
     }
 
 

@@ -2,11 +2,10 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from jaxae.types import Array
 
-
-def gaussian_blur(x: Array, sigma: Array | float, radius: int) -> Array:
+def gaussian_blur(x: Float[Array, "*S"], sigma: Array | float, radius: int) -> Float[Array, "*S"]:
     """Convolve an image over height and width, or a series over time, with a Gaussian.
 
     Borders are mirrored with the edge value repeated, as `scipy.ndimage.gaussian_filter` does by

@@ -1,8 +1,8 @@
 """Detection metrics on the device: jitted, mappable with `jax.vmap`, exact where scores tie.
 
-Conventions: `scores` [N] are compared in float32, higher = more anomalous; `labels` [N] are True
-for anomalies, the positive class; a row is flagged when its score is strictly above the threshold.
-NaN comes out when a score is NaN, or when a class that the metric needs has no rows.
+Conventions: `scores` [N] are compared in float32, higher = more anomalous; `y` [N] is True for
+anomalies, the positive class. NaN comes out when a score is NaN, or when a class that the metric
+needs has no rows.
 
 Precision: counts are int32 and the pair count of the AUROC is added up in two words, so that
 results stay within about 1e-6 of scikit-learn's float64 up to 2**20 rows.
@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-from jaxae.types import Array
+from jaxae.types import AnyArray
 
 MAX_ROWS = 2**20  # beyond it the two-word sum of `auroc` could overflow
 
@@ -33,7 +34,6 @@ class NormalPositive(NamedTuple):
 
     precision: Array  # 0 when everything is flagged
     recall: Array
-    f1: Array
 
 
 class EqualError(NamedTuple):
@@ -41,7 +41,6 @@ class EqualError(NamedTuple):
 
     threshold: Array  # scores strictly above it are flagged
     f1: Array
-    eer: Array  # mean of false-positive and false-negative rate there
 
 
 class _Sweep(NamedTuple):
@@ -51,15 +50,15 @@ class _Sweep(NamedTuple):
     tp: Array  # [N+1] int32
     fp: Array  # [N+1] int32
     real: Array  # [N+1] bool
-    positive: Array  # [N] bool, labels by descending score
+    positive: Array  # [N] bool, y by descending score
 
 
-def _sweep(scores: Array, labels: Array) -> _Sweep:
+def _sweep(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> _Sweep:
     if scores.shape[0] > MAX_ROWS:
         raise ValueError(f"{scores.shape[0]} scores; metrics are exact up to {MAX_ROWS} rows")
-    scores, labels = jnp.asarray(scores, jnp.float32), jnp.asarray(labels, bool)
-    # Ties are ordered by label, so that no result depends on the order of the rows.
-    negated, positive = jax.lax.sort((-scores, labels), num_keys=2)
+    scores, y = jnp.asarray(scores, jnp.float32), jnp.asarray(y, bool)
+    # Ties are ordered by truth, so that no result depends on the order of the rows.
+    negated, positive = jax.lax.sort((-scores, y), num_keys=2)
     ordered = -negated
     edge = jnp.ones(1, bool)
     return _Sweep(
@@ -104,14 +103,14 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 
 @jax.jit
-def auroc(scores: Array, labels: Array) -> Array:
+def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Array:
     """Area under the ROC curve: P(anomaly scores above normal) + P(they tie) / 2.
 
     The Mann-Whitney form, equal to `sklearn.metrics.roc_auc_score`, ties included.
 
     Args:
-      scores: [N], at most 2**20 rows.
-      labels: [N], True = anomaly.
+      scores: of at most 2**20 rows.
+      y: the truth, True = anomaly.
 
     Returns:
       [] in [0, 1]; NaN with a NaN score or an empty class.
@@ -119,7 +118,7 @@ def auroc(scores: Array, labels: Array) -> Array:
     Raises:
       ValueError: there are more than 2**20 rows.
     """
-    sweep = _sweep(scores, labels)
+    sweep = _sweep(scores, y)
     anomalies, normals = sweep.tp[-1], sweep.fp[-1]
     # For each anomaly: normals strictly below it + normals at or below it = twice its wins.
     wins = (normals - _at_group_end(sweep.fp, sweep.real)) + (
@@ -133,14 +132,14 @@ def auroc(scores: Array, labels: Array) -> Array:
 
 
 @jax.jit
-def average_precision(scores: Array, labels: Array) -> Array:
+def average_precision(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Array:
     """Average precision: sum over cuts of (recall step) * precision, without interpolation.
 
     Equal to `sklearn.metrics.average_precision_score`.
 
     Args:
-      scores: [N], at most 2**20 rows.
-      labels: [N], True = anomaly.
+      scores: of at most 2**20 rows.
+      y: the truth, True = anomaly.
 
     Returns:
       [] in [0, 1]; NaN with a NaN score or without anomalies.
@@ -148,7 +147,7 @@ def average_precision(scores: Array, labels: Array) -> Array:
     Raises:
       ValueError: there are more than 2**20 rows.
     """
-    sweep = _sweep(scores, labels)
+    sweep = _sweep(scores, y)
     anomalies = sweep.tp[-1]
     # Every anomaly adds a recall step of 1 / anomalies, at the precision of its group's cut.
     flagged = _at_group_end(sweep.tp + sweep.fp, sweep.real)
@@ -157,71 +156,64 @@ def average_precision(scores: Array, labels: Array) -> Array:
     return _unless((anomalies == 0) | jnp.isnan(scores).any(), area)
 
 
-def _decisions(scores: Array, labels: Array, threshold: Array) -> tuple[Array, Array, Array, Array]:
-    """Counts (tp, fp, fn, tn), each [] int32, of flagging scores above the threshold."""
-    flagged, labels = jnp.asarray(scores) > threshold, jnp.asarray(labels, bool)
-    pairs = ((flagged, labels), (flagged, ~labels), (~flagged, labels), (~flagged, ~labels))
+def _decisions(is_anomaly: Array, y: Array) -> tuple[Array, Array, Array, Array]:
+    """Counts (tp, fp, fn, tn), each [] int32, of decisions."""
+    flagged, y = jnp.asarray(is_anomaly, bool), jnp.asarray(y, bool)
+    pairs = ((flagged, y), (flagged, ~y), (~flagged, y), (~flagged, ~y))
     tp, fp, fn, tn = (jnp.sum(a & b, dtype=jnp.int32) for a, b in pairs)
     return tp, fp, fn, tn
 
 
 @jax.jit
-def confusion(scores: Array, labels: Array, threshold: Array) -> Confusion:
-    """Accuracy, precision, recall, F1 and false-positive rate of `score > threshold`.
+def confusion(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Confusion:
+    """Accuracy, precision, recall, F1 and false-positive rate of decisions.
 
     Args:
-      scores: [N].
-      labels: [N], True = anomaly.
-      threshold: [].
+      is_anomaly: the decisions.
+      y: the truth, True = anomaly.
 
     Returns:
       Each [] in [0, 1]. Precision is 0 when nothing is flagged. Recall and F1 are NaN without
-      anomalies, the false-positive rate without normals, all with a NaN score or threshold.
+      anomalies, the false-positive rate without normals.
     """
-    tp, fp, fn, tn = _decisions(scores, labels, threshold)
-    bad = jnp.isnan(scores).any() | jnp.isnan(threshold)
+    tp, fp, fn, tn = _decisions(is_anomaly, y)
     anomalies, normals = tp + fn, fp + tn
     return Confusion(
-        accuracy=_unless(bad | (anomalies + normals == 0), _ratio(tp + tn, anomalies + normals)),
-        precision=_unless(bad, _ratio(tp, tp + fp)),
-        recall=_unless(bad | (anomalies == 0), _ratio(tp, anomalies)),
-        f1=_unless(bad | (anomalies == 0), _ratio(2 * tp, 2 * tp + fp + fn)),
-        fpr=_unless(bad | (normals == 0), _ratio(fp, normals)),
+        accuracy=_unless(anomalies + normals == 0, _ratio(tp + tn, anomalies + normals)),
+        precision=_ratio(tp, tp + fp),
+        recall=_unless(anomalies == 0, _ratio(tp, anomalies)),
+        f1=_unless(anomalies == 0, _ratio(2 * tp, 2 * tp + fp + fn)),
+        fpr=_unless(normals == 0, _ratio(fp, normals)),
     )
 
 
 @jax.jit
-def normal_as_positive(scores: Array, labels: Array, threshold: Array) -> NormalPositive:
-    """Precision, recall and F1 of the same decisions when *normal* counts as positive.
+def normal_as_positive(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> NormalPositive:
+    """Precision and recall of the same decisions when *normal* counts as positive.
 
     Some tutorials report them so; the accuracy is the same either way.
 
     Args:
-      scores: [N].
-      labels: [N], True = anomaly, as everywhere.
-      threshold: [].
+      is_anomaly: the decisions.
+      y: the truth, True = anomaly, as everywhere.
 
     Returns:
-      Each [] in [0, 1]. Recall and F1 are NaN without normals, all with a NaN score or threshold.
+      Each [] in [0, 1]. Precision is 0 when everything is flagged, recall NaN without normals.
     """
-    tp, fp, fn, tn = _decisions(scores, labels, threshold)
-    del tp
-    bad = jnp.isnan(scores).any() | jnp.isnan(threshold)
-    empty = fp + tn == 0
+    _, fp, fn, tn = _decisions(is_anomaly, y)
     return NormalPositive(
-        precision=_unless(bad, _ratio(tn, tn + fn)),
-        recall=_unless(bad | empty, _ratio(tn, tn + fp)),
-        f1=_unless(bad | empty, _ratio(2 * tn, 2 * tn + fn + fp)),
+        precision=_ratio(tn, tn + fn),
+        recall=_unless(fp + tn == 0, _ratio(tn, tn + fp)),
     )
 
 
 @jax.jit
-def fpr_at_tpr(scores: Array, labels: Array, tpr: float = 0.95) -> Array:
+def fpr_at_tpr(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"], tpr: float = 0.95) -> Array:
     """The smallest false-positive rate at which at least the share `tpr` of anomalies is flagged.
 
     Args:
-      scores: [N], at most 2**20 rows.
-      labels: [N], True = anomaly.
+      scores: of at most 2**20 rows.
+      y: the truth, True = anomaly.
       tpr: the recall asked for, in (0, 1].
 
     Returns:
@@ -230,7 +222,7 @@ def fpr_at_tpr(scores: Array, labels: Array, tpr: float = 0.95) -> Array:
     Raises:
       ValueError: there are more than 2**20 rows.
     """
-    sweep = _sweep(scores, labels)
+    sweep = _sweep(scores, y)
     anomalies, normals = sweep.tp[-1], sweep.fp[-1]
     # In whole anomalies; two roundings of slack keep .95 of 20 at 19.
     needed = jnp.ceil(anomalies * tpr * (1 - 2 * jnp.finfo(jnp.float32).eps))
@@ -240,7 +232,7 @@ def fpr_at_tpr(scores: Array, labels: Array, tpr: float = 0.95) -> Array:
 
 
 @jax.jit
-def equal_error(scores: Array, labels: Array) -> EqualError:
+def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> EqualError:
     """The point of the ROC curve where false-positive and false-negative rate are closest.
 
     All distinct scores are tried as cuts, and flagging nothing. The threshold is the highest score
@@ -248,16 +240,16 @@ def equal_error(scores: Array, labels: Array) -> EqualError:
     `score >= t` does at its threshold t; it is -inf when the best cut flags every row.
 
     Args:
-      scores: [N], at most 2**20 rows.
-      labels: [N], True = anomaly.
+      scores: of at most 2**20 rows.
+      y: the truth, True = anomaly.
 
     Returns:
-      The threshold, the F1 there and the equal error rate; NaN with a NaN score or an empty class.
+      The threshold and the F1 there; NaN with a NaN score or an empty class.
 
     Raises:
       ValueError: there are more than 2**20 rows.
     """
-    sweep = _sweep(scores, labels)
+    sweep = _sweep(scores, y)
     anomalies, normals = sweep.tp[-1], sweep.fp[-1]
     fpr, fnr = sweep.fp / normals, (anomalies - sweep.tp) / anomalies
     best = jnp.argmin(jnp.where(sweep.real, jnp.abs(fpr - fnr), jnp.inf))
@@ -265,17 +257,16 @@ def equal_error(scores: Array, labels: Array) -> EqualError:
     return EqualError(
         threshold=_unless(bad, sweep.threshold[best]),
         f1=_unless(bad, _f1_of_cuts(sweep)[best]),
-        eer=_unless(bad, (fpr[best] + fnr[best]) / 2),
     )
 
 
 @jax.jit
-def best_f1(scores: Array, labels: Array) -> Array:
+def best_f1(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Array:
     """The largest F1 over all thresholds: an oracle, since it is chosen with the labels.
 
     Args:
-      scores: [N], at most 2**20 rows.
-      labels: [N], True = anomaly.
+      scores: of at most 2**20 rows.
+      y: the truth, True = anomaly.
 
     Returns:
       [] in [0, 1]; NaN with a NaN score or without anomalies.
@@ -283,7 +274,7 @@ def best_f1(scores: Array, labels: Array) -> Array:
     Raises:
       ValueError: there are more than 2**20 rows.
     """
-    sweep = _sweep(scores, labels)
+    sweep = _sweep(scores, y)
     bad = (sweep.tp[-1] == 0) | jnp.isnan(scores).any()
     return _unless(bad, jnp.max(jnp.where(sweep.real, _f1_of_cuts(sweep), 0.0)))
 

@@ -1,7 +1,9 @@
-"""Devices: the only file that knows `pmap`, and the one place where cores are shared out.
+"""Devices: the only file that knows `pmap`.
 
 A state has no device axis: it is replicated, so that it has one shape on any number of devices and
-moves between machines as it is. Only the plan of an epoch and the rows to score are split.
+moves between machines as it is. Only the plan of an epoch and the rows to score are split. `pmap`
+says what each device does with its share and gives the axis its name; `NamedSharding` says where
+arrays lie before and after, which `pmap` leaves to `jax.device_put`.
 """
 
 import contextlib
@@ -14,24 +16,24 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxae import members, tuning
 from jaxae.config import cache_dir
 from jaxae.errors import UserError
-from jaxae.types import AXIS, Array, Batch, Learner, Metrics, PyTree, TrainState
+from jaxae.ops import ceil_div
+from jaxae.types import (
+    AXIS,
+    Array,
+    Batch,
+    Key,
+    Learner,
+    Metrics,
+    PyTree,
+    Settings,
+    Source,
+    TrainState,
+)
 
 Devices = Sequence[jax.Device]
-
-# Rows of a batch that a host device, one core's worth of work, should have: with fewer, splitting
-# the batch costs more than it brings. Every device updates every parameter, of which dense models
-# have many for what a row costs them.
-_MIN_SHARE, _MIN_SHARE_DENSE = 16, 256
-_PARAMETERS_PER_ROW = 2000
-
-# XLA's option on a CPU against YNNPACK, which takes over some sums and products. In bfloat16 it is
-# what reaches the matrix units, and in float32 the sums of convolutions win a tenth by it; but
-# dense models and all scoring in float32 lose between a tenth and two thirds.
-_WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
-# A dense model is mostly parameters, and without this XLA copies some before it updates them.
-_IN_PLACE = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 
 def initialize(count: int = 0) -> None:
@@ -43,55 +45,7 @@ def initialize(count: int = 0) -> None:
     if "force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay
-        jax.config.update("jax_num_cpu_devices", max(_cores(), count))
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_devices(method: str, batch_size: int, parameters: int) -> int:
-    """How many host devices a method trains on fastest, as measured: results do not depend on it.
-
-    Convolutions also gather and scatter, which one device does on one core: there the batch is
-    split, one device per core. Small batches of dense models leave the cores to the matrix products
-    of one device.
-
-    Args:
-      method: see `jaxae.learners.METHODS`.
-      batch_size: of the global batch.
-      parameters: how many numbers one model is made of.
-    """
-    share = _MIN_SHARE
-    if method == "dense":
-        share = max(_MIN_SHARE_DENSE, parameters // _PARAMETERS_PER_ROW)
-    return max(1, batch_size // share)
-
-
-def compiler_options(method: str, devices: Devices) -> dict[str, object]:
-    """What XLA is told when a method's epoch is compiled; nothing where there is an accelerator."""
-    if devices[0].platform != "cpu":
-        return {}
-    # Devices that share the batch have a core each already.
-    options = {"xla_cpu_multi_thread_eigen": len(devices) == 1}
-    return options | (_WITHOUT_YNNPACK | _IN_PLACE if method == "dense" else {})
-
-
-def compiled(mapped: Callable, options: dict[str, object], *args: PyTree) -> Callable:
-    """What `jax.pmap` returned, compiled for these arguments with options, or without them.
-
-    Without where this version of XLA does not know one: they make programs faster, nothing else.
-    """
-    lowered = mapped.lower(*args)
-    if "bf16" in lowered.as_text():
-        options = {k: v for k, v in options.items() if k not in _WITHOUT_YNNPACK}
-    try:
-        return lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError:
-        return lowered.compile()
+        jax.config.update("jax_num_cpu_devices", max(tuning.cores(), count))
 
 
 def cache_compilations() -> None:
@@ -155,57 +109,64 @@ def split(tree: PyTree, devices: Devices) -> PyTree:
 
 
 def epoch_fn(learner: Learner, devices: Devices) -> Callable:
-    """One epoch in one dispatch: `pmap(scan(step))` over resident rows.
+    """One epoch in one dispatch: `pmap(each member: scan(step))` over resident rows.
 
     Returns:
-      `(state, rows [N, *S], plan [D, T, B/D] int32, key) -> (state, metrics of [T])`. State, rows
-      and key are `place`d, the plan is `split`; the state is donated.
+      `(state [E, ...], rows [N, *S], plan [D, M, T, B/D] int32, keys [E], settings of [E]) ->
+      (state, metrics of [E, T])`. M = E gives each member a plan of its own, M = 1 all the same
+      one. The plan is `split`, all else is `place`d; the state is donated.
     """
 
     def epoch(
-        state: TrainState, rows: Array, plan: Array, key: Array
+        state: TrainState, rows: Array, plan: Array, keys: Key, settings: Settings
     ) -> tuple[TrainState, Metrics]:
-        share = plan.shape[1]
+        share = plan.shape[-1]
         flat = rows.reshape(len(rows), -1)  # a row is then gathered as one piece
         slot = lax.axis_index(AXIS) * share + jnp.arange(share, dtype=jnp.int32)
 
-        def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
-            batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
-            return learner.step(state, batch, key)
+        def course(
+            plan: Array, state: TrainState, key: Key, settings: Settings
+        ) -> tuple[TrainState, Metrics]:
+            def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+                batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
+                return learner.step(state, batch, key, settings)
 
-        return lax.scan(step, state, plan)
+            return lax.scan(step, state, plan)
+
+        own = (state, keys, settings)
+        one_by_one = devices[0].platform == "cpu"
+        if len(plan) == 1:
+            return members.each(lambda *one: course(plan[0], *one), *own, one_by_one=one_by_one)
+        return members.each(course, plan, *own, one_by_one=one_by_one)
 
     return jax.pmap(
         epoch,
         axis_name=AXIS,
-        in_axes=(None, None, 0, None),
+        in_axes=(None, None, 0, None, None),
         out_axes=(None, None),
         donate_argnums=(0,),
         devices=devices,
     )
 
 
-RowFn = Callable[[PyTree, Array], PyTree]  # (variables, rows [B, *S]) -> tree of [B, ...]
-
-# Rows of one inner step: few on a CPU, so that activations stay in its cache.
-_CHUNK = {"cpu": 64}
-_ACCELERATOR_CHUNK = 1024
-_CHUNKS = 16  # inner steps of one dispatch, at most
-
-
-def chunk_rows(devices: Devices) -> int:
-    """Rows to score at a time."""
-    return _CHUNK.get(devices[0].platform, _ACCELERATOR_CHUNK)
+def compiled_epoch(learner: Learner, devices: Devices, *args: PyTree) -> Callable:
+    """`epoch_fn`, compiled for these arguments as its learner trains fastest."""
+    platform, count = devices[0].platform, len(devices)
+    options = tuning.training_options(learner.tuning, learner.dtype, platform, count)
+    return tuning.compiled(epoch_fn(learner, devices).lower(*args), options)
 
 
-def blocks(x: np.ndarray, devices: Devices, chunk: int = 0) -> Iterator[Array]:
+RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S]) -> [B, ...]
+
+
+def blocks(x: Source, devices: Devices, chunk: int = 0) -> Iterator[Array]:
     """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices; the last is padded with row 0.
 
     Equal, so that a scorer is compiled once however many rows there are. `chunk` = 0 takes
-    `chunk_rows`.
+    `tuning.chunk_rows`.
     """
-    chunk = chunk or chunk_rows(devices)
-    steps = min(_CHUNKS, -(-len(x) // (len(devices) * chunk)))
+    chunk = chunk or tuning.chunk_rows(devices[0].platform)
+    steps = min(tuning.STEPS_PER_DISPATCH, ceil_div(len(x), len(devices) * chunk))
     per_block = len(devices) * steps * chunk
     for start in range(0, len(x), per_block):
         index = np.arange(start, start + per_block)
@@ -215,38 +176,42 @@ def blocks(x: np.ndarray, devices: Devices, chunk: int = 0) -> Iterator[Array]:
 
 def tight_chunk(n: int, devices: Devices) -> int:
     """The chunk that pads little when the same few rows are mapped again and again."""
-    share = -(-n // len(devices))
-    return min(chunk_rows(devices), 1 << (share - 1).bit_length())
+    share = ceil_div(n, len(devices))
+    return min(tuning.chunk_rows(devices[0].platform), 1 << (share - 1).bit_length())
 
 
-def rows_fn(fn: RowFn, devices: Devices) -> Callable:
-    """`fn` over one block: `(variables, [D, K, chunk, *S]) -> tree of [D, K, chunk, ...]`.
+def rows_fn(fn: RowFn, devices: Devices, dtype: str = "float32") -> Callable:
+    """`fn` over one block: `(variables [E, ...], [D, K, chunk, *S]) -> [D, E, K, chunk, ...]`.
 
-    Compiled once for all arguments of the same shapes.
+    Compiled once for all arguments of the same shapes. `dtype` is what `fn` computes in.
     """
+    platform = devices[0].platform
 
     def run(variables: PyTree, rows: Array) -> PyTree:
-        return lax.map(lambda chunk: fn(variables, chunk), rows)
+        def member(variables: PyTree) -> PyTree:
+            return lax.map(lambda chunk: fn(variables, chunk), rows)
+
+        return members.each(member, variables, one_by_one=platform == "cpu")
 
     mapped = jax.pmap(run, axis_name=AXIS, in_axes=(None, 0), devices=devices)
-    options = _WITHOUT_YNNPACK if devices[0].platform == "cpu" else {}
+    options = tuning.scoring_options(dtype, platform)
     programs: dict[tuple, Callable] = {}
 
     def call(variables: PyTree, rows: Array) -> PyTree:
         shapes = tuple((a.shape, a.dtype) for a in jax.tree.leaves((variables, rows)))
         if shapes not in programs:
-            programs[shapes] = compiled(mapped, options, variables, rows)
+            programs[shapes] = tuning.compiled(mapped.lower(variables, rows), options)
         return programs[shapes](variables, rows)
 
     return call
 
 
 def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) -> PyTree:
-    """Apply `rows_fn(...)` to every block and give the first `n` rows back, on the host.
+    """Apply `rows_fn(...)` to every block and give [E, n, ...] back, on the host.
 
     Args:
       run: what `rows_fn` returned.
-      variables: `place`d.
+      variables: `place`d, with members.
       placed: the `blocks` of the rows.
       n: number of rows before padding.
     """
@@ -256,5 +221,10 @@ def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) 
         if done is not None:
             parts.append(jax.device_get(done))
     parts.append(jax.device_get(ahead))
-    flat = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), part) for part in parts]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *flat)
+    return jax.tree.map(lambda *leaves: _in_order(leaves)[:, :n], *parts)
+
+
+def _in_order(leaves: Sequence[np.ndarray]) -> np.ndarray:
+    """What devices found of blocks, [D, E, K, chunk, ...] each, as [E, rows, ...]."""
+    flat = [a.swapaxes(0, 1).reshape(a.shape[1], -1, *a.shape[4:]) for a in leaves]
+    return np.concatenate(flat, axis=1)

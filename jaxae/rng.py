@@ -7,8 +7,9 @@ import enum
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Int
 
-from jaxae.types import Array, Key
+from jaxae.types import Key
 
 
 class Purpose(enum.IntEnum):
@@ -27,13 +28,15 @@ def stream(seed: int, purpose: Purpose) -> Key:
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
 
 
-def row_keys(key: Key, slot: Array) -> Array:
-    """One key per row, [B] -> [B], addressed by the row's position in the global batch."""
+def row_keys(key: Key, slot: Int[Array, " B"]) -> Key:
+    """One key for each row, [B], addressed by the row's position in the global batch."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, slot)
 
 
-def add_noise(x: Array, slot: Array, key: Key, std: float) -> Array:
-    """X [B, *S] + std * N(0, 1), each row's noise addressed by its place in the global batch."""
+def add_noise(
+    x: Float[Array, " B *S"], slot: Int[Array, " B"], key: Key, std: Array | float
+) -> Float[Array, " B *S"]:
+    """The rows + std * N(0, 1), each row's noise addressed by its place in the global batch."""
     draw = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))
     return x + std * draw(row_keys(key, slot))
 

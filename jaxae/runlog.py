@@ -1,6 +1,7 @@
 """The run folder: what is written into it, and the guarantee that nothing half-written stays."""
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -31,12 +32,16 @@ _PACKAGES = (
 )
 
 
-def open_run(cfg: config.ExperimentConfig) -> Path:
-    """Make the run folder, or enter one again that holds the same experiment.
+@contextlib.contextmanager
+def enter(cfg: config.ExperimentConfig) -> Iterator[Path]:
+    """Make the run folder, or enter one again that holds the same experiment, and hold it.
+
+    In this order: the folder is locked, what it holds is compared, and a line of provenance is
+    added. `config.json` is written into a new folder only; see `write_config`.
 
     Raises:
-      UserError: the folder cannot be written, or holds another configuration (the message names the
-        fields that differ).
+      UserError: the folder cannot be written, another process is at work in it, or it holds another
+        configuration (the message names the fields that differ) or one of another version.
     """
     folder = cfg.run_path
     try:
@@ -49,53 +54,61 @@ def open_run(cfg: config.ExperimentConfig) -> Path:
             f"the run folder {folder} cannot be written ({error.strerror}); "
             "name another with --run-dir"
         ) from None
-    path = folder / "config.json"
-    if path.exists():
-        differing = _differences(
-            config.training_identity(config.from_json(path.read_text())),
-            config.training_identity(cfg),
-        )
-        if differing:
-            raise UserError(
-                f"the run folder {folder} holds another configuration: {'; '.join(differing)}. "
-                "Name another with --run-dir, or remove it"
-            )
-    else:
-        write_text(path, config.to_json(cfg))
-    write_json(folder / "provenance.json", provenance())
-    return folder
+    with _held(folder):
+        if (folder / "config.json").exists():
+            _compare(folder, cfg)
+        else:
+            write_config(folder, cfg)
+        _append(folder / "provenance.jsonl", provenance())
+        yield folder
+
+
+def write_config(folder: Path, cfg: config.ExperimentConfig) -> None:
+    """Say what the folder holds: of a finished run, the configuration of its detector."""
+    write_text(folder / "config.json", config.to_json(cfg))
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process alone; a lock that a killed process left is taken over.
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; the lock goes with the process, however it ends."""
+    path = folder / ".lock"
+    with _locked(path):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
-    Raises:
-      UserError: another process is at work in it.
-    """
-    lock = folder / ".lock"
-    if lock.exists() and _alive(owner := int(lock.read_text() or 0)):
+
+def _locked(path: Path) -> IO:
+    """The lock file, open and locked."""
+    while True:
+        lock = path.open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise UserError(
+                f"the run folder {path.parent} is in use by another process; wait for it, or name "
+                "another with --run-dir"
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()  # its last holder has just removed it
+
+
+def _compare(folder: Path, cfg: config.ExperimentConfig) -> None:
+    remedy = "Name another with --run-dir, or remove it"
+    try:
+        held = config.from_json((folder / "config.json").read_text())
+    except UserError as error:
+        message = f"the config.json of the run folder {folder} cannot be used: {error}. {remedy}"
+        raise UserError(message) from None
+    differing = _differences(config.training_identity(held), config.training_identity(cfg))
+    if differing:
         raise UserError(
-            f"the run folder {folder} is in use by process {owner}; wait for it, or name another "
-            "with --run-dir"
+            f"the run folder {folder} holds another configuration: {'; '.join(differing)}. {remedy}"
         )
-    write_text(lock, str(os.getpid()))
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    if process <= 0:
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it exists, but is somebody else's
-        return True
-    return True
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -172,22 +185,28 @@ def read_metrics(path: Path) -> list[dict]:
     """The epochs of a metrics.jsonl; [] where there is none. A torn last line is dropped."""
     if not path.exists():
         return []
-    rows = []
+    epochs = []
     for line in path.read_text().splitlines():
         try:
-            rows.append(json.loads(line))
+            epochs.append(json.loads(line))
         except json.JSONDecodeError:
             break
-    return rows
+    return epochs
 
 
 def start_metrics(path: Path, epochs: int) -> None:
     """Keep the first `epochs` epochs, which the restored state has behind it, and drop the rest."""
-    rows = [row for row in read_metrics(path) if row["epoch"] <= epochs]
-    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    kept = [metrics for metrics in read_metrics(path) if metrics["epoch"] <= epochs]
+    write_text(path, "".join(json.dumps(metrics, allow_nan=False) + "\n" for metrics in kept))
 
 
-def append_metrics(path: Path, row: dict) -> None:
+def append_metrics(path: Path, metrics: dict) -> None:
     """Add one epoch."""
+    _append(path, metrics)
+
+
+def _append(path: Path, values: dict) -> None:
+    """Add a line of JSON."""
+    line = json.dumps(values, allow_nan=False)
     with path.open("a") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.write(line + "\n")

@@ -1,25 +1,41 @@
-"""Fitting a learner: epochs on resident rows, one dispatch and one fetch each. No file I/O."""
+"""Fitting a learner: epochs on resident rows, one dispatch and one fetch each."""
 
 import contextlib
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
-from jaxae import parallel, rng
-from jaxae.config import ExperimentConfig, TrainConfig
-from jaxae.data import index_plan
-from jaxae.scoring import LOSSES
-from jaxae.types import Learner, PyTree, TrainState
+from jaxae import data, members, parallel, rng, sources, tuning
+from jaxae.config import ExperimentConfig
+from jaxae.types import Key, Learner, Settings, Shape, Source, TrainState
 
 SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # beside the progress bar
-Row = dict[str, float]  # one epoch's metrics
-OnEpoch = Callable[[int, TrainState, Row], Row]  # may add metrics of its own
+EpochMetrics = dict[str, Float[np.ndarray, "..."]]  # one value for each member [E], or [] for all
+OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add metrics of its own
+
+
+class Members(NamedTuple):
+    """What tells the members of a training apart.
+
+    Attributes:
+      init: keys of the initial weights [E].
+      noise: keys of the noise [E].
+      settings: `Learner.settings`, each [E].
+      plan: `(epoch, devices) -> rows of each step`, [D, M, T, B/D] int32; M = E where each member
+        has rows, or an order, of its own, and M = 1 where all see the same batches.
+    """
+
+    init: Key
+    noise: Key
+    settings: Settings
+    plan: Callable[[int, int], np.ndarray]
 
 
 class Fitted(NamedTuple):
@@ -27,149 +43,150 @@ class Fitted(NamedTuple):
 
     state: TrainState
     compile_s: float  # compilation of the epoch, apart from everything else
-    steps_per_s: float  # median over the epochs run here; NaN if there were none
 
 
-def initial_state(learner: Learner, shape: tuple[int, ...], seed: int) -> TrainState:
-    """The state before the first step, from the seed alone."""
-    init = jax.jit(lambda key: learner.init(key, jax.numpy.zeros((1, *shape))))
-    return init(rng.stream(seed, rng.Purpose.INIT))
+def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
+    """The members that a configuration asks for: same n rows, same batches, other random numbers.
+
+    Raises:
+      UserError: the batch does not fit the rows or, when it plans, the devices.
+    """
+
+    def plan(epoch: int, devices: int) -> np.ndarray:
+        return data.index_plan(cfg.seed, epoch, n, cfg.train.batch_size, devices)[:, None]
+
+    plan(0, 1)
+    init, noise = (rng.stream(cfg.seed, p) for p in (rng.Purpose.INIT, rng.Purpose.NOISE))
+    size = cfg.ensemble
+    settings = {name: jnp.full(size, float(value)) for name, value in learner.settings.items()}
+    return Members(members.keys(init, size), members.keys(noise, size), settings, plan)
 
 
-def abstract_state(learner: Learner, shape: tuple[int, ...], seed: int) -> TrainState:
-    """Shapes and dtypes of a state, without computing one."""
-    return jax.eval_shape(lambda: initial_state(learner, shape, seed))
+def initial_state(learner: Learner, shape: Shape, keys: Key) -> TrainState:
+    """The state before the first step, of members with these keys [E]."""
+
+    def init(keys: Key) -> TrainState:
+        row = jnp.zeros((1, *shape))
+        return members.each(lambda key: learner.init(key, row), keys, one_by_one=False)
+
+    return jax.jit(init)(keys)
 
 
-def devices_for(
-    cfg: ExperimentConfig, learner: Learner, shape: tuple[int, ...]
-) -> list[jax.Device]:
+def abstract_state(learner: Learner, shape: Shape, size: int) -> TrainState:
+    """Shapes and dtypes of the state of `size` members, without computing one."""
+    return jax.eval_shape(
+        lambda: initial_state(learner, shape, members.keys(jax.random.key(0), size))
+    )
+
+
+def devices_for(learner: Learner, cfg: ExperimentConfig, shape: Shape) -> list[jax.Device]:
     """The devices that a configuration asks for, or that train its learner fastest.
 
     Raises:
       UserError: more devices than there are, or a batch that they do not divide.
     """
-    params = jax.tree.leaves(abstract_state(learner, shape, cfg.seed).params)
-    parameters = sum(leaf.size for leaf in params) // cfg.ensemble
-    batch_size = cfg.train.batch_size
-    on_cpu = parallel.cpu_devices(cfg.method, batch_size, parameters)
+    leaves = jax.tree.leaves(abstract_state(learner, shape, 1).params)
+    batch_size, parameters = cfg.train.batch_size, sum(leaf.size for leaf in leaves)
+    on_cpu = tuning.host_devices(learner.tuning, batch_size, parameters)
     return parallel.choose(cfg.devices, batch_size, on_cpu)
-
-
-def epochs_done(state: TrainState, steps_per_epoch: int) -> int:
-    """How many whole epochs a state has behind it (members of an ensemble march together)."""
-    return int(np.max(jax.device_get(state.step))) // steps_per_epoch
-
-
-def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Steps in which every row is seen at least once; see `jaxae.data.index_plan`."""
-    return -(-n // batch_size)
 
 
 def fit(
     learner: Learner,
-    x: np.ndarray,
-    cfg: TrainConfig,
-    seed: int,
+    x: Source,
+    cfg: ExperimentConfig,
     devices: parallel.Devices,
     *,
+    apart: Members | None = None,
     state: TrainState | None = None,
-    options: dict[str, object] | None = None,
-    on_epoch: OnEpoch = lambda epoch, state, row: row,
-    profile: Path | None = None,
+    on_epoch: OnEpoch = lambda epoch, state, metrics: metrics,
     quiet: bool = False,
 ) -> Fitted:
-    """Train until `cfg.epochs` epochs are behind the state.
+    """Train until `cfg.train.epochs` epochs are behind the state.
 
-    The course is a function of (learner, rows, seed, batch size) alone: starting from a state that
-    has k epochs behind it gives the same bits as never having stopped.
+    The course is a function of (learner, rows, members) alone: starting from a state that has k
+    epochs behind it gives the same bits as never having stopped.
 
     Args:
       learner: built with the axis name of `jaxae.parallel`.
       x: normal training rows [N, *S] float32.
-      cfg: epochs and batch size.
-      seed: of weights, order and noise.
-      devices: see `jaxae.parallel.choose`.
+      cfg: its epochs, batch size, seed and ensemble.
+      devices: see `devices_for`.
+      apart: what tells members apart; None = `ensemble(learner, cfg, N)`.
       state: where to start; None = `initial_state`.
-      options: of XLA; see `jaxae.parallel.compiler_options`.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
         metrics; returns the metrics to show. The state is donated to the next epoch: copy to keep.
-      profile: where to write a trace of the second epoch (of the only one, if there is one).
       quiet: no progress bar.
 
     Raises:
       FloatingPointError: a metric is NaN or infinite; names the epoch, the step and the metric.
       UserError: the batch does not fit the rows or the devices.
     """
-    per_epoch = steps_per_epoch(len(x), cfg.batch_size)
-    plan = lambda epoch: parallel.split(  # noqa: E731
-        index_plan(seed, epoch, len(x), cfg.batch_size, len(devices)), devices
-    )
-    first_plan = plan(0)  # checks the batch size before anything is compiled
-    state = initial_state(learner, x.shape[1:], seed) if state is None else state
-    start = epochs_done(state, per_epoch)
-    if start >= cfg.epochs:
-        return Fitted(state, 0.0, float("nan"))
-    state = parallel.place(state, devices)
-    rows = parallel.place(x, devices)
-    key = parallel.place(rng.stream(seed, rng.Purpose.NOISE), devices)
+    apart = apart or ensemble(learner, cfg, len(x))
+    first_plan = apart.plan(0, len(devices))  # checks the batch before anything is compiled
+    steps = first_plan.shape[2]
+    if state is None:
+        state = initial_state(learner, x.shape[1:], apart.init)
+    start = epochs_done(state, steps)
+    if start >= cfg.train.epochs:
+        return Fitted(state, 0.0)
+    placed = (sources.read(x), apart.noise, apart.settings)
+    state, (rows, keys, settings) = parallel.place((state, placed), devices)
 
     clock = time.perf_counter()
-    epoch_fn = parallel.epoch_fn(learner, devices)
-    run_epoch = parallel.compiled(epoch_fn, options or {}, state, rows, first_plan, key)
+    plan = parallel.split(first_plan, devices)
+    run = parallel.compiled_epoch(learner, devices, state, rows, plan, keys, settings)
     compile_s = time.perf_counter() - clock
 
-    speeds = []
-    with tqdm(
-        total=cfg.epochs * per_epoch,
-        initial=start * per_epoch,
+    with _bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
+        for epoch in range(start, cfg.train.epochs):
+            clock = time.perf_counter()
+            with _trace(cfg, epoch, start):
+                plan = parallel.split(apart.plan(epoch, len(devices)), devices)
+                state, metrics = run(state, rows, plan, keys, settings)
+                metrics = jax.device_get(metrics)
+            speed = np.float64(steps / (time.perf_counter() - clock))
+            _check_finite(metrics, epoch + 1)
+            means = {name: values.mean(axis=1) for name, values in metrics.items()}
+            shown = on_epoch(epoch + 1, state, means | {"steps_per_s": speed})
+            known = {name: f"{shown[name].mean():.5f}" for name in SHOWN if name in shown}
+            bar.set_postfix(known, refresh=False)
+            bar.update(steps)
+    return Fitted(state, compile_s)
+
+
+def epochs_done(state: TrainState, steps: int) -> int:
+    """How many whole epochs of so many steps a state has behind it; members march together."""
+    return int(np.max(jax.device_get(state.step))) // steps
+
+
+def _bar(total: int, done: int, quiet: bool) -> tqdm:
+    return tqdm(
+        total=total,
+        initial=done,
         unit="step",
         desc="training",
         disable=quiet,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
-    ) as bar:
-        for epoch in range(start, cfg.epochs):
-            clock = time.perf_counter()
-            with _trace(profile if epoch == min(start + 1, cfg.epochs - 1) else None):
-                state, metrics = run_epoch(state, rows, plan(epoch), key)
-                metrics = jax.device_get(metrics)
-            speeds.append(per_epoch / (time.perf_counter() - clock))
-            _check_finite(metrics, epoch + 1)
-            row = {name: float(values.mean()) for name, values in metrics.items()}
-            row = on_epoch(epoch + 1, state, row | {"steps_per_s": speeds[-1]})
-            bar.set_postfix({k: f"{row[k]:.5f}" for k in SHOWN if k in row}, refresh=False)
-            bar.update(per_epoch)
-    return Fitted(state, compile_s, float(np.median(speeds)))
+    )
 
 
-def _trace(folder: Path | None) -> contextlib.AbstractContextManager:
-    return jax.profiler.trace(folder) if folder else contextlib.nullcontext()
+def _trace(cfg: ExperimentConfig, epoch: int, start: int) -> contextlib.AbstractContextManager:
+    """A profile of the second epoch, or of the only one, where the configuration asks for it."""
+    if cfg.profile and epoch == min(start + 1, cfg.train.epochs - 1):
+        return jax.profiler.trace(cfg.run_path / "profile")
+    return contextlib.nullcontext()
 
 
 def _check_finite(metrics: dict[str, np.ndarray], epoch: int) -> None:
+    """Find the first step in which a metric [E, T] of some member is no number."""
     for name, values in metrics.items():
-        bad = ~np.isfinite(values)
-        if bad.any():
+        bad = np.argwhere(~np.isfinite(values.T))
+        if bad.size:
+            step, member = bad[0]
+            who = f" of member {member}" if len(values) > 1 else ""
             raise FloatingPointError(
-                f"{name} is {values[bad][0]} in epoch {epoch}, step {int(np.argmax(bad)) + 1}; "
+                f"{name}{who} is {values[member, step]} in epoch {epoch}, step {step + 1}; "
                 "lower optim.lr, or look for extreme values in the data"
             )
-
-
-def valid_loss_fn(
-    learner: Learner, x: np.ndarray, loss: str, devices: parallel.Devices
-) -> Callable[[PyTree], float]:
-    """`variables -> mean loss` over rows that stay on the devices; noise-free inputs."""
-
-    def per_row(variables: PyTree, chunk: jax.Array) -> jax.Array:
-        return jax.vmap(LOSSES[loss])(chunk, learner.infer(variables, chunk).x_hat)
-
-    run = parallel.rows_fn(per_row, devices)
-    resident = list(parallel.blocks(x, devices, parallel.tight_chunk(len(x), devices)))
-
-    def mean_loss(variables: PyTree) -> float:
-        placed = parallel.place(variables, devices)
-        return float(np.mean(parallel.map_rows(run, placed, resident, len(x))))
-
-    return mean_loss

@@ -1,64 +1,89 @@
-"""The types that the modules of jaxae exchange: rows, outputs, states and methods.
+"""The types that the modules of jaxae exchange, and the words that all of them use.
 
-One idea carries the design: a method is a `Learner`, three pure functions over a state that holds
-arrays only. Parallelism, ensembles, checkpoints, scoring and benchmarks are written once for all.
+One idea carries the design: a method is a `Learner`, pure functions over a state that holds arrays
+only. Parallelism, ensembles, checkpoints, scoring and benchmarks are written once for all.
+
+One word for one thing:
+
+  row          one example of a data set, x of shape S: [H, W, C], [T, C] or [F]
+  source       of rows: anything that gives them by index, a NumPy array for one
+  id           of a row: its identity in the data set, whichever split it is in
+  class_id     of a row: its class as published; colours figures, is never seen in training
+  y            of a row: the truth, True = anomaly
+  valid        rows: normals held out of training, for validation losses, scores and thresholds
+  member       one of E models that are trained side by side; every state has a leading axis [E]
+  settings     the numbers of a method that may differ from member to member: lr, noise_std ...
+  outputs      what a method says of rows; rows with their outputs are `Inferred`
+  score        how anomalous a row is, higher = more; a scorer computes it
+  calibration  scores of the normals on which a threshold rule was fitted
+  decision     a fitted rule: it says of scores whether they are those of anomalies
+  detector     all that judges raw rows: model, score, decision and scaling, with a description
+  metrics      what a step or an epoch measures, one value for each member
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
-Array = jax.Array
+from jaxae.tuning import Tuning
+
+AnyArray = Array | np.ndarray  # on a device or on the host
 PyTree = Any
 Key = jax.Array  # a typed key, jax.random.key
 Shape = tuple[int, ...]
+Scalar = Float[Array, ""]
 Metrics = dict[str, Array]
+Settings = dict[str, Any]  # name -> number, or one for each member [E]
+LossFn = Callable[[Array, Array], Array]  # (x [*S], x_hat [*S]) -> []
+Initializer = Callable[..., Array]  # (key, shape, dtype) -> array
 
 AXIS = "data"  # the mapped axis over which a batch is split
 
 
-def mean_over(tree: PyTree, axis: str | None) -> PyTree:
-    """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None).
+@runtime_checkable
+class Source(Protocol):
+    """Rows by index. A NumPy array is a source; so is one that lies in a file, `numpy.memmap`."""
 
-    All leaves meet in one vector: on a CPU every array that is reduced costs the devices a
-    rendezvous of its own. They are written into it one by one, because XLA would fuse a
-    concatenation with the gradients' sums, and compute those element by element.
-    """
-    if not axis or lax.axis_size(axis) == 1:
-        return tree
-    leaves, treedef = jax.tree.flatten(tree)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    vector = jnp.zeros(ends[-1], jnp.result_type(*leaves))
-    for leaf, end in zip(leaves, ends, strict=True):
-        part = leaf.reshape(-1).astype(vector.dtype)
-        vector = lax.dynamic_update_slice(vector, part, (end - leaf.size,))
-    vector = lax.pmean(vector, axis)
-    means = [
-        vector[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
-        for leaf, end in zip(leaves, ends, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, means)
+    @property
+    def shape(self) -> Shape:
+        """[N, *S]."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the rows."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """The rows under a slice, an array of positions or a mask [N]."""
 
 
 class Batch(NamedTuple):
     """The rows one device sees in one step."""
 
-    x: Array  # [B, *S] float32
-    slot: Array  # [B] int32, position in the GLOBAL batch: addresses the noise of each row
+    x: Float[Array, " B *S"]
+    slot: Int[Array, " B"]  # position in the GLOBAL batch: addresses the noise of each row
+
+
+class Scaling(NamedTuple):
+    """How raw rows become those that a model sees: (x - shift) / scale; both broadcast over S."""
+
+    shift: Float[AnyArray, "*S"]
+    scale: Float[AnyArray, "*S"]
 
 
 class Split(NamedTuple):
-    """Rows of one role (train, valid or test), on the host."""
+    """Rows of one role: train, valid or test."""
 
-    x: np.ndarray  # [N, *S] float32
-    y: np.ndarray  # [N] bool, True = anomaly
-    label: np.ndarray  # [N] int32, class as published; colours figures, never seen in training
-    row: np.ndarray  # [N] int64, identity of the row in its source; splits must not share any
+    x: Source  # [N, *S] float32, scaled
+    y: Bool[np.ndarray, " N"]
+    class_id: Int[np.ndarray, " N"]
+    id: Int[np.ndarray, " N"]  # splits must not share any
 
 
 class Dataset(NamedTuple):
@@ -68,24 +93,33 @@ class Dataset(NamedTuple):
     train: Split
     valid: Split
     test: Split
-    shift: np.ndarray  # scaling fitted on the training rows: x = (raw - shift) / scale
-    scale: np.ndarray
+    scaling: Scaling  # fitted on training rows
+    dtype: str  # of the raw rows: "uint8" are pixels 0 ... 255, which x / 255 takes to [0, 1]
 
 
 class Outputs(NamedTuple):
     """What a method says of rows, in evaluation mode."""
 
-    x_hat: Array  # [B, *S] reconstruction
-    z: Array  # [B, L] latent code
-    d_of_r: Array  # [B] discriminator's log-odds that the reconstruction is real; 0 where none
-    d_of_x: Array  # [B] discriminator's log-odds that the row itself is real; 0 where none
+    x_hat: Float[Array, " B *S"]  # reconstruction
+    z: Float[Array, "B L"]  # latent code
+    extra: dict[str, Float[Array, " B"]] = {}  # noqa: RUF012 - by name: `Method.outputs` lists them
+
+
+class Inferred(NamedTuple):
+    """Rows with what a method says of them; without their leading axis, one row."""
+
+    x: Float[Array, " B *S"]
+    out: Outputs
 
 
 @struct.dataclass
 class TrainState:
-    """Everything that training carries from step to step: arrays only, no device axis, no key."""
+    """Everything that training carries from step to step: arrays only, no device axis, no key.
 
-    step: Array  # [] int32
+    Learners see the state of one member; all others see a leading axis [E] on every leaf.
+    """
+
+    step: Array  # int32
     params: PyTree
     model_state: PyTree  # Flax's other collections, such as batch_stats; {} where there are none
     opt_state: PyTree
@@ -96,50 +130,131 @@ class TrainState:
         return {"params": self.params, **self.model_state}
 
 
+@runtime_checkable
+class Init(Protocol):
+    """The state before the first step."""
+
+    def __call__(self, key: Key, x: Float[Array, " 1 *S"]) -> TrainState:
+        """From a key; of `x` only the shape counts."""
+
+
+@runtime_checkable
+class Step(Protocol):
+    """One step of training."""
+
+    def __call__(
+        self, state: TrainState, batch: Batch, key: Key, settings: Settings
+    ) -> tuple[TrainState, Metrics]:
+        """The next state, and scalar metrics of the whole batch with "loss" among them.
+
+        `state.step` is folded into the key; gradients and metrics are averaged over the mapped
+        axis, if the learner was built with one. `settings` has the keys of `Learner.settings`.
+        """
+
+
+@runtime_checkable
+class Infer(Protocol):
+    """What the model says of rows, deterministically, with running statistics."""
+
+    def __call__(self, variables: PyTree, x: Float[Array, " B *S"]) -> Outputs:
+        """Row by row: no row sees another."""
+
+
+@runtime_checkable
+class RowLoss(Protocol):
+    """What the method minimises, of one row in evaluation mode: the validation loss is its mean."""
+
+    def __call__(self, row: Inferred, settings: Settings) -> Scalar:
+        """Of one row, without leading axes; lower = better."""
+
+
+@runtime_checkable
+class Decode(Protocol):
+    """The second half of an autoencoder."""
+
+    def __call__(self, variables: PyTree, z: Float[Array, "B L"]) -> Float[Array, " B *S"]:
+        """Codes to rows."""
+
+
 class Learner(NamedTuple):
-    """A training method as three pure functions.
+    """A training method: pure functions of one member, and the numbers that it starts from."""
 
-    Attributes:
-      init: `(key, x [1, *S]) -> TrainState`.
-      step: `(state, batch, key) -> (state, metrics)`; folds `state.step` into the key itself and
-        averages gradients and metrics over the mapped axis, if it was built with one.
-      infer: `(variables, x [B, *S]) -> Outputs`; deterministic, running statistics.
-    """
+    init: Init
+    step: Step
+    infer: Infer
+    loss: RowLoss
+    settings: Settings = {}  # noqa: RUF012 - of the configuration; never written to
+    decode: Decode | None = None  # None: codes cannot be decoded
+    dtype: str = "float32"  # of activations
+    tuning: Tuning = Tuning()
 
-    init: Callable[[Key, Array], TrainState]
-    step: Callable[[TrainState, Batch, Key], tuple[TrainState, Metrics]]
-    infer: Callable[[PyTree, Array], Outputs]
-
-
-class Rows(NamedTuple):
-    """Rows with what a method says of them: what a score is fitted on or applied to."""
-
-    x: Array  # [N, *S]
-    out: Outputs  # leading axis N
+    def __hash__(self) -> int:
+        """Of its functions: learners are compared as objects, not by their settings."""
+        return hash((self.init, self.step, self.infer, self.loss))
 
 
 class Score(NamedTuple):
-    """An anomaly score: higher = more anomalous.
+    """An anomaly score, and what must be known to use it.
 
     Attributes:
-      fit: `(train rows, calibration rows) -> dict of arrays`; {} when there is nothing to fit.
-        Both hold normals only, and the calibration rows were not trained on.
-      apply: `(fitted, x [*S], outputs of ONE example) -> []`; map it with `jax.vmap`.
+      apply: `(fitted, one row) -> []`, higher = more anomalous; map it with `jax.vmap`.
+      fit: `training rows -> fitted`, a dict of arrays. The rows come in blocks that may be gone
+        through more than once. None: there is nothing to fit and `fitted` is {}.
+      standardise: `(fitted, valid rows) -> fitted`, for scores that put themselves on the scale of
+        rows that were not trained on; None: nothing to be done.
+      log_scale: how it is added to other scores: its logarithm, or as it is (log-odds).
+      needs: names in `Outputs.extra`.
     """
 
-    fit: Callable[[Rows, Rows], dict]
-    apply: Callable[[dict, Array, Outputs], Array]
+    apply: Callable[[dict, Inferred], Scalar]
+    fit: Callable[[Iterable[Inferred]], dict] | None = None
+    standardise: Callable[[dict, Iterable[Inferred]], dict] | None = None
+    log_scale: bool = True
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether rows must be seen before the first one can be scored."""
+        return self.fit is not None or self.standardise is not None
 
 
-ThresholdRule = Callable[[Array], Array]  # scores of normal rows [N] -> threshold []
+class Argument(NamedTuple):
+    """The number that a threshold rule takes, `low < number < high`."""
+
+    meaning: str
+    example: float
+    low: float = -float("inf")
+    high: float = float("inf")
 
 
-@struct.dataclass
-class Detector:
-    """All that is needed to judge a new row; plain dicts of arrays."""
+def above_threshold(state: dict, scores: AnyArray) -> AnyArray:
+    """Whether scores [N] are strictly above `state["threshold"]`: [N] bool."""
+    return scores > state["threshold"]
 
-    variables: dict  # of the model
-    fitted: dict  # of the score
-    threshold: Array  # []
-    shift: Array  # scaling of raw rows: x = (raw - shift) / scale
-    scale: Array
+
+class Rule(NamedTuple):
+    """How the scores of normals become decisions.
+
+    Attributes:
+      fit: `(calibration [N], argument) -> state`, a dict of arrays in which "threshold" [] is the
+        score above which a single row is flagged; without the argument where there is none.
+      argument: the number that follows the rule's name; None: it takes none.
+      decide: `(state, scores [N]) -> [N] bool`, True = anomaly.
+    """
+
+    fit: Callable[..., dict]
+    argument: Argument | None = None
+    decide: Callable[[dict, AnyArray], AnyArray] = above_threshold
+
+
+class Decision(NamedTuple):
+    """A rule that was fitted; see `jaxae.scoring.decide`."""
+
+    rule: str  # as the configuration names it, "quantile:0.95"
+    state: dict[str, AnyArray]
+    calibration: Float[AnyArray, " N"]
+
+    @property
+    def threshold(self) -> float:
+        """The score above which a single row is flagged."""
+        return float(self.state["threshold"])

@@ -1,4 +1,4 @@
-"""Settings that make tests strict: four CPU devices, no silent broadcasting, no display."""
+"""Settings that make tests strict: four CPU devices, shapes checked, no silent broadcasting."""
 
 import os
 import tempfile
@@ -6,11 +6,19 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["MPLBACKEND"] = "Agg"
+ROOT = Path(__file__).parents[1] / "jaxae"
 _cache = tempfile.TemporaryDirectory(prefix="jaxae-tests-")
 os.environ["JAXAE_CACHE_DIR"] = _cache.name
 
 import jax  # noqa: E402 - after the environment that it reads
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# The shapes that signatures state hold in every test. Configurations are left out: what they are
+# given is wrong by intention, and `jaxae.checks` says so in words of its own.
+UNCHECKED = {"__init__", "__main__", "checks", "config", "plots", "types"}
+CHECKED = [f"jaxae.{path.stem}" for path in ROOT.iterdir() if path.stem not in UNCHECKED]
+install_import_hook(CHECKED, "beartype.beartype")
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")

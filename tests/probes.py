@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxae import learners, train
+from jaxae import learners, members, rng, train
 from jaxae.config import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig, validate
-from jaxae.types import Batch, Dataset, Split
+from jaxae.types import Batch, Dataset, Scaling, Split
 
 SHAPE = (8, 8, 1)
 METHODS = tuple(learners.METHODS)
@@ -23,10 +23,13 @@ DEVICES = jax.local_devices()
 
 _TINY = ExperimentConfig(
     name="tiny",
-    model=ModelConfig(latent=4, hidden=(16,), filters=(4, 8)),
     optim=OptimConfig(lr=3e-3),
     train=TrainConfig(epochs=2, batch_size=8, noise_std=0.1),
 )
+_TINY_MODEL = {
+    "dense": ModelConfig(latent=4, hidden=(16,)),
+    "conv": ModelConfig(latent=4, filters=(4, 8)),
+}
 
 
 def edit(cfg, changes):
@@ -41,7 +44,7 @@ def edit(cfg, changes):
 def tiny(method="dense", **changes):
     """The smallest configuration of a method; `train__epochs=3` sets train.epochs."""
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return edit(_TINY, {"method": method} | dotted)
+    return edit(_TINY, {"method": method, "model": _TINY_MODEL.get(method, ModelConfig())} | dotted)
 
 
 @cache
@@ -54,10 +57,10 @@ def images(n, seed=0, side=SHAPE[0]):
     return np.exp(-distance / 0.05).astype(np.float32)[..., None]
 
 
-def split(x, y=False, first_row=0):
-    """Rows with one verdict for all, or one for each."""
+def split(x, y=False, first_id=0):
+    """Rows with one truth for all, or one for each."""
     y = np.broadcast_to(np.asarray(y, bool), len(x)).copy()
-    return Split(x, y, y.astype(np.int32), first_row + np.arange(len(x)))
+    return Split(x, y, y.astype(np.int32), first_id + np.arange(len(x)))
 
 
 def dataset(train_x, valid_x, test_normal, test_anomaly):
@@ -70,8 +73,8 @@ def dataset(train_x, valid_x, test_normal, test_anomaly):
         split(train_x),
         split(valid_x, False, 10_000),
         split(test, y, 20_000),
-        0 * one,
-        one,
+        Scaling(0 * one, one),
+        "float32",
     )
 
 
@@ -80,10 +83,22 @@ def batch(x, first_slot=0):
     return Batch(jax.numpy.asarray(x), first_slot + jax.numpy.arange(len(x), dtype=np.int32))
 
 
+def initial(learner, shape=SHAPE, seed=0, size=1):
+    """The state [E, ...] before the first step, from a seed as an experiment has it."""
+    keys = members.keys(rng.stream(seed, rng.Purpose.INIT), size)
+    return train.initial_state(learner, shape, keys)
+
+
 def start(cfg, shape=SHAPE):
-    """A learner outside any map, and its initial state."""
+    """A learner outside any map, and the initial state of one member, without its axis."""
     learner = learners.build(cfg, shape, axis=None)
-    return learner, train.initial_state(learner, shape, cfg.seed)
+    return learner, members.pick(initial(learner, shape, cfg.seed), 0)
+
+
+def stepped(learner):
+    """`(state, batch, key) -> (state, metrics)`, compiled, with the learner's own settings."""
+    step = jax.jit(learner.step)
+    return lambda state, batch, key: step(state, batch, key, learner.settings)
 
 
 def leaves(tree):

@@ -100,7 +100,7 @@ def _builder(raw: Raw, name: str, folder: Path) -> Any:
                 return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
 
             features = {"x": blocks(raw.x_train.shape[1:], raw.x_train.dtype)}
-            features["y"] = blocks((), raw.y_train.dtype)
+            features["y"] = blocks((), raw.train_class_id.dtype)
             return LocalInfo(
                 builder=self,
                 description=f"Rows of {name} in the order of their source, {BLOCK} a record.",
@@ -110,8 +110,8 @@ def _builder(raw: Raw, name: str, folder: Path) -> Any:
 
         def _split_generators(self, dl_manager: Any) -> dict:
             return {
-                "train": self._generate_examples(raw.x_train, raw.y_train),
-                "test": self._generate_examples(raw.x_test, raw.y_test),
+                "train": self._generate_examples(raw.x_train, raw.train_class_id),
+                "test": self._generate_examples(raw.x_test, raw.test_class_id),
             }
 
         def _generate_examples(self, x: np.ndarray, y: np.ndarray) -> Any:

@@ -24,7 +24,7 @@ IDX_FILES = (
 UCR_FILES = ("ECG5000_TRAIN.txt", "ECG5000_TEST.txt")
 
 
-class Source(NamedTuple):
+class Publication(NamedTuple):
     """One published data set.
 
     Attributes:
@@ -35,8 +35,8 @@ class Source(NamedTuple):
         of the rows as a set (`ucr.content_digest`) of UCR files.
       archives: SHA-256 of each download as it comes over the wire; None = none is known, `content`
         alone decides.
-      fetch: `(source) -> contents`, by download, in the order of `names`.
-      parse: `(source, contents, labels for errors) -> Raw`, verified.
+      fetch: `(publication) -> contents`, by download, in the order of `names`.
+      parse: `(publication, contents, titles for errors) -> Raw`, verified.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Source(NamedTuple):
     names: tuple[str, ...]
     content: tuple[str, ...]
     archives: tuple[str, ...] | None
-    fetch: Callable[["Source"], list[bytes]]
-    parse: Callable[["Source", list[bytes], list[str]], Raw]
+    fetch: Callable[["Publication"], list[bytes]]
+    parse: Callable[["Publication", list[bytes], list[str]], Raw]
 
 
-def load(source: Source, folder: str, cache: Path | None = None) -> Raw:
+def load(publication: Publication, folder: str, cache: Path | None = None) -> Raw:
     """The data set's arrays, prepared with TFDS at the first use.
 
     Args:
-      source: which data set.
-      folder: holds a sub-folder `source.name` with the raw files; "" = $JAXAE_DATA_DIR, and where
-        that is not set either, download.
+      publication: which data set.
+      folder: holds a sub-folder `publication.name` with the raw files; "" = $JAXAE_DATA_DIR, and
+        where that is not set either, download.
       cache: where prepared data are kept; None = `jaxae.config.cache_dir()`.
 
     Raises:
@@ -62,87 +62,92 @@ def load(source: Source, folder: str, cache: Path | None = None) -> Raw:
     """
     folder = folder or os.environ.get("JAXAE_DATA_DIR", "")
     if folder:
-        paths = _find(source, Path(folder).expanduser())
+        paths = _find(publication, Path(folder).expanduser())
         # A file that changes in size or time gets a new key, hence is read and verified again.
         stamps = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
         return prepared.load(
-            source.name,
-            (source.content, stamps),
-            lambda: source.parse(source, [files.read(p) for p in paths], [str(p) for p in paths]),
+            publication.name,
+            (publication.content, stamps),
+            lambda: publication.parse(
+                publication, [files.read(p) for p in paths], [str(p) for p in paths]
+            ),
             cache,
         )
     return prepared.load(
-        source.name,
-        (source.content,),
-        lambda: source.parse(source, source.fetch(source), _urls(source)),
+        publication.name,
+        (publication.content,),
+        lambda: publication.parse(publication, publication.fetch(publication), _urls(publication)),
         cache,
     )
 
 
-def _find(source: Source, root: Path) -> list[Path]:
+def _find(publication: Publication, root: Path) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"the data folder {root} does not exist; {files.REMEDY}")
-    return [files.find(root / source.name, name) for name in source.names]
+    return [files.find(root / publication.name, name) for name in publication.names]
 
 
-def _urls(source: Source) -> list[str]:
-    return [f"{name} from {source.url}" for name in source.names]
+def _urls(publication: Publication) -> list[str]:
+    return [f"{name} from {publication.url}" for name in publication.names]
 
 
-def _fetch_idx(source: Source) -> list[bytes]:
-    archives = source.archives or (None,) * len(source.names)
-    urls = [f"{source.url}{name}.gz" for name in source.names]
+def _fetch_idx(publication: Publication) -> list[bytes]:
+    archives = publication.archives or (None,) * len(publication.names)
+    urls = [f"{publication.url}{name}.gz" for name in publication.names]
     return [
         files.gunzip(files.download(url, digest), url)
         for url, digest in zip(urls, archives, strict=True)
     ]
 
 
-def _parse_idx(source: Source, contents: list[bytes], labels: list[str]) -> Raw:
+def _parse_idx(publication: Publication, contents: list[bytes], titles: list[str]) -> Raw:
     arrays = [
-        idx.parse(content, ndim, label)
-        for content, ndim, label in zip(contents, (3, 1, 3, 1), labels, strict=True)
+        idx.parse(content, ndim, title)
+        for content, ndim, title in zip(contents, (3, 1, 3, 1), titles, strict=True)
     ]
     for at in (0, 2):
         if len(arrays[at]) != len(arrays[at + 1]):
             raise UserError(
-                f"{labels[at]} holds {len(arrays[at])} images but {labels[at + 1]} holds "
+                f"{titles[at]} holds {len(arrays[at])} images but {titles[at + 1]} holds "
                 f"{len(arrays[at + 1])} labels; replace them by the published files"
             )
-    for content, expected, label in zip(contents, source.content, labels, strict=True):
-        files.verify(hashlib.sha256(content).hexdigest(), expected, label)
-    train, train_label, test, test_label = arrays
+    for content, expected, title in zip(contents, publication.content, titles, strict=True):
+        files.verify(hashlib.sha256(content).hexdigest(), expected, title)
+    train, train_class_id, test, test_class_id = arrays
     return Raw(
         train[..., None],
-        train_label.astype(np.int32),
+        train_class_id.astype(np.int32),
         test[..., None],
-        test_label.astype(np.int32),
+        test_class_id.astype(np.int32),
     )
 
 
-def _fetch_ucr(source: Source) -> list[bytes]:
-    body = files.download(source.url, source.archives and source.archives[0])
+def _fetch_ucr(publication: Publication) -> list[bytes]:
+    body = files.download(publication.url, publication.archives and publication.archives[0])
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             members = {Path(name).name: name for name in archive.namelist()}
-            return [archive.read(members[name]) for name in source.names]
+            return [archive.read(members[name]) for name in publication.names]
     except KeyError as error:
-        raise UserError(f"{source.url} holds no file {error}; {files.REMEDY}") from None
+        problem = f"holds no file {error}"
     except zipfile.BadZipFile as error:
-        raise UserError(f"{source.url} is no valid zip file ({error}); {files.REMEDY}") from None
+        problem = f"is no valid zip file ({error})"
+    raise UserError(f"{publication.url} {problem}; {files.REMEDY}")
 
 
-def _parse_ucr(source: Source, contents: list[bytes], labels: list[str], length: int) -> Raw:
+def _parse_ucr(
+    publication: Publication, contents: list[bytes], titles: list[str], length: int
+) -> Raw:
     parts = [
-        ucr.parse(content, length, label) for content, label in zip(contents, labels, strict=True)
+        ucr.parse(content, length, title) for content, title in zip(contents, titles, strict=True)
     ]
-    for (x, y), expected, label in zip(parts, source.content, labels, strict=True):
-        files.verify(ucr.content_digest(x, y), expected, label)
-    (x_train, y_train), (x_test, y_test) = parts
-    return Raw(x_train.astype(np.float32), y_train, x_test.astype(np.float32), y_test)
+    for (x, class_id), expected, title in zip(parts, publication.content, titles, strict=True):
+        files.verify(ucr.content_digest(x, class_id), expected, title)
+    (x_train, train_class_id), (x_test, test_class_id) = parts
+    return Raw(x_train.astype(np.float32), train_class_id, x_test.astype(np.float32), test_class_id)
 
 
-MNIST = Source(
+MNIST = Publication(
     name="mnist",  # LeCun, Cortes and Burges, 1998; CC BY-SA 3.0
     url="https://storage.googleapis.com/cvdf-datasets/mnist/",
     names=IDX_FILES,
@@ -162,7 +167,7 @@ MNIST = Source(
     parse=_parse_idx,
 )
 
-FASHION_MNIST = Source(
+FASHION_MNIST = Publication(
     name="fashion_mnist",  # Xiao, Rasul and Vollgraf, arXiv:1708.07747; MIT
     url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     names=IDX_FILES,
@@ -182,7 +187,7 @@ FASHION_MNIST = Source(
     parse=_parse_idx,
 )
 
-ECG5000 = Source(
+ECG5000 = Publication(
     # PhysioNet BIDMC congestive heart failure, 140 values a beat; UCR archive; ODC-By. The row
     # order of copies differs, and with it the rows that a random split draws.
     name="ecg5000",

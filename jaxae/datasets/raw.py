@@ -3,23 +3,30 @@
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from jaxae.types import Scaling, Source
 
 
 class Raw(NamedTuple):
     """A data set as its source publishes it."""
 
-    x_train: np.ndarray  # [N, *S] uint8 pixels or float32 values
-    y_train: np.ndarray | None  # [N] int32 classes; None = unlabelled, all normal
-    x_test: np.ndarray  # [M, *S]
-    y_test: np.ndarray  # [M] int32 classes
+    x_train: Source  # [N, *S] uint8 pixels or float32 values
+    train_class_id: Int[np.ndarray, " N"] | None  # None = unlabelled, all normal
+    x_test: Source  # [M, *S]
+    test_class_id: Int[np.ndarray, " M"]
 
 
-def to_float(x: np.ndarray) -> np.ndarray:
-    """Raw rows as float32: pixels to [0, 1] by x / 255, other numbers as they are.
-
-    Args:
-      x: rows [N, *S]; uint8 means pixels.
-    """
+def to_float(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+    """Raw rows as float32: uint8, which means pixels, to [0, 1] by x / 255, others as they are."""
     if x.dtype == np.uint8:
         return np.divide(x, np.float32(255), dtype=np.float32)
     return x.astype(np.float32)
+
+
+def scaled(x: Shaped[np.ndarray, "*S"], scaling: Scaling) -> Float[np.ndarray, "*S"]:
+    """Raw rows as a model sees them: in float32, shifted and scaled."""
+    shift, scale = (np.asarray(part) for part in scaling)
+    if not shift.any() and (scale == 1).all():
+        return to_float(x)
+    return (to_float(x) - shift) / scale

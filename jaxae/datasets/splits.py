@@ -5,14 +5,16 @@ Train and valid hold normals only, test holds both, and no row is in two of them
 """
 
 from collections.abc import Iterable
+from functools import partial, reduce
 
 import numpy as np
 
+from jaxae import sources
 from jaxae.config import DataConfig
-from jaxae.datasets.raw import Raw, to_float
+from jaxae.datasets.raw import Raw, scaled, to_float
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, host_generator
-from jaxae.types import Dataset, Split
+from jaxae.types import Dataset, Scaling, Source, Split
 
 _HOLDOUT, _BALANCE = 0, 1  # addresses of the draws below Purpose.SPLIT
 
@@ -20,15 +22,15 @@ _HOLDOUT, _BALANCE = 0, 1  # addresses of the draws below Purpose.SPLIT
 def make(raw: Raw, cfg: DataConfig) -> Dataset:
     """Choose rows, scale them and corrupt copies, as the configuration says.
 
-    A row's identity (`Split.row`) is its position in the pool: the source's training rows, then
-    its test rows. Corrupted copies of row r have the identity -(1 + r).
+    A row's `id` is its position in the pool: the training rows as published, then the test rows.
+    Corrupted copies of row i have the id -(1 + i).
 
     Args:
       raw: arrays as published.
       cfg: see `DataConfig`.
 
     Returns:
-      the data set, x float32.
+      the data set, x float32; rows that do not lie in memory are read when they are asked for.
 
     Raises:
       UserError: a class without rows, no anomalies or no normals in the test set, too few rows to
@@ -37,43 +39,49 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     if not 0 <= cfg.split_seed < 2**32:
         raise UserError(f"data.split_seed is {cfg.split_seed}; it must be from 0 to 2**32 - 1")
     normal, anomaly = choose_classes(raw, cfg)
-    x = np.concatenate([raw.x_train, raw.x_test])
-    # Unlabelled training rows are normal by definition and take the first normal class.
-    y_train = np.full(len(raw.x_train), min(normal)) if raw.y_train is None else raw.y_train
-    label = np.concatenate([y_train, raw.y_test]).astype(np.int32)
-    train_part, test_part = _parts(len(raw.x_train), len(label), cfg)
-    if raw.y_train is not None:
-        _check_present(cfg.normal, label[train_part], "normal", "training rows")
-    _check_present(cfg.anomaly, label[test_part], "anomaly", "test rows")
+    pool = sources.joined(raw.x_train, raw.x_test)
+    class_id = _class_ids(raw, min(normal))
+    train_part, test_part = _parts(len(raw.x_train), len(class_id), cfg)
+    if raw.train_class_id is not None:
+        _check_present(cfg.normal, class_id[train_part], "normal", "training rows")
+    _check_present(cfg.anomaly, class_id[test_part], "anomaly", "test rows")
 
-    kept = train_part[np.isin(label[train_part], normal)]
-    test_normal = test_part[np.isin(label[test_part], normal)]
+    kept = train_part[np.isin(class_id[train_part], normal)]
+    test_normal = test_part[np.isin(class_id[test_part], normal)]
     _require_normals(kept, "training", cfg)
     _require_normals(test_normal, "test", cfg)
     train, valid = (kept, test_normal) if cfg.valid == "test" else _hold_out(kept, cfg)
     train = train[: cfg.limit or None]
-    test = test_part[np.isin(label[test_part], [*normal, *anomaly])]
+    test = test_part[np.isin(class_id[test_part], [*normal, *anomaly])]
     if len(test) == len(test_normal) and not cfg.corruption:
         raise UserError(
             f"the test set has no anomalies: it holds no rows of the classes {_listed(anomaly)}; "
             "set data.anomaly, data.corruption or another split"
         )
     if cfg.balance and not cfg.corruption:
-        test = _balance(test, np.isin(label[test], normal), cfg)
+        test = _balance(test, np.isin(class_id[test], normal), cfg)
 
     held_out = () if cfg.valid == "test" else valid
     fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, held_out)
-    shift, scale = fit_scaling(cfg.scale, x, fitted_on)
+    scaling = fit_scaling(cfg.scale, pool, fitted_on)
 
-    def split(rows: np.ndarray) -> Split:
-        scaled = (to_float(x[rows]) - shift) / scale if cfg.scale != "none" else to_float(x[rows])
-        return Split(scaled, ~np.isin(label[rows], normal), label[rows], rows.astype(np.int64))
+    def split(ids: np.ndarray) -> Split:
+        x = sources.view(pool, ids, partial(scaled, scaling=scaling))
+        return Split(x, ~np.isin(class_id[ids], normal), class_id[ids], ids.astype(np.int64))
 
-    made = Dataset(x.shape[1:], split(train), split(valid), split(test), shift, scale)
+    shape, dtype = tuple(pool.shape[1:]), str(pool.dtype)
+    made = Dataset(shape, split(train), split(valid), split(test), scaling, dtype)
     if cfg.corruption:
         made = made._replace(test=_with_corrupted(made.test, cfg))
     check_disjoint(made, valid_in_test=cfg.valid == "test")
     return made
+
+
+def _class_ids(raw: Raw, normal: int) -> np.ndarray:
+    """Classes of the pool; unlabelled training rows are normal and take the class given."""
+    train = raw.train_class_id
+    train = np.full(len(raw.x_train), normal) if train is None else train
+    return np.concatenate([train, raw.test_class_id]).astype(np.int32)
 
 
 def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
@@ -81,13 +89,13 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
 
     `normal` = () stands for all classes but the anomalies, `anomaly` = () for all classes but the
     normal ones. With a corruption the anomalies are made, so no class is one. Unlabelled training
-    rows with a 0/1 test label, and no classes configured: 0 = normal, 1 = anomaly.
+    rows with test classes 0 and 1, and no classes configured: 0 = normal, 1 = anomaly.
 
     Raises:
       UserError: a class that the data do not have, or no class left for one of the sides.
     """
-    labels = [raw.y_test] if raw.y_train is None else [raw.y_train, raw.y_test]
-    present = np.unique(np.concatenate(labels)).tolist()
+    known = [part for part in (raw.train_class_id, raw.test_class_id) if part is not None]
+    present = np.unique(np.concatenate(known)).tolist()
     for side in ("normal", "anomaly"):
         strange = sorted(set(getattr(cfg, side)) - set(present))
         if strange:
@@ -101,7 +109,7 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
             f"({_listed(cfg.anomaly)}) cannot name them too; unset one of the two"
         )
     normal, anomaly = cfg.normal, cfg.anomaly
-    if not normal and not anomaly and raw.y_train is None and set(present) <= {0, 1}:
+    if not normal and not anomaly and raw.train_class_id is None and set(present) <= {0, 1}:
         normal, anomaly = (0,), tuple(set(present) - {0})
     normal = normal or [k for k in present if k not in anomaly]
     anomaly = anomaly or [k for k in present if k not in normal]
@@ -119,35 +127,53 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
     return list(normal), list(anomaly)
 
 
-def fit_scaling(how: str, x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
     """Shift and scale of x' = (x - shift) / scale, fitted on some rows.
 
     `minmax` takes one minimum and one maximum over everything: x' in [0, 1] on these rows. As in
     TensorFlow's ECG tutorial `make` gives it the whole training part, whatever the class of a row
-    (but not the rows held out for calibration, nor any test row). `standard` takes mean and
-    standard deviation of each feature, of each channel for images, of the normal training rows.
-    What does not vary keeps the scale 1.
+    (but not the valid rows, nor any test row). `standard` takes mean and standard deviation of each
+    feature, of each channel for images, of the normal training rows. What does not vary keeps the
+    scale 1.
 
     Args:
       how: none, minmax or standard.
       x: raw rows [N, *S].
-      rows: indices of the rows to fit on.
+      ids: positions of the rows to fit on.
 
     Returns:
-      shift and scale, float32, of the rank of a row, with axes of length 1 where they are shared.
+      float32, of the rank of a row, with axes of length 1 where they are shared.
     """
-    rank = x.ndim - 1
+    rank = len(x.shape) - 1
     shift, scale = np.zeros((1,) * rank), np.ones((1,) * rank)
+    fitted = sources.blocks(sources.view(x, ids, to_float))
     if how == "minmax":
-        fitted = to_float(x[rows])
-        shift, scale = shift + fitted.min(), scale * np.ptp(fitted)
+        ends = [(block.min(), block.max()) for block in fitted]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        shift, scale = shift + low, scale * (high - low)
     elif how == "standard":
-        fitted = to_float(x[rows])
         axes = (0, 1, 2) if rank == 3 else (0,)
-        shift = fitted.mean(axes, np.float64, keepdims=True)[0]
-        scale = fitted.std(axes, np.float64, keepdims=True)[0]
+        _, mean, variance = reduce(_merged, (_moments(block, axes) for block in fitted))
+        shift, scale = mean[0], np.sqrt(variance)[0]
     constant = scale <= 1e-6 * np.maximum(1.0, np.abs(shift))  # float32 rounding, not variation
-    return shift.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32)
+    return Scaling(shift.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32))
+
+
+Moments = tuple[int, np.ndarray, np.ndarray]  # number of rows, mean, variance
+
+
+def _moments(x: np.ndarray, axes: tuple[int, ...]) -> Moments:
+    return len(x), x.mean(axes, np.float64, keepdims=True), x.var(axes, np.float64, keepdims=True)
+
+
+def _merged(one: Moments, other: Moments) -> Moments:
+    """Moments of two blocks of rows together (Chan, Golub and LeVeque, 1983)."""
+    n = one[0] + other[0]
+    share = other[0] / n
+    apart = other[1] - one[1]
+    mean = one[1] + share * apart
+    variance = (1 - share) * one[2] + share * other[2] + share * (1 - share) * apart**2
+    return n, mean, variance
 
 
 def check_disjoint(data: Dataset, valid_in_test: bool) -> None:
@@ -159,10 +185,10 @@ def check_disjoint(data: Dataset, valid_in_test: bool) -> None:
     pairs = [("train", "valid"), ("train", "test")]
     pairs += [] if valid_in_test else [("valid", "test")]
     for one, other in pairs:
-        shared = np.intersect1d(getattr(data, one).row, getattr(data, other).row)
+        shared = np.intersect1d(getattr(data, one).id, getattr(data, other).id)
         if shared.size:
             raise AssertionError(f"{one} and {other} share {shared.size} rows")
-    if valid_in_test and not np.isin(data.valid.row, data.test.row).all():
+    if valid_in_test and not np.isin(data.valid.id, data.test.id).all():
         raise AssertionError("valid holds rows that test lacks")
 
 
@@ -180,7 +206,7 @@ def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarra
 
 
 def _hold_out(rows: np.ndarray, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Training and calibration rows, both in their old order."""
+    """Training and valid rows, both in their old order."""
     count = max(1, round(cfg.valid_fraction * len(rows)))
     if count >= len(rows):
         raise UserError(
@@ -219,17 +245,18 @@ def _with_corrupted(test: Split, cfg: DataConfig) -> Split:
     """
     from jaxae.corruptions import corrupt
 
-    copies = np.asarray(corrupt(cfg.corruption, test.x, cfg.split_seed), np.float32)
+    clean = sources.read(test.x)
+    copies = np.asarray(corrupt(cfg.corruption, clean, cfg.split_seed), np.float32)
     return Split(
-        np.concatenate([test.x, copies]),
+        np.concatenate([clean, copies]),
         np.concatenate([test.y, np.ones(len(copies), bool)]),
-        np.concatenate([test.label, test.label]),
-        np.concatenate([test.row, -(1 + test.row)]),
+        np.concatenate([test.class_id, test.class_id]),
+        np.concatenate([test.id, -(1 + test.id)]),
     )
 
 
-def _check_present(classes: Iterable[int], label: np.ndarray, side: str, where: str) -> None:
-    present = np.unique(label).tolist()
+def _check_present(classes: Iterable[int], class_id: np.ndarray, side: str, where: str) -> None:
+    present = np.unique(class_id).tolist()
     absent = [k for k in classes if k not in present]
     if absent:
         raise UserError(

@@ -48,7 +48,7 @@ def _broken(name: str, number: int, problem: str) -> UserError:
     return UserError(f"line {number} of {name} {problem}; replace it by the published file")
 
 
-def content_digest(x: np.ndarray, label: np.ndarray) -> str:
+def content_digest(x: np.ndarray, class_id: np.ndarray) -> str:
     """SHA-256 of the rows as a set, whatever their order.
 
     Each row is written as its class and its values rounded to seven significant digits; the rows
@@ -57,8 +57,8 @@ def content_digest(x: np.ndarray, label: np.ndarray) -> str:
 
     Args:
       x: series [N, T, 1] float64 as parsed; float32 would round some values twice.
-      label: classes [N].
+      class_id: classes [N].
     """
     rows = (" ".join(f"{value + 0.0:.6e}" for value in row) for row in x[:, :, 0].tolist())
-    lines = sorted(f"{int(k)} {row}" for k, row in zip(label, rows, strict=True))
+    lines = sorted(f"{int(k)} {row}" for k, row in zip(class_id, rows, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

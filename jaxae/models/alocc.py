@@ -1,4 +1,4 @@
-"""ALOCC's two networks: a refiner that reconstructs, a discriminator that judges what it made.
+"""ALOCC's two networks: a refiner that reconstructs, a discriminator that tells made from real.
 
 Sabokrou et al., "Adversarially Learned One-Class Classifier for Novelty Detection", CVPR 2018,
 in the configuration of FastEstimator's MNIST tutorial: 5 x 5 kernels, batch normalisation with
@@ -9,10 +9,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from jaxae.models.layers import Conv, ConvTranspose, Dense
 from jaxae.ops import batch_first, batch_last
-from jaxae.types import Array, Shape
+from jaxae.types import Shape
 
 KERNEL, STRIDES = (5, 5), (2, 2)
 # Keras's TruncatedNormal(stddev=0.02) states the deviation before truncation at two deviations.
@@ -53,7 +54,9 @@ class Refiner(nn.Module):
     axis: str | None = None
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B H W C"], train: bool
+    ) -> tuple[Float[Array, "B H W C"], Float[Array, "B L"]]:
         """Refine a batch, with batch statistics in training and running ones otherwise."""
         sizes, common = [], {"layout": "CHWB", "dtype": self.dtype}
         x = batch_last(x)
@@ -92,8 +95,8 @@ class Discriminator(nn.Module):
     axis: str | None = None
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Judge a batch."""
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, " B"]:
+        """How real each row of a batch looks."""
         x = batch_last(x)
         for i, features in enumerate(self.filters):
             x = Conv(

@@ -5,34 +5,23 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
+from jaxae import ops
 from jaxae.errors import UserError
 from jaxae.models.init import ACTIVATIONS, INITS
 from jaxae.models.layers import Conv, ConvTranspose, DenseFromMaps, DenseToMaps
 from jaxae.ops import batch_first, batch_last
-from jaxae.types import Array, Shape
-
-Size = tuple[int, int]
-Padding = str | tuple[tuple[int, int], ...]
+from jaxae.types import Shape
 
 
-def resolve_padding(padding: str, spatial: int) -> Padding:
+def _padding(padding: str, spatial: int) -> ops.Padding:
     """A configuration's padding for `spatial` axes: same, valid or a number of pixels."""
     if padding in ("same", "valid"):
         return padding.upper()
     pixels = int(padding)
     # A series has one real axis; the dummy axis beside it is not padded.
     return ((pixels, pixels), (pixels, pixels) if spatial == 2 else (0, 0))
-
-
-def output_size(size: Size, kernel: Size, strides: Size, padding: Padding) -> Size:
-    """Height and width after a convolution."""
-    if padding == "SAME":
-        return tuple(-(-n // s) for n, s in zip(size, strides, strict=True))
-    pads = ((0, 0), (0, 0)) if padding == "VALID" else padding
-    return tuple(
-        (n + sum(p) - k) // s + 1 for n, k, s, p in zip(size, kernel, strides, pads, strict=True)
-    )
 
 
 class ConvAutoencoder(nn.Module):
@@ -65,19 +54,19 @@ class ConvAutoencoder(nn.Module):
     """
 
     shape: Shape
-    filters: tuple[int, ...] = (32, 64)
-    kernels: tuple[int, ...] = (3, 3)
-    strides: tuple[int, ...] = (2, 2)
-    paddings: tuple[str, ...] = ("same", "same")
-    latent: int = 32
-    head_kernel: int = 0
-    activation: str = "relu"
-    encoder_activation: str = "relu"
-    code_activation: str = "linear"
-    expand_activation: str = "relu"
-    output_activation: str = "sigmoid"
-    initializer: str = "glorot"
-    dtype: Any = jnp.float32
+    filters: tuple[int, ...]
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    paddings: tuple[str, ...]
+    latent: int
+    head_kernel: int
+    activation: str
+    encoder_activation: str
+    code_activation: str
+    expand_activation: str
+    output_activation: str
+    initializer: str
+    dtype: Any
 
     def setup(self):
         """Lay the encoder out, remember the sizes it passes, and retrace them."""
@@ -86,74 +75,68 @@ class ConvAutoencoder(nn.Module):
                 f"a conv model needs rows of shape [H, W, C] or [T, C], not {self.shape}; "
                 "use method dense"
             )
-        geometry = self._geometry()
-        init, depth = INITS[self.initializer], len(self.filters)
+        geometry, init = self._geometry(), INITS[self.initializer]
         channels = (self.shape[-1], *self.filters)
         common = {"dtype": self.dtype, "kernel_init": init.kernel, "layout": "CHWB"}
         self.convs = [
             Conv(
                 self.filters[i],
-                kernel,
-                strides,
-                padding,
-                bias_init=init.bias(math.prod(kernel) * channels[i]),
+                geo.kernel_size,
+                geo.strides,
+                geo.padding,
+                bias_init=init.bias(math.prod(geo.kernel_size) * channels[i]),
                 **common,
             )
-            for i, (_, kernel, strides, padding) in enumerate(geometry)
+            for i, geo in enumerate(geometry)
         ]
         outs = self.filters if self.head_kernel else channels[:-1]
         self.deconvs = [
             ConvTranspose(
                 outs[i],
-                kernel,
-                strides,
-                padding,
-                output_size=size,
-                bias_init=init.bias(math.prod(kernel) * outs[i]),
+                geo.kernel_size,
+                geo.strides,
+                geo.padding,
+                output_size=geo.in_size,
+                bias_init=init.bias(math.prod(geo.kernel_size) * outs[i]),
                 **common,
             )
-            for i, (size, kernel, strides, padding) in reversed(list(enumerate(geometry)))
+            for i, geo in reversed(list(enumerate(geometry)))
         ]
         if self.head_kernel:
             kernel = self._pair(self.head_kernel)
-            self.head = Conv(
-                self.shape[-1],
-                kernel,
-                (1, 1),
-                "SAME",
-                bias_init=init.bias(math.prod(kernel) * self.filters[0]),
-                **common,
-            )
-        size, kernel, strides, padding = geometry[-1]
-        self.code_shape = (*output_size(size, kernel, strides, padding), self.filters[depth - 1])
+            bias_init = init.bias(math.prod(kernel) * self.filters[0])
+            self.head = Conv(self.shape[-1], kernel, (1, 1), "SAME", bias_init=bias_init, **common)
+        self.code_shape = (*geometry[-1].out_size, self.filters[-1])
         if self.latent:
             width = math.prod(self.code_shape)
             dense = {"dtype": self.dtype, "kernel_init": init.kernel}
             self.to_code = DenseFromMaps(self.latent, bias_init=init.bias(width), **dense)
             self.expand = DenseToMaps(self.code_shape, bias_init=init.bias(self.latent), **dense)
 
-    def _pair(self, n: int) -> Size:
+    def _pair(self, n: int) -> ops.Size:
         return (n, n) if len(self.shape) == 3 else (n, 1)
 
-    def _geometry(self) -> list[tuple[Size, Size, Size, Padding]]:
-        """Of each encoder layer: input size, kernel, strides and padding."""
-        size = self.shape[:2] if len(self.shape) == 3 else (self.shape[0], 1)
-        geometry = []
+    def _image_size(self) -> ops.Size:
+        return self.shape[:2] if len(self.shape) == 3 else (self.shape[0], 1)
+
+    def _geometry(self) -> list[ops.Geometry]:
+        """Of each encoder layer."""
+        size, geometry = self._image_size(), []
         for k, s, p in zip(self.kernels, self.strides, self.paddings, strict=True):
-            layer = (size, self._pair(k), self._pair(s), resolve_padding(p, len(self.shape) - 1))
-            geometry.append(layer)
-            size = output_size(*layer)
-            if min(size) < 1:
+            padding = _padding(p, len(self.shape) - 1)
+            try:
+                geometry.append(ops.resolve(size, self._pair(k), self._pair(s), padding))
+            except ValueError:
                 raise UserError(
                     f"model.kernels {self.kernels} leave nothing of rows of shape {self.shape}; "
                     "use smaller kernels or padding same"
-                )
+                ) from None
+            size = geometry[-1].out_size
         return geometry
 
-    def encode(self, x: Array) -> Array:
-        """[B, *S] -> code [B, L]."""
-        size = self.shape[:2] if len(self.shape) == 3 else (self.shape[0], 1)
-        x = batch_last(x.reshape(x.shape[0], *size, self.shape[-1]))
+    def encode(self, x: Float[Array, " B *S"]) -> Float[Array, "B L"]:
+        """Rows to codes."""
+        x = batch_last(x.reshape(x.shape[0], *self._image_size(), self.shape[-1]))
         for i, conv in enumerate(self.convs):
             last = i == len(self.convs) - 1
             x = ACTIVATIONS[self.encoder_activation if last else self.activation](conv(x))
@@ -162,8 +145,8 @@ class ConvAutoencoder(nn.Module):
         x = batch_first(x)
         return x.reshape(x.shape[0], -1)
 
-    def decode(self, z: Array) -> Array:
-        """Code [B, L] -> reconstruction [B, *S] float32."""
+    def decode(self, z: Float[Array, "B L"]) -> Float[Array, " B *S"]:
+        """Codes to reconstructions, in float32."""
         if self.latent:
             x = ACTIVATIONS[self.expand_activation](self.expand(z))
         else:
@@ -177,7 +160,9 @@ class ConvAutoencoder(nn.Module):
         x = batch_first(ACTIVATIONS[self.output_activation](x))
         return x.reshape(x.shape[0], *self.shape).astype(jnp.float32)
 
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """[B, *S] -> (reconstruction [B, *S], code [B, L])."""
+    def __call__(
+        self, x: Float[Array, " B *S"]
+    ) -> tuple[Float[Array, " B *S"], Float[Array, "B L"]]:
+        """Rows to reconstructions and codes, both in float32."""
         z = self.encode(x)
         return self.decode(z), z.astype(jnp.float32)

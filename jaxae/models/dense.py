@@ -5,14 +5,15 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 from jaxae.models.init import ACTIVATIONS, INITS
 from jaxae.models.layers import Dense
-from jaxae.types import Array, Shape
+from jaxae.types import Shape
 
 
 class MLP(nn.Module):
-    """Dense layers [B, F] -> [B, widths[-1]]; `final` is the activation of the last one."""
+    """Dense layers; `final` is the activation of the last one."""
 
     widths: tuple[int, ...]
     activation: str
@@ -21,8 +22,8 @@ class MLP(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Apply the layers."""
+    def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "B D"]:
+        """Apply the layers; D is the last width."""
         init = INITS[self.initializer]
         for i, width in enumerate(self.widths):
             last = i == len(self.widths) - 1
@@ -50,11 +51,11 @@ class DenseAutoencoder(nn.Module):
     shape: Shape
     hidden: tuple[int, ...]
     latent: int
-    activation: str = "relu"
-    code_activation: str = "linear"
-    output_activation: str = "sigmoid"
-    initializer: str = "glorot"
-    dtype: Any = jnp.float32
+    activation: str
+    code_activation: str
+    output_activation: str
+    initializer: str
+    dtype: Any
 
     def setup(self):
         """Name the two halves."""
@@ -67,15 +68,17 @@ class DenseAutoencoder(nn.Module):
         self.encoder = MLP((*self.hidden, self.latent), final=self.code_activation, **common)
         self.decoder = MLP((*reversed(self.hidden), size), final=self.output_activation, **common)
 
-    def encode(self, x: Array) -> Array:
-        """[B, *S] -> code [B, L]."""
+    def encode(self, x: Float[Array, " B *S"]) -> Float[Array, "B L"]:
+        """Rows to codes."""
         return self.encoder(x.reshape(x.shape[0], -1))
 
-    def decode(self, z: Array) -> Array:
-        """Code [B, L] -> reconstruction [B, *S] float32."""
+    def decode(self, z: Float[Array, "B L"]) -> Float[Array, " B *S"]:
+        """Codes to reconstructions, in float32."""
         return self.decoder(z).reshape(z.shape[0], *self.shape).astype(jnp.float32)
 
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """[B, *S] -> (reconstruction [B, *S], code [B, L])."""
+    def __call__(
+        self, x: Float[Array, " B *S"]
+    ) -> tuple[Float[Array, " B *S"], Float[Array, "B L"]]:
+        """Rows to reconstructions and codes, both in float32."""
         z = self.encode(x)
         return self.decode(z), z.astype(jnp.float32)

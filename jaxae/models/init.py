@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxae.types import Array
-
-Initializer = Callable[..., Array]
+from jaxae.registry import Registry
+from jaxae.types import Array, Initializer
 
 
 class Init(NamedTuple):
@@ -42,17 +41,25 @@ def _zero_bias(fan_in: int) -> Initializer:
     return nn.initializers.zeros
 
 
-INITS: dict[str, Init] = {
-    "glorot": Init(nn.initializers.glorot_uniform(), _zero_bias),
-    "lecun": Init(nn.initializers.lecun_normal(), _zero_bias),
-    "torch": Init(_torch_kernel, _torch_bias),
-}
+INITS: Registry[Init] = Registry(
+    "initializer",
+    Init,
+    {
+        "glorot": Init(nn.initializers.glorot_uniform(), _zero_bias),
+        "lecun": Init(nn.initializers.lecun_normal(), _zero_bias),
+        "torch": Init(_torch_kernel, _torch_bias),
+    },
+)
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": nn.relu,
-    "leaky_relu": lambda x: nn.leaky_relu(x, 0.2),
-    "elu": nn.elu,
-    "tanh": jnp.tanh,
-    "sigmoid": nn.sigmoid,
-    "linear": lambda x: x,
-}
+ACTIVATIONS: Registry[Callable[[Array], Array]] = Registry(
+    "activation",
+    Callable,
+    {
+        "relu": nn.relu,
+        "leaky_relu": lambda x: nn.leaky_relu(x, 0.2),
+        "elu": nn.elu,
+        "tanh": jnp.tanh,
+        "sigmoid": nn.sigmoid,
+        "linear": lambda x: x,
+    },
+)

@@ -1,16 +1,14 @@
 """Convolution layers with Flax's parameters and the formulations of `jaxae.ops`."""
 
 import math
-from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxae import ops
-from jaxae.types import Array
-
-Initializer = Callable[..., Array]
+from jaxae.types import Initializer
 
 
 class Conv(nn.Module):
@@ -23,7 +21,6 @@ class Conv(nn.Module):
       kernel_size: (kh, kw).
       strides: of the two spatial axes.
       padding: "SAME", "VALID" or ((lo, hi), (lo, hi)).
-      use_bias: whether a bias is added.
       kernel_init: initialiser of the kernel.
       bias_init: initialiser of the bias.
       dtype: of the computation; None = float32's promotion with the input.
@@ -35,7 +32,6 @@ class Conv(nn.Module):
     kernel_size: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
     padding: ops.Padding = "SAME"
-    use_bias: bool = True
     kernel_init: Initializer = nn.initializers.glorot_uniform()
     bias_init: Initializer = nn.initializers.zeros
     dtype: jnp.dtype | None = None
@@ -43,14 +39,14 @@ class Conv(nn.Module):
     form: ops.Formulation = "auto"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "d p q e"]:
         """[B, H, W, C] -> [B, P, Q, features], or the same with the batch last."""
         shape = (*self.kernel_size, x.shape[self.layout.index("C")], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+        bias = self.param("bias", self.bias_init, (self.features,))
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         y = ops.conv(x, kernel, self.strides, self.padding, layout=self.layout, form=self.form)
-        return y if bias is None else _add_bias(y, bias, self.layout.index("C"))
+        return _add_bias(y, bias, self.layout.index("C"))
 
 
 class ConvTranspose(nn.Module):
@@ -64,7 +60,6 @@ class ConvTranspose(nn.Module):
       strides: of the mirrored convolution.
       padding: of the mirrored convolution.
       output_size: (H, W) of the mirrored convolution's input; None = Flax's.
-      use_bias: whether a bias is added.
       kernel_init: initialiser of the kernel. Glorot's bound is symmetric in the two channel axes;
         one that uses fan-in alone must be told `in_axis=-1, out_axis=-2`.
       bias_init: initialiser of the bias.
@@ -78,7 +73,6 @@ class ConvTranspose(nn.Module):
     strides: tuple[int, int] = (1, 1)
     padding: ops.Padding = "SAME"
     output_size: tuple[int, int] | None = None
-    use_bias: bool = True
     kernel_init: Initializer = nn.initializers.glorot_uniform()
     bias_init: Initializer = nn.initializers.zeros
     dtype: jnp.dtype | None = None
@@ -86,11 +80,11 @@ class ConvTranspose(nn.Module):
     form: ops.Formulation = "auto"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "b p q c"]) -> Float[Array, "d h w e"]:
         """[B, P, Q, C] -> [B, H, W, features], or the same with the batch last."""
         shape = (*self.kernel_size, self.features, x.shape[self.layout.index("C")])
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+        bias = self.param("bias", self.bias_init, (self.features,))
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         y = ops.conv_transpose(
             x,
@@ -101,7 +95,7 @@ class ConvTranspose(nn.Module):
             layout=self.layout,
             form=self.form,
         )
-        return y if bias is None else _add_bias(y, bias, self.layout.index("C"))
+        return _add_bias(y, bias, self.layout.index("C"))
 
 
 class Dense(nn.Module):
@@ -120,8 +114,8 @@ class Dense(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, F] -> [B, features]."""
+    def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "B D"]:
+        """Apply the layer; D = features."""
         x, kernel, bias = _dense_parameters(self, x, (x.shape[-1], self.features))
         y = x @ kernel if x.dtype == jnp.float32 else _short_product(x, kernel)
         return _add_bias(y, bias, channel_axis=1)
@@ -145,8 +139,8 @@ class DenseFromMaps(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[C, H, W, B] -> [B, features]."""
+    def __call__(self, x: Float[Array, "C H W B"]) -> Float[Array, "B D"]:
+        """Apply the layer; D = features."""
         channels, *size, batch = x.shape
         shape = (math.prod(x.shape[:3]), self.features)
         x, kernel, bias = _dense_parameters(self, x, shape)
@@ -173,8 +167,8 @@ class DenseToMaps(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, F] -> [C, H, W, B]."""
+    def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "C H W B"]:
+        """Apply the layer."""
         batch, features = x.shape
         x, kernel, bias = _dense_parameters(self, x, (features, math.prod(self.shape)))
         window = kernel.T.reshape(*self.shape, features)
@@ -187,7 +181,7 @@ class DenseToMaps(nn.Module):
 def _dense_parameters(
     layer: nn.Module, x: Array, shape: tuple[int, int]
 ) -> tuple[Array, Array, Array]:
-    """X and a dense layer's kernel of a shape in the dtype of its product, and its bias."""
+    """Of a dense layer: the input and the kernel, in the dtype of their product, and the bias."""
     kernel = layer.param("kernel", layer.kernel_init, shape, jnp.float32)
     bias = layer.param("bias", layer.bias_init, shape[1:])
     return *nn.dtypes.promote_dtype(x, kernel, dtype=layer.dtype), bias
@@ -195,7 +189,7 @@ def _dense_parameters(
 
 @jax.custom_vjp
 def _short_product(x: Array, kernel: Array) -> Array:
-    """X [B, F] @ kernel [F, D] in bfloat16, summed in float32 and then rounded; so are derivatives.
+    """The product [B, F] @ [F, D] of bfloat16, summed in float32, then rounded; so its derivatives.
 
     On a CPU that is four times as fast as asking for a bfloat16 sum: only so is the product one of
     the matrix units.
@@ -218,12 +212,12 @@ _short_product.defvjp(
 
 
 def _add_bias(y: Array, bias: Array, channel_axis: int) -> Array:
-    """Y + bias [C], along an axis of y."""
+    """Add a bias [C] along an axis."""
     return _add(y, bias.reshape([-1 if axis == channel_axis else 1 for axis in range(y.ndim)]))
 
 
 def _add(y: Array, bias: Array) -> Array:
-    """Y + bias in float32, then in y's dtype again.
+    """Add a bias in float32, then go back to the dtype of `y`.
 
     The bias's gradient is then summed in float32 too. In bfloat16 a sum over a batch's pixels stops
     growing after a few hundred terms, and the gradient would be off by more than half.

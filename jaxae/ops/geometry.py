@@ -11,6 +11,11 @@ Layout = Literal["BHWC", "CHWB"]
 Formulation = Literal["auto", "matrix", "native"]
 
 
+def ceil_div(a: int, b: int) -> int:
+    """The least whole number that is not below a / b."""
+    return -(-a // b)
+
+
 class Geometry(NamedTuple):
     """One convolution x -> y without its numbers; hashable.
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxae.ops.geometry import Geometry
+from jaxae.ops.geometry import Geometry, ceil_div
 
 Array = jax.Array
 
@@ -136,7 +136,7 @@ def _flip(k: Array) -> Array:
 
 
 def as_stated(a: Array) -> Array:
-    """`a`, in memory as it is written here, on a CPU.
+    """The array itself, which a CPU is made to lay out in memory as the program states it.
 
     XLA folds the transposition of a matrix into its product, and a product that is transposed into
     one with its operands swapped. Some of those products are up to four times slower.
@@ -229,7 +229,7 @@ def _scatter(geo: Geometry, taps: Array) -> Array:
     kh, kw, channels, rows, cols, batch = taps.shape
     (height, width), (sh, sw) = geo.in_size, geo.strides
     (top, _), (left, _) = geo.padding
-    high, wide = -(-height // sh), -(-width // sw)
+    high, wide = ceil_div(height, sh), ceil_div(width, sw)
 
     def shifted(i, j, down, right):
         ends = (high - rows - down, wide - cols - right)  # negative numbers crop

@@ -4,12 +4,12 @@ Nothing here imports jax: figures can be drawn, or drawn again, on a machine tha
 files. matplotlib is imported when a figure is drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.plots import curves, detection, files, images, latent, series
+from jaxae.plots import curves, detection, files, images, series
 from jaxae.plots.curves import training_curves_over_seeds
 from jaxae.plots.style import save
 
@@ -28,14 +28,14 @@ class FigureSpec(NamedTuple):
 
 def reconstructions(run_dir: Path):
     """Test rows with their reconstructions, as pictures or as lines by the rows' shape."""
-    keys = ("x", "x_hat", "y", "score", "threshold")
+    keys = ("x", "x_hat", "y", "score", "threshold", "is_anomaly")
     data = files.arrays(run_dir / RECONSTRUCTIONS, *keys)
     return _by_shape(data).reconstructions(data, files.headline(run_dir))
 
 
 def verdicts(run_dir: Path):
     """Single rows with the detector's verdict, as pictures or as lines by the rows' shape."""
-    keys = ("x", "x_hat", "score", "threshold", "kind")
+    keys = ("x", "x_hat", "score", "threshold", "is_anomaly", "kind")
     data = files.arrays(run_dir / VERDICTS, *keys)
     return _by_shape(data).verdicts(data, files.headline(run_dir))
 
@@ -51,30 +51,19 @@ FIGURES: dict[str, FigureSpec] = {
     "score_histograms": FigureSpec(_DETECTION, detection.score_histograms),
     "roc_pr": FigureSpec(_DETECTION, detection.roc_and_precision_recall),
     "precision_recall_threshold": FigureSpec(_DETECTION, detection.precision_recall_vs_threshold),
-    "reconstructions": FigureSpec((RECONSTRUCTIONS,), reconstructions),
-    "verdicts": FigureSpec((VERDICTS,), verdicts),
-    "loss_histograms": FigureSpec((detection.LOSS_HISTOGRAMS,), detection.loss_histograms),
-    "epoch_grid": FigureSpec((images.EPOCH_GRID,), images.epoch_grid),
-    "epoch_scores": FigureSpec((curves.EPOCH_SCORES,), curves.epoch_scores),
-    "latent_scatter": FigureSpec((latent.SCATTER,), latent.latent_scatter),
-    "latent_grid": FigureSpec((latent.GRID,), latent.latent_grid),
-    "tsne": FigureSpec((latent.TSNE,), latent.tsne),
-    "interpolation": FigureSpec((images.INTERPOLATION,), images.interpolation),
-    "denoising": FigureSpec((images.DENOISING,), images.denoising),
-    "severity": FigureSpec((curves.SEVERITY,), curves.severity),
-    "severity_examples": FigureSpec((images.SEVERITY,), images.severity_examples),
-    "beats": FigureSpec((series.BEATS,), series.beats),
 }
+"""Of every run; those of a study are named with it, see `jaxae.studies`."""
 
 
-def draw(run_dir: Path) -> list[Path]:
+def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Path]:
     """Draws every figure whose files exist into `run_dir`/figures/NAME.png.
 
     Args:
       run_dir: a run folder.
+      figures: name -> what is drawn; `FIGURES | studies.figures()` are all that there are.
 
     Returns:
-      The pictures written, in the order of `FIGURES`.
+      The pictures written, in the order of `figures`.
 
     Raises:
       UserError: the folder does not exist, or a file is damaged or lacks a value.
@@ -83,7 +72,7 @@ def draw(run_dir: Path) -> list[Path]:
     if not run_dir.is_dir():
         raise UserError(f"there is no run folder {run_dir}; give the folder of a finished run")
     drawn = []
-    for name, spec in FIGURES.items():
+    for name, spec in figures.items():
         if not all((run_dir / needed).exists() for needed in spec.needs):
             continue
         figure = spec.draw(run_dir)

@@ -17,6 +17,7 @@ from jaxae.plots.style import (
     canvas,
     headings,
     legend,
+    rows_for,
     save,
     spans_decades,
     style,
@@ -113,7 +114,7 @@ def severity(run_dir: Path):
     data = files.arrays(run_dir / SEVERITY, *keys)
     count = len(data["names"])
     cols = min(4, count)
-    rows = -(-count // cols)
+    rows = rows_for(count, cols)
     figure, axes = canvas(0.6 + 2.3 * cols, 1.1 + 1.75 * rows, rows, cols, sharey=True)
     for i, ax in enumerate(axes.flat):
         if i >= count:

@@ -35,13 +35,13 @@ def score_histograms(run_dir: Path):
     """
     known = files.report(run_dir, "threshold")
     data = _scores(run_dir)
-    is_anomaly = data["test_y"]
+    y = data["test_y"]
     outline = {"histtype": "step", "lw": 1.2}
     groups = [
         ("normal, train", data.get("train", np.empty(0)), {"color": GREY, **outline}),
         ("normal, validation", data["valid"], {"color": BLUE, **outline}),
-        ("normal, test", data["test"][~is_anomaly], {"color": NORMAL, "alpha": 0.55}),
-        ("anomaly, test", data["test"][is_anomaly], {"color": ANOMALY, "alpha": 0.55}),
+        ("normal, test", data["test"][~y], {"color": NORMAL, "alpha": 0.55}),
+        ("anomaly, test", data["test"][y], {"color": ANOMALY, "alpha": 0.55}),
     ]
     groups = [(name, scores, look) for name, scores, look in groups if scores.size]
     every = np.concatenate([scores for _, scores, _ in groups])
@@ -64,8 +64,8 @@ def roc_and_precision_recall(run_dir: Path):
     """ROC and precision-recall curves with the operating point; None without both classes."""
     known = files.report(run_dir, "threshold")
     data = _scores(run_dir)
-    scores, labels = data["test"], data["test_y"]
-    if labels.all() or not labels.any():
+    scores, y = data["test"], data["test_y"]
+    if y.all() or not y.any():
         return None
     from sklearn.metrics import (
         average_precision_score,
@@ -74,25 +74,25 @@ def roc_and_precision_recall(run_dir: Path):
         roc_curve,
     )
 
-    false_positive, true_positive, _ = roc_curve(labels, scores)
-    precision, recall, _ = precision_recall_curve(labels, scores)
-    flagged = scores > known["threshold"]
-    hit, alarm = flagged[labels].mean(), flagged[~labels].mean()
+    false_positive, true_positive, _ = roc_curve(y, scores)
+    precision, recall, _ = precision_recall_curve(y, scores)
+    flagged = data["test_is_anomaly"]
+    hit, alarm = flagged[y].mean(), flagged[~y].mean()
     figure, axes = canvas(7.2, 3.8, 1, 2)
     roc, pr = axes[0]
     style(roc, "ROC", "false positive rate", "true positive rate (recall)")
     roc.plot([0, 1], [0, 1], ":", color=GREY, lw=1, label="chance")
-    auroc = roc_auc_score(labels, scores)
+    auroc = roc_auc_score(y, scores)
     roc.plot(false_positive, true_positive, color=BLUE, lw=1.5, label=f"AUROC = {auroc:.4f}")
     roc.plot(alarm, hit, "o", color=BLACK, ms=5, label=_at(known))
     style(pr, "Precision and recall", "recall", "precision")
-    share = labels.mean()
+    share = y.mean()
     pr.axhline(share, ls=":", color=GREY, lw=1, label=f"chance ({share:.2f} anomalies)")
-    average = average_precision_score(labels, scores)
+    average = average_precision_score(y, scores)
     step = {"drawstyle": "steps-post", "lw": 1.5, "color": ORANGE}
     pr.plot(recall, precision, label=f"AP = {average:.4f}", **step)
     if flagged.any():
-        pr.plot(hit, labels[flagged].mean(), "o", color=BLACK, ms=5, label=_at(known))
+        pr.plot(hit, y[flagged].mean(), "o", color=BLACK, ms=5, label=_at(known))
     for ax in (roc, pr):
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         legend(ax, loc="lower right" if ax is roc else "lower left")
@@ -104,12 +104,12 @@ def precision_recall_vs_threshold(run_dir: Path):
     """Precision and recall if the threshold were at x; None without both classes."""
     known = files.report(run_dir, "threshold")
     data = _scores(run_dir)
-    scores, labels = data["test"], data["test_y"]
-    if labels.all() or not labels.any():
+    scores, y = data["test"], data["test_y"]
+    if y.all() or not y.any():
         return None
     from sklearn.metrics import precision_recall_curve
 
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    precision, recall, thresholds = precision_recall_curve(y, scores)
     figure, axes = canvas(5.6, 3.3)
     ax = axes[0, 0]
     style(ax, "", "threshold on the anomaly score", "value in 0..1")
@@ -144,14 +144,14 @@ def loss_histograms(run_dir: Path):
 
 def _scores(run_dir: Path) -> dict[str, np.ndarray]:
     path = run_dir / files.SCORES
-    data = files.arrays(path, "valid", "test", "test_y")
+    data = files.arrays(path, "valid", "test", "test_y", "test_is_anomaly")
     for key in {"train", "valid", "test"} & data.keys():
         if not np.isfinite(data[key]).all():
             raise UserError(f"{path} holds NaN or infinite scores under {key}; train again")
     if data["test"].shape != data["test_y"].shape:
         shapes = f"{data['test'].shape} and {data['test_y'].shape}"
         raise UserError(f"{path} holds test and test_y of shapes {shapes}; score the rows again")
-    return data | {"test_y": data["test_y"].astype(bool)}
+    return data | {name: data[name].astype(bool) for name in ("test_y", "test_is_anomaly")}
 
 
 def _edges(ax, scores: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from jaxae.plots.mosaic import (
     sheet,
     show,
 )
-from jaxae.plots.style import headings, verdict
+from jaxae.plots.style import ANOMALY, NORMAL, headings, judged, rows_for, verdict
 
 EPOCH_GRID = "arrays/epoch_grid.npz"
 INTERPOLATION = "arrays/interpolation.npz"
@@ -30,8 +30,8 @@ _NAMES_BELOW = 0.22  # inches for a line of column names
 
 def reconstructions(data: dict, subtitle: str):
     """Originals over reconstructions, normals above anomalies, each with its score."""
-    is_anomaly = data["y"].astype(bool)
-    groups = [("normal", ~is_anomaly), ("anomaly", is_anomaly)]
+    y = data["y"].astype(bool)
+    groups = [("normal", ~y), ("anomaly", y)]
     groups = [(name, rows) for name, rows in groups if rows.any()]
     names = [(name, "reconstruction") for name, _ in groups]
     left = margin(["reconstruction"])
@@ -43,10 +43,10 @@ def reconstructions(data: dict, subtitle: str):
         pictures = np.stack([data["x"][rows], data["x_hat"][rows]])
         below = [f"{score:.3g}" for score in scores]
         ax = show(figure, left, TITLE + i * block, pictures, pair, below)
-        for label, score in zip(ax.get_xticklabels(), scores, strict=True):
-            label.set_color(verdict(score, data["threshold"])[1])
-            label.set_fontweight("bold" if score > data["threshold"] else "normal")
-    note = f"scores below; bold red = above the threshold {float(data['threshold']):.3g}"
+        for text, flagged in zip(ax.get_xticklabels(), data["is_anomaly"][rows], strict=True):
+            text.set_color(ANOMALY if flagged else NORMAL)
+            text.set_fontweight("bold" if flagged else "normal")
+    note = f"scores below; bold red = flagged, threshold {float(data['threshold']):.3g}"
     headings(figure, f"Reconstructions ({note})", subtitle)
     return figure
 
@@ -59,7 +59,7 @@ def verdicts(data: dict, subtitle: str):
 
     count, _, width = data["x"].shape[:3]
     cols = 1 if count < 3 else 2 if count < 9 else 3
-    rows = -(-count // cols)
+    rows = rows_for(count, cols)
     scale = ScalarMappable(Normalize(-1, 1), colormaps["RdBu_r"])
     difference = np.asarray(data["x_hat"] - data["x"], np.float32).mean(axis=-1)
     coloured = rgb(scale.cmap(scale.norm(difference))[..., :3])
@@ -72,7 +72,7 @@ def verdicts(data: dict, subtitle: str):
         row, col = divmod(i, cols)
         ax = place(figure, EDGE + col * step[0], TITLE + row * step[1] + 0.34, *block)
         ax.imshow(mosaic(trio[None], gap(width)), aspect="auto")
-        words, colour = verdict(float(data["score"][i]), float(data["threshold"]))
+        words, colour = verdict(*judged(data, i))
         ax.set_title(words, fontsize=7.5, loc="left", color=colour, weight="bold", pad=2.5)
         kind = {"xytext": (0, 13), "textcoords": "offset points", "va": "bottom", "fontsize": 7.5}
         ax.annotate(str(data["kind"][i]), (0, 1), xycoords="axes fraction", color="#444444", **kind)
@@ -97,11 +97,11 @@ def epoch_grid(run_dir: Path):
 
 def interpolation(run_dir: Path):
     """Decoded codes on the straight line between the codes of two originals, shown at the ends."""
-    data = files.arrays(run_dir / INTERPOLATION, "images", "ends", "label")
+    data = files.arrays(run_dir / INTERPOLATION, "images", "ends", "class_id")
     first, last = data["ends"]
     pictures = np.concatenate([first[None], data["images"], last[None]])[None]
     steps = [f"{step:.2f}" for step in np.linspace(0, 1, len(data["images"]))]
-    names = [f"class {data['label'][0]}", *steps, f"class {data['label'][1]}"]
+    names = [f"class {data['class_id'][0]}", *steps, f"class {data['class_id'][1]}"]
     title = "Between two latent codes (originals at both ends)"
     return _one_mosaic(run_dir, title, pictures, [], names)
 

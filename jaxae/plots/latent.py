@@ -15,16 +15,16 @@ TSNE = "arrays/tsne.npz"
 
 def latent_scatter(run_dir: Path):
     """Two-dimensional codes coloured by class; the decoded centroid is drawn where it lies."""
-    keys = ("z", "label", "centroid_images", "centroids", "classes")
+    keys = ("z", "class_id", "centroid_images", "centroids", "classes")
     data = files.arrays(run_dir / SCATTER, *keys)
     figure, axes = canvas(6.6, 5.8)
     ax = axes[0, 0]
     style(ax, "", "latent 1", "latent 2")
-    colours = _scatter(ax, data["z"], data["label"])
-    for label, centre, image in zip(
+    colours = _scatter(ax, data["z"], data["class_id"])
+    for class_id, centre, image in zip(
         data["classes"], data["centroids"], data["centroid_images"], strict=True
     ):
-        _place(ax, centre, image, colours.get(label.item(), "black"))
+        _place(ax, centre, image, colours.get(class_id.item(), "black"))
     figure.legend(
         loc="outside right center", frameon=False, title="class", fontsize=7.5, title_fontsize=8
     )
@@ -34,19 +34,21 @@ def latent_scatter(run_dir: Path):
 
 def tsne(run_dir: Path):
     """A t-SNE of the codes coloured by class; the class is written at its median point."""
-    data = files.arrays(run_dir / TSNE, "points", "label")
+    data = files.arrays(run_dir / TSNE, "points", "class_id")
     figure, axes = canvas(6.2, 5.6)
     ax = axes[0, 0]
     style(ax, "", "t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
-    for label in _scatter(ax, data["points"], data["label"]):
-        centre = np.median(data["points"][data["label"] == label], axis=0)
+    for class_id in _scatter(ax, data["points"], data["class_id"]):
+        centre = np.median(data["points"][data["class_id"] == class_id], axis=0)
         box = {
             "boxstyle": "circle,pad=0.2",
             "facecolor": "white",
             "alpha": 0.8,
             "edgecolor": "none",
         }
-        ax.text(*centre, str(label), ha="center", va="center", fontsize=9, weight="bold", bbox=box)
+        ax.text(
+            *centre, str(class_id), ha="center", va="center", fontsize=9, weight="bold", bbox=box
+        )
     figure.legend(
         loc="outside right center", frameon=False, title="class", fontsize=7.5, title_fontsize=8
     )
@@ -78,21 +80,21 @@ def _outer(ends: np.ndarray, count: int) -> tuple[float, float]:
     return low - half, high + half
 
 
-def _scatter(ax, points: np.ndarray, labels: np.ndarray) -> dict:
+def _scatter(ax, points: np.ndarray, class_id: np.ndarray) -> dict:
     """Draws all points in one call, in mixed order so that no class covers another.
 
     Returns:
       class -> colour.
     """
-    classes = np.unique(labels)
-    colours = {label.item(): CLASSES[i % len(CLASSES)] for i, label in enumerate(classes)}
+    classes = np.unique(class_id)
+    colours = {one.item(): CLASSES[i % len(CLASSES)] for i, one in enumerate(classes)}
     order = np.random.default_rng(0).permutation(len(points))
-    shades = np.array(CLASSES)[np.searchsorted(classes, labels) % len(CLASSES)]
+    shades = np.array(CLASSES)[np.searchsorted(classes, class_id) % len(CLASSES)]
     size = float(np.clip(3e4 / len(points), 2, 25))
     look = {"s": size, "alpha": 0.6, "linewidths": 0}
     ax.scatter(*points[order].T, c=shades[order], **look)
-    for label, colour in colours.items():
-        ax.plot([], [], "o", color=colour, ms=5, label=str(label))
+    for one, colour in colours.items():
+        ax.plot([], [], "o", color=colour, ms=5, label=str(one))
     return colours
 
 

@@ -12,6 +12,8 @@ from jaxae.plots.style import (
     RECONSTRUCTION,
     canvas,
     headings,
+    judged,
+    rows_for,
     style,
     verdict,
     whole_number_ticks,
@@ -24,11 +26,11 @@ _AMPLITUDE = "scaled amplitude"
 
 def reconstructions(data: dict, subtitle: str):
     """At most four normals and four anomalies, each titled with its class and the verdict on it."""
-    is_anomaly = data["y"].astype(bool)
-    chosen = np.append(np.flatnonzero(~is_anomaly)[:4], np.flatnonzero(is_anomaly)[:4])
-    shown = {key: data[key][chosen] for key in ("x", "x_hat", "score")}
+    y = data["y"].astype(bool)
+    chosen = np.append(np.flatnonzero(~y)[:4], np.flatnonzero(y)[:4])
+    shown = {key: data[key][chosen] for key in ("x", "x_hat", "score", "is_anomaly")}
     shown["threshold"] = data["threshold"]
-    kinds = np.where(is_anomaly[chosen], "truth: anomaly", "truth: normal")
+    kinds = np.where(y[chosen], "truth: anomaly", "truth: normal")
     return _panels(shown, kinds, "Reconstructions", subtitle)
 
 
@@ -75,7 +77,7 @@ def with_error(ax, x: np.ndarray, x_hat: np.ndarray) -> None:
 def _panels(data: dict, kinds, title: str, subtitle: str):
     count = len(data["x"])
     cols = min(4, count)
-    rows = -(-count // cols)
+    rows = rows_for(count, cols)
     size = (0.5 + 2.3 * cols, 1.0 + 1.55 * rows)
     figure, axes = canvas(*size, rows, cols, sharex=True, sharey=True)
     is_series = data["x"].ndim == 3
@@ -84,7 +86,7 @@ def _panels(data: dict, kinds, title: str, subtitle: str):
             ax.set_visible(False)
             continue
         is_lowest = i >= count - cols  # in its column
-        words, colour = verdict(float(data["score"][i]), float(data["threshold"]))
+        words, colour = verdict(*judged(data, i))
         style(
             ax,
             x=("sample" if is_series else "feature") if is_lowest else "",

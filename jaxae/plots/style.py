@@ -65,17 +65,30 @@ def whole_number_ticks(ax) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
+def rows_for(count: int, columns: int) -> int:
+    """How many rows of panels hold `count` of them."""
+    return (count - 1) // columns + 1
+
+
 def spans_decades(values: np.ndarray, ratio: float) -> bool:
     """Whether a log axis serves: all finite values positive, and max / min above `ratio`."""
     finite = values[np.isfinite(values)]
     return finite.size > 0 and finite.min() > 0 and finite.max() > ratio * finite.min()
 
 
-def verdict(score: float, threshold: float) -> tuple[str, str]:
-    """The words for one row and their colour: "Anomaly (score > threshold)" or "Normal (...)"."""
-    if score > threshold:
-        return f"Anomaly ({score:.3g} > {threshold:.3g})", ANOMALY
-    return f"Normal ({score:.3g} ≤ {threshold:.3g})", NORMAL
+def verdict(score: float, threshold: float, is_anomaly: bool) -> tuple[str, str]:
+    """The words for a decision and their colour: "Anomaly (score > threshold)" or "Normal (...)".
+
+    A rule that looks at more than the threshold may decide against it; the sign then says so.
+    """
+    word, colour = ("Anomaly", ANOMALY) if is_anomaly else ("Normal", NORMAL)
+    sign = ">" if score > threshold else "≤"
+    return f"{word} ({score:.3g} {sign} {threshold:.3g})", colour
+
+
+def judged(data: dict, i: int) -> tuple[float, float, bool]:
+    """Score, threshold and decision of row i of an array file: what `verdict` takes."""
+    return float(data["score"][i]), float(data["threshold"]), bool(data["is_anomaly"][i])
 
 
 def save(figure, path: Path) -> Path:

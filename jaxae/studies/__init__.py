@@ -1,37 +1,107 @@
 """What experiments look at beyond scores: each study gives arrays to draw and scalars to report.
 
-To add one, write a function `Context -> Findings` and name it in `STUDIES`; `jaxae.plots` draws the
-file `arrays/NAME.npz` that it leaves in the run folder.
+To add one, name a `Study` in `STUDIES`, or call `STUDIES.add` from outside of the package: a
+function `Context -> Findings`, what it needs, and the figures of the arrays that it leaves in the
+run folder as `arrays/NAME.npz`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-from jaxae import runlog
+from jaxae import runlog, scoring
 from jaxae.config import ExperimentConfig
-from jaxae.errors import UserError, unknown
+from jaxae.errors import UserError
+from jaxae.learners import METHODS
+from jaxae.plots import FigureSpec, curves, images, reconstructions, series
+from jaxae.plots import detection as histograms
+from jaxae.plots import latent as planes
+from jaxae.plots import verdicts as verdict_figure
+from jaxae.registry import Registry
 from jaxae.studies import detection, latent, pictures
 from jaxae.studies.context import Context, Findings
 from jaxae.studies.detection import monitor
 
-__all__ = ["STUDIES", "Context", "Findings", "check", "monitor", "run"]
+__all__ = ["STUDIES", "Context", "Findings", "Study", "check", "figures", "monitor", "run"]
 
-STUDIES: dict[str, Callable[[Context], Findings]] = {
-    "reconstructions": pictures.reconstructions,
-    "verdicts": pictures.verdicts,
-    "epoch_grid": pictures.epoch_grid,
-    "denoising": pictures.denoising,
-    "beats": pictures.beats,
-    "latent_scatter": latent.latent_scatter,
-    "latent_grid": latent.latent_grid,
-    "tsne": latent.tsne,
-    "interpolation": latent.interpolation,
-    "corrupted": detection.corrupted,
-    "severity": detection.severity,
-    "loss_histograms": detection.loss_histograms,
-    "batch_threshold": detection.batch_threshold,
-    "scores_compared": detection.scores_compared,
-    "epoch_scores": detection.epoch_scores,
+
+class Study(NamedTuple):
+    """A study, and what must be known to use it."""
+
+    run: Callable[[Context], Findings]
+    needs: frozenset[str] = frozenset()  # of the configuration: names in `NEEDS`
+    figures: dict[str, FigureSpec] = {}  # noqa: RUF012 - by the name of the picture
+
+
+class Need(NamedTuple):
+    """What a study may need of a configuration."""
+
+    holds: Callable[[ExperimentConfig], bool]
+    words: str  # why, and the remedy; may name fields of the configuration as {cfg.method}
+
+
+NEEDS: dict[str, Need] = {
+    "decoder": Need(
+        lambda cfg: METHODS[cfg.method].decodes,
+        "decodes codes, which method {cfg.method} cannot; leave it out, or use another --method",
+    ),
+    "plane": Need(
+        lambda cfg: cfg.model.latent == 2,
+        "draws a plane of codes, but model.latent is {cfg.model.latent}; use --model.latent 2",
+    ),
+    "monitor": Need(
+        lambda cfg: cfg.train.monitor, "needs the metrics of each epoch; use --train.monitor"
+    ),
 }
+
+
+def _figure(name: str, draw: Callable, *others: tuple[str, Callable]) -> dict[str, FigureSpec]:
+    """Figures of the arrays of one study, the first of its own name."""
+    needs = (f"arrays/{name}.npz",)
+    return {title: FigureSpec(needs, drawn) for title, drawn in ((name, draw), *others)}
+
+
+_DECODER, _PLANE = frozenset({"decoder"}), frozenset({"decoder", "plane"})
+STUDIES: Registry[Study] = Registry(
+    "study",
+    Study,
+    {
+        "reconstructions": Study(
+            pictures.reconstructions, figures=_figure("reconstructions", reconstructions)
+        ),
+        "verdicts": Study(pictures.verdicts, figures=_figure("verdicts", verdict_figure)),
+        "epoch_grid": Study(pictures.epoch_grid, figures=_figure("epoch_grid", images.epoch_grid)),
+        "denoising": Study(pictures.denoising, figures=_figure("denoising", images.denoising)),
+        "beats": Study(pictures.beats, figures=_figure("beats", series.beats)),
+        "latent_scatter": Study(
+            latent.latent_scatter, _PLANE, _figure("latent_scatter", planes.latent_scatter)
+        ),
+        "latent_grid": Study(
+            latent.latent_grid, _PLANE, _figure("latent_grid", planes.latent_grid)
+        ),
+        "tsne": Study(latent.tsne, figures=_figure("tsne", planes.tsne)),
+        "interpolation": Study(
+            latent.interpolation, _DECODER, _figure("interpolation", images.interpolation)
+        ),
+        "corrupted": Study(detection.corrupted),
+        "severity": Study(
+            detection.severity,
+            figures=_figure(
+                "severity", curves.severity, ("severity_examples", images.severity_examples)
+            ),
+        ),
+        "loss_histograms": Study(
+            detection.loss_histograms,
+            figures=_figure("loss_histograms", histograms.loss_histograms),
+        ),
+        "batch_threshold": Study(detection.batch_threshold),
+        "scores_compared": Study(detection.scores_compared),
+        "epoch_scores": Study(
+            detection.epoch_scores,
+            frozenset({"monitor"}),
+            _figure("epoch_scores", curves.epoch_scores),
+        ),
+    },
+)
 _ALWAYS = ("reconstructions",)
 
 
@@ -42,30 +112,15 @@ def check(cfg: ExperimentConfig) -> None:
       UserError: a study is unknown, or the configuration cannot feed it.
     """
     for name in cfg.studies:
-        if name not in STUDIES:
-            raise unknown("study", name, STUDIES)
-    decodes = {"latent_scatter", "latent_grid", "interpolation"} & set(cfg.studies)
-    if cfg.method == "alocc" and decodes:
-        raise UserError(f"studies {sorted(decodes)} decode codes, which method alocc cannot")
-    plane = {"latent_scatter", "latent_grid"} & set(cfg.studies)
-    if plane and cfg.model.latent != 2:
-        raise UserError(
-            f"studies {sorted(plane)} draw a plane of codes, but model.latent is "
-            f"{cfg.model.latent}; use --model.latent 2"
-        )
-    if "epoch_scores" in cfg.studies and not cfg.train.monitor:
-        raise UserError("study epoch_scores needs the metrics of each epoch; use --train.monitor")
-    if cfg.train.monitor and cfg.score not in (
-        "mse",
-        "mae",
-        "bce",
-        "max_error",
-        "d_of_r",
-        "d_of_x",
-    ):
+        for need in sorted(STUDIES[name].needs):
+            holds, words = NEEDS[need]
+            if not holds(cfg):
+                raise UserError(f"study {name} {words.format(cfg=cfg)}")
+    if cfg.train.monitor and scoring.resolve(cfg.score).is_fitted:
+        able = [name for name, score in scoring.SCORES.items() if not score.is_fitted]
         raise UserError(
             f"train.monitor scores before anything is fitted, which score {cfg.score!r} needs; "
-            "use mse, mae, bce, max_error, d_of_r or d_of_x"
+            f"use one of {', '.join(able)}"
         )
 
 
@@ -73,10 +128,15 @@ def run(context: Context) -> dict[str, float]:
     """Carry the studies out; arrays and tables go to the run folder, scalars come back."""
     scalars = {}
     for name in dict.fromkeys((*_ALWAYS, *context.cfg.studies)):
-        found = STUDIES[name](context)
+        found = STUDIES[name].run(context)
         scalars |= found.scalars
         if found.arrays:
             runlog.write_arrays(context.folder / "arrays" / f"{name}.npz", found.arrays)
         if found.table:
             runlog.write_text(context.folder / f"{name}.md", found.table)
     return scalars
+
+
+def figures() -> dict[str, FigureSpec]:
+    """The figures of all studies, by the name of the picture."""
+    return {title: spec for study in STUDIES.values() for title, spec in study.figures.items()}

@@ -2,17 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from jaxae import checkpoint, evaluation, learners, parallel, rng, scoring, train
-from jaxae.config import ExperimentConfig, for_scoring
-from jaxae.types import Dataset, Detector, Learner, Outputs, PyTree
+from jaxae import checkpoint, detectors, evaluation, members, parallel, rng, scoring, train
+from jaxae.config import ExperimentConfig
+from jaxae.types import Dataset, Learner, Outputs, PyTree
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,52 +34,55 @@ class Context:
     data: Dataset
     learner: Learner
     devices: parallel.Devices
-    detector: Detector
-    scores: evaluation.Scores
+    detector: detectors.Detector
+    scores: detectors.Scores
     manager: checkpoint.Manager
     folder: Path
 
     @property
     def threshold(self) -> float:
         """The detector's."""
-        return float(self.detector.threshold)
+        return self.detector.decision.threshold
+
+    def decide(self, scores: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+        """What the detector says of scores, True = anomaly."""
+        return scoring.decide(self.detector.decision, scores)
+
+    @cached_property
+    def score(self) -> Callable[[Float[np.ndarray, " N *S"]], Float[np.ndarray, " N"]]:
+        """Scores of rows by the detector."""
+        return detectors.score_fn(self.detector, self.learner, self.devices)
+
+    def score_by(self, name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, " N"]:
+        """Scores of rows by another score, one that fits nothing, and the first member."""
+        scorer = evaluation.scorer(self.learner, scoring.SCORES[name], self.devices)
+        return scorer(self.variables, {}, x)[0]
 
     @cached_property
     def variables(self) -> PyTree:
-        """Of the model that pictures show."""
-        return evaluation.members(self.detector.variables, self.cfg.ensemble)[0]
+        """Of the model that pictures show: the first member, as [1, ...]."""
+        return jax.tree.map(lambda leaf: leaf[:1], self.detector.variables)
+
+    def outputs(self, x: Float[np.ndarray, " N *S"], variables: PyTree = None) -> Outputs:
+        """What the model, or another state of it [1, ...], says of rows; on the host."""
+        variables = self.variables if variables is None else variables
+        found = evaluation.inference(self.learner, self.devices)(variables, x)
+        return members.pick(found, 0)
 
     @cached_property
-    def judge(self) -> Callable[[np.ndarray], np.ndarray]:
-        """`x [N, *S] -> scores [N]` by the run's own score."""
-        score = scoring.resolve(self.cfg.score)
-        return evaluation.detector_scorer(
-            self.learner, score, self.detector, self.devices, self.cfg.ensemble
-        )
-
-    @cached_property
-    def _reconstructor(self) -> Callable:
-        return evaluation.reconstructor(self.learner, self.devices)
-
-    def outputs(self, x: np.ndarray, variables: PyTree | None = None) -> Outputs:
-        """What the model, or another state of it, says of rows [N, *S]; on the host."""
-        return self._reconstructor(self.variables if variables is None else variables, x).out
-
-    @cached_property
-    def decode(self) -> Callable[[np.ndarray], np.ndarray]:
-        """`codes [N, L] -> rows [N, *S]`; for methods with one autoencoder."""
-        model = learners.autoencoder(for_scoring(self.cfg), self.data.shape)
-        run = jax.jit(partial(model.apply, method="decode"))
-        return lambda z: np.asarray(run(self.variables, jnp.asarray(z)))
+    def decode(self) -> Callable[[Float[np.ndarray, "N L"]], Float[np.ndarray, " N *S"]]:
+        """Codes to rows; for methods that decode."""
+        run, variables = jax.jit(self.learner.decode), members.pick(self.variables, 0)
+        return lambda z: np.asarray(run(variables, jnp.asarray(z)))
 
     def at_epoch(self, epoch: int) -> PyTree:
-        """The variables that a checkpoint holds."""
-        template = train.abstract_state(self.learner, self.data.shape, self.cfg.seed)
+        """The variables that a checkpoint holds of the first member, as [1, ...]."""
+        template = train.abstract_state(self.learner, self.data.shape, self.cfg.ensemble)
         template = parallel.placed_like(template, self.devices)
         state = checkpoint.restore(self.manager, template, epoch)
-        return evaluation.members(state.variables, self.cfg.ensemble)[0]
+        return jax.tree.map(lambda leaf: leaf[:1], state.variables)
 
-    def pick(self, mask: np.ndarray, n: int) -> np.ndarray:
-        """Up to n of the test rows under a mask [N], always the same ones in one run."""
+    def pick(self, mask: Bool[np.ndarray, " N"], n: int) -> Int[np.ndarray, " K"]:
+        """Positions of up to n of the test rows under a mask, always the same ones in one run."""
         generator = rng.host_generator(self.cfg.seed, rng.Purpose.FIGURES)
         return np.sort(generator.permutation(np.flatnonzero(mask))[:n])

@@ -1,21 +1,26 @@
 """Studies of what is detected: corrupted rows, other thresholds, the course over the epochs."""
 
-import jax
-import numpy as np
+from collections.abc import Callable
 
-from jaxae import corruptions, evaluation, metrics, rng, runlog, scoring
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxae import corruptions, evaluation, learners, metrics, rng, runlog, scoring
+from jaxae.config import ExperimentConfig
 from jaxae.parallel import Devices
 from jaxae.studies.context import Context, Findings
 from jaxae.types import Dataset, Learner, PyTree
 
-# SPEC: what the Keras tutorial tries on normal digits, with the clipped noise for comparison.
+# What the Keras tutorial tries on normal digits, with the clipped noise for comparison.
 TRIED = ("rotation:90", "negative:1", "noise_rescaled:0.05", "noise:0.05")
 ROWS = 256  # of the severity surface
 
 
-def _auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:
-    labels = np.arange(len(normal) + len(anomalous)) >= len(normal)
-    return float(metrics.auroc(np.concatenate([normal, anomalous]), labels))
+def _auroc(normal: Float[np.ndarray, " N"], anomalous: Float[np.ndarray, " M"]) -> float:
+    y = np.arange(len(normal) + len(anomalous)) >= len(normal)
+    return float(metrics.auroc(np.concatenate([normal, anomalous]), y))
 
 
 def corrupted(context: Context) -> Findings:
@@ -24,45 +29,44 @@ def corrupted(context: Context) -> Findings:
     The AUROC is also given by squared error, since it ranks the corruptions otherwise.
     """
     clean = context.data.test.x[~context.data.test.y]
-    by_mse = evaluation.scorer(context.learner, scoring.SCORES["mse"], context.devices)
-    normal, normal_mse = context.judge(clean), by_mse(context.variables, {}, clean)
-    scalars = {"flagged_normal": float(np.mean(normal > context.threshold))}
+    normal, normal_mse = context.score(clean), context.score_by("mse", clean)
+    scalars = {"flagged_normal": float(np.mean(context.decide(normal)))}
     for spec in TRIED:
         x = corruptions.corrupt(spec, clean, context.cfg.seed)
-        score, name = context.judge(x), spec.split(":")[0]
+        scores, name = context.score(x), spec.split(":")[0]
         scalars |= {
-            f"flagged_{name}": float(np.mean(score > context.threshold)),
-            f"auroc_{name}": _auroc(normal, score),
-            f"auroc_{name}_mse": _auroc(normal_mse, by_mse(context.variables, {}, x)),
+            f"flagged_{name}": float(np.mean(context.decide(scores))),
+            f"auroc_{name}": _auroc(normal, scores),
+            f"auroc_{name}_mse": _auroc(normal_mse, context.score_by("mse", x)),
         }
     return Findings({}, scalars)
 
 
 def loss_histograms(context: Context) -> Findings:
-    """Scores of every training and calibration row."""
+    """Scores of every training and every valid row."""
     return Findings({"train": context.scores.train, "valid": context.scores.valid}, {})
 
 
 def batch_threshold(context: Context) -> Findings:
     """The PyTorch article's threshold, mean + std of *batch* losses, beside the per-image rule."""
-    line = float(scoring.batch_mean_std(context.scores.valid, context.cfg.train.batch_size))
+    threshold = float(scoring.batch_mean_std(context.scores.valid, context.cfg.train.batch_size))
     test, y = context.scores.test, context.data.test.y
     return Findings(
         {},
         {
-            "batch_threshold": line,
-            "flagged_normal": float(np.mean(test[~y] > context.threshold)),
-            "flagged_normal_batch_threshold": float(np.mean(test[~y] > line)),
-            "recall_batch_threshold": float(np.mean(test[y] > line)),
+            "batch_threshold": threshold,
+            "flagged_normal": float(np.mean(context.decide(test[~y]))),
+            "flagged_normal_batch_threshold": float(np.mean(test[~y] > threshold)),
+            "recall_batch_threshold": float(np.mean(test[y] > threshold)),
         },
     )
 
 
-def cut_and_paste(x: np.ndarray, seed: int) -> np.ndarray:
-    """Pseudo-anomalies from normals [N, H, W, C]: a patch of another row at a random place.
+def cut_and_paste(x: Float[np.ndarray, "N H W C"], seed: int) -> Float[np.ndarray, "N H W C"]:
+    """Pseudo-anomalies from normals: a patch of another row at a random place.
 
     Patches are a quarter to a half of each side (after Li et al., "CutPaste", CVPR 2021). They
-    need no labels, so they may rank detectors.
+    look at no truth, so they may rank detectors.
     """
     generator = rng.host_generator(seed, rng.Purpose.CORRUPTION)
     size = np.array(x.shape[1:3])
@@ -75,24 +79,29 @@ def cut_and_paste(x: np.ndarray, seed: int) -> np.ndarray:
     return pasted
 
 
-def monitor(cfg, learner: Learner, data: Dataset, devices: Devices):
-    """`variables -> metrics of one epoch`: how well the run's score tells the test rows apart.
+def monitor(
+    cfg: ExperimentConfig, learner: Learner, data: Dataset, devices: Devices
+) -> Callable[[PyTree], dict[str, Float[np.ndarray, " E"]]]:
+    """`variables [E, ...] -> metrics of one epoch`: how well the score tells the test rows apart.
 
-    Beside AUROC and F1 at equal error, which look at test labels and may choose nothing, it gives
-    the AUROC of held-out normals against pseudo-anomalies made from them, which may.
+    Beside AUROC and F1 at equal error, which look at the truth and may choose nothing, it gives the
+    AUROC of valid rows against pseudo-anomalies made from them, which may.
     """
-    judge = evaluation.scorer(learner, scoring.SCORES[cfg.score], devices)
-    test, valid = data.test, data.valid.x
-    pseudo = cut_and_paste(valid, cfg.seed)
+    scorer = evaluation.scorer(learner, scoring.resolve(cfg.score), devices)
+    both = np.concatenate([data.valid.x[:], cut_and_paste(data.valid.x[:], cfg.seed)])
+    is_pseudo = np.arange(len(both)) >= len(both) // 2
 
-    def measure(variables: PyTree) -> dict[str, float]:
-        scores = judge(variables, {}, test.x)
-        found = evaluation.evaluate(scores, test.y, 0.0)
-        return {
-            "test_auroc": found["auroc"],
-            "test_equal_error_f1": found["equal_error_f1"],
-            "pseudo_auroc": _auroc(judge(variables, {}, valid), judge(variables, {}, pseudo)),
-        }
+    @jax.jit
+    def of_test(scores: Float[np.ndarray, "E N"]) -> tuple:
+        y = jnp.asarray(data.test.y)
+        auroc = jax.vmap(metrics.auroc, in_axes=(0, None))(scores, y)
+        return auroc, jax.vmap(metrics.equal_error, in_axes=(0, None))(scores, y).f1
+
+    def measure(variables: PyTree) -> dict[str, Float[np.ndarray, " E"]]:
+        auroc, f1 = of_test(scorer(variables, {}, data.test.x))
+        pseudo = jax.vmap(metrics.auroc, in_axes=(0, None))(scorer(variables, {}, both), is_pseudo)
+        found = {"test_auroc": auroc, "test_equal_error_f1": f1, "pseudo_auroc": pseudo}
+        return jax.tree.map(np.asarray, found)
 
     return measure
 
@@ -100,15 +109,18 @@ def monitor(cfg, learner: Learner, data: Dataset, devices: Devices):
 def epoch_scores(context: Context) -> Findings:
     """AUROC and equal-error F1 after each epoch, and which epoch three rules would choose.
 
-    `final` takes the last; `label_free` the one that best tells held-out normals from
-    pseudo-anomalies made of them; `oracle` the best F1 on the test labels, as the tutorial does: it
-    is a leak, shown to be compared with.
+    `final` takes the last; `label_free` the one that best tells valid rows from pseudo-anomalies
+    made of them; `oracle` the best F1 on the test rows, as the tutorial does: it is a leak, shown
+    to be compared with.
     """
-    rows = runlog.read_metrics(context.folder / "metrics.jsonl")
-    column = lambda name: np.array([row[name] for row in rows])  # noqa: E731
+    course = runlog.read_metrics(context.folder / "metrics.jsonl")
+
+    def column(name: str) -> np.ndarray:
+        return np.array([epoch[name] for epoch in course])
+
     epochs, auroc, f1 = (column(n) for n in ("epoch", "test_auroc", "test_equal_error_f1"))
     chosen = {
-        "final": len(rows) - 1,
+        "final": len(course) - 1,
         "label_free": int(np.argmax(column("pseudo_auroc"))),
         "oracle": int(np.argmax(f1)),
     }
@@ -126,13 +138,13 @@ def scores_compared(context: Context) -> Findings:
     (The losses of an epoch are means over its course, while the weights still moved.)
     """
     test, scalars = context.data.test, {}
-    names = ("mse", "mae", "d_of_r", "d_of_x") if context.cfg.method == "alocc" else ("mse", "mae")
-    for name in names:
-        judge = evaluation.scorer(context.learner, scoring.SCORES[name], context.devices)
-        scores = judge(context.variables, {}, test.x)
+    outputs = learners.METHODS[context.cfg.method].outputs
+    special = [n for n, s in scoring.SCORES.items() if s.needs and s.needs <= outputs]
+    for name in ("mse", "mae", *special):
+        scores = context.score_by(name, test.x)
         scalars[f"auroc_{name}"] = _auroc(scores[~test.y], scores[test.y])
         if name == "mse":
-            train = judge(context.variables, {}, context.data.train.x)
+            train = context.score_by("mse", context.data.train.x)
             scalars |= {"mse_train": float(train.mean()), "mse_test": float(scores[~test.y].mean())}
     return Findings({}, scalars)
 
@@ -148,17 +160,18 @@ def severity(context: Context) -> Findings:
     key = rng.stream(context.cfg.seed, rng.Purpose.CORRUPTION)
     made = np.asarray(corruptions.severity_grid(names, clean, key, grid))
     flat = made.reshape(-1, *clean.shape[1:])
-    scores = context.judge(flat).reshape(*grid.shape, len(clean))
-    normal = context.judge(clean)
-    labels = np.arange(2 * len(clean)) >= len(clean)
+    found = context.score(flat)
+    scores, flagged = (a.reshape(*grid.shape, len(clean)) for a in (found, context.decide(found)))
+    normal = context.score(clean)
+    y = np.arange(2 * len(clean)) >= len(clean)
     both = np.concatenate([np.broadcast_to(normal, scores.shape), scores], axis=-1)
-    auroc = jax.vmap(jax.vmap(lambda s: metrics.auroc(s, labels)))(both)
+    auroc = jax.vmap(jax.vmap(lambda s: metrics.auroc(s, y)))(both)
     arrays = {
         "names": np.array(names),
         "severities": grid,
         "unit": np.array([corruptions.CORRUPTIONS[name].unit for name in names]),
         "auroc": np.asarray(auroc),
-        "flagged": np.mean(scores > context.threshold, axis=-1),
+        "flagged": np.mean(flagged, axis=-1),
     }
     if clean.ndim == 4:
         arrays["examples"] = made[:, :, 0]

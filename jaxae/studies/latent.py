@@ -11,12 +11,12 @@ STEPS = 10  # of an interpolation, ends included
 def latent_scatter(context: Context) -> Findings:
     """Codes [N, 2] of the test normals, with the decoded centroid of every class."""
     test = context.data.test
-    z, label = context.outputs(test.x).z[~test.y], test.label[~test.y]
-    classes = np.unique(label)
-    centroids = np.stack([z[label == c].mean(axis=0) for c in classes])
+    z, class_id = context.outputs(test.x).z[~test.y], test.class_id[~test.y]
+    classes = np.unique(class_id)
+    centroids = np.stack([z[class_id == c].mean(axis=0) for c in classes])
     arrays = {
         "z": z,
-        "label": label,
+        "class_id": class_id,
         "classes": classes,
         "centroids": centroids,
         "centroid_images": context.decode(centroids),
@@ -46,7 +46,7 @@ def tsne(context: Context) -> Findings:
     test = context.data.test
     z = context.outputs(test.x).z[~test.y]
     points = TSNE(n_components=2, random_state=context.cfg.seed % 2**31).fit_transform(z)
-    return Findings({"points": points, "label": test.label[~test.y]}, {})
+    return Findings({"points": points, "class_id": test.class_id[~test.y]}, {})
 
 
 def interpolation(context: Context) -> Findings:
@@ -54,13 +54,13 @@ def interpolation(context: Context) -> Findings:
     test = context.data.test
     order = context.pick(~test.y, len(test.y))
     first = order[0]
-    other = next((i for i in order if test.label[i] != test.label[first]), order[-1])
+    other = next((i for i in order if test.class_id[i] != test.class_id[first]), order[-1])
     ends = test.x[[first, other]]
     z = context.outputs(ends).z
     share = np.linspace(0, 1, STEPS, dtype=np.float32)[:, None]
     arrays = {
         "images": context.decode((1 - share) * z[:1] + share * z[1:]),
         "ends": ends,
-        "label": test.label[[first, other]],
+        "class_id": test.class_id[[first, other]],
     }
     return Findings(arrays, {})

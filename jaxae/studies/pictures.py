@@ -10,13 +10,14 @@ def reconstructions(context: Context) -> Findings:
     """Test rows with their reconstructions: eight normal ones, then eight anomalies."""
     test = context.data.test
     index = np.concatenate([context.pick(~test.y, 8), context.pick(test.y, 8)])
-    x = test.x[index]
+    x, scores = test.x[index], context.scores.test[index]
     arrays = {
         "x": x,
         "x_hat": context.outputs(x).x_hat,
         "y": test.y[index],
-        "score": context.scores.test[index],
+        "score": scores,
         "threshold": np.float32(context.threshold),
+        "is_anomaly": context.decide(scores),
     }
     return Findings(arrays, {})
 
@@ -32,15 +33,15 @@ def verdicts(context: Context) -> Findings:
     for spec in ("rotation:90", "negative:1", "noise:0.2") if test.x.ndim == 4 else ():
         rows.append((spec, corruptions.corrupt(spec, test.x[normal[:1]], context.cfg.seed)[0]))
     what = context.cfg.data.corruption or "anomaly"
-    rows += [(f"{what}, class {test.label[i]}", test.x[i]) for i in anomalies]
+    rows += [(f"{what}, class {test.class_id[i]}", test.x[i]) for i in anomalies]
     x = np.stack([row for _, row in rows])
-    score = context.judge(x)
+    scores = context.score(x)
     arrays = {
         "x": x,
         "x_hat": context.outputs(x).x_hat,
-        "score": score,
+        "score": scores,
         "threshold": np.float32(context.threshold),
-        "is_anomaly": score > context.threshold,
+        "is_anomaly": context.decide(scores),
         "kind": np.array([kind for kind, _ in rows]),
     }
     return Findings(arrays, {})

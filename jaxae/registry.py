@@ -1,0 +1,46 @@
+"""Names and what they stand for: how methods, scores, rules, data sets and studies are found."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from jaxae.errors import UserError, unknown
+
+Entry = TypeVar("Entry")
+_RESERVED = "+: "  # these join scores, and set arguments and paths apart
+
+
+class Registry(dict[str, Entry]):
+    """Name -> entry; a name that is not there raises a `UserError` that lists those that are.
+
+    An entry holds all facts about what it names, so one entry is all that is added; what comes from
+    outside of the package is entered with `add`, before a configuration names it.
+    """
+
+    def __init__(self, kind: str, entry_type: type, entries: Mapping[str, Entry]):
+        super().__init__(entries)
+        self.kind, self.entry_type = kind, entry_type
+
+    def __missing__(self, name: str) -> Entry:
+        raise unknown(self.kind, name, self)
+
+    def add(self, name: str, entry: Entry) -> Entry:
+        """Enter something from outside.
+
+        Returns:
+          The entry.
+
+        Raises:
+          UserError: the name is taken, or cannot be written in a configuration, or the entry is of
+            another type than the others.
+        """
+        if name in self:
+            raise UserError(f"{self.kind} {name!r} exists already; choose another name")
+        if not name or any(sign in name for sign in _RESERVED):
+            raise UserError(f"{name!r} cannot name a {self.kind}; use letters, digits and _")
+        if not isinstance(entry, self.entry_type):
+            raise UserError(
+                f"{self.kind} {name!r} is given as {type(entry).__name__}; "
+                f"give a {self.entry_type.__name__}"
+            )
+        self[name] = entry
+        return entry

@@ -1,0 +1,120 @@
+"""Threshold rules: from the scores of normals to decisions about others.
+
+To add one, name a `Rule` in `RULES`, or call `RULES.add` from outside of the package.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from jaxae.errors import UserError
+from jaxae.registry import Registry
+from jaxae.types import AnyArray, Argument, Decision, Rule, Scalar
+
+
+def _mean_std(scores: Float[Array, " N"], k: float) -> dict:
+    """Mean + k standard deviations, with the population's 1/N as `numpy.std` has it.
+
+    PyTorch's default, 1/(N-1), differs by a factor of sqrt(N / (N-1)).
+    """
+    return {"threshold": jnp.mean(scores) + k * jnp.std(scores)}
+
+
+def _quantile(scores: Float[Array, " N"], q: float) -> dict:
+    """The q-quantile, linearly interpolated: a share of 1 - q of such rows lies above it."""
+    return {"threshold": jnp.quantile(scores, q)}
+
+
+def _mad(scores: Float[Array, " N"], k: float) -> dict:
+    """Median + k * 1.4826 * median absolute deviation: mean + k std for Gaussians, but robust."""
+    median = jnp.median(scores)
+    return {"threshold": median + k * 1.4826 * jnp.median(jnp.abs(scores - median))}
+
+
+def _max(scores: Float[Array, " N"]) -> dict:
+    """The largest score: none of these rows is flagged."""
+    return {"threshold": jnp.max(scores)}
+
+
+_DEVIATIONS = Argument("a number of deviations", 2)
+RULES: Registry[Rule] = Registry(
+    "threshold rule",
+    Rule,
+    {
+        "mean_std": Rule(_mean_std, _DEVIATIONS),
+        "quantile": Rule(_quantile, Argument("a share", 0.95, 0, 1)),
+        "mad": Rule(_mad, _DEVIATIONS),
+        "max": Rule(_max),
+    },
+)
+
+
+def rule(spec: str) -> Rule:
+    """The threshold rule that a text stands for, its argument filled in.
+
+    Args:
+      spec: a name in `RULES`, and a number where the rule takes one: "quantile:0.95", "max".
+
+    Raises:
+      UserError: the rule is unknown, or its number is missing, superfluous or out of range.
+    """
+    name, colon, text = spec.partition(":")
+    found = RULES[name]
+    if found.argument is None:
+        if colon:
+            raise UserError(f"threshold rule {spec!r} takes no number; write {name!r}")
+        return found
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    wants = f"{found.argument.meaning} after {name}, as {name}:{found.argument.example:g}"
+    if not math.isfinite(number):
+        raise UserError(f"threshold rule {spec!r} needs a finite number: {wants}")
+    low, high = found.argument.low, found.argument.high
+    if not low < number < high:
+        raise UserError(f"threshold rule {spec!r} needs {wants}, between {low:g} and {high:g}")
+
+    def fit(scores: Float[Array, " N"]) -> dict:
+        return found.fit(scores, number)
+
+    return found._replace(fit=fit, argument=None)
+
+
+def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
+    """A rule fitted on the scores of normals.
+
+    Raises:
+      UserError: see `rule`.
+    """
+    scores = jnp.asarray(scores)
+    return Decision(spec, jax.jit(rule(spec).fit)(scores), scores)
+
+
+def decide(decision: Decision, scores: Float[AnyArray, " N"]) -> Bool[np.ndarray, " N"]:
+    """What a fitted rule says of scores, True = anomaly: the one place where scores are judged."""
+    return np.asarray(rule(decision.rule).decide(decision.state, scores))
+
+
+def batch_mean_std(scores: Float[AnyArray, " N"], batch_size: int, k: float = 1.0) -> Scalar:
+    """Mean of the scores + k standard deviations *of the means of consecutive batches*.
+
+    A tutorial's rule, kept for comparison with it: the spread of means of B rows is about sqrt(B)
+    times smaller than that of single rows, so the rule flags far more normals than it seems to.
+
+    Args:
+      scores: of N rows; the last batch may be shorter.
+      batch_size: B.
+      k: how many standard deviations.
+
+    Returns:
+      The threshold. Its mean is over batch means too.
+    """
+    batch = jnp.arange(len(scores)) // batch_size
+    count = (len(scores) - 1) // batch_size + 1
+    sums = jax.ops.segment_sum(scores, batch, count)
+    means = sums / jax.ops.segment_sum(jnp.ones_like(scores), batch, count)
+    return jnp.mean(means) + k * jnp.std(means)

@@ -1,0 +1,200 @@
+"""Anomaly scores of one row, and sums of them.
+
+To add one, name a `Score` in `SCORES`, or call `SCORES.add` from outside of the package.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
+
+from jaxae.errors import UserError
+from jaxae.filters import gaussian_blur
+from jaxae.registry import Registry
+from jaxae.scoring.losses import bce, mae, mse
+from jaxae.types import Inferred, LossFn, Scalar, Score
+
+NEIGHBOURS = 5
+_SIDE_BY_SIDE = 256  # rows scored together: bounds the memory of [rows, bank] distances
+
+Rows = Iterable[Inferred]  # blocks of rows with their outputs
+
+
+def _of_reconstruction(loss: LossFn) -> Score:
+    """The score that compares a row with its reconstruction and fits nothing."""
+
+    def apply(fitted: dict, row: Inferred) -> Scalar:
+        return loss(row.x, row.out.x_hat)
+
+    return Score(apply)
+
+
+def _of_log_odds(name: str) -> Score:
+    """The negated log-odds, by a discriminator, that something of the row is real."""
+
+    def apply(fitted: dict, row: Inferred) -> Scalar:
+        return -row.out.extra[name]
+
+    return Score(apply, log_scale=False, needs=frozenset({name}))
+
+
+def _max_error(x: Array, x_hat: Array) -> Scalar:
+    return jnp.max(jnp.abs(x - x_hat))
+
+
+def _mean_over_blocks(fun: Callable[[Inferred], Array], rows: Rows) -> Array:
+    """The mean over all rows of what `fun` says of the rows of a block in the mean."""
+    found = [(len(block.x), jax.jit(fun)(block)) for block in rows]
+    total = sum(size for size, _ in found)
+    return sum(value * (size / total) for size, value in found)
+
+
+def _codes(rows: Rows) -> Float[Array, "N L"]:
+    return jnp.concatenate([block.out.z for block in rows])
+
+
+def _mahalanobis_fit(train: Rows) -> dict:
+    """Mean and whitening matrix W of training codes; W'W is the regularised precision."""
+    mean = _mean_over_blocks(lambda block: jnp.mean(block.out.z, axis=0), train)
+
+    def spread(block: Inferred) -> Array:
+        centred = block.out.z - mean[None]
+        return jnp.matmul(centred.T, centred, precision="highest") / len(centred)
+
+    covariance = _mean_over_blocks(spread, train)
+    # Shrinkage by one part in a thousand towards the mean variance: dead units cannot explode.
+    eye = jnp.eye(len(covariance))
+    variance = jnp.trace(covariance) / len(covariance)
+    regular = 0.999 * covariance + (1e-3 * variance + 1e-12) * eye
+    return {"mean": mean, "whiten": solve_triangular(jnp.linalg.cholesky(regular), eye, lower=True)}
+
+
+def _mahalanobis_apply(fitted: dict, row: Inferred) -> Scalar:
+    """Distance sqrt((z - m)' P (z - m)) of a code to the training codes, in standard deviations."""
+    centred = row.out.z - fitted["mean"]
+    return jnp.linalg.norm(jnp.matmul(fitted["whiten"], centred, precision="highest"))
+
+
+def _knn_fit(train: Rows) -> dict:
+    """The bank of training codes, centred so that the expanded distance loses no digits."""
+    z = _codes(train)
+    mean = jnp.mean(z, axis=0)
+    return {"mean": mean, "bank": z - mean[None]}
+
+
+def _knn_apply(fitted: dict, row: Inferred) -> Scalar:
+    """Mean Euclidean distance of a code to its nearest training codes.
+
+    A row that is in the bank is its own neighbour at distance 0.
+    """
+    bank, z = fitted["bank"], row.out.z - fitted["mean"]
+    # |b|^2 - 2 b.z ranks the bank as one matrix product over mapped rows; only the few nearest are
+    # then measured by their difference, which is exact for duplicates too.
+    rank = jnp.matmul(bank, z, precision="highest") - 0.5 * jnp.sum(jnp.square(bank), axis=1)
+    _, nearest = lax.top_k(rank, min(NEIGHBOURS, len(bank)))
+    return jnp.mean(jnp.linalg.norm(bank[nearest] - z[None], axis=1))
+
+
+def _energy_fit(train: Rows) -> dict:
+    """E, the mean over training rows of mean(x^2)."""
+    return {"energy": _mean_over_blocks(lambda block: jnp.mean(jnp.square(block.x)), train)}
+
+
+def _energy_apply(fitted: dict, row: Inferred) -> Scalar:
+    """mean(blur(x - x_hat)^2) / sqrt(mean(x^2) + 0.02 E), the blur with sigma 1 pixel.
+
+    The blur forgives misplaced edges, the division forgives bright rows their larger errors.
+    Images are blurred over height and width, series over time, vectors not at all.
+    """
+    residual = gaussian_blur(row.x - row.out.x_hat, 1.0, radius=4)
+    energy = jnp.mean(jnp.square(row.x)) + 0.02 * fitted["energy"]
+    return jnp.mean(jnp.square(residual)) / jnp.sqrt(jnp.maximum(energy, 1e-12))
+
+
+SCORES: Registry[Score] = Registry(
+    "score",
+    Score,
+    {
+        "mse": _of_reconstruction(mse),
+        "mae": _of_reconstruction(mae),
+        "bce": _of_reconstruction(bce),
+        "max_error": _of_reconstruction(_max_error),
+        "blurred_energy": Score(_energy_apply, _energy_fit),
+        "latent_mahalanobis": Score(_mahalanobis_apply, _mahalanobis_fit),
+        "latent_knn": Score(_knn_apply, _knn_fit),
+        "d_of_r": _of_log_odds("d_of_r"),
+        "d_of_x": _of_log_odds("d_of_x"),
+    },
+)
+
+
+def apply_rows(score: Score, fitted: dict, rows: Inferred) -> Float[Array, " N"]:
+    """`score.apply` of every row, some hundreds at a time."""
+    return lax.map(lambda row: score.apply(fitted, row), rows, batch_size=_SIDE_BY_SIDE)
+
+
+def resolve(spec: str) -> Score:
+    """The score that a name, or several joined by "+", stands for; one object for one text.
+
+    In a sum every score is put on one scale before it is added: its logarithm (log-odds as they
+    are), minus the mean and divided by the standard deviation over valid rows. The fitted state of
+    a sum is `{name: {"score": its own state, if any, "mean": [], "std": []}}`.
+
+    Args:
+      spec: for instance "mse" or "blurred_energy+latent_knn".
+
+    Raises:
+      UserError: a name is unknown, or stands twice in a sum.
+    """
+    names = spec.split("+")
+    parts = tuple((name, SCORES[name]) for name in names)
+    if len(parts) == 1:
+        return parts[0][1]
+    if len(set(names)) < len(names):
+        raise UserError(f"score {spec!r} names a score twice; name each one once")
+    return _sum(parts)
+
+
+@functools.lru_cache(maxsize=32)
+def _sum(parts: tuple[tuple[str, Score], ...]) -> Score:
+    """The sum of standardised scores; cached, so that its scorer is compiled once."""
+
+    def fit(train: Rows) -> dict:
+        return {name: {"score": part.fit(train) if part.fit else {}} for name, part in parts}
+
+    def standardise(fitted: dict, valid: Rows) -> dict:
+        return {name: _scale(part, fitted[name]["score"], valid) for name, part in parts}
+
+    def apply(fitted: dict, row: Inferred) -> Scalar:
+        return sum(_standardised(part, fitted[name], row) for name, part in parts)
+
+    needs = frozenset().union(*(part.needs for _, part in parts))
+    return Score(apply, fit, standardise, log_scale=False, needs=needs)
+
+
+def _on_scale(score: Score, value: Array) -> Array:
+    return jnp.log(jnp.maximum(value, 1e-12)) if score.log_scale else value
+
+
+def _scale(score: Score, fitted: dict, valid: Rows) -> dict:
+    """Mean and standard deviation over valid rows, beside the score's own state if it has any."""
+    values = jnp.concatenate(
+        [_on_scale(score, jax.jit(apply_rows, static_argnums=0)(score, fitted, b)) for b in valid]
+    )
+    std = jnp.std(values)
+    scale = {"mean": jnp.mean(values), "std": jnp.where(std > 0, std, 1.0)}
+    return {"score": fitted, **scale} if fitted else scale
+
+
+def _standardised(score: Score, fitted: dict, row: Inferred) -> Scalar:
+    value = _on_scale(score, score.apply(fitted.get("score", {}), row))
+    return (value - fitted["mean"]) / fitted["std"]
+
+
+def combine(scores: Float[Array, "E N"]) -> Float[Array, " N"]:
+    """The score of an ensemble: the mean over its members."""
+    return jnp.mean(scores, axis=0)

@@ -1,0 +1,189 @@
+"""What was measured to be fast, by platform and method: the results do not depend on it.
+
+Each constant stands with its evidence. "Intel" is a Xeon with AVX-512 and AMX, "AMD" an EPYC with
+AVX2, two cores each; JAX 0.10. Accelerators take the plain form of everything here.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+PyTree = Any
+Options = dict[str, object]  # of XLA's compiler
+
+
+class Tuning(NamedTuple):
+    """How a method is computed fastest on a CPU; the defaults suit convolutions.
+
+    Attributes:
+      share: rows of a batch that a host device, one core's worth of work, should have. With fewer,
+        splitting the batch costs more than it brings.
+      parameters_per_row: every device updates every parameter: a share has at least one row for
+        so many of them. 0: parameters do not matter beside the activations.
+      part: rows whose gradients are taken at a time, see `mean_by_parts`; 0 = the whole share.
+      ynnpack: whether XLA may hand sums and products in float32 to YNNPACK when it trains.
+      in_place: whether XLA is told to look harder for parameters that it need not copy.
+    """
+
+    share: int = 16
+    parameters_per_row: int = 0
+    part: int = 0
+    ynnpack: bool = True
+    in_place: bool = False
+
+
+# Activations of 32 rows stay in the cache of a core: denoising at batch 4,096 6.9 -> 17.2 thousand
+# rows/s, S1 15.6 -> 29.7, S0 6.5 -> 12.4 (Intel). With YNNPACK convolutions train a tenth faster.
+CONV = Tuning(part=32)
+# A dense model is mostly parameters, and few of its products are worth a second device: S2 at batch
+# 32 makes .64 - .71 of the steps on two, ECG at 512 makes 1.32 times as many; S3, with two million
+# parameters, is split from 2,048 rows on. Without YNNPACK ECG trains 9 %, S2 30 % faster; in place
+# S2 gains 1 - 6 %, S3 2 - 5 % (Intel).
+DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True)
+
+_ALONE = 4  # a device that works alone has every core, whose products want so many times the part
+
+_WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+_IN_PLACE: Options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def host_devices(tuning: Tuning, batch_size: int, parameters: int) -> int:
+    """How many host devices train one model fastest.
+
+    Convolutions also gather and scatter, which one device does on one core: there a batch is split,
+    one device per core. Small batches of dense models leave the cores to one device's products.
+    """
+    by_parameters = parameters // tuning.parameters_per_row if tuning.parameters_per_row else 0
+    return max(1, batch_size // max(tuning.share, by_parameters))
+
+
+def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) -> Options:
+    """What XLA is told when an epoch is compiled.
+
+    In bfloat16 YNNPACK is what reaches the matrix units: it stays.
+    """
+    if platform != "cpu":
+        return {}
+    # Devices that share a batch have a core each already.
+    options: Options = {"xla_cpu_multi_thread_eigen": devices == 1}
+    if not tuning.ynnpack and dtype == "float32":
+        options |= _WITHOUT_YNNPACK
+    return options | (_IN_PLACE if tuning.in_place else {})
+
+
+def scoring_options(dtype: str, platform: str) -> Options:
+    """What XLA is told when a scorer is compiled.
+
+    In float32 dense scoring is two to three times as fast without YNNPACK (ECG .8 -> 2.3 million
+    rows/s, S2 170 -> 490 thousand, Intel), and convolutional scoring loses nothing.
+    """
+    return _WITHOUT_YNNPACK if platform == "cpu" and dtype == "float32" else {}
+
+
+def compiled(lowered: Any, options: Options) -> Callable:
+    """A lowered program compiled with options, without those that this version of XLA lacks."""
+    while True:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = [n for n in options if f"No such compile option: '{n}'" in str(error)]
+            if not unknown:
+                raise
+            options = {n: value for n, value in options.items() if n not in unknown}
+
+
+# Rows that are scored side by side: few on a CPU, so that activations stay in its cache. Denoising
+# scores 35 thousand rows/s by 64 and 20 by 512 (Intel). A dispatch makes so many steps at most.
+_CHUNK = {"cpu": 64}
+_ACCELERATOR_CHUNK = 1024
+STEPS_PER_DISPATCH = 16
+# Rows of a source that does not lie in memory that are read at a time.
+BLOCK = 8192
+
+
+def chunk_rows(platform: str) -> int:
+    """Rows to score at a time."""
+    return _CHUNK.get(platform, _ACCELERATOR_CHUNK)
+
+
+def mean(values: jax.Array) -> jax.Array:
+    """The mean of [F], as a product on a CPU, where XLA sums one by one what it just computed.
+
+    The loss value was a quarter of a dense step: S2 3,010 -> 3,570, ECG 2,550 -> 2,770 steps/s.
+    """
+    return lax.platform_dependent(
+        values,
+        cpu=lambda v: jnp.dot(v, jnp.ones_like(v), precision="highest") / v.size,
+        default=jnp.mean,
+    )
+
+
+def mean_over(tree: PyTree, axis: str | None) -> PyTree:
+    """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None).
+
+    All leaves meet in one vector: on a CPU every array that is reduced costs the devices a
+    rendezvous of its own (denoising 370 -> 493, ECG on two devices 814 -> 2,340 steps/s). They are
+    written into it one by one, because XLA would fuse a concatenation with the gradients' sums and
+    compute those element by element (560 steps/s).
+    """
+    if not axis or lax.axis_size(axis) == 1:
+        return tree
+    leaves, treedef = jax.tree.flatten(tree)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    vector = jnp.zeros(ends[-1], jnp.result_type(*leaves))
+    for leaf, end in zip(leaves, ends, strict=True):
+        flat = leaf.reshape(-1).astype(vector.dtype)
+        vector = lax.dynamic_update_slice(vector, flat, (end - leaf.size,))
+    vector = lax.pmean(vector, axis)
+    means = [
+        vector[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+        for leaf, end in zip(leaves, ends, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, means)
+
+
+def mean_by_parts(
+    fun: Callable[[PyTree], PyTree], rows: PyTree, part: int, axis: str | None
+) -> PyTree:
+    """What `fun` says of rows, on a CPU as the mean of what it says of equal parts of them.
+
+    Gradients of a large batch are so accumulated over small ones, whose activations stay in the
+    cache. Where no part of between half the size asked for and all of it divides the rows they are
+    taken as a whole, as on accelerators.
+
+    Args:
+      fun: arrays [B, ...] -> means over B, for any B.
+      rows: arrays [B, ...].
+      part: rows of a part, at most, on a device that shares the batch over a mapped axis; `_ALONE`
+        times as many on one that works alone. 0 = all.
+      axis: the mapped axis, or None.
+    """
+    size = part if axis and lax.axis_size(axis) > 1 else _ALONE * part
+    count = len(jax.tree.leaves(rows)[0])
+    part = max((n for n in range(size // 2, size + 1) if n and count % n == 0), default=count)
+    if part >= count:
+        return fun(rows)
+
+    def accumulated(rows: PyTree) -> PyTree:
+        parts = jax.tree.map(lambda a: a.reshape(-1, part, *a.shape[1:]), rows)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(fun, rows))
+
+        def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, fun(part)), None
+
+        total, _ = lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda a: a * (part / count), total)
+
+    return lax.platform_dependent(rows, cpu=accumulated, default=fun)
