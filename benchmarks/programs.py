@@ -53,43 +53,53 @@ def _parse(spec: dict) -> tuple[Case, object]:
 
 
 def initial_weights(spec: dict) -> Weights:
-    """The library's own initial weights of a case, for everybody to start from."""
-    from jaxae import learners, train
+    """The library's own initial weights of one model, for everybody to start from."""
+    from jaxae import learners, members, rng, train
 
     case, cfg = _parse(spec)
     learner = learners.build(cfg, case.shape, axis=None)
-    return flatten(train.initial_state(learner, case.shape, seed=0).params)
+    keys = members.keys(rng.stream(0, rng.Purpose.INIT), 1)
+    return flatten(members.pick(train.initial_state(learner, case.shape, keys).params, 0))
 
 
 def jaxae(spec: dict, weights: Weights) -> Program:
     """The library as its experiments run it: many steps in one dispatch, on resident rows."""
     import jax
 
-    from jaxae import learners, parallel
+    from jaxae import learners, members, parallel
     from jaxae import train as training
-    from jaxae.scoring import mse
+    from jaxae.errors import UserError
+    from jaxae.scoring import SCORES
+    from jaxae.types import Inferred
 
     case, cfg = _parse(spec)
     learner = learners.build(cfg, case.shape)
     try:
-        devices = training.devices_for(cfg, learner, case.shape)
-    except ValueError as error:
+        devices = training.devices_for(learner, cfg, case.shape)
+    except UserError as error:
         raise Unavailable(str(error)) from None
     order = _order(case, cfg.train.batch_size)
     # One copy of the rows on every device, and each device's columns of the plan.
     x = parallel.place(rows(case, order.size), devices)
     split = lambda plan: parallel.split(  # noqa: E731
-        np.ascontiguousarray(plan.reshape(len(plan), len(devices), -1).swapaxes(0, 1), np.int32),
+        np.ascontiguousarray(
+            plan.reshape(len(plan), len(devices), -1).swapaxes(0, 1)[:, None], np.int32
+        ),
         devices,
     )
-    plan, key = split(order), parallel.place(jax.random.key(2), devices)
-    options = parallel.compiler_options(cfg.method, devices)
 
     def start(learner):
-        state = training.initial_state(learner, case.shape, seed=0)
-        return parallel.place(state.replace(params=unflatten(weights)), devices)
+        """The state of every member at the weights given; keys and settings, as experiments do."""
+        apart = training.ensemble(learner, cfg, order.size)
+        params = jax.tree.map(
+            lambda leaf: np.broadcast_to(leaf, (cfg.ensemble, *leaf.shape)), unflatten(weights)
+        )
+        state = training.initial_state(learner, case.shape, apart.init).replace(params=params)
+        return parallel.place((state, apart.noise, apart.settings), devices)
 
-    box = [start(learner)]
+    plan = split(order)
+    state, keys, settings = start(learner)
+    box = [state]
 
     def gradients(sample: np.ndarray) -> tuple[dict[str, float], Weights]:
         plain = {"name": "sgd", "lr": _RATE, "lr_discriminator": _RATE, "weight_decay": 0.0}
@@ -100,29 +110,34 @@ def jaxae(spec: dict, weights: Weights) -> Program:
             **{"train.noise_std": 0.0, "model.compute_dtype": spec["dtype"]},
         )
         once = learners.build(quiet, case.shape)
+        at_weights, *others = start(once)
         index = split(np.arange(len(sample))[None])
         new, metrics = parallel.epoch_fn(once, devices)(
-            start(once), parallel.place(sample, devices), index, key
+            at_weights, parallel.place(sample, devices), index, *others
         )
-        after = flatten(jax.device_get(new.params))
+        new, metrics = jax.device_get(members.pick((new.params, metrics), 0))
+        after = flatten(new)
         grads = {k: (weights[k] - after[k]) / np.float32(_RATE) for k in weights}
         return {k: float(v[0]) for k, v in metrics.items()}, grads
 
     programs = []
 
     def train(steps: int) -> None:
-        args = (box[0], x, plan, key)
+        args = (box[0], x, plan, keys, settings)
         if not programs:
-            programs.append(parallel.compiled(parallel.epoch_fn(learner, devices), options, *args))
+            programs.append(parallel.compiled_epoch(learner, devices, *args))
         box[0], metrics = programs[0](*args)
         jax.block_until_ready((box[0], metrics))
 
-    def judge(variables, sample):
-        return jax.vmap(mse)(sample, learner.infer(variables, sample).x_hat)
+    mse = SCORES["mse"]
+
+    def of_rows(variables, sample):
+        found = Inferred(sample, learner.infer(variables, sample))
+        return jax.vmap(mse.apply, in_axes=(None, 0))({}, found)
 
     # As experiments do: scoring has no batch to keep whole, so it takes every device.
     judges = devices if spec["devices"] else jax.local_devices()
-    scorer = parallel.rows_fn(judge, judges)
+    scorer = parallel.rows_fn(of_rows, judges, learner.dtype)
     scored, blocks = rows(case, SCORED), {}
 
     def score(chunk: int) -> None:

@@ -1,7 +1,7 @@
 """The same networks in plain Flax: `nn.Conv`, `nn.ConvTranspose` and one jitted step per dispatch.
 
 This is what a Flax user writes, and what `jaxae.ops` and `jaxae.parallel` are measured against.
-Dense models are plain Flax in jaxae already; only their dispatch differs here.
+Dense models, and the losses, are jaxae's own; only the dispatch differs there.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from benchmarks.cases import Case, recon_weight
-from jaxae.learners import optimiser
 from jaxae.models.dense import DenseAutoencoder
+from jaxae.optimisers import optimiser
 from jaxae.scoring import LOSSES
 from jaxae.types import Array
 
@@ -120,6 +120,16 @@ NETWORKS = {
 }
 
 
+DENSE_FIELDS = (
+    "hidden",
+    "latent",
+    "activation",
+    "code_activation",
+    "output_activation",
+    "initializer",
+)
+
+
 def build(case: Case, cfg):
     """`(init, gradients, step, score)` of a case, each to be jitted by the caller.
 
@@ -144,7 +154,7 @@ def _per_row(x: Array, x_hat: Array) -> Array:
 def _reconstruction(case: Case, cfg):
     dtype = jnp.dtype(cfg.model.compute_dtype)
     if case.dense:
-        fields = {k: getattr(cfg.model, k) for k in ("hidden", "latent", "code_activation")}
+        fields = {name: getattr(cfg.model, name) for name in DENSE_FIELDS}
         net = DenseAutoencoder(case.shape, dtype=dtype, **fields)
         apply = lambda params, x: net.apply({"params": params}, x)[0]  # noqa: E731
     else:

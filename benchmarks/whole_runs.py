@@ -58,13 +58,14 @@ def ours(name: str, data_dir: str) -> dict[str, float]:
 
 def size(name: str, data_dir: str) -> tuple[int, int, int]:
     """Of an experiment: steps in an epoch, epochs, rows to score."""
-    from jaxae import data, train
+    from jaxae import data
+    from jaxae.ops import ceil_div
 
     cfg = config(name)
     if data_dir:
         cfg = replace(cfg, ["data", "dir"], data_dir)
     rows = data.load(cfg.data)
-    steps = train.steps_per_epoch(len(rows.train.x), cfg.train.batch_size)
+    steps = ceil_div(len(rows.train.x), cfg.train.batch_size)
     return steps, cfg.train.epochs, len(rows.test.x)
 
 

@@ -60,7 +60,7 @@ def validate(cfg: Config) -> Config:
     Raises:
       UserError: names the field, its value and what it must be.
     """
-    _check_literals(cfg, "")
+    _check_types(cfg, "")
     for name, (holds, words) in _RULES.items():
         value = _value(cfg, name)
         _require(holds(value), name, value, words)
@@ -122,11 +122,33 @@ def _require(ok: bool, name: str, value: Any, must_be: str) -> None:
         raise UserError(f"{name} is {value!r}; it must be {must_be}")
 
 
-def _check_literals(node: Any, prefix: str) -> None:
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _check_types(node: Any, prefix: str) -> None:
+    """Every field is of the type that its configuration states: a run folder can hold it."""
     for name, hint in get_type_hints(type(node)).items():
-        value, options = getattr(node, name), get_args(hint)
-        if dataclasses.is_dataclass(value):
-            _check_literals(value, f"{prefix}{name}.")
-        elif get_origin(hint) is Literal:
-            words = f"one of {', '.join(map(str, options))}"
-            _require(value in options, prefix + name, value, words)
+        value = getattr(node, name)
+        if dataclasses.is_dataclass(hint):
+            _require(isinstance(value, hint), prefix + name, value, f"a {hint.__name__}")
+            _check_types(value, f"{prefix}{name}.")
+        else:
+            _require(_fits(value, hint), prefix + name, value, _words(hint))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if hint is bool or isinstance(value, bool):
+        return hint is bool and isinstance(value, bool)
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is tuple:
+        return f"a tuple, each {_words(get_args(hint)[0])}"
+    return _WORDS[hint]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae import detectors, experiment, learners, parallel, runlog, scoring
+from jaxae import archive, detectors, experiment, learners, parallel, runlog, scoring
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.corruptions import CORRUPTIONS
 from jaxae.data import DATASETS
-from jaxae.errors import UserError
+from jaxae.errors import UserError, user_errors
 from jaxae.studies import STUDIES
 
 USAGE = """usage: jaxae train [--data.name npz:FILE] [any setting; --help lists them]
@@ -28,7 +28,7 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.
     Raises:
       UserError: a file is missing or unreadable, or the rows have another shape than the model's.
     """
-    own = run_dir if (run_dir / detectors.DESCRIPTION).is_file() else run_dir / "detector"
+    own = run_dir if (run_dir / archive.DESCRIPTION).is_file() else run_dir / "detector"
     detector = detectors.load(own)
     try:
         raw = np.load(rows, allow_pickle=False)
@@ -69,7 +69,7 @@ def main(args: list[str] | None = None) -> None:
         case ["list"]:
             list_names()
         case ["score", run_dir, rows, *out] if len(out) <= 1:
-            with experiment.user_errors():
+            with user_errors():
                 score_file(Path(run_dir), Path(rows), Path(out[0]) if out else None)
         case _:
             print(USAGE, file=sys.stderr)

@@ -207,7 +207,7 @@ def from_dict(values: Any) -> ExperimentConfig:
       UserError: it was written by another version, or holds a field that this one does not know.
     """
     if not isinstance(values, dict):
-        raise UserError(f"the configuration is a {type(values).__name__}, not named values")
+        raise UserError(f"the configuration is {values!r}; it must hold named values")
     found = values.get("format", 1)
     if found != FORMAT:
         raise UserError(
@@ -218,7 +218,9 @@ def from_dict(values: Any) -> ExperimentConfig:
     return validate(_build(ExperimentConfig, rest, ""))
 
 
-def _build(cls: type, values: dict, prefix: str) -> Any:
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{prefix.rstrip('.')} is {values!r}; it must hold named values")
     hints = get_type_hints(cls)
     unknown = set(values) - set(hints)
     if unknown:
@@ -231,6 +233,8 @@ def _build(cls: type, values: dict, prefix: str) -> Any:
             made[name] = _build(hints[name], value, f"{prefix}{name}.")
         else:
             made[name] = tuple(value) if isinstance(value, list) else value
+    if cls is ExperimentConfig and "name" not in made:
+        raise UserError("the configuration has no name")
     return cls(**made)
 
 

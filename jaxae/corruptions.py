@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float
 
-from jaxae.errors import UserError, unknown
+from jaxae.errors import UserError
 from jaxae.filters import gaussian_blur
+from jaxae.registry import Registry
 from jaxae.rng import Purpose, row_keys, stream
-from jaxae.types import Array, Key, Shape
+from jaxae.types import AnyArray, Key, Scalar, Shape
 
 _CHUNK = 256  # rows corrupted side by side: bounds the memory
 _BLUR_RADIUS = 12  # four standard deviations at the largest severity of `blur`, 3 pixels
@@ -52,7 +54,7 @@ def _grid(x: Array) -> tuple[Array, Array]:
     return rows.astype(jnp.float32), columns.astype(jnp.float32)
 
 
-def rotation(x: Array, degrees: Array, key: Key) -> Array:
+def rotation(x: Float[Array, "H W C"], degrees: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Turn an image anticlockwise about its centre; bilinear, 0 where nothing was.
 
     Multiples of 90 degrees move pixels onto pixels, as `numpy.rot90` does for square images.
@@ -65,19 +67,19 @@ def rotation(x: Array, degrees: Array, key: Key) -> Array:
     return _resample(x, cos * u + sin * v + middle[0], cos * v - sin * u + middle[1])
 
 
-def negative(x: Array, share: Array, key: Key) -> Array:
+def negative(x: Float[Array, "H W C"], share: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Blend an image with its negative: (1 - s) x + s (1 - x); s = 1 is the negative."""
     del key
     return x + share * (1 - 2 * x)
 
 
-def noise(x: Array, sigma: Array, key: Key) -> Array:
+def noise(x: Float[Array, "*S"], sigma: Scalar, key: Key) -> Float[Array, "*S"]:
     """Add Gaussian noise; images are then clipped to [0, 1], series and vectors are not."""
     noisy = x + sigma * jax.random.normal(key, x.shape)
     return jnp.clip(noisy, 0, 1) if x.ndim == 3 else noisy
 
 
-def noise_rescaled(x: Array, sigma: Array, key: Key) -> Array:
+def noise_rescaled(x: Float[Array, "H W C"], sigma: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Add Gaussian noise, then stretch each image so that it spans [0, 1] again.
 
     The stretch greys the background, which makes even weak noise easy to detect.
@@ -88,13 +90,13 @@ def noise_rescaled(x: Array, sigma: Array, key: Key) -> Array:
     return jnp.where(sigma > 0, stretched, x)
 
 
-def blur(x: Array, sigma: Array, key: Key) -> Array:
+def blur(x: Float[Array, "H W C"], sigma: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Smooth an image with a Gaussian of `sigma` pixels, borders mirrored."""
     del key
     return gaussian_blur(x, sigma, _BLUR_RADIUS)
 
 
-def occlusion(x: Array, share: Array, key: Key) -> Array:
+def occlusion(x: Float[Array, "H W C"], share: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Black out a square at a random place; its side is a share of the image's shorter side."""
     height, width = x.shape[:2]
     side = jnp.round(share * min(height, width))
@@ -104,20 +106,20 @@ def occlusion(x: Array, share: Array, key: Key) -> Array:
     return jnp.where(hidden[..., None], 0.0, x)
 
 
-def shift(x: Array, pixels: Array, key: Key) -> Array:
+def shift(x: Float[Array, "H W C"], pixels: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Move an image up, down, left or right (drawn per row), black where nothing was."""
     down, right = jnp.array([[1, 0], [-1, 0], [0, 1], [0, -1]])[jax.random.randint(key, (), 0, 4)]
     rows, columns = _grid(x)
     return _resample(x, rows - pixels * down, columns - pixels * right)
 
 
-def contrast(x: Array, share: Array, key: Key) -> Array:
+def contrast(x: Float[Array, "H W C"], share: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Pull an image towards its mean m: m + (1 - s) (x - m); s = 1 leaves plain grey."""
     del key
     return x + share * (jnp.mean(x) - x)
 
 
-def drift(x: Array, amplitude: Array, key: Key) -> Array:
+def drift(x: Float[Array, "T C"], amplitude: Scalar, key: Key) -> Float[Array, "T C"]:
     """Add a slow baseline wander: per channel, a sine of half to two periods with random phase."""
     for_rate, for_phase = jax.random.split(key)
     channels = x.shape[1]
@@ -127,7 +129,7 @@ def drift(x: Array, amplitude: Array, key: Key) -> Array:
     return x + amplitude * jnp.sin(2 * jnp.pi * (rate * time + phase))
 
 
-def dropout(x: Array, share: Array, key: Key) -> Array:
+def dropout(x: Float[Array, "T C"], share: Scalar, key: Key) -> Float[Array, "T C"]:
     """Freeze a series, as a stuck sensor does: a random stretch holds the value it starts with."""
     length = jnp.round(share * x.shape[0])
     start = jnp.floor(jax.random.uniform(key) * (x.shape[0] - length + 1)).astype(jnp.int32)
@@ -136,7 +138,7 @@ def dropout(x: Array, share: Array, key: Key) -> Array:
     return jnp.where(frozen[:, None], x[jnp.minimum(start, x.shape[0] - 1)][None], x)
 
 
-def time_warp(x: Array, strength: Array, key: Key) -> Array:
+def time_warp(x: Float[Array, "T C"], strength: Scalar, key: Key) -> Float[Array, "T C"]:
     """Run a series faster and slower: speed 1 + s cos(2 pi k t), k = 1 or 2, either sign.
 
     Order is kept (s <= 1), both ends stay, values are interpolated linearly.
@@ -154,21 +156,27 @@ def time_warp(x: Array, strength: Array, key: Key) -> Array:
 
 
 _INF = math.inf
-CORRUPTIONS: dict[str, Corruption] = {
-    "rotation": Corruption(rotation, "images", (15, 30, 45, 90, 180), (-_INF, _INF), "degrees"),
-    "negative": Corruption(negative, "images", (0.1, 0.25, 0.5, 0.75, 1), (0, 1), "share"),
-    "noise": Corruption(noise, "any", (0.02, 0.05, 0.1, 0.2, 0.4), (0, _INF), "std"),
-    "noise_rescaled": Corruption(
-        noise_rescaled, "images", (0.02, 0.05, 0.1, 0.2, 0.4), (0, _INF), "std"
-    ),
-    "blur": Corruption(blur, "images", (0.5, 0.75, 1, 1.5, 2.5), (0, _BLUR_RADIUS / 4), "pixels"),
-    "occlusion": Corruption(occlusion, "images", (0.1, 0.2, 0.3, 0.4, 0.5), (0, 1), "share"),
-    "shift": Corruption(shift, "images", (1, 2, 3, 4, 6), (0, _INF), "pixels"),
-    "contrast": Corruption(contrast, "images", (0.2, 0.4, 0.6, 0.8, 0.95), (0, 1), "share"),
-    "drift": Corruption(drift, "series", (0.05, 0.1, 0.2, 0.4, 0.8), (0, _INF), "amplitude"),
-    "dropout": Corruption(dropout, "series", (0.05, 0.1, 0.2, 0.3, 0.5), (0, 1), "share"),
-    "time_warp": Corruption(time_warp, "series", (0.1, 0.2, 0.4, 0.6, 0.9), (0, 1), "speed"),
-}
+CORRUPTIONS: Registry[Corruption] = Registry(
+    "corruption",
+    Corruption,
+    {
+        "rotation": Corruption(rotation, "images", (15, 30, 45, 90, 180), (-_INF, _INF), "degrees"),
+        "negative": Corruption(negative, "images", (0.1, 0.25, 0.5, 0.75, 1), (0, 1), "share"),
+        "noise": Corruption(noise, "any", (0.02, 0.05, 0.1, 0.2, 0.4), (0, _INF), "std"),
+        "noise_rescaled": Corruption(
+            noise_rescaled, "images", (0.02, 0.05, 0.1, 0.2, 0.4), (0, _INF), "std"
+        ),
+        "blur": Corruption(
+            blur, "images", (0.5, 0.75, 1, 1.5, 2.5), (0, _BLUR_RADIUS / 4), "pixels"
+        ),
+        "occlusion": Corruption(occlusion, "images", (0.1, 0.2, 0.3, 0.4, 0.5), (0, 1), "share"),
+        "shift": Corruption(shift, "images", (1, 2, 3, 4, 6), (0, _INF), "pixels"),
+        "contrast": Corruption(contrast, "images", (0.2, 0.4, 0.6, 0.8, 0.95), (0, 1), "share"),
+        "drift": Corruption(drift, "series", (0.05, 0.1, 0.2, 0.4, 0.8), (0, _INF), "amplitude"),
+        "dropout": Corruption(dropout, "series", (0.05, 0.1, 0.2, 0.3, 0.5), (0, 1), "share"),
+        "time_warp": Corruption(time_warp, "series", (0.1, 0.2, 0.4, 0.6, 0.9), (0, 1), "speed"),
+    },
+)
 
 
 def applicable(shape: Shape) -> tuple[str, ...]:
@@ -178,26 +186,22 @@ def applicable(shape: Shape) -> tuple[str, ...]:
 
 
 def _find(name: str, shape: Shape) -> Corruption:
-    if name not in CORRUPTIONS:
-        raise unknown("corruption", name, CORRUPTIONS)
+    found = CORRUPTIONS[name]
     if name not in applicable(shape):
         raise UserError(
-            f"corruption {name!r} works on {CORRUPTIONS[name].kind}, not on rows of shape "
+            f"corruption {name!r} works on {found.kind}, not on rows of shape "
             f"{tuple(shape)}; known for these: {', '.join(applicable(shape))}"
         )
-    return CORRUPTIONS[name]
+    return found
 
 
-def corrupt(spec: str, x: np.ndarray, seed: int) -> np.ndarray:
+def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:
     """Corrupted copies of rows.
 
     Args:
       spec: "NAME:SEVERITY", for instance "rotation:90".
-      x: [N, *S], images in [0, 1].
+      x: rows, images in [0, 1].
       seed: row i uses the random numbers of (seed, i), whatever the other rows are.
-
-    Returns:
-      [N, *S] float32.
 
     Raises:
       UserError: the name is unknown or does not fit the shape, or the severity is missing or
@@ -227,18 +231,17 @@ def _corrupt(name: str, x: Array, severity: Array, key: Key) -> Array:
     return jax.lax.map(one, (x, row_keys(key, jnp.arange(len(x)))), batch_size=_CHUNK)
 
 
-def severity_grid(names: Sequence[str], x: Array, key: Key, severities: Array) -> Array:
+def severity_grid(
+    names: Sequence[str], x: Float[AnyArray, " N *S"], key: Key, severities: AnyArray
+) -> Float[Array, " K L N *S"]:
     """All corruptions at all severities in one compiled call: a severity surface's rows.
 
     Args:
       names: K names, static under `jax.jit`; see `applicable`.
-      x: [N, *S]; the result is K * L times as large, so pass some hundreds of rows.
+      x: rows; the result is K * L times as large, so pass some hundreds of them.
       key: of the stream; a row's draws are the same for every name and severity, and those of
         `corrupt` if this is `stream(seed, Purpose.CORRUPTION)`.
       severities: [K, L], one grid for each name; `Corruption.severities` are all equally long.
-
-    Returns:
-      [K, L, N, *S] float32.
 
     Raises:
       UserError: a name is unknown or does not fit the shape of the rows.

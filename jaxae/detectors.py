@@ -5,11 +5,6 @@ calibration scores, the scaling) and a description of what they are.
 """
 
 import dataclasses
-import hashlib
-import importlib.metadata
-import json
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from jaxae import config, evaluation, learners, members, parallel, runlog, scoring
+from jaxae import archive, config, evaluation, learners, members, parallel, runlog, scoring
 from jaxae.config import ExperimentConfig
 from jaxae.datasets.raw import scaled
 from jaxae.errors import UserError
 from jaxae.types import Dataset, Decision, Learner, PyTree, Scaling, Score, Shape
 
-DESCRIPTION = "description.json"
 UNITS = {"uint8": "pixels 0 ... 255; x / 255 is what is scaled"}  # others: numbers as they are
 
 
@@ -51,7 +45,7 @@ class Description:
     config: ExperimentConfig  # method and model, score and its precision, rule, ensemble, scaling
     shape: Shape  # of a row
     dtype: str  # of the raw rows that it was made of
-    version: str  # of jaxae
+    version: str | None  # of jaxae, where it is installed
 
 
 class Detector(NamedTuple):
@@ -112,7 +106,7 @@ def fit(
     _check_finite(scores)
     normals = scores.train if cfg.threshold.on == "train" else scores.valid
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
-    about = Description(cfg, data.shape, data.dtype, importlib.metadata.version("jaxae"))
+    about = Description(cfg, data.shape, data.dtype, runlog.version("jaxae"))
     return Detector(about, variables, fitted, decision, data.scaling), scores
 
 
@@ -186,15 +180,9 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, " N *S"]) -> Judgement:
     return Judgement(scores, scoring.decide(detector.decision, scores))
 
 
-# On disk: DESCRIPTION names the file of arrays, whose digest is part of its name. The arrays are
-# written first, so that replacing the description replaces the detector, whole and at once.
-
-
 def save(folder: Path, detector: Detector) -> None:
     """Save a detector, in place of one that the folder may hold."""
-    arrays = _flat(_arrays(detector))
-    digest = _digest(arrays)
-    about = detector.about
+    about, decision = detector.about, detector.decision
     description = {
         "format": config.FORMAT,
         "jaxae": about.version,
@@ -202,18 +190,16 @@ def save(folder: Path, detector: Detector) -> None:
         "dtype": about.dtype,
         "units": UNITS.get(about.dtype, "as given"),
         "members": members.count(detector.variables),
-        "threshold": detector.decision.threshold,
+        "threshold": decision.threshold,
         "config": config.to_dict(about.config),
-        "digest": digest,
-        "arrays": {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _arrays_name(digest)
-    runlog.write_arrays(path, arrays)
-    runlog.write_json(folder / DESCRIPTION, description)
-    for old in folder.glob("arrays-*.npz"):
-        if old != path:
-            old.unlink()
+    tree = {
+        "variables": detector.variables,
+        "fitted": detector.fitted,
+        "decision": {"state": decision.state, "calibration": decision.calibration},
+        "scaling": detector.scaling._asdict(),
+    }
+    archive.write(folder, description, tree)
 
 
 def load(folder: Path) -> Detector:
@@ -222,84 +208,22 @@ def load(folder: Path) -> Detector:
     Raises:
       UserError: there is none, it is damaged, or another version of jaxae wrote it.
     """
-    if not (folder / DESCRIPTION).is_file():
+    if not (folder / archive.DESCRIPTION).is_file():
         raise UserError(
-            f"no detector in {folder}: it holds no {DESCRIPTION}; name a finished run of this "
-            "version of jaxae, or run an older one again"
+            f"no detector in {folder}: it holds no {archive.DESCRIPTION}; name a finished run of "
+            "this version of jaxae, or run an older one again"
         )
     try:
-        return _load(folder)
+        known = archive.read_description(folder)
+        cfg = config.from_dict(known["config"])
+        tree = archive.read_arrays(folder, known["digest"])
+        about = Description(cfg, tuple(known["shape"]), known["dtype"], known["jaxae"])
+        decision = Decision(cfg.threshold.rule, **tree["decision"])
+        variables, scaling = tree["variables"], Scaling(**tree["scaling"])
     except UserError as error:
         problem = str(error)
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
+    else:
+        return Detector(about, variables, tree.get("fitted", {}), decision, scaling)
     raise UserError(f"the detector in {folder} cannot be used ({problem}); run it again")
-
-
-def _load(folder: Path) -> Detector:
-    known = json.loads((folder / DESCRIPTION).read_text())
-    cfg = config.from_dict(known["config"])
-    path = folder / _arrays_name(known["digest"])
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    if _digest(arrays) != known["digest"]:
-        raise UserError(f"{path.name} is not what was written")
-    about = Description(cfg, tuple(known["shape"]), known["dtype"], known["jaxae"])
-    tree = _nested(arrays)
-    decision = tree["decision"]
-    return Detector(
-        about,
-        tree["variables"],
-        tree.get("fitted", {}),
-        Decision(cfg.threshold.rule, decision["state"], decision["calibration"]),
-        Scaling(tree["scaling"]["shift"], tree["scaling"]["scale"]),
-    )
-
-
-def _arrays_name(digest: str) -> str:
-    return f"arrays-{digest[:16]}.npz"
-
-
-def _arrays(detector: Detector) -> dict:
-    return {
-        "variables": detector.variables,
-        "fitted": detector.fitted,
-        "decision": {
-            "state": detector.decision.state,
-            "calibration": detector.decision.calibration,
-        },
-        "scaling": detector.scaling._asdict(),
-    }
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dicts of arrays as one, its keys joined by "/"."""
-    flat = {}
-    for name, value in tree.items():
-        if "/" in name:
-            raise UserError(f"an array of a detector is named {name!r}; names must not hold a /")
-        at = f"{prefix}/{name}" if prefix else name
-        flat |= _flat(value, at) if isinstance(value, dict) else {at: np.asarray(value)}
-    return flat
-
-
-def _nested(flat: dict[str, np.ndarray]) -> dict:
-    """The inverse of `_flat`."""
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = value
-    return tree
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 of names, types, shapes and values."""
-    found = hashlib.sha256()
-    for name in sorted(arrays):
-        a = arrays[name]
-        found.update(f"{name} {a.dtype.str} {a.shape}\n".encode())
-        found.update(np.ascontiguousarray(a).data)
-    return found.hexdigest()

@@ -1,4 +1,8 @@
-"""The one exception whose message is meant for the person at the keyboard."""
+"""What the person at the keyboard is told when something cannot work."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
 
 
 class UserError(ValueError):
@@ -12,3 +16,23 @@ class UserError(ValueError):
 def unknown(kind: str, name: str, known) -> UserError:
     """The error for a name that no registry holds; it lists the names that exist."""
     return UserError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Say errors as a person needs them: one line, no traceback.
+
+    Exits with code 2 on bad input, with code 1 if training diverges, and with code 130 if it is
+    interrupted: the last checkpoint stays, and the same command resumes.
+    """
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"training failed: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes after the last checkpoint", file=sys.stderr)
+        sys.exit(130)

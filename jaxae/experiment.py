@@ -1,9 +1,6 @@
 """One experiment from configuration to report: what a newcomer reads first."""
 
-import contextlib
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -24,7 +21,7 @@ from jaxae import (
     train,
 )
 from jaxae.config import ExperimentConfig
-from jaxae.errors import UserError
+from jaxae.errors import UserError, user_errors
 from jaxae.types import Dataset, Learner, TrainState
 
 
@@ -48,7 +45,7 @@ def run(cfg: ExperimentConfig) -> dict:
     parallel.initialize(cfg.devices)
     dataset = data.load(cfg.data)
     learner = learners.build(cfg, dataset.shape)
-    judging = learners.build(config.for_scoring(cfg), dataset.shape)
+    scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
     devices = train.devices_for(learner, cfg, dataset.shape)
     all_devices = jax.local_devices()  # scoring has no batch to keep whole
     apart = train.ensemble(learner, cfg, len(dataset.train.x))
@@ -59,14 +56,15 @@ def run(cfg: ExperimentConfig) -> dict:
     ):
         fitted = _train(cfg, learner, apart, dataset, devices, folder, manager)
         variables = fitted.state.variables
-        detector, scores = detectors.fit(judging, variables, dataset, cfg, all_devices)
+        detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
         detectors.save(folder / "detector", detector)
         runlog.write_config(folder, cfg)  # of this detector; what is free may have changed
         runlog.write_arrays(folder / "scores.npz", _score_arrays(dataset, detector, scores))
         report = _report(cfg, dataset, detector, scores, folder)
-        report |= studies.run(
-            studies.Context(cfg, dataset, judging, all_devices, detector, scores, manager, folder)
+        context = studies.Context(
+            cfg, dataset, scoring_learner, all_devices, detector, scores, manager, folder
         )
+        report |= studies.run(context)
         report |= {"wall_s": time.perf_counter() - clock, "compile_s": fitted.compile_s}
         runlog.write_json(folder / "report.json", report)
         drawn = plots.draw(folder, plots.FIGURES | studies.figures())
@@ -202,28 +200,8 @@ def table(report: dict) -> str:
     return "\n".join([rule, *lines, rule])
 
 
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Say errors as a person needs them: one line, no traceback.
-
-    Exits with code 2 on bad input, with code 1 if training diverges, and with code 130 if it is
-    interrupted: the last checkpoint stays, and the same command resumes.
-    """
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except FloatingPointError as error:
-        print(f"training failed: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes after the last checkpoint", file=sys.stderr)
-        sys.exit(130)
-
-
 def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:
-    """The command line of an experiment: parse, run, report; see `user_errors`."""
+    """The command line of an experiment: parse, run, report; see `jaxae.errors.user_errors`."""
     with user_errors():
         cfg = config.parse_cli(default, args)
         parallel.cache_compilations()

@@ -208,7 +208,9 @@ def normal_as_positive(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]
 
 
 @jax.jit
-def fpr_at_tpr(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"], tpr: float = 0.95) -> Array:
+def fpr_at_tpr(
+    scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"], tpr: Array | float = 0.95
+) -> Array:
     """The smallest false-positive rate at which at least the share `tpr` of anomalies is flagged.
 
     Args:
@@ -262,7 +264,7 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
 
 @jax.jit
 def best_f1(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Array:
-    """The largest F1 over all thresholds: an oracle, since it is chosen with the labels.
+    """The largest F1 over all thresholds: an oracle, since it is chosen with the truth.
 
     Args:
       scores: of at most 2**20 rows.

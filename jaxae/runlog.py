@@ -123,12 +123,6 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
 
 def provenance() -> dict:
     """Where a result comes from: revision, versions, devices and command."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
     return {
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain")),
@@ -139,8 +133,16 @@ def provenance() -> dict:
         "cpu_count": os.cpu_count(),
         "devices": [str(device) for device in jax.devices()],
         "device_kind": jax.devices()[0].device_kind,
-        "versions": versions,
+        "versions": {name: version(name) for name in _PACKAGES},
     }
+
+
+def version(package: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _git(*args: str) -> str | None:

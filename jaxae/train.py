@@ -148,10 +148,7 @@ def fit(
             speed = np.float64(steps / (time.perf_counter() - clock))
             _check_finite(metrics, epoch + 1)
             means = {name: values.mean(axis=1) for name, values in metrics.items()}
-            shown = on_epoch(epoch + 1, state, means | {"steps_per_s": speed})
-            known = {name: f"{shown[name].mean():.5f}" for name in SHOWN if name in shown}
-            bar.set_postfix(known, refresh=False)
-            bar.update(steps)
+            _show(bar, steps, on_epoch(epoch + 1, state, means | {"steps_per_s": speed}))
     return Fitted(state, compile_s)
 
 
@@ -170,6 +167,13 @@ def _bar(total: int, done: int, quiet: bool) -> tqdm:
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
     )
+
+
+def _show(bar: tqdm, steps: int, metrics: EpochMetrics) -> None:
+    """Move the bar on by an epoch."""
+    known = {name: f"{metrics[name].mean():.5f}" for name in SHOWN if name in metrics}
+    bar.set_postfix(known, refresh=False)
+    bar.update(steps)
 
 
 def _trace(cfg: ExperimentConfig, epoch: int, start: int) -> contextlib.AbstractContextManager:

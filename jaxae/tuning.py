@@ -84,11 +84,9 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
 
 
 def scoring_options(dtype: str, platform: str) -> Options:
-    """What XLA is told when a scorer is compiled.
-
-    In float32 dense scoring is two to three times as fast without YNNPACK (ECG .8 -> 2.3 million
-    rows/s, S2 170 -> 490 thousand, Intel), and convolutional scoring loses nothing.
-    """
+    """What XLA is told when a scorer is compiled."""
+    # In float32 dense models score two to three times as fast without YNNPACK (ECG .8 -> 2.3
+    # million rows/s, S2 170 -> 490 thousand, Intel); convolutions lose nothing.
     return _WITHOUT_YNNPACK if platform == "cpu" and dtype == "float32" else {}
 
 
@@ -119,10 +117,8 @@ def chunk_rows(platform: str) -> int:
 
 
 def mean(values: jax.Array) -> jax.Array:
-    """The mean of [F], as a product on a CPU, where XLA sums one by one what it just computed.
-
-    The loss value was a quarter of a dense step: S2 3,010 -> 3,570, ECG 2,550 -> 2,770 steps/s.
-    """
+    """The mean of [F], as a product on a CPU, where XLA sums one by one what it just computed."""
+    # A loss value was a quarter of a dense step: S2 3,010 -> 3,570, ECG 2,550 -> 2,770 steps/s.
     return lax.platform_dependent(
         values,
         cpu=lambda v: jnp.dot(v, jnp.ones_like(v), precision="highest") / v.size,
@@ -134,10 +130,10 @@ def mean_over(tree: PyTree, axis: str | None) -> PyTree:
     """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None).
 
     All leaves meet in one vector: on a CPU every array that is reduced costs the devices a
-    rendezvous of its own (denoising 370 -> 493, ECG on two devices 814 -> 2,340 steps/s). They are
-    written into it one by one, because XLA would fuse a concatenation with the gradients' sums and
-    compute those element by element (560 steps/s).
+    rendezvous of its own. They are written into it one by one, because XLA would fuse a
+    concatenation with the gradients' sums and compute those element by element.
     """
+    # Denoising 370 -> 493, ECG on two devices 814 -> 2,340 steps/s; S2 concatenated 560 (Intel).
     if not axis or lax.axis_size(axis) == 1:
         return tree
     leaves, treedef = jax.tree.flatten(tree)

@@ -1,11 +1,14 @@
-"""Which module may use what: the layers of the package, enforced on its source."""
+"""Which module may use what: the floors of the package, enforced on its source."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import jaxae
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
@@ -28,6 +31,13 @@ def parsed(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def functions(tree):
+    """Every function and method below a node."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
 def users_of(package):
     """Modules that import a package, anywhere in them."""
     return {
@@ -47,45 +57,109 @@ def ours(name):
     return found - {"jaxae"}
 
 
-# Level 0 and 1 in full; above them what must stay apart.
-ALLOWED = {
-    "errors": set(),
-    "types": set(),
-    "checks": {"errors"},
-    "config": {"checks", "errors"},
-    "rng": {"types"},
-    "metrics": {"types"},
-    "filters": {"types"},
-    "corruptions": {"types", "errors", "rng", "filters"},
-    "scoring": {"types", "errors", "filters"},
-    "runlog": {"config", "errors"},
-    "checkpoint": {"config", "errors", "types"},
-    "parallel": {"types", "errors", "config"},
+def home(name):
+    """The module right below jaxae that a module is, or is part of."""
+    return name.removeprefix("jaxae.").split(".")[0]
+
+
+# From the ground up: a module uses what lies on lower floors, and on its own what BESIDE says.
+FLOORS = {
+    "ground": {"types", "errors", "registry", "tuning", "ops"},
+    "pure": {
+        "models",
+        "metrics",
+        "filters",
+        "rng",
+        "members",
+        "corruptions",
+        "scoring",
+        "optimisers",
+        "sources",
+    },
+    "settings": {"config", "checks"},
+    "machinery": {
+        "parallel",
+        "checkpoint",
+        "runlog",
+        "archive",
+        "datasets",
+        "reconstruction",
+        "adversarial",
+    },
+    "verbs": {"learners", "data", "evaluation", "train", "detectors"},
+    "views": {"studies", "plots"},
+    "story": {"experiment"},
+    "doors": {"jaxae", "cli", "__main__"},
 }
+BESIDE = {
+    ("types", "tuning"),
+    ("registry", "errors"),
+    ("corruptions", "filters"),
+    ("corruptions", "rng"),
+    ("scoring", "filters"),
+    ("config", "checks"),
+    ("archive", "runlog"),
+    ("detectors", "evaluation"),
+    ("detectors", "learners"),
+    ("train", "data"),
+    ("studies", "plots"),
+    ("__main__", "cli"),
+}
+# What lies lower and is still none of a module's business.
+FILES = {"runlog", "checkpoint", "archive"}
+METHODS = {"models", "optimisers", "scoring", "corruptions", "metrics"}
 APART = {
-    "learners": {"parallel", "train", "evaluation", "runlog", "checkpoint", "plots", "data"},
-    "adversarial": {"parallel", "train", "evaluation", "config", "learners"},
-    "train": {"learners", "evaluation", "runlog", "checkpoint", "plots"},
-    "evaluation": {"learners", "train", "runlog", "checkpoint", "plots"},
-    "data": {"learners", "train", "evaluation", "parallel"},
+    "learners": {"parallel", "datasets", *FILES},
+    "reconstruction": {"config"},
+    "adversarial": {"config"},
+    "train": FILES,
+    "evaluation": {"config", *FILES},
+    "data": {"parallel", *FILES},
+    "parallel": METHODS,
+    "checkpoint": METHODS,
+    "runlog": METHODS,
 }
 
 
-@pytest.mark.parametrize("name", ALLOWED)
-def test_lower_modules_import_only_what_lies_below_them(name):
-    assert ours(f"jaxae.{name}") <= ALLOWED[name]
+def uses():
+    """(module right below jaxae, another one that it imports), for all of them."""
+    return {
+        (home(name), home(used))
+        for name in MODULES
+        for used in ours(name)
+        if home(used) != home(name)
+    }
+
+
+def test_every_module_has_one_floor():
+    floors = [module for modules in FLOORS.values() for module in modules]
+    assert sorted(floors) == sorted({home(name) for name in MODULES})
+
+
+def test_every_import_goes_down():
+    height = {module: i for i, floor in enumerate(FLOORS.values()) for module in floor}
+    level, wrong = set(), set()
+    for module, used in uses():
+        if height[module] <= height[used]:
+            (level if height[module] == height[used] else wrong).add((module, used))
+    assert not wrong
+    assert level == BESIDE
+
+
+def test_no_import_goes_round_in_a_circle():
+    graph = {name: {f"jaxae.{used}" for used in ours(name)} for name in MODULES}
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert set(order) == set(MODULES)
 
 
 @pytest.mark.parametrize("name", APART)
 def test_modules_that_stay_apart(name):
-    assert not ours(f"jaxae.{name}") & APART[name]
+    assert not {used for module, used in uses() if module == name} & APART[name]
 
 
 def test_models_know_no_configuration_and_no_training():
-    for name in MODULES:
-        if name.startswith("jaxae.models."):
-            above = {used for used in ours(name) if not used.startswith("models.")}
-            assert {used.split(".")[0] for used in above} <= {"types", "errors", "ops"}, name
+    below = {used for module, used in uses() if module == "models"}
+    assert below <= {"types", "errors", "registry", "ops"}
 
 
 def test_plots_need_neither_jax_nor_the_rest_of_the_package():
@@ -103,7 +177,7 @@ def test_plots_need_neither_jax_nor_the_rest_of_the_package():
         ("matplotlib", ("jaxae.plots",)),
         ("tyro", ("jaxae.config",)),
         ("tqdm", ("jaxae.train",)),
-        ("optax", ("jaxae.learners", "jaxae.adversarial")),
+        ("optax", ("jaxae.optimisers", "jaxae.reconstruction", "jaxae.adversarial")),
         ("flax", ("jaxae.models.", "jaxae.types")),
     ],
 )
@@ -129,12 +203,81 @@ def test_the_package_does_not_import_what_uses_it():
         assert users_of(package) == set()
 
 
+def test_shapes_are_checked_by_tests_and_not_by_the_package():
+    assert users_of("beartype") == set()
+
+
+ORDERED = (ast.Gt, ast.GtE, ast.Lt, ast.LtE)
+
+
+def names_in(node):
+    """The names, attributes and keys that an expression mentions."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Name):
+            yield inner.id
+        elif isinstance(inner, ast.Attribute):
+            yield inner.attr
+        elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+            yield inner.value
+
+
+def compares_with_a_threshold(node):
+    return (
+        isinstance(node, ast.Compare)
+        and any(isinstance(sign, ORDERED) for sign in node.ops)
+        and any("threshold" in name for name in names_in(node))
+    )
+
+
+def test_scores_are_compared_with_thresholds_in_one_place():
+    found = {
+        (name, function.name)
+        for name, path in MODULES.items()
+        for function in functions(parsed(path))
+        if any(compares_with_a_threshold(node) for node in ast.walk(function))
+    }
+    assert found == {
+        ("jaxae.types", "above_threshold"),  # what a rule decides unless it says otherwise
+        ("jaxae.plots.style", "verdict"),  # only the sign between the two numbers
+        ("jaxae.studies.detection", "batch_threshold"),  # the other rule, of the article
+    }
+    of_modules = {
+        name
+        for name, path in MODULES.items()
+        if any(compares_with_a_threshold(node) for node in ast.walk(parsed(path)))
+    }
+    assert of_modules == {name for name, _ in found}, "outside of a function"
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_read_in_one_sitting(name):
     text = MODULES[name].read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 320
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), "says what it is for"
+
+
+def test_a_function_is_read_on_one_screen():
+    long = {
+        (name, function.name)
+        for name, path in MODULES.items()
+        for function in functions(parsed(path))
+        if function.end_lineno - function.lineno + 1 > 60
+    }
+    assert not long
+
+
+STORY = ("types", "learners", "train", "parallel", "evaluation", "scoring", "experiment", "data")
+
+
+def test_the_core_of_the_story_is_short():
+    lines = {
+        name: len(path.read_text(encoding="utf-8").splitlines())
+        for name, path in MODULES.items()
+        if home(name) in STORY
+    }
+    assert {home(name) for name in lines} == set(STORY)
+    assert sum(lines.values()) <= 1700, lines
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "tensorflow_datasets", "sklearn", "tyro"])
@@ -157,12 +300,9 @@ def test_heavy_packages_are_imported_inside_functions(package):
         assert not eager, f"{name} imports {package} when it is loaded"
 
 
-def test_starting_an_experiment_loads_no_heavy_package():
-    code = (
-        "import sys, jaxae.experiment\n"
-        "heavy = {'matplotlib', 'tensorflow_datasets', 'sklearn', 'tensorflow', 'torch'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
+def loaded(statement, packages):
+    """Which of these packages a fresh Python has after a statement."""
+    code = f"import sys\n{statement}\nprint(*sorted({packages!r} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -171,4 +311,19 @@ def test_starting_an_experiment_loads_no_heavy_package():
         check=True,
         timeout=120,
     )
-    assert done.stdout.strip() == "[]"
+    return set(done.stdout.split())
+
+
+def test_starting_an_experiment_loads_no_heavy_package():
+    heavy = {"matplotlib", "tensorflow_datasets", "sklearn", "tensorflow", "torch", "beartype"}
+    assert loaded("import jaxae.experiment", heavy) == set()
+
+
+def test_importing_the_package_alone_loads_nothing():
+    assert loaded("import jaxae", {"jax", "flax", "numpy", "jaxtyping", "beartype"}) == set()
+    assert loaded("import jaxae.ops", {"jax", "flax", "optax", "orbax"}) == {"jax"}
+
+
+@pytest.mark.parametrize("name", jaxae.__all__)
+def test_what_the_package_offers_is_there(name):
+    assert getattr(jaxae, name) is not None

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from benchmarks import cases, compare, scaling, startup, throughput, whole_runs
+from benchmarks import cases, compare, programs, scaling, startup, throughput, whole_runs
 from benchmarks.workers import Worker
 
 
@@ -101,6 +101,34 @@ def test_every_case_names_its_experiments_parameters():
         params = jax.eval_shape(learner.init, jax.random.key(0), row).params
         flat = cases.traverse_util.flatten_dict(params, sep="/")
         assert {k.rsplit("/", 1)[0] for k in flat} == set(case.layers), case.name
+
+
+def test_weights_of_one_model_start_an_ensemble():
+    spec = {"model": "ecg_dense", "dtype": "float32", "batch": 8, "block": 2, "devices": 2}
+    weights = programs.initial_weights(spec)
+    for name, value in programs.initial_weights(spec | {"ensemble": 3}).items():
+        np.testing.assert_array_equal(value, weights[name])
+    x = cases.rows(cases.CASES["ecg_dense"], 8)
+    ours, theirs = (
+        programs.jaxae(spec | {"ensemble": size}, weights).gradients(x) for size in (1, 3)
+    )
+    assert throughput.check(ours, theirs, spec)["gradients"] < 1e-5
+
+
+def test_an_ensemble_trains_and_scores():
+    spec = {"model": "ecg_dense", "dtype": "float32", "batch": 8, "block": 2, "devices": 2}
+    spec |= {"ensemble": 3}
+    program = programs.jaxae(spec, programs.initial_weights(spec))
+    assert (program.steps, program.devices) == (2, 2)
+    program.train(2)
+    program.train(2)
+    program.score(64)
+
+
+def test_more_devices_than_there_are_make_a_competitor_unavailable():
+    spec = {"model": "ecg_dense", "dtype": "float32", "devices": 1000}
+    with pytest.raises(programs.Unavailable, match="devices"):
+        programs.jaxae(spec, {})
 
 
 def test_config_changes_only_what_is_named():

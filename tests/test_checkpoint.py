@@ -1,20 +1,18 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import DEVICES, METHODS, SHAPE, assert_same, tiny
 
-from jaxae import checkpoint, config, learners, parallel, train
+from jaxae import checkpoint, config, learners, members, parallel, train
 from jaxae.errors import UserError
-from jaxae.types import Detector
 
 
 def state_of(cfg, shape=SHAPE):
     """A state with no two leaves alike, as training would leave it."""
     learner = learners.build(cfg, shape)
-    abstract = train.abstract_state(learner, shape, cfg.seed)
+    abstract = train.abstract_state(learner, shape, cfg.ensemble)
     numbers = iter(range(1000))
 
     def fill(leaf):
@@ -104,36 +102,11 @@ def test_a_template_of_another_model_is_refused(other, tmp_path):
         checkpoint.restore(manager, parallel.placed_like(abstract, DEVICES[:1]))
 
 
-FITTED = {
-    "nothing": {},
-    "mahalanobis": {"mean": np.arange(3.0), "whiten": np.eye(3)},
-    "sum": {
-        "mse": {"score": {}, "mean": np.float32(1), "std": np.float32(2)},
-        "mae": {"score": {"energy": np.float32(3)}, "mean": np.float32(4), "std": np.float32(5)},
-    },
-}
-
-
-@pytest.mark.parametrize("fitted", FITTED)
-def test_a_detector_comes_back_without_a_template(fitted, tmp_path):
-    _, state = state_of(tiny("alocc"))
-    scale = np.full((1, 1, 1), 2, np.float32)
-    detector = Detector(state.variables, FITTED[fitted], jnp.float32(0.25), scale * 0, scale)
-    checkpoint.save_detector(tmp_path / "detector", detector)
-    found = checkpoint.load_detector(tmp_path / "detector")
-    assert jax.tree.structure(found) == jax.tree.structure(detector)
-    assert_same(found, jax.tree.map(jnp.asarray, detector))
-
-
-def test_a_detector_takes_the_place_of_the_one_before(tmp_path):
-    one = jnp.ones(1)
-    for threshold in (1.0, 2.0):
-        detector = Detector({"params": one}, {}, jnp.float32(threshold), one, one)
-        checkpoint.save_detector(tmp_path / "detector", detector)
-    assert checkpoint.load_detector(tmp_path / "detector").threshold == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["detector"]
-
-
-def test_a_folder_without_detector(tmp_path):
-    with pytest.raises(UserError, match=r"no detector in .*nowhere"):
-        checkpoint.load_detector(tmp_path / "nowhere")
+def test_a_state_without_an_axis_of_members_is_refused(tmp_path):
+    cfg = tiny()
+    abstract, state = state_of(cfg)
+    with (
+        saved(tmp_path, cfg, members.pick(state, 0)) as manager,
+        pytest.raises(UserError, match=r"epoch 3 .* of another model"),
+    ):
+        checkpoint.restore(manager, parallel.placed_like(abstract, DEVICES[:1]))

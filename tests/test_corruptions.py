@@ -142,9 +142,8 @@ def test_grid_holds_what_single_corruptions_give(kind, names):
 
 def test_grid_can_be_part_of_a_compiled_function():
     x, key = rows("series"), stream(0, Purpose.CORRUPTION)
-    worst = jax.jit(
-        lambda x: jnp.max(severity_grid(("drift",), x, key, [[0.0, 2.0]]), (0, 2, 3, 4))
-    )
+    grid = np.array([[0.0, 2.0]])
+    worst = jax.jit(lambda x: jnp.max(severity_grid(("drift",), x, key, grid), (0, 2, 3, 4)))
     np.testing.assert_allclose(worst(x)[0], x.max(), rtol=1e-6)
     assert worst(x)[1] > 1.5
 

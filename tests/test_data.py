@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxae import data
+from jaxae import data, sources, tuning
 from jaxae.config import DataConfig
 from jaxae.datasets import splits
 from jaxae.datasets.raw import Raw, to_float
 from jaxae.errors import UserError
+from jaxae.types import Source
 
 
 def make_raw(n_train=60, n_test=40, classes=4, shape=(3,), seed=0):
@@ -27,8 +28,8 @@ def pool_x(raw):
     return np.concatenate([raw.x_train, raw.x_test])
 
 
-def pool_label(raw):
-    return np.concatenate([raw.y_train, raw.y_test])
+def pool_class_id(raw):
+    return np.concatenate([raw.train_class_id, raw.test_class_id])
 
 
 def assert_contract(made, valid_in_test=False):
@@ -40,17 +41,18 @@ def assert_contract(made, valid_in_test=False):
         assert np.isfinite(split.x).all()
         assert [a.dtype for a in split[1:]] == [np.bool_, np.int32, np.int64]
         assert all(a.shape == (n,) for a in split[1:])
-        assert len(np.unique(split.row)) == n
+        assert len(np.unique(split.id)) == n
     assert not made.train.y.any()
     assert not made.valid.y.any()
     assert made.test.y.any()
     assert not made.test.y.all()
-    for constant in (made.shift, made.scale):
+    for constant in made.scaling:
         assert constant.dtype == np.float32
         assert constant.ndim == len(made.shape)
         assert np.broadcast_shapes(constant.shape, made.shape) == made.shape
-    assert (made.scale > 0).all()
-    train, valid, test = (set(split.row) for split in (made.train, made.valid, made.test))
+    assert (made.scaling.scale > 0).all()
+    assert np.dtype(made.dtype).kind in "uf"  # that of the raw rows
+    train, valid, test = (set(split.id) for split in (made.train, made.valid, made.test))
     assert not train & valid
     assert not train & test
     assert valid <= test if valid_in_test else not valid & test
@@ -128,22 +130,23 @@ def test_every_combination_keeps_the_contract(
     raw = make_raw(80, 80)
     made = splits.make(raw, cfg)
     assert_contract(made, valid_in_test=valid == "test")
+    assert made.dtype == "float32"
     for part in (made.train, made.valid, made.test):
-        np.testing.assert_array_equal(part.label, pool_label(raw)[part.row])
-        back = part.x * made.scale + made.shift
-        np.testing.assert_allclose(back, pool_x(raw)[part.row], rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(part.y, np.isin(part.label, anomaly))
+        np.testing.assert_array_equal(part.class_id, pool_class_id(raw)[part.id])
+        back = part.x * made.scaling.scale + made.scaling.shift
+        np.testing.assert_allclose(back, pool_x(raw)[part.id], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(part.y, np.isin(part.class_id, anomaly))
 
 
 def test_official_split_keeps_the_sources_order():
     raw = make_raw()
     made = splits.make(raw, DataConfig(normal=(1,)))
-    np.testing.assert_array_equal(made.test.row, np.arange(60, 100))
-    assert (np.diff(made.train.row) > 0).all()
-    assert (np.diff(made.valid.row) > 0).all()
-    both = np.sort(np.concatenate([made.train.row, made.valid.row]))
-    np.testing.assert_array_equal(both, np.flatnonzero(raw.y_train == 1))
-    assert len(made.valid.row) == round(0.1 * 15)
+    np.testing.assert_array_equal(made.test.id, np.arange(60, 100))
+    assert (np.diff(made.train.id) > 0).all()
+    assert (np.diff(made.valid.id) > 0).all()
+    both = np.sort(np.concatenate([made.train.id, made.valid.id]))
+    np.testing.assert_array_equal(both, np.flatnonzero(raw.train_class_id == 1))
+    assert len(made.valid.id) == round(0.1 * 15)
 
 
 def test_random_split_is_scikit_learns():
@@ -152,35 +155,35 @@ def test_random_split_is_scikit_learns():
     raw = make_raw()
     made = splits.make(raw, DataConfig(normal=(0,), split="random", valid="test", split_seed=21))
     train, test = train_test_split(np.arange(100), test_size=0.2, random_state=21)
-    np.testing.assert_array_equal(made.test.row, test)
-    np.testing.assert_array_equal(made.train.row, train[pool_label(raw)[train] == 0])
+    np.testing.assert_array_equal(made.test.id, test)
+    np.testing.assert_array_equal(made.train.id, train[pool_class_id(raw)[train] == 0])
 
 
 def test_split_seed_redraws_the_holdout_only():
     rows = [
         splits.make(make_raw(), DataConfig(normal=(0, 1), split_seed=seed)) for seed in (1, 1, 2)
     ]
-    np.testing.assert_array_equal(rows[0].valid.row, rows[1].valid.row)
-    assert set(rows[0].valid.row) != set(rows[2].valid.row)
-    np.testing.assert_array_equal(rows[0].test.row, rows[2].test.row)
+    np.testing.assert_array_equal(rows[0].valid.id, rows[1].valid.id)
+    assert set(rows[0].valid.id) != set(rows[2].valid.id)
+    np.testing.assert_array_equal(rows[0].test.id, rows[2].test.id)
 
 
 def test_limit_takes_the_first_rows_after_the_holdout():
     whole, part = (
         splits.make(make_raw(), DataConfig(normal=(0,), limit=limit)) for limit in (0, 6)
     )
-    np.testing.assert_array_equal(part.train.row, whole.train.row[:6])
-    np.testing.assert_array_equal(part.valid.row, whole.valid.row)
+    np.testing.assert_array_equal(part.train.id, whole.train.id[:6])
+    np.testing.assert_array_equal(part.valid.id, whole.valid.id)
 
 
 def test_balance_draws_as_many_anomalies_in_order():
     raw = make_raw()
     made, whole = (splits.make(raw, DataConfig(normal=(2,), balance=b)) for b in (True, False))
     assert made.test.y.sum() == (~made.test.y).sum() == 10
-    assert (np.diff(made.test.row) > 0).all()
-    assert set(made.test.row) < set(whole.test.row)
+    assert (np.diff(made.test.id) > 0).all()
+    assert set(made.test.id) < set(whole.test.id)
     again = splits.make(raw, DataConfig(normal=(2,), balance=True))
-    np.testing.assert_array_equal(made.test.row, again.test.row)
+    np.testing.assert_array_equal(made.test.id, again.test.id)
     with pytest.raises(UserError, match="there are 10 against 30"):
         splits.make(raw, DataConfig(anomaly=(2,), balance=True))
 
@@ -190,6 +193,7 @@ def test_pixels_become_fractions():
     pixels = np.random.default_rng(0).integers(0, 256, (100, 4, 4, 1), np.uint8)
     raw = raw._replace(x_train=pixels[:60], x_test=pixels[60:])
     made = splits.make(raw, DataConfig(normal=(0,)))
+    assert made.dtype == "uint8"
     np.testing.assert_allclose(made.test.x, pixels[60:] / 255, rtol=1e-6)
     assert to_float(pixels).max() <= 1
 
@@ -203,18 +207,18 @@ def test_scaling_is_fitted_on_training_rows_only(how):
     cfg = DataConfig(normal=(0,), scale=how)
     made = splits.make(raw, cfg)
     held_out = raw.x_train.copy()
-    held_out[made.valid.row] += 1000
+    held_out[made.valid.id] += 1000
     moved = splits.make(raw._replace(x_train=held_out, x_test=raw.x_test * 50 + 7), cfg)
-    np.testing.assert_array_equal(made.shift, moved.shift)
-    np.testing.assert_array_equal(made.scale, moved.scale)
+    np.testing.assert_array_equal(made.scaling.shift, moved.scaling.shift)
+    np.testing.assert_array_equal(made.scaling.scale, moved.scaling.scale)
     np.testing.assert_array_equal(made.train.x, moved.train.x)
 
 
 def test_minmax_spans_the_training_part_of_any_class():
     raw = make_raw(shape=(5, 1))
     made = splits.make(raw, DataConfig(normal=(0,), scale="minmax", valid="test"))
-    assert made.shift.item() == raw.x_train.min()
-    np.testing.assert_allclose(made.scale.item(), np.ptp(raw.x_train), rtol=1e-6)
+    assert made.scaling.shift.item() == raw.x_train.min()
+    np.testing.assert_allclose(made.scaling.scale.item(), np.ptp(raw.x_train), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(6,), (5, 2), (4, 4, 3)])
@@ -236,6 +240,164 @@ def test_constant_features_are_not_blown_up(how):
     np.testing.assert_allclose(made.test.x, 0.25, atol=1e-6)
 
 
+# Rows that do not lie in memory
+
+BLOCK = 7  # rows read at a time, far fewer than there are
+
+
+class Counted:
+    """Rows by index that do not lie in memory; it counts how many are asked for at once."""
+
+    def __init__(self, rows):
+        self._rows, self.most = rows, 0
+        self.shape, self.dtype = rows.shape, rows.dtype
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        found = self._rows[index].copy()
+        self.most = max(self.most, len(found))
+        return found
+
+
+def in_a_file(rows, folder):
+    path = folder / f"{len(list(folder.iterdir()))}.rows"
+    filed = np.memmap(path, rows.dtype, "w+", shape=rows.shape)
+    filed[:] = rows
+    return filed
+
+
+KINDS = {"counted": lambda rows, folder: Counted(rows), "in a file": in_a_file}
+
+
+@pytest.fixture(params=KINDS)
+def elsewhere(request, tmp_path, monkeypatch):
+    """Rows -> a source of the same rows that does not lie in memory, to be read in blocks."""
+    monkeypatch.setattr(tuning, "BLOCK", BLOCK)
+    (tmp_path / "sources").mkdir()
+    return lambda rows: KINDS[request.param](rows, tmp_path / "sources")
+
+
+@pytest.mark.parametrize("scale", ["none", "minmax", "standard"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"normal": (0,)},
+        {"normal": (0, 2), "split": "random", "valid": "test"},
+        {"normal": (1,), "limit": 6, "balance": True},
+        {"normal": (0, 1), "corruption": "noise:0.1"},
+    ],
+    ids="-".join,
+)
+def test_rows_that_do_not_lie_in_memory_are_split_and_scaled_alike(elsewhere, scale, dtype, choice):
+    raw = make_raw(shape=(5, 2))
+    if dtype == np.uint8:
+        raw = raw._replace(
+            **{n: (40 * np.abs(getattr(raw, n))).astype(np.uint8) for n in ("x_train", "x_test")}
+        )
+    there = raw._replace(x_train=elsewhere(raw.x_train), x_test=elsewhere(raw.x_test))
+    cfg = DataConfig(scale=scale, **choice)
+    expected, made = splits.make(raw, cfg), splits.make(there, cfg)
+    assert made.shape == expected.shape
+    assert made.dtype == expected.dtype
+    exactly = scale != "standard"
+    for one, other in zip(made.scaling, expected.scaling, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0 if exactly else 1e-6, strict=True)
+    for part in ("train", "valid", "test"):
+        one, other = getattr(made, part), getattr(expected, part)
+        for a, b in zip(one[1:], other[1:], strict=True):
+            np.testing.assert_array_equal(a, b, strict=True)
+        assert one.x.shape == other.x.shape
+        assert one.x.dtype == other.x.dtype
+        read = sources.read(one.x)
+        tolerance = {"rtol": 0} if exactly else {"rtol": 1e-5, "atol": 1e-6}
+        np.testing.assert_allclose(read, other.x, strict=True, **tolerance)
+
+
+@pytest.mark.parametrize("scale", ["none", "minmax", "standard"])
+@pytest.mark.parametrize("split", ["official", "random"])
+def test_fitting_the_scaling_asks_for_a_block_at_a_time(scale, split, monkeypatch):
+    monkeypatch.setattr(tuning, "BLOCK", BLOCK)
+    raw = make_raw()
+    x_train, x_test = Counted(raw.x_train), Counted(raw.x_test)
+    raw = raw._replace(x_train=x_train, x_test=x_test)
+    made = splits.make(raw, DataConfig(normal=(0, 1), scale=scale, split=split))
+    asked = x_train.most, x_test.most
+    assert max(asked) <= BLOCK
+    assert (max(asked) == 0) == (scale == "none")  # nothing is read before it is needed
+    sources.read(made.train.x)
+    assert max(x_train.most, x_test.most) <= BLOCK
+
+
+INDICES = {
+    "all": slice(None),
+    "slice": slice(5, 31, 3),
+    "backwards": slice(None, None, -1),
+    "empty": slice(4, 4),
+    "mask": np.arange(100) % 3 == 0,
+    "positions": np.array([99, 0, 59, 60, 60, 7]),
+    "from the end": np.array([-1, -100, -41]),
+    "none": np.array([], np.int64),
+}
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=INDICES)
+def test_joined_and_viewed_sources_are_indexed_as_arrays_are(elsewhere, index):
+    raw = make_raw(shape=(4, 2))
+    rows = pool_x(raw)
+    pool = sources.joined(elsewhere(raw.x_train), elsewhere(raw.x_test))
+    np.testing.assert_array_equal(pool[index], rows[index], strict=True)
+    some = np.random.default_rng(1).permutation(100)
+    view = sources.view(pool, some, lambda x: 2 * x)
+    np.testing.assert_array_equal(view[index], 2 * rows[some][index], strict=True)
+    for source in (pool, view):
+        assert isinstance(source, Source)
+        assert len(source) == len(rows) == source.shape[0]
+        assert source.shape == rows.shape
+        assert source.dtype == rows.dtype
+
+
+def test_blocks_are_all_rows_in_order(elsewhere):
+    raw = make_raw(shape=(4, 2))
+    pool = sources.joined(elsewhere(raw.x_train), elsewhere(raw.x_test))
+    for source, rows in (
+        (elsewhere(raw.x_train), raw.x_train),
+        (pool, pool_x(raw)),
+        (sources.view(pool, np.arange(9, 99), lambda x: x), pool_x(raw)[9:99]),
+    ):
+        assert not sources.is_resident(source)
+        parts = list(sources.blocks(source))
+        assert [len(part) for part in parts[:-1]] == [BLOCK] * (len(parts) - 1)
+        assert 0 < len(parts[-1]) <= BLOCK
+        np.testing.assert_array_equal(np.concatenate(parts), rows)
+        np.testing.assert_array_equal(sources.read(source), rows, strict=True)
+        assert type(sources.read(source)) is np.ndarray
+
+
+def test_rows_in_memory_stay_one_array():
+    raw = make_raw()
+    assert sources.is_resident(raw.x_train)
+    (block,) = sources.blocks(raw.x_train)
+    assert block.base is raw.x_train
+    assert sources.read(raw.x_train) is raw.x_train
+    pool = sources.joined(raw.x_train, raw.x_test)
+    np.testing.assert_array_equal(pool, pool_x(raw), strict=True)
+    chosen = sources.view(pool, np.array([70, 3]), lambda x: x - 1)
+    np.testing.assert_array_equal(chosen, pool_x(raw)[[70, 3]] - 1, strict=True)
+
+
+def test_rows_of_which_only_some_lie_in_memory_are_joined(elsewhere):
+    raw = make_raw()
+    for pool in (
+        sources.joined(elsewhere(raw.x_train), raw.x_test),
+        sources.joined(raw.x_train, elsewhere(raw.x_test)),
+    ):
+        assert not sources.is_resident(pool)
+        np.testing.assert_array_equal(sources.read(pool), pool_x(raw), strict=True)
+
+
 # Classes and errors
 
 
@@ -249,29 +411,29 @@ def test_constant_features_are_not_blown_up(how):
 )
 def test_empty_stands_for_the_rest(normal, anomaly, expected):
     made = splits.make(make_raw(), DataConfig(normal=normal, anomaly=anomaly))
-    assert set(made.train.label) == expected[0]
-    assert set(made.test.label[~made.test.y]) == expected[0]
-    assert set(made.test.label[made.test.y]) == expected[1]
+    assert set(made.train.class_id) == expected[0]
+    assert set(made.test.class_id[~made.test.y]) == expected[0]
+    assert set(made.test.class_id[made.test.y]) == expected[1]
 
 
 def test_unlabelled_training_rows_are_normal():
-    raw = make_raw(classes=2)._replace(y_train=None)
+    raw = make_raw(classes=2)._replace(train_class_id=None)
     made = splits.make(raw, DataConfig())
     assert_contract(made)
     assert len(made.train.x) + len(made.valid.x) == 60
-    np.testing.assert_array_equal(made.test.y, raw.y_test == 1)
-    several = make_raw(classes=4)._replace(y_train=None)
+    np.testing.assert_array_equal(made.test.y, raw.test_class_id == 1)
+    several = make_raw(classes=4)._replace(train_class_id=None)
     made = splits.make(several, DataConfig(normal=(1, 3)))
     assert len(made.train.x) + len(made.valid.x) == 60
-    np.testing.assert_array_equal(made.test.y, np.isin(several.y_test, (0, 2)))
+    np.testing.assert_array_equal(made.test.y, np.isin(several.test_class_id, (0, 2)))
     with pytest.raises(UserError, match="the test set has no anomalies"):
         splits.make(several, DataConfig())
 
 
-def without(raw, part, label):
-    keep = getattr(raw, f"y_{part}") != label
-    changes = {f"{a}_{part}": getattr(raw, f"{a}_{part}")[keep] for a in "xy"}
-    return raw._replace(**changes)
+def without(raw, part, class_id):
+    keep = getattr(raw, f"{part}_class_id") != class_id
+    names = f"x_{part}", f"{part}_class_id"
+    return raw._replace(**{name: getattr(raw, name)[keep] for name in names})
 
 
 @pytest.mark.parametrize(
@@ -302,17 +464,17 @@ def test_choices_that_cannot_work(raw, cfg, says):
 
 
 def test_unlabelled_test_set_of_anomalies_only():
-    raw = make_raw()._replace(y_train=None, y_test=np.ones(40, np.int32))
+    raw = make_raw()._replace(train_class_id=None, test_class_id=np.ones(40, np.int32))
     with pytest.raises(UserError, match="no normal rows"):
         splits.make(raw, DataConfig())
 
 
 def test_overlapping_rows_are_noticed():
     made = splits.make(make_raw(), DataConfig(normal=(0,)))
-    shared = made.test.row.copy()
-    shared[3] = made.train.row[0]
+    shared = made.test.id.copy()
+    shared[3] = made.train.id[0]
     with pytest.raises(AssertionError, match="train and test share 1 rows"):
-        splits.check_disjoint(made._replace(test=made.test._replace(row=shared)), False)
+        splits.check_disjoint(made._replace(test=made.test._replace(id=shared)), False)
     with pytest.raises(AssertionError, match="valid holds rows that test lacks"):
         splits.check_disjoint(made, True)
 
@@ -334,9 +496,9 @@ def test_corrupted_copies_are_the_anomalies(monkeypatch, valid):
     clean, copies = np.split(np.arange(len(made.test.x)), 2)
     np.testing.assert_array_equal(made.test.y, np.repeat([False, True], len(clean)))
     np.testing.assert_array_equal(made.test.x[copies], 1 - made.test.x[clean])
-    np.testing.assert_array_equal(made.test.row[copies], -(1 + made.test.row[clean]))
-    np.testing.assert_array_equal(made.test.label[copies], made.test.label[clean])
-    assert set(made.test.label) == {0, 2}
+    np.testing.assert_array_equal(made.test.id[copies], -(1 + made.test.id[clean]))
+    np.testing.assert_array_equal(made.test.class_id[copies], made.test.class_id[clean])
+    assert set(made.test.class_id) == {0, 2}
 
 
 def test_corruption_of_images_without_any_anomalous_class():
@@ -366,7 +528,9 @@ def test_every_registered_dataset_keeps_the_contract(name, request):
 
 def test_npz_by_name(tmp_path):
     raw = make_raw(classes=2, shape=(4, 5, 1))
-    np.savez(tmp_path / "mine.npz", x_train=raw.x_train, x_test=raw.x_test, y_test=raw.y_test)
+    np.savez(
+        tmp_path / "mine.npz", x_train=raw.x_train, x_test=raw.x_test, y_test=raw.test_class_id
+    )
     made = data.load(DataConfig(name=f"npz:{tmp_path / 'mine.npz'}"))
     assert_contract(made)
     assert made.shape == (4, 5, 1)
@@ -394,4 +558,4 @@ def test_ecg_split_of_the_tutorial(data_dir):
     assert (~made.test.y).sum() == 576
     assert made.test.y.sum() == 424
     assert len(made.train.x) == 2919 - 576
-    assert made.scale.shape == (1, 1)
+    assert made.scaling.scale.shape == (1, 1)

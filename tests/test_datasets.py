@@ -39,16 +39,16 @@ def image_contents(n_train=1203, n_test=30, seed=0):
     return [idx_bytes(array) for array in arrays]
 
 
-def image_source(contents, **changes):
+def image_publication(contents, **changes):
     digests = tuple(hashlib.sha256(content).hexdigest() for content in contents)
-    source = published.MNIST._replace(name="tiny", content=digests, archives=None)
-    return source._replace(**changes)
+    publication = published.MNIST._replace(name="tiny", content=digests, archives=None)
+    return publication._replace(**changes)
 
 
-def write_folder(root, source, contents, compress=True):
-    folder = root / source.name
+def write_folder(root, publication, contents, compress=True):
+    folder = root / publication.name
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in zip(source.names, contents, strict=True):
+    for name, content in zip(publication.names, contents, strict=True):
         if compress:
             (folder / f"{name}.gz").write_bytes(gzip.compress(content))
         else:
@@ -56,7 +56,7 @@ def write_folder(root, source, contents, compress=True):
     return root
 
 
-def series_source(texts, length=6):
+def series_publication(texts, length=6):
     parsed = [ucr.parse(text, length, "text") for text in texts]
     parse = functools.partial(published._parse_ucr, length=length)
     digests = tuple(ucr.content_digest(*part) for part in parsed)
@@ -172,10 +172,10 @@ def test_content_digest_sees_values_and_classes_but_not_order_or_trailing_digits
 @pytest.mark.parametrize("compress", [True, False])
 def test_folder_of_images(tmp_path, compress):
     contents = image_contents()
-    source = image_source(contents)
-    write_folder(tmp_path, source, contents, compress)
-    first = published.load(source, str(tmp_path))
-    again = published.load(source, str(tmp_path))
+    publication = image_publication(contents)
+    write_folder(tmp_path, publication, contents, compress)
+    first = published.load(publication, str(tmp_path))
+    again = published.load(publication, str(tmp_path))
     assert first.x_train.shape == (1203, 4, 5, 1)
     assert first.x_test.shape == (30, 4, 5, 1)
     np.testing.assert_array_equal(
@@ -187,21 +187,21 @@ def test_folder_of_images(tmp_path, compress):
 
 def test_folder_from_the_environment(tmp_path, monkeypatch):
     contents = image_contents(n_train=5, n_test=3)
-    source = image_source(contents)
-    write_folder(tmp_path / "raw", source, contents)
+    publication = image_publication(contents)
+    write_folder(tmp_path / "raw", publication, contents)
     monkeypatch.setenv("JAXAE_DATA_DIR", str(tmp_path / "raw"))
-    assert len(published.load(source, "").x_train) == 5
+    assert len(published.load(publication, "").x_train) == 5
 
 
 def test_folder_of_series_in_any_row_order(tmp_path):
     texts = [series_text(12, seed=1), series_text(9, seed=2)]
-    source = series_source(texts)
+    publication = series_publication(texts)
     mixed = [b"\n".join(text.splitlines()[::-1]) for text in texts]
-    write_folder(tmp_path, source, mixed, compress=False)
-    raw = published.load(source, str(tmp_path))
+    write_folder(tmp_path, publication, mixed, compress=False)
+    raw = published.load(publication, str(tmp_path))
     assert raw.x_train.shape == (12, 6, 1)
     assert raw.x_train.dtype == np.float32
-    np.testing.assert_array_equal(raw.y_train, ucr.parse(mixed[0], 6, "f")[1])
+    np.testing.assert_array_equal(raw.train_class_id, ucr.parse(mixed[0], 6, "f")[1])
 
 
 def break_truncated(path):
@@ -249,24 +249,24 @@ def break_missing_folder(path):
 @pytest.mark.parametrize("prepared_before", [False, True])
 def test_a_bad_file_is_one_clear_error_and_leaves_nothing(tmp_path, damage, says, prepared_before):
     contents = image_contents(n_train=20, n_test=5)
-    source = image_source(contents)
-    root = write_folder(tmp_path / "raw", source, contents)
+    publication = image_publication(contents)
+    root = write_folder(tmp_path / "raw", publication, contents)
     if prepared_before:
-        published.load(source, str(root))
+        published.load(publication, str(root))
     before = set((tmp_path / "cache").glob("*"))
     damage(root / "tiny" / "train-images-idx3-ubyte.gz")
     with pytest.raises(UserError, match=says) as caught:
-        published.load(source, str(root))
+        published.load(publication, str(root))
     assert "train-images-idx3-ubyte" in str(caught.value)
     assert set((tmp_path / "cache").glob("*")) == before
 
 
 def test_bad_series_file(tmp_path):
     texts = [series_text(4), series_text(3)]
-    source = series_source(texts)
-    write_folder(tmp_path, source, [texts[0], texts[1].replace(b"e+00", b"e+01", 1)], False)
+    publication = series_publication(texts)
+    write_folder(tmp_path, publication, [texts[0], texts[1].replace(b"e+00", b"e+01", 1)], False)
     with pytest.raises(UserError, match=r"ECG5000_TEST.txt (differs|has)|ECG5000_TEST.txt"):
-        published.load(source, str(tmp_path))
+        published.load(publication, str(tmp_path))
     assert nothing_kept(tmp_path)
 
 
@@ -281,11 +281,11 @@ def test_folder_that_does_not_exist(tmp_path):
 def test_download_prepares_once(tmp_path, server):
     url, replies = server
     contents = image_contents()
-    source = image_source(contents, url=url)
+    publication = image_publication(contents, url=url)
     serve_images(replies, contents)
-    first = published.load(source, "")
+    first = published.load(publication, "")
     replies.clear()  # from now on the server has nothing: the cache must do
-    again = published.load(source, "")
+    again = published.load(publication, "")
     np.testing.assert_array_equal(first.x_train, again.x_train, strict=True)
     assert first.x_train.shape == (1203, 4, 5, 1)
 
@@ -299,15 +299,15 @@ def test_download_of_a_zip(server):
             archive.writestr(name, text)
         archive.writestr("README.md", "about")
     body = buffer.getvalue()
-    source = series_source(texts)._replace(url=url + "ECG5000.zip")
+    publication = series_publication(texts)._replace(url=url + "ECG5000.zip")
     for broken, says in ((body[:-30], "no valid zip"), (b"moved", "no valid zip")):
         replies["/ECG5000.zip"] = (200, broken, len(broken))
         with pytest.raises(UserError, match=says):
-            published.load(source, "")
+            published.load(publication, "")
     replies["/ECG5000.zip"] = (200, body, len(body))
     with pytest.raises(UserError, match=r"holds no file 'other.txt'"):
-        published.load(source._replace(names=("other.txt", "more.txt")), "")
-    assert published.load(source, "").x_test.shape == (9, 6, 1)
+        published.load(publication._replace(names=("other.txt", "more.txt")), "")
+    assert published.load(publication, "").x_test.shape == (9, 6, 1)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_failed_download_is_one_clear_error_and_leaves_nothing(tmp_path, server,
     serve_images(replies, contents)
     replies["/t10k-labels-idx1-ubyte.gz"] = reply  # the last file: the others have arrived
     with pytest.raises(UserError, match=says) as caught:
-        published.load(image_source(contents, url=url), "")
+        published.load(image_publication(contents, url=url), "")
     assert f"{url}t10k-labels-idx1-ubyte.gz" in str(caught.value)
     assert "--data.dir or JAXAE_DATA_DIR" in str(caught.value)
     assert nothing_kept(tmp_path)
@@ -335,9 +335,9 @@ def test_download_with_a_wrong_pinned_checksum(tmp_path, server):
     url, replies = server
     contents = image_contents(n_train=20, n_test=5)
     serve_images(replies, contents)
-    source = image_source(contents, url=url, archives=("0" * 64,) * 4)
+    publication = image_publication(contents, url=url, archives=("0" * 64,) * 4)
     with pytest.raises(UserError, match=r"train-images.*differs from the published.*not 00000"):
-        published.load(source, "")
+        published.load(publication, "")
     assert nothing_kept(tmp_path)
 
 
@@ -359,11 +359,11 @@ def test_a_silent_server_times_out():
 
 
 def test_downloads_are_pinned():
-    for source in (published.MNIST, published.FASHION_MNIST):
-        assert len(set(source.archives)) == len(source.names)
-    for source in (published.MNIST, published.FASHION_MNIST, published.ECG5000):
-        assert all(len(bytes.fromhex(digest)) == 32 for digest in source.content)
-        assert len(set(source.content)) == len(source.names)
+    for publication in (published.MNIST, published.FASHION_MNIST):
+        assert len(set(publication.archives)) == len(publication.names)
+    for publication in (published.MNIST, published.FASHION_MNIST, published.ECG5000):
+        assert all(len(bytes.fromhex(digest)) == 32 for digest in publication.content)
+        assert len(set(publication.content)) == len(publication.names)
 
 
 # Preparation
@@ -433,7 +433,8 @@ def test_another_process_may_finish_first(tmp_path):
 
     prepared.load("some", ["k"], read_while_another_prepares)
     assert [path.name[:5] for path in (tmp_path / "cache").iterdir()] == ["some-"]
-    np.testing.assert_array_equal(prepared.load("some", ["k"], refuse).y_train, small_raw().y_train)
+    kept = prepared.load("some", ["k"], refuse)
+    np.testing.assert_array_equal(kept.train_class_id, small_raw().train_class_id)
 
 
 def test_what_a_killed_process_left_is_swept_up(tmp_path):
@@ -463,14 +464,14 @@ def test_unreadable_file(tmp_path, monkeypatch):
 
 def test_tensorflow_is_never_imported(tmp_path):
     contents = image_contents(n_train=20, n_test=5)
-    source = image_source(contents)
-    write_folder(tmp_path, source, contents)
+    publication = image_publication(contents)
+    write_folder(tmp_path, publication, contents)
     code = (
         "import sys\n"
         "from jaxae.datasets import published\n"
         "assert 'tensorflow_datasets' not in sys.modules and 'sklearn' not in sys.modules\n"
-        f"source = published.MNIST._replace(name='tiny', content={source.content!r})\n"
-        f"first, again = (published.load(source, {str(tmp_path)!r}) for _ in range(2))\n"
+        f"publication = published.MNIST._replace(name='tiny', content={publication.content!r})\n"
+        f"first, again = (published.load(publication, {str(tmp_path)!r}) for _ in range(2))\n"
         "assert (first.x_train == again.x_train).all() and len(again.x_train) == 20\n"
         "assert 'tensorflow_datasets' in sys.modules and 'tensorflow' not in sys.modules\n"
     )
@@ -488,8 +489,8 @@ def test_digits():
     assert len(raw.x_train) + len(raw.x_test) == 1797
     assert raw.x_train.min() == 0
     assert raw.x_train.max() == 1
-    assert min(np.bincount(raw.y_test)) >= 50
-    np.testing.assert_array_equal(local.digits().y_train, raw.y_train)
+    assert min(np.bincount(raw.test_class_id)) >= 50
+    np.testing.assert_array_equal(local.digits().train_class_id, raw.train_class_id)
 
 
 def test_interpolation_keeps_constants_and_ramps():
@@ -527,7 +528,7 @@ def test_npz_takes_any_shape(tmp_path, shape, dtype, row):
     x = np.ones((6, *shape), dtype)
     raw = local.npz(save(tmp_path / "a.npz", x_train=x, x_test=x[:5], y_train=None))
     assert raw.x_train.shape == (6, *row)
-    assert raw.y_train is None
+    assert raw.train_class_id is None
     assert to_float(raw.x_train).dtype == np.float32
 
 
@@ -585,19 +586,21 @@ def test_npz_file_that_is_none(tmp_path):
 # The real data
 
 
-@pytest.mark.parametrize("source", [published.MNIST, published.FASHION_MNIST], ids=lambda s: s.name)
-def test_real_images(data_dir, source):
-    first, again = (published.load(source, str(data_dir)) for _ in range(2))
+@pytest.mark.parametrize(
+    "publication", [published.MNIST, published.FASHION_MNIST], ids=lambda s: s.name
+)
+def test_real_images(data_dir, publication):
+    first, again = (published.load(publication, str(data_dir)) for _ in range(2))
     assert first.x_train.shape == (60000, 28, 28, 1)
     assert first.x_test.shape == (10000, 28, 28, 1)
     np.testing.assert_array_equal(first.x_train, again.x_train, strict=True)
-    np.testing.assert_array_equal(first.y_test, again.y_test, strict=True)
-    assert set(first.y_train) == set(range(10))
+    np.testing.assert_array_equal(first.test_class_id, again.test_class_id, strict=True)
+    assert set(first.train_class_id) == set(range(10))
 
 
 def test_real_ecg(data_dir):
     raw = published.load(published.ECG5000, str(data_dir))
     assert raw.x_train.shape == (500, 140, 1)
     assert raw.x_test.shape == (4500, 140, 1)
-    counts = np.bincount(np.concatenate([raw.y_train, raw.y_test]), minlength=6)
+    counts = np.bincount(np.concatenate([raw.train_class_id, raw.test_class_id]), minlength=6)
     assert counts.tolist() == [0, 2919, 1767, 96, 194, 24]

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import json
 import math
@@ -9,9 +10,8 @@ import pytest
 from probes import assert_same, edit, write_npz
 
 from experiments import digits_conv
-from jaxae import checkpoint, config, plots, runlog
+from jaxae import checkpoint, config, detectors, experiment, plots, runlog, scoring
 from jaxae.config import ExperimentConfig
-from jaxae.experiment import main
 
 ROOT = Path(__file__).parents[1] / "experiments"
 MODULES = [
@@ -43,7 +43,7 @@ ALWAYS_DRAWN = {"loss_curves", "score_histograms", "roc_pr", "reconstructions"}
 
 
 def run(cfg, folder, *args):
-    return main(cfg, ["--run-dir", str(folder), *map(str, args)])
+    return experiment.main(cfg, ["--run-dir", str(folder), *map(str, args)])
 
 
 def state_in(folder):
@@ -59,16 +59,23 @@ def check_contract(folder, report):
     numbers = [value for value in report.values() if isinstance(value, float)]
     assert all(math.isfinite(value) for value in numbers)
     config.from_json((folder / "config.json").read_text())
-    assert "versions" in json.loads((folder / "provenance.json").read_text())
+    started = (folder / "provenance.jsonl").read_text().splitlines()
+    assert started
+    assert all("versions" in json.loads(line) for line in started)
     rows = runlog.read_metrics(folder / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == list(range(1, report["epochs"] + 1))
     with np.load(folder / "scores.npz") as scores:
-        assert len(scores["test"]) == len(scores["test_y"]) == len(scores["test_label"])
+        of_test = ("test", "test_is_anomaly", "test_y", "test_class_id", "test_id")
+        assert scores.keys() == {"train", "valid", *of_test}
+        assert {scores[name].shape for name in of_test} == {(len(scores["test"]),)}
+        assert len(scores["train"]) == report["n_train"]
+        assert len(scores["valid"]) == report["n_valid"]
         assert scores["test_y"].sum() == report["n_anomaly"]
         flagged = scores["test"] > report["threshold"]
+        np.testing.assert_array_equal(scores["test_is_anomaly"], flagged)
         assert np.mean(flagged == scores["test_y"]) == pytest.approx(report["accuracy"], abs=1e-6)
-    detector = checkpoint.load_detector(folder / "detector")
-    assert float(detector.threshold) == report["threshold"]
+    detector = detectors.load(folder / "detector")
+    assert detector.decision.threshold == report["threshold"]
     assert list((folder / "checkpoints").iterdir())
     drawn = {path.stem for path in (folder / "figures").glob("*.png")}
     assert drawn >= ALWAYS_DRAWN
@@ -84,6 +91,7 @@ def test_there_is_one_experiment_for_every_reference_system():
 def test_an_experiment_has_a_record_and_a_valid_configuration(module):
     assert module.__doc__
     cfg = config.validate(module.CONFIG)
+    experiment.check(cfg)
     assert cfg.name == module.__name__.rpartition(".")[2]
     assert cfg == config.from_json(config.to_json(cfg))
 
@@ -151,7 +159,7 @@ def cfg(source):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    monkeypatch.setattr(plots, "draw", lambda folder: [])
+    monkeypatch.setattr(plots, "draw", lambda folder, figures: [])
 
 
 def modified(folder):
@@ -218,9 +226,9 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     assert_same(state_in(broken), state_in(whole))
     with np.load(whole / "scores.npz") as one, np.load(broken / "scores.npz") as other:
         assert_same(dict(one), dict(other))
-    assert_same(
-        checkpoint.load_detector(whole / "detector"), checkpoint.load_detector(broken / "detector")
-    )
+    one, other = (detectors.load(folder / "detector") for folder in (whole, broken))
+    assert_same(one[1:], other[1:])
+    assert one.about.config == dataclasses.replace(other.about.config, run_dir=str(whole))
     untimed = FIELDS - {"wall_s", "compile_s", "steps_per_s"}
     assert {k: report[k] for k in untimed} == {k: expected[k] for k in untimed}
     losses = [
@@ -231,6 +239,63 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
         for folder in (whole, broken)
     ]
     assert losses[0] == losses[1]
+
+
+def provenance_lines(folder):
+    return (folder / "provenance.jsonl").read_text().splitlines()
+
+
+def test_every_entry_into_a_run_folder_leaves_a_line_of_provenance(cfg, tmp_path, undrawn):
+    for entries in (1, 2):
+        run(cfg, tmp_path, "--train.epochs", entries)
+        assert len(provenance_lines(tmp_path)) == entries
+
+
+def test_metrics_of_an_ensemble_keep_the_value_of_each_member(cfg, tmp_path, undrawn):
+    report = run(cfg, tmp_path / "three", "--ensemble", 3, "--train.epochs", 2, "--train.monitor")
+    rows = runlog.read_metrics(tmp_path / "three" / "metrics.jsonl")
+    assert len(rows) == 2
+    for row in rows:
+        several = row.pop("members")
+        assert several.keys() == row.keys() - {"epoch", "steps_per_s"}
+        assert several.keys() >= {"loss", "valid_loss", "test_auroc", "pseudo_auroc"}
+        for name, values in several.items():
+            assert len(values) == 3
+            assert row[name] == pytest.approx(np.mean(values), rel=1e-6)
+        assert len(set(several["loss"])) == 3
+    assert report["train_loss"] == rows[-1]["loss"]
+    assert report["valid_loss"] == rows[-1]["valid_loss"]
+
+    run(cfg, tmp_path / "one", "--train.epochs", 1)
+    (row,) = runlog.read_metrics(tmp_path / "one" / "metrics.jsonl")
+    assert "members" not in row
+
+
+def test_a_rule_from_outside_decides_in_the_report_the_files_and_the_detector(
+    cfg, tmp_path, undrawn, monkeypatch
+):
+    contrary = scoring.RULES["max"]._replace(
+        decide=lambda state, scores: scores <= state["threshold"]
+    )
+    monkeypatch.setitem(scoring.RULES, "contrary", contrary)
+    rule = ("--threshold.rule", "contrary", "--studies", "verdicts", "batch_threshold")
+    report = run(cfg, tmp_path, "--train.epochs", 1, *rule)
+    threshold = report["threshold"]
+    with np.load(tmp_path / "scores.npz") as stored:
+        scores = dict(stored)
+    flagged, y = scores["test"] <= threshold, scores["test_y"]
+    np.testing.assert_array_equal(scores["test_is_anomaly"], flagged)
+    assert report["accuracy"] == pytest.approx(np.mean(flagged == y), abs=1e-6)
+    assert report["recall"] == pytest.approx(flagged[y].mean(), abs=1e-6)
+    assert report["flagged_normal"] == pytest.approx(flagged[~y].mean())
+    for name in ("reconstructions", "verdicts"):
+        with np.load(tmp_path / "arrays" / f"{name}.npz") as shown:
+            below = shown["score"] <= threshold
+            np.testing.assert_array_equal(shown["is_anomaly"], below)
+    x = np.load(cfg.data.name.removeprefix("npz:"))["x_test"]
+    found = detectors.judge(detectors.load(tmp_path / "detector"), x)
+    np.testing.assert_array_equal(found.is_anomaly, found.score <= threshold)
+    np.testing.assert_array_equal(found.is_anomaly, flagged)
 
 
 @pytest.mark.slow

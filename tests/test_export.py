@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
-from probes import DEVICES, METHODS, SHAPE, tiny
+from probes import DEVICES, METHODS, SHAPE, initial, tiny
 
-from jaxae import learners, scoring, train
+from jaxae import learners, members, scoring, train
+from jaxae.learners import METHODS as FACTS
 from jaxae.parallel import epoch_fn
-from jaxae.types import Batch, Outputs, Rows
+from jaxae.types import Batch, Inferred
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 X = jax.ShapeDtypeStruct((4, *SHAPE), jnp.float32)
 SLOT = jax.ShapeDtypeStruct((4,), jnp.int32)
-KEY = jax.eval_shape(lambda: jax.random.key(0))
 
 
 def lowered(fn, *args):
@@ -24,15 +24,26 @@ def lowered(fn, *args):
     return found
 
 
+def one(tree):
+    """Shapes of one member of several."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+
+
+def numbers(learner, size):
+    """Shapes of the keys and settings of members."""
+    keys = jax.eval_shape(lambda: members.keys(jax.random.key(0), size))
+    rate = jax.ShapeDtypeStruct((size,), jnp.float32)
+    return keys, dict.fromkeys(learner.settings, rate)
+
+
 def built(method, **changes):
-    cfg = tiny(method, **changes)
-    learner = learners.build(cfg, SHAPE, axis=None)
-    return learner, train.abstract_state(learner, SHAPE, cfg.seed)
+    """A learner outside any map, and the shapes of its state, of one member."""
+    learner = learners.build(tiny(method, **changes), SHAPE, axis=None)
+    return learner, one(train.abstract_state(learner, SHAPE, 1))
 
 
 STEPS = {
     **{method: {"method": method} for method in METHODS},
-    "ensemble": {"method": "dense", "ensemble": 2},
     "bfloat16": {"method": "conv", "model__compute_dtype": "bfloat16"},
     "faithful": {"method": "alocc", "variant": "faithful"},
 }
@@ -42,37 +53,70 @@ STEPS = {
 def test_a_train_step_lowers_everywhere(name):
     learner, state = built(**STEPS[name])
     leaves, tree = jax.tree.flatten(state)
+    key, settings = one(numbers(learner, 1))
 
-    def step(leaves, x, slot, key):
-        return jax.tree.leaves(learner.step(jax.tree.unflatten(tree, leaves), Batch(x, slot), key))
+    def step(leaves, x, slot, key, settings):
+        state = jax.tree.unflatten(tree, leaves)
+        return jax.tree.leaves(learner.step(state, Batch(x, slot), key, settings))
 
-    found = lowered(step, leaves, X, SLOT, KEY)
+    found = lowered(step, leaves, X, SLOT, key, settings)
     assert [aval.shape for aval in found.out_avals[: len(leaves)]] == [a.shape for a in leaves]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_an_epoch_is_one_program(method):
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_step_of_an_ensemble_lowers_everywhere(one_by_one):
+    learner, _ = built("dense")
+    state = train.abstract_state(learner, SHAPE, 2)
+    leaves, tree = jax.tree.flatten(state)
+
+    def step(leaves, x, slot, keys, settings):
+        own = (jax.tree.unflatten(tree, leaves), keys, settings)
+
+        def member(state, key, settings):
+            return learner.step(state, Batch(x, slot), key, settings)
+
+        return jax.tree.leaves(members.each(member, *own, one_by_one=one_by_one))
+
+    found = lowered(step, leaves, X, SLOT, *numbers(learner, 2))
+    assert [aval.shape for aval in found.out_avals[: len(leaves)]] == [a.shape for a in leaves]
+    assert [aval.shape for aval in found.out_avals[len(leaves) :]] == [(2,)]  # the loss of each
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "plans"),
+    [*((method, 1, 1) for method in METHODS), ("dense", 2, 1), ("dense", 2, 2)],
+)
+def test_an_epoch_is_one_program(method, size, plans):
     """`pmap(scan(step))`, which `jax.export` does not take, lowers for two devices as it is."""
-    cfg, devices = tiny(method), DEVICES[:2]
-    learner = learners.build(cfg, SHAPE)
-    state = train.abstract_state(learner, SHAPE, 0)
+    learner, devices = learners.build(tiny(method), SHAPE), DEVICES[:2]
+    state = train.abstract_state(learner, SHAPE, size)
     rows = jax.ShapeDtypeStruct((32, *SHAPE), jnp.float32)
-    plan = jax.ShapeDtypeStruct((2, 4, 4), jnp.int32)
-    text = epoch_fn(learner, devices).lower(state, rows, plan, KEY).as_text()
+    plan = jax.ShapeDtypeStruct((2, plans, 4, 4), jnp.int32)
+    text = epoch_fn(learner, devices).lower(state, rows, plan, *numbers(learner, size)).as_text()
     assert "while" in text  # the scan
     assert "all_reduce" in text  # the mean over devices
 
 
+def fit(score, row_blocks):
+    """The fitted state of a score, all steps of it."""
+    fitted = score.fit(row_blocks) if score.fit else {}
+    return score.standardise(fitted, row_blocks) if score.standardise else fitted
+
+
 @pytest.mark.parametrize("name", scoring.SCORES)
-def test_every_scorer_lowers_everywhere_with_every_method(name):
+def test_every_scorer_lowers_everywhere_with_every_method_that_has_what_it_needs(name):
     score = scoring.SCORES[name]
-    for method in METHODS:
+    able = [method for method in METHODS if score.needs <= FACTS[method].outputs]
+    assert able
+    assert able == list(METHODS) or score.needs
+    for method in able:
         learner, state = built(method)
         out = jax.eval_shape(learner.infer, state.variables, X)
-        fitted = jax.eval_shape(score.fit, Rows(X, out), Rows(X, out))
+        fitted = jax.eval_shape(lambda row: fit(score, [row]), Inferred(X, out))
 
         def judge(variables, fitted, x, learner=learner):
-            return jax.vmap(partial(score.apply, fitted))(x, learner.infer(variables, x))
+            rows = Inferred(x, learner.infer(variables, x))
+            return jax.vmap(partial(score.apply, fitted))(rows)
 
         found = lowered(judge, state.variables, fitted, X)
         assert found.out_avals[0].shape == (4,)
@@ -81,23 +125,20 @@ def test_every_scorer_lowers_everywhere_with_every_method(name):
 def test_fitting_a_score_lowers_everywhere():
     learner, state = built("dense")
     out = jax.eval_shape(learner.infer, state.variables, X)
+    leaves, tree = jax.tree.flatten(Inferred(X, out))
     score = scoring.resolve("blurred_energy+latent_mahalanobis+latent_knn")
-
-    def fit(x, out):
-        rows = Rows(x, Outputs(*out))
-        return score.fit(rows, rows)
-
-    lowered(fit, X, tuple(out))
+    lowered(lambda leaves: fit(score, [jax.tree.unflatten(tree, leaves)]), leaves)
 
 
 def test_a_scorer_survives_serialisation():
-    learner, state = built("conv")
+    learner, _ = built("conv")
 
     def judge(variables, x):
         return jax.vmap(scoring.mse)(x, learner.infer(variables, x).x_hat)
 
-    found = lowered(judge, state.variables, X)
+    variables = members.pick(initial(learner).variables, 0)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    found = lowered(judge, shapes, X)
     again = export.deserialize(found.serialize())
-    variables = train.initial_state(learner, SHAPE, 0).variables
     x = jnp.full(X.shape, 0.25)
     assert jnp.allclose(again.call(variables, x), judge(variables, x), atol=1e-6)

@@ -1,14 +1,27 @@
+import dataclasses
+
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import METHODS, SHAPE, assert_close, assert_same, batch, images, leaves, start, tiny
+from probes import (
+    METHODS,
+    SHAPE,
+    assert_close,
+    assert_same,
+    batch,
+    edit,
+    images,
+    leaves,
+    start,
+    stepped,
+    tiny,
+)
 
-from jaxae import learners, rng
+from jaxae import learners, members, rng, train
 from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
-from jaxae.config import ExperimentConfig, OptimConfig
+from jaxae.config import ExperimentConfig, ModelConfig
 from jaxae.errors import UserError
 from jaxae.models.alocc import Discriminator, Refiner
 from jaxae.types import Batch
@@ -21,7 +34,7 @@ X = images(8)
 def trained(request):
     """Of each method: compiled inference and step, initial state, and 30 steps of metrics."""
     learner, state = start(tiny(request.param))
-    step = jax.jit(learner.step)
+    step = stepped(learner)
     now, course = state, []
     for _ in range(30):
         now, metrics = step(now, batch(X), KEY)
@@ -79,17 +92,30 @@ def test_inference_is_deterministic_and_row_by_row(trained):
     out = infer(now.variables, X)
     assert_same(out, infer(now.variables, X))
     assert out.x_hat.shape == X.shape
-    assert out.z.shape[0] == out.d_of_r.shape[0] == out.d_of_x.shape[0] == len(X)
+    assert out.z.shape[0] == len(X)
+    assert all(extra.shape == (len(X),) for extra in out.extra.values())
     turned = infer(now.variables, X[::-1].copy())
     assert_close(jax.tree.map(lambda a: a[::-1], turned), out, atol=1e-5)
     assert np.abs(out.x_hat - infer(state.variables, X).x_hat).max() > 1e-3
 
 
-def test_only_adversarial_methods_judge(trained):
-    method, infer, _, _, now, _ = trained
-    out = jax.eval_shape(infer, now.variables, X)
-    assert out.d_of_x.dtype == jnp.float32
-    assert (method != "alocc") == (infer(now.variables, X).d_of_x == 0).all()
+def test_a_method_infers_what_it_says_and_decodes_if_it_says_so(trained):
+    name, infer, _, _, now, _ = trained
+    method, (learner, _) = learners.METHODS[name], start(tiny(name))
+    out = infer(now.variables, X)
+    assert out.extra.keys() == method.outputs
+    for extra in out.extra.values():
+        assert extra.dtype == jnp.float32
+        assert len(np.unique(extra)) == len(X)  # it says something of each row
+    assert (learner.decode is not None) == method.decodes
+    if method.decodes:
+        found = jax.jit(learner.decode)(now.variables, out.z)
+        np.testing.assert_allclose(found, out.x_hat, atol=1e-6)
+
+
+def test_only_adversarial_methods_judge():
+    judging = {name for name, method in learners.METHODS.items() if "d_of_x" in method.outputs}
+    assert judging == {"alocc"}
 
 
 def test_reconstructions_stay_in_the_unit_interval(trained):
@@ -100,14 +126,121 @@ def test_reconstructions_stay_in_the_unit_interval(trained):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_learner_fits_its_own_abstract_state_for_any_batch_size(method):
-    learner = learners.build(tiny(method, ensemble=2), SHAPE, axis=None)
-    state = jax.eval_shape(learner.init, KEY, jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32))
+    learner = learners.build(tiny(method), SHAPE, axis=None)
+    state = train.abstract_state(learner, SHAPE, 2)
+    keys = jax.eval_shape(lambda: members.keys(KEY, 2))
+    settings = {name: jax.ShapeDtypeStruct((2,), jnp.float32) for name in learner.settings}
     for size in (1, 5):
         x = jax.ShapeDtypeStruct((size, *SHAPE), jnp.float32)
         slot = jax.ShapeDtypeStruct((size,), jnp.int32)
-        new, metrics = jax.eval_shape(learner.step, state, Batch(x, slot), KEY)
+
+        def both(state, x, slot, keys, settings):
+            def one(state, key, settings):
+                return learner.step(state, Batch(x, slot), key, settings)
+
+            return members.each(one, state, keys, settings, one_by_one=True)
+
+        new, metrics = jax.eval_shape(both, state, x, slot, keys, settings)
         assert new == state
-        assert all(value.shape == () for value in metrics.values())
+        assert all(value.shape == (2,) for value in metrics.values())
+
+
+# What a method reads of a configuration.
+
+# A second value of every field that some method reads and some other does not.
+OTHERWISE = {
+    "variant": "faithful",
+    "optim.lr_discriminator": 3e-4,
+    "train.loss": "mae",
+    "train.noise_std": 0.3,
+    "train.noise_clip": False,
+    "model.latent": 5,
+    "model.hidden": (12, 6),
+    "model.filters": (3, 5),
+    "model.kernels": (5, 3),
+    "model.strides": (2, 1),
+    "model.paddings": ("same", "valid"),
+    "model.head_kernel": 3,
+    "model.activation": "elu",
+    "model.encoder_activation": "tanh",
+    "model.code_activation": "tanh",
+    "model.expand_activation": "tanh",
+    "model.output_activation": "linear",
+    "model.initializer": "torch",
+    "model.compute_dtype": "bfloat16",
+}
+
+
+def test_every_field_of_a_method_is_tried_here():
+    read = frozenset().union(*(method.reads for method in learners.METHODS.values()))
+    assert OTHERWISE.keys() == read
+    fields = {f"model.{field.name}" for field in dataclasses.fields(ModelConfig)}
+    assert fields <= read  # or nobody would read it
+
+
+def program(cfg):
+    """All that a learner computes, as text, and the numbers it starts from."""
+    learner = learners.build(cfg, SHAPE, axis=None)
+    row = jax.ShapeDtypeStruct((1, *SHAPE), jnp.float32)
+    state = jax.eval_shape(learner.init, KEY, row)
+
+    def everything(key, state, x, slot, settings):
+        new, metrics = learner.step(state, Batch(x, slot), key, settings)
+        return learner.init(key, x), new, metrics, learner.infer(state.variables, x)
+
+    slot = jax.ShapeDtypeStruct((1,), jnp.int32)
+    lowered = jax.jit(everything).lower(KEY, state, row, slot, learner.settings)
+    return lowered.as_text(), learner.settings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_reads_what_it_says_and_nothing_else(method):
+    cfg = tiny(method)
+    usual = program(cfg)
+    changes = {name: program(edit(cfg, {name: value})) for name, value in OTHERWISE.items()}
+    read = {name for name, found in changes.items() if found != usual}
+    assert read == learners.METHODS[method].reads
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_setting_is_refused_where_the_method_would_ignore_it(method, name):
+    cfg = edit(ExperimentConfig("x", method=method), {name: OTHERWISE[name]})
+    if name in learners.METHODS[method].reads:
+        learners.check(cfg)
+        return
+    with pytest.raises(UserError) as refused:
+        learners.check(cfg)
+    assert str(refused.value).startswith(f"{name} is {OTHERWISE[name]!r}, but method {method} does")
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("alocc", "train.loss"),
+        ("alocc", "train.noise_clip"),
+        ("alocc", "model.latent"),
+        ("dense", "model.filters"),
+        ("dense", "variant"),
+        ("conv", "model.hidden"),
+        ("conv", "optim.lr_discriminator"),
+    ],
+)
+def test_these_methods_do_not_read_these_fields(method, name):
+    assert name not in learners.METHODS[method].reads
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_defaults_suit_every_method(method):
+    learners.check(ExperimentConfig("x", method=method))
+
+
+def test_one_configuration_has_one_learner():
+    cfg = tiny()
+    assert learners.build(cfg, SHAPE) is learners.build(tiny(), (8, 8, 1))
+    assert learners.build(cfg, SHAPE) is not learners.build(cfg, SHAPE, axis=None)
+    assert learners.build(cfg, SHAPE) is not learners.build(tiny(optim__lr=0.5), SHAPE)
 
 
 # Noise.
@@ -135,66 +268,8 @@ def test_the_input_is_noisy_and_the_target_clean(clip):
     noisy = rng.add_noise(jnp.asarray(X), slot, jax.random.fold_in(KEY, 0), 0.5)
     noisy = jnp.clip(noisy, 0, 1) if clip else noisy
     x_hat = np.asarray(learner.infer(state.variables, noisy).x_hat)
-    _, metrics = jax.jit(learner.step)(state, batch(X), KEY)
+    _, metrics = stepped(learner)(state, batch(X), KEY)
     assert metrics["loss"] == pytest.approx(np.mean((x_hat - X) ** 2), rel=1e-5)
-
-
-# Ensembles.
-
-
-@pytest.mark.parametrize("method", ["dense", pytest.param("conv", marks=pytest.mark.slow)])
-def test_members_of_an_ensemble_are_learners_with_keys_of_their_own(method):
-    single, _ = start(tiny(method))
-    both, state = start(tiny(method, ensemble=2))
-    new, metrics = jax.jit(both.step)(state, batch(X), KEY)
-    init, step = jax.jit(single.init), jax.jit(single.step)
-    losses = []
-    for e in range(2):
-        alone = init(jax.random.fold_in(rng.stream(0, rng.Purpose.INIT), e), X[:1] * 0)
-        assert_close(jax.tree.map(lambda a, e=e: a[e], state), alone, atol=1e-7)
-        alone, measured = step(alone, batch(X), jax.random.fold_in(KEY, e))
-        assert_close(jax.tree.map(lambda a, e=e: a[e], new), alone, atol=1e-5)
-        losses.append(measured["loss"])
-    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    first, second = (leaves(jax.tree.map(lambda a, e=e: a[e], new.params)) for e in range(2))
-    assert all((first[path] != second[path]).any() for path in first)
-
-
-# Parts of a batch.
-
-
-@pytest.mark.parametrize("count", [256, 192, 131])
-def test_gradients_of_a_batch_are_those_of_its_parts(count, monkeypatch):
-    """131 rows have no equal parts of 64 to 128 and stay whole."""
-    seen, x = [], images(count)
-    cfg = tiny("conv", optim__name="sgd", train__noise_std=0.2)
-    learner, state = start(cfg)
-    by_parts, metrics = jax.jit(learner.step)(state, batch(x), KEY)
-    monkeypatch.setattr(learners, "_CONV_PART", 0)
-    whole, expected = jax.jit(start(cfg)[0].step)(state, batch(x), KEY)
-    moved = jax.tree.map(jnp.subtract, whole.params, state.params)
-    assert max(np.abs(leaf).max() for leaf in leaves(moved).values()) > 1e-4
-    assert_close(by_parts, whole, rtol=1e-5, atol=1e-6)
-    assert_close(metrics, expected, rtol=1e-5)
-
-    def mean(rows):
-        seen.append(len(rows))
-        return rows.mean(0)
-
-    np.testing.assert_allclose(
-        learners.mean_by_parts(mean, jnp.asarray(x), 128), x.mean(0), rtol=1e-5, atol=1e-6
-    )
-    assert min(seen) == {256: 128, 192: 96, 131: 131}[count]
-
-
-def test_only_a_cpu_takes_a_batch_in_parts():
-    rows = jax.ShapeDtypeStruct((64, 3), jnp.float32)
-    mean = jax.jit(lambda rows: learners.mean_by_parts(lambda part: part.mean(0), rows, 32))
-    loops = {
-        platform: "while" in jax.export.export(mean, platforms=[platform])(rows).mlir_module()
-        for platform in ("cpu", "cuda", "tpu")
-    }
-    assert loops == {"cpu": True, "cuda": False, "tpu": False}
 
 
 # Losses.
@@ -210,8 +285,8 @@ def test_only_a_cpu_takes_a_batch_in_parts():
 )
 def test_the_loss_is_the_mean_over_rows(loss, expected):
     learner, state = start(tiny(train__loss=loss, train__noise_std=0.0))
-    x_hat = np.asarray(learner.infer(state.variables, X).x_hat, np.float64)
-    _, metrics = jax.jit(learner.step)(state, batch(X), KEY)
+    x_hat = np.asarray(jax.jit(learner.infer)(state.variables, X).x_hat, np.float64)
+    _, metrics = stepped(learner)(state, batch(X), KEY)
     assert metrics["loss"] == pytest.approx(expected(X, x_hat), rel=1e-5)
 
 
@@ -220,12 +295,12 @@ def test_alocc_gradients_are_those_of_its_two_losses(variant):
     """One shared pass gives what separate differentiation of the published losses gives."""
     nets = Pair(Refiner(SHAPE, filters=(3, 4), up_filters=(3,)), Discriminator(filters=(3, 4)))
     losses = ADVERSARIAL[variant]
-    learner = adversarial(
-        nets, Pair(optax.sgd(1.0), optax.sgd(1.0)), losses, noise_std=0.0, axis=None
-    )
+    weight = losses.recon_weight
+    settings = {"lr": 1.0, "lr_discriminator": 1.0, "noise_std": 0.0, "recon_weight": weight}
+    learner = adversarial(nets, optax.sgd, losses, settings=settings, axis=None)
     state = jax.jit(learner.init)(KEY, X[:1])
-    new, metrics = jax.jit(learner.step)(state, batch(X), KEY)
-    x = 2 * X - 1
+    new, metrics = stepped(learner)(state, batch(X), KEY)
+    x = jnp.asarray(2 * X - 1)
 
     def run(name, params, x):
         out, _ = getattr(nets, name).apply(
@@ -239,7 +314,7 @@ def test_alocc_gradients_are_those_of_its_two_losses(variant):
     def refiner_loss(r, d):
         refined = run("refiner", r, x)[0]
         recon = jax.vmap(losses.recon)(x, refined).mean()
-        return losses.real(run("discriminator", d, refined)) + losses.recon_weight * recon
+        return losses.real(run("discriminator", d, refined)) + weight * recon
 
     def discriminator_loss(d, r):
         refined = run("refiner", r, x)[0]
@@ -270,61 +345,31 @@ def test_adversarial_losses_are_cross_entropies(logit):
     assert faithful.fake(logits) == pytest.approx(-np.log(1 - twice), rel=1e-5)
 
 
-# Optimisers, against NumPy on the loss sum(p^2) / 2 with gradient p.
-
-
-def descend(cfg, steps=4, lr=0.1, gradient=lambda p: p):
-    tx = learners.optimiser(cfg, lr)
-    p = jnp.array([1.0, -2.0, 0.5])
-    state = tx.init(p)
-    update = jax.jit(tx.update)
-    for _ in range(steps):
-        updates, state = update(gradient(p), state, p)
-        p = p + updates
-    return np.asarray(p)
-
-
-def numpy_adam(decay, decoupled, steps=4, lr=0.1):
-    p, m, v = np.array([1.0, -2.0, 0.5]), 0.0, 0.0
-    for t in range(1, steps + 1):
-        g = p if decoupled else p + decay * p
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        direction = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-        p = p - lr * (direction + (decay * p if decoupled else 0))
-    return p
-
-
-@pytest.mark.parametrize(("name", "decay"), [("adam", 0.0), ("adam", 0.3), ("adamw", 0.3)])
-def test_adam_couples_its_weight_decay_and_adamw_does_not(name, decay):
-    expected = numpy_adam(decay, name == "adamw")
-    cfg = OptimConfig(name=name, weight_decay=decay)
-    np.testing.assert_allclose(descend(cfg), expected, rtol=1e-4)
-    if decay:
-        other = numpy_adam(decay, name != "adamw")
-        assert np.abs(expected - other).max() > 1e-3
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_rmsprop_is_that_of_keras(decay):
-    p, v = np.array([1.0, -2.0, 0.5]), 0.0
-    for _ in range(4):
-        g = p + decay * p
-        v = 0.9 * v + 0.1 * g**2
-        p = p - 0.1 * g / np.sqrt(v + 1e-7)
-    found = descend(OptimConfig(name="rmsprop", weight_decay=decay))
-    np.testing.assert_allclose(found, p, rtol=1e-4, atol=1e-5)
-
-
-def test_sgd():
-    found = descend(OptimConfig(name="sgd", weight_decay=0.5))
-    np.testing.assert_allclose(found, np.array([1.0, -2.0, 0.5]) * (1 - 0.15) ** 4, rtol=1e-5)
-
-
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(UserError, match=r"optimiser 'lion'.*adam, adamw, keras_adam, rmsprop, sgd"):
-        learners.optimiser(OptimConfig(name="lion"), 0.1)
-    with pytest.raises(UserError, match=r"method 'gan'.*alocc, conv, dense"):
-        learners.build(ExperimentConfig(name="x", method="gan"), SHAPE)
+    known = r"method 'gan'.*alocc, conv, dense"
+    cfg = ExperimentConfig(name="x", method="gan")
+    with pytest.raises(UserError, match=known):
+        learners.build(cfg, SHAPE)
+    with pytest.raises(UserError, match=known):
+        learners.check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("optim.name", r"optimiser 'odd'.*adam, adamw, keras_adam, rmsprop, sgd"),
+        *(
+            (f"model.{field}activation", r"activation 'odd'.*elu, leaky_relu, linear, relu")
+            for field in ("", "encoder_", "code_", "expand_", "output_")
+        ),
+    ],
+)
+def test_names_are_checked_before_anything_is_built(name, words):
+    section, field = name.split(".")
+    cfg = tiny("conv")
+    part = dataclasses.replace(getattr(cfg, section), **{field: "odd"})
+    with pytest.raises(UserError, match=words):
+        learners.check(dataclasses.replace(cfg, **{section: part}))
 
 
 def test_rows_that_a_method_cannot_take():
@@ -332,5 +377,8 @@ def test_rows_that_a_method_cannot_take():
         learners.build(tiny("alocc"), (140, 1))
     with pytest.raises(UserError, match="conv needs rows of shape"):
         learners.build(tiny("conv"), (140,))
-    with pytest.raises(UserError, match="no single autoencoder"):
-        learners.autoencoder(tiny("alocc"), SHAPE)
+
+
+def test_a_dense_model_has_a_code():
+    with pytest.raises(UserError, match=r"model\.latent is 0; method dense needs at least 1"):
+        learners.build(tiny("dense", model__latent=0), SHAPE)

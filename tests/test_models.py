@@ -129,7 +129,13 @@ def abstract(shape, n=2):
 
 def weights(init, shape):
     """Initial parameters on the host; compiled, the forward pass of `init` is left out."""
-    return jax.device_get(jax.jit(init)(KEY, jnp.zeros((1, *shape)))["params"])
+    return jax.device_get(jax.jit(init)(KEY, jnp.zeros((1, *shape))))
+
+
+def learner_of(cfg, shape):
+    """The learner of a configuration, and the shapes of its state."""
+    learner = learners.build(cfg, shape, axis=None)
+    return learner, jax.eval_shape(learner.init, KEY, abstract(shape, 1))
 
 
 def layer_sizes(params):
@@ -144,9 +150,8 @@ def layer_sizes(params):
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_count_of_every_layer(name):
     cfg, shape, layers = COUNTS[name]
-    model = learners.autoencoder(cfg, shape)
-    params = jax.eval_shape(model.init, KEY, abstract(shape))["params"]
-    assert layer_sizes(params) == sorted(layers)
+    _, state = learner_of(cfg, shape)
+    assert layer_sizes(state.params) == sorted(layers)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +169,8 @@ def test_parameter_count_of_alocc(net, layers):
 
 def test_codes_have_the_published_sizes():
     def code(cfg, shape):
-        model = learners.autoencoder(cfg, shape)
-        return jax.eval_shape(lambda x: model.init_with_output(KEY, x)[0][1], abstract(shape)).shape
+        learner, state = learner_of(cfg, shape)
+        return jax.eval_shape(learner.infer, state.variables, abstract(shape)).z.shape
 
     assert code(mnist_conv.CONFIG, MNIST) == (2, 32)
     assert code(mnist_conv_latent.CONFIG, MNIST) == (2, 20)
@@ -173,6 +178,24 @@ def test_codes_have_the_published_sizes():
     assert code(ecg_dense.CONFIG, ECG) == (2, 8)
 
 
+# What every model must be told, as a configuration's defaults have it.
+DENSE = {
+    "activation": "relu",
+    "code_activation": "linear",
+    "output_activation": "sigmoid",
+    "initializer": "glorot",
+    "dtype": jnp.float32,
+}
+CONV = DENSE | {
+    "kernels": (3, 3),
+    "strides": (2, 2),
+    "paddings": ("same", "same"),
+    "latent": 4,
+    "head_kernel": 0,
+    "encoder_activation": "relu",
+    "expand_activation": "relu",
+}
+ONE_LAYER = CONV | {"filters": (2,), "kernels": (3,), "strides": (2,), "paddings": ("same",)}
 SIZES = [(28, 28, 1), (8, 8, 1), (32, 32, 3), (30, 17, 1), (7, 5, 2), (140, 1), (33, 2), (5, 1)]
 CONVS = {
     "same": {},
@@ -187,7 +210,7 @@ CONVS = {
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("settings", CONVS)
 def test_reconstruction_has_the_shape_of_the_input_whatever_its_parity(shape, settings):
-    model = ConvAutoencoder(shape, filters=(2, 3), **({"latent": 4} | CONVS[settings]))
+    model = ConvAutoencoder(shape, filters=(2, 3), **(CONV | CONVS[settings]))
     x = abstract(shape)
     (x_hat, z), _ = jax.eval_shape(lambda x: model.init_with_output(KEY, x), x)
     assert x_hat.shape == x.shape
@@ -207,25 +230,21 @@ def test_refiner_and_discriminator_take_any_image(shape):
 
 
 def test_layer_sizes_along_the_way():
-    model = ConvAutoencoder((30, 17, 1), filters=(2, 3), latent=4)
+    model = ConvAutoencoder((30, 17, 1), filters=(2, 3), **CONV)
     assert model.bind({}).code_shape == (8, 5, 3)
 
 
 MODELS = {
-    "dense": DenseAutoencoder((5, 3, 1), hidden=(6,), latent=2),
-    "conv": ConvAutoencoder(
-        (5, 3, 1), filters=(2,), kernels=(3,), strides=(2,), paddings=("same",), latent=2
-    ),
-    "series": ConvAutoencoder(
-        (7, 2), filters=(2,), kernels=(3,), strides=(2,), paddings=("same",), latent=0
-    ),
+    "dense": DenseAutoencoder((5, 3, 1), hidden=(6,), latent=2, **DENSE),
+    "conv": ConvAutoencoder((5, 3, 1), **(ONE_LAYER | {"latent": 2})),
+    "series": ConvAutoencoder((7, 2), **(ONE_LAYER | {"latent": 0})),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_encode_then_decode_is_the_model_and_rows_do_not_see_each_other(name):
     model = MODELS[name]
-    x = np.random.default_rng(0).random((3, *model.shape), np.float32)
+    x = jnp.asarray(np.random.default_rng(0).random((3, *model.shape), np.float32))
     params = jax.jit(model.init)(KEY, x)
 
     @jax.jit
@@ -250,7 +269,7 @@ def test_bfloat16_keeps_parameters_and_outputs_in_float32(method):
     }
     assert floats == {jnp.dtype("float32")}
     out = jax.eval_shape(learner.infer, state.variables, abstract((8, 8, 1)))
-    assert {leaf.dtype for leaf in out} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype("float32")}
     text = str(jax.make_jaxpr(learner.infer)(state.variables, abstract((8, 8, 1))))
     assert "bf16" in text
 
@@ -266,8 +285,8 @@ def test_bfloat16_computes_nearly_the_same():
 def test_torch_weights_fill_the_bounds_of_torch():
     # torch: U(-b, b) with b = 1 / sqrt(fan_in), for weights and biases; of a transposed
     # convolution it takes the OUTPUT channels for the fan-in.
-    model = learners.autoencoder(mnist_conv_latent.CONFIG, MNIST)
-    params = weights(model.init, MNIST)
+    learner, _ = learner_of(mnist_conv_latent.CONFIG, MNIST)
+    params = weights(learner.init, MNIST).params
     fan_in = {
         "convs_0": 9 * 1,
         "convs_1": 9 * 16,
@@ -288,8 +307,8 @@ def test_torch_weights_fill_the_bounds_of_torch():
 
 
 def test_glorot_weights_have_keras_bounds_and_zero_biases():
-    model = learners.autoencoder(mnist_conv.CONFIG, MNIST)
-    params = weights(model.init, MNIST)
+    learner, _ = learner_of(mnist_conv.CONFIG, MNIST)
+    params = weights(learner.init, MNIST).params
     bound = math.sqrt(6 / (9 * 32 + 9 * 64))
     for layer in ("convs_1", "deconvs_0"):
         assert 0.98 * bound < np.abs(params[layer]["kernel"]).max() <= bound
@@ -298,7 +317,7 @@ def test_glorot_weights_have_keras_bounds_and_zero_biases():
 
 def test_alocc_weights_are_as_wide_as_published():
     refiner = Refiner((4, 4, 1), filters=(32, 64), up_filters=(32,))
-    params = weights(partial(refiner.init, train=False), refiner.shape)
+    params = weights(partial(refiner.init, train=False), refiner.shape)["params"]
     down, up = params["Conv_1"]["kernel"], params["ConvTranspose_0"]["kernel"]
     # Cut at two deviations, a normal keeps 0.88 of its deviation.
     assert np.abs(down).max() <= 0.04
@@ -307,14 +326,16 @@ def test_alocc_weights_are_as_wide_as_published():
     assert up.std() == pytest.approx(0.02, rel=0.02)
 
 
-@pytest.mark.parametrize(("shape", "settings"), [((9,), {}), ((4, 4, 4, 1), {})])
-def test_conv_needs_images_or_series(shape, settings):
+@pytest.mark.parametrize("shape", [(9,), (4, 4, 4, 1)])
+def test_conv_needs_images_or_series(shape):
+    model = ConvAutoencoder(shape, filters=(2, 3), **CONV)
     with pytest.raises(UserError, match="dense"):
-        jax.eval_shape(ConvAutoencoder(shape, **settings).init, KEY, abstract(shape))
+        jax.eval_shape(model.init, KEY, abstract(shape))
 
 
 def test_kernels_larger_than_the_row_are_refused():
-    model = ConvAutoencoder((4, 4, 1), paddings=("valid", "valid"), kernels=(3, 7))
+    too_large = {"filters": (2, 3), "paddings": ("valid", "valid"), "kernels": (3, 7)}
+    model = ConvAutoencoder((4, 4, 1), **(CONV | too_large))
     with pytest.raises(UserError, match=r"model\.kernels \(3, 7\).*\(4, 4, 1\)"):
         jax.eval_shape(model.init, KEY, abstract((4, 4, 1)))
 

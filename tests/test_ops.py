@@ -142,12 +142,13 @@ def test_layers_are_those_of_flax(padding, layout):
         assert_close(y, jit(theirs.apply)(variables, x))
 
 
-def test_layer_without_bias_in_bfloat16_keeps_float32_parameters():
-    layer = layers.Conv(2, (3, 3), use_bias=False, dtype=jnp.bfloat16)
+@pytest.mark.parametrize("kind", [layers.Conv, layers.ConvTranspose])
+def test_a_layer_in_bfloat16_keeps_float32_parameters(kind):
+    layer = kind(2, (3, 3), dtype=jnp.bfloat16)
     y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), normal(0, 1, 5, 5, 3))
     assert y.dtype == jnp.bfloat16
-    assert list(variables["params"]) == ["kernel"]
-    assert variables["params"]["kernel"].dtype == jnp.float32
+    assert variables["params"].keys() == {"kernel", "bias"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 def test_scan_trains_as_a_loop_does():

@@ -11,30 +11,39 @@ from probes import (
     assert_same,
     batch,
     images,
+    initial,
     start,
+    stepped,
     tiny,
 )
 
-from jaxae import data, learners, parallel, rng, train
+from jaxae import data, learners, members, parallel, rng, tuning
 from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
 from jaxae.errors import UserError
 from jaxae.models.alocc import Discriminator, Refiner
-from jaxae.types import AXIS, Batch, mean_over
+from jaxae.types import AXIS, Batch
 
 X = images(160)
 STEPS = 20
 
 
-def first_epoch(cfg, count, x=X, options=None):
-    """State and metrics after the first epoch on a number of devices."""
+def first_epoch_args(cfg, count, x=X):
+    """A learner, and what its first epoch takes on a number of devices."""
     devices = DEVICES[:count]
     learner = learners.build(cfg, SHAPE)
-    state = parallel.place(train.initial_state(learner, SHAPE, 0), devices)
-    plan = parallel.split(data.index_plan(0, 0, len(x), cfg.train.batch_size, count), devices)
-    key = parallel.place(rng.stream(0, rng.Purpose.NOISE), devices)
-    args = (state, parallel.place(x, devices), plan, key)
-    run = parallel.compiled(parallel.epoch_fn(learner, devices), options or {}, *args)
-    return jax.device_get(run(*args))
+    state = initial(learner, size=cfg.ensemble)
+    plan = data.index_plan(0, 0, len(x), cfg.train.batch_size, count)[:, None]
+    keys = members.keys(rng.stream(0, rng.Purpose.NOISE), cfg.ensemble)
+    settings = {name: jnp.full(cfg.ensemble, value) for name, value in learner.settings.items()}
+    state, x, keys, settings = parallel.place((state, x, keys, settings), devices)
+    return learner, (state, x, parallel.split(plan, devices), keys, settings)
+
+
+def first_epoch(cfg, count, x=X, options=None):
+    """State and metrics after the first epoch on a number of devices."""
+    learner, args = first_epoch_args(cfg, count, x)
+    lowered = parallel.epoch_fn(learner, DEVICES[:count]).lower(*args)
+    return jax.device_get(tuning.compiled(lowered, options or {})(*args))
 
 
 def losses(method, count):
@@ -47,22 +56,22 @@ def losses(method, count):
 @pytest.mark.parametrize("method", FAST_AND_SLOW)
 def test_losses_do_not_depend_on_the_number_of_devices(method):
     (alone, expected), *others = [losses(method, count) for count in (1, 2, 4)]
-    assert int(alone.step) == STEPS
-    assert expected["loss"].shape == (STEPS,)
+    assert alone.step.tolist() == [STEPS]
+    assert expected["loss"].shape == (1, STEPS)
     for state, metrics in others:
-        assert int(state.step) == STEPS
+        assert state.step.tolist() == [STEPS]
         for name in expected:
             np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
 
 
 def test_an_epoch_is_its_steps_one_after_another():
     learner, state = start(tiny("dense", optim__eps=1e-7))
-    step, key = jax.jit(learner.step), rng.stream(0, rng.Purpose.NOISE)
+    step, key = stepped(learner), rng.stream(0, rng.Purpose.NOISE)
     course = []
     for rows in data.index_plan(0, 0, len(X), 8, 1)[0]:
         state, metrics = step(state, batch(X[rows]), key)
         course.append(metrics["loss"])
-    np.testing.assert_allclose(losses("dense", 2)[1]["loss"], course, rtol=1e-5)
+    np.testing.assert_allclose(losses("dense", 2)[1]["loss"][0], course, rtol=1e-5)
 
 
 def small_alocc(axis):
@@ -70,8 +79,10 @@ def small_alocc(axis):
         Refiner(SHAPE, filters=(3, 4), up_filters=(3,), axis=axis),
         Discriminator(filters=(3, 4), axis=axis),
     )
-    tx = Pair(optax.sgd(0.1), optax.sgd(0.1))
-    return adversarial(nets, tx, ADVERSARIAL["default"], noise_std=0.1, axis=axis)
+    losses = ADVERSARIAL["default"]
+    weight = losses.recon_weight
+    settings = {"lr": 0.1, "lr_discriminator": 0.1, "noise_std": 0.1, "recon_weight": weight}
+    return adversarial(nets, optax.sgd, losses, settings=settings, axis=axis)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +98,10 @@ def test_a_split_batch_has_gradients_and_statistics_of_the_whole_one(make):
     whole, shared = make(None), make(AXIS)
     key, slot = jax.random.key(0), jnp.arange(8, dtype=jnp.int32)
     state = jax.jit(whole.init)(key, X[:1])
-    expected = jax.jit(whole.step)(state, Batch(jnp.asarray(X[:8]), slot), key)
+    expected = stepped(whole)(state, Batch(jnp.asarray(X[:8]), slot), key)
     halves = Batch(jnp.asarray(X[:8]).reshape(2, 4, *SHAPE), slot.reshape(2, 4))
-    found = jax.jit(jax.vmap(shared.step, (None, 0, None), axis_name=AXIS))(state, halves, key)
+    shares = jax.jit(jax.vmap(shared.step, (None, 0, None, None), axis_name=AXIS))
+    found = shares(state, halves, key, shared.settings)
     for half in range(2):
         one = jax.tree.map(lambda leaf, half=half: leaf[half], found)
         assert_close(one, expected, rtol=1e-4, atol=1e-5)
@@ -109,31 +121,48 @@ def test_every_device_holds_the_same_state_and_its_own_share():
     ]
 
 
-def double(variables, x):
-    return {"twice": variables * x, "sum": x.sum(axis=1)}
+def scaled(variables, x):
+    return {"times": variables * x, "sum": x.sum(axis=1)}
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_map_rows_is_the_function_itself_for_awkward_numbers_of_rows(count):
+@pytest.mark.parametrize("size", [1, 3])
+def test_map_rows_is_the_function_itself_for_awkward_numbers_of_rows(size, count):
     devices = DEVICES[:count]
-    run = parallel.rows_fn(double, devices)
-    variables = parallel.place(jnp.float32(2), devices)
+    run = parallel.rows_fn(scaled, devices)
+    factors = np.arange(2, 2 + size, dtype=np.float32)
+    variables = parallel.place(jnp.asarray(factors), devices)
     for n in (1, 127, 129, 1000):
         x = np.random.default_rng(n).random((n, 3), np.float32)
         found = parallel.map_rows(run, variables, parallel.blocks(x, devices), n)
-        np.testing.assert_array_equal(found["twice"], 2 * x)
-        np.testing.assert_allclose(found["sum"], x.sum(axis=1), rtol=1e-6)
+        np.testing.assert_array_equal(found["times"], factors[:, None, None] * x[None])
+        assert found["sum"].shape == (size, n)
+        for sums in found["sum"]:
+            np.testing.assert_allclose(sums, x.sum(axis=1), rtol=1e-6)
+
+
+def test_map_rows_of_more_than_one_block():
+    """Blocks follow one another within each member."""
+    devices = DEVICES[:2]
+    x = np.random.default_rng(0).random((5000, 3), np.float32)
+    variables = parallel.place(jnp.float32([2, 3]), devices)
+    run = parallel.rows_fn(scaled, devices)
+    found = parallel.map_rows(run, variables, parallel.blocks(x, devices), len(x))
+    np.testing.assert_array_equal(found["times"], np.stack([2 * x, 3 * x]))
 
 
 def test_map_rows_of_inference_is_inference():
-    learner, state = start(tiny("dense"))
+    learner = learners.build(tiny("dense"), SHAPE)
     run = parallel.rows_fn(learner.infer, DEVICES)
+    state = initial(learner, size=2)
     variables = parallel.place(state.variables, DEVICES)
-    expected = jax.jit(learner.infer)(state.variables, X)
+    infer = jax.jit(learner.infer)
+    expected = [infer(members.pick(state.variables, e), X) for e in range(2)]
     for n in (1, 127, 129):
         found = parallel.map_rows(run, variables, parallel.blocks(X[:n], DEVICES), n)
-        np.testing.assert_allclose(found.x_hat, expected.x_hat[:n], atol=1e-6)
-        np.testing.assert_allclose(found.z, expected.z[:n], atol=1e-5)
+        for e in range(2):
+            np.testing.assert_allclose(found.x_hat[e], expected[e].x_hat[:n], atol=1e-6)
+            np.testing.assert_allclose(found.z[e], expected[e].z[:n], atol=1e-5)
 
 
 def test_blocks_are_equal_and_hold_every_row_once():
@@ -163,7 +192,7 @@ def test_one_compilation_serves_any_number_of_rows_of_many_blocks():
     run = parallel.rows_fn(counted, DEVICES)
     for n in (5000, 9000):
         x = np.ones((n, 2), np.float32)
-        parallel.map_rows(run, jnp.float32(1), parallel.blocks(x, DEVICES), n)
+        parallel.map_rows(run, jnp.ones(1), parallel.blocks(x, DEVICES), n)
     assert len(traces) == 1
 
 
@@ -190,38 +219,13 @@ def test_a_template_has_the_sharding_of_what_is_placed():
     assert template["a"].shape == (2, 3)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_the_mean_over_devices_is_numpys_leaf_by_leaf(count):
-    """All leaves travel in one vector: each must come back in its place, shape and dtype."""
-    rng = np.random.default_rng(0)
-    tree = {
-        "kernel": rng.normal(size=(count, 3, 3, 2, 5)).astype(np.float32),
-        "scalar": rng.normal(size=count).astype(np.float32),
-        "empty": np.zeros((count, 0), np.float32),
-        "half": rng.normal(size=(count, 7)).astype(jnp.bfloat16),
-    }
-    found = jax.pmap(lambda t: mean_over(t, AXIS), AXIS, devices=DEVICES[:count])(tree)
-    for name, leaf in tree.items():
-        assert found[name].dtype == leaf.dtype
-        expected = np.broadcast_to(np.float32(leaf).mean(axis=0), leaf.shape)
-        tolerance = 1e-2 if name == "half" else 1e-6
-        np.testing.assert_allclose(np.float32(found[name]), expected, tolerance, tolerance)
-
-
-def test_one_vector_crosses_devices_in_a_step():
+@pytest.mark.parametrize("size", [1, 2])
+def test_one_vector_crosses_devices_in_a_step(size):
     """On a CPU every reduced array is a rendezvous: gradients and metrics must share theirs."""
-    learner = learners.build(tiny("dense"), SHAPE)
-    state = parallel.place(train.initial_state(learner, SHAPE, 0), DEVICES[:2])
-    plan = parallel.split(data.index_plan(0, 0, len(X), 8, 2), DEVICES[:2])
-    key = parallel.place(rng.stream(0, rng.Purpose.NOISE), DEVICES[:2])
-    rows = parallel.place(X, DEVICES[:2])
-    text = parallel.epoch_fn(learner, DEVICES[:2]).lower(state, rows, plan, key).as_text()
-    assert text.count("stablehlo.all_reduce") == 1
-    alone = [parallel.place(leaf, DEVICES[:1]) for leaf in (state, X)]
-    plan = parallel.split(data.index_plan(0, 0, len(X), 8, 1), DEVICES[:1])
-    key = parallel.place(rng.stream(0, rng.Purpose.NOISE), DEVICES[:1])
-    text = parallel.epoch_fn(learner, DEVICES[:1]).lower(*alone, plan, key).as_text()
-    assert "stablehlo.all_reduce" not in text
+    for count, reductions in ((2, 1), (1, 0)):
+        learner, args = first_epoch_args(tiny("dense", ensemble=size), count)
+        text = parallel.epoch_fn(learner, DEVICES[:count]).lower(*args).as_text()
+        assert text.count("stablehlo.all_reduce") == reductions
 
 
 def test_a_batch_in_parts_teaches_two_devices_what_it_teaches_one():
@@ -231,34 +235,10 @@ def test_a_batch_in_parts_teaches_two_devices_what_it_teaches_one():
     assert_close(alone, shared, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["dense", "conv"])
-@pytest.mark.parametrize("count", [1, 2])
-def test_xla_knows_every_option_that_it_is_given(method, count):
-    """`compiled` does without options that it cannot have, so nothing else would notice."""
-    options = parallel.compiler_options(method, DEVICES[:count])
-    assert options
-    mapped = jax.pmap(lambda x: x + 1, devices=DEVICES[:count])
-    mapped.lower(np.zeros((count, 2))).compile(compiler_options=options)
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_parameters_updated_in_place_are_those_updated_in_copies(count):
-    options = parallel.compiler_options("dense", DEVICES[:count])
+    options = tuning.training_options(tuning.DENSE, "float32", "cpu", count)
     copied = options | {"xla_cpu_copy_insertion_use_region_analysis": False}
+    assert copied != options
     cfg = tiny("dense", train__batch_size=8)
     assert_same(*(first_epoch(cfg, count, options=chosen) for chosen in (options, copied)))
-
-
-def test_a_program_compiles_without_options_that_xla_does_not_know():
-    mapped, x = jax.pmap(lambda x: x + 1, devices=DEVICES[:1]), np.zeros((1, 2))
-    run = parallel.compiled(mapped, {"xla_cpu_no_such_option": True}, x)
-    np.testing.assert_array_equal(run(x), x + 1)
-
-
-@pytest.mark.parametrize(
-    ("method", "batch_size", "parameters", "devices"),
-    [("conv", 32, 10**4, 2), ("dense", 32, 10**5, 1), ("dense", 512, 10**5, 2),
-     ("dense", 512, 2 * 10**6, 1), ("dense", 2048, 2 * 10**6, 2)],
-)  # fmt: skip
-def test_a_batch_is_split_where_that_is_faster(method, batch_size, parameters, devices):
-    assert parallel.cpu_devices(method, batch_size, parameters) == devices

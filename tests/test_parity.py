@@ -62,7 +62,7 @@ def ours(name: str, variant: str):
     state = jax.jit(learner.init)(jax.random.key(0), x[:1])
     state = state.replace(params=perturbed(state.params))
     batch = Batch(x, np.arange(ROWS, dtype=np.int32))
-    new, metrics = jax.jit(learner.step)(state, batch, jax.random.key(1))
+    new, metrics = jax.jit(learner.step)(state, batch, jax.random.key(1), learner.settings)
     weights, after = cases.flatten(state.params), cases.flatten(new.params)
     gradients = {k: (weights[k] - after[k]) / np.float32(RATE) for k in weights}
     x_hat = np.asarray(jax.jit(learner.infer)(state.variables, x).x_hat)

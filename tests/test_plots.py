@@ -1,20 +1,21 @@
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from jaxae import plots
+from jaxae import plots, studies
 from jaxae.errors import UserError
 from jaxae.plots import curves, detection, latent, mosaic, series, style
 
 RNG = np.random.default_rng(0)
 THRESHOLD = 0.5
+FIGURES = plots.FIGURES | studies.figures()
 # As long as an experiment's names get: the title lines must still fit.
 REPORT = {
     "name": "fmnist_one_class",
@@ -31,33 +32,39 @@ def images(*shape):
 
 def verdict_rows(x):
     score = np.linspace(0, 1, len(x))
-    return {"x": x, "x_hat": x * 0.9, "score": score, "threshold": np.float32(THRESHOLD)}
+    return {
+        "x": x,
+        "x_hat": x * 0.9,
+        "score": score,
+        "threshold": np.float32(THRESHOLD),
+        "is_anomaly": score > THRESHOLD,
+    }
 
 
 def kinds(count):
     return np.resize(["normal", "rotation:90", "class 3"], count)
 
 
-LABELS = np.arange(40) % 10
+CLASS_ID = np.arange(40) % 10
 ARRAYS = {
     "reconstructions": verdict_rows(images(6)) | {"y": np.arange(6) > 2},
     "latent_scatter": {
         "z": RNG.normal(size=(40, 2)),
-        "label": LABELS,
+        "class_id": CLASS_ID,
         "centroid_images": images(10),
         "centroids": RNG.normal(size=(10, 2)),
         "classes": np.arange(10),
     },
     "latent_grid": {"images": images(5, 5), "x_range": [-2, 2], "y_range": [-4, 4]},
-    "tsne": {"points": RNG.normal(size=(40, 2)), "label": LABELS},
-    "interpolation": {"images": images(10), "ends": images(2), "label": [3, 8]},
+    "tsne": {"points": RNG.normal(size=(40, 2)), "class_id": CLASS_ID},
+    "interpolation": {"images": images(10), "ends": images(2), "class_id": [3, 8]},
     "denoising": {
         "clean": images(4),
         "noisy": images(4),
         "denoised": images(4),
         "noise_std": 0.2,
     },
-    "verdicts": verdict_rows(images(3)) | {"is_anomaly": np.arange(3) > 1, "kind": kinds(3)},
+    "verdicts": verdict_rows(images(3)) | {"kind": kinds(3)},
     "epoch_grid": {"epochs": [1, 5], "x": images(4), "x_hat": images(2, 4)},
     "loss_histograms": {"train": RNG.random(50), "valid": RNG.random(30)},
     "severity": {
@@ -83,14 +90,16 @@ ARRAYS = {
         "oracle": 3,
     },
 }
-NOT_REQUIRED = {("severity", "examples"), ("verdicts", "is_anomaly")}
+NOT_REQUIRED = {("severity", "examples")}
 SCORES = {
     "train": 0.4 * RNG.random(40),
     "valid": 0.4 * RNG.random(20),
     "test": np.concatenate([0.6 * RNG.random(30), 0.3 + 0.7 * RNG.random(20)]),
     "test_y": np.arange(50) >= 30,
-    "test_label": np.arange(50) % 10,
+    "test_class_id": np.arange(50) % 10,
+    "test_id": np.arange(50),
 }
+SCORES["test_is_anomaly"] = SCORES["test"] > THRESHOLD
 
 
 def write_metrics(run_dir, rows):
@@ -128,7 +137,7 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(run_dir):
-    return plots.draw(run_dir)
+    return plots.draw(run_dir, FIGURES)
 
 
 def check_picture(path):
@@ -145,14 +154,31 @@ def check_picture(path):
 
 
 def test_draw_returns_every_figure_of_the_registry_and_leaves_no_other_file(run_dir, drawn):
-    assert [path.stem for path in drawn] == list(plots.FIGURES)
+    assert [path.stem for path in drawn] == list(FIGURES)
     assert {*drawn} == {*(run_dir / "figures").iterdir()}
 
 
-@pytest.mark.parametrize("name", plots.FIGURES)
+def test_a_run_has_four_figures_and_no_study_has_one_of_the_same_name():
+    assert set(plots.FIGURES) == {
+        "loss_curves",
+        "score_histograms",
+        "roc_pr",
+        "precision_recall_threshold",
+    }
+    titles = [title for study in studies.STUDIES.values() for title in study.figures]
+    assert len({*titles, *plots.FIGURES}) == len(titles) + len(plots.FIGURES)
+
+
+def test_only_the_figures_of_every_run_are_drawn_unless_others_are_named(run_dir, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("figures"))
+    assert [path.stem for path in plots.draw(folder)] == list(plots.FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
 def test_picture_is_whole(name, run_dir, drawn):
     size = check_picture(run_dir / "figures" / f"{name}.png")
-    inches = plots.FIGURES[name].draw(run_dir).get_size_inches()
+    inches = FIGURES[name].draw(run_dir).get_size_inches()
     assert size == tuple((inches * 120 + 1e-6).astype(int))
 
 
@@ -164,10 +190,10 @@ def test_a_figure_of_measured_size(drawn):
 
 
 def test_only_figures_whose_files_exist_are_drawn(tmp_path):
-    assert plots.draw(tmp_path) == []
+    assert plots.draw(tmp_path, FIGURES) == []
     write_metrics(tmp_path, epoch_rows())
     np.savez(tmp_path / "scores.npz", **SCORES)  # without report.json there is no threshold
-    assert [path.stem for path in plots.draw(tmp_path)] == ["loss_curves"]
+    assert [path.stem for path in plots.draw(tmp_path, FIGURES)] == ["loss_curves"]
 
 
 def test_an_absent_folder_is_a_user_error(tmp_path):
@@ -187,7 +213,7 @@ REQUIRED = [
 def test_a_missing_array_is_named(name, key, tmp_path):
     write_arrays(tmp_path, name, {k: v for k, v in ARRAYS[name].items() if k != key})
     with pytest.raises(UserError, match=rf"{name}\.npz lacks {key};"):
-        plots.draw(tmp_path)
+        plots.draw(tmp_path, FIGURES)
     assert not (tmp_path / "figures").exists()
 
 
@@ -204,7 +230,7 @@ def test_a_damaged_array_file_is_named(name, damage, tmp_path):
         key = next(iter(ARRAYS[name]))
         np.savez(path, **ARRAYS[name] | {key: np.array([{}], dtype=object)})
     with pytest.raises(UserError, match=rf"{name}\.npz cannot be read"):
-        plots.draw(tmp_path)
+        plots.draw(tmp_path, FIGURES)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +263,7 @@ def test_an_interrupted_last_line_is_left_out(tmp_path):
     [
         ({"test": np.full(50, np.nan)}, "NaN"),
         ({"test_y": np.arange(3) > 1}, r"\(50,\) and \(3,\)"),
+        ({"test_is_anomaly": np.arange(3) > 1}, r"\(50,\) and \(3,\)"),
     ],
 )
 def test_impossible_scores_are_named(change, message, tmp_path):
@@ -258,7 +285,7 @@ def test_a_failed_write_keeps_the_old_picture_and_nothing_else(run_dir, tmp_path
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    figure = plots.FIGURES["denoising"].draw(run_dir)
+    figure = FIGURES["denoising"].draw(run_dir)
     monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", broken)
     (tmp_path / "a.png").write_bytes(b"old")
     with pytest.raises(OSError, match="disk full"):
@@ -271,7 +298,7 @@ def test_threads_draw_the_same_pictures(run_dir, drawn, tmp_path):
 
     def again(task):
         i, name = task
-        return style.save(plots.FIGURES[name].draw(run_dir), tmp_path / f"{i}.png").read_bytes()
+        return style.save(FIGURES[name].draw(run_dir), tmp_path / f"{i}.png").read_bytes()
 
     with ThreadPoolExecutor(3) as pool:
         pictures = list(pool.map(again, enumerate(names)))
@@ -279,17 +306,14 @@ def test_threads_draw_the_same_pictures(run_dir, drawn, tmp_path):
 
 
 def test_neither_jax_nor_pyplot_is_imported(run_dir):
-    # The package's own __init__ may import jax; a bare stand-in shows what the figures need.
     script = f"""
-import sys, types
-sys.modules["jaxae"] = package = types.ModuleType("jaxae")
-package.__path__ = [{str(Path(plots.__file__).parents[1])!r}]
+import sys
 from pathlib import Path
 from jaxae import plots
 assert "matplotlib" not in sys.modules and "sklearn" not in sys.modules
 run_dir = Path({str(run_dir)!r})
-for name in ("loss_curves", "verdicts"):
-    assert plots.FIGURES[name].draw(run_dir) is not None
+for draw in (plots.FIGURES["loss_curves"].draw, plots.verdicts):
+    assert draw(run_dir) is not None
 assert "matplotlib" in sys.modules
 assert not {{"jax", "flax", "matplotlib.pyplot"}} & sys.modules.keys()
 """
@@ -344,12 +368,41 @@ def test_roc_and_pr_state_the_areas_and_the_operating_point(run_dir):
     area = {line.get_label() for ax in (roc, pr) for line in ax.lines}
     assert f"AUROC = {roc_auc_score(y, scores):.4f}" in area
     assert f"AP = {average_precision_score(y, scores):.4f}" in area
-    flagged = scores > THRESHOLD
+    flagged = SCORES["test_is_anomaly"]
     hits = (flagged & y).sum()
     (dot,) = [line for line in roc.lines if line.get_marker() == "o"]
     assert dot.get_xydata()[0] == pytest.approx([(flagged & ~y).sum() / 30, hits / 20])
     (dot,) = [line for line in pr.lines if line.get_marker() == "o"]
     assert dot.get_xydata()[0] == pytest.approx([hits / 20, hits / flagged.sum()])
+
+
+def test_the_operating_point_is_what_was_decided_whatever_the_threshold_says(tmp_path):
+    write_report(tmp_path)
+    y, flagged = SCORES["test_y"], ~SCORES["test_is_anomaly"]
+    np.savez(tmp_path / "scores.npz", **SCORES | {"test_is_anomaly": flagged})
+    roc, pr = detection.roc_and_precision_recall(tmp_path).axes
+    (at_roc,), (at_pr,) = (
+        [line.get_xydata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in (roc, pr)
+    )
+    assert at_roc == pytest.approx([flagged[~y].mean(), flagged[y].mean()])
+    assert at_pr == pytest.approx([flagged[y].mean(), y[flagged].mean()])
+
+
+def test_where_nothing_is_flagged_there_is_no_precision_to_show(tmp_path):
+    write_report(tmp_path)
+    np.savez(tmp_path / "scores.npz", **SCORES | {"test_is_anomaly": np.zeros(50, bool)})
+    roc, pr = detection.roc_and_precision_recall(tmp_path).axes
+    (dot,) = [line.get_xydata()[0] for line in roc.lines if line.get_marker() == "o"]
+    assert dot.tolist() == [0, 0]
+    assert not [line for line in pr.lines if line.get_marker() == "o"]
+
+
+def test_scores_without_decisions_are_named(tmp_path):
+    write_report(tmp_path)
+    known = {name: values for name, values in SCORES.items() if name != "test_is_anomaly"}
+    np.savez(tmp_path / "scores.npz", **known)
+    with pytest.raises(UserError, match=r"scores\.npz lacks test_is_anomaly; run the experiment"):
+        plots.draw(tmp_path)
 
 
 def test_one_class_has_histograms_but_no_curves(tmp_path):
@@ -377,9 +430,11 @@ def test_loss_histograms_mark_mean_and_median(run_dir):
     assert train.get_xlim() == valid.get_xlim()
 
 
-def test_verdict_is_anomaly_only_above_the_threshold():
-    assert style.verdict(0.6, 0.5) == ("Anomaly (0.6 > 0.5)", style.ANOMALY)
-    assert style.verdict(0.5, 0.5) == ("Normal (0.5 ≤ 0.5)", style.NORMAL)
+def test_a_verdict_says_what_was_decided_and_how_the_score_stands_to_the_threshold():
+    assert style.verdict(0.6, 0.5, True) == ("Anomaly (0.6 > 0.5)", style.ANOMALY)
+    assert style.verdict(0.5, 0.5, False) == ("Normal (0.5 ≤ 0.5)", style.NORMAL)
+    assert style.verdict(0.5, 0.5, True) == ("Anomaly (0.5 ≤ 0.5)", style.ANOMALY)
+    assert style.verdict(0.6, 0.5, False) == ("Normal (0.6 > 0.5)", style.NORMAL)
     assert style.ANOMALY != style.NORMAL
 
 
@@ -387,18 +442,20 @@ def test_verdict_is_anomaly_only_above_the_threshold():
     ("count", "shape"),
     [(1, (8, 8, 1)), (9, (8, 8, 3)), (1, (6, 10, 1)), (5, (20, 1)), (1, (20, 2)), (2, (7,))],
 )
-def test_rows_of_any_shape_have_verdicts_and_reconstructions(count, shape, tmp_path):
+@pytest.mark.parametrize("contrary", [False, True])
+def test_rows_of_any_shape_have_verdicts_and_reconstructions(count, shape, contrary, tmp_path):
     rows = verdict_rows(RNG.random((count, *shape), np.float32))
+    rows["is_anomaly"] ^= contrary  # what was decided counts, not the threshold
     write_report(tmp_path)
     write_arrays(tmp_path, "verdicts", rows | {"kind": kinds(count)})
     write_arrays(tmp_path, "reconstructions", rows | {"y": np.arange(count) > 3})
-    figures = [plots.FIGURES[name].draw(tmp_path) for name in ("reconstructions", "verdicts")]
+    figures = [FIGURES[name].draw(tmp_path) for name in ("reconstructions", "verdicts")]
     for i, figure in enumerate(figures):
         check_picture(style.save(figure, tmp_path / f"{i}.png"))
     words = [ax.get_title("left") for ax in figures[1].axes]
-    scores = np.linspace(0, 1, count)
-    assert sum("Anomaly (" in word for word in words) == (scores > THRESHOLD).sum()
-    assert sum("Normal (" in word for word in words) == (scores <= THRESHOLD).sum()
+    flagged = (rows["score"] > THRESHOLD) ^ contrary
+    assert sum("Anomaly (" in word for word in words) == flagged.sum()
+    assert sum("Normal (" in word for word in words) == (~flagged).sum()
 
 
 def test_error_is_filled_between_a_beat_and_its_reconstruction(run_dir):
@@ -448,14 +505,14 @@ def test_each_class_keeps_one_colour(run_dir):
     assert len(set(colour_of.values())) == 10
     stored = ARRAYS["tsne"]["points"]
     for at, colour in zip(points.get_offsets(), points.get_facecolors(), strict=True):
-        label = LABELS[np.abs(stored - at).sum(1).argmin()]
-        assert to_hex(colour) == colour_of[str(label)]
+        class_id = CLASS_ID[np.abs(stored - at).sum(1).argmin()]
+        assert to_hex(colour) == colour_of[str(class_id)]
 
 
 def test_severity_without_examples_has_no_example_picture(tmp_path):
     content = {k: v for k, v in ARRAYS["severity"].items() if k != "examples"}
     write_arrays(tmp_path, "severity", content)
-    assert [path.stem for path in plots.draw(tmp_path)] == ["severity"]
+    assert [path.stem for path in plots.draw(tmp_path, FIGURES)] == ["severity"]
 
 
 def test_epoch_scores_name_the_three_choices(run_dir):

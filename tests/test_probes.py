@@ -2,38 +2,29 @@
 
 import numpy as np
 import pytest
-from probes import DEVICES, dataset, images, tiny
+from probes import DEVICES, dataset, edit, images, tiny
 
-from jaxae import evaluation, learners, scoring, train
-from jaxae.config import ThresholdConfig
+from jaxae import detectors, evaluation, learners, scoring, train
 
 DEVICES = DEVICES[:1]
 
 
 def detect(cfg, data, score="mse", rule="max"):
     """Train, fit the detector, and measure."""
+    cfg = edit(cfg, {"score": score, "threshold.rule": rule})
     learner = learners.build(cfg, data.shape)
     course = []
     fitted = train.fit(
         learner,
         data.train.x,
-        cfg.train,
-        cfg.seed,
+        cfg,
         DEVICES,
         quiet=True,
-        on_epoch=lambda epoch, state, row: course.append(row["loss"]) or row,
+        on_epoch=lambda epoch, state, found: course.append(found["loss"].item()) or found,
     )
-    detector, scores = evaluation.fit_detector(
-        learner,
-        scoring.resolve(score),
-        scoring.rule(rule),
-        fitted.state.variables,
-        data,
-        ThresholdConfig(rule=rule),
-        DEVICES,
-    )
-    report = evaluation.evaluate(scores.test, data.test.y, float(detector.threshold))
-    return course, scores, report
+    detector, scores = detectors.fit(learner, fitted.state.variables, data, cfg, DEVICES)
+    is_anomaly = scoring.decide(detector.decision, scores.test)
+    return course, scores, evaluation.evaluate(scores.test, data.test.y, is_anomaly)
 
 
 def test_constant_rows_are_learnt_and_are_no_collapse():

@@ -1,14 +1,14 @@
+import dataclasses
 import json
-import os
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-from probes import edit, tiny
+from probes import edit, tiny, write_npz
 
-from jaxae import config, runlog
+from jaxae import config, detectors, experiment, plots, runlog
 from jaxae.errors import UserError
 
 
@@ -20,49 +20,109 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def provenance(folder):
+    return [json.loads(line) for line in (folder / "provenance.jsonl").read_text().splitlines()]
+
+
+def contents(folder):
+    """Every file with its bytes."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def enter(cfg):
+    """Enter a run folder and leave it again."""
+    with runlog.enter(cfg) as folder:
+        return folder
+
+
+def refused(cfg):
+    """Why a run folder cannot be entered."""
+    with pytest.raises(UserError) as caught, runlog.enter(cfg):
+        pass
+    return str(caught.value)
+
+
 def test_a_run_folder_says_what_it_is_of(tmp_path):
     cfg = in_folder(tmp_path / "a" / "b")
-    folder = runlog.open_run(cfg)
-    assert config.from_json((folder / "config.json").read_text()) == cfg
-    known = json.loads((folder / "provenance.json").read_text())
+    with runlog.enter(cfg) as folder:
+        assert folder == tmp_path / "a" / "b"
+        assert config.from_json((folder / "config.json").read_text()) == cfg
+        (known,) = provenance(folder)
     assert known["versions"]["jax"] == jax.__version__
     assert len(known["devices"]) == 4
     assert {"argv", "git_revision", "git_dirty", "started", "python", "platform"} <= known.keys()
-    assert files(folder) == ["arrays", "config.json", "figures", "provenance.json"]
+    assert files(folder) == ["arrays", "config.json", "figures", "provenance.jsonl"]
 
 
 def test_a_run_folder_may_be_entered_again_to_go_on_or_score_anew(tmp_path):
-    runlog.open_run(in_folder(tmp_path))
+    enter(in_folder(tmp_path))
     changed = in_folder(tmp_path, **{"train.epochs": 9, "score": "mae", "threshold.rule": "max"})
-    runlog.open_run(changed)  # what it holds is replaced only once training may go on
-    assert config.from_json((tmp_path / "config.json").read_text()) == in_folder(tmp_path)
+    with runlog.enter(changed) as folder:
+        # What the folder holds is still the detector of before, and config.json is that one's.
+        assert config.from_json((folder / "config.json").read_text()) == in_folder(tmp_path)
+        runlog.write_config(folder, changed)
+    assert config.from_json((tmp_path / "config.json").read_text()) == changed
+    enter(in_folder(tmp_path))
+
+
+def test_every_entry_leaves_a_line_of_provenance(tmp_path, monkeypatch):
+    for count in (1, 2, 3):
+        monkeypatch.setattr(sys, "argv", ["jaxae", str(count)])
+        enter(in_folder(tmp_path))
+        assert len(provenance(tmp_path)) == count
+    assert [known["argv"][1] for known in provenance(tmp_path)] == ["1", "2", "3"]
 
 
 def test_another_configuration_is_refused_and_the_fields_are_named(tmp_path):
-    cfg = in_folder(tmp_path)
-    runlog.open_run(cfg)
+    enter(in_folder(tmp_path))
+    before = contents(tmp_path)
     other = in_folder(tmp_path, **{"optim.lr": 0.5, "data.normal": (3,), "train.epochs": 9})
-    with pytest.raises(UserError) as caught:
-        runlog.open_run(other)
-    message = str(caught.value)
+    message = refused(other)
     assert "optim.lr is 0.003 there and 0.5 here" in message
     assert "data.normal is () there and (3,) here" in message
     assert "epochs" not in message
     assert "--run-dir" in message
-    assert config.from_json((tmp_path / "config.json").read_text()) == cfg
+    assert contents(tmp_path) == before
 
 
-def test_a_damaged_configuration_is_a_user_error(tmp_path):
-    runlog.open_run(in_folder(tmp_path))
-    (tmp_path / "config.json").write_text('{"name": ')
-    with pytest.raises(UserError, match="not valid JSON"):
-        runlog.open_run(in_folder(tmp_path))
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"name": ', ["not valid JSON"]),
+        ("[]", ["named values"]),
+        ('{"format": 2}', ["name"]),
+        ('{"format": 2, "name": "tiny", "speed": 3}', ["speed"]),
+        ('{"name": "tiny", "seed": 0}', ["format 1", "format 2", "another version"]),
+        ('{"format": 3, "name": "tiny"}', ["format 3", "format 2", "another version"]),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_a_user_error(text, words, tmp_path):
+    enter(in_folder(tmp_path))
+    (tmp_path / "config.json").write_text(text)
+    before = contents(tmp_path)
+    message = refused(in_folder(tmp_path))
+    assert all(word in message for word in (str(tmp_path), *words))
+    assert "Name another with --run-dir, or remove it" in message
+    assert "\n" not in message
+    assert contents(tmp_path) == before
+
+
+def test_a_run_folder_of_the_version_before_is_refused(tmp_path):
+    old = dataclasses.asdict(in_folder(tmp_path))  # as it was written: without a format
+    old["threshold"]["rows"] = old["threshold"].pop("limit")
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    (tmp_path / "provenance.json").write_text("{}")
+    message = refused(in_folder(tmp_path))
+    assert all(word in message for word in (str(tmp_path), "format 1", "--run-dir", "remove it"))
+    assert json.loads((tmp_path / "config.json").read_text()) == old
+    assert not (tmp_path / "provenance.jsonl").exists()
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/run cannot be written .*--run-dir"):
-        runlog.open_run(in_folder(tmp_path / "file" / "run"))
+    message = refused(in_folder(tmp_path / "file" / "run"))
+    assert "file/run cannot be written" in message
+    assert "--run-dir" in message
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -129,19 +189,163 @@ def test_metrics_that_are_not_numbers_are_refused(tmp_path):
 
 
 def test_a_run_folder_is_held_by_one_process(tmp_path):
-    with (
-        runlog.exclusive(tmp_path),
-        pytest.raises(UserError, match=f"in use by process {os.getpid()}"),
-        runlog.exclusive(tmp_path),
-    ):
-        pass
-    assert not list(tmp_path.iterdir())
+    cfg, same = in_folder(tmp_path), in_folder(tmp_path, **{"score": "mae"})
+    with runlog.enter(cfg):
+        before = contents(tmp_path)
+        for other in (cfg, same, in_folder(tmp_path, seed=9)):
+            message = refused(other)
+            assert f"{tmp_path} is in use by another process" in message
+            assert "--run-dir" in message
+        assert contents(tmp_path) == before
+    assert files(tmp_path) == ["arrays", "config.json", "figures", "provenance.jsonl"]
+    enter(same)
+    assert len(provenance(tmp_path)) == 2
 
 
-def test_a_lock_that_a_killed_process_left_is_taken_over(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+def test_an_error_inside_lets_the_folder_go(tmp_path):
+    for error in (FloatingPointError, KeyboardInterrupt):
+        with pytest.raises(error), runlog.enter(in_folder(tmp_path)):
+            raise error
+    enter(in_folder(tmp_path))
+    assert files(tmp_path) == ["arrays", "config.json", "figures", "provenance.jsonl"]
+    assert len(provenance(tmp_path)) == 3
+
+
+# Enters the folder that it reads from its input, line by line, and answers; "out" leaves it.
+ENTRANT = """
+import contextlib, sys
+from jaxae import config, errors, runlog
+
+runlog.provenance = dict  # it starts JAX and asks git, which takes long
+for line in sys.stdin:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(runlog.enter(config.ExperimentConfig("tiny", run_dir=line.strip())))
+            answer = "in"
+        except errors.UserError as error:
+            answer = str(error)
+        print(answer, flush=True)
+        sys.stdin.readline()
+    print("left", flush=True)
+"""
+
+
+class Entrant:
+    """Another process that enters folders when it is told to."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ENTRANT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def tell(self, line):
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        return self.process.stdout.readline().strip()
+
+    def ask(self, line):
+        self.tell(line)
+        return self.answer()
+
+    def end(self, kill=False):
+        if kill:
+            self.process.kill()
+        self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def entrants():
+    """Makes other processes, and ends them."""
+    made = []
+
+    def make():
+        made.append(Entrant())
+        return made[-1]
+
+    yield make
+    for entrant in made:
+        if entrant.process.poll() is None:
+            entrant.end()
+
+
+def test_another_process_cannot_enter_what_is_held(entrants, tmp_path):
+    other = entrants()
+    assert other.ask(tmp_path / "run") == "in"
+    before = contents(tmp_path)
+    cfg = config.ExperimentConfig("tiny", run_dir=str(tmp_path / "run"))
+    assert "in use by another process" in refused(cfg)
+    assert contents(tmp_path) == before
+    assert other.ask("out") == "left"
+    with runlog.enter(cfg):
+        before = contents(tmp_path)
+        assert "in use by another process" in other.ask(tmp_path / "run")
+        other.ask("out")
+        assert contents(tmp_path) == before
+    assert other.ask(tmp_path / "run") == "in"
+
+
+def test_a_killed_process_does_not_lock_out(entrants, tmp_path):
+    for _ in range(2):
+        other = entrants()
+        assert other.ask(tmp_path) == "in"
+        other.end(kill=True)
+        assert (tmp_path / ".lock").exists()
+    enter(config.ExperimentConfig("tiny", run_dir=str(tmp_path)))
+    assert not (tmp_path / ".lock").exists()
+    assert len(provenance(tmp_path)) == 3
+
+
+def test_of_two_processes_at_once_never_both_enter(entrants, tmp_path):
+    pair = entrants(), entrants()
+    for other in pair:  # wait until both have started
+        assert other.ask(tmp_path / "first" / str(id(other))) == "in"
+        assert other.ask("out") == "left"
+    one_came_in = 0
+    for turn in range(30):
+        folder = tmp_path / str(turn % 10)  # new at first, then with a configuration
+        for other in pair:
+            other.tell(folder)
+        answers = [other.answer() for other in pair]
+        assert answers.count("in") == 1, answers
+        assert sum("in use by another process" in answer for answer in answers) == 1
+        lines = len((folder / "provenance.jsonl").read_text().splitlines())
+        assert lines == turn // 10 + 1  # only of those who came in
+        assert [other.ask("out") for other in pair] == ["left", "left"]
+        one_came_in += 1
+    assert one_came_in == 30
+
+
+def test_an_interrupted_change_of_score_leaves_the_configuration_of_the_detector(
+    tmp_path, monkeypatch
+):
+    data = {"data.name": f"npz:{write_npz(tmp_path / 'x.npz')}", "train.epochs": 1}
+    cfg = in_folder(tmp_path / "run", **data)
+    monkeypatch.setattr(plots, "draw", lambda folder, figures: [])
+    experiment.run(cfg)
+    held, report = (
+        (tmp_path / "run" / name).read_text() for name in ("config.json", "report.json")
     )
-    (tmp_path / ".lock").write_bytes(done.stdout.strip())
-    with runlog.exclusive(tmp_path):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    other = edit(cfg, {"score": "mae", "threshold.rule": "max"})
+    for module, step in ((detectors, "fit"), (detectors, "save")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                experiment.run(other)
+        assert (tmp_path / "run" / "config.json").read_text() == held
+        assert (tmp_path / "run" / "report.json").read_text() == report
+        assert detectors.load(tmp_path / "run" / "detector").about.config == cfg
+    experiment.run(other)
+    assert config.from_json((tmp_path / "run" / "config.json").read_text()) == other
+    assert detectors.load(tmp_path / "run" / "detector").about.config == other
+    assert len(provenance(tmp_path / "run")) == 4

@@ -1,16 +1,19 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probes import assert_close
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import mahalanobis
 from sklearn.neighbors import NearestNeighbors
 
 from jaxae import scoring
 from jaxae.errors import UserError
-from jaxae.types import Outputs, Rows
+from jaxae.types import Argument, Inferred, Outputs, Rule
 
 SHAPES = {"image": (9, 7, 2), "series": (11, 2), "vector": (6,)}
 SUMS = ("mse+latent_knn", "d_of_r+blurred_energy+latent_mahalanobis")
@@ -20,12 +23,27 @@ def rows(shape, n=24, seed=0, latent=3):
     rng = np.random.default_rng(seed)
     x, x_hat = rng.random((2, n, *shape), np.float32)
     z = rng.normal(size=(n, latent)).astype(np.float32)
-    d_of_r, d_of_x = rng.normal(size=(2, n)).astype(np.float32)
-    return Rows(jnp.asarray(x), Outputs(*map(jnp.asarray, (x_hat, z, d_of_r, d_of_x))))
+    extra = dict(zip(("d_of_r", "d_of_x"), rng.normal(size=(2, n)).astype(np.float32), strict=True))
+    return jax.tree.map(jnp.asarray, Inferred(x, Outputs(x_hat, z, extra)))
 
 
 def one(batch, i):
     return jax.tree.map(lambda a: a[i], batch)
+
+
+def blocks(batch, *ends):
+    """The rows in blocks that end there."""
+    return [one(batch, slice(*part)) for part in itertools.pairwise((0, *ends, len(batch.x)))]
+
+
+def fit_blocks(score, train, valid):
+    """The fitted state from blocks of rows, as a detector has it."""
+    fitted = score.fit(train) if score.fit else {}
+    return score.standardise(fitted, valid) if score.standardise else fitted
+
+
+def fit_rows(score, train, valid):
+    return fit_blocks(score, [train], [valid])
 
 
 def every_score(fn):
@@ -35,20 +53,18 @@ def every_score(fn):
     )
 
 
-@every_score
-def fit(score, train, calibration):
-    return score.fit(train, calibration)
+fit = every_score(fit_rows)
 
 
 def score_rows(name, train, test):
     score = scoring.resolve(name)
-    return jax.jit(lambda a, b: scoring.apply_rows(score, score.fit(a, b), b))(train, test)
+    return jax.jit(lambda a, b: scoring.apply_rows(score, fit_rows(score, a, b), b))(train, test)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_every_score_gives_one_finite_number_per_row_mapped_or_looped(kind):
     def apply(fitted, row):
-        return {s: scoring.resolve(s).apply(f, row.x, row.out) for s, f in fitted.items()}
+        return {s: scoring.resolve(s).apply(f, row) for s, f in fitted.items()}
 
     shape = SHAPES[kind]
     fitted, test = fit(rows(shape, seed=1), rows(shape, seed=2)), rows(shape, n=5, seed=3)
@@ -71,8 +87,9 @@ def test_every_score_gives_one_finite_number_per_row_mapped_or_looped(kind):
 def test_every_score_survives_rows_without_any_spread():
     # Constant rows, perfect reconstructions and a dead code.
     x = jnp.zeros((8, 5, 5, 1))
-    flat = Rows(x, Outputs(x, jnp.zeros((8, 3)), jnp.zeros(8), jnp.zeros(8)))
-    results = every_score(lambda s, a: scoring.apply_rows(s, s.fit(a, a), a))(flat)
+    extra = {"d_of_r": jnp.zeros(8), "d_of_x": jnp.zeros(8)}
+    flat = Inferred(x, Outputs(x, jnp.zeros((8, 3)), extra))
+    results = every_score(lambda s, a: scoring.apply_rows(s, fit_rows(s, a, a), a))(flat)
     for spec, values in results.items():
         assert np.isfinite(values).all(), spec
 
@@ -80,7 +97,7 @@ def test_every_score_survives_rows_without_any_spread():
 def test_every_score_can_be_fitted_for_all_members_of_an_ensemble_at_once():
     @every_score
     def fitted_scores(score, train, test):
-        return scoring.apply_rows(score, score.fit(train, test), test)
+        return scoring.apply_rows(score, fit_rows(score, train, test), test)
 
     train, test = (
         jax.tree.map(lambda *a: jnp.stack(a), *[rows((6,), seed=s + e) for e in range(2)])
@@ -100,11 +117,11 @@ def test_reconstruction_scores_agree_with_numpy():
         "mae": np.abs(x - x_hat).mean(axes),
         "bce": -(x * np.log(x_hat) + (1 - x) * np.log(1 - x_hat)).mean(axes),
         "max_error": np.abs(x - x_hat).max(axes),
-        "d_of_r": -np.asarray(test.out.d_of_r),
-        "d_of_x": -np.asarray(test.out.d_of_x),
+        "d_of_r": -np.asarray(test.out.extra["d_of_r"]),
+        "d_of_x": -np.asarray(test.out.extra["d_of_x"]),
     }
     for name, values in expected.items():
-        assert scoring.SCORES[name].fit(test, test) == {}
+        assert not scoring.SCORES[name].is_fitted
         np.testing.assert_allclose(score_rows(name, test, test), values, rtol=1e-5, err_msg=name)
 
 
@@ -160,14 +177,51 @@ def test_blurred_energy_agrees_with_scipy():
     np.testing.assert_allclose(values, expected, rtol=1e-4)
 
 
-def test_a_sum_adds_what_calibration_rows_standardise():
-    train, calibration = rows((6,), seed=1), rows((6,), seed=2)
-    log_mse = np.log(((calibration.x - calibration.out.x_hat) ** 2).mean(1))
-    parts = [log_mse, -np.asarray(calibration.out.d_of_x)]
+def test_a_sum_adds_what_valid_rows_standardise():
+    train, valid = rows((6,), seed=1), rows((6,), seed=2)
+    log_mse = np.log(((valid.x - valid.out.x_hat) ** 2).mean(1))
+    parts = [log_mse, -np.asarray(valid.out.extra["d_of_x"])]
     expected = sum((p - p.mean()) / p.std() for p in parts)
     np.testing.assert_allclose(
-        score_rows("mse+d_of_x", train, calibration), expected, rtol=1e-4, atol=1e-5
+        score_rows("mse+d_of_x", train, valid), expected, rtol=1e-4, atol=1e-5
     )
+
+
+FITTED = [s for s in (*scoring.SCORES, *SUMS) if scoring.resolve(s).is_fitted]
+
+
+def test_a_score_that_is_fitted_needs_rows_and_another_one_none():
+    assert set(FITTED) == {"blurred_energy", "latent_mahalanobis", "latent_knn", *SUMS}
+
+
+def test_rows_in_several_blocks_fit_what_one_block_does():
+    train, valid = rows((9, 2), 61, seed=1), rows((9, 2), 37, seed=2)
+    ends = [((), ()), ((30,), (20,)), ((1, 2, 59), (36,))]
+
+    @every_score
+    def fit_and_apply(score, train, valid):
+        fitted = [fit_blocks(score, blocks(train, *a), blocks(valid, *b)) for a, b in ends]
+        return fitted, [scoring.apply_rows(score, state, valid) for state in fitted]
+
+    found = fit_and_apply(train, valid)
+    for spec in FITTED:
+        (whole, *parts), (expected, *scores) = found[spec]
+        for state, values in zip(parts, scores, strict=True):
+            assert_close(state, whole, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5, err_msg=spec)
+
+
+def test_a_sum_is_one_object_so_that_it_is_compiled_once(monkeypatch):
+    for spec in (*scoring.SCORES, *SUMS):
+        assert scoring.resolve(spec) is scoring.resolve(spec)
+    first = scoring.resolve("mse+mae")
+    monkeypatch.setitem(scoring.SCORES, "mae", scoring.SCORES["max_error"])
+    assert scoring.resolve("mse+mae") is not first  # the name stands for something else now
+
+
+def test_a_sum_needs_what_its_parts_need():
+    assert scoring.resolve("mse+d_of_r+d_of_x").needs == {"d_of_r", "d_of_x"}
+    assert scoring.resolve("mse+latent_knn").needs == set()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +239,7 @@ def test_impossible_scores_are_refused(spec, message):
 
 RULES = jax.jit(
     lambda scores: {
-        spec: scoring.rule(spec)(scores)
+        spec: scoring.rule(spec).fit(scores)["threshold"]
         for spec in ("mean_std:2", "mean_std:-0.5", "quantile:0.9", "mad:3", "max")
     }
 )
@@ -232,15 +286,54 @@ def test_impossible_rules_are_refused(spec, message):
         scoring.rule(spec)
 
 
+@pytest.mark.parametrize("spec", ["mean_std:2", "quantile:0.9", "mad:3", "max"])
+def test_a_score_is_judged_strictly_above_the_threshold(spec):
+    calibration = np.random.default_rng(0).random(31).astype(np.float32)
+    decision = scoring.fit_rule(spec, calibration)
+    assert decision.rule == spec
+    assert type(decision.threshold) is float
+    np.testing.assert_array_equal(decision.calibration, calibration)
+    at = np.float32(decision.threshold)
+    scores = np.array([np.nextafter(at, -np.inf), at, np.nextafter(at, np.inf)], np.float32)
+    found = scoring.decide(decision, scores)
+    assert type(found) is np.ndarray
+    assert found.dtype == bool
+    assert found.tolist() == [False, False, True]
+
+
+def test_a_rule_with_a_state_of_its_own_decides_by_it(monkeypatch):
+    def fit(scores, share):
+        low, high = jnp.quantile(scores, jnp.array([share / 2, 1 - share / 2]))
+        return {"threshold": high, "low": low}
+
+    def decide(state, scores):
+        return (scores > state["threshold"]) | (scores < state["low"])
+
+    two_sided = Rule(fit, Argument("a share", 0.1, 0, 1), decide)
+    monkeypatch.setitem(scoring.RULES, "two_sided", two_sided)
+    calibration = np.linspace(0, 1, 101, dtype=np.float32)
+    decision = scoring.fit_rule("two_sided:0.2", calibration)
+    assert decision.threshold == pytest.approx(0.9, rel=1e-5)
+    scores = np.array([-5, 0.05, 0.5, 0.95], np.float32)
+    assert scoring.decide(decision, scores).tolist() == [True, True, False, True]
+    # The state on the host decides as the state on the device.
+    kept = decision._replace(state=jax.tree.map(np.asarray, decision.state))
+    assert scoring.decide(kept, scores).tolist() == [True, True, False, True]
+    with pytest.raises(UserError, match=r"two_sided:2.*between 0 and 1"):
+        scoring.fit_rule("two_sided:2", calibration)
+
+
 def test_batch_means_spread_less_than_rows():
     scores = np.random.default_rng(0).random(10).astype(np.float32)
     means = np.array([scores[:4].mean(), scores[4:8].mean(), scores[8:].mean()])
     np.testing.assert_allclose(
-        scoring.batch_mean_std(jnp.asarray(scores), 4, 2), means.mean() + 2 * means.std(), rtol=1e-5
+        scoring.batch_mean_std(jnp.asarray(scores), 4, 2.0),
+        means.mean() + 2 * means.std(),
+        rtol=1e-5,
     )
     np.testing.assert_allclose(
         scoring.batch_mean_std(jnp.asarray(scores), 1),
-        scoring.rule("mean_std:1")(scores),
+        scoring.fit_rule("mean_std:1", scores).threshold,
         rtol=1e-5,
     )
 

@@ -1,20 +1,19 @@
+import contextlib
+
 import numpy as np
 import pytest
-from probes import edit, images, tiny
+from probes import assert_same, edit, images, tiny
 
-from jaxae import experiment, plots, studies
+from jaxae import experiment, plots, studies, tuning
+from jaxae.data import DATASETS
+from jaxae.datasets import local
 from jaxae.errors import UserError
-from jaxae.studies import detection
+from jaxae.plots import FigureSpec
+from jaxae.studies import STUDIES, Findings, Study, detection
 
 SHAPE = (8, 8, 1)
 NORMALS, ANOMALIES, EPOCHS = 48, 24, 2  # t-SNE needs more rows than its perplexity of 30
-IMAGE_STUDIES = tuple(name for name in studies.STUDIES if name not in ("beats", "severity"))
-
-
-@pytest.fixture(scope="module")
-def monkeymodule():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
+IMAGE_STUDIES = tuple(name for name in STUDIES if name not in ("beats", "severity"))
 
 
 def source(path, shape=SHAPE, scale=1.0):
@@ -37,9 +36,8 @@ def source(path, shape=SHAPE, scale=1.0):
     return f"npz:{path}"
 
 
-def outcome(folder, method, names, patch, shape=SHAPE, **changes):
-    """What a run with these studies reports, and the arrays it leaves."""
-    patch.setattr(plots, "draw", lambda folder: [])
+def outcome(folder, method, names, shape=SHAPE, **changes):
+    """What a run with these studies reports, and the arrays it leaves; it draws its figures."""
     cfg = edit(
         tiny(
             method,
@@ -66,10 +64,52 @@ def outcome(folder, method, names, patch, shape=SHAPE, **changes):
     return report, arrays
 
 
+@contextlib.contextmanager
+def undrawn():
+    """Within it, and no longer, runs draw nothing; gives what they were asked to draw."""
+    asked = {}
+
+    def draw(folder, figures=plots.FIGURES):
+        asked.update(figures)
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw", draw)
+        yield asked
+
+
+def largest_error(context):
+    """A study from outside: how wrong the worst pixel of any test row is."""
+    x = context.data.test.x
+    error = np.abs(context.outputs(x).x_hat - x)
+    return Findings({"of_rows": error.max(axis=(1, 2, 3))}, {"largest_error": float(error.max())})
+
+
+def draw_largest_error(folder):
+    return None
+
+
+@pytest.fixture
+def outside():
+    """Enters studies from outside of the package, for one test."""
+    before = dict(STUDIES)
+    yield STUDIES.add
+    for name in STUDIES.keys() - before.keys():
+        del STUDIES[name]
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory, monkeymodule):
-    """All studies of images but the slow one, on one run."""
-    return outcome(tmp_path_factory.mktemp("studies"), "dense", IMAGE_STUDIES, monkeymodule)
+def found(tmp_path_factory):
+    """All studies of images but the slow one, on one run; one from outside among them."""
+    figures = {"errors": FigureSpec(("arrays/largest_error.npz",), draw_largest_error)}
+    folder = tmp_path_factory.mktemp("studies")
+    STUDIES.add("largest_error", Study(largest_error, frozenset({"monitor"}), figures))
+    try:
+        with undrawn() as asked:
+            report, arrays = outcome(folder, "dense", (*IMAGE_STUDIES, "largest_error"))
+    finally:
+        del STUDIES["largest_error"]
+    return report, arrays, asked
 
 
 SHAPES = {
@@ -79,6 +119,7 @@ SHAPES = {
         "y": (16,),
         "score": (16,),
         "threshold": (),
+        "is_anomaly": (16,),
     },
     "verdicts": {
         "x": (7, *SHAPE),
@@ -97,14 +138,14 @@ SHAPES = {
     },
     "latent_scatter": {
         "z": (NORMALS, 2),
-        "label": (NORMALS,),
+        "class_id": (NORMALS,),
         "classes": (2,),
         "centroids": (2, 2),
         "centroid_images": (2, *SHAPE),
     },
     "latent_grid": {"images": (30, 30, *SHAPE), "x_range": (2,), "y_range": (2,)},
-    "tsne": {"points": (NORMALS, 2), "label": (NORMALS,)},
-    "interpolation": {"images": (10, *SHAPE), "ends": (2, *SHAPE), "label": (2,)},
+    "tsne": {"points": (NORMALS, 2), "class_id": (NORMALS,)},
+    "interpolation": {"images": (10, *SHAPE), "ends": (2, *SHAPE), "class_id": (2,)},
     "epoch_scores": {
         "epochs": (EPOCHS,),
         "auroc": (EPOCHS,),
@@ -126,8 +167,8 @@ def test_arrays_have_the_shapes_that_the_figures_draw(name, found):
 
 
 def test_every_study_leaves_arrays_or_scalars(found):
-    report, arrays = found
-    assert arrays.keys() <= studies.STUDIES.keys()
+    report, arrays, _ = found
+    assert arrays.keys() <= {*STUDIES, "largest_error"}
     assert arrays["loss_histograms"].keys() == {"train", "valid"}
     assert {
         "flagged_normal",
@@ -144,22 +185,24 @@ def test_every_study_leaves_arrays_or_scalars(found):
 
 
 def test_studies_agree_with_each_other_and_with_the_report(found):
-    report, arrays = found
+    report, arrays, _ = found
     shown = arrays["reconstructions"]
     assert shown["y"].tolist() == [False] * 8 + [True] * 8
     error = np.mean((shown["x"] - shown["x_hat"]) ** 2, axis=(1, 2, 3))
     np.testing.assert_allclose(shown["score"], error, rtol=1e-4)
     verdicts = arrays["verdicts"]
     assert shown["threshold"] == verdicts["threshold"] == np.float32(report["threshold"])
-    np.testing.assert_array_equal(verdicts["is_anomaly"], verdicts["score"] > verdicts["threshold"])
+    for judged in (shown, verdicts):
+        above = judged["score"] > judged["threshold"]
+        np.testing.assert_array_equal(judged["is_anomaly"], above)
     grid = arrays["epoch_grid"]
     last = np.mean((grid["x"] - grid["x_hat"][-1]) ** 2)
     assert last < np.mean((grid["x"] - grid["x_hat"][0]) ** 2)
     scatter = arrays["latent_scatter"]
-    for label, centroid in zip(scatter["classes"], scatter["centroids"], strict=True):
-        mean = scatter["z"][scatter["label"] == label].mean(axis=0)
+    for class_id, centroid in zip(scatter["classes"], scatter["centroids"], strict=True):
+        mean = scatter["z"][scatter["class_id"] == class_id].mean(axis=0)
         np.testing.assert_allclose(centroid, mean, rtol=1e-5)
-    first, second = arrays["interpolation"]["label"]
+    first, second = arrays["interpolation"]["class_id"]
     assert first != second
     assert report["oracle_f1"] >= max(report["final_f1"], report["label_free_f1"])
     assert report["final_epoch"] == EPOCHS
@@ -172,9 +215,27 @@ def test_noise_of_the_denoising_study_is_that_of_training(found):
     assert 0.02 < (arrays["noisy"] - arrays["clean"]).std() <= 0.1
 
 
+def test_a_study_from_outside_reports_leaves_arrays_and_has_its_figure(found):
+    report, arrays, asked = found
+    assert arrays["largest_error"]["of_rows"].shape == (NORMALS + ANOMALIES,)
+    assert report["largest_error"] == arrays["largest_error"]["of_rows"].max()
+    assert asked["errors"].draw is draw_largest_error
+
+
+def test_the_figures_of_a_study_need_the_arrays_that_it_leaves(found):
+    _, arrays, asked = found
+    assert asked == plots.FIGURES | studies.figures() | {"errors": asked["errors"]}
+    for name, study in STUDIES.items():
+        for spec in study.figures.values():
+            assert spec.needs == (f"arrays/{name}.npz",)
+        if name in IMAGE_STUDIES:
+            assert (name in arrays) == bool(study.figures), name
+
+
 @pytest.mark.slow
-def test_severity_covers_every_corruption(tmp_path, monkeypatch):
-    _, arrays = outcome(tmp_path, "dense", ("severity",), monkeypatch)
+def test_severity_covers_every_corruption(tmp_path):
+    with undrawn():
+        _, arrays = outcome(tmp_path, "dense", ("severity",))
     severity = arrays["severity"]
     count, steps = severity["severities"].shape
     assert len(severity["names"]) == len(severity["unit"]) == count
@@ -185,22 +246,46 @@ def test_severity_covers_every_corruption(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["conv", "dense"])
-def test_studies_of_series(method, tmp_path, monkeypatch):
+def test_studies_of_series(method, tmp_path):
     names = ("beats", "verdicts", "denoising", "batch_threshold")
-    _, arrays = outcome(
-        tmp_path, method, names, monkeypatch, shape=(64, 1), **{"train.monitor": False}
-    )
+    with undrawn():
+        _, arrays = outcome(tmp_path, method, names, shape=(64, 1), **{"train.monitor": False})
     beats = arrays["beats"]
     assert {value.shape for value in beats.values()} == {(64,)}
     assert beats.keys() == {"normal", "abnormal", "normal_hat", "abnormal_hat"}
     assert arrays["verdicts"]["x"].shape == (4, 64, 1)
 
 
+def in_a_file(path, rows):
+    """The same rows, in a file instead of in memory."""
+    filed = np.memmap(path, rows.dtype, "w+", shape=rows.shape)
+    filed[:] = rows
+    return filed
+
+
 @pytest.mark.slow
-def test_every_figure_of_a_run_is_drawn(tmp_path, monkeypatch):
-    draw = plots.draw
-    outcome(tmp_path, "conv", IMAGE_STUDIES, monkeypatch, ensemble=2)
-    drawn = {path.stem for path in draw(tmp_path / "run")}
+def test_studies_of_rows_that_lie_in_a_file_find_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "BLOCK", 10)
+    folders = tmp_path / "resident", tmp_path / "filed"
+    for folder in folders:
+        folder.mkdir()
+    raw = local.npz(source(tmp_path / "rows.npz").removeprefix("npz:"))
+    x = {part: in_a_file(tmp_path / part, getattr(raw, part)) for part in ("x_train", "x_test")}
+    monkeypatch.setitem(DATASETS, "filed", lambda cfg: raw._replace(**x))
+    with undrawn():
+        report, arrays = outcome(folders[0], "dense", IMAGE_STUDIES)
+        of_file = outcome(folders[1], "dense", IMAGE_STUDIES, **{"data.name": "filed"})
+    assert of_file[0]["auroc"] == report["auroc"]
+    for study in arrays:
+        assert_same(of_file[1][study], arrays[study])
+
+
+@pytest.mark.slow
+def test_every_figure_of_a_run_is_drawn(tmp_path):
+    outcome(tmp_path, "conv", IMAGE_STUDIES, ensemble=2)
+    drawn = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    of_studies = {title for name in IMAGE_STUDIES for title in STUDIES[name].figures}
+    assert drawn == {*plots.FIGURES, *of_studies}
     assert drawn >= {"loss_curves", *SHAPES}
 
 
@@ -220,11 +305,11 @@ def test_pseudo_anomalies_paste_a_patch_of_another_row():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"studies": ("tarot",)}, "unknown study 'tarot'"),
+        ({"studies": ("tarot",)}, "unknown study 'tarot'; known: .*batch_threshold, .*verdicts"),
         ({"studies": ("latent_grid",)}, r"model\.latent is 4; use --model\.latent 2"),
-        ({"studies": ("interpolation",), "method": "alocc"}, "decode codes, which method alocc"),
+        ({"studies": ("interpolation",), "method": "alocc"}, "decodes codes, which method alocc"),
         ({"studies": ("epoch_scores",)}, r"--train\.monitor"),
-        ({"train.monitor": True, "score": "latent_knn"}, "'latent_knn'"),
+        ({"train.monitor": True, "score": "latent_knn"}, "'latent_knn'.*use one of mse, mae"),
     ],
 )
 def test_what_a_configuration_cannot_feed_is_refused(changes, words):
@@ -235,3 +320,33 @@ def test_what_a_configuration_cannot_feed_is_refused(changes, words):
 def test_what_a_configuration_can_feed_is_accepted():
     studies.check(edit(tiny(), {"studies": ("tsne", "severity", "verdicts")}))
     studies.check(edit(tiny("alocc"), {"score": "d_of_r", "train.monitor": True}))
+
+
+FEEDS = {  # what a study needs -> a configuration without it, and changes that give it
+    "decoder": (tiny("alocc"), {"method": "dense", "model.hidden": (16,)}),
+    "plane": (tiny(), {"model.latent": 2}),
+    "monitor": (tiny(), {"train.monitor": True}),
+}
+
+
+@pytest.mark.parametrize("need", studies.NEEDS)
+def test_what_a_study_needs_is_asked_of_the_configuration(need, outside):
+    outside("mine", Study(largest_error, frozenset({need})))
+    cfg, gives = FEEDS[need]
+    cfg = edit(cfg, {"studies": ("mine",)})
+    with pytest.raises(UserError, match=r"study mine .*; (leave it out|use --)"):
+        studies.check(cfg)
+    studies.check(edit(cfg, gives))
+
+
+def test_every_need_of_a_study_is_known():
+    assert FEEDS.keys() == studies.NEEDS.keys()
+    assert frozenset().union(*(study.needs for study in STUDIES.values())) <= studies.NEEDS.keys()
+
+
+def test_a_study_from_outside_must_be_one_and_cannot_take_a_name(outside):
+    with pytest.raises(UserError, match="study 'verdicts' exists already"):
+        outside("verdicts", Study(largest_error))
+    with pytest.raises(UserError, match="given as function; give a Study"):
+        outside("mine", largest_error)
+    assert "mine" not in STUDIES

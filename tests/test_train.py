@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import DEVICES, FAST_AND_SLOW, SHAPE, assert_same, images, tiny
+from probes import DEVICES, FAST_AND_SLOW, SHAPE, assert_same, images, initial, tiny
 
-from jaxae import checkpoint, data, learners, parallel, train
+from jaxae import checkpoint, data, evaluation, learners, members, parallel, rng, train, tuning
+from jaxae.adversarial import ADVERSARIAL
 from jaxae.errors import UserError
 
 X = images(32)
@@ -15,14 +16,13 @@ DEVICES = DEVICES[:2]
 
 
 def fit(learner, cfg, x=X, devices=DEVICES, **options):
-    return train.fit(learner, x, cfg.train, cfg.seed, devices, quiet=True, **options)
+    return train.fit(learner, x, cfg, devices, quiet=True, **options)
 
 
-@pytest.mark.parametrize("method", FAST_AND_SLOW)
-def test_resumed_training_is_bit_identical_to_uninterrupted_training(method, tmp_path):
-    cfg = tiny(method, train__epochs=4)
+def check_resuming(method, size, folder):
+    cfg = tiny(method, train__epochs=4, ensemble=size)
     learner = learners.build(cfg, SHAPE)
-    with checkpoint.open_manager(tmp_path, keep=0) as manager:
+    with checkpoint.open_manager(folder, keep=0) as manager:
 
         def save_second(epoch, state, row):
             if epoch == 2:
@@ -33,14 +33,14 @@ def test_resumed_training_is_bit_identical_to_uninterrupted_training(method, tmp
 
         def logged(name):
             def on_epoch(epoch, state, row):
-                rows[name][epoch] = row["loss"]
+                rows[name][epoch] = row["loss"].tolist()
                 return save_second(epoch, state, row) if name == "whole" else row
 
             return on_epoch
 
         whole = fit(learner, cfg, on_epoch=logged("whole"))
         manager.wait_until_finished()
-        template = train.abstract_state(learner, SHAPE, cfg.seed)
+        template = train.abstract_state(learner, SHAPE, size)
         half = checkpoint.restore(manager, parallel.placed_like(template, DEVICES))
     assert train.epochs_done(half, 4) == 2
     resumed = fit(learner, cfg, state=half, on_epoch=logged("rest"))
@@ -48,14 +48,24 @@ def test_resumed_training_is_bit_identical_to_uninterrupted_training(method, tmp
     assert rows["rest"] == {epoch: rows["whole"][epoch] for epoch in (3, 4)}
 
 
+@pytest.mark.parametrize("method", FAST_AND_SLOW)
+def test_resumed_training_is_bit_identical_to_uninterrupted_training(method, tmp_path):
+    check_resuming(method, 1, tmp_path)
+
+
+def test_a_resumed_ensemble_is_bit_identical_to_an_uninterrupted_one(tmp_path):
+    check_resuming("dense", 2, tmp_path)
+
+
 def test_nothing_is_done_when_all_epochs_are_behind():
     cfg = tiny(train__epochs=1)
     learner = learners.build(cfg, SHAPE)
     state = fit(learner, cfg).state
-    again = fit(learner, cfg, state=state)
+    calls = []
+    again = fit(learner, cfg, state=state, on_epoch=lambda *args: calls.append(args))
     assert again.state is state
     assert again.compile_s == 0
-    assert np.isnan(again.steps_per_s)
+    assert calls == []  # nothing was measured either
 
 
 def test_training_is_a_function_of_the_seed():
@@ -73,9 +83,9 @@ def test_one_trace_serves_all_epochs_and_no_transfer_is_implicit():
     cfg = tiny(train__epochs=3)
     inner, traces, seen = learners.build(cfg, SHAPE), [], []
 
-    def step(state, batch, key):
+    def step(state, batch, key, settings):
         traces.append(batch.x.shape)
-        return inner.step(state, batch, key)
+        return inner.step(state, batch, key, settings)
 
     with contextlib.ExitStack() as guard:
 
@@ -102,8 +112,8 @@ def recorder():
     cfg = tiny()
     inner = learners.build(cfg, (1,))
 
-    def step(state, batch, key):
-        del key
+    def step(state, batch, key, settings):
+        del key, settings
         seen = jax.lax.all_gather(batch.x[:, 0], "data").reshape(-1)
         metrics = {"loss": jnp.float32(0), "first": seen[0], "sum": seen.sum()}
         return state.replace(step=state.step + 1), metrics
@@ -122,22 +132,60 @@ def test_every_row_is_seen_in_every_epoch_in_another_order(count):
         devices=parallel.choose(count, 8),
         on_epoch=lambda epoch, state, row: rows.append(row) or row,
     )
-    assert [row["sum"] for row in rows] == [x.sum() / 4] * 3  # the mean over four steps
+    # The mean over four steps.
+    assert [row["sum"].tolist() for row in rows] == [[x.sum() / 4]] * 3
     expected = [data.index_plan(0, epoch, 32, 8, 1)[0][:, 0].mean() for epoch in range(3)]
-    assert [row["first"] for row in rows] == pytest.approx(expected)
+    assert [row["first"].item() for row in rows] == pytest.approx(expected)
     assert len(set(expected)) > 1
+
+
+def diverging(cfg, at):
+    """A learner whose energy is no number in the step in which `at` says so of the state."""
+    inner = learners.build(cfg, SHAPE)
+
+    def step(state, batch, key, settings):
+        state, metrics = inner.step(state, batch, key, settings)
+        energy = jnp.where(at(state, settings), jnp.nan, metrics["loss"])
+        return state, metrics | {"energy": energy}
+
+    return inner._replace(step=step)
 
 
 def test_divergence_names_epoch_step_and_metric():
     cfg = tiny(train__epochs=3)
+    learner = diverging(cfg, lambda state, settings: state.step == 7)
+    with pytest.raises(FloatingPointError, match=r"^energy is nan in epoch 2, step 3; lower optim"):
+        fit(learner, cfg)
+
+
+def test_divergence_names_the_member():
+    cfg = tiny(train__epochs=3, ensemble=3)
+    learner = diverging(cfg, lambda state, settings: (state.step == 7) & (settings["lr"] > 0.01))
+    apart = train.ensemble(learner, cfg, len(X))
+    apart = apart._replace(settings=apart.settings | {"lr": jnp.array([1e-3, 1e-3, 2e-2])})
+    with pytest.raises(FloatingPointError, match=r"energy of member 2 is nan in epoch 2, step 3;"):
+        fit(learner, cfg, apart=apart)
+
+
+def test_metrics_of_an_epoch_are_means_over_its_steps_of_each_member():
+    cfg, rows = tiny(train__epochs=1, ensemble=3), []
     inner = learners.build(cfg, SHAPE)
 
-    def step(state, batch, key):
-        state, metrics = inner.step(state, batch, key)
-        return state, metrics | {"energy": jnp.where(state.step == 7, jnp.nan, metrics["loss"])}
+    def step(state, batch, key, settings):
+        state, metrics = inner.step(state, batch, key, settings)
+        return state, metrics | {"rate": settings["lr"] * state.step}
 
-    with pytest.raises(FloatingPointError, match=r"energy is nan in epoch 2, step 3; lower optim"):
-        fit(inner._replace(step=step), cfg)
+    learner = inner._replace(step=step)
+    apart = train.ensemble(learner, cfg, len(X))
+    apart = apart._replace(settings=apart.settings | {"lr": jnp.array([1.0, 2.0, 4.0]) / 1024})
+    fit(learner, cfg, apart=apart, on_epoch=lambda epoch, state, row: rows.append(row) or row)
+    assert {name: value.shape for name, value in rows[0].items()} == {
+        "loss": (3,),
+        "rate": (3,),
+        "steps_per_s": (),
+    }
+    np.testing.assert_array_equal(rows[0]["rate"] * 1024, [2.5, 5.0, 10.0])
+    assert len(set(rows[0]["loss"].tolist())) == 3
 
 
 def test_extreme_data_are_caught_too():
@@ -150,7 +198,7 @@ def test_a_batch_that_does_not_fit_is_refused_before_anything_is_compiled():
     def never(*args):
         raise AssertionError("traced")
 
-    learner = learners.Learner(never, never, never)
+    learner = learners.Learner(never, never, never, never)
     with pytest.raises(UserError, match=r"batch_size 64 exceeds the 32 training rows"):
         fit(learner, tiny(train__batch_size=64))
     with pytest.raises(UserError, match=r"batch_size 7 is not divisible by the 2 devices"):
@@ -158,17 +206,50 @@ def test_a_batch_that_does_not_fit_is_refused_before_anything_is_compiled():
 
 
 def test_steps_of_an_epoch_cover_the_tail():
-    assert [train.steps_per_epoch(n, 8) for n in (8, 9, 16, 17)] == [1, 2, 2, 3]
+    cfg = tiny()
+    learner = learners.build(cfg, SHAPE)
+    plans = [train.ensemble(learner, cfg, n).plan(0, 2) for n in (8, 9, 16, 17)]
+    assert [plan.shape[2] for plan in plans] == [1, 2, 2, 3]
+    assert [len(np.unique(plan)) for plan in plans] == [8, 9, 16, 17]
 
 
-def test_abstract_state_is_the_state_without_its_values():
-    learner = learners.build(tiny(ensemble=2), SHAPE)
-    state = train.initial_state(learner, SHAPE, 0)
-    abstract = train.abstract_state(learner, SHAPE, 0)
+@pytest.mark.parametrize("size", [1, 2])
+def test_abstract_state_is_the_state_without_its_values(size):
+    learner = learners.build(tiny(), SHAPE)
+    state = initial(learner, size=size)
+    assert state.step.tolist() == [0] * size
+    abstract = train.abstract_state(learner, SHAPE, size)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), state) == jax.tree.map(
         lambda a: (a.shape, a.dtype), abstract
     )
-    assert train.epochs_done(state.replace(step=jnp.array([8, 8])), 4) == 2
+    assert train.epochs_done(state.replace(step=jnp.full(size, 8)), 4) == 2
+
+
+def test_a_single_member_starts_where_its_learner_starts():
+    learner, key = learners.build(tiny(), SHAPE), rng.stream(0, rng.Purpose.INIT)
+    state = train.initial_state(learner, SHAPE, members.keys(key, 1))
+    alone = jax.jit(learner.init)(key, jnp.zeros((1, *SHAPE)))
+    assert_same(members.pick(state, 0), alone)
+
+
+def test_devices_are_those_asked_for_or_those_that_train_fastest():
+    learner = learners.build(tiny("conv"), SHAPE)
+    share = tuning.CONV.share
+    for batch_size, count in ((share, 1), (2 * share, 2), (4 * share, 4), (64 * share, 4)):
+        found = train.devices_for(learner, tiny("conv", train__batch_size=batch_size), SHAPE)
+        assert len(found) == count
+    asked = train.devices_for(learner, tiny("conv", devices=2), SHAPE)
+    assert asked == DEVICES
+    with pytest.raises(UserError, match="devices is 9"):
+        train.devices_for(learner, tiny("conv", devices=9, train__batch_size=9), SHAPE)
+
+
+# The validation loss.
+
+
+def stacked_settings(learner, size):
+    """The learner's own settings, for each of several members."""
+    return {name: jnp.full(size, value) for name, value in learner.settings.items()}
 
 
 @pytest.mark.parametrize(
@@ -181,8 +262,34 @@ def test_abstract_state_is_the_state_without_its_values():
 def test_validation_loss_is_free_of_noise_and_weighs_rows_equally(loss, expected):
     cfg = tiny(train__loss=loss, train__noise_std=5.0)
     learner = learners.build(cfg, SHAPE)
-    state = train.initial_state(learner, SHAPE, 0)
+    variables = initial(learner, size=3).variables
     x = X[:13]  # not a multiple of anything: the padding must not count
-    x_hat = np.asarray(jax.jit(learner.infer)(state.variables, x).x_hat)
-    measure = train.valid_loss_fn(learner, x, loss, DEVICES)
-    assert measure(state.variables) == pytest.approx(expected(x - x_hat).mean(), rel=1e-5)
+    found = evaluation.loss_fn(learner, x, DEVICES)(variables, stacked_settings(learner, 3))
+    assert found.shape == (3,)
+    assert len(set(found.tolist())) == 3
+    for e in range(3):
+        x_hat = np.asarray(jax.jit(learner.infer)(members.pick(variables, e), x).x_hat)
+        assert found[e] == pytest.approx(expected(x - x_hat).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ADVERSARIAL)
+def test_validation_loss_of_an_adversarial_method_is_what_its_refiner_minimises(variant):
+    """real(D(R(x))) + weight * recon(x, R(x)), each member with a weight of its own."""
+    cfg = tiny("alocc", variant=variant)
+    learner, losses = learners.build(cfg, SHAPE), ADVERSARIAL[variant]
+    variables, x = initial(learner, size=2).variables, X[:13]
+    settings = stacked_settings(learner, 2) | {"recon_weight": jnp.array([0.5, 3.0])}
+    assert learner.settings["recon_weight"] == losses.recon_weight
+    found = evaluation.loss_fn(learner, x, DEVICES)(variables, settings)
+    assert found.shape == (2,)
+    for e, weight in enumerate((0.5, 3.0)):
+        out = jax.jit(learner.infer)(members.pick(variables, e), x)
+        logits, x_hat = np.asarray(out.extra["d_of_r"]), np.asarray(out.x_hat)
+        made, row = 2 * x_hat - 1, 2 * x - 1
+        if variant == "default":
+            real, recon = np.log1p(np.exp(-logits)), (row - made) ** 2
+        else:
+            real = np.log1p(np.exp(-1 / (1 + np.exp(-logits))))
+            recon = np.log1p(np.exp(made)) - row * made
+        assert found[e] == pytest.approx(real.mean() + weight * recon.mean(), rel=1e-5)
+    assert found[0] != pytest.approx(found[1], rel=1e-2)

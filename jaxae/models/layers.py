@@ -1,6 +1,7 @@
 """Convolution layers with Flax's parameters and the formulations of `jaxae.ops`."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,7 +35,7 @@ class Conv(nn.Module):
     padding: ops.Padding = "SAME"
     kernel_init: Initializer = nn.initializers.glorot_uniform()
     bias_init: Initializer = nn.initializers.zeros
-    dtype: jnp.dtype | None = None
+    dtype: Any = None
     layout: ops.Layout = "BHWC"
     form: ops.Formulation = "auto"
 
@@ -75,7 +76,7 @@ class ConvTranspose(nn.Module):
     output_size: tuple[int, int] | None = None
     kernel_init: Initializer = nn.initializers.glorot_uniform()
     bias_init: Initializer = nn.initializers.zeros
-    dtype: jnp.dtype | None = None
+    dtype: Any = None
     layout: ops.Layout = "BHWC"
     form: ops.Formulation = "auto"
 
@@ -111,7 +112,7 @@ class Dense(nn.Module):
     features: int
     kernel_init: Initializer = nn.initializers.glorot_uniform()
     bias_init: Initializer = nn.initializers.zeros
-    dtype: jnp.dtype | None = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "B D"]:
@@ -136,7 +137,7 @@ class DenseFromMaps(nn.Module):
     features: int
     kernel_init: Initializer = nn.initializers.glorot_uniform()
     bias_init: Initializer = nn.initializers.zeros
-    dtype: jnp.dtype | None = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "C H W B"]) -> Float[Array, "B D"]:
@@ -164,7 +165,7 @@ class DenseToMaps(nn.Module):
     shape: tuple[int, int, int]
     kernel_init: Initializer = nn.initializers.glorot_uniform()
     bias_init: Initializer = nn.initializers.zeros
-    dtype: jnp.dtype | None = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "C H W B"]:
@@ -191,8 +192,7 @@ def _dense_parameters(
 def _short_product(x: Array, kernel: Array) -> Array:
     """The product [B, F] @ [F, D] of bfloat16, summed in float32, then rounded; so its derivatives.
 
-    On a CPU that is four times as fast as asking for a bfloat16 sum: only so is the product one of
-    the matrix units.
+    On a CPU only so is the product one of the matrix units; a bfloat16 sum would keep it off them.
     """
     return _rounded_dot(x, kernel)
 

@@ -6,7 +6,7 @@ contiguous axis. What is written here was chosen by measurement on an AVX-512 CP
 
 * the operand that XLA's product takes fastest is stated in each `_dot`;
 * patches of large kernels are gathered in two stages, columns then rows: as fast as all taps at
-  once, and half as long to compile; for small kernels all at once is up to a tenth faster;
+  once, and less to compile; for small kernels all at once is faster;
 * with stride 1 the transpose of a convolution is a convolution, so that the gather, or the scatter,
   is left to the side with fewer channels;
 * where more than a tenth of all taps would meet padding, as with 5 x 5 kernels on 7 x 7 maps, the
@@ -145,10 +145,8 @@ def as_stated(a: Array) -> Array:
 
 
 def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
-    """A matrix product that accumulates, and returns, float32 where its operands are shorter.
-
-    On CPU that is also what makes a bfloat16 product fast: 600 against 130 GFLOP/s on one core.
-    """
+    """A matrix product that accumulates, and returns, float32 where its operands are shorter."""
+    # On a CPU that is also what makes a bfloat16 product fast: 600 against 130 GFLOP/s on a core.
     precise = jnp.promote_types(a.dtype, jnp.float32)
     return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=precise)
 

@@ -148,9 +148,10 @@ def _scores(run_dir: Path) -> dict[str, np.ndarray]:
     for key in {"train", "valid", "test"} & data.keys():
         if not np.isfinite(data[key]).all():
             raise UserError(f"{path} holds NaN or infinite scores under {key}; train again")
-    if data["test"].shape != data["test_y"].shape:
-        shapes = f"{data['test'].shape} and {data['test_y'].shape}"
-        raise UserError(f"{path} holds test and test_y of shapes {shapes}; score the rows again")
+    for key in ("test_y", "test_is_anomaly"):
+        if data["test"].shape != data[key].shape:
+            shapes = f"{data['test'].shape} and {data[key].shape}"
+            raise UserError(f"{path} holds test and {key} of shapes {shapes}; score the rows again")
     return data | {name: data[name].astype(bool) for name in ("test_y", "test_is_anomaly")}
 
 

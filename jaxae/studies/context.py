@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxae import checkpoint, detectors, evaluation, members, parallel, rng, scoring, train
 from jaxae.config import ExperimentConfig
-from jaxae.types import Dataset, Learner, Outputs, PyTree
+from jaxae.types import Dataset, Learner, Outputs, PyTree, Source
 
 Arrays = dict[str, np.ndarray]
 
@@ -53,7 +53,7 @@ class Context:
         """Scores of rows by the detector."""
         return detectors.score_fn(self.detector, self.learner, self.devices)
 
-    def score_by(self, name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, " N"]:
+    def score_by(self, name: str, x: Source) -> Float[np.ndarray, " N"]:
         """Scores of rows by another score, one that fits nothing, and the first member."""
         scorer = evaluation.scorer(self.learner, scoring.SCORES[name], self.devices)
         return scorer(self.variables, {}, x)[0]
@@ -63,7 +63,7 @@ class Context:
         """Of the model that pictures show: the first member, as [1, ...]."""
         return jax.tree.map(lambda leaf: leaf[:1], self.detector.variables)
 
-    def outputs(self, x: Float[np.ndarray, " N *S"], variables: PyTree = None) -> Outputs:
+    def outputs(self, x: Source, variables: PyTree = None) -> Outputs:
         """What the model, or another state of it [1, ...], says of rows; on the host."""
         variables = self.variables if variables is None else variables
         found = evaluation.inference(self.learner, self.devices)(variables, x)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from jaxae import corruptions, evaluation, learners, metrics, rng, runlog, scoring
 from jaxae.config import ExperimentConfig
@@ -92,7 +92,7 @@ def monitor(
     is_pseudo = np.arange(len(both)) >= len(both) // 2
 
     @jax.jit
-    def of_test(scores: Float[np.ndarray, "E N"]) -> tuple:
+    def of_test(scores: Float[Array, "E N"]) -> tuple:
         y = jnp.asarray(data.test.y)
         auroc = jax.vmap(metrics.auroc, in_axes=(0, None))(scores, y)
         return auroc, jax.vmap(metrics.equal_error, in_axes=(0, None))(scores, y).f1
@@ -139,7 +139,11 @@ def scores_compared(context: Context) -> Findings:
     """
     test, scalars = context.data.test, {}
     outputs = learners.METHODS[context.cfg.method].outputs
-    special = [n for n, s in scoring.SCORES.items() if s.needs and s.needs <= outputs]
+    special = [
+        name
+        for name, score in scoring.SCORES.items()
+        if score.needs and score.needs <= outputs and not score.is_fitted
+    ]
     for name in ("mse", "mae", *special):
         scores = context.score_by(name, test.x)
         scalars[f"auroc_{name}"] = _auroc(scores[~test.y], scores[test.y])

@@ -29,11 +29,12 @@ def verdicts(context: Context) -> Findings:
     """
     test = context.data.test
     normal, anomalies = context.pick(~test.y, 2), context.pick(test.y, 2)
-    rows = [("normal", test.x[i]) for i in normal]
-    for spec in ("rotation:90", "negative:1", "noise:0.2") if test.x.ndim == 4 else ():
+    rows = [("normal", x) for x in test.x[normal]]
+    for spec in ("rotation:90", "negative:1", "noise:0.2") if len(context.data.shape) == 3 else ():
         rows.append((spec, corruptions.corrupt(spec, test.x[normal[:1]], context.cfg.seed)[0]))
     what = context.cfg.data.corruption or "anomaly"
-    rows += [(f"{what}, class {test.class_id[i]}", test.x[i]) for i in anomalies]
+    kinds = [f"{what}, class {class_id}" for class_id in test.class_id[anomalies]]
+    rows += zip(kinds, test.x[anomalies], strict=True)
     x = np.stack([row for _, row in rows])
     scores = context.score(x)
     arrays = {

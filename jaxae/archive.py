@@ -1,0 +1,107 @@
+"""Arrays with a description of them in one folder, written whole and read only if they are whole.
+
+The description names the file of arrays by its digest. The arrays are written first, so that
+replacing the description replaces the archive, at once. Nothing that is read can run code.
+"""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jaxae import runlog
+from jaxae.errors import UserError
+
+DESCRIPTION = "description.json"
+
+
+def write(folder: Path, description: dict, tree: dict) -> None:
+    """Save nested dicts of arrays, in place of what the folder may hold.
+
+    Args:
+      folder: made if it does not exist.
+      description: JSON-able; "digest" and "arrays" (name -> type and shape) are added.
+      tree: its names must not hold a "/".
+    """
+    arrays = _flat(tree)
+    digest = _digest(arrays)
+    known = {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _arrays_name(digest)
+    runlog.write_arrays(path, arrays)
+    runlog.write_json(folder / DESCRIPTION, description | {"digest": digest, "arrays": known})
+    for old in folder.glob(_arrays_name("*")):
+        if old != path:
+            old.unlink()
+
+
+def read_description(folder: Path) -> dict:
+    """What `write` was given, with the digest.
+
+    Raises:
+      UserError: it is absent, or damaged.
+    """
+    try:
+        found = json.loads((folder / DESCRIPTION).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{DESCRIPTION} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{DESCRIPTION} holds no named values")
+    return found
+
+
+def read_arrays(folder: Path, digest: str) -> dict:
+    """The nested dicts of arrays that `write` was given.
+
+    Raises:
+      UserError: they are absent, damaged, or not those of this digest.
+    """
+    path = folder / _arrays_name(digest)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path.name} cannot be read: {error}") from None
+    if _digest(arrays) != digest:
+        raise UserError(f"{path.name} is not what was written")
+    return _nested(arrays)
+
+
+def _arrays_name(digest: str) -> str:
+    return f"arrays-{digest[:16]}.npz"
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts of arrays as one, its keys joined by "/"."""
+    flat = {}
+    for name, value in tree.items():
+        if "/" in name:
+            raise UserError(f"an array is named {name!r}; names must not hold a /")
+        at = f"{prefix}/{name}" if prefix else name
+        flat |= _flat(value, at) if isinstance(value, dict) else {at: np.asarray(value)}
+    return flat
+
+
+def _nested(flat: dict[str, np.ndarray]) -> dict:
+    """The inverse of `_flat`, but for empty dicts, which are left out."""
+    tree: dict = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        a = arrays[name]
+        found.update(f"{name} {a.dtype.str} {a.shape}\n".encode())
+        found.update(np.ascontiguousarray(a).data)
+    return found.hexdigest()

@@ -1,0 +1,236 @@
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from probes import (
+    DEVICES,
+    SHAPE,
+    assert_close,
+    assert_same,
+    batch,
+    images,
+    leaves,
+    start,
+    stepped,
+    tiny,
+)
+
+from jaxae import data, learners, members, parallel, rng, train
+
+KEY = jax.random.key(7)
+ROWS, SIZE = 40, 3  # rows of each member, and members
+
+
+# The leading axis.
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize("size", [1, 3])
+def test_each_member_gets_what_it_would_get_alone(size, one_by_one):
+    def fun(tree, key, rate):
+        noise = jax.random.normal(key, tree["a"].shape)
+        return {"sum": (tree["a"] + rate * noise).sum(), "matrix": tree["b"] @ tree["b"].T}, rate
+
+    generator = np.random.default_rng(0)
+    tree = {
+        "a": jnp.asarray(generator.random((size, 4)), jnp.float32),
+        "b": jnp.asarray(generator.random((size, 2, 3)), jnp.float32),
+    }
+    args = (tree, jax.random.split(KEY, size), jnp.arange(1.0, size + 1))
+    found = jax.jit(lambda *args: members.each(fun, *args, one_by_one=one_by_one))(*args)
+    loop = [jax.jit(fun)(*members.pick(args, e)) for e in range(size)]
+    assert_close(found, members.stack(loop), rtol=1e-6)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_members_go_one_by_one_in_a_loop_or_side_by_side_without(platform):
+    rows = jax.ShapeDtypeStruct((SIZE, 4), jnp.float32)
+
+    def loops(one_by_one, size=SIZE):
+        fun = jax.jit(lambda rows: members.each(jnp.tanh, rows[:size], one_by_one=one_by_one))
+        return "while" in export.export(fun, platforms=[platform])(rows).mlir_module()
+
+    assert loops(True)
+    assert not loops(False)
+    assert not loops(True, size=1)  # a single one is not mapped at all
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_keys_of_members_are_distinct_and_a_single_one_keeps_its_own(size):
+    keys = members.keys(KEY, size)
+    assert keys.shape == (size,)
+    drawn = {jax.random.normal(key).item() for key in keys}
+    assert len(drawn) == size
+    if size == 1:
+        assert jax.random.normal(keys[0]) == jax.random.normal(KEY)
+    else:
+        for e in range(size):
+            assert jax.random.normal(keys[e]) == jax.random.normal(jax.random.fold_in(KEY, e))
+
+
+def test_more_members_do_not_change_the_keys_of_the_first_ones():
+    assert (members.keys(KEY, 5)[:2] == members.keys(KEY, 2)).all()
+
+
+def test_what_is_stacked_can_be_picked():
+    trees = [{"a": jnp.full((2, 3), float(e)), "b": (jnp.int32(e),)} for e in range(4)]
+    stacked = members.stack(trees)
+    assert members.count(stacked) == 4
+    for e, tree in enumerate(trees):
+        assert_same(members.pick(stacked, e), tree)
+
+
+# Ensembles: the same rows, other random numbers.
+
+
+@pytest.mark.parametrize("method", ["dense", pytest.param("conv", marks=pytest.mark.slow)])
+def test_members_of_an_ensemble_are_learners_with_keys_of_their_own(method):
+    cfg, x = tiny(method, ensemble=2), images(8)
+    single, _ = start(tiny(method))
+    apart = train.ensemble(single, cfg, len(x))
+    both = learners.build(cfg, SHAPE)
+    state = jax.device_get(train.initial_state(both, SHAPE, apart.init))
+    new, metrics = epoch(both, state, x, apart.plan(0, 1), apart.noise, apart.settings)
+    assert metrics["loss"].shape == (2, 1)  # of each member, in the one step that there is
+    order = data.index_plan(cfg.seed, 0, 8, 8, 1)[0, 0]
+    init, step = jax.jit(single.init), stepped(single)
+    initial_key, noise_key = (rng.stream(0, p) for p in (rng.Purpose.INIT, rng.Purpose.NOISE))
+    for e in range(2):
+        alone = init(jax.random.fold_in(initial_key, e), x[:1] * 0)
+        assert_close(members.pick(state, e), alone, atol=1e-7)
+        alone, measured = step(alone, batch(x[order]), jax.random.fold_in(noise_key, e))
+        assert_close(members.pick(new, e), alone, atol=1e-5)
+        assert metrics["loss"][e, 0] == pytest.approx(float(measured["loss"]), rel=1e-5)
+    first, second = (leaves(members.pick(new.params, e)) for e in range(2))
+    assert all((first[path] != second[path]).any() for path in first)
+
+
+def test_members_of_an_ensemble_share_rows_batches_and_settings():
+    cfg = tiny(ensemble=3, train__noise_std=0.2)
+    apart = train.ensemble(learners.build(cfg, SHAPE), cfg, 20)
+    for devices in (1, 2):
+        plan = apart.plan(4, devices)
+        assert plan.shape == (devices, 1, 3, 8 // devices)
+        np.testing.assert_array_equal(plan[:, 0], data.index_plan(0, 4, 20, 8, devices))
+    assert {name: v.tolist() for name, v in apart.settings.items()} == {
+        "lr": pytest.approx([cfg.optim.lr] * 3),
+        "noise_std": pytest.approx([0.2] * 3),
+    }
+    assert len(np.unique(jax.random.key_data(apart.init), axis=0)) == 3
+    assert len(np.unique(jax.random.key_data(apart.noise), axis=0)) == 3
+
+
+# Grids: members that share nothing but the program.
+
+
+class Grid(NamedTuple):
+    """What tells the members apart, [E] each; the plan is [D, M, T, B/D]."""
+
+    plan: np.ndarray
+    init: jax.Array
+    noise: jax.Array
+    settings: dict
+
+    def member(self, e):
+        """A grid of one member."""
+        part = slice(e, e + 1)
+        plan = self.plan if self.plan.shape[1] == 1 else self.plan[:, part]
+        settings = {name: values[part] for name, values in self.settings.items()}
+        return Grid(plan, self.init[part], self.noise[part], settings)
+
+
+def grid(learner, devices=1, own_rows=True):
+    """Three members with keys, rates and noise of their own, and with rows of their own or not."""
+    orders = [data.index_plan(e, 0, ROWS, 8, devices) + e * ROWS for e in range(SIZE)]
+    factor = jnp.array([1.0, 0.3, 2.5])
+    settings = {name: value * factor for name, value in learner.settings.items()}
+    init, noise = (jax.random.split(jax.random.key(seed), SIZE) for seed in (3, 4))
+    return Grid(np.stack(orders if own_rows else orders[:1], axis=1), init, noise, settings)
+
+
+def epoch(learner, state, x, plan, keys, settings, compiled=None):
+    """One epoch on as many devices as the plan is for; `compiled` keeps programs by shape."""
+    devices = DEVICES[: len(plan)]
+    state, x, keys, settings = parallel.place((state, x, keys, settings), devices)
+    args = (state, x, parallel.split(plan, devices), keys, settings)
+    programs = {} if compiled is None else compiled
+    if len(keys) not in programs:
+        programs[len(keys)] = parallel.compiled_epoch(learner, devices, *args)
+    return jax.device_get(programs[len(keys)](*args))
+
+
+def trained(learner, grid, compiled=None):
+    """State and metrics of a grid after an epoch."""
+    state = train.initial_state(learner, SHAPE, grid.init)
+    x = images(SIZE * ROWS)
+    return epoch(learner, state, x, grid.plan, grid.noise, grid.settings, compiled)
+
+
+GRIDS = [
+    pytest.param("dense", 1, True, id="dense"),
+    pytest.param("dense", 1, False, id="dense-shared-rows"),
+    pytest.param("dense", 2, True, id="dense-two-devices"),
+    pytest.param("dense", 1, True, id="dense-as-users-compile", marks=pytest.mark.slow),
+    pytest.param("conv", 1, True, id="conv", marks=pytest.mark.slow),
+    pytest.param("alocc", 1, True, id="alocc", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("method", "devices", "own_rows"), GRIDS)
+def test_a_member_of_a_grid_is_the_same_bits_as_the_member_alone(method, devices, own_rows):
+    learner = learners.build(tiny(method, optim__eps=1e-7), SHAPE)
+    whole, compiled = grid(learner, devices, own_rows), {}
+    state, metrics = trained(learner, whole)
+    assert all(values.shape == (SIZE, ROWS // 8) for values in metrics.values())
+    assert state.step.tolist() == [ROWS // 8] * SIZE
+    for e in range(SIZE):
+        found = jax.tree.map(lambda leaf, e=e: leaf[e : e + 1], (state, metrics))
+        assert_same(found, trained(learner, whole.member(e), compiled))
+
+
+def test_everything_that_a_member_has_of_its_own_counts():
+    learner, compiled = learners.build(tiny(), SHAPE), {}
+    alone = grid(learner).member(1)
+    _, metrics = trained(learner, alone, compiled)
+    other = {
+        "plan": alone.plan - ROWS,
+        "init": jax.random.split(KEY, 1),
+        "noise": jax.random.split(KEY, 1),
+        **{name: {**alone.settings, name: 2 * alone.settings[name]} for name in alone.settings},
+    }
+    assert other.keys() == {"plan", "init", "noise", "lr", "noise_std"}
+    for name, value in other.items():
+        changed = alone._replace(**{name if name in Grid._fields else "settings": value})
+        _, found = trained(learner, changed, compiled)
+        assert not np.array_equal(found["loss"], metrics["loss"]), name
+    assert list(compiled) == [1]  # one program for all settings
+
+
+def test_a_grid_is_fitted_as_its_members_are():
+    """`train.fit` takes what tells members apart, over several epochs, each with another plan."""
+    cfg = tiny(train__epochs=3)
+    learner, x = learners.build(cfg, SHAPE), images(SIZE * ROWS)
+    whole = grid(learner)
+
+    def fitted(members_of):
+        losses = []
+
+        def plan(epoch, devices):
+            return np.roll(members_of.plan, epoch, axis=2)
+
+        apart = train.Members(members_of.init, members_of.noise, members_of.settings, plan)
+        done = train.fit(
+            learner, x, cfg, DEVICES[:1], apart=apart, quiet=True,
+            on_epoch=lambda epoch, state, metrics: losses.append(metrics["loss"]) or metrics,
+        )  # fmt: skip
+        return done.state, np.stack(losses)
+
+    state, losses = fitted(whole)
+    assert losses.shape == (3, SIZE)
+    for e in range(SIZE):
+        alone, expected = fitted(whole.member(e))
+        assert_same(jax.tree.map(lambda leaf, e=e: leaf[e : e + 1], state), alone)
+        np.testing.assert_array_equal(losses[:, e : e + 1], expected)

@@ -1,0 +1,237 @@
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import DEVICES, SHAPE, assert_close, batch, images, initial, leaves, stepped, tiny
+
+from jaxae import learners, members, parallel, tuning
+from jaxae.types import AXIS
+
+KEY = jax.random.key(7)
+YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
+
+
+# Means over devices and over parts of a batch.
+
+
+@pytest.mark.parametrize("shape", [(1,), (784,), (4097,)])
+def test_the_mean_of_a_vector_is_numpys(shape):
+    values = np.random.default_rng(0).normal(1, 2, shape).astype(np.float32)
+    found = jax.jit(tuning.mean)(values)
+    assert found.shape == ()
+    assert found == pytest.approx(values.astype(np.float64).mean(), rel=1e-5)
+    grad = jax.jit(jax.grad(tuning.mean))(values)
+    np.testing.assert_allclose(grad, np.full(shape, 1 / values.size), rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_mean_over_devices_is_numpys_leaf_by_leaf(count):
+    """All leaves travel in one vector: each must come back in its place, shape and dtype."""
+    rng = np.random.default_rng(0)
+    tree = {
+        "kernel": rng.normal(size=(count, 3, 3, 2, 5)).astype(np.float32),
+        "scalar": rng.normal(size=count).astype(np.float32),
+        "empty": np.zeros((count, 0), np.float32),
+        "half": rng.normal(size=(count, 7)).astype(jnp.bfloat16),
+    }
+    found = jax.pmap(lambda t: tuning.mean_over(t, AXIS), AXIS, devices=DEVICES[:count])(tree)
+    for name, leaf in tree.items():
+        assert found[name].dtype == leaf.dtype
+        expected = np.broadcast_to(np.float32(leaf).mean(axis=0), leaf.shape)
+        tolerance = 1e-2 if name == "half" else 1e-6
+        np.testing.assert_allclose(np.float32(found[name]), expected, tolerance, tolerance)
+
+
+def test_where_nothing_is_mapped_the_mean_is_the_tree_itself():
+    tree = {"a": jnp.arange(3.0)}
+    assert tuning.mean_over(tree, None) is tree
+
+
+@pytest.mark.parametrize("count", [256, 192, 131])
+def test_gradients_of_a_batch_are_those_of_its_parts(count, monkeypatch):
+    """131 rows have no equal parts of 64 to 128 and stay whole."""
+    seen, x = [], images(count)
+    cfg = tiny("conv", optim__name="sgd", train__noise_std=0.2)
+    build = learners.METHODS["conv"].build  # another learner each time: tuning is no setting
+    learner = build(cfg, SHAPE, None)
+    state = members.pick(initial(learner), 0)
+    by_parts, metrics = stepped(learner)(state, batch(x), KEY)
+    monkeypatch.setattr(tuning, "CONV", tuning.CONV._replace(part=0))
+    whole, expected = stepped(build(cfg, SHAPE, None))(state, batch(x), KEY)
+    moved = jax.tree.map(jnp.subtract, whole.params, state.params)
+    assert max(np.abs(leaf).max() for leaf in leaves(moved).values()) > 1e-4
+    assert_close(by_parts, whole, rtol=1e-5, atol=1e-6)
+    assert_close(metrics, expected, rtol=1e-5)
+
+    def mean(rows):
+        seen.append(len(rows))
+        return rows.mean(0)
+
+    found = tuning.mean_by_parts(mean, jnp.asarray(x), 32, None)
+    np.testing.assert_allclose(found, x.mean(0), rtol=1e-5, atol=1e-6)
+    assert min(seen) == {256: 128, 192: 96, 131: 131}[count]
+
+
+@pytest.mark.parametrize(("devices", "part"), [(1, 32), (2, 8)])
+def test_a_device_that_works_alone_takes_larger_parts(devices, part):
+    """Of 64 rows that each device has: 4 times 8 at a time, or 8 where others work beside it."""
+    seen = []
+
+    def mean(rows):
+        seen.append(len(rows))
+        return rows.mean(0)
+
+    x = np.random.default_rng(0).random((devices, 64, 3), np.float32)
+    run = jax.pmap(
+        lambda rows: tuning.mean_by_parts(mean, rows, 8, AXIS), AXIS, devices=DEVICES[:devices]
+    )
+    np.testing.assert_allclose(run(x), x.mean(axis=1), rtol=1e-5)
+    assert min(seen) == part
+
+
+def test_only_a_cpu_takes_a_batch_in_parts():
+    rows = jax.ShapeDtypeStruct((64, 3), jnp.float32)
+    mean = jax.jit(lambda rows: tuning.mean_by_parts(lambda part: part.mean(0), rows, 8, None))
+    loops = {
+        platform: "while" in jax.export.export(mean, platforms=[platform])(rows).mlir_module()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert loops == {"cpu": True, "cuda": False, "tpu": False}
+
+
+# What XLA is told.
+
+TUNED = {"dense": tuning.DENSE, "conv": tuning.CONV}
+
+
+class Lowered:
+    """A lowered program that remembers what it was compiled with."""
+
+    def __init__(self, count=1):
+        self.x, self.asked = np.zeros((count, 2)), []
+        self._lowered = jax.pmap(lambda x: x + 1, devices=DEVICES[:count]).lower(self.x)
+
+    def compile(self, compiler_options):
+        self.asked.append(dict(compiler_options))
+        return self._lowered.compile(compiler_options=compiler_options)
+
+
+@pytest.mark.parametrize("method", TUNED)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_xla_knows_every_option_that_it_is_given(method, dtype, count):
+    """`compiled` does without options that it cannot have, so nothing else would notice."""
+    training = tuning.training_options(TUNED[method], dtype, "cpu", count)
+    assert training
+    for options in (training, tuning.scoring_options(dtype, "cpu")):
+        lowered = Lowered(count)
+        tuning.compiled(lowered, options)
+        assert lowered.asked == [options]  # all at once, and none was dropped
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_accelerators_are_told_nothing(platform):
+    for tuned in TUNED.values():
+        assert tuning.training_options(tuned, "float32", platform, 2) == {}
+    assert tuning.scoring_options("float32", platform) == {}
+
+
+@pytest.mark.parametrize("unknown", [("xla_cpu_no_such",), ("xla_no_such", "xla_cpu_no_such")])
+def test_an_option_that_xla_does_not_know_is_dropped_alone(unknown):
+    known = tuning.training_options(tuning.DENSE, "float32", "cpu", 1)
+    assert len(known) == 3
+    lowered = Lowered()
+    run = tuning.compiled(lowered, dict.fromkeys(unknown, True) | known)
+    np.testing.assert_array_equal(run(lowered.x), lowered.x + 1)
+    assert lowered.asked[-1] == known
+    for before, after in zip(lowered.asked, lowered.asked[1:], strict=False):
+        assert before.keys() - after.keys() <= set(unknown)
+        assert after.items() <= before.items()
+
+
+def test_an_option_is_dropped_though_another_name_begins_like_it():
+    lowered = Lowered()
+    tuning.compiled(lowered, {"xla_cpu_multi_thread": True, "xla_cpu_multi_thread_eigen": False})
+    assert lowered.asked[-1] == {"xla_cpu_multi_thread_eigen": False}
+
+
+def test_a_known_option_with_a_bad_value_is_an_error():
+    lowered = Lowered()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_cpu_multi_thread_eigen"):
+        tuning.compiled(lowered, {"xla_cpu_multi_thread_eigen": "perhaps"})
+    assert len(lowered.asked) == 1
+
+
+def test_an_error_of_the_program_itself_is_an_error():
+    class Broken:
+        def compile(self, compiler_options):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
+        tuning.compiled(Broken(), {"xla_cpu_multi_thread_eigen": True})
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Options of everything that is compiled from here on."""
+    asked, compiled = [], tuning.compiled
+
+    def spy(lowered, options):
+        asked.append(options)
+        return compiled(lowered, options)
+
+    monkeypatch.setattr(tuning, "compiled", spy)
+    return asked
+
+
+def test_bfloat16_keeps_ynnpack():
+    for options in (
+        lambda dtype: tuning.training_options(tuning.DENSE, dtype, "cpu", 1),
+        lambda dtype: tuning.scoring_options(dtype, "cpu"),
+    ):
+        assert options("float32")[YNNPACK] == ""
+        assert YNNPACK not in options("bfloat16")
+    assert YNNPACK not in tuning.training_options(tuning.CONV, "float32", "cpu", 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_options_follow_the_dtype_that_a_learner_states(dtype, told):
+    """Not from what its program looks like: the same one is compiled under either statement."""
+    learner = learners.build(tiny("dense", model__compute_dtype=dtype), SHAPE)
+    assert learner.dtype == dtype
+    for stated in ("float32", "bfloat16"):
+        state = parallel.place(initial(learner), DEVICES[:1])
+        args = (
+            state,
+            parallel.place(images(8), DEVICES[:1]),
+            parallel.split(np.zeros((1, 1, 1, 8), np.int32), DEVICES[:1]),
+            *parallel.place((members.keys(KEY, 1), {"lr": jnp.ones(1), "noise_std": jnp.ones(1)}),
+                            DEVICES[:1]),
+        )  # fmt: skip
+        parallel.compiled_epoch(learner._replace(dtype=stated), DEVICES[:1], *args)
+        score = parallel.rows_fn(learner.infer, DEVICES[:1], stated)
+        score(state.variables, next(parallel.blocks(images(8), DEVICES[:1])))
+        assert [YNNPACK in options for options in told[-2:]] == [stated == "float32"] * 2
+
+
+# Devices and chunks.
+
+
+@pytest.mark.parametrize(
+    ("method", "batch_size", "parameters", "devices"),
+    [("conv", 32, 10**4, 2), ("dense", 32, 10**5, 1), ("dense", 512, 10**5, 2),
+     ("dense", 512, 2 * 10**6, 1), ("dense", 2048, 2 * 10**6, 2)],
+)  # fmt: skip
+def test_a_batch_is_split_where_that_is_faster(method, batch_size, parameters, devices):
+    assert tuning.host_devices(TUNED[method], batch_size, parameters) == devices
+
+
+@pytest.mark.parametrize("batch_size", [1, 15, 31])
+def test_one_device_is_the_least(batch_size):
+    assert tuning.host_devices(tuning.CONV, batch_size, 0) == 1
+
+
+def test_a_cpu_scores_fewer_rows_at_a_time_than_an_accelerator():
+    assert tuning.chunk_rows("cpu") == 64
+    assert tuning.chunk_rows("gpu") == tuning.chunk_rows("tpu") > 64
