@@ -48,7 +48,7 @@ def enter(cfg: config.ExperimentConfig) -> Iterator[Path]:
         (folder / "arrays").mkdir(parents=True, exist_ok=True)
         (folder / "figures").mkdir(exist_ok=True)
         _replace(folder / ".writable", b"")
-        (folder / ".writable").unlink()
+        (folder / ".writable").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"the run folder {folder} cannot be written ({error.strerror}); "

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -14,8 +16,8 @@ def run(tmp_path_factory):
     normal = generator.normal(3.0, [1.0, 5.0, 0.2, 2.0], size=(200, 4))
     strange = generator.normal(30.0, 5.0, size=(20, 4))
     test = np.concatenate([normal[150:], strange])
-    labels = np.arange(len(test)) >= 50
-    np.savez(folder / "own.npz", x_train=normal[:150], x_test=test, y_test=labels.astype(int))
+    y = np.arange(len(test)) >= 50
+    np.savez(folder / "own.npz", x_train=normal[:150], x_test=test, y_test=y.astype(int))
     np.save(folder / "test.npy", test)
     args = (
         f"--name own --data.name npz:{folder / 'own.npz'} --run-dir {folder / 'run'} "
@@ -23,17 +25,28 @@ def run(tmp_path_factory):
         "--train.epochs 5 --train.batch-size 16 --devices 1 --score mse+latent_mahalanobis"
     )
     cli.main(["train", *args.split()])
-    return folder, labels
+    return folder, y
 
 
 def test_scores_of_a_file_are_those_of_the_run(run, capsys):
-    folder, labels = run
+    folder, y = run
     cli.main(["score", str(folder / "run"), str(folder / "test.npy"), str(folder / "out.npz")])
-    saved = np.load(folder / "run" / "scores.npz")["test"]
-    found = np.load(folder / "out.npz")
-    np.testing.assert_allclose(found["score"], saved, rtol=1e-4, atol=1e-4)
-    assert f"{found['is_anomaly'].sum()} of {len(labels)} rows" in capsys.readouterr().out
-    assert evaluate(found["score"], labels, 0.0)["auroc"] > 0.99
+    with np.load(folder / "out.npz") as found:
+        score, is_anomaly = found["score"], found["is_anomaly"]
+    with np.load(folder / "run" / "scores.npz") as saved:
+        np.testing.assert_array_equal(score, saved["test"])
+        np.testing.assert_array_equal(is_anomaly, saved["test_is_anomaly"])
+        np.testing.assert_array_equal(y, saved["test_y"])
+    assert f"{is_anomaly.sum()} of {len(y)} rows" in capsys.readouterr().out
+    assert evaluate(score, y, is_anomaly)["auroc"] > 0.99
+
+
+def test_the_detector_is_found_in_its_run_and_alone(run, tmp_path):
+    folder, _ = run
+    shutil.copytree(folder / "run" / "detector", tmp_path / "mine")
+    found = [cli.score_file(at, folder / "test.npy") for at in (folder / "run", tmp_path / "mine")]
+    np.testing.assert_array_equal(found[0].score, found[1].score)
+    np.testing.assert_array_equal(found[0].is_anomaly, found[1].is_anomaly)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +59,18 @@ def test_rows_that_cannot_be_scored(run, rows, message, tmp_path):
         path.write_text("not an array")
     else:
         np.save(path, rows)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         cli.score_file(run[0] / "run", path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_without_detector_is_one_line(run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["score", str(tmp_path), str(run[0] / "test.npy")])
+    assert exit_.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: no detector in {tmp_path}")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

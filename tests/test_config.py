@@ -5,11 +5,15 @@ import re
 import pytest
 from probes import edit, tiny
 
+from jaxae import learners
 from jaxae.config import (
+    FORMAT,
     DataConfig,
     ExperimentConfig,
+    from_dict,
     from_json,
     parse_cli,
+    to_dict,
     to_json,
     training_identity,
     validate,
@@ -23,19 +27,20 @@ CONFIG = ExperimentConfig(
 
 @pytest.mark.parametrize("cfg", [CONFIG, tiny("alocc"), ExperimentConfig(name="x")])
 def test_json_round_trip(cfg):
-    again = from_json(to_json(cfg))
-    assert again == cfg
-    assert type(again.data.normal) is tuple
+    for again in (from_json(to_json(cfg)), from_dict(to_dict(cfg))):
+        assert again == cfg
+        assert type(again.data.normal) is tuple
+    assert json.loads(to_json(cfg)) == json.loads(json.dumps(to_dict(cfg)))
+    assert to_dict(cfg)["format"] == FORMAT
 
 
 def test_json_with_absent_fields_takes_the_defaults():
-    assert from_json('{"name": "x", "train": {"epochs": 3}}') == edit(
-        ExperimentConfig(name="x"), {"train.epochs": 3}
-    )
+    text = json.dumps({"format": FORMAT, "name": "x", "train": {"epochs": 3}})
+    assert from_json(text) == edit(ExperimentConfig(name="x"), {"train.epochs": 3})
 
 
 def test_json_with_unknown_fields_names_them_all():
-    text = json.dumps({"name": "x", "train": {"epoch": 3, "rate": 1}})
+    text = json.dumps({"format": FORMAT, "name": "x", "train": {"epoch": 3, "rate": 1}})
     with pytest.raises(UserError, match=r"train\.epoch.*train\.rate"):
         from_json(text)
 
@@ -43,6 +48,51 @@ def test_json_with_unknown_fields_names_them_all():
 def test_text_that_is_not_json():
     with pytest.raises(UserError, match="not valid JSON"):
         from_json("name: x")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"'])
+def test_json_that_is_no_configuration(text):
+    with pytest.raises(UserError, match="must hold named values"):
+        from_json(text)
+
+
+def test_a_configuration_without_a_name():
+    with pytest.raises(UserError, match="no name"):
+        from_dict({"format": FORMAT})
+
+
+@pytest.mark.parametrize("found", [None, 1, 3, "2"])
+def test_a_configuration_of_another_version_is_refused_before_its_fields(found):
+    values = {"name": "x", "threshold": {"rows": 9}} | ({"format": found} if found else {})
+    with pytest.raises(UserError, match=rf"format {found or 1}.*another version.*format {FORMAT}"):
+        from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"name": 3}, "name is 3; it must be a text"),
+        ({"seed": "0"}, "seed is '0'; it must be a whole number"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ({"seed": True}, "seed is True; it must be a whole number"),
+        ({"seed": None}, "seed is None; it must be a whole number"),
+        ({"profile": 1}, "profile is 1; it must be true or false"),
+        ({"optim": {"lr": "fast"}}, "optim.lr is 'fast'; it must be a number"),
+        ({"data": {"normal": 3}}, "data.normal is 3; it must be a tuple"),
+        ({"data": {"normal": ["a"]}}, "data.normal is ('a',); it must be a tuple, each a whole"),
+        ({"studies": "verdicts"}, "studies is 'verdicts'; it must be a tuple, each a text"),
+        ({"model": [4]}, "model is [4]; it must hold named values"),
+        ({"threshold": None}, "threshold is None; it must hold named values"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_field(values, words):
+    with pytest.raises(UserError) as caught:
+        from_dict({"format": FORMAT, "name": "x"} | values)
+    assert words in str(caught.value)
+
+
+def test_a_whole_number_is_a_number():
+    assert edit(CONFIG, {"optim.lr": 1}).optim.lr == 1
 
 
 @pytest.mark.parametrize(
@@ -64,11 +114,12 @@ def test_text_that_is_not_json():
         ("data.test_fraction", 1.0, "between 0 and 1"),
         ("data.valid_fraction", 0.0, "between 0 and 1"),
         ("data.limit", -1, "at least 0"),
+        ("threshold.limit", -1, "at least 0"),
+        ("model.head_kernel", -1, "at least 0"),
+        ("optim.eps", 0.0, "above 0"),
         ("data.split", "mine", "official, random"),
         ("data.scale", "log", "none, minmax, standard"),
         ("model.latent", -1, "at least 0"),
-        ("model.activation", "swish", "relu, leaky_relu"),
-        ("model.output_activation", "swish", "sigmoid"),
         ("model.paddings", ("same", "full"), "same, valid or a number"),
         ("model.strides", (2, 0), "at least 1"),
         ("model.hidden", (0,), "at least 1"),
@@ -94,10 +145,18 @@ def test_layers_need_equally_many_settings():
         edit(CONFIG, {"model.kernels": (3,)})
 
 
+@pytest.mark.parametrize("name", ["activation", "output_activation", "encoder_activation"])
+def test_an_unknown_activation_is_refused_with_those_that_are_known(name):
+    with pytest.raises(UserError, match=r"unknown activation 'swish'; known: .*relu.*sigmoid"):
+        learners.check(edit(CONFIG, {f"model.{name}": "swish"}))
+
+
 def test_only_conv_may_do_without_a_code():
-    assert edit(CONFIG, {"model.latent": 0}).model.latent == 0
+    cfg = edit(CONFIG, {"model.latent": 0})
+    learners.check(cfg)
+    assert learners.build(cfg, (8, 8, 1))
     with pytest.raises(UserError, match=r"model\.latent is 0.*dense"):
-        edit(CONFIG, {"model.latent": 0, "method": "dense"})
+        learners.build(edit(cfg, {"method": "dense"}), (8, 8, 1))
 
 
 def test_a_configuration_cannot_be_changed_in_place():
@@ -112,7 +171,9 @@ FREE = {
     "studies": (),
     "threshold.rule": "max",
     "threshold.on": "train",
-    "threshold.rows": 9,
+    "threshold.limit": 9,
+    "score_dtype": "bfloat16",
+    "profile": True,
     "data.dir": "/data",
     "train.epochs": 99,
     "train.checkpoint_every": 1,

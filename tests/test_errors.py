@@ -7,7 +7,7 @@ import pytest
 from probes import edit, images, write_npz
 
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
-from jaxae.errors import UserError, unknown
+from jaxae.errors import UserError, unknown, user_errors
 from jaxae.experiment import main
 
 CONFIG = ExperimentConfig(
@@ -58,6 +58,13 @@ def refused(args, capsys, cfg=CONFIG):
             ["model.kernels (3, 99)", "smaller kernels"],
         ),
         (["--train.epochs", 0], ["train.epochs is 0", "at least 1"]),
+        (["--score", "d_of_r"], ["'d_of_r' needs d_of_r", "method dense", "--method alocc"]),
+        (["--model.latent", 0], ["model.latent is 0", "method dense", "at least 1"]),
+        (["--model.activation", "swish"], ["activation 'swish'", "relu"]),
+        (["--model.head-kernel", 3], ["model.head_kernel is 3", "dense", "leave it at 0"]),
+        (["--variant", "faithful"], ["variant is 'faithful'", "leave it at 'default'"]),
+        (["--optim.lr-discriminator", 1], ["optim.lr_discriminator is 1", "does not read it"]),
+        (["--method", "alocc"], ["model.latent is 2", "method alocc", "leave it at 32"]),
         (["--data.name", "mnist", "--data.dir", "nowhere"], ["nowhere", "--data.dir"]),
     ],
 )
@@ -102,8 +109,8 @@ def test_rows_that_the_method_cannot_take(capsys, tmp_path):
     np.savez(tmp_path / "flat.npz", **flat)
     args = ["--data.name", f"npz:{tmp_path / 'flat.npz'}", "--run-dir", tmp_path / "run"]
     cfg = edit(CONFIG, {"data.normal": ()})
-    for method, word in (("conv", "--method dense"), ("alocc", "images")):
-        line = refused([*args, "--method", method, "--model.latent", 2], capsys, cfg)
+    for method, latent, word in (("conv", 2, "--method dense"), ("alocc", 32, "images")):
+        line = refused([*args, "--method", method, "--model.latent", latent], capsys, cfg)
         assert word in line
     assert not (tmp_path / "run").exists()
 
@@ -117,6 +124,28 @@ def test_divergence_is_one_line_and_code_1(capsys, tmp_path):
     assert "training failed: " in err
     assert "optim.lr" in err
     assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("seed is -1"), 2, "error: seed is -1"),
+        (FloatingPointError("loss is nan"), 1, "training failed: loss is nan"),
+        (KeyboardInterrupt(), 130, "the same command resumes"),
+    ],
+)
+def test_what_a_person_can_do_something_about_is_said_in_one_line(error, code, words, capsys):
+    with pytest.raises(SystemExit) as stop, user_errors():
+        raise error
+    assert stop.value.code == code
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(KeyError), user_errors():
+        raise KeyError("x")
 
 
 def test_a_user_error_is_a_value_error_that_lists_what_is_known():

@@ -1,7 +1,9 @@
 import dataclasses
+import fcntl
 import json
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from probes import edit, tiny, write_npz
 
 from jaxae import config, detectors, experiment, plots, runlog
+from jaxae.config import FORMAT
 from jaxae.errors import UserError
 
 
@@ -90,10 +93,10 @@ def test_another_configuration_is_refused_and_the_fields_are_named(tmp_path):
     [
         ('{"name": ', ["not valid JSON"]),
         ("[]", ["named values"]),
-        ('{"format": 2}', ["name"]),
-        ('{"format": 2, "name": "tiny", "speed": 3}', ["speed"]),
-        ('{"name": "tiny", "seed": 0}', ["format 1", "format 2", "another version"]),
-        ('{"format": 3, "name": "tiny"}', ["format 3", "format 2", "another version"]),
+        (json.dumps({"format": FORMAT}), ["no name"]),
+        (json.dumps({"format": FORMAT, "name": "tiny", "speed": 3}), ["speed"]),
+        ('{"name": "tiny", "seed": 0}', ["format 1", f"format {FORMAT}", "another version"]),
+        ('{"format": 0, "name": "tiny"}', ["format 0", f"format {FORMAT}", "another version"]),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_a_user_error(text, words, tmp_path):
@@ -108,13 +111,14 @@ def test_a_configuration_that_cannot_be_used_is_a_user_error(text, words, tmp_pa
 
 
 def test_a_run_folder_of_the_version_before_is_refused(tmp_path):
-    old = dataclasses.asdict(in_folder(tmp_path))  # as it was written: without a format
-    old["threshold"]["rows"] = old["threshold"].pop("limit")
-    (tmp_path / "config.json").write_text(json.dumps(old))
+    known = dataclasses.asdict(in_folder(tmp_path))  # as it was written: without a format
+    known["threshold"]["rows"] = known["threshold"].pop("limit")
+    old = json.dumps(known)
+    (tmp_path / "config.json").write_text(old)
     (tmp_path / "provenance.json").write_text("{}")
     message = refused(in_folder(tmp_path))
     assert all(word in message for word in (str(tmp_path), "format 1", "--run-dir", "remove it"))
-    assert json.loads((tmp_path / "config.json").read_text()) == old
+    assert (tmp_path / "config.json").read_text() == old
     assert not (tmp_path / "provenance.jsonl").exists()
 
 
@@ -211,16 +215,21 @@ def test_an_error_inside_lets_the_folder_go(tmp_path):
     assert len(provenance(tmp_path)) == 3
 
 
-# Enters the folder that it reads from its input, line by line, and answers; "out" leaves it.
+# Enters the folder that it reads from its input, at the time before it, and answers whether it came
+# in; the next line makes it leave.
 ENTRANT = """
-import contextlib, sys
+import contextlib, sys, time
 from jaxae import config, errors, runlog
 
 runlog.provenance = dict  # it starts JAX and asks git, which takes long
 for line in sys.stdin:
+    instant, folder = line.strip().split(maxsplit=1)
+    cfg = config.ExperimentConfig("tiny", run_dir=folder)
     with contextlib.ExitStack() as stack:
+        while time.time() < float(instant):
+            pass
         try:
-            stack.enter_context(runlog.enter(config.ExperimentConfig("tiny", run_dir=line.strip())))
+            stack.enter_context(runlog.enter(cfg))
             answer = "in"
         except errors.UserError as error:
             answer = str(error)
@@ -248,9 +257,13 @@ class Entrant:
     def answer(self):
         return self.process.stdout.readline().strip()
 
-    def ask(self, line):
-        self.tell(line)
+    def enter(self, folder):
+        self.tell(f"0 {folder}")
         return self.answer()
+
+    def leave(self):
+        self.tell("")
+        assert self.answer() == "left"
 
     def end(self, kill=False):
         if kill:
@@ -277,24 +290,24 @@ def entrants():
 
 def test_another_process_cannot_enter_what_is_held(entrants, tmp_path):
     other = entrants()
-    assert other.ask(tmp_path / "run") == "in"
+    assert other.enter(tmp_path / "run") == "in"
     before = contents(tmp_path)
     cfg = config.ExperimentConfig("tiny", run_dir=str(tmp_path / "run"))
     assert "in use by another process" in refused(cfg)
     assert contents(tmp_path) == before
-    assert other.ask("out") == "left"
+    other.leave()
     with runlog.enter(cfg):
         before = contents(tmp_path)
-        assert "in use by another process" in other.ask(tmp_path / "run")
-        other.ask("out")
+        assert "in use by another process" in other.enter(tmp_path / "run")
+        other.leave()
         assert contents(tmp_path) == before
-    assert other.ask(tmp_path / "run") == "in"
+    assert other.enter(tmp_path / "run") == "in"
 
 
 def test_a_killed_process_does_not_lock_out(entrants, tmp_path):
     for _ in range(2):
         other = entrants()
-        assert other.ask(tmp_path) == "in"
+        assert other.enter(tmp_path) == "in"
         other.end(kill=True)
         assert (tmp_path / ".lock").exists()
     enter(config.ExperimentConfig("tiny", run_dir=str(tmp_path)))
@@ -302,24 +315,37 @@ def test_a_killed_process_does_not_lock_out(entrants, tmp_path):
     assert len(provenance(tmp_path)) == 3
 
 
+def test_a_lock_that_its_holder_removed_meanwhile_is_not_held(tmp_path, monkeypatch):
+    lock = fcntl.flock
+
+    def too_late(file, how):  # between the opening of the file and its lock, the holder leaves
+        monkeypatch.setattr(fcntl, "flock", lock)
+        (tmp_path / ".lock").unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    with runlog.enter(in_folder(tmp_path)):
+        assert (tmp_path / ".lock").exists()
+        assert "in use by another process" in refused(in_folder(tmp_path))
+
+
 def test_of_two_processes_at_once_never_both_enter(entrants, tmp_path):
     pair = entrants(), entrants()
     for other in pair:  # wait until both have started
-        assert other.ask(tmp_path / "first" / str(id(other))) == "in"
-        assert other.ask("out") == "left"
-    one_came_in = 0
+        assert other.enter(tmp_path / str(id(other))) == "in"
+        other.leave()
     for turn in range(30):
         folder = tmp_path / str(turn % 10)  # new at first, then with a configuration
+        instant = time.time() + 0.005
         for other in pair:
-            other.tell(folder)
-        answers = [other.answer() for other in pair]
-        assert answers.count("in") == 1, answers
-        assert sum("in use by another process" in answer for answer in answers) == 1
-        lines = len((folder / "provenance.jsonl").read_text().splitlines())
-        assert lines == turn // 10 + 1  # only of those who came in
-        assert [other.ask("out") for other in pair] == ["left", "left"]
-        one_came_in += 1
-    assert one_came_in == 30
+            other.tell(f"{instant} {folder}")
+        answers = sorted(other.answer() for other in pair)
+        assert answers[0] == "in"
+        assert "in use by another process" in answers[1]
+        lines = (folder / "provenance.jsonl").read_text().splitlines()
+        assert len(lines) == turn // 10 + 1  # only of those who came in
+        for other in pair:
+            other.leave()
 
 
 def test_an_interrupted_change_of_score_leaves_the_configuration_of_the_detector(
@@ -329,9 +355,7 @@ def test_an_interrupted_change_of_score_leaves_the_configuration_of_the_detector
     cfg = in_folder(tmp_path / "run", **data)
     monkeypatch.setattr(plots, "draw", lambda folder, figures: [])
     experiment.run(cfg)
-    held, report = (
-        (tmp_path / "run" / name).read_text() for name in ("config.json", "report.json")
-    )
+    before = [(tmp_path / "run" / name).read_text() for name in ("config.json", "report.json")]
 
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -342,8 +366,8 @@ def test_an_interrupted_change_of_score_leaves_the_configuration_of_the_detector
             patch.setattr(module, step, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 experiment.run(other)
-        assert (tmp_path / "run" / "config.json").read_text() == held
-        assert (tmp_path / "run" / "report.json").read_text() == report
+        after = [(tmp_path / "run" / name).read_text() for name in ("config.json", "report.json")]
+        assert after == before
         assert detectors.load(tmp_path / "run" / "detector").about.config == cfg
     experiment.run(other)
     assert config.from_json((tmp_path / "run" / "config.json").read_text()) == other
