@@ -62,8 +62,8 @@ def validate(cfg: Config) -> Config:
     """
     _check_types(cfg, "")
     for name, (holds, words) in _RULES.items():
-        value = _value(cfg, name)
-        _require(holds(value), name, value, words)
+        found = value(cfg, name)
+        _require(holds(found), name, found, words)
     shared = sorted(set(cfg.data.normal) & set(cfg.data.anomaly))
     _require(not shared, "data.anomaly", cfg.data.anomaly, f"without {shared}, which are normal")
     layers = ("filters", "kernels", "strides", "paddings")
@@ -99,21 +99,22 @@ def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
     """
     fields = (*_METHOD_FIELDS, *(f"model.{field.name}" for field in dataclasses.fields(cfg.model)))
     for name in fields:
-        value, default = _value(cfg, name), _default(cfg, name)
-        if name not in reads and value != default:
+        found, default = value(cfg, name), _default(cfg, name)
+        if name not in reads and found != default:
             raise UserError(
-                f"{name} is {value!r}, but method {cfg.method} does not read it; leave it at "
+                f"{name} is {found!r}, but method {cfg.method} does not read it; leave it at "
                 f"{default!r}"
             )
 
 
-def _value(cfg: Config, name: str) -> Any:
+def value(cfg: Config, name: str) -> Any:
+    """A field by its dotted name."""
     return functools.reduce(getattr, name.split("."), cfg)
 
 
 def _default(cfg: Config, name: str) -> Any:
     section, _, field = name.rpartition(".")
-    owner = type(_value(cfg, section)) if section else type(cfg)
+    owner = type(value(cfg, section)) if section else type(cfg)
     return next(known.default for known in dataclasses.fields(owner) if known.name == field)
 
 

@@ -75,8 +75,8 @@ class ModelConfig:
     """conv: on the dense layer that widens the code to the feature map"""
     output_activation: str = "sigmoid"
     """on the reconstruction"""
-    initializer: Literal["glorot", "torch", "lecun"] = "glorot"
-    """initial weights: Keras's default, PyTorch's (biases too) or Flax's"""
+    initializer: str = "glorot"
+    """initial weights: glorot is Keras's default, torch PyTorch's (biases too), lecun Flax's"""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """of activations; parameters, statistics and losses stay float32"""
 
@@ -85,8 +85,9 @@ class ModelConfig:
 class OptimConfig:
     """The optimiser; for ALOCC, of the refiner, with its own rate for the discriminator."""
 
-    name: Literal["adam", "keras_adam", "adamw", "rmsprop", "sgd"] = "adam"
-    """keras_adam: epsilon beside the uncorrected root, which tames the first steps"""
+    name: str = "adam"
+    """adam, adamw, rmsprop, sgd, or keras_adam: epsilon beside the uncorrected root, which tames
+    the first steps"""
     lr: float = 1e-3
     lr_discriminator: float = 1e-4
     """alocc only"""
@@ -103,7 +104,8 @@ class TrainConfig:
     epochs: int = 30
     batch_size: int = 128
     """global: split over the devices, which must divide it"""
-    loss: Literal["mse", "mae", "bce"] = "mse"
+    loss: str = "mse"
+    """mse, mae or bce"""
     noise_std: float = 0.0
     """Gaussian noise on the input; the target stays clean"""
     noise_clip: bool = True
@@ -135,8 +137,8 @@ class ExperimentConfig:
     name: str
     method: str = "conv"
     """dense, conv or alocc"""
-    variant: Literal["default", "faithful"] = "default"
-    """alocc: our losses (logits, squared error), or the tutorial's to the letter"""
+    variant: str = "default"
+    """alocc: default (logits, squared error) or faithful (the tutorial's losses to the letter)"""
     seed: int = 0
     score: str = "mse"
     """name of a score, or several joined by + (standardised on valid rows, then summed)"""

@@ -85,7 +85,7 @@ def index_plan(
         )
     if batch_size % devices:
         raise UserError(
-            f"train.batch_size {batch_size} is not divisible by the {devices} devices; "
+            f"train.batch_size {batch_size} is not divisible by {devices} devices; "
             f"set train.batch_size to a multiple of {devices}, or devices to a divisor of it"
         )
     order = host_generator(seed, Purpose.ORDER, epoch).permutation(n)

@@ -70,7 +70,7 @@ def check(cfg: ExperimentConfig) -> None:
         able = [name for name, method in learners.METHODS.items() if needed <= method.outputs]
         raise UserError(
             f"score {cfg.score!r} needs {', '.join(sorted(needed))}, which method {cfg.method} "
-            f"does not give; use another --score, or --method {' or '.join(able)}"
+            f"does not give; use another --score{', or --method '.join(['', *able])}"
         )
 
 

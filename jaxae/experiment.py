@@ -49,6 +49,7 @@ def run(cfg: ExperimentConfig) -> dict:
     devices = train.devices_for(learner, cfg, dataset.shape)
     all_devices = jax.local_devices()  # scoring has no batch to keep whole
     apart = train.ensemble(learner, cfg, len(dataset.train.x))
+    apart.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
 
     with (
         runlog.enter(cfg) as folder,

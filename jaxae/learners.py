@@ -16,12 +16,12 @@ from jaxae.errors import UserError
 from jaxae.models.alocc import Discriminator, Refiner
 from jaxae.models.conv import ConvAutoencoder
 from jaxae.models.dense import DenseAutoencoder
-from jaxae.models.init import ACTIVATIONS
+from jaxae.models.init import ACTIVATIONS, INITS
 from jaxae.optimisers import OPTIMISERS, optimiser
 from jaxae.reconstruction import reconstruction
 from jaxae.registry import Registry
 from jaxae.scoring import LOSSES
-from jaxae.types import AXIS, Learner, Settings, Shape
+from jaxae.types import AXIS, Learner, Shape
 
 
 class Method(NamedTuple):
@@ -41,18 +41,13 @@ class Method(NamedTuple):
     outputs: frozenset[str] = frozenset()
 
 
-def _settings(cfg: ExperimentConfig) -> Settings:
-    """The learning rate and, where there is any, the noise."""
-    noise = {"noise_std": cfg.train.noise_std} if cfg.train.noise_std else {}
-    return {"lr": cfg.optim.lr, **noise}
-
-
 def _autoencoder(cfg: ExperimentConfig, model: Any, tuned: tuning.Tuning, axis: str | None):
+    noise = {"noise_std": cfg.train.noise_std} if cfg.train.noise_std else {}
     return reconstruction(
         model,
         functools.partial(optimiser, cfg.optim),
         LOSSES[cfg.train.loss],
-        settings=_settings(cfg),
+        settings={"lr": cfg.optim.lr, **noise},
         noise_clip=cfg.train.noise_clip,
         dtype=cfg.model.compute_dtype,
         tuned=tuned,
@@ -145,9 +140,16 @@ def check(cfg: ExperimentConfig) -> None:
       UserError: an unknown name, or a setting that the method does not read.
     """
     checks.refuse_unread(cfg, METHODS[cfg.method].reads)
-    OPTIMISERS[cfg.optim.name]
-    for name in ("activation", "encoder", "code", "expand", "output"):
-        ACTIVATIONS[getattr(cfg.model, name if name == "activation" else f"{name}_activation")]
+    activations = [name for name in _CONV if name.endswith("activation")]
+    registries = {
+        "optim.name": OPTIMISERS,
+        "train.loss": LOSSES,
+        "variant": ADVERSARIAL,
+        "model.initializer": INITS,
+        **{f"model.{name}": ACTIVATIONS for name in activations},
+    }
+    for name, registry in registries.items():
+        registry[checks.value(cfg, name)]
 
 
 def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learner:

@@ -68,7 +68,8 @@ def choose(count: int, batch_size: int, on_cpu: int = 0) -> list[jax.Device]:
       on_cpu: where `count` is 0 and there are host devices only, use at most this many; 0 = all.
 
     Raises:
-      UserError: more devices than there are, or a batch that they do not divide.
+      UserError: more devices than there are. (`jaxae.data.index_plan` refuses a batch that they do
+        not divide.)
     """
     local = jax.local_devices()
     if not count:
@@ -77,11 +78,6 @@ def choose(count: int, batch_size: int, on_cpu: int = 0) -> list[jax.Device]:
     if count > len(local):
         raise UserError(
             f"devices is {count}, but JAX sees {len(local)} ({local[0].platform}); lower --devices"
-        )
-    if batch_size % count:
-        raise UserError(
-            f"train.batch_size {batch_size} is not divisible by {count} devices; "
-            f"use a multiple of {count}, or another --devices"
         )
     return local[:count]
 

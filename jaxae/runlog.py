@@ -44,17 +44,16 @@ def enter(cfg: config.ExperimentConfig) -> Iterator[Path]:
         configuration (the message names the fields that differ) or one of another version.
     """
     folder = cfg.run_path
-    try:
-        (folder / "arrays").mkdir(parents=True, exist_ok=True)
-        (folder / "figures").mkdir(exist_ok=True)
-        _replace(folder / ".writable", b"")
-        (folder / ".writable").unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the run folder {folder} cannot be written ({error.strerror}); "
-            "name another with --run-dir"
-        ) from None
-    with _held(folder):
+    with contextlib.ExitStack() as held:
+        try:
+            (folder / "arrays").mkdir(parents=True, exist_ok=True)
+            (folder / "figures").mkdir(exist_ok=True)
+            held.enter_context(_held(folder))
+        except OSError as error:
+            raise UserError(
+                f"the run folder {folder} cannot be written ({error.strerror}); "
+                "name another with --run-dir"
+            ) from None
         if (folder / "config.json").exists():
             _compare(folder, cfg)
         else:

@@ -48,14 +48,12 @@ class Fitted(NamedTuple):
 def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
     """The members that a configuration asks for: same n rows, same batches, other random numbers.
 
-    Raises:
-      UserError: the batch does not fit the rows or, when it plans, the devices.
+    Its plan raises a `UserError` where the batch does not fit the rows or the devices.
     """
 
     def plan(epoch: int, devices: int) -> np.ndarray:
         return data.index_plan(cfg.seed, epoch, n, cfg.train.batch_size, devices)[:, None]
 
-    plan(0, 1)
     init, noise = (rng.stream(cfg.seed, p) for p in (rng.Purpose.INIT, rng.Purpose.NOISE))
     size = cfg.ensemble
     settings = {name: jnp.full(size, float(value)) for name, value in learner.settings.items()}
@@ -83,7 +81,7 @@ def devices_for(learner: Learner, cfg: ExperimentConfig, shape: Shape) -> list[j
     """The devices that a configuration asks for, or that train its learner fastest.
 
     Raises:
-      UserError: more devices than there are, or a batch that they do not divide.
+      UserError: more devices than there are.
     """
     leaves = jax.tree.leaves(abstract_state(learner, shape, 1).params)
     batch_size, parameters = cfg.train.batch_size, sum(leaf.size for leaf in leaves)

@@ -99,7 +99,7 @@ def test_plan_mixes_rows():
     ("n", "batch", "devices", "says"),
     [
         (7, 8, 1, "train.batch_size 8 exceeds the 7 training rows"),
-        (70, 10, 4, "train.batch_size 10 is not divisible by the 4 devices"),
+        (70, 10, 4, "train.batch_size 10 is not divisible by 4 devices"),
     ],
 )
 def test_plan_rejects(n, batch, devices, says):

@@ -209,7 +209,7 @@ def test_devices_that_do_not_exist_or_do_not_divide_the_batch():
     with pytest.raises(UserError, match=r"devices is 9, but JAX sees 4"):
         parallel.choose(9, 18)
     with pytest.raises(UserError, match=r"train\.batch_size 6 is not divisible by 4 devices"):
-        parallel.choose(4, 6)
+        data.index_plan(0, 0, len(X), 6, len(parallel.choose(4, 6)))
 
 
 def test_a_template_has_the_sharding_of_what_is_placed():

@@ -201,7 +201,7 @@ def test_a_batch_that_does_not_fit_is_refused_before_anything_is_compiled():
     learner = learners.Learner(never, never, never, never)
     with pytest.raises(UserError, match=r"batch_size 64 exceeds the 32 training rows"):
         fit(learner, tiny(train__batch_size=64))
-    with pytest.raises(UserError, match=r"batch_size 7 is not divisible by the 2 devices"):
+    with pytest.raises(UserError, match=r"batch_size 7 is not divisible by 2 devices"):
         fit(learner, tiny(train__batch_size=7))
 
 
