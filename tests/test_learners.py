@@ -355,21 +355,24 @@ def test_unknown_names_list_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("method", "name", "words"),
     [
-        ("optim.name", r"optimiser 'odd'.*adam, adamw, keras_adam, rmsprop, sgd"),
+        ("conv", "optim.name", r"optimiser 'odd'.*adam, adamw, keras_adam, rmsprop, sgd"),
+        ("conv", "train.loss", r"loss 'odd'.*bce, mae, mse"),
+        ("conv", "model.initializer", r"initializer 'odd'.*glorot, lecun, torch"),
+        ("alocc", "variant", r"variant 'odd'.*default, faithful"),
         *(
-            (f"model.{field}activation", r"activation 'odd'.*elu, leaky_relu, linear, relu")
+            ("conv", f"model.{field}activation", r"activation 'odd'.*elu, leaky_relu, linear, relu")
             for field in ("", "encoder_", "code_", "expand_", "output_")
         ),
     ],
 )
-def test_names_are_checked_before_anything_is_built(name, words):
-    section, field = name.split(".")
-    cfg = tiny("conv")
-    part = dataclasses.replace(getattr(cfg, section), **{field: "odd"})
+def test_names_are_checked_before_anything_is_built(method, name, words):
+    section, _, field = name.rpartition(".")
+    cfg = tiny(method)
+    part = dataclasses.replace(getattr(cfg, section) if section else cfg, **{field: "odd"})
     with pytest.raises(UserError, match=words):
-        learners.check(dataclasses.replace(cfg, **{section: part}))
+        learners.check(dataclasses.replace(cfg, **{section: part}) if section else part)
 
 
 def test_rows_that_a_method_cannot_take():
