@@ -111,7 +111,7 @@ def fit(
       cfg: its epochs, batch size, seed and ensemble.
       devices: see `devices_for`.
       apart: what tells members apart; None = `ensemble(learner, cfg, N)`.
-      state: where to start; None = `initial_state`.
+      state: where to start; None = `initial_state`. It is donated: copy to keep.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
         metrics; returns the metrics to show. The state is donated to the next epoch: copy to keep.
       quiet: no progress bar.

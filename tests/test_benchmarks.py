@@ -103,6 +103,7 @@ def test_every_case_names_its_experiments_parameters():
         assert {k.rsplit("/", 1)[0] for k in flat} == set(case.layers), case.name
 
 
+@pytest.mark.slow
 def test_weights_of_one_model_start_an_ensemble():
     spec = {"model": "ecg_dense", "dtype": "float32", "batch": 8, "block": 2, "devices": 2}
     weights = programs.initial_weights(spec)
@@ -115,6 +116,7 @@ def test_weights_of_one_model_start_an_ensemble():
     assert throughput.check(ours, theirs, spec)["gradients"] < 1e-5
 
 
+@pytest.mark.slow
 def test_an_ensemble_trains_and_scores():
     spec = {"model": "ecg_dense", "dtype": "float32", "batch": 8, "block": 2, "devices": 2}
     spec |= {"ensemble": 3}

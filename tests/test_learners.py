@@ -290,7 +290,7 @@ def test_the_loss_is_the_mean_over_rows(loss, expected):
     assert metrics["loss"] == pytest.approx(expected(X, x_hat), rel=1e-5)
 
 
-@pytest.mark.parametrize("variant", ADVERSARIAL)
+@pytest.mark.parametrize("variant", ["default", pytest.param("faithful", marks=pytest.mark.slow)])
 def test_alocc_gradients_are_those_of_its_two_losses(variant):
     """One shared pass gives what separate differentiation of the published losses gives."""
     nets = Pair(Refiner(SHAPE, filters=(3, 4), up_filters=(3,)), Discriminator(filters=(3, 4)))

@@ -172,7 +172,7 @@ def trained(learner, grid, compiled=None):
 GRIDS = [
     pytest.param("dense", 1, True, id="dense"),
     pytest.param("dense", 1, False, id="dense-shared-rows"),
-    pytest.param("dense", 2, True, id="dense-two-devices"),
+    pytest.param("dense", 2, True, id="dense-two-devices", marks=pytest.mark.slow),
     pytest.param("dense", 1, True, id="dense-as-users-compile", marks=pytest.mark.slow),
     pytest.param("conv", 1, True, id="conv", marks=pytest.mark.slow),
     pytest.param("alocc", 1, True, id="alocc", marks=pytest.mark.slow),

@@ -48,9 +48,12 @@ def first_epoch(cfg, count, x=X, options=None):
 
 def losses(method, count):
     """The metrics of the first 20 steps on a number of devices."""
-    # A bias before batch normalisation has a gradient of pure rounding noise, which Adam at its
-    # default epsilon, 1e-8, blows up to whole steps; with the ALOCC experiment's it stays noise.
-    return first_epoch(tiny(method, optim__eps=1e-7, train__batch_size=8), count)
+    # Where a gradient is rounding noise, as that of a bias before batch normalisation, Adam makes
+    # whole steps of it. Two networks that follow each other then leave one course for another: one
+    # unit in the last place of an initial weight moves ALOCC's loss by 3e-4 within these steps, on
+    # one device. An epsilon above the noise keeps rounding what it is.
+    eps = 1e-3 if method == "alocc" else 1e-7
+    return first_epoch(tiny(method, optim__eps=eps, train__batch_size=8), count)
 
 
 @pytest.mark.parametrize("method", FAST_AND_SLOW)
@@ -89,7 +92,7 @@ def small_alocc(axis):
     "make",
     [
         lambda axis: learners.build(tiny("dense"), SHAPE, axis),
-        small_alocc,
+        pytest.param(small_alocc, marks=pytest.mark.slow),
     ],
     ids=["dense", "alocc"],
 )
@@ -228,6 +231,7 @@ def test_one_vector_crosses_devices_in_a_step(size):
         assert text.count("stablehlo.all_reduce") == reductions
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_teaches_two_devices_what_it_teaches_one():
     """Of 128 rows one device takes all at once, each of two takes its share in two parts."""
     cfg = tiny("conv", optim__name="sgd", train__batch_size=128)
