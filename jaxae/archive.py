@@ -6,13 +6,11 @@ replacing the description replaces the archive, at once. Nothing that is read ca
 
 import hashlib
 import json
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from jaxae import runlog
+from jaxae import arrayfiles, runlog
 from jaxae.errors import UserError
 
 DESCRIPTION = "description.json"
@@ -60,11 +58,7 @@ def read_arrays(folder: Path, digest: str) -> dict:
       UserError: they are absent, damaged, or not those of this digest.
     """
     path = folder / _arrays_name(digest)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path.name} cannot be read: {error}") from None
+    arrays = arrayfiles.read_npz(path)
     if _digest(arrays) != digest:
         raise UserError(f"{path.name} is not what was written")
     return _nested(arrays)

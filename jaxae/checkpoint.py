@@ -5,7 +5,6 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from jaxae import config
 from jaxae.errors import UserError
 from jaxae.types import TrainState
 
@@ -23,9 +22,9 @@ def open_manager(folder: Path, keep: int) -> Manager:
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
 
-def save(manager: Manager, epoch: int, state: TrainState, cfg: config.ExperimentConfig) -> None:
-    """Save the state after an epoch, with the configuration; returns once the state is copied."""
-    about = {"config": config.to_dict(cfg), "leaves": _leaves(state)}
+def save(manager: Manager, epoch: int, state: TrainState, about: dict) -> None:
+    """Save the state after an epoch, with what it is of; returns once the state is copied."""
+    about = {**about, "leaves": _leaves(state)}
     manager.save(
         epoch,
         args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
@@ -36,6 +35,19 @@ def _leaves(state: TrainState) -> dict[str, str]:
     """Path -> dtype and shape of every array: what a template must have too."""
     flat = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
+
+
+def about(manager: Manager, epoch: int) -> dict:
+    """What `save` was told of a checkpoint.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return manager.restore(epoch, args=args).about
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        raise UserError(f"{_where(manager, epoch)} cannot be read: {error}; {_REMEDY}") from error
 
 
 def restore(manager: Manager, template: TrainState, epoch: int | None = None) -> TrainState:
@@ -56,22 +68,27 @@ def restore(manager: Manager, template: TrainState, epoch: int | None = None) ->
             f"no checkpoint of epoch {epoch} in {manager.directory}; "
             f"there are {manager.all_steps()}"
         )
-    where = f"the checkpoint of epoch {epoch} in {manager.directory}"
-    remedy = "remove the run folder or name another"
+    where = _where(manager, epoch)
     try:
         _check_leaves(manager, template, epoch)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
         return manager.restore(epoch, args=args).state
     except UserError as error:
-        raise UserError(f"{where} is of another model: {error}; {remedy}") from None
+        raise UserError(f"{where} is of another model: {error}; {_REMEDY}") from None
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise UserError(f"{where} cannot be read: {error}; {remedy}") from error
+        raise UserError(f"{where} cannot be read: {error}; {_REMEDY}") from error
+
+
+_REMEDY = "remove the run folder or name another"
+
+
+def _where(manager: Manager, epoch: int) -> str:
+    return f"the checkpoint of epoch {epoch} in {manager.directory}"
 
 
 def _check_leaves(manager: Manager, template: TrainState, epoch: int) -> None:
     """Compare before Orbax does: its own mismatch leaves tasks of a closed event loop behind."""
-    about = manager.restore(epoch, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-    saved, wanted = about["leaves"], _leaves(template)
+    saved, wanted = about(manager, epoch)["leaves"], _leaves(template)
     for path in sorted(saved | wanted):
         if saved.get(path) != wanted.get(path):
             raise UserError(f"{path} is {saved.get(path)} there and {wanted.get(path)} here")

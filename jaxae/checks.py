@@ -107,6 +107,30 @@ def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
             )
 
 
+_ROUNDING = 1e-5
+
+
+def refuse_outside(low: float, high: float, span: tuple[float, float], cfg: Config) -> None:
+    """Refuse rows that a method could never reconstruct.
+
+    Args:
+      low: the smallest value of the training rows, scaled.
+      high: the largest one.
+      span: what the method can give, see `jaxae.learners.Method`.
+      cfg: the configuration.
+
+    Raises:
+      UserError: the rows leave the span by more than rounding.
+    """
+    if not (span[0] - _ROUNDING <= low and high <= span[1] + _ROUNDING):
+        raise UserError(
+            f"the training rows span {low:g} to {high:g}, of which method {cfg.method} with "
+            f"model.output_activation {cfg.model.output_activation} and train.loss "
+            f"{cfg.train.loss} gives {span[0]:g} to {span[1]:g} only; use --data.scale minmax, or "
+            "--model.output-activation linear with --train.loss mse"
+        )
+
+
 def value(cfg: Config, name: str) -> Any:
     """A field by its dotted name."""
     return functools.reduce(getattr, name.split("."), cfg)

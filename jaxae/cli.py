@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae import archive, detectors, experiment, learners, parallel, runlog, scoring
+from jaxae import archive, arrayfiles, detectors, experiment, learners, parallel, runlog, scoring
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.corruptions import CORRUPTIONS
 from jaxae.data import DATASETS
@@ -13,7 +13,7 @@ from jaxae.errors import UserError, user_errors
 from jaxae.studies import STUDIES
 
 USAGE = """usage: jaxae train [--data.name npz:FILE] [any setting; --help lists them]
-       jaxae score RUN_DIR FILE.npy [SCORES.npz]
+       jaxae score RUN_DIR FILE [--out OUT]    FILE: .npy, .npz, .csv; OUT: .csv, .npz
        jaxae list"""
 
 
@@ -22,27 +22,49 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.
 
     Args:
       run_dir: the run folder, or the detector's own.
-      rows: a .npy of raw rows [N, *S], in the units of the run's data set.
-      out: where to write `score` [N] and `is_anomaly` [N]; None = nowhere.
+      rows: a .npy, .npz (`x_test`, else its only array) or .csv of raw rows [N, *S], in the units
+        of the run's data set.
+      out: a .csv or .npz for row, score, threshold and is_anomaly; None = nothing is written.
 
     Raises:
-      UserError: a file is missing or unreadable, or the rows have another shape than the model's.
+      UserError: a file is missing, unreadable or cannot be written, or the rows are not such as the
+        detector judges.
     """
+    if out and (out.suffix not in (".csv", ".npz") or not out.parent.is_dir()):
+        raise UserError(f"--out {out} cannot be written; name a .csv or .npz in a folder that is")
     own = run_dir if (run_dir / archive.DESCRIPTION).is_file() else run_dir / "detector"
     detector = detectors.load(own)
-    try:
-        raw = np.load(rows, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{rows} cannot be read as a .npy file of numbers: {error}") from None
+    raw = arrayfiles.read_rows(rows)
     parallel.initialize()
     try:
         found = detectors.judge(detector, raw)
     except UserError as error:
         raise UserError(f"{rows}: {error}") from None
     if out:
-        runlog.write_arrays(out, found._asdict())
+        try:
+            _write_scores(out, found, detector.decision.threshold)
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be written ({error.strerror})") from None
     print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies")
     return found
+
+
+def _write_scores(out: Path, found: detectors.Judgement, threshold: float) -> None:
+    """A line for each row: its number, score, the threshold, and the decision as 0 or 1."""
+    columns = {
+        "row": np.arange(len(found.score)),
+        "score": found.score,
+        "threshold": np.full(len(found.score), threshold, np.float32),
+        "is_anomaly": found.is_anomaly,
+    }
+    if out.suffix == ".npz":
+        runlog.write_arrays(out, columns)
+        return
+    lines = [
+        f"{row},{score:.9g},{limit:.9g},{flag:d}"
+        for row, score, limit, flag in zip(*columns.values(), strict=True)
+    ]
+    runlog.write_text(out, "\n".join([",".join(columns), *lines]) + "\n")
 
 
 def list_names() -> None:
@@ -68,9 +90,12 @@ def main(args: list[str] | None = None) -> None:
             experiment.main(default, rest)
         case ["list"]:
             list_names()
-        case ["score", run_dir, rows, *out] if len(out) <= 1:
+        case ["score", run_dir, rows]:
             with user_errors():
-                score_file(Path(run_dir), Path(rows), Path(out[0]) if out else None)
+                score_file(Path(run_dir), Path(rows))
+        case ["score", run_dir, rows, "--out", out]:
+            with user_errors():
+                score_file(Path(run_dir), Path(rows), Path(out))
         case _:
             print(USAGE, file=sys.stderr)
             sys.exit(0 if args in (["-h"], ["--help"]) else 2)

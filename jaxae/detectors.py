@@ -20,8 +20,6 @@ from jaxae.datasets.raw import scaled
 from jaxae.errors import UserError
 from jaxae.types import Dataset, Decision, Learner, PyTree, Scaling, Score, Shape
 
-UNITS = {"uint8": "pixels 0 ... 255; x / 255 is what is scaled"}  # others: numbers as they are
-
 
 class Scores(NamedTuple):
     """Anomaly scores of every row of a data set."""
@@ -46,6 +44,7 @@ class Description:
     shape: Shape  # of a row
     dtype: str  # of the raw rows that it was made of
     version: str | None  # of jaxae, where it is installed
+    data_digest: str = ""  # of the data set that it was made of
 
 
 class Detector(NamedTuple):
@@ -56,6 +55,11 @@ class Detector(NamedTuple):
     fitted: PyTree  # of the score
     decision: Decision
     scaling: Scaling
+
+
+def units(dtype: str) -> str:
+    """What raw rows of a dtype mean."""
+    return "pixels 0 ... 255" if dtype == "uint8" else "numbers as they are"
 
 
 def check(cfg: ExperimentConfig) -> None:
@@ -103,10 +107,10 @@ def fit(
             for split in (data.train, data.valid, data.test)
         )
     )
-    _check_finite(scores)
+    _check_scores(scores, cfg.score)
     normals = scores.train if cfg.threshold.on == "train" else scores.valid
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
-    about = Description(cfg, data.shape, data.dtype, runlog.version("jaxae"))
+    about = Description(cfg, data.shape, data.dtype, runlog.version("jaxae"), data.digest)
     return Detector(about, variables, fitted, decision, data.scaling), scores
 
 
@@ -141,13 +145,18 @@ def _check_not_collapsed(
             )
 
 
-def _check_finite(scores: Scores) -> None:
+def _check_scores(scores: Scores, score: str) -> None:
     for name, values in scores._asdict().items():
         if not np.isfinite(values).all():
             raise FloatingPointError(
                 f"{np.sum(~np.isfinite(values))} of {len(values)} {name} scores are not finite; "
                 "lower optim.lr or choose another --score"
             )
+    if len(scores.test) > 1 and (scores.test == scores.test[0]).all():
+        raise FloatingPointError(
+            f"score {score!r} is {scores.test[0]:g} for every test row, so it tells none apart; "
+            "choose another --score"
+        )
 
 
 def score_fn(
@@ -163,21 +172,49 @@ def score_fn(
     return scores
 
 
-def judge(detector: Detector, raw: Shaped[np.ndarray, " N *S"]) -> Judgement:
+def judge(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Judgement:
     """Scores of raw rows, in the units of the data that the detector was made of, and decisions.
 
+    Args:
+      detector: see `load`.
+      raw: [N, *S]; a single channel may be left out.
+
     Raises:
-      UserError: rows of another shape than the detector's, or NaN or infinite values in them.
+      UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
+        values, or so far from those it was made of that a score is not finite.
     """
-    about = detector.about
-    if raw.shape[1:] not in (about.shape, about.shape[:-1]):
-        raise UserError(f"the rows have shape {raw.shape[1:]}; the detector's have {about.shape}")
-    x = scaled(raw.reshape(-1, *about.shape), detector.scaling)
-    if not np.isfinite(x).all():
-        raise UserError("the rows hold NaN or infinite values; remove those rows")
-    learner = learners.build(config.for_scoring(about.config), about.shape)
+    x = scaled(_checked(detector.about, raw), detector.scaling)
+    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    _require(finite, "rows hold NaN or infinite values")
+    learner = learners.build(config.for_scoring(detector.about.config), detector.about.shape)
     scores = score_fn(detector, learner, jax.local_devices())(x)
+    _require(np.isfinite(scores), "rows are too far from those of the detector to have a score")
     return Judgement(scores, scoring.decide(detector.decision, scores))
+
+
+def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
+    """The rows as [N, *S], if the detector can take them."""
+    if raw.dtype.kind not in "fiub":
+        raise UserError(f"the rows are of type {raw.dtype}; a detector judges real numbers")
+    if (raw.dtype == np.uint8) != (about.dtype == "uint8"):
+        raise UserError(
+            f"the rows are {raw.dtype}, but the detector was made of {about.dtype} rows "
+            f"({units(about.dtype)}); convert them to these"
+        )
+    left_out = about.shape[:-1] if about.shape[-1] == 1 else about.shape
+    if raw.ndim < 2 or raw.shape[1:] not in (about.shape, left_out):
+        raise UserError(
+            f"the rows are given as {list(raw.shape)}; the detector takes {['N', *about.shape]}"
+        )
+    if not len(raw):
+        raise UserError("there are no rows to judge")
+    return raw.reshape(-1, *about.shape)
+
+
+def _require(ok: np.ndarray, problem: str) -> None:
+    bad = np.flatnonzero(~ok)
+    if bad.size:
+        raise UserError(f"{bad.size} {problem}, first row {bad[0]}; remove or mend them")
 
 
 def save(folder: Path, detector: Detector) -> None:
@@ -188,9 +225,10 @@ def save(folder: Path, detector: Detector) -> None:
         "jaxae": about.version,
         "shape": about.shape,
         "dtype": about.dtype,
-        "units": UNITS.get(about.dtype, "as given"),
+        "units": units(about.dtype),
         "members": members.count(detector.variables),
         "threshold": decision.threshold,
+        "data_digest": about.data_digest,
         "config": config.to_dict(about.config),
     }
     tree = {
@@ -217,7 +255,8 @@ def load(folder: Path) -> Detector:
         known = archive.read_description(folder)
         cfg = config.from_dict(known["config"])
         tree = archive.read_arrays(folder, known["digest"])
-        about = Description(cfg, tuple(known["shape"]), known["dtype"], known["jaxae"])
+        names = ("dtype", "jaxae", "data_digest")
+        about = Description(cfg, tuple(known["shape"]), *(known[name] for name in names))
         decision = Decision(cfg.threshold.rule, **tree["decision"])
         variables, scaling = tree["variables"], Scaling(**tree["scaling"])
     except UserError as error:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Shaped
 
 from jaxae import members, metrics, parallel, sources
+from jaxae.errors import UserError
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
 
@@ -72,10 +73,7 @@ def _scorer(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> 
 def loss_fn(
     learner: Learner, x: Source, devices: parallel.Devices
 ) -> Callable[[PyTree, Settings], Float[np.ndarray, " E"]]:
-    """`(variables [E, ...], settings [E]) -> mean loss [E]` over rows that stay on the devices.
-
-    The loss is the learner's own, without noise on the input.
-    """
+    """`(variables [E, ...], settings [E]) -> mean of the learner's own loss [E]`, without noise."""
 
     def of_rows(params: tuple[PyTree, Settings], x: Array) -> Array:
         variables, settings = params
@@ -113,7 +111,7 @@ class Quality(NamedTuple):
 
 
 def evaluate(
-    scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"], is_anomaly: Bool[AnyArray, " N"]
+    scores: Float[AnyArray, " N"], y: Shaped[AnyArray, " N"], is_anomaly: Shaped[AnyArray, " N"]
 ) -> dict[str, float | int | None]:
     """`Quality` of scores and decisions against the truth, and both class counts.
 
@@ -123,8 +121,10 @@ def evaluate(
     Args:
       scores: higher = more anomalous.
       y: the truth, True = anomaly.
-      is_anomaly: what a detector decided.
+      is_anomaly: what a detector decided; a `UserError` is raised where one is not bool.
     """
+    if y.dtype != bool or is_anomaly.dtype != bool:
+        raise UserError(f"truth is {y.dtype}, decisions are {is_anomaly.dtype}; both must be bool")
     found = jax.device_get(_measure(*map(jnp.asarray, (scores, y, is_anomaly))))._asdict()
     values = {name: float(v) if np.isfinite(v) else None for name, v in found.items()}
     return values | {"n_normal": int((~y).sum()), "n_anomaly": int(y.sum())}

@@ -29,8 +29,7 @@ def run(cfg: ExperimentConfig) -> dict:
     """Train, fit the detector, score, draw and report; or resume where the run folder stands.
 
     Where the folder holds the same experiment, training goes on after its last checkpoint, and a
-    finished run is only scored again: with another score, rule or study, if the configuration says
-    so.
+    finished run is only scored again: with another score, rule or study, if `cfg` says so.
 
     Returns:
       The report, as `report.json` holds it.
@@ -46,20 +45,21 @@ def run(cfg: ExperimentConfig) -> dict:
     dataset = data.load(cfg.data)
     learner = learners.build(cfg, dataset.shape)
     scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
+    learners.check_rows(cfg, dataset.train.x)
     devices = train.devices_for(learner, cfg, dataset.shape)
     all_devices = jax.local_devices()  # scoring has no batch to keep whole
     apart = train.ensemble(learner, cfg, len(dataset.train.x))
     apart.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
 
     with (
-        runlog.enter(cfg) as folder,
+        runlog.enter(cfg, dataset.digest) as folder,
         checkpoint.open_manager(folder / "checkpoints", cfg.train.keep_checkpoints) as manager,
     ):
         fitted = _train(cfg, learner, apart, dataset, devices, folder, manager)
         variables = fitted.state.variables
         detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
         detectors.save(folder / "detector", detector)
-        runlog.write_config(folder, cfg)  # of this detector; what is free may have changed
+        runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
         runlog.write_arrays(folder / "scores.npz", _score_arrays(dataset, detector, scores))
         report = _report(cfg, dataset, detector, scores, folder)
         context = studies.Context(
@@ -71,7 +71,7 @@ def run(cfg: ExperimentConfig) -> dict:
         drawn = plots.draw(folder, plots.FIGURES | studies.figures())
         report["wall_s"] = time.perf_counter() - clock
         runlog.write_json(folder / "report.json", report)
-    print(table(report))
+    print(runlog.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
 
@@ -108,10 +108,10 @@ def _train(
     def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
         found |= {"valid_loss": valid_loss(state.variables, apart.settings)}
         found |= monitor(state.variables) if monitor else {}
-        # The state before the log: a kill between them costs a line that is then written again.
-        if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
-            checkpoint.save(manager, epoch, state, cfg)
+        # The log before the state: what no state has behind it is dropped and written again.
         runlog.append_metrics(log, {"epoch": epoch} | _line(found))
+        if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
+            checkpoint.save(manager, epoch, state, runlog.about(cfg, dataset.digest))
         return found
 
     fitted = train.fit(
@@ -144,6 +144,8 @@ def _resume(
             f"train.epochs is {cfg.train.epochs}, but {cfg.run_path} holds {saved} epochs; "
             "ask for at least as many, or name another --run-dir"
         )
+    about = checkpoint.about(manager, saved)
+    runlog.refuse_other(about, cfg, dataset.digest, cfg.run_path / "checkpoints")
     template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
     return checkpoint.restore(manager, parallel.placed_like(template, devices)), saved
 
@@ -188,17 +190,6 @@ def _report(
         "threshold": detector.decision.threshold,
         **evaluation.evaluate(scores.test, dataset.test.y, is_anomaly),
     }
-
-
-def table(report: dict) -> str:
-    """The report as an aligned two-column table."""
-    width = max(map(len, report))
-    lines = [
-        f"{name:<{width}}  {value:.5g}" if isinstance(value, float) else f"{name:<{width}}  {value}"
-        for name, value in report.items()
-    ]
-    rule = "-" * max(map(len, lines))
-    return "\n".join([rule, *lines, rule])
 
 
 def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:

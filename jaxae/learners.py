@@ -4,24 +4,25 @@ To add a method, name a `Method` in `METHODS`, or call `METHODS.add` from outsid
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxae import checks, tuning
+from jaxae import checks, sources, tuning
 from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
 from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
 from jaxae.models.alocc import Discriminator, Refiner
 from jaxae.models.conv import ConvAutoencoder
 from jaxae.models.dense import DenseAutoencoder
-from jaxae.models.init import ACTIVATIONS, INITS
+from jaxae.models.init import ACTIVATIONS, INITS, SPANS
 from jaxae.optimisers import OPTIMISERS, optimiser
 from jaxae.reconstruction import reconstruction
 from jaxae.registry import Registry
 from jaxae.scoring import LOSSES
-from jaxae.types import AXIS, Learner, Shape
+from jaxae.types import AXIS, Learner, Shape, Source
 
 
 class Method(NamedTuple):
@@ -31,12 +32,14 @@ class Method(NamedTuple):
       build: `(configuration, shape of a row, mapped axis or None) -> Learner`.
       reads: the fields of the configuration that it reads, of those that not every method does (see
         `jaxae.checks.refuse_unread`); what others are set to is refused.
+      span: `configuration -> (low, high)`, the values of rows that it can learn to reconstruct.
       decodes: whether its learner has `decode`.
       outputs: names of the `Outputs.extra` that its learner infers.
     """
 
     build: Callable[[ExperimentConfig, Shape, str | None], Learner]
     reads: frozenset[str]
+    span: Callable[[ExperimentConfig], tuple[float, float]] = lambda cfg: (-math.inf, math.inf)
     decodes: bool = False
     outputs: frozenset[str] = frozenset()
 
@@ -53,6 +56,12 @@ def _autoencoder(cfg: ExperimentConfig, model: Any, tuned: tuning.Tuning, axis: 
         tuned=tuned,
         axis=axis,
     )
+
+
+def _span(cfg: ExperimentConfig) -> tuple[float, float]:
+    """That of the output's activation; cross-entropy takes shares only."""
+    unit = cfg.train.loss == "bce"
+    return (0.0, 1.0) if unit else SPANS.get(cfg.model.output_activation, (-math.inf, math.inf))
 
 
 def _fields(cfg: ExperimentConfig, names: tuple[str, ...]) -> dict[str, Any]:
@@ -122,11 +131,12 @@ METHODS: Registry[Method] = Registry(
     "method",
     Method,
     {
-        "dense": Method(_dense, _reads(_DENSE, *_NOISE), decodes=True),
-        "conv": Method(_conv, _reads(_CONV, *_NOISE), decodes=True),
+        "dense": Method(_dense, _reads(_DENSE, *_NOISE), _span, decodes=True),
+        "conv": Method(_conv, _reads(_CONV, *_NOISE), _span, decodes=True),
         "alocc": Method(
             _alocc,
             _reads((), "variant", "optim.lr_discriminator", "train.noise_std"),
+            lambda cfg: (0.0, 1.0),
             outputs=frozenset({"d_of_r", "d_of_x"}),
         ),
     },
@@ -150,6 +160,17 @@ def check(cfg: ExperimentConfig) -> None:
     }
     for name, registry in registries.items():
         registry[checks.value(cfg, name)]
+
+
+def check_rows(cfg: ExperimentConfig, x: Source) -> None:
+    """Reject training rows that no learner of the configuration could reconstruct.
+
+    Raises:
+      UserError: values outside the method's span.
+    """
+    ends = [(block.min(), block.max()) for block in sources.blocks(x)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    checks.refuse_outside(low, high, METHODS[cfg.method].span(cfg), cfg)
 
 
 def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learner:

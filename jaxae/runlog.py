@@ -33,11 +33,16 @@ _PACKAGES = (
 
 
 @contextlib.contextmanager
-def enter(cfg: config.ExperimentConfig) -> Iterator[Path]:
+def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
     """Make the run folder, or enter one again that holds the same experiment, and hold it.
 
     In this order: the folder is locked, what it holds is compared, and a line of provenance is
-    added. `config.json` is written into a new folder only; see `write_config`.
+    added. `config.json` and `data.json`, the digest of the data, are written where nothing was
+    trained yet; see `write_about`.
+
+    Args:
+      cfg: names the folder.
+      digest: of the data, see `Dataset.digest`.
 
     Raises:
       UserError: the folder cannot be written, another process is at work in it, or it holds another
@@ -54,17 +59,51 @@ def enter(cfg: config.ExperimentConfig) -> Iterator[Path]:
                 f"the run folder {folder} cannot be written ({error.strerror}); "
                 "name another with --run-dir"
             ) from None
-        if (folder / "config.json").exists():
-            _compare(folder, cfg)
-        else:
-            write_config(folder, cfg)
+        made_with = about(cfg, digest)
+        for name, part in _MADE_WITH.items():
+            if (folder / name).exists():
+                made_with[part] = _read_json(folder / name)
+        refuse_other(made_with, cfg, digest, folder)
+        # Checkpoints, where there are some, know better than this request.
+        trained = any((folder / "checkpoints").glob("*"))
+        if not trained and not (folder / "config.json").exists():
+            write_about(folder, cfg, digest)
         _append(folder / "provenance.jsonl", provenance())
         yield folder
 
 
-def write_config(folder: Path, cfg: config.ExperimentConfig) -> None:
-    """Say what the folder holds: of a finished run, the configuration of its detector."""
-    write_text(folder / "config.json", config.to_json(cfg))
+_MADE_WITH = {"config.json": "config", "data.json": "data_digest"}
+
+
+def write_about(folder: Path, cfg: config.ExperimentConfig, digest: str) -> None:
+    """Say what the folder holds: of a finished run, what its detector was made with."""
+    for name, part in _MADE_WITH.items():
+        write_json(folder / name, about(cfg, digest)[part])
+
+
+def about(cfg: config.ExperimentConfig, digest: str) -> dict:
+    """What a run is made with: its checkpoints say so too, and are known again by it."""
+    return {"config": config.to_dict(cfg), "data_digest": digest}
+
+
+def refuse_other(held: dict, cfg: config.ExperimentConfig, digest: str, where: Path) -> None:
+    """Compare what something was made with, as `about` has it, with what is asked for.
+
+    Raises:
+      UserError: another course of training, other data or another version; it names what differs.
+    """
+    try:
+        old = config.training_identity(config.from_dict(held["config"]))
+    except UserError as error:
+        raise UserError(f"{where} cannot be used: {error}. {_REMEDY}") from None
+    old["data_digest"] = held["data_digest"]
+    new = config.training_identity(cfg) | {"data_digest": digest}
+    differing = _differences(old, new)
+    if differing:
+        raise UserError(f"{where} holds another configuration: {'; '.join(differing)}. {_REMEDY}")
+
+
+_REMEDY = "Name another with --run-dir, or remove it"
 
 
 @contextlib.contextmanager
@@ -94,20 +133,6 @@ def _locked(path: Path) -> IO:
             if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 return lock
         lock.close()  # its last holder has just removed it
-
-
-def _compare(folder: Path, cfg: config.ExperimentConfig) -> None:
-    remedy = "Name another with --run-dir, or remove it"
-    try:
-        held = config.from_json((folder / "config.json").read_text())
-    except UserError as error:
-        message = f"the config.json of the run folder {folder} cannot be used: {error}. {remedy}"
-        raise UserError(message) from None
-    differing = _differences(config.training_identity(held), config.training_identity(cfg))
-    if differing:
-        raise UserError(
-            f"the run folder {folder} holds another configuration: {'; '.join(differing)}. {remedy}"
-        )
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -182,22 +207,41 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}). {_REMEDY}") from None
+
+
 def read_metrics(path: Path) -> list[dict]:
-    """The epochs of a metrics.jsonl; [] where there is none. A torn last line is dropped."""
+    """The epochs of a metrics.jsonl up to a line that is torn; [] where there is no file."""
     if not path.exists():
         return []
     epochs = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            epochs.append(json.loads(line))
-        except json.JSONDecodeError:
+            metrics = json.loads(line)
+        except ValueError:
             break
+        if not isinstance(metrics, dict) or "epoch" not in metrics:
+            break
+        epochs.append(metrics)
     return epochs
 
 
 def start_metrics(path: Path, epochs: int) -> None:
-    """Keep the first `epochs` epochs, which the restored state has behind it, and drop the rest."""
-    kept = [metrics for metrics in read_metrics(path) if metrics["epoch"] <= epochs]
+    """Keep the first `epochs` epochs, which the restored state has behind it, and drop the rest.
+
+    Raises:
+      UserError: some of these are missing: the file was damaged since.
+    """
+    kept = read_metrics(path)[:epochs]
+    if [metrics["epoch"] for metrics in kept] != list(range(1, epochs + 1)):
+        raise UserError(
+            f"{path} does not hold the {epochs} epochs that the checkpoint has behind it; put it "
+            "back, or name another --run-dir"
+        )
     write_text(path, "".join(json.dumps(metrics, allow_nan=False) + "\n" for metrics in kept))
 
 
@@ -211,3 +255,14 @@ def _append(path: Path, values: dict) -> None:
     line = json.dumps(values, allow_nan=False)
     with path.open("a") as file:
         file.write(line + "\n")
+
+
+def table(report: dict) -> str:
+    """The report as an aligned two-column table."""
+    width = max(map(len, report))
+    lines = [
+        f"{name:<{width}}  {value:.5g}" if isinstance(value, float) else f"{name:<{width}}  {value}"
+        for name, value in report.items()
+    ]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([rule, *lines, rule])

@@ -95,6 +95,7 @@ class Dataset(NamedTuple):
     test: Split
     scaling: Scaling  # fitted on training rows
     dtype: str  # of the raw rows: "uint8" are pixels 0 ... 255, which x / 255 takes to [0, 1]
+    digest: str = ""  # of rows, classes and splits: what a run must find again to go on
 
 
 class Outputs(NamedTuple):

@@ -75,6 +75,7 @@ FLOORS = {
         "scoring",
         "optimisers",
         "sources",
+        "arrayfiles",
     },
     "settings": {"config", "checks"},
     "machinery": {

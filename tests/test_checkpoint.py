@@ -1,11 +1,9 @@
-import json
-
 import jax
 import numpy as np
 import pytest
 from probes import DEVICES, METHODS, SHAPE, assert_same, tiny
 
-from jaxae import checkpoint, config, learners, members, parallel, train
+from jaxae import checkpoint, config, learners, members, parallel, runlog, train
 from jaxae.errors import UserError
 
 
@@ -24,7 +22,7 @@ def state_of(cfg, shape=SHAPE):
 def saved(folder, cfg, state, epochs=(3,), keep=0):
     manager = checkpoint.open_manager(folder, keep)
     for epoch in epochs:
-        checkpoint.save(manager, epoch, state, cfg)
+        checkpoint.save(manager, epoch, state, runlog.about(cfg, "digest"))
     manager.wait_until_finished()
     return manager
 
@@ -48,8 +46,9 @@ def test_the_newest_checkpoints_stay_and_carry_their_configuration(tmp_path):
     _, state = state_of(cfg)
     with saved(tmp_path, cfg, state, epochs=(1, 2, 3), keep=2) as manager:
         assert sorted(manager.all_steps()) == [2, 3]
-    about = json.loads((tmp_path / "3" / "about" / "metadata").read_text())
-    assert config.from_json(json.dumps(about["config"])) == cfg
+        about = checkpoint.about(manager, 3)
+    assert config.from_dict(about["config"]) == cfg
+    assert about["data_digest"] == "digest"
 
 
 def test_opening_again_finds_what_was_saved(tmp_path):

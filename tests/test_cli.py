@@ -30,7 +30,9 @@ def run(tmp_path_factory):
 
 def test_scores_of_a_file_are_those_of_the_run(run, capsys):
     folder, y = run
-    cli.main(["score", str(folder / "run"), str(folder / "test.npy"), str(folder / "out.npz")])
+    cli.main(
+        ["score", str(folder / "run"), str(folder / "test.npy"), "--out", str(folder / "out.npz")]
+    )
     with np.load(folder / "out.npz") as found:
         score, is_anomaly = found["score"], found["is_anomaly"]
     with np.load(folder / "run" / "scores.npz") as saved:
@@ -39,6 +41,40 @@ def test_scores_of_a_file_are_those_of_the_run(run, capsys):
         np.testing.assert_array_equal(y, saved["test_y"])
     assert f"{is_anomaly.sum()} of {len(y)} rows" in capsys.readouterr().out
     assert evaluate(score, y, is_anomaly)["auroc"] > 0.99
+
+
+def as_csv(path, x, header=""):
+    np.savetxt(path, x, delimiter=",", header=header, comments="", fmt="%.17g")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("rows.npy", np.save), ("rows.npz", lambda path, x: np.savez(path, mine=x)),
+     ("rows.npz", lambda path, x: np.savez(path, x_test=x, y_test=x[:, 0])),
+     ("rows.csv", as_csv), ("rows.csv", lambda path, x: as_csv(path, x, "a,b,c,d"))],
+)  # fmt: skip
+def test_rows_may_come_in_any_of_these_files(name, write, run, tmp_path):
+    folder, _ = run
+    write(tmp_path / name, np.load(folder / "test.npy"))
+    found = cli.score_file(folder / "run", tmp_path / name, tmp_path / "out.csv")
+    with np.load(folder / "run" / "scores.npz") as saved:
+        np.testing.assert_array_equal(found.score, saved["test"])
+    header, *lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert header == "row,score,threshold,is_anomaly"
+    table = np.array([line.split(",") for line in lines], np.float64)
+    np.testing.assert_array_equal(table[:, 0], np.arange(len(table)))
+    np.testing.assert_array_equal(table[:, 1].astype(np.float32), found.score)
+    np.testing.assert_array_equal(table[:, 3] == 1, found.is_anomaly)
+    np.testing.assert_array_equal(table[:, 1] > table[:, 2], found.is_anomaly)
+
+
+@pytest.mark.parametrize("out", ["out.txt", "out", "nowhere/out.csv"])
+def test_scores_that_cannot_be_written_are_refused_before_any_work(out, run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["score", "no run", "no rows", "--out", str(tmp_path / out)])
+    assert stop.value.code == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_detector_is_found_in_its_run_and_alone(run, tmp_path):
@@ -51,7 +87,7 @@ def test_the_detector_is_found_in_its_run_and_alone(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [(np.zeros((3, 5)), "shape"), (np.full((3, 4), np.nan), "NaN"), (None, "cannot be read")],
+    [(np.zeros((3, 5)), "takes"), (np.full((3, 4), np.nan), "NaN"), (None, "no readable")],
 )
 def test_rows_that_cannot_be_scored(run, rows, message, tmp_path):
     path = tmp_path / "rows.npy"

@@ -100,6 +100,49 @@ def test_a_detector_judges_raw_rows_by_its_description_alone(model):
     np.testing.assert_array_equal(without_channel.score, found.score)
 
 
+GREY, COLOUR = (5, 5, 1), (5, 5, 3)
+HUGE = np.full((4, *GREY), 1e30, np.float32)  # finite, but its squared error is not
+REFUSED = [
+    (GREY, "float32", np.zeros((0, *GREY), np.float32), "no rows"),
+    (GREY, "float32", np.zeros((3, 5, 4, 1), np.float32), r"takes \['N', 5, 5, 1\]"),
+    (GREY, "float32", np.zeros(25, np.float32), r"given as \[25\]"),
+    (GREY, "float32", np.float32(1), r"given as \[\]"),
+    (COLOUR, "float32", np.zeros((6, 5, 5), np.float32), r"given as \[6, 5, 5\]"),
+    (GREY, "float32", np.zeros((3, *GREY), np.uint8), "uint8, but .* float32 .*numbers as they"),
+    (GREY, "uint8", np.zeros((3, *GREY), np.float32), r"float32, but .* uint8 .*0 \.\.\. 255"),
+    (GREY, "uint8", np.zeros((3, *GREY), np.int64), "int64, but .* uint8"),
+    (GREY, "float32", np.zeros((3, *GREY), complex), "of type complex128"),
+    (GREY, "float32", np.full((3, *GREY), "a"), "of type <U1"),
+    (GREY, "float32", np.zeros((3, *GREY), "M8[s]"), "of type datetime64"),
+    (GREY, "float32", np.zeros(3, [("x", "f4")]), "of type"),
+    (GREY, "float32", np.where(np.arange(4) == 2, np.nan, 0)[:, None, None, None] + 0 * HUGE,
+     "1 rows hold NaN or infinite values, first row 2"),
+    (GREY, "float32", HUGE, "4 rows are too far .* first row 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "dtype", "rows", "words"), REFUSED)
+def test_rows_that_a_detector_cannot_judge_are_refused_in_words(shape, dtype, rows, words):
+    cfg = tiny("dense", model__output_activation="linear")
+    variables = initial(learners.build(cfg, shape), shape).variables
+    one = np.ones((1,) * len(shape), np.float32)
+    detector = detectors.Detector(
+        detectors.Description(cfg, shape, dtype, None),
+        variables,
+        {},
+        scoring.fit_rule("max", np.arange(3, dtype=np.float32)),
+        Scaling(0 * one, one),
+    )
+    with np.errstate(over="ignore"), pytest.raises(UserError, match=words):
+        detectors.judge(detector, np.asarray(rows))
+
+
+def test_a_score_that_tells_no_row_apart_is_refused():
+    flat = DATA._replace(test=DATA.test._replace(x=0 * DATA.test.x))
+    with pytest.raises(FloatingPointError, match=r"score 'mae' is 0\.1 for every test row"):
+        fit(shift_learner(), {"by": jnp.array([0.1])}, data=flat)
+
+
 def test_members_of_an_ensemble_are_averaged_with_a_fit_of_their_own():
     by = {"by": jnp.array([0.1, 0.3])}
     learner = shift_learner()
@@ -525,7 +568,8 @@ def test_the_command_line_takes_a_detector_alone(alone, tmp_path):
     place, rows, written = alone
     for name in ("numbers", "two members"):
         out = tmp_path / f"{name}.npz"
-        command = ["-m", "jaxae", "score", place / "detectors" / name, rows / f"{name}.npy", out]
+        command = ["-m", "jaxae", "score", place / "detectors" / name, rows / f"{name}.npy"]
+        command += ["--out", out]
         said = apart(command, tmp_path).stdout
         with np.load(out) as found:
             np.testing.assert_array_equal(found["score"], written[name]["test"])

@@ -153,3 +153,30 @@ def test_a_user_error_is_a_value_error_that_lists_what_is_known():
     assert isinstance(error, UserError)
     assert isinstance(error, ValueError)
     assert str(error) == "unknown score 'x'; known: a, b"
+
+
+OUTSIDE = [
+    ("dense", {}, lambda x: 100 * x, ["0 to 100", "sigmoid", "gives 0 to 1", "--data.scale"]),
+    ("dense", {}, lambda x: x - 0.5, ["-0.5 to 0.5", "--model.output-activation linear"]),
+    ("dense", {"model.output_activation": "tanh"}, lambda x: 3 * x, ["gives -1 to 1"]),
+    ("dense", {"model.output_activation": "linear", "train.loss": "bce"}, lambda x: 2 * x,
+     ["0 to 2", "train.loss bce", "--train.loss mse"]),
+    ("conv", {"data.scale": "standard"}, lambda x: x, ["sigmoid", "--data.scale minmax"]),
+    ("dense", {}, lambda x: np.int32(255 * x), ["0 to 255"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "changes", "make", "words"), OUTSIDE)
+def test_rows_that_no_output_can_reach_are_refused_before_training(
+    method, changes, make, words, capsys, tmp_path
+):
+    x = images(40)
+    x = (x - x.min()) / (x.max() - x.min())
+    arrays = {"x_train": make(x[:30]), "x_test": make(x[20:]), "y_test": np.arange(20) // 10}
+    np.savez(tmp_path / "x.npz", **arrays)
+    cfg = edit(CONFIG, {"method": method, "data.normal": (), "train.batch_size": 8} | changes)
+    args = ["--data.name", f"npz:{tmp_path / 'x.npz'}", "--run-dir", tmp_path / "run"]
+    line = refused(args, capsys, cfg)
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from probes import DEVICES, images
 from sklearn import metrics as sk
 
 from jaxae import evaluation, members, scoring, sources, tuning
+from jaxae.errors import UserError
 from jaxae.types import Learner, Outputs
 
 DEVICES = DEVICES[:2]
@@ -97,6 +98,13 @@ def test_the_loss_is_each_members_own_over_all_rows_wherever_they_lie():
         for shifts in ((0.1, 0.3), (0.2, 0.2)):  # of one epoch after another
             expected = [shifts[0], 10 * shifts[1]]
             np.testing.assert_allclose(measure(by(*shifts), weight), expected, rtol=1e-4)
+
+
+def test_truth_and_decisions_that_are_not_bool_are_refused():
+    scores, y = np.arange(4, dtype=np.float32), np.arange(4) > 1
+    for truth, decisions in ((y.astype(int), y), (y, y.astype(int))):
+        with pytest.raises(UserError, match="must be bool"):
+            evaluation.evaluate(scores, truth, decisions)
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -54,7 +54,7 @@ def test_a_run_folder_says_what_it_is_of(tmp_path):
     assert known["versions"]["jax"] == jax.__version__
     assert len(known["devices"]) == 4
     assert {"argv", "git_revision", "git_dirty", "started", "python", "platform"} <= known.keys()
-    assert files(folder) == ["arrays", "config.json", "figures", "provenance.jsonl"]
+    assert files(folder) == ["arrays", "config.json", "data.json", "figures", "provenance.jsonl"]
 
 
 def test_a_run_folder_may_be_entered_again_to_go_on_or_score_anew(tmp_path):
@@ -63,7 +63,7 @@ def test_a_run_folder_may_be_entered_again_to_go_on_or_score_anew(tmp_path):
     with runlog.enter(changed) as folder:
         # What the folder holds is still the detector of before, and config.json is that one's.
         assert config.from_json((folder / "config.json").read_text()) == in_folder(tmp_path)
-        runlog.write_config(folder, changed)
+        runlog.write_about(folder, changed, "")
     assert config.from_json((tmp_path / "config.json").read_text()) == changed
     enter(in_folder(tmp_path))
 
@@ -201,7 +201,7 @@ def test_a_run_folder_is_held_by_one_process(tmp_path):
             assert f"{tmp_path} is in use by another process" in message
             assert "--run-dir" in message
         assert contents(tmp_path) == before
-    assert files(tmp_path) == ["arrays", "config.json", "figures", "provenance.jsonl"]
+    assert files(tmp_path) == ["arrays", "config.json", "data.json", "figures", "provenance.jsonl"]
     enter(same)
     assert len(provenance(tmp_path)) == 2
 
@@ -211,7 +211,7 @@ def test_an_error_inside_lets_the_folder_go(tmp_path):
         with pytest.raises(error), runlog.enter(in_folder(tmp_path)):
             raise error
     enter(in_folder(tmp_path))
-    assert files(tmp_path) == ["arrays", "config.json", "figures", "provenance.jsonl"]
+    assert files(tmp_path) == ["arrays", "config.json", "data.json", "figures", "provenance.jsonl"]
     assert len(provenance(tmp_path)) == 3
 
 

@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from jaxae import scoring
 from jaxae.errors import UserError
+from jaxae.studies.detection import batch_mean_std
 from jaxae.types import Argument, Inferred, Outputs, Rule
 
 SHAPES = {"image": (9, 7, 2), "series": (11, 2), "vector": (6,)}
@@ -327,12 +328,12 @@ def test_batch_means_spread_less_than_rows():
     scores = np.random.default_rng(0).random(10).astype(np.float32)
     means = np.array([scores[:4].mean(), scores[4:8].mean(), scores[8:].mean()])
     np.testing.assert_allclose(
-        scoring.batch_mean_std(jnp.asarray(scores), 4, 2.0),
+        batch_mean_std(jnp.asarray(scores), 4, 2.0),
         means.mean() + 2 * means.std(),
         rtol=1e-5,
     )
     np.testing.assert_allclose(
-        scoring.batch_mean_std(jnp.asarray(scores), 1),
+        batch_mean_std(jnp.asarray(scores), 1),
         scoring.fit_rule("mean_std:1", scores).threshold,
         rtol=1e-5,
     )

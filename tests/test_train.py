@@ -26,7 +26,7 @@ def check_resuming(method, size, folder):
 
         def save_second(epoch, state, row):
             if epoch == 2:
-                checkpoint.save(manager, epoch, state, cfg)
+                checkpoint.save(manager, epoch, state, {})
             return row
 
         rows = {"whole": {}, "rest": {}}

@@ -1,11 +1,10 @@
 """Data sets that need no download: scikit-learn's digits and a user's own .npz file."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from jaxae import arrayfiles
 from jaxae.datasets.raw import Raw
 from jaxae.errors import UserError
 
@@ -68,34 +67,14 @@ def npz(path: str) -> Raw:
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"the file {path} of data.name npz:{path} does not exist; check the path")
-    if not zipfile.is_zipfile(path):
-        raise _unreadable(path, "no zip archive, or a truncated one")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            missing = [name for name in ("x_train", "x_test", "y_test") if name not in names]
-            if missing:
-                raise UserError(
-                    f"{path} lacks {', '.join(missing)}; it holds {', '.join(names) or 'nothing'}, "
-                    "and needs x_train, x_test, y_test (y_train if training rows have classes)"
-                )
-            known = ("x_train", "y_train", "x_test", "y_test")
-            return {name: archive[name] for name in known if name in names}
-    except UserError:  # a ValueError too, but already what the user should read
-        raise
-    except ValueError as error:
-        if "Object arrays" in str(error):
-            raise UserError(
-                f"{path} holds object arrays (ragged rows?), which are not loaded because they may "
-                "run code; save plain numeric arrays with numpy.savez"
-            ) from None
-        raise _unreadable(path, error) from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, problem: object) -> UserError:
-    return UserError(f"{path} is no readable .npz file ({problem}); write it with numpy.savez")
+    names = arrayfiles.names_in(path)
+    missing = [name for name in ("x_train", "x_test", "y_test") if name not in names]
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(names) or 'nothing'}, "
+            "and needs x_train, x_test, y_test (y_train if training rows have classes)"
+        )
+    return arrayfiles.read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
 
 
 def _rows(x: np.ndarray, name: str, path: str) -> np.ndarray:

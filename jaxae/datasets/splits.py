@@ -4,6 +4,7 @@ Train and valid hold normals only, test holds both, and no row is in two of them
 `valid = "test"`, where valid is the normal part of test by request).
 """
 
+import hashlib
 from collections.abc import Iterable
 from functools import partial, reduce
 
@@ -70,11 +71,18 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
         return Split(x, ~np.isin(class_id[ids], normal), class_id[ids], ids.astype(np.int64))
 
     shape, dtype = tuple(pool.shape[1:]), str(pool.dtype)
-    made = Dataset(shape, split(train), split(valid), split(test), scaling, dtype)
+    digest = _digest(pool, class_id, train, valid, test)
+    made = Dataset(shape, split(train), split(valid), split(test), scaling, dtype, digest)
     if cfg.corruption:
         made = made._replace(test=_with_corrupted(made.test, cfg))
     check_disjoint(made, valid_in_test=cfg.valid == "test")
     return made
+
+
+def _digest(pool: Source, *arrays: np.ndarray) -> str:
+    """Of rows, their classes and who is where; what is made of them follows from the settings."""
+    parts = [sources.digest(part) for part in (pool, *arrays)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _class_ids(raw: Raw, normal: int) -> np.ndarray:

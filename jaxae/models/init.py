@@ -51,6 +51,14 @@ INITS: Registry[Init] = Registry(
     },
 )
 
+# The values that an activation can give: what it is asked to reconstruct must lie there.
+SPANS = {
+    "relu": (0.0, math.inf),
+    "elu": (-1.0, math.inf),
+    "tanh": (-1.0, 1.0),
+    "sigmoid": (0.0, 1.0),
+}
+
 ACTIVATIONS: Registry[Callable[[Array], Array]] = Registry(
     "activation",
     Callable,

@@ -6,7 +6,7 @@ of normals into decisions about others.
 """
 
 from jaxae.scoring.losses import LOSSES, bce, mae, mse
-from jaxae.scoring.rules import RULES, batch_mean_std, decide, fit_rule, rule
+from jaxae.scoring.rules import RULES, decide, fit_rule, rule
 from jaxae.scoring.scores import SCORES, apply_rows, combine, resolve
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "RULES",
     "SCORES",
     "apply_rows",
-    "batch_mean_std",
     "bce",
     "combine",
     "decide",

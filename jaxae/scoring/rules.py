@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxae.errors import UserError
 from jaxae.registry import Registry
-from jaxae.types import AnyArray, Argument, Decision, Rule, Scalar
+from jaxae.types import AnyArray, Argument, Decision, Rule
 
 
 def _mean_std(scores: Float[Array, " N"], k: float) -> dict:
@@ -97,24 +97,3 @@ def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
 def decide(decision: Decision, scores: Float[AnyArray, " N"]) -> Bool[np.ndarray, " N"]:
     """What a fitted rule says of scores, True = anomaly: the one place where scores are judged."""
     return np.asarray(rule(decision.rule).decide(decision.state, scores))
-
-
-def batch_mean_std(scores: Float[AnyArray, " N"], batch_size: int, k: float = 1.0) -> Scalar:
-    """Mean of the scores + k standard deviations *of the means of consecutive batches*.
-
-    A tutorial's rule, kept for comparison with it: the spread of means of B rows is about sqrt(B)
-    times smaller than that of single rows, so the rule flags far more normals than it seems to.
-
-    Args:
-      scores: of N rows; the last batch may be shorter.
-      batch_size: B.
-      k: how many standard deviations.
-
-    Returns:
-      The threshold. Its mean is over batch means too.
-    """
-    batch = jnp.arange(len(scores)) // batch_size
-    count = (len(scores) - 1) // batch_size + 1
-    sums = jax.ops.segment_sum(scores, batch, count)
-    means = sums / jax.ops.segment_sum(jnp.ones_like(scores), batch, count)
-    return jnp.mean(means) + k * jnp.std(means)

@@ -1,0 +1,140 @@
+"""A run goes on only with the data, the settings and the log that it was made with."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from probes import edit, images, tiny, write_npz
+
+from jaxae import data, experiment, plots
+from jaxae.config import DataConfig
+from jaxae.datasets import splits
+from jaxae.datasets.raw import Raw
+from jaxae.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(monkeypatch):
+    monkeypatch.setattr(plots, "draw", lambda *args: [])
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A finished run of two epochs: its folder and configuration."""
+    folder = tmp_path_factory.mktemp("identity")
+    source = write_npz(folder / "blobs.npz")
+    changes = {"data.name": f"npz:{source}", "run_dir": str(folder / "run"), "devices": 1}
+    cfg = edit(tiny("dense", train__checkpoint_every=1), changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw", lambda *args: [])
+        experiment.run(cfg)
+    return folder, cfg
+
+
+@pytest.fixture
+def again(ran, tmp_path):
+    """A copy of that run, and a function that enters it again."""
+    shutil.copytree(ran[0], tmp_path / "copy")
+    folder = tmp_path / "copy" / "run"
+    source = f"npz:{tmp_path / 'copy' / 'blobs.npz'}"
+    for path in (folder / "config.json", *folder.glob("checkpoints/*/about/metadata")):
+        path.write_text(path.read_text().replace(f"npz:{ran[0] / 'blobs.npz'}", source))
+    cfg = edit(ran[1], {"run_dir": str(folder), "data.name": source})
+
+    def enter(**changes):
+        return experiment.run(edit(cfg, {k.replace("__", "."): v for k, v in changes.items()}))
+
+    return folder, enter
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("epochs", [2, 4])
+@pytest.mark.parametrize("changed", ["x_train", "x_test", "y_test"])
+def test_rows_or_classes_replaced_under_their_name_are_refused(changed, epochs, again):
+    folder, enter = again
+    path = folder.parent / "blobs.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    if changed == "y_test":
+        arrays[changed] = arrays[changed][::-1].copy()
+    else:
+        arrays[changed][0, 0, 0, 0] += np.float32(0.25)
+    np.savez(path, **arrays)
+    before = contents(folder)
+    with pytest.raises(UserError, match=r"another configuration: data_digest is .* there and"):
+        enter(train__epochs=epochs)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"optim__lr": 0.5}, "optim.lr is 0.003 there and 0.5 here"),
+     ({"seed": 3}, "seed is 0 there and 3 here")],
+)  # fmt: skip
+def test_a_checkpoint_is_of_its_own_configuration_though_config_json_is_gone(changes, words, again):
+    folder, enter = again
+    (folder / "config.json").unlink()
+    (folder / "data.json").unlink()
+    with pytest.raises(UserError, match=words):
+        enter(**changes)
+    assert enter()["epochs"] == 2  # the same settings still go on
+
+
+def test_a_checkpoint_is_of_its_own_data_though_data_json_is_gone(again):
+    folder, enter = again
+    (folder / "data.json").unlink()
+    write_npz(folder.parent / "blobs.npz", seed=7)
+    with pytest.raises(UserError, match="data_digest"):
+        enter(train__epochs=3)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: text[:-20], lambda text: text.replace('"epoch": 1', '"epoch": 7', 1),
+     lambda text: "", lambda text: "5\n[]\n", lambda text: text.replace("{", "\x00", 1)],
+    ids=["cut", "flipped", "empty", "no objects", "binary"],
+)  # fmt: skip
+def test_a_log_that_lost_an_epoch_is_named_before_anything_is_made_of_it(damage, again):
+    folder, enter = again
+    log = folder / "metrics.jsonl"
+    log.write_text(damage(log.read_text()))
+    report = (folder / "report.json").read_bytes()
+    with pytest.raises(UserError, match=r"metrics\.jsonl does not hold the 2 epochs"):
+        enter(score="mae")
+    log.unlink()
+    with pytest.raises(UserError, match=r"metrics\.jsonl does not hold the 2 epochs"):
+        enter()
+    assert (folder / "report.json").read_bytes() == report
+
+
+def test_the_log_is_ahead_of_the_checkpoint_never_behind(again):
+    """A kill between the two leaves a line too many, which is written again."""
+    folder, enter = again
+    log = folder / "metrics.jsonl"
+    lines = log.read_text()
+    log.write_text(lines + json.dumps({"epoch": 3, "loss": 9.0}) + "\n" + '{"epo')
+    report = enter(train__epochs=3)
+    assert log.read_text().startswith(lines)
+    assert report["epochs"] == 3
+    assert report["train_loss"] != 9.0
+
+
+def test_the_digest_is_of_rows_classes_and_splits_and_of_nothing_else():
+    raw = Raw(images(40, 1), None, images(30, 2), (np.arange(30) > 20).astype(np.int32))
+    cfg = DataConfig()
+    digest = splits.make(raw, cfg).digest
+    assert len(digest) == 64
+    assert splits.make(raw, cfg).digest == digest
+    others = [
+        splits.make(raw._replace(x_test=raw.x_test[::-1].copy()), cfg),
+        splits.make(raw._replace(test_class_id=raw.test_class_id[::-1].copy()), cfg),
+        splits.make(raw._replace(x_train=(255 * raw.x_train).astype(np.uint8),
+                                 x_test=(255 * raw.x_test).astype(np.uint8)), cfg),
+        splits.make(raw, edit(tiny(), {"data.split_seed": 5}).data),
+    ]  # fmt: skip
+    assert len({digest, *(made.digest for made in others)}) == 5
+    assert data.load(DataConfig(normal=(1,))).digest != data.load(DataConfig(normal=(2,))).digest
