@@ -325,8 +325,7 @@ def test_fitting_the_scaling_asks_for_a_block_at_a_time(scale, split, monkeypatc
     raw = raw._replace(x_train=x_train, x_test=x_test)
     made = splits.make(raw, DataConfig(normal=(0, 1), scale=scale, split=split))
     asked = x_train.most, x_test.most
-    assert max(asked) <= BLOCK
-    assert (max(asked) == 0) == (scale == "none")  # nothing is read before it is needed
+    assert 0 < max(asked) <= BLOCK  # without scaling, too: the digest is of a sample of the rows
     sources.read(made.train.x)
     assert max(x_train.most, x_test.most) <= BLOCK
 
