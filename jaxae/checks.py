@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -147,7 +148,7 @@ def _require(ok: bool, name: str, value: Any, must_be: str) -> None:
         raise UserError(f"{name} is {value!r}; it must be {must_be}")
 
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
 
 
 def _check_types(node: Any, prefix: str) -> None:
@@ -168,7 +169,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
     if hint is bool or isinstance(value, bool):
         return hint is bool and isinstance(value, bool)
-    return isinstance(value, (int, float) if hint is float else hint)
+    if hint is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, hint)
 
 
 def _words(hint: Any) -> str:

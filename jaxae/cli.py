@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxae import archive, arrayfiles, detectors, experiment, learners, parallel, runlog, scoring
-from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.config import ExperimentConfig
 from jaxae.corruptions import CORRUPTIONS
 from jaxae.data import DATASETS
 from jaxae.errors import UserError, user_errors
@@ -86,8 +86,7 @@ def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     match args:
         case ["train", *rest]:
-            default = ExperimentConfig(name="run", data=DataConfig(normal=(0,)))
-            experiment.main(default, rest)
+            experiment.main(ExperimentConfig(name="run"), rest)
         case ["list"]:
             list_names()
         case ["score", run_dir, rows]:

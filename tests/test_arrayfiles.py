@@ -109,7 +109,7 @@ def test_folders_missing_files_and_many_arrays_are_refused(tmp_path):
     assert "nothing" in refused(tmp_path / "none.npz")
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of numpy, about headers that it mends
+@pytest.mark.filterwarnings("ignore")  # of numpy and Python, about headers that they mend
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_a_thousand_mutations_are_read_or_refused(suffix, tmp_path):
     generator = np.random.default_rng(0)
