@@ -18,7 +18,7 @@ from jaxae import archive, config, evaluation, learners, members, parallel, runl
 from jaxae.config import ExperimentConfig
 from jaxae.datasets.raw import scaled
 from jaxae.errors import UserError
-from jaxae.types import Dataset, Decision, Learner, PyTree, Scaling, Score, Shape
+from jaxae.types import Dataset, Decision, Learner, PyTree, Scaling, Score, Shape, Source
 
 
 class Scores(NamedTuple):
@@ -100,13 +100,8 @@ def fit(
     score = scoring.resolve(cfg.score)
     _check_not_collapsed(learner, variables, data.valid.x[:256], devices)
     fitted = _fit_score(learner, score, variables, data, devices)
-    scorer = evaluation.scorer(learner, score, devices)
-    scores = Scores(
-        *(
-            np.asarray(scoring.combine(jnp.asarray(scorer(variables, fitted, split.x))))
-            for split in (data.train, data.valid, data.test)
-        )
-    )
+    of_rows = _scores_of(learner, score, variables, fitted, devices)
+    scores = Scores(*(of_rows(split.x) for split in (data.train, data.valid, data.test)))
     _check_scores(scores, cfg.score)
     normals = scores.train if cfg.threshold.on == "train" else scores.valid
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
@@ -163,11 +158,17 @@ def score_fn(
     detector: Detector, learner: Learner, devices: parallel.Devices
 ) -> Callable[[Float[np.ndarray, " N *S"]], Float[np.ndarray, " N"]]:
     """Scores of rows that are scaled already, averaged over the members."""
-    scorer = evaluation.scorer(learner, scoring.resolve(detector.about.config.score), devices)
+    score = scoring.resolve(detector.about.config.score)
+    return _scores_of(learner, score, detector.variables, detector.fitted, devices)
 
-    def scores(x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, " N"]:
-        found = scorer(detector.variables, detector.fitted, x)
-        return np.asarray(scoring.combine(jnp.asarray(found)))
+
+def _scores_of(
+    learner: Learner, score: Score, variables: PyTree, fitted: PyTree, devices: parallel.Devices
+) -> Callable[[Source], Float[np.ndarray, " N"]]:
+    scorer = evaluation.scorer(learner, score, devices)
+
+    def scores(x: Source) -> Float[np.ndarray, " N"]:
+        return np.asarray(scoring.combine(jnp.asarray(scorer(variables, fitted, x))))
 
     return scores
 

@@ -17,7 +17,7 @@ from jaxae.errors import UserError
 from jaxae.models.alocc import Discriminator, Refiner
 from jaxae.models.conv import ConvAutoencoder
 from jaxae.models.dense import DenseAutoencoder
-from jaxae.models.init import ACTIVATIONS, INITS, SPANS
+from jaxae.models.init import ACTIVATIONS, INITS
 from jaxae.optimisers import OPTIMISERS, optimiser
 from jaxae.reconstruction import reconstruction
 from jaxae.registry import Registry
@@ -61,7 +61,7 @@ def _autoencoder(cfg: ExperimentConfig, model: Any, tuned: tuning.Tuning, axis: 
 def _span(cfg: ExperimentConfig) -> tuple[float, float]:
     """That of the output's activation; cross-entropy takes shares only."""
     unit = cfg.train.loss == "bce"
-    return (0.0, 1.0) if unit else SPANS.get(cfg.model.output_activation, (-math.inf, math.inf))
+    return (0.0, 1.0) if unit else ACTIVATIONS[cfg.model.output_activation].span
 
 
 def _fields(cfg: ExperimentConfig, names: tuple[str, ...]) -> dict[str, Any]:
@@ -168,9 +168,7 @@ def check_rows(cfg: ExperimentConfig, x: Source) -> None:
     Raises:
       UserError: values outside the method's span.
     """
-    ends = [(block.min(), block.max()) for block in sources.blocks(x)]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    checks.refuse_outside(low, high, METHODS[cfg.method].span(cfg), cfg)
+    checks.refuse_outside(*sources.span(x), METHODS[cfg.method].span(cfg), cfg)
 
 
 def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learner:

@@ -123,7 +123,7 @@ def _locked(path: Path) -> IO:
         lock = path.open("a")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             lock.close()
             raise UserError(
                 f"the run folder {path.parent} is in use by another process; wait for it, or name "

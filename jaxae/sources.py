@@ -47,6 +47,12 @@ def view(source: Source, index: np.ndarray, transform: Transform) -> Source:
     return _View(source, index, transform)
 
 
+def span(source: Source) -> tuple[np.floating, np.floating]:
+    """The smallest and the largest value of all rows, in their own precision."""
+    ends = [(block.min(), block.max()) for block in blocks(source)]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
 def digest(source: Source) -> bytes:
     """SHA-256 of type, shape and values; of rows that do not lie in memory, evenly spaced ones."""
     found = hashlib.sha256(f"{source.dtype} {tuple(source.shape)}".encode())

@@ -154,14 +154,15 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
     """
     rank = len(x.shape) - 1
     shift, scale = np.zeros((1,) * rank), np.ones((1,) * rank)
-    fitted = sources.blocks(sources.view(x, ids, to_float))
+    fitted = sources.view(x, ids, to_float)
     if how == "minmax":
-        ends = [(block.min(), block.max()) for block in fitted]
-        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        low, high = sources.span(fitted)
         shift, scale = shift + low, scale * (high - low)
     elif how == "standard":
         axes = (0, 1, 2) if rank == 3 else (0,)
-        _, mean, variance = reduce(_merged, (_moments(block, axes) for block in fitted))
+        _, mean, variance = reduce(
+            _merged, (_moments(block, axes) for block in sources.blocks(fitted))
+        )
         shift, scale = mean[0], np.sqrt(variance)[0]
     constant = scale <= 1e-6 * np.maximum(1.0, np.abs(shift))  # float32 rounding, not variation
     return Scaling(shift.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32))

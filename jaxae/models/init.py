@@ -51,23 +51,27 @@ INITS: Registry[Init] = Registry(
     },
 )
 
-# The values that an activation can give: what it is asked to reconstruct must lie there.
-SPANS = {
-    "relu": (0.0, math.inf),
-    "elu": (-1.0, math.inf),
-    "tanh": (-1.0, 1.0),
-    "sigmoid": (0.0, 1.0),
-}
 
-ACTIVATIONS: Registry[Callable[[Array], Array]] = Registry(
+class Activation(NamedTuple):
+    """An activation, and the values that it can give: `span` = (low, high)."""
+
+    apply: Callable[[Array], Array]
+    span: tuple[float, float] = (-math.inf, math.inf)
+
+    def __call__(self, x: Array) -> Array:
+        """Apply it."""
+        return self.apply(x)
+
+
+ACTIVATIONS: Registry[Activation] = Registry(
     "activation",
-    Callable,
+    Activation,
     {
-        "relu": nn.relu,
-        "leaky_relu": lambda x: nn.leaky_relu(x, 0.2),
-        "elu": nn.elu,
-        "tanh": jnp.tanh,
-        "sigmoid": nn.sigmoid,
-        "linear": lambda x: x,
+        "relu": Activation(nn.relu, (0.0, math.inf)),
+        "leaky_relu": Activation(lambda x: nn.leaky_relu(x, 0.2)),
+        "elu": Activation(nn.elu, (-1.0, math.inf)),
+        "tanh": Activation(jnp.tanh, (-1.0, 1.0)),
+        "sigmoid": Activation(nn.sigmoid, (0.0, 1.0)),
+        "linear": Activation(lambda x: x),
     },
 )
