@@ -29,6 +29,7 @@ _PUBLIC = {
     "judge": "detectors",
     "load": "data",
     "run": "experiment",
+    "settle": "choices",
 }
 __all__ = list(_PUBLIC)
 

@@ -101,16 +101,20 @@ def _array(file: Any, size: int) -> np.ndarray:
 
 
 def _csv(path: Path) -> np.ndarray:
-    """Numbers [N, F] separated by commas; a first line that holds no numbers names the columns."""
+    """Numbers [N, F] separated by commas; a first line that holds no number names the columns."""
     try:
         lines = path.read_text().splitlines()
-        try:
-            _ = [float(field) for field in lines[0].split(",")] if lines else []
-            header = 0
-        except ValueError:
-            header = 1
+        header = int(bool(lines) and not any(map(_is_number, lines[0].split(","))))
         if len(lines) <= header:
             raise ValueError("it holds no rows")
         return np.loadtxt(lines[header:], delimiter=",", ndmin=2)
     except _DAMAGE as error:
         raise _unreadable(path, ".csv", error) from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -4,10 +4,16 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
+from jaxae import sources
 from jaxae.errors import UserError
+from jaxae.types import Source
 
+AUTO = "auto"  # a setting that is left to the rows: see `jaxae.choices`
 Config = TypeVar("Config")  # jaxae.config.ExperimentConfig, which is checked by field names alone
 
 
@@ -30,7 +36,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "devices": _at_least(0),
     "data.test_fraction": _share,
     "data.valid_fraction": _share,
-    "data.limit": _at_least(0),
+    "data.limit": (lambda value: value == 0 or value >= 2, "0, for all, or at least 2"),
     "data.split_seed": _at_least(0),
     "model.latent": _at_least(0),
     "model.hidden": _all_positive,
@@ -64,7 +70,7 @@ def validate(cfg: Config) -> Config:
     _check_types(cfg, "")
     for name, (holds, words) in _RULES.items():
         found = value(cfg, name)
-        _require(holds(found), name, found, words)
+        _require(found == AUTO or holds(found), name, found, words)
     shared = sorted(set(cfg.data.normal) & set(cfg.data.anomaly))
     _require(not shared, "data.anomaly", cfg.data.anomaly, f"without {shared}, which are normal")
     layers = ("filters", "kernels", "strides", "paddings")
@@ -98,37 +104,78 @@ def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
     Raises:
       UserError: a field that the method does not read is not at its default.
     """
-    fields = (*_METHOD_FIELDS, *(f"model.{field.name}" for field in dataclasses.fields(cfg.model)))
-    for name in fields:
-        found, default = value(cfg, name), _default(cfg, name)
-        if name not in reads and found != default:
+    for name in _of_methods(cfg):
+        found, usual = value(cfg, name), default(cfg, name)
+        if name not in reads and found != usual:
             raise UserError(
                 f"{name} is {found!r}, but method {cfg.method} does not read it; leave it at "
-                f"{default!r}"
+                f"{usual!r}"
             )
 
 
-_ROUNDING = 1e-5
+def is_read(cfg: Config, name: str, reads: frozenset[str]) -> bool:
+    """Whether a method that reads these fields, of those that not every method does, reads one."""
+    return name in reads or name not in _of_methods(cfg)
 
 
-def refuse_outside(low: float, high: float, span: tuple[float, float], cfg: Config) -> None:
+def _of_methods(cfg: Config) -> tuple[str, ...]:
+    return *_METHOD_FIELDS, *(f"model.{field.name}" for field in dataclasses.fields(cfg.model))
+
+
+_OPEN = ("method", "data.scale", "model.output_activation", "model.latent", "train.batch_size")
+
+
+def open_fields(cfg: Config) -> list[str]:
+    """The fields that a configuration leaves to the rows."""
+    return [name for name in _OPEN if value(cfg, name) == AUTO]
+
+
+def refuse_open(cfg: Config) -> None:
+    """Refuse a configuration that leaves something to the rows, where it is too late for that.
+
+    Raises:
+      UserError: a field is "auto".
+    """
+    for name in open_fields(cfg):
+        raise UserError(f"{name} is {AUTO!r}; set it, or take what `jaxae.settle` chooses")
+
+
+def refuse_outside(rows: sources.Span, span: tuple[float, float], cfg: Config) -> None:
     """Refuse rows that a method could never reconstruct.
 
     Args:
-      low: the smallest value of the training rows, scaled.
-      high: the largest one.
+      rows: the smallest and the largest value of the training rows, scaled.
       span: what the method can give, see `jaxae.learners.Method`.
       cfg: the configuration.
 
     Raises:
-      UserError: the rows leave the span by more than rounding.
+      UserError: the rows leave the span by more than rounding, or noisy ones would be cut off.
     """
-    if not (span[0] - _ROUNDING <= low and high <= span[1] + _ROUNDING):
+    low, high = rows
+    if not sources.within(rows, *span):
         raise UserError(
             f"the training rows span {low:g} to {high:g}, of which method {cfg.method} with "
             f"model.output_activation {cfg.model.output_activation} and train.loss "
             f"{cfg.train.loss} gives {span[0]:g} to {span[1]:g} only; use --data.scale minmax, or "
             "--model.output-activation linear with --train.loss mse"
+        )
+    clips = cfg.train.noise_std > 0 and cfg.train.noise_clip
+    if clips and not sources.within(rows, 0.0, 1.0):
+        raise UserError(
+            f"the training rows span {low:g} to {high:g}, but train.noise_clip cuts noisy inputs "
+            "to 0 to 1; use --train.no-noise-clip, or --data.scale minmax"
+        )
+
+
+def refuse_rows(x: Source) -> None:
+    """Refuse what is no rows to train on, as `jaxae.data.load` gives them.
+
+    Raises:
+      UserError: another type than float32, no leading axis, or an axis of length 0.
+    """
+    if x.dtype != np.float32 or len(x.shape) < 2 or 0 in x.shape:
+        raise UserError(
+            f"training rows are {x.dtype} {list(x.shape)}; give float32 [N, ...] with at least one"
         )
 
 
@@ -137,7 +184,15 @@ def value(cfg: Config, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), cfg)
 
 
-def _default(cfg: Config, name: str) -> Any:
+def replaced(cfg: Config, name: str, new: Any) -> Config:
+    """The configuration with another value of a field by its dotted name."""
+    section, _, field = name.rpartition(".")
+    part = dataclasses.replace(value(cfg, section) if section else cfg, **{field: new})
+    return dataclasses.replace(cfg, **{section: part}) if section else part
+
+
+def default(cfg: Config, name: str) -> Any:
+    """What a field is where nobody says."""
     section, _, field = name.rpartition(".")
     owner = type(value(cfg, section)) if section else type(cfg)
     return next(known.default for known in dataclasses.fields(owner) if known.name == field)
@@ -148,6 +203,7 @@ def _require(ok: bool, name: str, value: Any, must_be: str) -> None:
         raise UserError(f"{name} is {value!r}; it must be {must_be}")
 
 
+_UNIONS = (Union, UnionType)  # `int | Literal[...]` is the former
 _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
 
 
@@ -167,6 +223,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if get_origin(hint) in _UNIONS:
+        return any(_fits(value, one) for one in get_args(hint))
     if hint is bool or isinstance(value, bool):
         return hint is bool and isinstance(value, bool)
     if hint is float:
@@ -176,7 +234,10 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _words(hint: Any) -> str:
     if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
+        names = ", ".join(map(str, get_args(hint)))
+        return f"one of {names}" if len(get_args(hint)) > 1 else names
     if get_origin(hint) is tuple:
         return f"a tuple, each {_words(get_args(hint)[0])}"
+    if get_origin(hint) in _UNIONS:
+        return " or ".join(_words(one) for one in get_args(hint))
     return _WORDS[hint]

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxae import archive, arrayfiles, detectors, experiment, learners, parallel, runlog, scoring
-from jaxae.config import ExperimentConfig
+from jaxae.checks import AUTO
+from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.corruptions import CORRUPTIONS
 from jaxae.data import DATASETS
 from jaxae.errors import UserError, user_errors
@@ -15,6 +16,15 @@ from jaxae.studies import STUDIES
 USAGE = """usage: jaxae train [--data.name npz:FILE] [any setting; --help lists them]
        jaxae score RUN_DIR FILE [--out OUT]    FILE: .npy, .npz, .csv; OUT: .csv, .npz
        jaxae list"""
+
+# What `jaxae train` starts from: all that rows can say is left to them.
+OPEN = ExperimentConfig(
+    name="run",
+    method=AUTO,
+    data=DataConfig(scale=AUTO),
+    model=ModelConfig(latent=AUTO, output_activation=AUTO),
+    train=TrainConfig(batch_size=AUTO),
+)
 
 
 def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.Judgement:
@@ -86,7 +96,7 @@ def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     match args:
         case ["train", *rest]:
-            experiment.main(ExperimentConfig(name="run"), rest)
+            experiment.main(OPEN, rest)
         case ["list"]:
             list_names()
         case ["score", run_dir, rows]:

@@ -14,6 +14,8 @@ from typing import Any, Literal, get_type_hints
 from jaxae.checks import validate
 from jaxae.errors import UserError
 
+Auto = Literal["auto"]  # left to the rows: see `jaxae.choices`
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -23,8 +25,10 @@ class DataConfig:
     """digits, mnist, fashion_mnist, ecg5000 or npz:FILE"""
     dir: str = ""
     """folder with the raw files (mnist/, ...); "" = $JAXAE_DATA_DIR, else download"""
+    rows: Literal["auto", "images", "series"] = "auto"
+    """npz: what arrays [N, A, B] are; auto = images where A = B or pixels are uint8, else series"""
     normal: tuple[int, ...] = ()
-    """classes that count as normal; () = all of them"""
+    """classes that count as normal; () = what the data set implies, or all that are no anomalies"""
     anomaly: tuple[int, ...] = ()
     """classes that count as anomalies; () = all that are not normal"""
     corruption: str = ""
@@ -41,8 +45,8 @@ class DataConfig:
     """the valid rows, normals that are not trained on: held out, or the test set's own"""
     valid_fraction: float = 0.1
     """share of the normal training rows that is held out for them"""
-    scale: Literal["none", "minmax", "standard"] = "none"
-    """scaling fitted on the training rows only"""
+    scale: Literal["none", "minmax", "standard", "auto"] = "none"
+    """scaling fitted on the training rows only; auto = what their values want"""
     limit: int = 0
     """use at most this many training rows; 0 = all"""
 
@@ -51,8 +55,9 @@ class DataConfig:
 class ModelConfig:
     """The network. Decoders mirror their encoders; see `jaxae.models`."""
 
-    latent: int = 32
-    """size of the code; 0 = the conv encoder's last feature map is the code"""
+    latent: int | Auto = 32
+    """size of the code; 0 = the conv encoder's last feature map is the code; auto = a quarter of a
+    row's values, at most 32"""
     hidden: tuple[int, ...] = ()
     """dense: widths between input and code"""
     filters: tuple[int, ...] = (32, 64)
@@ -74,7 +79,7 @@ class ModelConfig:
     expand_activation: str = "relu"
     """conv: on the dense layer that widens the code to the feature map"""
     output_activation: str = "sigmoid"
-    """on the reconstruction"""
+    """on the reconstruction; auto = sigmoid where rows are in [0, 1], else linear"""
     initializer: str = "glorot"
     """initial weights: glorot is Keras's default, torch PyTorch's (biases too), lecun Flax's"""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -102,8 +107,8 @@ class TrainConfig:
     """How long, on what, and what is minimised."""
 
     epochs: int = 30
-    batch_size: int = 128
-    """global: split over the devices, which must divide it"""
+    batch_size: int | Auto = 128
+    """global: split over the devices, which must divide it; auto = 128, or less for few rows"""
     loss: str = "mse"
     """mse, mae or bce"""
     noise_std: float = 0.0
@@ -136,7 +141,7 @@ class ExperimentConfig:
 
     name: str
     method: str = "conv"
-    """dense, conv or alocc"""
+    """dense, conv, alocc, or auto: conv for images, dense for all else"""
     variant: str = "default"
     """alocc: default (logits, squared error) or faithful (the tutorial's losses to the letter)"""
     seed: int = 0

@@ -17,11 +17,12 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
+from jaxae import sources
 from jaxae.errors import UserError
 from jaxae.filters import gaussian_blur
 from jaxae.registry import Registry
 from jaxae.rng import Purpose, row_keys, stream
-from jaxae.types import AnyArray, Key, Scalar, Shape
+from jaxae.types import AnyArray, Key, Scalar, Shape, Source
 
 _CHUNK = 256  # rows corrupted side by side: bounds the memory
 _BLUR_RADIUS = 12  # four standard deviations at the largest severity of `blur`, 3 pixels
@@ -177,6 +178,11 @@ CORRUPTIONS: Registry[Corruption] = Registry(
         "time_warp": Corruption(time_warp, "series", (0.1, 0.2, 0.4, 0.6, 0.9), (0, 1), "speed"),
     },
 )
+
+
+def takes(x: Source) -> bool:
+    """Whether rows may be corrupted: of images those in [0, 1], of others all."""
+    return len(x.shape) != 4 or sources.within(sources.span(x), 0.0, 1.0)
 
 
 def applicable(shape: Shape) -> tuple[str, ...]:

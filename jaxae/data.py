@@ -43,13 +43,18 @@ def load(cfg: DataConfig) -> Dataset:
       UserError: an unknown name, files that are missing, damaged or not the published ones, no
         network, or a choice of classes that leaves a split without rows.
     """
-    return splits.make(_raw(cfg), cfg)
+    return splits.make(raw(cfg), cfg)
 
 
-def _raw(cfg: DataConfig) -> Raw:
+def raw(cfg: DataConfig) -> Raw:
+    """The rows as published, before they are split and scaled.
+
+    Raises:
+      UserError: see `load`.
+    """
     kind, _, path = cfg.name.partition(":")
     if kind == "npz" and path:
-        return local.npz(path)
+        return local.npz(path, cfg.rows)
     if cfg.name not in DATASETS:
         raise unknown("dataset", cfg.name, [*DATASETS, "npz:FILE"])
     return DATASETS[cfg.name](cfg)

@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxae import (
     checkpoint,
+    checks,
+    choices,
     config,
-    data,
     detectors,
     evaluation,
     learners,
@@ -40,12 +41,14 @@ def run(cfg: ExperimentConfig) -> dict:
       FloatingPointError: training diverged or the model collapsed.
     """
     clock = time.perf_counter()
-    check(cfg)
+    config.validate(cfg)
+    if not checks.open_fields(cfg):
+        check(cfg)  # before a download
     parallel.initialize(cfg.devices)
-    dataset = data.load(cfg.data)
+    cfg, dataset = choices.settle(cfg)
+    check(cfg, dataset)
     learner = learners.build(cfg, dataset.shape)
     scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
-    learners.check_rows(cfg, dataset.train.x)
     devices = train.devices_for(learner, cfg, dataset.shape)
     all_devices = jax.local_devices()  # scoring has no batch to keep whole
     apart = train.ensemble(learner, cfg, len(dataset.train.x))
@@ -76,16 +79,22 @@ def run(cfg: ExperimentConfig) -> dict:
     return report
 
 
-def check(cfg: ExperimentConfig) -> None:
-    """Reject what can be seen to fail without data or devices.
+def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
+    """Reject what can be seen to fail before training.
+
+    Args:
+      cfg: nothing in it is "auto".
+      dataset: None = what can be seen without data.
 
     Raises:
-      UserError: a field, or several together, that cannot work.
+      UserError: a field, or several together, that cannot work, or not with these rows.
     """
     config.validate(cfg)
     learners.check(cfg)
     detectors.check(cfg)
-    studies.check(cfg)
+    studies.check(cfg, dataset)
+    if dataset:
+        learners.check_rows(cfg, dataset.train.x)
 
 
 def _train(

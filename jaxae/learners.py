@@ -146,9 +146,12 @@ METHODS: Registry[Method] = Registry(
 def check(cfg: ExperimentConfig) -> None:
     """Reject what no learner could be built of, or what a learner would ignore.
 
+    `settle`d configurations only: of what is "auto" nothing is known yet.
+
     Raises:
       UserError: an unknown name, or a setting that the method does not read.
     """
+    checks.refuse_open(cfg)
     checks.refuse_unread(cfg, METHODS[cfg.method].reads)
     activations = [name for name in _CONV if name.endswith("activation")]
     registries = {
@@ -168,7 +171,7 @@ def check_rows(cfg: ExperimentConfig, x: Source) -> None:
     Raises:
       UserError: values outside the method's span.
     """
-    checks.refuse_outside(*sources.span(x), METHODS[cfg.method].span(cfg), cfg)
+    checks.refuse_outside(sources.span(x), METHODS[cfg.method].span(cfg), cfg)
 
 
 def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learner:
@@ -180,8 +183,10 @@ def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learn
       axis: the mapped axis name under `jaxae.parallel`; None for a plain `jax.jit`.
 
     Raises:
-      UserError: unknown method (the message lists them), or rows that the method cannot take.
+      UserError: unknown method (the message lists them), a field that is still "auto", or rows that
+        the method cannot take.
     """
+    checks.refuse_open(cfg)
     return _built(METHODS[cfg.method], cfg, tuple(shape), axis)
 
 

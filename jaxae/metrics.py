@@ -4,8 +4,8 @@ Conventions: `scores` [N] are compared in float32, higher = more anomalous; `y` 
 anomalies, the positive class. NaN comes out when a score is NaN, or when a class that the metric
 needs has no rows.
 
-Precision: counts are int32 and the pair count of the AUROC is added up in two words, so that
-results stay within about 1e-6 of scikit-learn's float64 up to 2**20 rows.
+Precision: counts are int32 and the pair count of the AUROC is added up exactly in three words of
+every block of rows, so that results stay within about 1e-6 of scikit-learn's float64.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxae.errors import UserError
 from jaxae.types import AnyArray
 
-MAX_ROWS = 2**20  # beyond it the two-word sum of `auroc` could overflow
+MAX_ROWS = 2**30 - 1  # beyond it counts could leave int32
+_BLOCK, _WORD = 2**20, 10  # rows whose words, of so many bits, add up within int32
 
 
 class Confusion(NamedTuple):
@@ -55,7 +57,7 @@ class _Sweep(NamedTuple):
 
 def _sweep(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> _Sweep:
     if scores.shape[0] > MAX_ROWS:
-        raise ValueError(f"{scores.shape[0]} scores; metrics are exact up to {MAX_ROWS} rows")
+        raise UserError(f"{scores.shape[0]} scores; metrics count at most {MAX_ROWS}, take fewer")
     scores, y = jnp.asarray(scores, jnp.float32), jnp.asarray(y, bool)
     # Ties are ordered by truth, so that no result depends on the order of the rows.
     negated, positive = jax.lax.sort((-scores, y), num_keys=2)
@@ -93,6 +95,20 @@ def _pairwise_sum(values: Array) -> Array:
     return values[0]
 
 
+def _mean_of_counts(counts: Array, n: Array) -> Array:
+    """The sum of int32 counts [N] over n, though the sum itself would not fit int32."""
+    size = min(_BLOCK, max(len(counts), 1))
+    blocks = jnp.pad(counts, (0, -len(counts) % size)).reshape(-1, size)
+    mask = (1 << _WORD) - 1
+
+    def mean(words: Array) -> Array:
+        whole, rest = jnp.divmod(words.sum(axis=1), jnp.maximum(n, 1))  # no rounding of equal ones
+        return whole.sum() + _pairwise_sum(rest / n)
+
+    low, middle, high = blocks & mask, (blocks >> _WORD) & mask, blocks >> (2 * _WORD)
+    return mean(low) + mean(middle) * 2.0**_WORD + mean(high) * 4.0**_WORD
+
+
 def _unless(undefined: Array, value: Array) -> Array:
     return jnp.where(undefined, jnp.nan, value)
 
@@ -109,14 +125,14 @@ def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Array:
     The Mann-Whitney form, equal to `sklearn.metrics.roc_auc_score`, ties included.
 
     Args:
-      scores: of at most 2**20 rows.
+      scores: of fewer than 2**30 rows.
       y: the truth, True = anomaly.
 
     Returns:
       [] in [0, 1]; NaN with a NaN score or an empty class.
 
     Raises:
-      ValueError: there are more than 2**20 rows.
+      UserError: there are 2**30 rows or more.
     """
     sweep = _sweep(scores, y)
     anomalies, normals = sweep.tp[-1], sweep.fp[-1]
@@ -124,10 +140,8 @@ def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Array:
     wins = (normals - _at_group_end(sweep.fp, sweep.real)) + (
         normals - _at_group_start(sweep.fp, sweep.real)
     )
-    wins = jnp.where(sweep.positive, wins, 0)
-    # Up to 2**39 in total: add the words above and below bit 10 separately, both stay below 2**31.
-    high, low = jnp.sum(wins >> 10), jnp.sum(wins & 1023)
-    area = (high / anomalies) * (512 / normals) + (low / anomalies) / (2 * normals)
+    area = _mean_of_counts(jnp.where(sweep.positive, wins, 0), anomalies) / (2 * normals)
+    area = jnp.minimum(area, 1.0)
     return _unless((anomalies == 0) | (normals == 0) | jnp.isnan(scores).any(), area)
 
 
@@ -138,14 +152,14 @@ def average_precision(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) ->
     Equal to `sklearn.metrics.average_precision_score`.
 
     Args:
-      scores: of at most 2**20 rows.
+      scores: of fewer than 2**30 rows.
       y: the truth, True = anomaly.
 
     Returns:
       [] in [0, 1]; NaN with a NaN score or without anomalies.
 
     Raises:
-      ValueError: there are more than 2**20 rows.
+      UserError: there are 2**30 rows or more.
     """
     sweep = _sweep(scores, y)
     anomalies = sweep.tp[-1]
@@ -214,7 +228,7 @@ def fpr_at_tpr(
     """The smallest false-positive rate at which at least the share `tpr` of anomalies is flagged.
 
     Args:
-      scores: of at most 2**20 rows.
+      scores: of fewer than 2**30 rows.
       y: the truth, True = anomaly.
       tpr: the recall asked for, in (0, 1].
 
@@ -222,7 +236,7 @@ def fpr_at_tpr(
       [] in [0, 1]; NaN with a NaN score or an empty class.
 
     Raises:
-      ValueError: there are more than 2**20 rows.
+      UserError: there are 2**30 rows or more.
     """
     sweep = _sweep(scores, y)
     anomalies, normals = sweep.tp[-1], sweep.fp[-1]
@@ -242,14 +256,14 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
     `score >= t` does at its threshold t; it is -inf when the best cut flags every row.
 
     Args:
-      scores: of at most 2**20 rows.
+      scores: of fewer than 2**30 rows.
       y: the truth, True = anomaly.
 
     Returns:
       The threshold and the F1 there; NaN with a NaN score or an empty class.
 
     Raises:
-      ValueError: there are more than 2**20 rows.
+      UserError: there are 2**30 rows or more.
     """
     sweep = _sweep(scores, y)
     anomalies, normals = sweep.tp[-1], sweep.fp[-1]
@@ -267,14 +281,14 @@ def best_f1(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Array:
     """The largest F1 over all thresholds: an oracle, since it is chosen with the truth.
 
     Args:
-      scores: of at most 2**20 rows.
+      scores: of fewer than 2**30 rows.
       y: the truth, True = anomaly.
 
     Returns:
       [] in [0, 1]; NaN with a NaN score or without anomalies.
 
     Raises:
-      ValueError: there are more than 2**20 rows.
+      UserError: there are 2**30 rows or more.
     """
     sweep = _sweep(scores, y)
     bad = (sweep.tp[-1] == 0) | jnp.isnan(scores).any()

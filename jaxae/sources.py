@@ -13,6 +13,8 @@ import numpy as np
 from jaxae import tuning
 from jaxae.types import Shape, Source
 
+_ROUNDING = 1e-5
+Span = tuple[float | np.number, float | np.number]  # the smallest and the largest value
 Transform = Callable[[np.ndarray], np.ndarray]  # of rows, one by one
 
 
@@ -47,10 +49,15 @@ def view(source: Source, index: np.ndarray, transform: Transform) -> Source:
     return _View(source, index, transform)
 
 
-def span(source: Source) -> tuple[np.floating, np.floating]:
+def span(source: Source) -> Span:
     """The smallest and the largest value of all rows, in their own precision."""
     ends = [(block.min(), block.max()) for block in blocks(source)]
     return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def within(span: Span, low: float, high: float) -> bool:
+    """Whether a `span` lies between two values, but for the rounding of float32."""
+    return bool(low - _ROUNDING <= span[0] and span[1] <= high + _ROUNDING)
 
 
 def digest(source: Source) -> bytes:

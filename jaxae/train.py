@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from jaxae import data, members, parallel, rng, sources, tuning
+from jaxae import checks, data, members, memory, parallel, rng, sources, tuning
 from jaxae.config import ExperimentConfig
 from jaxae.types import Key, Learner, Settings, Shape, Source, TrainState
 
@@ -81,12 +81,15 @@ def devices_for(learner: Learner, cfg: ExperimentConfig, shape: Shape) -> list[j
     """The devices that a configuration asks for, or that train its learner fastest.
 
     Raises:
-      UserError: more devices than there are.
+      UserError: more devices than there are, or less memory than the state of training needs.
     """
-    leaves = jax.tree.leaves(abstract_state(learner, shape, 1).params)
-    batch_size, parameters = cfg.train.batch_size, sum(leaf.size for leaf in leaves)
+    state = abstract_state(learner, shape, cfg.ensemble)
+    batch_size = cfg.train.batch_size
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // cfg.ensemble
     on_cpu = tuning.host_devices(learner.tuning, batch_size, parameters)
-    return parallel.choose(cfg.devices, batch_size, on_cpu)
+    devices = parallel.choose(cfg.devices, batch_size, on_cpu)
+    memory.check(state, devices)
+    return devices
 
 
 def fit(
@@ -118,8 +121,9 @@ def fit(
 
     Raises:
       FloatingPointError: a metric is NaN or infinite; names the epoch, the step and the metric.
-      UserError: the batch does not fit the rows or the devices.
+      UserError: there are no rows in float32, or the batch does not fit them or the devices.
     """
+    checks.refuse_rows(x)
     apart = apart or ensemble(learner, cfg, len(x))
     first_plan = apart.plan(0, len(devices))  # checks the batch before anything is compiled
     steps = first_plan.shape[2]

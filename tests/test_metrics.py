@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from jaxae import metrics
+from jaxae.errors import UserError
 
 THRESHOLD_FREE = (
     metrics.auroc,
@@ -159,10 +160,10 @@ def test_confusion_is_nan_exactly_where_it_is_undefined():
     np.testing.assert_array_equal(metrics.normal_as_positive(flagged, np.zeros(4, bool)), [1, 0.75])
 
 
-@pytest.mark.parametrize("positives", [3, 2**19])
-def test_a_million_rows_stay_exact(positives):
+@pytest.mark.parametrize(("n", "positives"), [(2**20, 3), (2**20, 2**19), (2**21 + 77, 2**20)])
+def test_a_million_rows_stay_exact(n, positives):
     # Scores on a grid of 10,000 levels, so that ties are everywhere; counted by hand in int64.
-    n, rng = 2**20, np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     y = rng.permutation(n) < positives
     levels = rng.integers(0, 10_000, n) + 2_000 * y
     scores = levels.astype(np.float32)
@@ -178,5 +179,5 @@ def test_a_million_rows_stay_exact(positives):
 def test_more_rows_than_are_exact_are_refused():
     scores = jax.ShapeDtypeStruct((metrics.MAX_ROWS + 1,), jnp.float32)
     y = jax.ShapeDtypeStruct(scores.shape, bool)
-    with pytest.raises(ValueError, match="exact up to"):
+    with pytest.raises(UserError, match="at most 1073741823"):
         jax.eval_shape(metrics.auroc, scores, y)

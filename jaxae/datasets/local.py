@@ -28,7 +28,7 @@ def digits() -> Raw:
     y = bunch.target.astype(np.int32)
     rows = train_test_split(np.arange(len(y)), test_size=_DIGITS_TEST, random_state=0, stratify=y)
     train, test = map(np.sort, rows)
-    return Raw(x[train], y[train], x[test], y[test])
+    return Raw(x[train], y[train], x[test], y[test], normal=(0,))
 
 
 def _interpolation(small: int, large: int) -> np.ndarray:
@@ -37,22 +37,28 @@ def _interpolation(small: int, large: int) -> np.ndarray:
     return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(small)))
 
 
-def npz(path: str) -> Raw:
+def npz(path: str, rows: str = "auto") -> Raw:
     """A user's own arrays.
 
     The file holds `x_train` [N, ...], `x_test` [M, ...], `y_test` [M] and perhaps `y_train` [N].
     Rows may have any shape: images [H, W, C], series [T, C], vectors [F]. uint8 means pixels, which
-    are divided by 255 later; uint8 arrays [N, H, W] are grey images and get a channel axis. Every
-    other type of number is taken as it is, and [N, T, C] floats are series.
-    The y are classes, whole numbers. Without `y_train` every training row is normal; if `y_test`
-    then holds 0 and 1 only and the configuration names no classes, 1 = anomaly.
+    are divided by 255 later; every other type of number is taken as it is.
+    The y are classes, whole numbers. Without `y_train` every training row is normal. Where nobody
+    says which classes are: a single one in `y_train` is normal, of the classes 0 and 1 it is 0, and
+    of -1 and 1, as scikit-learn counts, it is 1.
+
+    Args:
+      path: the file.
+      rows: what arrays [N, A, B] are: "images" without their channel, "series" [T, C] or "auto":
+        images where they are uint8 or A = B, as of no usual series. Series [N, T] of one channel
+        are told from vectors by "series" alone.
 
     Raises:
       UserError: the file is missing, no .npz, lacks an array, or holds objects, NaN, ragged,
         empty or mismatched arrays; it names the file and the array.
     """
     arrays = _read(Path(path).expanduser())
-    x_train, x_test = (_rows(arrays[name], name, path) for name in ("x_train", "x_test"))
+    x_train, x_test = (_rows(arrays[name], name, path, rows) for name in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
         raise UserError(
             f"{path}: rows of x_train are {x_train.dtype} {x_train.shape[1:]} but rows of x_test "
@@ -61,7 +67,19 @@ def npz(path: str) -> Raw:
     y_train = None
     if "y_train" in arrays:
         y_train = _classes(arrays["y_train"], "y_train", len(x_train), path)
-    return Raw(x_train, y_train, x_test, _classes(arrays["y_test"], "y_test", len(x_test), path))
+    y_test = _classes(arrays["y_test"], "y_test", len(x_test), path)
+    return Raw(x_train, y_train, x_test, y_test, _implied(y_train, y_test))
+
+
+def _implied(y_train: np.ndarray | None, y_test: np.ndarray) -> tuple[int, ...]:
+    """The classes that are normal by how classes are usually numbered."""
+    trained = set() if y_train is None else set(y_train.tolist())
+    if len(trained) == 1:
+        return tuple(trained)
+    present = trained | set(y_test.tolist())
+    if present <= {0, 1}:
+        return (0,)
+    return (1,) if present <= {-1, 1} else ()
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -77,13 +95,14 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return arrayfiles.read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
 
 
-def _rows(x: np.ndarray, name: str, path: str) -> np.ndarray:
+def _rows(x: np.ndarray, name: str, path: str, rows: str) -> np.ndarray:
     if x.ndim < 2 or 0 in x.shape:
         raise UserError(f"{path}: {name} has the shape {x.shape}; it must be [N, ...] with rows")
-    if x.dtype == np.uint8:
-        return x[..., None] if x.ndim == 3 else x
     if x.dtype.kind not in "fiub":
         raise UserError(f"{path}: {name} has the type {x.dtype}; it must hold real numbers")
+    x = _with_channel(x, name, path, rows)
+    if x.dtype == np.uint8:
+        return x
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, caught below
         x = x.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
@@ -93,6 +112,18 @@ def _rows(x: np.ndarray, name: str, path: str) -> np.ndarray:
             f"{bad[0]}; remove or fill them"
         )
     return x
+
+
+def _with_channel(x: np.ndarray, name: str, path: str, rows: str) -> np.ndarray:
+    """Images [N, H, W, C] or series [N, T, C], whose only channel may have been left out."""
+    if rows == "images" and x.ndim not in (3, 4):
+        raise UserError(f"{path}: {name} has the shape {x.shape}, no images; set data.rows to auto")
+    if rows == "series" and x.ndim not in (2, 3):
+        raise UserError(f"{path}: {name} has the shape {x.shape}, no series; set data.rows to auto")
+    square = x.dtype == np.uint8 or (x.ndim == 3 and x.shape[1] == x.shape[2])
+    grey = x.ndim == 3 and (rows == "images" or (rows == "auto" and square))
+    one = x.ndim == 2 and rows == "series"
+    return x[..., None] if grey or one else x
 
 
 def _classes(y: np.ndarray, name: str, rows: int, path: str) -> np.ndarray:

@@ -37,6 +37,7 @@ class Publication(NamedTuple):
         alone decides.
       fetch: `(publication) -> contents`, by download, in the order of `names`.
       parse: `(publication, contents, titles for errors) -> Raw`, verified.
+      normal: classes that are normal by what the rows are; () = any could be.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Publication(NamedTuple):
     archives: tuple[str, ...] | None
     fetch: Callable[["Publication"], list[bytes]]
     parse: Callable[["Publication", list[bytes], list[str]], Raw]
+    normal: tuple[int, ...] = ()
 
 
 def load(publication: Publication, folder: str, cache: Path | None = None) -> Raw:
@@ -60,6 +62,10 @@ def load(publication: Publication, folder: str, cache: Path | None = None) -> Ra
     Raises:
       UserError: a file is missing, damaged or not the published one, or the download fails.
     """
+    return _prepared(publication, folder, cache)._replace(normal=publication.normal)
+
+
+def _prepared(publication: Publication, folder: str, cache: Path | None) -> Raw:
     folder = folder or os.environ.get("JAXAE_DATA_DIR", "")
     if folder:
         paths = _find(publication, Path(folder).expanduser())
@@ -200,4 +206,5 @@ ECG5000 = Publication(
     archives=None,
     fetch=_fetch_ucr,
     parse=functools.partial(_parse_ucr, length=140),
+    normal=(1,),
 )

@@ -15,6 +15,7 @@ class Raw(NamedTuple):
     train_class_id: Int[np.ndarray, " N"] | None  # None = unlabelled, all normal
     x_test: Source  # [M, *S]
     test_class_id: Int[np.ndarray, " M"]
+    normal: tuple[int, ...] = ()  # classes that are normal where nobody says; () = no such classes
 
 
 def to_float(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:

@@ -17,6 +17,7 @@ from jaxae.errors import UserError
 from jaxae.rng import Purpose, host_generator
 from jaxae.types import Dataset, Scaling, Source, Split
 
+_FEWEST = 2  # rows to train on: of a single one every model makes the mean
 _HOLDOUT, _BALANCE = 0, 1  # addresses of the draws below Purpose.SPLIT
 
 
@@ -96,8 +97,8 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
     """Which classes are normal and which anomalies, never empty for the normal ones.
 
     `normal` = () stands for all classes but the anomalies, `anomaly` = () for all classes but the
-    normal ones. With a corruption the anomalies are made, so no class is one. Unlabelled training
-    rows with test classes 0 and 1, and no classes configured: 0 = normal, 1 = anomaly.
+    normal ones. With a corruption the anomalies are made, so no class is one. Where neither is
+    configured, the data set itself may say which classes are normal.
 
     Raises:
       UserError: a class that the data do not have, or no class left for one of the sides.
@@ -117,8 +118,8 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
             f"({_listed(cfg.anomaly)}) cannot name them too; unset one of the two"
         )
     normal, anomaly = cfg.normal, cfg.anomaly
-    if not normal and not anomaly and raw.train_class_id is None and set(present) <= {0, 1}:
-        normal, anomaly = (0,), tuple(set(present) - {0})
+    if not normal and not anomaly and not cfg.corruption:
+        normal = raw.normal
     normal = normal or [k for k in present if k not in anomaly]
     anomaly = anomaly or [k for k in present if k not in normal]
     if not normal:
@@ -151,8 +152,13 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
 
     Returns:
       float32, of the rank of a row, with axes of length 1 where they are shared.
+
+    Raises:
+      UserError: another way of scaling, "auto" for one.
     """
     rank = len(x.shape) - 1
+    if how not in ("none", "minmax", "standard"):
+        raise UserError(f"data.scale is {how!r}; it must be none, minmax or standard by now")
     shift, scale = np.zeros((1,) * rank), np.ones((1,) * rank)
     fitted = sources.view(x, ids, to_float)
     if how == "minmax":
@@ -217,10 +223,10 @@ def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarra
 def _hold_out(rows: np.ndarray, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     """Training and valid rows, both in their old order."""
     count = max(1, round(cfg.valid_fraction * len(rows)))
-    if count >= len(rows):
+    if count > len(rows) - _FEWEST:
         raise UserError(
             f"data.valid_fraction {cfg.valid_fraction} of {len(rows)} normal training rows leaves "
-            "none to train on; lower it or give more rows"
+            f"fewer than {_FEWEST} to train on; lower it or give more rows"
         )
     drawn = _draw(len(rows), count, cfg, _HOLDOUT)
     return rows[~drawn], rows[drawn]

@@ -39,7 +39,7 @@ def _max(scores: Float[Array, " N"]) -> dict:
     return {"threshold": jnp.max(scores)}
 
 
-_DEVIATIONS = Argument("a number of deviations", 2)
+_DEVIATIONS = Argument("a number of deviations", 2, -1e6, 1e6)  # more would leave float32
 RULES: Registry[Rule] = Registry(
     "threshold rule",
     Rule,

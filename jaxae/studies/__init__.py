@@ -8,7 +8,9 @@ run folder as `arrays/NAME.npz`.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxae import runlog, scoring
+import numpy as np
+
+from jaxae import corruptions, runlog, scoring
 from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
 from jaxae.learners import METHODS
@@ -20,6 +22,7 @@ from jaxae.registry import Registry
 from jaxae.studies import detection, latent, pictures
 from jaxae.studies.context import Context, Findings
 from jaxae.studies.detection import monitor
+from jaxae.types import Dataset
 
 __all__ = ["STUDIES", "Context", "Findings", "Study", "check", "figures", "monitor", "run"]
 
@@ -33,10 +36,11 @@ class Study(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What a study may need of a configuration."""
+    """What a study may need of a configuration or, where `of_data`, of its data too."""
 
-    holds: Callable[[ExperimentConfig], bool]
-    words: str  # why, and the remedy; may name fields of the configuration as {cfg.method}
+    holds: Callable[..., bool]  # of the configuration or, where `of_data`, of the data set
+    words: str  # why, and the remedy; may name fields of both as {cfg.method} and {data.shape}
+    of_data: bool = False
 
 
 NEEDS: dict[str, Need] = {
@@ -51,6 +55,22 @@ NEEDS: dict[str, Need] = {
     "monitor": Need(
         lambda cfg: cfg.train.monitor, "needs the metrics of each epoch; use --train.monitor"
     ),
+    "images": Need(
+        lambda data: len(data.shape) == 3,
+        "draws images, and these rows are of shape {data.shape}; leave it out",
+        of_data=True,
+    ),
+    "corruptible": Need(
+        lambda data: corruptions.takes(data.train.x),
+        "corrupts images in [0, 1], and these have other values; use --data.scale minmax, or leave "
+        "it out",
+        of_data=True,
+    ),
+    "neighbours": Need(
+        lambda data: np.sum(~data.test.y) >= latent.NEIGHBOURS,
+        f"needs {latent.NEIGHBOURS} normal test rows at least; leave it out",
+        of_data=True,
+    ),
 }
 
 
@@ -60,7 +80,9 @@ def _figure(name: str, draw: Callable, *others: tuple[str, Callable]) -> dict[st
     return {title: FigureSpec(needs, drawn) for title, drawn in ((name, draw), *others)}
 
 
-_DECODER, _PLANE = frozenset({"decoder"}), frozenset({"decoder", "plane"})
+_IMAGES, _CORRUPTIBLE = frozenset({"images"}), frozenset({"corruptible"})
+_DECODED = _IMAGES | {"decoder"}
+_PLANE = _DECODED | {"plane"}
 STUDIES: Registry[Study] = Registry(
     "study",
     Study,
@@ -69,8 +91,10 @@ STUDIES: Registry[Study] = Registry(
             pictures.reconstructions, figures=_figure("reconstructions", reconstructions)
         ),
         "verdicts": Study(pictures.verdicts, figures=_figure("verdicts", verdict_figure)),
-        "epoch_grid": Study(pictures.epoch_grid, figures=_figure("epoch_grid", images.epoch_grid)),
-        "denoising": Study(pictures.denoising, figures=_figure("denoising", images.denoising)),
+        "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figure("epoch_grid", images.epoch_grid)),
+        "denoising": Study(
+            pictures.denoising, _IMAGES | _CORRUPTIBLE, _figure("denoising", images.denoising)
+        ),
         "beats": Study(pictures.beats, figures=_figure("beats", series.beats)),
         "latent_scatter": Study(
             latent.latent_scatter, _PLANE, _figure("latent_scatter", planes.latent_scatter)
@@ -78,16 +102,15 @@ STUDIES: Registry[Study] = Registry(
         "latent_grid": Study(
             latent.latent_grid, _PLANE, _figure("latent_grid", planes.latent_grid)
         ),
-        "tsne": Study(latent.tsne, figures=_figure("tsne", planes.tsne)),
+        "tsne": Study(latent.tsne, frozenset({"neighbours"}), _figure("tsne", planes.tsne)),
         "interpolation": Study(
-            latent.interpolation, _DECODER, _figure("interpolation", images.interpolation)
+            latent.interpolation, _DECODED, _figure("interpolation", images.interpolation)
         ),
-        "corrupted": Study(detection.corrupted),
+        "corrupted": Study(detection.corrupted, _IMAGES | _CORRUPTIBLE),
         "severity": Study(
             detection.severity,
-            figures=_figure(
-                "severity", curves.severity, ("severity_examples", images.severity_examples)
-            ),
+            _CORRUPTIBLE,
+            _figure("severity", curves.severity, ("severity_examples", images.severity_examples)),
         ),
         "loss_histograms": Study(
             detection.loss_histograms,
@@ -105,17 +128,21 @@ STUDIES: Registry[Study] = Registry(
 _ALWAYS = ("reconstructions",)
 
 
-def check(cfg: ExperimentConfig) -> None:
+def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
     """Reject what would fail after training.
 
+    Args:
+      cfg: its studies are looked at.
+      data: None = what can be seen without.
+
     Raises:
-      UserError: a study is unknown, or the configuration cannot feed it.
+      UserError: a study is unknown, or the configuration or the data cannot feed it.
     """
     for name in cfg.studies:
-        for need in sorted(STUDIES[name].needs):
-            holds, words = NEEDS[need]
-            if not holds(cfg):
-                raise UserError(f"study {name} {words.format(cfg=cfg)}")
+        for need in map(NEEDS.__getitem__, sorted(STUDIES[name].needs)):
+            asked = data if need.of_data else cfg
+            if asked is not None and not need.holds(asked):
+                raise UserError(f"study {name} {need.words.format(cfg=cfg, data=data)}")
     if cfg.train.monitor and scoring.resolve(cfg.score).is_fitted:
         able = [name for name, score in scoring.SCORES.items() if not score.is_fitted]
         raise UserError(

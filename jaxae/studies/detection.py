@@ -83,20 +83,24 @@ def batch_threshold(context: Context) -> Findings:
     )
 
 
-def cut_and_paste(x: Float[np.ndarray, "N H W C"], seed: int) -> Float[np.ndarray, "N H W C"]:
+def cut_and_paste(x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:
     """Pseudo-anomalies from normals: a patch of another row at a random place.
 
-    Patches are a quarter to a half of each side (after Li et al., "CutPaste", CVPR 2021). They
-    look at no truth, so they may rank detectors.
+    Patches are a quarter to a half of each side (after Li et al., "CutPaste", CVPR 2021): of height
+    and width, of time, or of a vector, whose values keep their places. They look at no truth, so
+    they may rank detectors.
     """
     generator = rng.host_generator(seed, rng.Purpose.CORRUPTION)
-    size = np.array(x.shape[1:3])
+    size = np.array(x.shape[1:3] if x.ndim == 4 else x.shape[1:2])
     pasted = x.copy()
     for i, donor in enumerate(generator.permutation(len(x))):
-        side = generator.integers(np.maximum(size // 4, 1), size // 2 + 1)
-        (a, b), (c, d) = (generator.integers(0, size - side + 1) for _ in range(2))
-        h, w = side
-        pasted[i, a : a + h, b : b + w] = x[donor, c : c + h, d : d + w]
+        side = generator.integers(np.maximum(size // 4, 1), np.maximum(size // 2, 1) + 1)
+        to, source = (generator.integers(0, size - side + 1) for _ in range(2))
+        source = to if x.ndim == 2 else source  # features are not of one kind
+        target, origin = (
+            tuple(slice(a, a + n) for a, n in zip(at, side, strict=True)) for at in (to, source)
+        )
+        pasted[(i, *target)] = x[(donor, *origin)]
     return pasted
 
 

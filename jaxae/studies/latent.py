@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxae.studies.context import Context, Findings
 
+NEIGHBOURS = 4  # codes at least, that t-SNE may tell near from far
 GRID = 30  # images along each side of the decoded plane
 STEPS = 10  # of an interpolation, ends included
 
@@ -40,12 +41,21 @@ def latent_grid(context: Context) -> Findings:
 
 
 def tsne(context: Context) -> Findings:
-    """t-SNE of the test normals' codes in two dimensions (van der Maaten and Hinton, 2008)."""
+    """t-SNE of the test normals' codes in two dimensions (van der Maaten and Hinton, 2008).
+
+    The perplexity is 30, or a third of the other codes where these are fewer than 90.
+    """
     from sklearn.manifold import TSNE
 
     test = context.data.test
     z = context.outputs(test.x).z[~test.y]
-    points = TSNE(n_components=2, random_state=context.cfg.seed % 2**31).fit_transform(z)
+    found = TSNE(
+        n_components=2,
+        perplexity=min(30.0, (len(z) - 1) / 3),
+        init="pca" if z.shape[1] > 1 else "random",
+        random_state=context.cfg.seed % 2**31,
+    )
+    points = found.fit_transform(z)
     return Findings({"points": points, "class_id": test.class_id[~test.y]}, {})
 
 

@@ -1,0 +1,44 @@
+"""What devices can hold, asked before they are filled."""
+
+import math
+import os
+from collections.abc import Sequence
+
+import jax
+
+from jaxae.errors import UserError
+from jaxae.types import TrainState
+
+_WORTH_SAYING = 1e9  # bytes
+
+
+def check(state: TrainState, devices: Sequence[jax.Device]) -> None:
+    """Refuse a state of training that the devices could not hold, and say what a large one needs.
+
+    Args:
+      state: shapes and dtypes suffice; its parameters count once more, for their gradients.
+      devices: each holds the whole state; host devices share the memory of the machine.
+
+    Raises:
+      UserError: the memory is too small, whatever else lies in it.
+    """
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.params))]
+    needed, held = sum(sizes), _memory(devices[0])
+    needed *= len(devices) if devices[0].platform == "cpu" else 1
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    words = f"{parameters:,} parameters with gradients and moments take {needed / 1e9:.1f} GB"
+    if held and needed > held:
+        raise UserError(
+            f"{words}, of {held / 1e9:.1f} GB that there are; lower model.latent, model.hidden, "
+            "model.filters or ensemble"
+        )
+    if needed > _WORTH_SAYING:
+        print(words)
+
+
+def _memory(device: jax.Device) -> int:
+    """Bytes that a device has: an accelerator its own, a CPU the machine's; 0 = it does not say."""
+    if device.platform == "cpu":
+        names = "SC_PHYS_PAGES", "SC_PAGE_SIZE"
+        return math.prod(map(os.sysconf, names)) if set(names) <= os.sysconf_names.keys() else 0
+    return (device.memory_stats() or {}).get("bytes_limit", 0)

@@ -1,0 +1,180 @@
+"""What is left to the rows is chosen by them, said, and the same whenever it is asked."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from probes import edit, images
+
+from jaxae import choices, cli, data, experiment, learners
+from jaxae.config import DataConfig
+from jaxae.errors import UserError
+
+
+def stored(path, x, y_test=None, y_train=None, n_train=60):
+    """An .npz of rows, two thirds of which train."""
+    y_test = np.arange(len(x) - n_train) % 2 if y_test is None else np.asarray(y_test)
+    arrays = {"x_train": x[:n_train], "x_test": x[n_train:], "y_test": y_test}
+    np.savez(path, **arrays, **({} if y_train is None else {"y_train": np.asarray(y_train)}))
+    return path
+
+
+def settled(path, **changes):
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    return choices.settle(edit(cli.OPEN, {"data.name": f"npz:{path}"} | changes))
+
+
+def uniform(*shape, seed=0):
+    return np.random.default_rng(seed).random((90, *shape)).astype(np.float32)
+
+
+CASES = {
+    "vectors": (uniform(8), "dense", "none", "sigmoid", 2),
+    "one value": (uniform(1), "dense", "none", "sigmoid", 1),
+    "wide vectors": (5 - 9 * uniform(300), "dense", "standard", "linear", 32),
+    "whole numbers": ((100 * uniform(8)).astype(np.int32), "dense", "standard", "linear", 2),
+    "series": (uniform(30, 3) - 0.5, "dense", "standard", "linear", 22),
+    "pixels": ((255 * uniform(12, 10)).astype(np.uint8), "conv", "none", "sigmoid", 30),
+    "colours": (255 * uniform(9, 11, 3), "conv", "minmax", "sigmoid", 32),
+    "volumes": (uniform(4, 4, 4, 2), "dense", "none", "sigmoid", 32),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_method_scaling_output_and_code_follow_from_the_rows(name, tmp_path, capsys):
+    x, *expected = CASES[name]
+    cfg, dataset = settled(stored(tmp_path / "x.npz", x))
+    found = [cfg.method, cfg.data.scale, cfg.model.output_activation, cfg.model.latent]
+    assert found == expected
+    experiment.check(cfg, dataset)  # what is chosen can be trained
+    what, chosen = capsys.readouterr().out.splitlines()
+    assert f"{len(dataset.train.x)} training" in what
+    assert "normal class 0, anomalies 1" in what
+    assert all(str(value) in chosen for value in expected)
+
+
+def test_what_is_chosen_does_not_look_at_the_test_rows(tmp_path, capsys):
+    x = uniform(8)
+    one = settled(stored(tmp_path / "x.npz", x))[0]
+    x[60:] *= 1e6
+    other = settled(stored(tmp_path / "x.npz", x, y_test=np.arange(30) // 15))[0]
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("n", "batch"), [(3, 1), (9, 1), (20, 2), (113, 8), (1000, 64), (5000, 128)]
+)
+def test_a_batch_leaves_eight_steps_or_more(n, batch, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    x = generator.random((n + 20, 3), np.float32)
+    cfg, dataset = settled(stored(tmp_path / "x.npz", x, n_train=n))
+    assert cfg.train.batch_size == batch
+    assert len(dataset.train.x) >= 8 * batch or batch == 1
+
+
+def test_every_choice_can_be_set(tmp_path, capsys):
+    path = stored(tmp_path / "x.npz", 5 * uniform(8))
+    mine = {"method": "dense", "data__scale": "minmax", "model__output_activation": "tanh",
+            "model__latent": 3, "train__batch_size": 10}  # fmt: skip
+    cfg, _ = settled(path, **mine)
+    for name, value in mine.items():
+        *section, field = name.split("__")
+        assert getattr(getattr(cfg, section[0]) if section else cfg, field) == value
+    assert capsys.readouterr().out == ""  # nothing was chosen
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model__output_activation": "sigmoid"}, {"train__loss": "bce"},
+     {"model__output_activation": "tanh"}],
+)  # fmt: skip
+def test_rows_are_brought_to_where_the_output_reaches(changes, tmp_path, capsys):
+    cfg, dataset = settled(stored(tmp_path / "x.npz", 5 * uniform(8) - 9), **changes)
+    assert cfg.data.scale == "minmax"
+    learners.check_rows(cfg, dataset.train.x)
+
+
+def test_what_a_method_does_not_read_is_left_alone(tmp_path, capsys):
+    cfg, dataset = settled(stored(tmp_path / "x.npz", 3 * uniform(16, 16, 1)), method="alocc")
+    experiment.check(cfg, dataset)
+    assert cfg.data.scale == "minmax"
+    assert "latent" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("y_train", "y_test", "normal"),
+    [(None, [0, 1], (0,)), (None, [-1, 1], (1,)), ([1], [0, 1], (1,)), ([0, 1], [0, 1], (0,)),
+     ([-1, 1], [1, -1], (1,)), ([7], [7, 3], (7,))],
+)  # fmt: skip
+def test_classes_are_as_the_file_implies(y_train, y_test, normal, tmp_path, capsys):
+    y_train = None if y_train is None else np.resize(y_train, 60)
+    path = stored(tmp_path / "x.npz", uniform(8), np.resize(y_test, 30), y_train)
+    _, dataset = settled(path)
+    assert set(dataset.test.class_id[~dataset.test.y]) == set(normal)
+    assert not dataset.train.y.any()
+    assert f"normal class {normal[0]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("y_train", "y_test"), [(None, [3, 4]), ([3, 4], [3, 4])])
+def test_classes_that_say_nothing_are_asked_for(y_train, y_test, tmp_path):
+    y_train = None if y_train is None else np.resize(y_train, 60)
+    path = stored(tmp_path / "x.npz", uniform(8), np.resize(y_test, 30), y_train)
+    with pytest.raises(UserError, match=r"every class \(3, 4\) is normal; set data\.normal"):
+        settled(path)
+    settled(path, data__normal=(3,))
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "expected"),
+    [("auto", (12, 12), (12, 12, 1)), ("auto", (12, 10), (12, 10)),
+     ("images", (12, 10), (12, 10, 1)), ("series", (12, 12), (12, 12)),
+     ("series", (12,), (12, 1)), ("auto", (12,), (12,)),
+     ("images", (4, 4, 3), (4, 4, 3))],
+)  # fmt: skip
+def test_arrays_of_three_axes_are_images_or_series_and_it_is_said(
+    rows, shape, expected, tmp_path, capsys
+):
+    _, dataset = settled(stored(tmp_path / "x.npz", uniform(*shape)), data__rows=rows)
+    assert dataset.shape == expected
+    kind = {1: "vectors", 2: "series", 3: "images"}[len(expected)]
+    assert f"{kind} {list(expected)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rows", "shape"), [("images", (8,)), ("series", (4, 4, 3))])
+def test_arrays_that_are_not_what_they_are_said_to_be(rows, shape, tmp_path):
+    with pytest.raises(UserError, match=f"no {rows}; set data.rows to auto"):
+        settled(stored(tmp_path / "x.npz", uniform(*shape)), data__rows=rows)
+
+
+@pytest.mark.parametrize(
+    "name", ["method", "model.latent", "model.output_activation", "train.batch_size"]
+)
+def test_a_learner_is_of_what_was_decided(name):
+    cfg = edit(dataclasses.replace(cli.OPEN, method="dense"), {
+        "model.latent": 2, "model.output_activation": "linear", "train.batch_size": 8,
+        "data.scale": "none"})  # fmt: skip
+    with pytest.raises(UserError, match=f"^{name} is 'auto'; set it"):
+        learners.build(edit(cfg, {name: "auto"}), (8,))
+
+
+def test_data_are_scaled_as_was_decided():
+    with pytest.raises(UserError, match=r"data\.scale is 'auto'"):
+        data.load(DataConfig(scale="auto"))
+
+
+def test_the_command_alone_trains_on_what_is_at_hand(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["train", "--train.epochs", "2", "--studies", "tsne"])
+    assert (tmp_path / "runs/run-seed0/report.json").is_file()
+    cli.main(["train", "--train.epochs", "3", "--studies", "tsne"])  # and goes on
+    out = capsys.readouterr().out
+    assert "digits: 112 training" in out
+    assert "method conv" in out
+
+
+def test_the_command_alone_trains_on_vectors_out_of_range(tmp_path, capsys):
+    x = np.concatenate([5 + 40 * images(90, side=3).reshape(90, 9)])
+    path = stored(tmp_path / "x.npz", x)
+    run_dir = str(tmp_path / "run")
+    cli.main(["train", "--data.name", f"npz:{path}", "--run-dir", run_dir, "--train.epochs", "2"])
+    assert "method dense, data.scale standard" in capsys.readouterr().out
