@@ -101,13 +101,19 @@ def _array(file: Any, size: int) -> np.ndarray:
 
 
 def _csv(path: Path) -> np.ndarray:
-    """Numbers [N, F] separated by commas; a first line that holds no number names the columns."""
+    """Numbers [N, F] separated by commas; a first line that holds no number names the columns.
+
+    Lines are counted as they stand: an empty one within is an error, not a row less.
+    """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
         header = int(bool(lines) and not any(map(_is_number, lines[0].split(","))))
-        if len(lines) <= header:
+        rows = lines[header:]
+        if not rows:
             raise ValueError("it holds no rows")
-        return np.loadtxt(lines[header:], delimiter=",", ndmin=2)
+        if not all(map(str.strip, lines)):
+            raise ValueError("it has an empty line before a row")
+        return np.loadtxt(rows, delimiter=",", ndmin=2, comments=None)
     except _DAMAGE as error:
         raise _unreadable(path, ".csv", error) from None
 

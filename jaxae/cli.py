@@ -40,6 +40,8 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.
       UserError: a file is missing, unreadable or cannot be written, or the rows are not such as the
         detector judges.
     """
+    if out and out.exists() and rows.exists() and out.samefile(rows):
+        raise UserError(f"--out {out} holds the rows themselves; name another file")
     if out and (out.suffix not in (".csv", ".npz") or not out.parent.is_dir()):
         raise UserError(f"--out {out} cannot be written; name a .csv or .npz in a folder that is")
     own = run_dir if (run_dir / archive.DESCRIPTION).is_file() else run_dir / "detector"

@@ -184,7 +184,8 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Judgement:
       UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
         values, or so far from those it was made of that a score is not finite.
     """
-    x = scaled(_checked(detector.about, raw), detector.scaling)
+    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is found right below
+        x = scaled(_checked(detector.about, raw), detector.scaling)
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
     _require(finite, "rows hold NaN or infinite values")
     learner = learners.build(config.for_scoring(detector.about.config), detector.about.shape)

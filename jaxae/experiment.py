@@ -117,6 +117,7 @@ def _train(
     def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
         found |= {"valid_loss": valid_loss(state.variables, apart.settings)}
         found |= monitor(state.variables) if monitor else {}
+        train.check_finite(found, f"after epoch {epoch}")
         # The log before the state: what no state has behind it is dropped and written again.
         runlog.append_metrics(log, {"epoch": epoch} | _line(found))
         if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:

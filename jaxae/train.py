@@ -148,7 +148,7 @@ def fit(
                 state, metrics = run(state, rows, plan, keys, settings)
                 metrics = jax.device_get(metrics)
             speed = np.float64(steps / (time.perf_counter() - clock))
-            _check_finite(metrics, epoch + 1)
+            _check_steps(metrics, epoch + 1)
             means = {name: values.mean(axis=1) for name, values in metrics.items()}
             _show(bar, steps, on_epoch(epoch + 1, state, means | {"steps_per_s": speed}))
     return Fitted(state, compile_s)
@@ -185,14 +185,25 @@ def _trace(cfg: ExperimentConfig, epoch: int, start: int) -> contextlib.Abstract
     return contextlib.nullcontext()
 
 
-def _check_finite(metrics: dict[str, np.ndarray], epoch: int) -> None:
-    """Find the first step in which a metric [E, T] of some member is no number."""
+def check_finite(metrics: EpochMetrics, when: str) -> None:
+    """Find the metric, of some member [E] or of all [], that is no number.
+
+    Raises:
+      FloatingPointError: names it, its member and `when` that was.
+    """
     for name, values in metrics.items():
-        bad = np.argwhere(~np.isfinite(values.T))
+        bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
-            step, member = bad[0]
-            who = f" of member {member}" if len(values) > 1 else ""
+            who = f" of member {bad[0]}" if np.size(values) > 1 else ""
             raise FloatingPointError(
-                f"{name}{who} is {values[member, step]} in epoch {epoch}, step {step + 1}; "
-                "lower optim.lr, or look for extreme values in the data"
+                f"{name}{who} is {np.ravel(values)[bad[0]]} {when}; lower optim.lr, or look for "
+                "extreme values in the data"
             )
+
+
+def _check_steps(metrics: dict[str, np.ndarray], epoch: int) -> None:
+    """Find the first step of an epoch in which a metric [E, T] is no number."""
+    bad = [step for a in metrics.values() for step in np.flatnonzero(~np.isfinite(a).all(axis=0))]
+    if bad:
+        at = {name: values[:, min(bad)] for name, values in metrics.items()}
+        check_finite(at, f"in epoch {epoch}, step {min(bad) + 1}")

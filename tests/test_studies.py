@@ -2,7 +2,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from probes import assert_same, edit, images, tiny
+from probes import assert_same, dataset, edit, images, tiny
 
 from jaxae import experiment, plots, studies, tuning
 from jaxae.data import DATASETS
@@ -329,7 +329,24 @@ FEEDS = {  # what a study needs -> a configuration without it, and changes that 
 }
 
 
-@pytest.mark.parametrize("need", studies.NEEDS)
+VECTORS = dataset(*(np.zeros((4, 3), np.float32) for _ in range(4)))
+BRIGHT = dataset(*(2 * images(6) for _ in range(4)))
+FEW = dataset(images(6), images(6), images(3), images(6))
+ENOUGH = dataset(images(6), images(6), images(6), images(6))
+FEEDS_OF_DATA = {"images": VECTORS, "corruptible": BRIGHT, "neighbours": FEW}
+
+
+@pytest.mark.parametrize("need", FEEDS_OF_DATA)
+def test_what_a_study_needs_is_asked_of_the_data(need, outside):
+    outside("mine", Study(largest_error, frozenset({need})))
+    cfg = edit(tiny(), {"studies": ("mine",)})
+    with pytest.raises(UserError, match=r"study mine .*leave it out$"):
+        studies.check(cfg, FEEDS_OF_DATA[need])
+    studies.check(cfg)
+    studies.check(cfg, ENOUGH)
+
+
+@pytest.mark.parametrize("need", FEEDS)
 def test_what_a_study_needs_is_asked_of_the_configuration(need, outside):
     outside("mine", Study(largest_error, frozenset({need})))
     cfg, gives = FEEDS[need]
@@ -340,7 +357,9 @@ def test_what_a_study_needs_is_asked_of_the_configuration(need, outside):
 
 
 def test_every_need_of_a_study_is_known():
-    assert FEEDS.keys() == studies.NEEDS.keys()
+    of_data = {name for name, need in studies.NEEDS.items() if need.of_data}
+    assert FEEDS_OF_DATA.keys() == of_data
+    assert FEEDS.keys() == studies.NEEDS.keys() - of_data
     assert frozenset().union(*(study.needs for study in STUDIES.values())) <= studies.NEEDS.keys()
 
 

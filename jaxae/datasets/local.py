@@ -43,9 +43,7 @@ def npz(path: str, rows: str = "auto") -> Raw:
     The file holds `x_train` [N, ...], `x_test` [M, ...], `y_test` [M] and perhaps `y_train` [N].
     Rows may have any shape: images [H, W, C], series [T, C], vectors [F]. uint8 means pixels, which
     are divided by 255 later; every other type of number is taken as it is.
-    The y are classes, whole numbers. Without `y_train` every training row is normal. Where nobody
-    says which classes are: a single one in `y_train` is normal, of the classes 0 and 1 it is 0, and
-    of -1 and 1, as scikit-learn counts, it is 1.
+    The y are classes, whole numbers. Without `y_train` every training row is normal.
 
     Args:
       path: the file.
@@ -67,19 +65,7 @@ def npz(path: str, rows: str = "auto") -> Raw:
     y_train = None
     if "y_train" in arrays:
         y_train = _classes(arrays["y_train"], "y_train", len(x_train), path)
-    y_test = _classes(arrays["y_test"], "y_test", len(x_test), path)
-    return Raw(x_train, y_train, x_test, y_test, _implied(y_train, y_test))
-
-
-def _implied(y_train: np.ndarray | None, y_test: np.ndarray) -> tuple[int, ...]:
-    """The classes that are normal by how classes are usually numbered."""
-    trained = set() if y_train is None else set(y_train.tolist())
-    if len(trained) == 1:
-        return tuple(trained)
-    present = trained | set(y_test.tolist())
-    if present <= {0, 1}:
-        return (0,)
-    return (1,) if present <= {-1, 1} else ()
+    return Raw(x_train, y_train, x_test, _classes(arrays["y_test"], "y_test", len(x_test), path))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

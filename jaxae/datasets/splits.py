@@ -98,7 +98,8 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
 
     `normal` = () stands for all classes but the anomalies, `anomaly` = () for all classes but the
     normal ones. With a corruption the anomalies are made, so no class is one. Where neither is
-    configured, the data set itself may say which classes are normal.
+    configured, the data set itself may say which classes are normal, or imply it: a single one of
+    labelled training rows, 0 of the classes 0 and 1, and 1 of -1 and 1, as scikit-learn counts.
 
     Raises:
       UserError: a class that the data do not have, or no class left for one of the sides.
@@ -119,7 +120,7 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
         )
     normal, anomaly = cfg.normal, cfg.anomaly
     if not normal and not anomaly and not cfg.corruption:
-        normal = raw.normal
+        normal = raw.normal or _implied(raw)
     normal = normal or [k for k in present if k not in anomaly]
     anomaly = anomaly or [k for k in present if k not in normal]
     if not normal:
@@ -134,6 +135,18 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
             "set data.normal, data.anomaly or data.corruption"
         )
     return list(normal), list(anomaly)
+
+
+def _implied(raw: Raw) -> tuple[int, ...]:
+    """The classes that are normal by how they are usually numbered; () where that is open."""
+    train = raw.train_class_id
+    trained = set() if train is None else set(np.unique(train).tolist())
+    if len(trained) == 1:
+        return tuple(trained)
+    present = trained | set(np.unique(raw.test_class_id).tolist())
+    if present <= {0, 1}:
+        return (0,)
+    return (1,) if present <= {-1, 1} else ()
 
 
 def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:

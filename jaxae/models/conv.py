@@ -124,11 +124,6 @@ class ConvAutoencoder(nn.Module):
         size, geometry = self._image_size(), []
         for k, s, p in zip(self.kernels, self.strides, self.paddings, strict=True):
             padding = _padding(p, len(self.shape) - 1)
-            if k > 2 * max(size) + 1:
-                raise UserError(
-                    f"model.kernels {self.kernels} have a kernel of {k} on maps of {size[0]} x "
-                    f"{size[1]}, of which it would see little but padding; use smaller kernels"
-                )
             try:
                 geometry.append(ops.resolve(size, self._pair(k), self._pair(s), padding))
             except ValueError:
@@ -136,6 +131,11 @@ class ConvAutoencoder(nn.Module):
                     f"model.kernels {self.kernels} leave nothing of rows of shape {self.shape}; "
                     "use smaller kernels or padding same"
                 ) from None
+            if k > 2 * max(size) + 1:
+                raise UserError(
+                    f"model.kernels {self.kernels} have a kernel of {k} on maps of {size[0]} x "
+                    f"{size[1]}, of which it would see little but padding; use smaller kernels"
+                )
             size = geometry[-1].out_size
         return geometry
 

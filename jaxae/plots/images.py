@@ -107,8 +107,10 @@ def interpolation(run_dir: Path):
 
 
 def denoising(run_dir: Path):
-    """Clean, noisy and denoised images in three rows."""
+    """Clean, noisy and denoised images in three rows; None of rows that are no images."""
     data = files.arrays(run_dir / DENOISING, "clean", "noisy", "denoised", "noise_std")
+    if data["clean"].ndim != 4:
+        return None
     pictures = np.stack([data["clean"], data["noisy"], data["denoised"]])
     title = f"Denoising (Gaussian noise, standard deviation {float(data['noise_std']):.3g})"
     return _one_mosaic(run_dir, title, pictures, ["clean", "noisy", "denoised"])

@@ -93,7 +93,7 @@ STUDIES: Registry[Study] = Registry(
         "verdicts": Study(pictures.verdicts, figures=_figure("verdicts", verdict_figure)),
         "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figure("epoch_grid", images.epoch_grid)),
         "denoising": Study(
-            pictures.denoising, _IMAGES | _CORRUPTIBLE, _figure("denoising", images.denoising)
+            pictures.denoising, _CORRUPTIBLE, _figure("denoising", images.denoising)
         ),
         "beats": Study(pictures.beats, figures=_figure("beats", series.beats)),
         "latent_scatter": Study(
