@@ -1,14 +1,81 @@
-"""Checkpoints of states with Orbax: written whole or not at all."""
+"""Checkpoints of states with Orbax: written whole or not at all, and read only if they are whole.
 
+Each holds the SHA-256 of its files, taken before Orbax commits it by renaming it, and compared
+before Orbax reads it: its own readers take most flipped bits for data, and what they do notice
+leaves tasks of a closed event loop behind.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from jaxae.errors import UserError
+from jaxae import runlog
+from jaxae.errors import UserError, naming
 from jaxae.types import TrainState
 
-Manager = ocp.CheckpointManager
+DIGESTS = "digests.json"
+_PARTS = ("about", "state")  # the items of a checkpoint, a folder each
+
+
+class Manager(ocp.CheckpointManager):
+    """Orbax's, whose failures to write are errors of the system, as they are of any other file."""
+
+    def wait_until_finished(self) -> None:
+        """Wait until what was saved is whole.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        with _writing(Path(self.directory)):
+            super().wait_until_finished()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """TensorStore's errors are `ValueError`s that hold the number that the system gave."""
+    with naming(folder):
+        try:
+            yield
+        except ValueError as error:
+            known = re.search(r"os_error_code='(\d+)'", str(error))
+            number = int(known[1]) if known else errno.EIO
+            reason = os.strerror(number) if known else str(error).partition("\n")[0]
+            raise OSError(number, reason) from error
+
+
+@functools.cache
+def _say_errors_once() -> None:
+    """Leave out what is printed of Orbax's errors beside what it raises.
+
+    It logs them itself, and asyncio does where two tasks fail. Where one write of several fails,
+    the others end after their event loop, and TensorStore prints a traceback for each; or they are
+    never begun, which Python remarks upon.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(
+            lambda record: "orbax" not in f"{record.pathname} {record.getMessage()}"
+        )
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    hook = sys.unraisablehook
+
+    def hook_but_for_late_ends(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = hook_but_for_late_ends
 
 
 def open_manager(folder: Path, keep: int) -> Manager:
@@ -17,18 +84,98 @@ def open_manager(folder: Path, keep: int) -> Manager:
     Args:
       folder: made if it does not exist; unfinished checkpoints in it are removed.
       keep: how many stay; 0 = all.
+
+    Raises:
+      UserError: the newest lacks a part.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, create=True)
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    _say_errors_once()
+    numbered = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    if numbered:
+        _check_parts(folder / str(max(numbered)))
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep or None,
+        create=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=functools.partial(_seal, folder)),
+    )
+    return Manager(folder.absolute(), options=options)
+
+
+def epochs(manager: Manager) -> list[int]:
+    """Those that there is a checkpoint of; a folder that lost a part is none.
+
+    Orbax renames a checkpoint into its place when it is whole. What is not was being removed when
+    the process was killed, and older ones are kept: Orbax removes it next time.
+    """
+    return [e for e in sorted(manager.all_steps()) if not _missing(_path(manager, e))]
 
 
 def save(manager: Manager, epoch: int, state: TrainState, about: dict) -> None:
-    """Save the state after an epoch, with what it is of; returns once the state is copied."""
+    """Save the state after an epoch, with what it is of; returns once the state is copied.
+
+    Raises:
+      OSError: this one or the one before it cannot be written.
+    """
     about = {**about, "leaves": _leaves(state)}
-    manager.save(
-        epoch,
-        args=ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about)),
-    )
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
+    with _writing(Path(manager.directory)):
+        manager.save(epoch, args=args)
+
+
+def _seal(folder: Path) -> None:
+    """Write down the digests of a checkpoint whose files are written; it lies aside until then.
+
+    One that was made without is sealed as it is found: that it is in its place says that it is
+    whole.
+    """
+    for path in folder.iterdir():
+        if not (_missing(path) or (path / DIGESTS).exists()):
+            runlog.write_json(path / DIGESTS, _digests(path))
+
+
+def _missing(path: Path) -> list[str]:
+    return [part for part in _PARTS if not any((path / part).glob("*"))]
+
+
+def _digests(path: Path) -> dict[str, str]:
+    """File -> SHA-256; what lies beside the parts is written later, and can be done without."""
+    found = {}
+    for file in sorted(file for part in _PARTS for file in (path / part).rglob("*")):
+        if file.is_file():
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            found[file.relative_to(path).as_posix()] = digest
+    return found
+
+
+def _check_whole(path: Path) -> None:
+    """Compare a checkpoint with its digests; without them, as an older version left it, look at it.
+
+    Raises:
+      UserError: it is damaged; names a file.
+    """
+    _check_parts(path)
+    if not (path / DIGESTS).exists():
+        return
+    found = _digests(path)
+    try:
+        known = json.loads((path / DIGESTS).read_bytes()).items()
+        damaged = [name for name, digest in known if found.get(name) != digest]
+    except (OSError, ValueError, AttributeError):
+        damaged = [DIGESTS]
+    if damaged:
+        raise UserError(f"{path / damaged[0]} is damaged; {_AWAY}")
+
+
+def _check_parts(path: Path) -> None:
+    missing = _missing(path)
+    if missing:
+        raise UserError(f"{path} is no checkpoint: it holds no {' and no '.join(missing)}; {_AWAY}")
+
+
+_AWAY = (
+    "put it back, or remove that folder of checkpoints/: the same command then goes on after the "
+    "checkpoint before it"
+)
 
 
 def _leaves(state: TrainState) -> dict[str, str]:
@@ -43,11 +190,10 @@ def about(manager: Manager, epoch: int) -> dict:
     Raises:
       UserError: it is damaged.
     """
-    try:
-        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+    _check_whole(_path(manager, epoch))
+    args = ocp.args.Composite(about=ocp.args.JsonRestore())
+    with _readable(manager, epoch):
         return manager.restore(epoch, args=args).about
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        raise UserError(f"{_where(manager, epoch)} cannot be read: {error}; {_REMEDY}") from error
 
 
 def restore(manager: Manager, template: TrainState, epoch: int | None = None) -> TrainState:
@@ -63,27 +209,28 @@ def restore(manager: Manager, template: TrainState, epoch: int | None = None) ->
       UserError: there is no such checkpoint, it is damaged, or it does not fit the template.
     """
     epoch = manager.latest_step() if epoch is None else epoch
-    if epoch not in manager.all_steps():
+    if epoch not in epochs(manager):
         raise UserError(
-            f"no checkpoint of epoch {epoch} in {manager.directory}; "
-            f"there are {manager.all_steps()}"
+            f"no checkpoint of epoch {epoch} in {manager.directory}; there are {epochs(manager)}"
         )
-    where = _where(manager, epoch)
-    try:
-        _check_leaves(manager, template, epoch)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+    _check_leaves(manager, template, epoch)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+    with _readable(manager, epoch):
         return manager.restore(epoch, args=args).state
-    except UserError as error:
-        raise UserError(f"{where} is of another model: {error}; {_REMEDY}") from None
+
+
+@contextlib.contextmanager
+def _readable(manager: Manager, epoch: int) -> Iterator[None]:
+    """Say of a checkpoint without digests what Orbax finds wrong with it."""
+    try:
+        yield
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise UserError(f"{where} cannot be read: {error}; {_REMEDY}") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{_path(manager, epoch)} cannot be read: {reason}; {_AWAY}") from error
 
 
-_REMEDY = "remove the run folder or name another"
-
-
-def _where(manager: Manager, epoch: int) -> str:
-    return f"the checkpoint of epoch {epoch} in {manager.directory}"
+def _path(manager: Manager, epoch: int) -> Path:
+    return Path(manager.directory) / str(epoch)
 
 
 def _check_leaves(manager: Manager, template: TrainState, epoch: int) -> None:
@@ -91,4 +238,8 @@ def _check_leaves(manager: Manager, template: TrainState, epoch: int) -> None:
     saved, wanted = about(manager, epoch)["leaves"], _leaves(template)
     for path in sorted(saved | wanted):
         if saved.get(path) != wanted.get(path):
-            raise UserError(f"{path} is {saved.get(path)} there and {wanted.get(path)} here")
+            raise UserError(
+                f"the checkpoint of epoch {epoch} in {manager.directory} is of another model: "
+                f"{path} is {saved.get(path)} there and {wanted.get(path)} here; "
+                "remove the run folder or name another"
+            )

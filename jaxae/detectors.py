@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from jaxae import archive, config, evaluation, learners, members, parallel, runlog, scoring
+from jaxae import archive, config, evaluation, learners, members, parallel, scoring
 from jaxae.config import ExperimentConfig
 from jaxae.datasets.raw import scaled
 from jaxae.errors import UserError
+from jaxae.provenance import version
 from jaxae.types import Dataset, Decision, Learner, PyTree, Scaling, Score, Shape, Source
 
 
@@ -105,7 +106,7 @@ def fit(
     _check_scores(scores, cfg.score)
     normals = scores.train if cfg.threshold.on == "train" else scores.valid
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
-    about = Description(cfg, data.shape, data.dtype, runlog.version("jaxae"), data.digest)
+    about = Description(cfg, data.shape, data.dtype, version("jaxae"), data.digest)
     return Detector(about, variables, fitted, decision, data.scaling), scores
 
 

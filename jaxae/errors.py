@@ -1,8 +1,15 @@
-"""What the person at the keyboard is told when something cannot work."""
+"""What the person at the keyboard is told when something cannot work, or was stopped."""
 
+import atexit
 import contextlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 
 class UserError(ValueError):
@@ -19,20 +26,106 @@ def unknown(kind: str, name: str, known) -> UserError:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system name the file that it is of: a full disk does not say which."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+def words(error: OSError) -> str:
+    """What the system says of an error: "No space left on device"."""
+    return error.strerror or str(error)
+
+
+@contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Say errors as a person needs them: one line, no traceback.
 
-    Exits with code 2 on bad input, with code 1 if training diverges, and with code 130 if it is
-    interrupted: the last checkpoint stays, and the same command resumes.
+    Exits with code 2 on bad input and with code 1 if training diverges; with code 130 if it is
+    interrupted (Ctrl-C), and with 143 if it is terminated, as a scheduler does that preempts a job:
+    the last checkpoint stays, and the same command resumes.
     """
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except FloatingPointError as error:
-        print(f"training failed: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes after the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    with _Interrupts() as interrupts:
+        try:
+            yield
+        except BaseException as error:
+            if interrupts.code or isinstance(error, KeyboardInterrupt):
+                interrupts.end()  # on its way here an interrupt may have become any other error
+            if isinstance(error, UserError):
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(2)
+            if isinstance(error, FloatingPointError):
+                print(f"training failed: {error}", file=sys.stderr)
+                sys.exit(1)
+            raise
+
+
+_WORDS = {130: "interrupted", 143: "terminated"}  # 128 + the signal, as shells have it
+
+
+class _Interrupts:
+    """The signals that stop a run.
+
+    The first one unwinds, so that what is open is closed and a save under way is finished. Another
+    one leaves at once, as a kill does, which a run folder survives by design. So does the first
+    where nothing can be raised: extensions crash while they are imported, and what is raised in a
+    finaliser Python prints and forgets.
+    """
+
+    code = 0  # to exit with, once there was a signal
+
+    def __enter__(self) -> "_Interrupts":
+        self.before: dict[int, Any] = {}
+        self.hook = sys.unraisablehook
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            sys.unraisablehook = self._unraisable
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._handle)
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # all is done by then
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.code:
+            return  # the process ends: the handlers stay, for whoever presses on
+        if sys.unraisablehook == self._unraisable:
+            sys.unraisablehook = self.hook
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def end(self) -> None:
+        """Tell, and exit; whatever comes meanwhile adds nothing."""
+        code = self.code = self.code or 130
+        for number in self.before:
+            signal.signal(number, lambda *_: os._exit(code))
+        print(_line(code), file=sys.stderr)
+        exec("")  # if the last string to be executed was interrupted, Python would exit as killed
+        sys.exit(code)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.code = bool(self.code), self.code or 128 + number
+        if again or _imports(frame):
+            self._leave()
+        raise KeyboardInterrupt
+
+    def _unraisable(self, unraisable: Any) -> None:
+        if self.code:
+            self._leave()
+        self.hook(unraisable)
+
+    def _leave(self) -> None:
+        os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
+        os._exit(self.code)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported there."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _line(code: int) -> str:
+    return f"{_WORDS[code]}; the same command resumes after the last checkpoint"

@@ -2,34 +2,18 @@
 
 import contextlib
 import fcntl
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
-import sys
-import time
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import jax
 import numpy as np
 
 from jaxae import config
-from jaxae.errors import UserError
-
-_PACKAGES = (
-    "jaxae",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "tensorflow-datasets",
-    "numpy",
-    "scikit-learn",
-)
+from jaxae.errors import UserError, naming, words
+from jaxae.provenance import provenance
 
 
 @contextlib.contextmanager
@@ -45,20 +29,24 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
       digest: of the data, see `Dataset.digest`.
 
     Raises:
-      UserError: the folder cannot be written, another process is at work in it, or it holds another
-        configuration (the message names the fields that differ) or one of another version.
+      UserError: the folder cannot be written, now or later, another process is at work in it, or it
+        holds another configuration (the message names the fields that differ) or one of another
+        version.
     """
     folder = cfg.run_path
     with contextlib.ExitStack() as held:
+        _check_kinds(folder)
         try:
             (folder / "arrays").mkdir(parents=True, exist_ok=True)
             (folder / "figures").mkdir(exist_ok=True)
             held.enter_context(_held(folder))
+            _sweep(folder)
         except OSError as error:
             raise UserError(
-                f"the run folder {folder} cannot be written ({error.strerror}); "
+                f"the run folder {folder} cannot be written ({words(error)}); "
                 "name another with --run-dir"
             ) from None
+        held.enter_context(_mendable(folder))
         made_with = about(cfg, digest)
         for name, part in _MADE_WITH.items():
             if (folder / name).exists():
@@ -70,6 +58,48 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
             write_about(folder, cfg, digest)
         _append(folder / "provenance.jsonl", provenance())
         yield folder
+
+
+_FOLDERS = ("arrays", "checkpoints", "detector", "figures")
+_FILES = (
+    *("config.json", "data.json", "report.json"),
+    *("metrics.jsonl", "provenance.jsonl", "scores.npz"),
+)
+
+
+def _check_kinds(folder: Path) -> None:
+    """Find now what could not be written after training.
+
+    Raises:
+      UserError: a file lies where a folder belongs, or a folder where a file does.
+    """
+    for kind, names in (("folder", _FOLDERS), ("file", _FILES)):
+        for path in (folder / name for name in names):
+            if path.exists() and path.is_dir() != (kind == "folder"):
+                raise UserError(f"{path} is no {kind}; remove it, or name another --run-dir")
+
+
+# What is written under another name until it is whole, by `write_text` and others.
+_UNFINISHED = re.compile(r"\..+(\.\d+(\.npz)?|-[0-9a-f]{32}\.tmp)")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process that was killed left half-written; none is at work here now."""
+    for path in (*folder.glob(".*"), *folder.glob("*/.*")):
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _mendable(folder: Path) -> Iterator[None]:
+    """What the system refuses meanwhile, a full disk for instance, costs the last epochs only."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: {words(error)}; once that is mended, the same command "
+            "goes on after the last checkpoint"
+        ) from error
 
 
 _MADE_WITH = {"config.json": "config", "data.json": "data_digest"}
@@ -145,44 +175,12 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [] if old == new else [f"{name} is {old!r} there and {new!r} here"]
 
 
-def provenance() -> dict:
-    """Where a result comes from: revision, versions, devices and command."""
-    return {
-        "git_revision": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
-        "argv": sys.argv,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "devices": [str(device) for device in jax.devices()],
-        "device_kind": jax.devices()[0].device_kind,
-        "versions": {name: version(name) for name in _PACKAGES},
-    }
-
-
-def version(package: str) -> str | None:
-    """Of an installed package; None where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*args: str) -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), *args]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with naming(path):
+            temporary.write_bytes(content)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -201,8 +199,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz whole or not at all."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     try:
-        np.savez(temporary, **arrays)
-        temporary.replace(path)
+        with naming(path):
+            np.savez(temporary, **arrays)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -251,10 +250,16 @@ def append_metrics(path: Path, metrics: dict) -> None:
 
 
 def _append(path: Path, values: dict) -> None:
-    """Add a line of JSON."""
+    """Add a line of JSON, whole or not at all."""
     line = json.dumps(values, allow_nan=False)
-    with path.open("a") as file:
-        file.write(line + "\n")
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with naming(path), path.open("a") as file:
+            file.write(line + "\n")
+    except OSError:
+        with contextlib.suppress(OSError):  # a disk has room for less
+            os.truncate(path, before)
+        raise
 
 
 def table(report: dict) -> str:

@@ -1,3 +1,7 @@
+import errno
+import json
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -109,3 +113,79 @@ def test_a_state_without_an_axis_of_members_is_refused(tmp_path):
         pytest.raises(UserError, match=r"epoch 3 .* of another model"),
     ):
         checkpoint.restore(manager, parallel.placed_like(abstract, DEVICES[:1]))
+
+
+def damages(file):
+    """What may become of a file."""
+    held = file.read_bytes()
+    middle = len(held) // 2
+    flipped = bytes([held[middle] ^ 16]) if held else b""
+    yield held[:middle]
+    yield held[:middle] + flipped + held[middle + 1 :]
+    yield None
+
+
+def test_any_file_that_is_damaged_is_named_before_it_is_used(tmp_path):
+    cfg = tiny()
+    abstract, state = state_of(cfg)
+    saved(tmp_path, cfg, state).close()
+    files = [path for part in ("about", "state") for path in (tmp_path / "3" / part).rglob("*")]
+    template = parallel.placed_like(abstract, DEVICES[:1])
+    with checkpoint.open_manager(tmp_path, 1) as manager:
+        for file in filter(Path.is_file, [*files, tmp_path / "3" / checkpoint.DIGESTS]):
+            held = file.read_bytes()
+            for damage in damages(file):
+                if damage is None:
+                    file.unlink()
+                else:
+                    file.write_bytes(damage)
+                if damage is None and file.name == checkpoint.DIGESTS:
+                    continue  # as an older version left it
+                with pytest.raises(UserError, match=r"is damaged; .*remove that folder") as caught:
+                    checkpoint.restore(manager, template)
+                assert damage is None or str(tmp_path / "3") in str(caught.value)
+                file.write_bytes(held)
+        file.write_bytes(held)
+        assert_same(checkpoint.restore(manager, template), state)
+
+
+def test_a_checkpoint_is_committed_with_its_digests(tmp_path, monkeypatch):
+    """No moment comes at which a checkpoint is in its place without them."""
+    replaced = []
+    write = runlog.write_json
+
+    def noted(path, value):
+        replaced.append(sorted(p.name for p in tmp_path.iterdir()))
+        write(path, value)
+
+    monkeypatch.setattr(runlog, "write_json", noted)
+    _, state = state_of(tiny())
+    saved(tmp_path, tiny(), state, epochs=(1, 2)).close()
+    assert [["1" in names, "2" in names] for names in replaced] == [[False, False], [True, False]]
+    for epoch in ("1", "2"):
+        assert len(json.loads((tmp_path / epoch / checkpoint.DIGESTS).read_bytes())) > 5
+
+
+def test_a_checkpoint_without_digests_is_taken_as_it_is(tmp_path):
+    cfg = tiny()
+    abstract, state = state_of(cfg)
+    saved(tmp_path, cfg, state).close()
+    (tmp_path / "3" / checkpoint.DIGESTS).unlink()
+    with checkpoint.open_manager(tmp_path, 1) as manager:
+        assert_same(checkpoint.restore(manager, parallel.placed_like(abstract, DEVICES[:1])), state)
+        (tmp_path / "3" / "about" / "metadata").write_text("{\n")
+        with pytest.raises(UserError, match="3 cannot be read"):
+            checkpoint.about(manager, 3)
+
+
+def test_errors_of_the_store_are_errors_of_the_system(tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing\nthere [os_error_code='28']")
+
+    _, state = state_of(tiny())
+    with checkpoint.open_manager(tmp_path, 0) as manager, monkeypatch.context() as patch:
+        patch.setattr(checkpoint.ocp.CheckpointManager, "save", fails)
+        with pytest.raises(OSError, match="No space") as caught:
+            checkpoint.save(manager, 1, state, {})
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path)

@@ -154,6 +154,17 @@ def test_a_write_that_is_cut_off_leaves_nothing_half_written(tmp_path, monkeypat
     assert len(np.load(tmp_path / "scores.npz")["test"]) == 3
 
 
+def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path):
+    folder = enter(in_folder(tmp_path))
+    debris = [".report.json.4711", ".scores.4711.npz", f"figures/.roc-{'0a' * 16}.tmp"]
+    mine = [".notes", ".config.json.swp", "figures/.mine.png"]
+    for name in debris + mine:
+        (folder / name).write_text("half")
+    enter(in_folder(tmp_path))
+    assert not [name for name in debris if (folder / name).exists()]
+    assert all((folder / name).read_text() == "half" for name in mine)
+
+
 def test_arrays_come_back(tmp_path):
     arrays = {"test": np.arange(3.0, dtype=np.float32), "names": np.array(["a", "bc"])}
     runlog.write_arrays(tmp_path / "x.npz", arrays)

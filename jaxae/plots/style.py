@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxae.errors import naming
+
 DPI = 120
 NARROWEST = 5.2  # inches, so that the title lines fit
 
@@ -95,12 +97,13 @@ def save(figure, path: Path) -> Path:
     """Writes a figure as PNG under a temporary name, then renames it, so no half picture stays."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.tmp")
     try:
-        # Figure.savefig would draw twice, once only to settle the layout
-        FigureCanvasAgg(figure).print_png(unfinished)
-        unfinished.replace(path)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Figure.savefig would draw twice, once only to settle the layout
+            FigureCanvasAgg(figure).print_png(unfinished)
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     return path

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxae import corruptions
+from jaxae import checkpoint, corruptions
 from jaxae.studies.context import Context, Findings
 
 
@@ -52,7 +52,7 @@ def verdicts(context: Context) -> Findings:
 def epoch_grid(context: Context) -> Findings:
     """The same normal test rows reconstructed by every checkpoint that the run kept."""
     x = context.data.test.x[context.pick(~context.data.test.y, 10)]
-    epochs = np.array(sorted(context.manager.all_steps()))
+    epochs = np.array(checkpoint.epochs(context.manager))
     x_hat = np.stack([context.outputs(x, context.at_epoch(int(e))).x_hat for e in epochs])
     return Findings({"epochs": epochs, "x": x, "x_hat": x_hat}, {})
 
