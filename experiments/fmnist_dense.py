@@ -10,6 +10,7 @@ ReLU codes that die: a seed that keeps all 64 units ends at .00880, each lost un
 has none.
 """
 
+from jaxae.command import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,
@@ -18,7 +19,6 @@ from jaxae.config import (
     ThresholdConfig,
     TrainConfig,
 )
-from jaxae.experiment import main
 
 CONFIG = ExperimentConfig(
     name="fmnist_dense",

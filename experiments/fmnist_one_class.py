@@ -16,6 +16,7 @@ seeds 0, 1, 2:
     threshold             .02073 +- .00018   .0202
 """
 
+from jaxae.command import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,
@@ -24,7 +25,6 @@ from jaxae.config import (
     ThresholdConfig,
     TrainConfig,
 )
-from jaxae.experiment import main
 
 CONFIG = ExperimentConfig(
     name="fmnist_one_class",

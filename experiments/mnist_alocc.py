@@ -25,6 +25,7 @@ Over seeds 0, 1, 2:
 import sys
 from dataclasses import replace
 
+from jaxae.command import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,
@@ -32,7 +33,6 @@ from jaxae.config import (
     ThresholdConfig,
     TrainConfig,
 )
-from jaxae.experiment import main
 
 CONFIG = ExperimentConfig(
     name="mnist_alocc",

@@ -21,6 +21,7 @@ turned digits).
     AUROC rotated, MSE            .9282 +- .0048     .923
 """
 
+from jaxae.command import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,
@@ -29,7 +30,6 @@ from jaxae.config import (
     ThresholdConfig,
     TrainConfig,
 )
-from jaxae.experiment import main
 
 CONFIG = ExperimentConfig(
     name="mnist_conv",

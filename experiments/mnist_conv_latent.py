@@ -23,6 +23,7 @@ normals: both are reported. 2 CPU cores (Xeon, AVX-512; shared, so wall times ar
 Like the original, the model hardly denoises what it was not trained to denoise.
 """
 
+from jaxae.command import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,
@@ -31,7 +32,6 @@ from jaxae.config import (
     ThresholdConfig,
     TrainConfig,
 )
-from jaxae.experiment import main
 
 CONFIG = ExperimentConfig(
     name="mnist_conv_latent",

@@ -1,5 +1,15 @@
-"""`python -m jaxae` is the command `jaxae`."""
+"""The command `jaxae`, also as `python -m jaxae`: on guard before anything is loaded."""
 
-from jaxae.cli import main
+from jaxae.errors import user_errors
 
-main()
+
+def main() -> None:
+    """Entry point; see `jaxae.cli`."""
+    with user_errors():
+        from jaxae import cli  # takes a second, in which minds are changed
+
+        cli.main()
+
+
+if __name__ == "__main__":
+    main()

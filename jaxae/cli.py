@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae import archive, arrayfiles, detectors, experiment, learners, parallel, runlog, scoring
+from jaxae import archive, arrayfiles, command, detectors, learners, parallel, runlog, scoring
 from jaxae.checks import AUTO
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.corruptions import CORRUPTIONS
@@ -98,7 +98,7 @@ def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     match args:
         case ["train", *rest]:
-            experiment.main(OPEN, rest)
+            command.main(OPEN, rest)
         case ["list"]:
             list_names()
         case ["score", run_dir, rows]:

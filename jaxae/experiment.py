@@ -22,7 +22,7 @@ from jaxae import (
     train,
 )
 from jaxae.config import ExperimentConfig
-from jaxae.errors import UserError, user_errors
+from jaxae.errors import UserError
 from jaxae.types import Dataset, Learner, TrainState
 
 
@@ -200,11 +200,3 @@ def _report(
         "threshold": detector.decision.threshold,
         **evaluation.evaluate(scores.test, dataset.test.y, is_anomaly),
     }
-
-
-def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:
-    """The command line of an experiment: parse, run, report; see `jaxae.errors.user_errors`."""
-    with user_errors():
-        cfg = config.parse_cli(default, args)
-        parallel.cache_compilations()
-        return run(cfg)

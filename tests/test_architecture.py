@@ -64,7 +64,7 @@ def home(name):
 
 # From the ground up: a module uses what lies on lower floors, and on its own what BESIDE says.
 FLOORS = {
-    "ground": {"types", "errors", "registry", "tuning", "ops"},
+    "ground": {"types", "errors", "private", "provenance", "registry", "tuning", "ops"},
     "pure": {
         "models",
         "metrics",
@@ -91,11 +91,12 @@ FLOORS = {
     "verbs": {"learners", "data", "choices", "evaluation", "train", "detectors"},
     "views": {"studies", "plots"},
     "story": {"experiment"},
-    "doors": {"jaxae", "cli", "__main__"},
+    "doors": {"jaxae", "cli", "command", "__main__"},
 }
 BESIDE = {
     ("types", "tuning"),
     ("registry", "errors"),
+    ("private", "errors"),
     ("corruptions", "filters"),
     ("corruptions", "rng"),
     ("corruptions", "sources"),
@@ -109,6 +110,8 @@ BESIDE = {
     ("train", "data"),
     ("studies", "plots"),
     ("__main__", "cli"),
+    ("cli", "command"),
+    ("checkpoint", "runlog"),
 }
 # What lies lower and is still none of a module's business.
 FILES = {"runlog", "checkpoint", "archive"}
@@ -326,6 +329,8 @@ def test_starting_an_experiment_loads_no_heavy_package():
 
 def test_importing_the_package_alone_loads_nothing():
     assert loaded("import jaxae", {"jax", "flax", "numpy", "jaxtyping", "beartype"}) == set()
+    doors = "import jaxae.__main__, jaxae.command"  # on guard before what takes long
+    assert loaded(doors, {"jax", "flax", "numpy", "tyro"}) == set()
     assert loaded("import jaxae.ops", {"jax", "flax", "optax", "orbax"}) == {"jax"}
 
 

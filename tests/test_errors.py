@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from probes import edit, images, write_npz
 
+from jaxae.command import main
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.errors import UserError, unknown, user_errors
-from jaxae.experiment import main
 
 CONFIG = ExperimentConfig(
     name="trial",

@@ -10,7 +10,7 @@ import pytest
 from probes import assert_same, edit, write_npz
 
 from experiments import digits_conv
-from jaxae import checkpoint, config, detectors, experiment, plots, runlog, scoring
+from jaxae import checkpoint, command, config, detectors, experiment, plots, runlog, scoring
 from jaxae.config import ExperimentConfig
 
 ROOT = Path(__file__).parents[1] / "experiments"
@@ -43,7 +43,7 @@ ALWAYS_DRAWN = {"loss_curves", "score_histograms", "roc_pr", "reconstructions"}
 
 
 def run(cfg, folder, *args):
-    return experiment.main(cfg, ["--run-dir", str(folder), *map(str, args)])
+    return command.main(cfg, ["--run-dir", str(folder), *map(str, args)])
 
 
 def state_in(folder):
