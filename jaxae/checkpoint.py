@@ -158,7 +158,7 @@ def _check_whole(path: Path) -> None:
         return
     found = _digests(path)
     try:
-        known = json.loads((path / DIGESTS).read_bytes()).items()
+        known = json.loads((path / DIGESTS).read_bytes()).items() or [(DIGESTS, "")]
         damaged = [name for name, digest in known if found.get(name) != digest]
     except (OSError, ValueError, AttributeError):
         damaged = [DIGESTS]

@@ -97,8 +97,8 @@ class _Interrupts:
 
     def end(self) -> None:
         """Tell, and exit; whatever comes meanwhile adds nothing."""
-        code = self.code = self.code or 130
-        for number in self.before:
+        code = self.code or 130
+        for number in self.before if self.code else ():
             signal.signal(number, lambda *_: os._exit(code))
         print(_line(code), file=sys.stderr)
         exec("")  # if the last string to be executed was interrupted, Python would exit as killed

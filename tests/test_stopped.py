@@ -95,8 +95,9 @@ def test_the_guard_gives_the_signals_back():
     hook = sys.unraisablehook
     with user_errors():
         assert signal.getsignal(signal.SIGINT) != before[0]
-    with pytest.raises(SystemExit), user_errors():
-        raise FloatingPointError
+    for error in (FloatingPointError, KeyboardInterrupt):
+        with pytest.raises(SystemExit), user_errors():
+            raise error
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert sys.unraisablehook is hook
 
