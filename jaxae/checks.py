@@ -5,13 +5,22 @@ import functools
 import math
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-import numpy as np
-
-from jaxae import sources
 from jaxae.errors import UserError
-from jaxae.types import Source
+
+if TYPE_CHECKING:  # a configuration is read before anything that takes long is loaded
+    from jaxae.sources import Span
+    from jaxae.types import Source
 
 AUTO = "auto"  # a setting that is left to the rows: see `jaxae.choices`
 Config = TypeVar("Config")  # jaxae.config.ExperimentConfig, which is checked by field names alone
@@ -140,7 +149,7 @@ def refuse_open(cfg: Config) -> None:
         raise UserError(f"{name} is {AUTO!r}; set it, or take what `jaxae.settle` chooses")
 
 
-def refuse_outside(rows: sources.Span, span: tuple[float, float], cfg: Config) -> None:
+def refuse_outside(rows: "Span", span: tuple[float, float], cfg: Config) -> None:
     """Refuse rows that a method could never reconstruct.
 
     Args:
@@ -151,6 +160,8 @@ def refuse_outside(rows: sources.Span, span: tuple[float, float], cfg: Config) -
     Raises:
       UserError: the rows leave the span by more than rounding, or noisy ones would be cut off.
     """
+    from jaxae import sources
+
     low, high = rows
     if not sources.within(rows, *span):
         raise UserError(
@@ -167,13 +178,13 @@ def refuse_outside(rows: sources.Span, span: tuple[float, float], cfg: Config) -
         )
 
 
-def refuse_rows(x: Source) -> None:
+def refuse_rows(x: "Source") -> None:
     """Refuse what is no rows to train on, as `jaxae.data.load` gives them.
 
     Raises:
       UserError: another type than float32, no leading axis, or an axis of length 0.
     """
-    if x.dtype != np.float32 or len(x.shape) < 2 or 0 in x.shape:
+    if x.dtype != "float32" or len(x.shape) < 2 or 0 in x.shape:
         raise UserError(
             f"training rows are {x.dtype} {list(x.shape)}; give float32 [N, ...] with at least one"
         )

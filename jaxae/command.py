@@ -13,7 +13,7 @@ def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:
     """
     with user_errors():
         cfg = parse_cli(default, args)
-        from jaxae import experiment, parallel  # takes a second, in which minds are changed
+        from jaxae import compiled, experiment  # takes a second, in which minds are changed
 
-        parallel.cache_compilations()
+        compiled.keep()
         return experiment.run(cfg)

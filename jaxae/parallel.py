@@ -16,9 +16,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxae import members, private, tuning
-from jaxae.config import cache_dir
-from jaxae.errors import UserError, words
+from jaxae import members, tuning
+from jaxae.errors import UserError
 from jaxae.ops import ceil_div
 from jaxae.types import (
     AXIS,
@@ -46,28 +45,6 @@ def initialize(count: int = 0) -> None:
         return
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay
         jax.config.update("jax_num_cpu_devices", max(tuning.cores(), count))
-
-
-def cache_compilations() -> None:
-    """Keep compiled programs for the next run of the same experiment, unless JAX was told where.
-
-    For commands that people run; benchmarks do not call it. `JAX_ENABLE_COMPILATION_CACHE=0` turns
-    it off. What is kept there is run when it is found, so the folder is this user's alone.
-
-    Raises:
-      UserError: others may write to the folder; see `private.make`.
-    """
-    if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir:
-        return
-    folder = cache_dir() / "compiled"
-    remedy = "name a folder in JAXAE_CACHE_DIR, or set JAX_ENABLE_COMPILATION_CACHE=0"
-    try:
-        private.make(folder, remedy)
-    except OSError as error:
-        print(f"compiled programs are not kept in {folder} ({words(error)}); {remedy}")
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def choose(count: int, batch_size: int, on_cpu: int = 0) -> list[jax.Device]:

@@ -80,6 +80,7 @@ FLOORS = {
     "settings": {"config", "checks"},
     "machinery": {
         "parallel",
+        "compiled",
         "checkpoint",
         "runlog",
         "archive",

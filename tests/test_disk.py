@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -174,22 +173,29 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
 # With real disks, in a process of its own: nothing but the line may reach its standard error.
 
 
+LIMITED = """
+import resource, runpy
+
+resource.setrlimit(resource.RLIMIT_FSIZE, ({}, resource.RLIM_INFINITY))
+runpy.run_module("jaxae", run_name="__main__")
+"""
+
+
 def train(folder, *more, largest=None):
     """What a command ends with and says, beside the progress of training."""
     command = (
-        "jaxae train --data.name digits --data.normal 0 --method dense --model.latent 4 "
+        "train --data.name digits --data.normal 0 --method dense --model.latent 4 "
         "--train.epochs 6 --train.checkpoint-every 1 --train.batch-size 8 --devices 1 --run-dir"
     )
-
-    def limit():
-        if largest:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
-
+    env = dict(os.environ)
+    start = [sys.executable, "-m", "jaxae"]
+    if largest:  # JAX warns where it cannot keep a compiled program
+        start = [sys.executable, "-c", LIMITED.format(largest)]
+        env["JAX_ENABLE_COMPILATION_CACHE"] = "0"
     done = subprocess.run(
-        [sys.executable, "-m", *command.split(), str(folder), *more],
+        [*start, *command.split(), str(folder), *more],
         cwd=ROOT,
-        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"},
-        preexec_fn=limit,
+        env=env,
         capture_output=True,
         text=True,
         timeout=120,
@@ -235,7 +241,7 @@ def assert_same_run(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [4, 12, 30, 60, 120, 200, 300, 340, 370, 420])
+@pytest.mark.parametrize("kilobytes", [4, 30, 60, 200, 300, 370])
 def test_a_disk_that_gets_full_anywhere(kilobytes, small_disk, undisturbed):
     run = small_disk.folder / "run"
     small_disk(f"size={kilobytes}k")
@@ -254,7 +260,7 @@ def test_a_disk_that_gets_full_anywhere(kilobytes, small_disk, undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("largest", [100, 1500, 3000, 20_000, 60_000])
+@pytest.mark.parametrize("largest", [100, 3000, 20_000])
 def test_files_that_get_too_large_anywhere(largest, tmp_path, undisturbed):
     run = tmp_path / "run"
     code, lines = train(run, largest=largest)

@@ -5,7 +5,7 @@ import os
 import jax
 import pytest
 
-from jaxae import parallel, private
+from jaxae import compiled, private
 from jaxae.errors import UserError
 
 
@@ -73,7 +73,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_compiled_programs_are_kept_where_only_their_user_can_write(cache):
-    parallel.cache_compilations()
+    compiled.keep()
     assert jax.config.jax_compilation_cache_dir == str(cache / "compiled")
     assert mode(cache / "compiled") == 0o700
 
@@ -82,17 +82,17 @@ def test_a_cache_that_others_may_write_to_is_named_with_the_ways_out(cache):
     (cache / "compiled").mkdir(parents=True)
     (cache / "compiled").chmod(0o777)
     with pytest.raises(UserError) as caught:
-        parallel.cache_compilations()
+        compiled.keep()
     for word in (str(cache / "compiled"), "JAXAE_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE=0"):
         assert word in str(caught.value)
     jax.config.update("jax_enable_compilation_cache", False)
-    parallel.cache_compilations()
+    compiled.keep()
     assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_a_cache_that_cannot_be_made_stops_no_run(cache, capsys):
     cache.write_text("mine")
-    parallel.cache_compilations()
+    compiled.keep()
     assert jax.config.jax_compilation_cache_dir is None
     out, err = capsys.readouterr()
     assert "compiled programs are not kept in" in out
@@ -102,6 +102,6 @@ def test_a_cache_that_cannot_be_made_stops_no_run(cache, capsys):
 
 def test_where_jax_was_told_to_keep_programs_is_nobodys_business(cache, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "elsewhere"))
-    parallel.cache_compilations()
+    compiled.keep()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "elsewhere")
     assert not cache.exists()
