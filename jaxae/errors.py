@@ -31,7 +31,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = str(path)
+        if error.errno:  # without it there are only words, and a name would hide them
+            error.filename = str(path)
         raise
 
 
