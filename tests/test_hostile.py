@@ -33,10 +33,6 @@ def cases(fast, slow):
     ]
 
 
-class Ended(Exception):  # noqa: N818 - it is no error
-    """How a command ended."""
-
-
 def command(*args):
     """Run `jaxae` in this process: (exit code, standard output, lines of standard error).
 
@@ -231,8 +227,8 @@ def test_scores_of_hostile_files_are_right_or_one_line(how_many, runs, tmp_path)
             assert printed == ""
             return
         if out.suffix == ".npz":
-            with np.load(out) as found:
-                found = dict(found)
+            with np.load(out) as stored:
+                found = dict(stored)
         else:
             header, *rows = out.read_text().splitlines()
             columns = np.array([row.split(",") for row in rows], np.float64).T
@@ -252,9 +248,10 @@ def test_scores_of_hostile_files_are_right_or_one_line(how_many, runs, tmp_path)
 
 FLAGS = {
     "--method": ["dense", "conv", "alocc", "auto", "gan", ""],
-    "--score": ["mse", "mae", "mse+mae", "blurred_energy", "latent_knn", "d_of_r", "mse+mse", "+"],
-    "--threshold.rule": ["quantile:0.9", "max", "mean_std:2", "mad:3", "mean_std:1e39", "quantile:1",
-                         "quantile:nan", "max:1", ":"],
+    "--score": ["mse", "mae", "mse+mae", "blurred_energy", "latent_knn", "d_of_r", "mse+mse",
+                "+"],
+    "--threshold.rule": ["quantile:0.9", "max", "mean_std:2", "mad:3", "mean_std:1e39",
+                         "quantile:1", "quantile:nan", "max:1", ":"],
     "--threshold.on": ["train", "valid", "test"],
     "--threshold.limit": [0, 1, -1],
     "--train.batch-size": [1, 2, 4, "auto", 0, -3, 10**9, "x", 1.5],
