@@ -34,7 +34,7 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.
       run_dir: the run folder, or the detector's own.
       rows: a .npy, .npz (`x_test`, else its only array) or .csv of raw rows [N, *S], in the units
         of the run's data set.
-      out: a .csv or .npz for row, score, threshold and is_anomaly; None = nothing is written.
+      out: a .csv or .npz for row, score, p_value, threshold and is_anomaly; None = none is written.
 
     Raises:
       UserError: a file is missing, unreadable or cannot be written, or the rows are not such as the
@@ -58,14 +58,17 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.
         except OSError as error:
             raise UserError(f"--out {out} cannot be written ({error.strerror})") from None
     print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies")
+    if flaw := detectors.calibration_flaw(detector.about.config):
+        print(f"p-values are ranks among the calibration scores and promise nothing: {flaw}")
     return found
 
 
 def _write_scores(out: Path, found: detectors.Judgement, threshold: float) -> None:
-    """A line for each row: its number, score, the threshold, and the decision as 0 or 1."""
+    """A line for each row: number, score, p-value, the threshold, and the decision as 0 or 1."""
     columns = {
         "row": np.arange(len(found.score)),
         "score": found.score,
+        "p_value": found.p_value,
         "threshold": np.full(len(found.score), threshold, np.float32),
         "is_anomaly": found.is_anomaly,
     }
@@ -73,8 +76,8 @@ def _write_scores(out: Path, found: detectors.Judgement, threshold: float) -> No
         runlog.write_arrays(out, columns)
         return
     lines = [
-        f"{row},{score:.9g},{limit:.9g},{flag:d}"
-        for row, score, limit, flag in zip(*columns.values(), strict=True)
+        f"{row},{score:.9g},{p:.9g},{limit:.9g},{flag:d}"
+        for row, score, p, limit, flag in zip(*columns.values(), strict=True)
     ]
     runlog.write_text(out, "\n".join([",".join(columns), *lines]) + "\n")
 

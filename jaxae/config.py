@@ -128,7 +128,8 @@ class ThresholdConfig:
     """From scores of normals to decisions."""
 
     rule: str = "quantile:0.95"
-    """mean_std:K, quantile:Q, mad:K or max"""
+    """mean_std:K, quantile:Q, mad:K, max, conformal:ALPHA (flags normals with a probability of at
+    most ALPHA; on valid rows, with a score that is no sum) or pot:RISK (extrapolates the tail)"""
     on: Literal["valid", "train"] = "valid"
     """fit the rule on scores of valid rows, or of training rows as some tutorials do"""
     limit: int = 0

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from jaxae import archive, config, evaluation, learners, members, parallel, scoring
 from jaxae.config import ExperimentConfig
+from jaxae.conformal import p_values
 from jaxae.datasets.raw import scaled
 from jaxae.errors import UserError
 from jaxae.provenance import version
@@ -34,6 +35,7 @@ class Judgement(NamedTuple):
     """What a detector says of rows."""
 
     score: Float[np.ndarray, " N"]
+    p_value: Float[np.ndarray, " N"]  # the rank of the score; see `calibration_flaw`
     is_anomaly: Bool[np.ndarray, " N"]
 
 
@@ -63,13 +65,20 @@ def units(dtype: str) -> str:
     return "pixels 0 ... 255" if dtype == "uint8" else "numbers as they are"
 
 
-def check(cfg: ExperimentConfig) -> None:
+def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
     """Reject what no detector could be made of.
 
+    Args:
+      cfg: its score and threshold rule are looked at.
+      data: None = what can be seen without.
+
     Raises:
-      UserError: an unknown score or rule, or a score that the method cannot feed.
+      UserError: an unknown score or rule, a score that the method cannot feed, or a rule whose
+        promise would not hold, or which needs more normals than there are.
     """
-    scoring.rule(cfg.threshold.rule)
+    rule, flaw = scoring.rule(cfg.threshold.rule), calibration_flaw(cfg)
+    if rule.exchangeable and flaw:
+        raise UserError(f"threshold rule {cfg.threshold.rule!r} cannot keep its promise: {flaw}")
     needed = scoring.resolve(cfg.score).needs - learners.METHODS[cfg.method].outputs
     if needed:
         able = [name for name, method in learners.METHODS.items() if needed <= method.outputs]
@@ -77,6 +86,25 @@ def check(cfg: ExperimentConfig) -> None:
             f"score {cfg.score!r} needs {', '.join(sorted(needed))}, which method {cfg.method} "
             f"does not give; use another --score{', or --method '.join(['', *able])}"
         )
+    if data:
+        count = len((data.train if cfg.threshold.on == "train" else data.valid).y)
+        normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)
+        jax.eval_shape(rule.fit, normals)  # raises by the number of rows alone
+
+
+def calibration_flaw(cfg: ExperimentConfig) -> str:
+    """Why p-values are ranks and promise nothing; "" = nothing was fitted on the calibration rows.
+
+    It does not tell how they were drawn: the first ones (`threshold.limit`) of a file in which like
+    rows follow each other, or windows that overlap, are no such rows as new normals.
+    """
+    if cfg.threshold.on == "train":
+        return "the model was trained on threshold.on = train; calibrate on --threshold.on valid"
+    if cfg.data.valid == "test":
+        return "data.valid = test calibrates on rows that are tested; use --data.valid holdout"
+    if scoring.resolve(cfg.score).standardise:
+        return f"score {cfg.score!r} is standardised on the valid rows; use a --score without +"
+    return ""
 
 
 def fit(
@@ -192,7 +220,8 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Judgement:
     learner = learners.build(config.for_scoring(detector.about.config), detector.about.shape)
     scores = score_fn(detector, learner, jax.local_devices())(x)
     _require(np.isfinite(scores), "rows are too far from those of the detector to have a score")
-    return Judgement(scores, scoring.decide(detector.decision, scores))
+    decision = detector.decision
+    return Judgement(scores, p_values(decision, scores), scoring.decide(decision, scores))
 
 
 def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
@@ -231,6 +260,7 @@ def save(folder: Path, detector: Detector) -> None:
         "units": units(about.dtype),
         "members": members.count(detector.variables),
         "threshold": decision.threshold,
+        "calibration_flaw": calibration_flaw(about.config) or None,
         "data_digest": about.data_digest,
         "config": config.to_dict(about.config),
     }

@@ -91,7 +91,7 @@ def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
     """
     config.validate(cfg)
     learners.check(cfg)
-    detectors.check(cfg)
+    detectors.check(cfg, dataset)
     studies.check(cfg, dataset)
     if dataset:
         learners.check_rows(cfg, dataset.train.x)

@@ -242,11 +242,13 @@ class Rule(NamedTuple):
         score above which a single row is flagged; without the argument where there is none.
       argument: the number that follows the rule's name; None: it takes none.
       decide: `(state, scores [N]) -> [N] bool`, True = anomaly.
+      exchangeable: its promise rests on calibration rows that could change places with new normals.
     """
 
     fit: Callable[..., dict]
     argument: Argument | None = None
     decide: Callable[[dict, AnyArray], AnyArray] = above_threshold
+    exchangeable: bool = False
 
 
 class Decision(NamedTuple):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from jaxae import conformal, tails
 from jaxae.errors import UserError
 from jaxae.registry import Registry
 from jaxae.types import AnyArray, Argument, Decision, Rule
@@ -48,6 +49,8 @@ RULES: Registry[Rule] = Registry(
         "quantile": Rule(_quantile, Argument("a share", 0.95, 0, 1)),
         "mad": Rule(_mad, _DEVIATIONS),
         "max": Rule(_max),
+        "conformal": Rule(conformal.fit, Argument("alpha", 0.05, 0, 1), exchangeable=True),
+        "pot": Rule(tails.peaks_over_threshold, Argument("a risk", 0.001, 0, tails.TAIL)),
     },
 )
 
@@ -88,8 +91,9 @@ def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
     """A rule fitted on the scores of normals.
 
     Raises:
-      UserError: see `rule`.
+      UserError: see `rule`; a score is NaN, or the rule needs more of them.
     """
+    conformal.refuse_nan(calibration=scores)
     scores = jnp.asarray(scores)
     return Decision(spec, jax.jit(rule(spec).fit)(scores), scores)
 

@@ -1,0 +1,98 @@
+"""The conformal threshold rule, and the false-positive rate that it promises.
+
+With n calibration scores and k = floor(alpha (n + 1)) the rule flags what lies above the k-th
+largest of them. That is p <= alpha, ties included: p(s) = (1 + #{calibration >= s}) / (n + 1) is at
+most alpha if and only if fewer than k calibration scores reach s, if and only if s is above the
+k-th largest.
+"""
+
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxae.errors import UserError
+
+
+class Band(NamedTuple):
+    """An interval, low <= high."""
+
+    low: float
+    high: float
+
+
+def rank_allowed(n: int, alpha: float) -> int:
+    """The k = floor(alpha (n + 1)) highest of n + 1 scores are those that a rule may flag.
+
+    Alpha counts as the decimal that it is written as: .29 of 100 rows is 29, though the nearest
+    float lies below .29.
+
+    Raises:
+      UserError: alpha is not between 0 and 1, or below 1/(n+1), the smallest of all p-values.
+    """
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha is {alpha:g}; a false-positive rate lies between 0 and 1")
+    exact = Fraction(repr(float(alpha)))
+    k = math.floor(exact * (n + 1))
+    if k < 1:
+        raise UserError(
+            f"alpha {alpha:g} is out of reach of {n} calibration rows, whose smallest p-value is "
+            f"1/{n + 1}: give {math.ceil(1 / exact) - 1} held-out normals or more (raise "
+            f"data.valid_fraction, unset threshold.limit), or an alpha of at least 1/{n + 1}"
+        )
+    return k
+
+
+def fit(scores: Float[Array, " n"], alpha: float) -> dict:
+    """The k-th largest score, k = floor(alpha (n + 1)): above it p <= alpha, so it is flagged.
+
+    P(a new normal is flagged) <= alpha if it and the calibration rows are exchangeable, over
+    calibration sets on average (`marginal_fpr`); for one of them see `fpr_band` (Vovk, 2012,
+    propositions 2a and 2b; Bates et al., 2023, section 2).
+
+    Returns:
+      "threshold" [], NaN with a NaN score.
+
+    Raises:
+      UserError: see `rank_allowed`.
+    """
+    n = scores.shape[0]
+    ordered = jnp.sort(jnp.asarray(scores, jnp.float32))
+    kth = ordered[n - rank_allowed(n, alpha)]
+    return {"threshold": jnp.where(jnp.isnan(ordered[-1]), jnp.nan, kth)}  # NaN are sorted last
+
+
+def marginal_fpr(n: int, alpha: float) -> float:
+    """P(a new normal is flagged) where no scores tie, k / (n + 1) in (alpha - 1/(n+1), alpha].
+
+    The mean over calibration sets of the realised rate; where scores tie it is lower.
+
+    Raises:
+      UserError: see `rank_allowed`.
+    """
+    return rank_allowed(n, alpha) / (n + 1)
+
+
+def fpr_band(n: int, alpha: float, confidence: float = 0.95) -> Band:
+    """Where the false-positive rate lies for the one calibration set that there is.
+
+    Given the calibration set, and where no scores tie, the rate is Beta(k, n + 1 - k) distributed
+    with k = floor(alpha (n + 1)) (Vovk, 2012, proposition 2b); this is the central interval. Where
+    scores tie the rate is lower, so only the upper end holds.
+
+    Args:
+      n: calibration rows, independent and identically distributed with the new normals.
+      alpha: of the rule.
+      confidence: P(the rate is in the band), in (0, 1).
+
+    Raises:
+      UserError: the confidence is not between 0 and 1; see `rank_allowed`.
+    """
+    from scipy.special import betaincinv  # JAX depends on SciPy, but loads it when it needs it
+
+    if not 0 < confidence < 1:
+        raise UserError(f"the confidence is {confidence:g}; it must be between 0 and 1")
+    k, tail = rank_allowed(n, alpha), (1 - confidence) / 2
+    return Band(*(float(betaincinv(k, n + 1 - k, share)) for share in (tail, 1 - tail)))
