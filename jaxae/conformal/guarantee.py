@@ -26,21 +26,21 @@ class Band(NamedTuple):
 def rank_allowed(n: int, alpha: float) -> int:
     """The k = floor(alpha (n + 1)) highest of n + 1 scores are those that a rule may flag.
 
-    Alpha counts as the decimal that it is written as: .29 of 100 rows is 29, though the nearest
-    float lies below .29.
+    Alpha counts as any number to which it is the nearest float: .29 of 100 rows is 29, and 1/3 of 3
+    rows is 1, though both floats lie below.
 
     Raises:
       UserError: alpha is not between 0 and 1, or below 1/(n+1), the smallest of all p-values.
     """
     if not 0 < alpha < 1:
         raise UserError(f"alpha is {alpha:g}; a false-positive rate lies between 0 and 1")
-    exact = Fraction(repr(float(alpha)))
-    k = math.floor(exact * (n + 1))
+    k = math.floor(Fraction(alpha) * (n + 1) * (1 + Fraction(1, 2**52)))
     if k < 1:
         raise UserError(
             f"alpha {alpha:g} is out of reach of {n} calibration rows, whose smallest p-value is "
-            f"1/{n + 1}: give {math.ceil(1 / exact) - 1} held-out normals or more (raise "
-            f"data.valid_fraction, unset threshold.limit), or an alpha of at least 1/{n + 1}"
+            f"1/{n + 1}: give {math.ceil(1 / alpha) - 1} held-out normals or more (raise "
+            "data.valid_fraction, unset threshold.limit), or an alpha of at least "
+            f"{-(-(10**6) // (n + 1)) / 10**6:g}"
         )
     return k
 

@@ -44,7 +44,7 @@ def refuse_none(calibration: AnyArray) -> None:
         raise UserError("there are no calibration scores; hold out normals (data.valid_fraction)")
 
 
-def shares(n: int) -> Float[np.ndarray, " n+1"]:
+def shares(n: int) -> Float[np.ndarray, " values"]:
     """The values that a p-value takes among n calibration rows: 1/(n+1), 2/(n+1) ... 1.
 
     They are looked up because XLA divides by a constant in multiplying by its rounded inverse: that
