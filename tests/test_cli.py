@@ -34,12 +34,17 @@ def test_scores_of_a_file_are_those_of_the_run(run, capsys):
         ["score", str(folder / "run"), str(folder / "test.npy"), "--out", str(folder / "out.npz")]
     )
     with np.load(folder / "out.npz") as found:
-        score, is_anomaly = found["score"], found["is_anomaly"]
+        assert found.files == ["row", "score", "p_value", "threshold", "is_anomaly"]
+        score, p_value, is_anomaly = (found[k] for k in ("score", "p_value", "is_anomaly"))
     with np.load(folder / "run" / "scores.npz") as saved:
+        reach = (saved["valid"][None] >= score[:, None]).sum(axis=1)
+        np.testing.assert_allclose(p_value, (1 + reach) / (1 + len(saved["valid"])), rtol=1e-6)
         np.testing.assert_array_equal(score, saved["test"])
         np.testing.assert_array_equal(is_anomaly, saved["test_is_anomaly"])
         np.testing.assert_array_equal(y, saved["test_y"])
-    assert f"{is_anomaly.sum()} of {len(y)} rows" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{is_anomaly.sum()} of {len(y)} rows" in said
+    assert "promise nothing: score 'mse+latent_mahalanobis' is standardised" in said
     assert evaluate(score, y, is_anomaly)["auroc"] > 0.99
 
 
@@ -60,12 +65,13 @@ def test_rows_may_come_in_any_of_these_files(name, write, run, tmp_path):
     with np.load(folder / "run" / "scores.npz") as saved:
         np.testing.assert_array_equal(found.score, saved["test"])
     header, *lines = (tmp_path / "out.csv").read_text().splitlines()
-    assert header == "row,score,threshold,is_anomaly"
+    assert header == "row,score,p_value,threshold,is_anomaly"
     table = np.array([line.split(",") for line in lines], np.float64)
     np.testing.assert_array_equal(table[:, 0], np.arange(len(table)))
     np.testing.assert_array_equal(table[:, 1].astype(np.float32), found.score)
-    np.testing.assert_array_equal(table[:, 3] == 1, found.is_anomaly)
-    np.testing.assert_array_equal(table[:, 1] > table[:, 2], found.is_anomaly)
+    np.testing.assert_array_equal(table[:, 2].astype(np.float32), found.p_value)
+    np.testing.assert_array_equal(table[:, 4] == 1, found.is_anomaly)
+    np.testing.assert_array_equal(table[:, 1] > table[:, 3], found.is_anomaly)
 
 
 @pytest.mark.parametrize("out", ["out.txt", "out", "nowhere/out.csv"])

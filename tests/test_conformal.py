@@ -14,6 +14,7 @@ from jaxae import conformal, scoring
 from jaxae.errors import UserError
 
 SPLITS = 1000
+split_p_values = jax.jit(conformal.split_p_values)
 
 
 def brute_force(calibration, scores):
@@ -36,6 +37,13 @@ def normals(kind, seed, *shape):
 KINDS = pytest.mark.parametrize("kind", ["continuous", "discrete", "constant"])
 
 
+def flagged_above(calibration, alpha):
+    """The thresholds of many calibration sets: [SPLITS, n] -> [SPLITS]."""
+    return np.asarray(
+        jax.jit(jax.vmap(lambda c: conformal.fit(c, alpha)["threshold"]))(calibration)
+    )
+
+
 def at_most(frequency, bound, trials=SPLITS):
     """Whether a frequency over independent trials is no evidence of a rate above the bound."""
     return stats.binomtest(round(frequency * trials), trials, bound, "greater").pvalue > 1e-3
@@ -45,13 +53,13 @@ def at_most(frequency, bound, trials=SPLITS):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 10, 99]), st.sampled_from([2, 5, 10**6]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 99]), st.sampled_from([2, 5, 10**6]))
 def test_a_p_value_is_the_share_of_ranks_to_the_bit(seed, n, levels):
     generator = np.random.default_rng(seed)
     calibration = generator.integers(0, levels, n).astype(np.float32)
     between = generator.integers(-2, 2 * levels + 2, 30) / 2
     scores = np.concatenate([between, calibration, [np.inf, -np.inf]]).astype(np.float32)
-    p = conformal.split_p_values(calibration, scores)
+    p = split_p_values(calibration, scores)
     assert p.dtype == jnp.float32
     np.testing.assert_array_equal(p, brute_force(calibration, scores))
 
@@ -60,18 +68,18 @@ def test_p_values_meet_the_alpha_that_they_equal():
     """A product with a rounded inverse would miss many of these."""
     for n in (9, 48, 99, 199):
         calibration = np.arange(n, dtype=np.float32)
-        p = jax.jit(conformal.split_p_values)(calibration, calibration[::-1])
+        p = split_p_values(calibration, calibration[::-1])
         k = 1 + np.arange(1, n + 1)
         np.testing.assert_array_equal(p, k.astype(np.float32) / np.float32(n + 1))
 
 
 def test_p_values_fall_as_scores_rise_and_only_order_counts():
     calibration, scores = normals("continuous", 0, 57), np.sort(normals("continuous", 1, 80))
-    p = np.asarray(conformal.split_p_values(calibration, scores))
+    p = np.asarray(split_p_values(calibration, scores))
     assert (np.diff(p) <= 0).all()
     shuffled = np.random.default_rng(2).permutation(calibration)
-    np.testing.assert_array_equal(conformal.split_p_values(shuffled, scores), p)
-    np.testing.assert_array_equal(conformal.split_p_values(8 * calibration, 8 * scores), p)
+    np.testing.assert_array_equal(split_p_values(shuffled, scores), p)
+    np.testing.assert_array_equal(split_p_values(8 * calibration, 8 * scores), p)
 
 
 def test_a_calibration_row_takes_part_in_its_own_rank():
@@ -197,8 +205,8 @@ def test_an_alpha_is_a_share(alpha):
 def test_a_normal_is_flagged_with_a_probability_of_at_most_alpha(kind, n, alpha):
     """In 1,000 splits with one new normal each; without ties not much less often either."""
     calibration, new = normals(kind, 1, SPLITS, n), normals(kind, 2, SPLITS)
-    thresholds = jax.vmap(lambda c: conformal.fit(c, alpha)["threshold"])(calibration)
-    flagged = int((new > np.asarray(thresholds)).sum())
+    thresholds = flagged_above(calibration, alpha)
+    flagged = int((new > thresholds).sum())
     assert at_most(flagged / SPLITS, alpha)
     exact = conformal.marginal_fpr(n, alpha)
     assert alpha - 1 / (n + 1) < exact <= alpha
@@ -210,7 +218,7 @@ def test_a_normal_is_flagged_with_a_probability_of_at_most_alpha(kind, n, alpha)
 def test_the_rate_of_one_calibration_set_is_beta_distributed(n, alpha):
     """Uniform scores exceed a threshold t with a probability of 1 - t."""
     calibration = np.random.default_rng(3).random((SPLITS, n), np.float32)
-    rates = 1 - np.asarray(jax.vmap(lambda c: conformal.fit(c, alpha)["threshold"])(calibration))
+    rates = 1 - flagged_above(calibration, alpha)
     k = math.floor(Fraction(repr(alpha)) * (n + 1))
     assert stats.kstest(rates, stats.beta(k, n + 1 - k).cdf).pvalue > 1e-3
     low, high = conformal.fpr_band(n, alpha, 0.9)
@@ -267,7 +275,7 @@ def window_scores(series, width=8):
 
 def test_windows_of_one_series_are_not_exchangeable_but_series_are():
     scores = window_scores(walks(0, SPLITS, 120))
-    p = jax.vmap(conformal.split_p_values)(scores[:, :59], scores[:, -1:])
+    p = jax.vmap(split_p_values)(scores[:, :59], scores[:, -1:])
     assert np.mean(np.asarray(p) <= 0.1) > 0.25
 
     many = window_scores(walks(1, 20 * SPLITS, 40)).reshape(SPLITS, 20, -1)
@@ -277,7 +285,7 @@ def test_windows_of_one_series_are_not_exchangeable_but_series_are():
         of_series = conformal.group_scores(windows.reshape(-1), group, 20)
         return conformal.split_p_values(of_series[:19], of_series[19:])[0] <= 0.1
 
-    of_new_series = int(jax.vmap(flagged)(many).sum())
+    of_new_series = int(jax.jit(jax.vmap(flagged))(many).sum())
     assert stats.binomtest(of_new_series, SPLITS, 0.1).pvalue > 1e-3
 
 
@@ -296,9 +304,7 @@ def step_up(p, fdr):
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(1, 100), min_size=1, max_size=12), st.sampled_from([5, 7, 10, 29, 50, 99])
-)
+@given(st.lists(st.integers(1, 100), min_size=10, max_size=10), st.sampled_from([5, 7, 10, 29, 50]))
 def test_selection_is_exact_where_p_values_meet_their_line(hundredths, percent):
     p = [Fraction(k, 100) for k in hundredths]
     found = conformal.benjamini_hochberg(np.float32([float(q) for q in p]), percent / 100)
@@ -337,6 +343,7 @@ def test_the_share_of_false_discoveries_is_kept(kind):
     calibration, new = normals(kind, 1, SPLITS, 199), normals(kind, 2, SPLITS, 100)
     new[:, :20] += 4
 
+    @jax.jit
     @jax.vmap
     def select(calibration, new):
         return conformal.benjamini_hochberg(conformal.split_p_values(calibration, new), 0.1)

@@ -15,7 +15,7 @@ from probes import DEVICES, METHODS, SHAPE, assert_same, dataset, edit, images, 
 
 from jaxae import config, detectors, experiment, learners, members, plots, runlog, scoring, train
 from jaxae.errors import UserError
-from jaxae.types import Decision, Learner, Outputs, Scaling
+from jaxae.types import Decision, Learner, Outputs, Rule, Scaling
 
 DEVICES = DEVICES[:2]
 DATA = dataset(images(40, 1), images(30, 2), images(20, 3), 1 - images(20, 4))
@@ -198,12 +198,58 @@ def test_scores_that_are_not_numbers_are_refused():
         ({"score": "psnr"}, ["unknown score 'psnr'", "mse"]),
         ({"threshold__rule": "magic"}, ["unknown threshold rule 'magic'", "quantile"]),
         ({"threshold__rule": "quantile"}, ["quantile", "number"]),
+        ({"threshold__rule": "conformal:1"}, ["conformal:1", "between 0 and 1"]),
     ],
 )
 def test_what_no_detector_could_be_made_of_is_refused(changes, words):
     with pytest.raises(UserError) as caught:
         detectors.check(tiny(**changes))
     assert all(word in str(caught.value) for word in words)
+
+
+FLAWS = [
+    ({"threshold__on": "train"}, ["threshold.on = train", "--threshold.on valid"]),
+    ({"data__valid": "test"}, ["data.valid = test", "--data.valid holdout"]),
+    ({"score": "mse+latent_knn"}, ["'mse+latent_knn' is standardised", "--score without +"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), FLAWS)
+def test_a_promise_that_the_calibration_rows_would_break_is_refused(changes, words, monkeypatch):
+    """By what the rule says of itself, not by its name."""
+    own = Rule(scoring.RULES["max"].fit, exchangeable=True)
+    monkeypatch.setitem(scoring.RULES, "own", own)
+    for rule in ("conformal:0.1", "own"):
+        with pytest.raises(UserError, match=f"{rule}.* cannot keep its promise") as caught:
+            detectors.check(tiny(**changes, threshold__rule=rule))
+        assert all(word in str(caught.value) for word in words)
+        detectors.check(tiny(threshold__rule=rule))
+    detectors.check(tiny(**changes, threshold__rule="quantile:0.9"))  # promises nothing
+    assert detectors.calibration_flaw(tiny(**changes)) in str(caught.value)
+    assert not detectors.calibration_flaw(tiny())
+
+
+@pytest.mark.parametrize(
+    ("changes", "n"),
+    [({}, 30), ({"threshold__on": "train"}, 40), ({"threshold__limit": 9}, 9),
+     ({"threshold__limit": 99}, 30)],
+)  # fmt: skip
+def test_too_few_normals_are_seen_before_training(changes, n):
+    detectors.check_rows(tiny(**changes, threshold__rule=f"conformal:{1 / (n + 1)}"), DATA)
+    out_of_reach = tiny(**changes, threshold__rule=f"conformal:{0.99 / (n + 1)}")
+    with pytest.raises(UserError, match=f"out of reach of {n} calibration rows"):
+        detectors.check_rows(out_of_reach, DATA)
+
+
+def test_p_values_are_ranks_whatever_the_rule(model):
+    learner, variables, _ = model
+    for rule in ("max", "conformal:0.1"):
+        detector, scores = fit(learner, variables, threshold__rule=rule)
+        found = detectors.judge(detector, DATA.test.x)
+        reach = (scores.valid[None] >= scores.test[:, None]).sum(axis=1)
+        np.testing.assert_allclose(found.p_value, (1 + reach) / 31, rtol=1e-6)
+    np.testing.assert_array_equal(found.is_anomaly, found.p_value <= np.float32(0.1))
+    assert 0 < found.is_anomaly.sum() < len(found.is_anomaly)
 
 
 @pytest.mark.parametrize("score", ["d_of_r", "mse+d_of_x", "latent_knn"])
@@ -295,6 +341,7 @@ def test_a_description_says_what_the_arrays_are(tmp_path):
     assert known["format"] == config.FORMAT
     assert (known["shape"], known["dtype"], known["members"]) == ([6], "uint8", 2)
     assert known["threshold"] == detector.decision.threshold
+    assert known["calibration_flaw"] is None
     assert config.from_dict(known["config"]) == detector.about.config
     assert known["arrays"]["decision/calibration"] == "float32[30]"
     with np.load(next(tmp_path.glob("arrays-*.npz"))) as stored:

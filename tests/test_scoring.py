@@ -273,7 +273,10 @@ def test_rules_can_be_mapped_over_members():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mean", "unknown threshold rule 'mean'; known: mad, max, mean_std, quantile"),
+        (
+            "mean",
+            "unknown threshold rule 'mean'; known: conformal, mad, max, mean_std, pot",
+        ),
         ("mean_std", "needs a finite number"),
         ("mad:x", "needs a finite number"),
         ("mean_std:nan", "needs a finite number"),

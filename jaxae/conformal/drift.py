@@ -14,13 +14,15 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float
 
-from jaxae.conformal.ranks import refuse_nan
+from jaxae.conformal.ranks import refuse_other_than_p_values
 from jaxae.errors import UserError
 from jaxae.types import AnyArray
 
 # One gambler for each, who bets epsilon p^(epsilon - 1): low ones win more on small p-values and
-# lose more on others, so that some are right for a slight drift and some for a large one.
-EPSILONS = np.concatenate([2.0 ** -np.arange(3, 9), np.linspace(0.2, 0.95, 6)]).astype(np.float32)
+# lose more on others, so that some are right for a slight drift and some for a large one; the last
+# bets nothing and keeps what the others need once drift sets in.
+EPSILONS = np.float32([1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1])
+JUMP = 0.01  # share of the wealth that is dealt out anew after each row
 
 
 class Wealth(NamedTuple):
@@ -31,11 +33,12 @@ class Wealth(NamedTuple):
 
 
 def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> Wealth:
-    """The simple mixture of power martingales, M_t = mean over epsilon of prod epsilon p^(eps - 1).
+    """The jumper martingale over power bets: M_t = mean over epsilon of the gamblers' wealth.
 
-    Vovk, Nouretdinov and Gammerman (2003), with a mean over `EPSILONS` in place of the
-    integral: a mean of martingales is one, so nothing is approximate. It grows when scores rise; a
-    drift to lower scores it does not see.
+    With each row a gambler's wealth is multiplied by epsilon p^(epsilon - 1), whose mean is 1
+    (Vovk, Nouretdinov and Gammerman, 2003); then the share `JUMP` of everything is dealt out
+    equally, so that gamblers whom a long calm has ruined are back when drift begins (Vovk et al.,
+    2021). The mean grows when scores rise; a drift to lower scores it does not see.
 
     Args:
       p: of `stream_p_values`, in (0, 1]; of other p-values, that are not independent or not
@@ -43,17 +46,20 @@ def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> 
       each: `Wealth.each` of the stream so far; None: it begins.
 
     Raises:
-      UserError: a p-value is NaN.
+      UserError: a p-value is NaN or not in [0, 1].
     """
-    refuse_nan(p=p)
+    refuse_other_than_p_values(p)
     stakes = jnp.asarray(EPSILONS)
     start = jnp.zeros_like(stakes) if each is None else jnp.asarray(each, jnp.float32)
 
     def step(each: Array, log_p: Array) -> tuple[Array, Array]:
-        each = each + jnp.log(stakes) + (stakes - 1) * log_p
-        return each, logsumexp(each) - math.log(len(stakes))
+        won = each + jnp.log(stakes) + (stakes - 1) * log_p
+        mean = logsumexp(won) - math.log(len(stakes))
+        return jnp.logaddexp(math.log1p(-JUMP) + won, math.log(JUMP) + mean), mean
 
-    each, log = lax.scan(step, start, jnp.log(jnp.asarray(p, jnp.float32)))
+    # 0 is no p-value of `stream_p_values`; of others it wins much, but not everything.
+    log_p = jnp.log(jnp.maximum(jnp.asarray(p, jnp.float32), jnp.finfo(jnp.float32).tiny))
+    each, log = lax.scan(step, start, log_p)
     return Wealth(log, each)
 
 

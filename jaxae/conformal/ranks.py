@@ -34,6 +34,21 @@ def refuse_nan(**arrays: AnyArray) -> None:
             )
 
 
+def refuse_other_than_p_values(p: AnyArray) -> None:
+    """Refuse what is not in [0, 1], where it is visible.
+
+    Raises:
+      UserError: counts them and names the first.
+    """
+    refuse_nan(p=p)
+    outside = np.asarray((p < 0) | (p > 1)) if visible(p) else np.zeros(0, bool)
+    if outside.any():
+        raise UserError(
+            f"{outside.sum()} of {len(outside)} p-values are not in [0, 1], the first "
+            f"{float(p[int(outside.argmax())]):g}; give p-values, not scores"
+        )
+
+
 def refuse_none(calibration: AnyArray) -> None:
     """Refuse an empty calibration set.
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxae.conformal.ranks import refuse_nan, visible
+from jaxae.conformal.ranks import refuse_other_than_p_values
 from jaxae.errors import UserError
 from jaxae.types import AnyArray
 
@@ -35,19 +35,9 @@ def benjamini_hochberg(p: Float[AnyArray, " N"], fdr: float) -> Bool[Array, " N"
     """
     if not 0 < fdr < 1:
         raise UserError(f"the false-discovery rate is {fdr:g}; it must be between 0 and 1")
-    refuse_nan(p=p)
-    _refuse_outside(p)
+    refuse_other_than_p_values(p)
     p = jnp.asarray(p, jnp.float32)
     ordered = jnp.sort(p)
     rank = jnp.arange(1, len(p) + 1, dtype=jnp.float32)
     last = jnp.max(jnp.where(ordered * len(p) <= fdr * rank * _SLACK, ordered, -1), initial=-1)
     return p <= last
-
-
-def _refuse_outside(p: AnyArray) -> None:
-    outside = np.asarray((p < 0) | (p > 1)) if visible(p) else np.zeros(0, bool)
-    if outside.any():
-        raise UserError(
-            f"{outside.sum()} of {len(outside)} p-values are not in [0, 1], the first "
-            f"{float(p[int(outside.argmax())]):g}; give p-values, not scores"
-        )
