@@ -8,6 +8,7 @@ at most delta: the alarm holds at all times at once, however long one looks.
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -49,8 +50,13 @@ def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> 
       UserError: a p-value is NaN or not in [0, 1].
     """
     refuse_other_than_p_values(p)
+    start = np.zeros_like(EPSILONS) if each is None else each
+    return _play(jnp.asarray(p, jnp.float32), jnp.asarray(start, jnp.float32))
+
+
+@jax.jit
+def _play(p: Array, start: Array) -> Wealth:
     stakes = jnp.asarray(EPSILONS)
-    start = jnp.zeros_like(stakes) if each is None else jnp.asarray(each, jnp.float32)
 
     def step(each: Array, log_p: Array) -> tuple[Array, Array]:
         won = each + jnp.log(stakes) + (stakes - 1) * log_p
@@ -58,7 +64,7 @@ def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> 
         return jnp.logaddexp(math.log1p(-JUMP) + won, math.log(JUMP) + mean), mean
 
     # 0 is no p-value of `stream_p_values`; of others it wins much, but not everything.
-    log_p = jnp.log(jnp.maximum(jnp.asarray(p, jnp.float32), jnp.finfo(jnp.float32).tiny))
+    log_p = jnp.log(jnp.maximum(p, jnp.finfo(jnp.float32).tiny))
     each, log = lax.scan(step, start, log_p)
     return Wealth(log, each)
 

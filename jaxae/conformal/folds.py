@@ -5,7 +5,9 @@ models. The price is a factor of two in what can be proved.
 """
 
 from collections.abc import Callable
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -47,8 +49,12 @@ def cv_plus_p_values(
     strange = np.setdiff1d(fold, folds) if visible(fold) else folds[:0]
     if strange.size:
         raise UserError(f"fold {strange[0]} has no scores; folds are numbered 0 ... {folds[-1]}")
-    held_out, fold = jnp.asarray(held_out, jnp.float32), jnp.asarray(fold)
-    n, size = len(held_out), jnp.bincount(fold, length=len(folds))
+    return _cross(*_float32(held_out, scores), jnp.asarray(fold))
+
+
+@jax.jit
+def _cross(held_out: Array, scores: Array, fold: Array) -> Array:
+    size = jnp.bincount(fold, length=len(scores))
 
     def reach(one: tuple[Array, Array]) -> Array:
         """How many rows of a fold have at least the scores [N]: [N]."""
@@ -57,8 +63,12 @@ def cv_plus_p_values(
         ordered = jnp.sort(jnp.where(fold == k, held_out, jnp.nan))
         return size[k] - jnp.minimum(jnp.searchsorted(ordered, at), size[k])
 
-    counts = lax.map(reach, (jnp.asarray(folds), jnp.asarray(scores, jnp.float32)))
-    return jnp.asarray(shares(n))[jnp.sum(counts, axis=0)]
+    counts = lax.map(reach, (jnp.arange(len(scores)), scores))
+    return jnp.asarray(shares(len(held_out)))[jnp.sum(counts, axis=0)]
+
+
+def _float32(*arrays: AnyArray) -> list[Array]:
+    return [jnp.asarray(values, jnp.float32) for values in arrays]
 
 
 def cv_plus_bound(alpha: float, n: int, folds: int) -> float:
@@ -110,8 +120,11 @@ def jackknife_after_bootstrap_p_values(
             f"{seen.size} training rows, first row {seen[0]}, were seen by all {len(in_bag)} "
             "members, so that none can judge them; add members or leave these rows out"
         )
-    training, scores = (jnp.asarray(values, jnp.float32) for values in (training, scores))
+    return _bootstrap(*_float32(training, scores), jnp.asarray(in_bag), aggregate)
 
+
+@partial(jax.jit, static_argnames="aggregate")
+def _bootstrap(training: Array, scores: Array, in_bag: Array, aggregate: Callable) -> Array:
     def reached(row: tuple[Array, Array]) -> Array:
         """Whether a training row has at least the scores of the new rows: [N]."""
         own, used = row
@@ -120,6 +133,6 @@ def jackknife_after_bootstrap_p_values(
         # No member is left, under `jax.jit`, where it cannot be refused: NaN counts as reached.
         return ~(both[0] < both[1:])
 
-    rows = (training.T, jnp.asarray(in_bag).T)
+    rows = (training.T, in_bag.T)
     counts = jnp.sum(lax.map(reached, rows, batch_size=_SIDE_BY_SIDE), axis=0)
     return jnp.asarray(shares(len(training.T)))[counts]

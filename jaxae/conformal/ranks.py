@@ -91,10 +91,18 @@ def split_p_values(
     """
     refuse_none(calibration)
     refuse_nan(calibration=calibration, scores=scores)
-    ordered, scores = jnp.sort(jnp.asarray(calibration, jnp.float32)), _float32(scores)
-    n = len(ordered)
+    return _split(_float32(calibration), _float32(scores))
+
+
+@jax.jit
+def _split(calibration: Array, scores: Array) -> Array:
+    ordered, n = jnp.sort(calibration), len(calibration)
     p = jnp.asarray(shares(n))[n - jnp.searchsorted(ordered, scores)]
-    # Sorting puts NaN last.
+    return _nan_with(scores, ordered, p)
+
+
+def _nan_with(scores: Array, ordered: Array, p: Array) -> Array:
+    """P-values, NaN where a score is NaN or the calibration set holds one: sorting puts it last."""
     return jnp.where(jnp.isnan(scores) | jnp.isnan(ordered[-1]), jnp.nan, p)
 
 
@@ -126,13 +134,20 @@ def smoothed_p_values(
     """
     refuse_none(calibration)
     refuse_nan(calibration=calibration, scores=scores)
-    ordered, scores = jnp.sort(jnp.asarray(calibration, jnp.float32)), _float32(scores)
-    below = jnp.searchsorted(ordered, scores)
-    up_to = jnp.searchsorted(ordered, scores, side="right")
-    lot = 1 - jax.random.uniform(key, scores.shape)  # never 0: a bet on p = 0 would win all
-    n = len(ordered)
-    p = ((n - up_to) + lot * (1 + up_to - below)) / (n + 1)
-    return jnp.where(jnp.isnan(scores) | jnp.isnan(ordered[-1]), jnp.nan, p)
+    return _smoothed(key, _float32(calibration), _float32(scores))
+
+
+@jax.jit
+def _smoothed(key: Key, calibration: Array, scores: Array) -> Array:
+    ordered, n = jnp.sort(calibration), len(calibration)
+    below, up_to = (jnp.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
+    p = ((n - up_to) + _lots(key, len(scores)) * (1 + up_to - below)) / (n + 1)
+    return _nan_with(scores, ordered, p)
+
+
+def _lots(key: Key, count: int) -> Array:
+    """Uniform on (0, 1]: never 0, since a bet on p = 0 would win everything."""
+    return 1 - jax.random.uniform(key, (count,))
 
 
 def stream_p_values(
@@ -150,15 +165,19 @@ def stream_p_values(
       scores: in the order of time.
 
     Returns:
-      float32 in (0, 1]; time and memory grow with T (n + T).
+      float32 in (0, 1]; it takes a time that grows with T (n + T).
 
     Raises:
       UserError: a score is NaN.
     """
     refuse_nan(calibration=calibration, scores=scores)
-    n, steps = calibration.shape[0], scores.shape[0]
-    seen = jnp.concatenate([_float32(calibration), _float32(scores)])
-    lots = 1 - jax.random.uniform(key, (steps,))
+    return _stream(key, _float32(calibration), _float32(scores))
+
+
+@jax.jit
+def _stream(key: Key, calibration: Array, scores: Array) -> Array:
+    n, steps = len(calibration), len(scores)
+    seen = jnp.concatenate([calibration, scores])
 
     def rank(row: tuple[Array, Array]) -> Array:
         t, lot = row
@@ -167,7 +186,7 @@ def stream_p_values(
         p = (above + lot * (1 + equal)) / (1 + n + t)
         return jnp.where(jnp.any(jnp.isnan(seen) & before) | jnp.isnan(score), jnp.nan, p)
 
-    return lax.map(rank, (jnp.arange(steps), lots), batch_size=256)
+    return lax.map(rank, (jnp.arange(steps), _lots(key, steps)), batch_size=256)
 
 
 def group_scores(

@@ -1,12 +1,13 @@
 """Which of many rows are anomalies, at a rate of false discoveries."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxae.conformal.ranks import refuse_other_than_p_values
 from jaxae.errors import UserError
-from jaxae.types import AnyArray
+from jaxae.types import AnyArray, Scalar
 
 # Of the comparison p N <= fdr i. Conformal p-values are fractions that often meet it with equality,
 # and both sides are rounded, twice each.
@@ -36,7 +37,11 @@ def benjamini_hochberg(p: Float[AnyArray, " N"], fdr: float) -> Bool[Array, " N"
     if not 0 < fdr < 1:
         raise UserError(f"the false-discovery rate is {fdr:g}; it must be between 0 and 1")
     refuse_other_than_p_values(p)
-    p = jnp.asarray(p, jnp.float32)
+    return _step_up(jnp.asarray(p, jnp.float32), fdr)
+
+
+@jax.jit
+def _step_up(p: Array, fdr: Scalar) -> Array:
     ordered = jnp.sort(p)
     rank = jnp.arange(1, len(p) + 1, dtype=jnp.float32)
     last = jnp.max(jnp.where(ordered * len(p) <= fdr * rank * _SLACK, ordered, -1), initial=-1)
