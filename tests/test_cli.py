@@ -48,6 +48,24 @@ def test_scores_of_a_file_are_those_of_the_run(run, capsys):
     assert evaluate(score, y, is_anomaly)["auroc"] > 0.99
 
 
+def test_a_promise_is_checked_before_training_and_kept_by_the_run(run, tmp_path, capsys):
+    folder, _ = run
+    args = f"--name kept --data.name npz:{folder / 'own.npz'} --run-dir {tmp_path / 'run'} "
+    args += "--method dense --model.latent 2 --model.output-activation linear --devices 1 "
+    args += "--train.epochs 2 --train.batch-size 16 --data.valid-fraction 0.26"
+    command = ["train", *args.split()]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--threshold.rule", "conformal:0.02"])
+    assert stop.value.code == 2
+    assert "out of reach of 39 calibration rows" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    cli.main([*command, "--threshold.rule", "conformal:0.1"])
+    found = cli.score_file(tmp_path / "run", folder / "test.npy", tmp_path / "out.csv")
+    assert "promise nothing" not in capsys.readouterr().out
+    np.testing.assert_array_equal(found.is_anomaly, found.p_value <= np.float32(0.1))
+    assert found.is_anomaly.any()
+
+
 def as_csv(path, x, header=""):
     np.savetxt(path, x, delimiter=",", header=header, comments="", fmt="%.17g")
 

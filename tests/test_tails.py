@@ -63,6 +63,25 @@ def test_a_threshold_rises_as_the_risk_falls_and_follows_the_scores():
         assert moved.threshold == pytest.approx(scale * found[2] + shift, rel=1e-3)
 
 
+def test_the_tail_begins_at_the_score_that_a_tenth_exceeds():
+    scores = np.random.default_rng(1).gumbel(size=100).astype(np.float32)
+    found = scoring.fit_rule("pot:0.0999999", scores).threshold
+    assert found == pytest.approx(np.sort(scores)[89], abs=1e-5)
+
+
+def test_a_tail_that_is_mostly_one_tie_has_a_threshold_among_its_scores():
+    scores = np.repeat(np.float32([0, 1, 2]), [200, 90, 10])
+    assert 1 < scoring.fit_rule("pot:0.01", scores).threshold < 4
+    assert np.isfinite(tails.generalised_pareto(jnp.asarray(scores[270:] - 1))).all()
+
+
+def test_a_nan_leaves_no_threshold():
+    scores = jnp.linspace(0, 1, 100).at[7].set(jnp.nan)
+    assert np.isnan(tails.peaks_over_threshold(scores, 0.01)["threshold"])
+    with pytest.raises(UserError, match="1 of 100 values of calibration are NaN"):
+        scoring.fit_rule("pot:0.01", scores)
+
+
 @pytest.mark.parametrize("levels", [1, 2, 5, 50])
 def test_scores_with_ties_have_a_finite_threshold_in_their_tail(levels):
     scores = np.random.default_rng(levels).integers(0, levels, 300).astype(np.float32)
