@@ -235,10 +235,10 @@ def test_a_promise_that_the_calibration_rows_would_break_is_refused(changes, wor
      ({"threshold__limit": 99}, 30)],
 )  # fmt: skip
 def test_too_few_normals_are_seen_before_training(changes, n):
-    detectors.check_rows(tiny(**changes, threshold__rule=f"conformal:{1 / (n + 1)}"), DATA)
+    detectors.check(tiny(**changes, threshold__rule=f"conformal:{1 / (n + 1)}"), DATA)
     out_of_reach = tiny(**changes, threshold__rule=f"conformal:{0.99 / (n + 1)}")
     with pytest.raises(UserError, match=f"out of reach of {n} calibration rows"):
-        detectors.check_rows(out_of_reach, DATA)
+        detectors.check(out_of_reach, DATA)
 
 
 def test_p_values_are_ranks_whatever_the_rule(model):
