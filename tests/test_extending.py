@@ -133,7 +133,7 @@ class Made:
 def made(cfg):
     del cfg
     y_test = (np.arange(64) >= 32).astype(np.int32)
-    return Raw(Made(160, 1, 160), None, Made(64, 2, 32), y_test)
+    return Raw(Made(160, 1, 160), None, Made(64, 2, 32), y_test, normal=(0,))
 
 
 # A study of its own, with a figure.
