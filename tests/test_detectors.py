@@ -234,9 +234,12 @@ def test_a_promise_that_the_calibration_rows_would_break_is_refused(changes, wor
     [({}, 30), ({"threshold__on": "train"}, 40), ({"threshold__limit": 9}, 9),
      ({"threshold__limit": 99}, 30)],
 )  # fmt: skip
-def test_too_few_normals_are_seen_before_training(changes, n):
-    detectors.check(tiny(**changes, threshold__rule=f"conformal:{1 / (n + 1)}"), DATA)
-    out_of_reach = tiny(**changes, threshold__rule=f"conformal:{0.99 / (n + 1)}")
+def test_too_few_normals_are_seen_before_training(changes, n, monkeypatch):
+    """By what its fit says of their number: here of a rule that may be fitted on train too."""
+    own = scoring.RULES["conformal"]._replace(exchangeable=False)
+    monkeypatch.setitem(scoring.RULES, "own", own)
+    detectors.check(tiny(**changes, threshold__rule=f"own:{1 / (n + 1)}"), DATA)
+    out_of_reach = tiny(**changes, threshold__rule=f"own:{0.99 / (n + 1)}")
     with pytest.raises(UserError, match=f"out of reach of {n} calibration rows"):
         detectors.check(out_of_reach, DATA)
 
