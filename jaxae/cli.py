@@ -57,9 +57,9 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.
             _write_scores(out, found, detector.decision.threshold)
         except OSError as error:
             raise UserError(f"--out {out} cannot be written ({error.strerror})") from None
-    print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies")
-    if flaw := detectors.calibration_flaw(detector.about.config):
-        print(f"p-values are ranks among the calibration scores and promise nothing: {flaw}")
+    flaw = out and detectors.calibration_flaw(detector.about.config)
+    words = f"; p-values are ranks and promise nothing: {flaw}" if flaw else ""
+    print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies{words}")
     return found
 
 

@@ -138,6 +138,16 @@ def fit(
     return Detector(about, variables, fitted, decision, data.scaling), scores
 
 
+def arrays(detector: Detector, scores: Scores, data: Dataset) -> dict[str, np.ndarray]:
+    """Scores, decisions and the truth, as `scores.npz` holds them."""
+    return scores._asdict() | {
+        "test_is_anomaly": scoring.decide(detector.decision, scores.test),
+        "test_y": data.test.y,
+        "test_class_id": data.test.class_id,
+        "test_id": data.test.id,
+    }
+
+
 def _fit_score(
     learner: Learner, score: Score, variables: PyTree, data: Dataset, devices: parallel.Devices
 ) -> PyTree:

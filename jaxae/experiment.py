@@ -63,7 +63,7 @@ def run(cfg: ExperimentConfig) -> dict:
         detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
         detectors.save(folder / "detector", detector)
         runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
-        runlog.write_arrays(folder / "scores.npz", _score_arrays(dataset, detector, scores))
+        runlog.write_arrays(folder / "scores.npz", detectors.arrays(detector, scores, dataset))
         report = _report(cfg, dataset, detector, scores, folder)
         context = studies.Context(
             cfg, dataset, scoring_learner, all_devices, detector, scores, manager, folder
@@ -107,7 +107,7 @@ def _train(
     manager: checkpoint.Manager,
 ) -> train.Fitted:
     """Fit from the last checkpoint, if there is one, saving as configured."""
-    state, done = _resume(cfg, learner, dataset, devices, manager)
+    state, done = _resume(cfg, learner, apart, dataset, devices, manager)
     log = folder / "metrics.jsonl"
     runlog.start_metrics(log, done)
     all_devices = jax.local_devices()
@@ -119,7 +119,7 @@ def _train(
         found |= monitor(state.variables) if monitor else {}
         train.check_finite(found, f"after epoch {epoch}")
         # The log before the state: what no state has behind it is dropped and written again.
-        runlog.append_metrics(log, {"epoch": epoch} | _line(found))
+        runlog.append_metrics(log, epoch, found)
         if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
             checkpoint.save(manager, epoch, state, runlog.about(cfg, dataset.digest))
         return found
@@ -131,16 +131,10 @@ def _train(
     return fitted
 
 
-def _line(found: train.EpochMetrics) -> dict:
-    """An epoch's metrics for the log: means over members and, of several, each one's value."""
-    line: dict = {name: float(np.mean(values)) for name, values in found.items()}
-    several = {name: values.tolist() for name, values in found.items() if np.size(values) > 1}
-    return line | ({"members": several} if several else {})
-
-
 def _resume(
     cfg: ExperimentConfig,
     learner: Learner,
+    apart: train.Members,
     dataset: Dataset,
     devices: parallel.Devices,
     manager: checkpoint.Manager,
@@ -157,19 +151,11 @@ def _resume(
     about = checkpoint.about(manager, saved)
     runlog.refuse_other(about, cfg, dataset.digest, cfg.run_path / "checkpoints")
     template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
-    return checkpoint.restore(manager, parallel.placed_like(template, devices)), saved
-
-
-def _score_arrays(
-    dataset: Dataset, detector: detectors.Detector, scores: detectors.Scores
-) -> dict[str, np.ndarray]:
-    test = dataset.test
-    return scores._asdict() | {
-        "test_is_anomaly": scoring.decide(detector.decision, scores.test),
-        "test_y": test.y,
-        "test_class_id": test.class_id,
-        "test_id": test.id,
-    }
+    state = checkpoint.restore(manager, parallel.placed_like(template, devices))
+    behind = train.epochs_done(state, apart.plan(0, len(devices)).shape[2])
+    if behind != saved:
+        raise UserError(f"{manager.directory / str(saved)} holds {behind} epochs; rename it back")
+    return state, saved
 
 
 def _report(

@@ -244,9 +244,11 @@ def start_metrics(path: Path, epochs: int) -> None:
     write_text(path, "".join(json.dumps(metrics, allow_nan=False) + "\n" for metrics in kept))
 
 
-def append_metrics(path: Path, metrics: dict) -> None:
-    """Add one epoch."""
-    _append(path, metrics)
+def append_metrics(path: Path, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
+    """Add an epoch: means over the members [E] and, where there are several, each one's value."""
+    line = {name: float(np.mean(values)) for name, values in metrics.items()}
+    several = {name: values.tolist() for name, values in metrics.items() if np.size(values) > 1}
+    _append(path, {"epoch": epoch, **line, **({"members": several} if several else {})})
 
 
 def _append(path: Path, values: dict) -> None:

@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(name, where, what, make, ag
 
 def test_a_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
-    runlog.append_metrics(path, {"epoch": 1})
+    runlog.append_metrics(path, 1, {})
     opened = Path.open
 
     class Full:
@@ -165,7 +165,7 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", lambda path, mode="r": Full(opened(path, mode)))
     with pytest.raises(OSError, match=r"No space.*metrics\.jsonl"):
-        runlog.append_metrics(path, {"epoch": 2})
+        runlog.append_metrics(path, 2, {})
     monkeypatch.undo()
     assert path.read_text() == '{"epoch": 1}\n'
 

@@ -209,10 +209,10 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     expected = run(cfg, whole)
     append = runlog.append_metrics
 
-    def interrupted(path, row):
-        if row["epoch"] == 3:
+    def interrupted(path, epoch, found):
+        if epoch == 3:
             raise KeyboardInterrupt
-        append(path, row)
+        append(path, epoch, found)
 
     with monkeypatch.context() as patch:
         patch.setattr(runlog, "append_metrics", interrupted)

@@ -113,6 +113,15 @@ def test_a_log_that_lost_an_epoch_is_named_before_anything_is_made_of_it(damage,
     assert (folder / "report.json").read_bytes() == report
 
 
+def test_a_checkpoint_has_as_many_epochs_behind_it_as_its_name_says(again):
+    folder, enter = again
+    (folder / "checkpoints/2").rename(folder / "checkpoints/3")
+    log = folder / "metrics.jsonl"
+    log.write_text(log.read_text() + json.dumps({"epoch": 3, "loss": 0.1}) + "\n")
+    with pytest.raises(UserError, match=r"checkpoints/3 holds 2 epochs; rename it back$"):
+        enter(train__epochs=4)
+
+
 def test_the_log_is_ahead_of_the_checkpoint_never_behind(again):
     """A kill between the two leaves a line too many, which is written again."""
     folder, enter = again

@@ -179,7 +179,7 @@ def test_metrics_are_appended_and_a_torn_last_line_is_dropped(tmp_path):
     runlog.start_metrics(path, 0)
     rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 3)]
     for row in rows:
-        runlog.append_metrics(path, row)
+        runlog.append_metrics(path, row["epoch"], {"loss": np.array([row["loss"]])})
     assert runlog.read_metrics(path) == rows
     with path.open("a") as file:
         file.write('{"epoch": 4, "lo')
@@ -190,17 +190,17 @@ def test_metrics_are_appended_and_a_torn_last_line_is_dropped(tmp_path):
 def test_metrics_of_epochs_that_no_checkpoint_holds_are_dropped(done, tmp_path):
     path = tmp_path / "metrics.jsonl"
     for epoch in (1, 2, 3):
-        runlog.append_metrics(path, {"epoch": epoch})
+        runlog.append_metrics(path, epoch, {})
     with path.open("a") as file:
         file.write("{torn")
     runlog.start_metrics(path, done)
-    runlog.append_metrics(path, {"epoch": done + 1})
+    runlog.append_metrics(path, done + 1, {})
     assert [row["epoch"] for row in runlog.read_metrics(path)] == list(range(1, done + 2))
 
 
 def test_metrics_that_are_not_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        runlog.append_metrics(tmp_path / "metrics.jsonl", {"loss": float("nan")})
+        runlog.append_metrics(tmp_path / "metrics.jsonl", 1, {"loss": np.float32("nan")})
 
 
 def test_a_run_folder_is_held_by_one_process(tmp_path):
