@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -12,7 +13,7 @@ from jaxae.types import TrainState
 _WORTH_SAYING = 1e9  # bytes
 
 
-def check(state: TrainState, devices: Sequence[jax.Device]) -> None:
+def check(state: TrainState, devices: Sequence[Any]) -> None:
     """Refuse a state of training that the devices could not hold, and say what a large one needs.
 
     Args:
@@ -36,7 +37,7 @@ def check(state: TrainState, devices: Sequence[jax.Device]) -> None:
         print(words)
 
 
-def _memory(device: jax.Device) -> int:
+def _memory(device: Any) -> int:
     """Bytes that a device has: an accelerator its own, a CPU the machine's; 0 = it does not say."""
     if device.platform == "cpu":
         names = "SC_PHYS_PAGES", "SC_PAGE_SIZE"

@@ -57,7 +57,29 @@ def refused(args, capsys, cfg=CONFIG):
             ["--method", "conv", "--model.kernels", 3, 99, "--model.paddings", "same", "valid"],
             ["model.kernels (3, 99)", "smaller kernels"],
         ),
+        (
+            ["--method", "conv", "--model.kernels", 3, 31],
+            ["model.kernels (3, 31)", "31 on maps of 14 x 14", "smaller kernels"],
+        ),
         (["--train.epochs", 0], ["train.epochs is 0", "at least 1"]),
+        (["--train.noise-std", "inf"], ["train.noise_std is inf", "finite"]),
+        (["--optim.lr", "inf"], ["optim.lr is inf", "finite"]),
+        (["--data.limit", 1], ["data.limit is 1", "at least 2"]),
+        (["--model.latent", 10**9], ["1,569,000,000,784 parameters", "GB", "model.latent"]),
+        (["--threshold.rule", "mean_std:1e39"], ["mean_std:1e39", "between -1e+06 and 1e+06"]),
+        (
+            [
+                "--data.scale",
+                "standard",
+                "--train.noise-std",
+                0.1,
+                "--model.output-activation",
+                "linear",
+                "--studies",
+                "severity",
+            ],
+            ["study severity corrupts images in [0, 1]"],
+        ),
         (["--score", "d_of_r"], ["'d_of_r' needs d_of_r", "method dense", "--method alocc"]),
         (["--model.latent", 0], ["model.latent is 0", "method dense", "at least 1"]),
         (["--model.activation", "swish"], ["activation 'swish'", "relu"]),
@@ -156,6 +178,8 @@ def test_a_user_error_is_a_value_error_that_lists_what_is_known():
 
 
 OUTSIDE = [
+    ("dense", {"model.output_activation": "linear", "train.noise_std": 0.1}, lambda x: x - 0.5,
+     ["-0.5 to 0.5", "train.noise_clip", "--train.no-noise-clip"]),
     ("dense", {}, lambda x: 100 * x, ["0 to 100", "sigmoid", "gives 0 to 1", "--data.scale"]),
     ("dense", {}, lambda x: x - 0.5, ["-0.5 to 0.5", "--model.output-activation linear"]),
     ("dense", {"model.output_activation": "tanh"}, lambda x: 3 * x, ["gives -1 to 1"]),

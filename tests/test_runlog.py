@@ -200,7 +200,7 @@ def test_metrics_of_epochs_that_no_checkpoint_holds_are_dropped(done, tmp_path):
 
 def test_metrics_that_are_not_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        runlog.append_metrics(tmp_path / "metrics.jsonl", 1, {"loss": np.float32("nan")})
+        runlog.append_metrics(tmp_path / "metrics.jsonl", 1, {"loss": np.array(np.nan)})
 
 
 def test_a_run_folder_is_held_by_one_process(tmp_path):

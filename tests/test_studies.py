@@ -369,3 +369,31 @@ def test_a_study_from_outside_must_be_one_and_cannot_take_a_name(outside):
     with pytest.raises(UserError, match="given as function; give a Study"):
         outside("mine", largest_error)
     assert "mine" not in STUDIES
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (20, 2), (9,), (1,), (1, 1, 3), (3, 1)])
+def test_pseudo_anomalies_are_patches_of_other_rows_in_rows_of_any_shape(shape):
+    x = np.random.default_rng(0).random((30, *shape), np.float32)
+    pasted = detection.cut_and_paste(x, seed=1)
+    assert pasted.shape == x.shape
+    np.testing.assert_array_equal(pasted, detection.cut_and_paste(x, seed=1))
+    changed = pasted != x
+    assert changed.reshape(30, -1).any(axis=1).mean() > 0.8
+    if len(shape) == 1:  # a feature keeps its place, since others have other units
+        at = np.argmax(changed, axis=1)
+        for row, place in enumerate(at):
+            assert not changed[row, place] or pasted[row, place] in x[:, place]
+    assert set(np.unique(pasted)) <= set(np.unique(x))
+
+
+@pytest.mark.parametrize(("normals", "latent"), [(4, 2), (12, 1), (31, 3)])
+def test_a_map_of_few_codes_or_of_codes_of_one_value(normals, latent, tmp_path):
+    x = images(80)
+    np.savez(tmp_path / "x.npz", x_train=x[:20], x_test=x[20 : 30 + normals],
+             y_test=np.arange(10 + normals) >= normals)  # fmt: skip
+    cfg = tiny(data__name=f"npz:{tmp_path / 'x.npz'}", model__latent=latent, studies=("tsne",))
+    with undrawn():
+        experiment.run(edit(cfg, {"run_dir": str(tmp_path / "run"), "train.epochs": 1}))
+    with np.load(tmp_path / "run/arrays/tsne.npz") as found:
+        assert found["points"].shape == (normals, 2)
+        assert np.isfinite(found["points"]).all()

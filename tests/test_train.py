@@ -48,6 +48,19 @@ def check_resuming(method, size, folder):
     assert rows["rest"] == {epoch: rows["whole"][epoch] for epoch in (3, 4)}
 
 
+@pytest.mark.parametrize(
+    "x",
+    [np.zeros((0, 4), np.float32), np.ones((20, 4), np.int32), np.ones((20, 4)),
+     np.ones(20, np.float32), np.ones((20, 0), np.float32)],
+    ids=["no rows", "whole numbers", "float64", "one axis", "no values"],
+)  # fmt: skip
+def test_what_is_no_rows_is_refused_before_anything_is_compiled(x):
+    cfg = tiny()
+    learner = learners.build(cfg, (4,))
+    with pytest.raises(UserError, match=r"^training rows are .*; give float32 \[N, \.\.\.\]"):
+        train.fit(learner, x, cfg, DEVICES[:1], quiet=True)
+
+
 @pytest.mark.parametrize("method", FAST_AND_SLOW)
 def test_resumed_training_is_bit_identical_to_uninterrupted_training(method, tmp_path):
     check_resuming(method, 1, tmp_path)
