@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from jaxae import cli, plots
@@ -64,6 +65,14 @@ def check_end(code, lines, known):
     assert lines[0].startswith("error: " if code == 2 else "training failed: "), (known, lines)
 
 
+OUTPUTS = {
+    "sigmoid": expit,
+    "tanh": np.tanh,
+    "relu": lambda h: np.maximum(h, 0),
+    "linear": np.array,
+}
+
+
 def network(arrays, member, x, kind):
     """A dense autoencoder's reconstruction, layer by layer, in float64."""
     h = x.reshape(len(x), -1).astype(np.float64)
@@ -75,7 +84,7 @@ def network(arrays, member, x, kind):
             h = h @ kernel.astype(np.float64) + bias
             if i < len(names) - 1:
                 h = np.maximum(h, 0)
-    return (1 / (1 + np.exp(-h)) if kind == "sigmoid" else h).reshape(x.shape)
+    return OUTPUTS[kind](h).reshape(x.shape)
 
 
 def recomputed(folder, raw):
@@ -146,17 +155,21 @@ DTYPES = ("float32", "float64", "float16", "uint8", "int64", "bool", "complex64"
           "S2", "longdouble", ">f4", "f4,i2")  # fmt: skip
 
 
+def wrong_in(draw, *parts):
+    """What is hostile in a case: one or two of its parts, or none."""
+    return set(draw(st.lists(st.sampled_from([*parts, "none"]), min_size=1, max_size=2)))
+
+
 @st.composite
-def arrays_like(draw, shape, dtype):
+def arrays_like(draw, shape, dtype, wrong):
     """Rows that fit a detector, or nearly, or not at all."""
-    rows = draw(st.sampled_from([3, 3, 3, 1, 17, 0]))
-    fits = draw(st.integers(0, 3)) > 0
+    rows = draw(st.sampled_from([3, 1, 17]))
     other = st.lists(st.sampled_from([0, 1, 2, 4, 5, 6, 12]), max_size=4).map(tuple)
-    full = (rows, *shape) if fits else draw(other)
-    to = np.dtype(dtype if draw(st.integers(0, 3)) else draw(st.sampled_from(DTYPES)))
+    full = draw(st.one_of(other, st.just((0, *shape)))) if "shape" in wrong else (rows, *shape)
+    to = np.dtype(draw(st.sampled_from(DTYPES)) if "dtype" in wrong else dtype)
     generator = np.random.default_rng(draw(st.integers(0, 99)))
     x = generator.random(full) * (255 if to.kind in "ui" else 1)
-    if x.size and not draw(st.integers(0, 2)):
+    if x.size and "values" in wrong:
         flat = x.reshape(-1)
         for _ in range(draw(st.integers(1, 4))):
             flat[generator.integers(flat.size)] = draw(NUMBERS)
@@ -180,14 +193,13 @@ def save(path, x, how):
 
 @st.composite
 def damage(draw):
-    """What happens to a file's bytes, nothing for one."""
-    how = draw(st.sampled_from(["none"] * 6 + ["cut", "flip", "empty", "noise", "pickle", "twice"]))
+    """What happens to a file's bytes."""
+    how = draw(st.sampled_from(["cut", "flip", "empty", "noise", "pickle", "twice"]))
     at, to = draw(st.floats(0, 0.999)), draw(st.integers(0, 255))
 
     def apply(content):
         i = int(at * len(content))
         return {
-            "none": content,
             "cut": content[:i],
             "flip": content[:i] + bytes([to]) + content[i + 1 :],
             "empty": b"",
@@ -207,17 +219,21 @@ def test_scores_of_hostile_files_are_right_or_one_line(how_many, runs, tmp_path)
     @given(st.data())
     def judge(data):
         folder, shape, dtype = runs[data.draw(st.sampled_from(list(RUNS)))]
-        x = data.draw(arrays_like(shape, dtype))
+        wrong = wrong_in(data.draw, "shape", "dtype", "values", "bytes", "out")
+        x = data.draw(arrays_like(shape, dtype, wrong))
         how = data.draw(st.sampled_from(["npy", "npz", "both", "csv"]))
         path = tmp_path / f"rows.{'npz' if how == 'both' else how}"
         try:
             save(path, x, how)
-        except ValueError:  # some arrays have no text
+        except (ValueError, TypeError):  # some arrays have no text
             return
         whole = path.read_bytes()
-        path.write_bytes(data.draw(damage())(whole))
+        if "bytes" in wrong:
+            path.write_bytes(data.draw(damage())(whole))
         intact = path.read_bytes() == whole
-        out = tmp_path / data.draw(st.sampled_from(["out.csv", "out.npz", "out.npz", "out.txt"]))
+        out = data.draw(st.sampled_from(["out.txt", "no/out.csv"] if "out" in wrong
+                                        else ["out.csv", "out.npz"]))  # fmt: skip
+        out = tmp_path / out
         out.unlink(missing_ok=True)
         code, printed, lines = command("score", folder, path, "--out", out)
         check_end(code, lines, (how, x.dtype, x.shape))
@@ -243,7 +259,7 @@ def test_scores_of_hostile_files_are_right_or_one_line(how_many, runs, tmp_path)
             assert_right(found["score"], found["is_anomaly"], folder / "detector", text)
 
     judge()
-    assert min(ended.values()) > sum(ended.values()) / 20  # both happen
+    assert min(ended.values()) > sum(ended.values()) / 8  # both happen
 
 
 FLAGS = {
@@ -284,8 +300,8 @@ FLAGS = {
     "--train.monitor": [""],
     "--score-dtype": ["bfloat16", "float16"],
 }  # fmt: skip
-VALUES = ("uniform", "uniform", "uniform", "wide", "constant", "zeros", "nan", "huge", "tiny",
-          "pixels", "integers", "text", "one column constant")  # fmt: skip
+FITTING = ("uniform", "wide", "pixels", "integers", "one column constant")
+VALUES = ("constant", "zeros", "nan", "huge", "tiny", "text")
 
 
 def values(kind, shape, generator):
@@ -307,22 +323,25 @@ def values(kind, shape, generator):
 
 
 @st.composite
-def data_sets(draw):
-    """Arrays of an .npz: mostly a data set, sometimes short of something."""
+def data_sets(draw, wrong):
+    """Arrays of an .npz: a data set, or nearly, or short of something."""
     generator = np.random.default_rng(draw(st.integers(0, 99)))
     shape = draw(st.sampled_from([(6,), (6,), (6,), (8, 8), (9, 2), (8, 7, 1), (1,), (3, 3, 3, 1)]))
-    n, m = draw(st.sampled_from([(24, 12), (24, 12), (24, 12), (3, 2), (1, 1), (2, 4), (0, 4)]))
-    both = values(draw(st.sampled_from(VALUES)), (n + m, *shape), generator)
-    labels = draw(st.sampled_from(["01", "01", "01", "-11", "34", "one", "float", "nan", "short"]))
+    few = st.sampled_from([(3, 2), (1, 1), (2, 4), (0, 4)])
+    n, m = draw(few) if "rows" in wrong else (24, 12)
+    both = draw(st.sampled_from(VALUES if "values" in wrong else FITTING))
+    both = values(both, (n + m, *shape), generator)
+    bad = ("34", "one", "float", "nan", "short")
+    labels = draw(st.sampled_from(bad if "classes" in wrong else ("01", "-11")))
     y = {
         "01": np.arange(m) % 2, "-11": np.arange(m) % 2 * 2 - 1, "34": np.arange(m) % 2 + 3,
         "one": np.ones(m), "float": np.arange(m) / 2, "nan": np.full(m, np.nan),
         "short": np.arange(max(m - 1, 0)) % 2,
     }[labels]  # fmt: skip
     arrays = {"x_train": both[:n], "x_test": both[n:], "y_test": y}
-    if draw(st.booleans()):
+    if "classes" in wrong:
         arrays["y_train"] = np.arange(n) % draw(st.sampled_from([1, 2, 3]))
-    if not draw(st.integers(0, 9)):
+    if "names" in wrong:
         del arrays[draw(st.sampled_from(sorted(arrays)))]
     return arrays
 
@@ -337,9 +356,13 @@ def test_runs_of_hostile_settings_are_right_or_one_line(how_many, tmp_path):
     def train(data):
         folder = next(folders)
         folder.mkdir()
-        arrays = data.draw(data_sets())
+        if not int(folder.name) % 25:
+            jax.clear_caches()  # a process can only hold so many programs
+        wrong = wrong_in(data.draw, "rows", "values", "classes", "names", "flags", "flags", "flags")
+        arrays = data.draw(data_sets(wrong))
         np.savez(folder / "x.npz", **arrays)
-        chosen = data.draw(st.lists(st.sampled_from(sorted(FLAGS)), max_size=3, unique=True))
+        some = st.lists(st.sampled_from(sorted(FLAGS)), max_size=3, unique=True)
+        chosen = data.draw(some) if "flags" in wrong else []
         args = ["--data.name", f"npz:{folder / 'x.npz'}", "--run-dir", folder / "run"]
         args += ["--train.epochs", 1]
         for flag in chosen:
@@ -378,9 +401,7 @@ def test_runs_of_hostile_settings_are_right_or_one_line(how_many, tmp_path):
                                  folder / "run" / "detector", whole)  # fmt: skip
 
     train()
-    assert ended[0] > 0
-    assert ended[2] > 0
-    jax.clear_caches()
+    assert min(ended[0], ended[2]) > sum(ended.values()) / 10  # both happen
 
 
 def test_the_recomputation_can_fail(runs):
