@@ -76,7 +76,7 @@ def _write_scores(out: Path, found: detectors.Judgement, threshold: float) -> No
         runlog.write_arrays(out, columns)
         return
     lines = [
-        f"{row},{score:.9g},{p:.9g},{limit:.9g},{flag:d}"
+        f"{row},{score:.9g},{float(p)!r},{limit:.9g},{flag:d}"
         for row, score, p, limit, flag in zip(*columns.values(), strict=True)
     ]
     runlog.write_text(out, "\n".join([",".join(columns), *lines]) + "\n")

@@ -134,10 +134,10 @@ def test_every_decision_gives_p_values_for_any_alpha(spec):
     calibration, scores = normals("discrete", 0, 39), normals("discrete", 1, 60)
     found = conformal.p_values(scoring.fit_rule(spec, calibration), scores)
     assert type(found) is np.ndarray
-    np.testing.assert_array_equal(found, brute_force(calibration, scores))
+    np.testing.assert_array_equal(np.float32(found), brute_force(calibration, scores))
     for alpha in (0.05, 0.1, 0.25):
         anew = scoring.fit_rule(f"conformal:{alpha}", calibration)
-        np.testing.assert_array_equal(found <= np.float32(alpha), scoring.decide(anew, scores))
+        np.testing.assert_array_equal(found <= alpha, scoring.decide(anew, scores))
 
 
 # The rule.
@@ -366,3 +366,13 @@ def test_the_share_of_false_discoveries_is_kept(kind):
     assert found[:, :20].mean() > 0.3
     if kind == "continuous":
         assert false.mean() >= 0.1 * 0.8 - 3 * error - 1 / 200
+
+
+def test_a_p_value_is_at_most_the_alpha_that_it_equals():
+    """3 of 60 is written 0.05, and so it is read by whoever asks for p <= 0.05."""
+    calibration = np.arange(59, dtype=np.float32)
+    decision = scoring.fit_rule("conformal:0.05", calibration)
+    scores = np.arange(50, 62, dtype=np.float32)
+    found = conformal.p_values(decision, scores)
+    assert 0.05 in found.tolist()
+    np.testing.assert_array_equal(found <= 0.05, scoring.decide(decision, scores))

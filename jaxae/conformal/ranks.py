@@ -109,13 +109,18 @@ def _nan_with(scores: Array, ordered: Array, p: Array) -> Array:
 def p_values(decision: Decision, scores: Float[AnyArray, " N"]) -> Float[np.ndarray, " N"]:
     """Ranks of scores among those that a threshold rule was fitted on, whatever the rule.
 
-    Rows can so be judged at any alpha, p <= alpha, without a rule fitted anew. What they promise
-    depends on the calibration rows, see `split_p_values`.
+    Rows can so be judged at any alpha, p <= alpha, without a rule fitted anew: in float64, where
+    the p-value 1/20 is the number that is written 0.05. What they promise depends on the
+    calibration rows, see `split_p_values`.
 
     Raises:
-      UserError: a score is NaN.
+      UserError: a score is NaN, or there are no calibration scores.
     """
-    return np.asarray(split_p_values(decision.calibration, scores))
+    calibration, scores = (np.asarray(a, np.float32) for a in (decision.calibration, scores))
+    refuse_none(calibration)
+    refuse_nan(calibration=calibration, scores=scores)
+    n = len(calibration)
+    return (n + 1 - np.searchsorted(np.sort(calibration), scores)) / (n + 1)
 
 
 def smoothed_p_values(
