@@ -47,11 +47,13 @@ def user_errors() -> Iterator[None]:
 
     Exits with code 2 on bad input and with code 1 if training diverges; with code 130 if it is
     interrupted (Ctrl-C), and with 143 if it is terminated, as a scheduler does that preempts a job:
-    the last checkpoint stays, and the same command resumes.
+    the last checkpoint stays, and the same command resumes. With code 141, and without a word, where
+    nobody reads the output any more.
     """
     with _Interrupts() as interrupts:
         try:
             yield
+            sys.stdout.flush()
         except BaseException as error:
             if interrupts.code or isinstance(error, KeyboardInterrupt):
                 interrupts.end()  # on its way here an interrupt may have become any other error
@@ -61,6 +63,9 @@ def user_errors() -> Iterator[None]:
             if isinstance(error, FloatingPointError):
                 print(f"training failed: {error}", file=sys.stderr)
                 sys.exit(1)
+            if isinstance(error, BrokenPipeError):  # whoever read the output has left, as `head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(141)
             raise
 
 

@@ -342,3 +342,20 @@ def test_importing_the_package_alone_loads_nothing():
 @pytest.mark.parametrize("name", jaxae.__all__)
 def test_what_the_package_offers_is_there(name):
     assert getattr(jaxae, name) is not None
+
+
+def test_nothing_that_is_read_can_run_code():
+    """Nothing unpickles, and nothing evaluates text."""
+    loaders = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
+    evaluators = {"eval", "exec", "compile", "__import__"}
+    paths = [*MODULES.values(), *(ROOT / "experiments").glob("*.py")]
+    assert not [
+        path for path in paths if loaders & {n.split(".")[0] for n in imports(parsed(path))}
+    ]
+    for path in paths:
+        for call in (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)):
+            words = {word.arg: word.value for word in call.keywords}
+            assert "allow_pickle" not in words or words["allow_pickle"].value is False, path
+            name = call.func.id if isinstance(call.func, ast.Name) else ""
+            text = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
+            assert name not in evaluators or text == [""], path  # the empty text does nothing

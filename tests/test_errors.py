@@ -1,5 +1,7 @@
 """What a person sees who asks for something impossible: one line, code 2, and no debris."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +165,15 @@ def test_what_a_person_can_do_something_about_is_said_in_one_line(error, code, w
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_a_reader_who_leaves_is_no_error():
+    with subprocess.Popen(
+        [sys.executable, "-m", "jaxae", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as command:
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 141
 
 
 def test_a_defect_keeps_its_traceback():

@@ -1,6 +1,7 @@
 import dataclasses
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -384,3 +385,20 @@ def test_an_interrupted_change_of_score_leaves_the_configuration_of_the_detector
     assert config.from_json((tmp_path / "run" / "config.json").read_text()) == other
     assert detectors.load(tmp_path / "run" / "detector").about.config == other
     assert len(provenance(tmp_path / "run")) == 4
+
+
+@pytest.mark.parametrize(
+    "content", [b"garbage", b"9" * 40, str(os.getpid()).encode(), b"", b"\x00"]
+)
+def test_what_a_lock_file_holds_does_not_matter(content, tmp_path):
+    cfg = edit(tiny(), {"run_dir": str(tmp_path / "run")})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").write_bytes(content)
+    enter(cfg)
+    assert not (tmp_path / "run/.lock").exists()
+
+
+def test_a_folder_in_the_place_of_the_lock_is_one_line(tmp_path):
+    (tmp_path / "run/.lock").mkdir(parents=True)
+    message = refused(edit(tiny(), {"run_dir": str(tmp_path / "run")}))
+    assert message.endswith("cannot be written (Is a directory); name another with --run-dir")
