@@ -47,7 +47,7 @@ def user_errors() -> Iterator[None]:
 
     Exits with code 2 on bad input and with code 1 if training diverges; with code 130 if it is
     interrupted (Ctrl-C), and with 143 if it is terminated, as a scheduler does that preempts a job:
-    the last checkpoint stays, and the same command resumes. With code 141, and without a word, where
+    the last checkpoint stays, and the same command resumes. With code 141, without a word, where
     nobody reads the output any more.
     """
     with _Interrupts() as interrupts:
