@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from probes import edit, images
 
-from jaxae import choices, cli, data, experiment, learners
+from jaxae import choices, cli, data, experiment, learners, plots
 from jaxae.config import DataConfig
 from jaxae.errors import UserError
 
@@ -164,17 +164,18 @@ def test_data_are_scaled_as_was_decided():
 
 def test_the_command_alone_trains_on_what_is_at_hand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    cli.main(["train", "--train.epochs", "2", "--studies", "tsne"])
+    monkeypatch.setattr(plots, "draw", lambda *args: [])
+    cli.main(["train", "--train.epochs", "1"])
     assert (tmp_path / "runs/run-seed0/report.json").is_file()
-    cli.main(["train", "--train.epochs", "3", "--studies", "tsne"])  # and goes on
     out = capsys.readouterr().out
     assert "digits: 112 training" in out
     assert "method conv" in out
 
 
-def test_the_command_alone_trains_on_vectors_out_of_range(tmp_path, capsys):
+def test_the_command_alone_trains_on_vectors_out_of_range(tmp_path, monkeypatch, capsys):
     x = np.concatenate([5 + 40 * images(90, side=3).reshape(90, 9)])
     path = stored(tmp_path / "x.npz", x)
     run_dir = str(tmp_path / "run")
+    monkeypatch.setattr(plots, "draw", lambda *args: [])
     cli.main(["train", "--data.name", f"npz:{path}", "--run-dir", run_dir, "--train.epochs", "2"])
     assert "method dense, data.scale standard" in capsys.readouterr().out

@@ -386,7 +386,7 @@ def test_pseudo_anomalies_are_patches_of_other_rows_in_rows_of_any_shape(shape):
     assert set(np.unique(pasted)) <= set(np.unique(x))
 
 
-@pytest.mark.parametrize(("normals", "latent"), [(4, 2), (12, 1), (31, 3)])
+@pytest.mark.parametrize(("normals", "latent"), [(4, 2), (31, 1)])
 def test_a_map_of_few_codes_or_of_codes_of_one_value(normals, latent, tmp_path):
     x = images(80)
     np.savez(tmp_path / "x.npz", x_train=x[:20], x_test=x[20 : 30 + normals],
