@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     SPLIT = 3
     CORRUPTION = 4
     FIGURES = 5
+    RESAMPLING = 6
 
 
 def stream(seed: int, purpose: Purpose) -> Key:

@@ -1,0 +1,33 @@
+"""How far metrics can be trusted: intervals, comparisons on the same rows, spread over seeds.
+
+Anomaly = positive, higher score = more anomalous, ties count as in `metrics`. Everything is a pure
+function of arrays and, where rows are resampled, of a key.
+
+Two sources of error are kept apart. Rows: another test set of as many normals and as many anomalies
+would give other numbers, for the same trained detector. Seeds: another training run would give
+another detector. `bootstrap`, `delong` and `compare` are about rows alone; `spread` is about both.
+
+Every interval here is an approximation for large classes, but for one: where a result is flawless
+there is no spread to resample, and `flawless` bounds what may lie behind it, whatever the distributions.
+"""
+
+from jaxae.intervals.bounds import flawless
+from jaxae.intervals.placements import delong, delong_covariance, delong_difference
+from jaxae.intervals.resampling import bootstrap, compare, report
+from jaxae.intervals.rows import Difference, Interval, PerMetric
+from jaxae.intervals.seeds import Spread, spread
+
+__all__ = [
+    "Difference",
+    "Interval",
+    "PerMetric",
+    "Spread",
+    "bootstrap",
+    "compare",
+    "delong",
+    "delong_covariance",
+    "delong_difference",
+    "flawless",
+    "report",
+    "spread",
+]
