@@ -68,6 +68,7 @@ FLOORS = {
     "pure": {
         "models",
         "metrics",
+        "intervals",
         "filters",
         "rng",
         "members",
@@ -100,6 +101,8 @@ BESIDE = {
     ("types", "tuning"),
     ("registry", "errors"),
     ("private", "errors"),
+    ("intervals", "metrics"),
+    ("intervals", "rng"),
     ("corruptions", "filters"),
     ("corruptions", "rng"),
     ("corruptions", "sources"),

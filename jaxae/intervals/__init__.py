@@ -7,8 +7,9 @@ Two sources of error are kept apart. Rows: another test set of as many normals a
 would give other numbers, for the same trained detector. Seeds: another training run would give
 another detector. `bootstrap`, `delong` and `compare` are about rows alone; `spread` is about both.
 
-Every interval here is an approximation for large classes, but for one: where a result is flawless
-there is no spread to resample, and `flawless` bounds what may lie behind it, whatever the distributions.
+Every interval here is an approximation for large classes; with 20 anomalies and an AUROC of 0.98
+nominal 95 % are less, of `bootstrap` before `delong`. One is exact: a result without a flaw has no
+spread to resample, and `flawless` bounds what may lie behind it, whatever the distributions.
 """
 
 from jaxae.intervals.bounds import flawless
