@@ -147,7 +147,7 @@ def by_hand(scores, y):
     return np.cov(wins.mean(2)) / a.shape[1] + np.cov(wins.mean(1)) / b.shape[1]
 
 
-@pytest.mark.parametrize(("n", "m", "levels"), [(2, 2, 5), (40, 15, 9), (7, 60, 10**6)])
+@pytest.mark.parametrize(("n", "m", "levels"), [(6, 4, 9), (40, 15, 9), (7, 60, 10**6)])
 def test_delong_agrees_with_placements_by_hand(n, m, levels):
     scores, y, _ = rankings(n, m, 3, levels)
     expected = by_hand(scores, y)
@@ -198,7 +198,7 @@ def test_a_flawless_result_is_not_certain():
     same(intervals.delong(-scores, y), worst.auroc)
 
 
-@pytest.mark.parametrize("m", range(50, 130, 9))
+@pytest.mark.parametrize("m", [61, 82, 83])
 def test_a_flawless_result_is_known_at_any_number_of_rows(m):
     # m * (1 / m) is not 1 in float32 for some of them.
     y = np.arange(m + 3) >= 3
@@ -304,7 +304,7 @@ def test_p_is_small_where_the_interval_excludes_zero():
 
 
 def test_spread_is_that_of_the_areas_of_its_seeds():
-    scores, y, flagged = rankings(runs=4)
+    scores, y, _ = rankings(runs=4)
     found = intervals.spread(scores, y, KEY, resamples=100)
     areas = [sk.roc_auc_score(y, s) for s in scores]
     np.testing.assert_allclose(found.mean, np.mean(areas), atol=1e-6)
@@ -373,7 +373,7 @@ def binormal(key, n, m, area, runs=1, shared=0.0):
     """Scores of runs that have a share of their variance in common."""
 
     def of(key, size):
-        common, own = jax.random.normal(key, (runs + 1, size))[:1], None
+        common = jax.random.normal(key, (1, size))
         own = jax.random.normal(jax.random.fold_in(key, 1), (runs, size))
         common = jnp.broadcast_to(common, own.shape)
         return shared**0.5 * common + (1 - shared) ** 0.5 * own
@@ -526,7 +526,7 @@ def test_too_many_rows_are_refused():
 
 
 def test_numbers_out_of_range():
-    for confidence in (0, 1, 95, -1, np.nan):
+    for confidence in (0.0, 1.0, 95.0, -1.0, np.nan):
         for call in (
             lambda c: intervals.delong(GOOD, Y, c),
             lambda c: intervals.delong_difference(np.stack([GOOD, GOOD]), Y, c),

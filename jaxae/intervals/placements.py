@@ -107,7 +107,7 @@ def of_mean(values: Float[Array, "R k"]) -> Float[Array, "R R"]:
     """Covariance of the means of R rows of k placements."""
     centred = values - jnp.mean(values, axis=1, keepdims=True)
     k = values.shape[1]
-    return jnp.matmul(centred, centred.T, precision="highest") / (k * (k - 1))
+    return jnp.matmul(centred, centred.T, precision="highest") / (k - 1) / k
 
 
 def _z(confidence: float) -> float:

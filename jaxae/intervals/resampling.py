@@ -136,7 +136,7 @@ def report(
     return {name: [float(end) for end in of] for name, of in zip(names, ends, strict=True)}
 
 
-def _check(scores: Array, is_anomaly: Array, resamples: int, confidence: float) -> None:
+def _check(scores: AnyArray, is_anomaly: AnyArray, resamples: int, confidence: float) -> None:
     if np.shape(is_anomaly) != np.shape(scores):
         raise UserError(
             f"scores are {list(np.shape(scores))} and decisions {list(np.shape(is_anomaly))}; give "

@@ -103,7 +103,7 @@ def of_seeds(classes: Classes, key: Key, resamples: int, confidence: float) -> S
 def _together(
     mean: Array, variances: Float[Array, " K"], degrees: Float[Array, " K"], confidence: float
 ) -> Interval:
-    """The logit interval of a mean in (0, 1), from independent estimates of its variance's parts."""
+    """The logit interval of a mean in (0, 1), from independent parts of its variance."""
     total = jnp.sum(variances)
     shared = total**2 / jnp.sum(variances**2 / degrees)
     shared = jnp.where(total > 0, shared, 1.0)
@@ -117,7 +117,7 @@ def student(confidence: float, degrees: Float[Array, ""]) -> Array:
     P(|T| <= t) = I_s(1/2, degrees / 2) with s = t^2 / (degrees + t^2), solved for s by halving.
     """
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low + high) / 2
         short = betainc(0.5, degrees / 2, middle) < confidence
