@@ -78,12 +78,15 @@ def test_a_draw_keeps_the_classes_and_takes_every_row_equally_often():
 
 def test_how_many_resamples_are_counted_at_once_changes_nothing(monkeypatch):
     scores, y, flagged = rankings(runs=1)
-    whole = intervals.bootstrap(scores[0], y, flagged[0], KEY, resamples=50)
+    rank = resampling.ranks(rows.by_class(scores, y, "any number of"))
+    flags = rows.decisions(flagged, y)
+    whole = resampling.resample(rank, flags, KEY, 40, resamples=50)
     monkeypatch.setattr(resampling, "_TABLE", 7 * y.size)
-    jax.clear_caches()
-    same(whole, intervals.bootstrap(scores[0], y, flagged[0], KEY, resamples=50), rtol=0, atol=0)
-    other = intervals.bootstrap(scores[0], y, flagged[0], stream(1, Purpose.RESAMPLING))
-    assert other.auroc != whole.auroc
+    same(whole, resampling.resample(rank, flags, KEY, 40, resamples=50), rtol=0, atol=0)
+    first = resampling.resample(rank, flags, KEY, 40, resamples=20)
+    same(first, jax.tree.map(lambda values: values[:20], whole), rtol=0, atol=0)
+    other = resampling.resample(rank, flags, stream(1, Purpose.RESAMPLING), 40, resamples=50)
+    assert (other.auroc != whole.auroc).any()
 
 
 def test_only_the_order_of_scores_matters():
@@ -185,20 +188,20 @@ def test_delong_and_the_bootstrap_agree_on_many_rows():
 
 
 def test_a_flawless_result_is_not_certain():
-    y = np.arange(60) < 20
-    scores, nothing = y.astype(np.float32), np.zeros(60, bool)
-    found = intervals.bootstrap(scores, y, y, KEY, resamples=50)
-    low = intervals.flawless(40, 20)
+    y = np.arange(55) < 15
+    scores, nothing = y.astype(np.float32), np.zeros(55, bool)
+    found = intervals.bootstrap(scores, y, y, KEY, resamples=100)
+    low = intervals.flawless(40, 15)
     same(found, jax.tree.map(lambda end: intervals.Interval(end, 1), low), rtol=1e-6)
     same(intervals.delong(scores, y), found.auroc)
     # The other way round, nothing is right.
-    worst = intervals.bootstrap(-scores, y, nothing, KEY, resamples=50)
+    worst = intervals.bootstrap(-scores, y, nothing, KEY, resamples=100)
     np.testing.assert_allclose(worst.auroc, [0, 1 - low.auroc], rtol=1e-6)
-    np.testing.assert_allclose(worst.f1, [0, bounds.hopeless(20)], rtol=1e-6)
+    np.testing.assert_allclose(worst.f1, [0, bounds.hopeless(15)], rtol=1e-6)
     same(intervals.delong(-scores, y), worst.auroc)
 
 
-@pytest.mark.parametrize("m", [61, 82, 83])
+@pytest.mark.parametrize("m", [61, 82])
 def test_a_flawless_result_is_known_at_any_number_of_rows(m):
     # m * (1 / m) is not 1 in float32 for some of them.
     y = np.arange(m + 3) >= 3
@@ -250,10 +253,10 @@ def test_flawless_results_on_more_rows_say_more():
 
 
 def test_two_flawless_runs_may_still_differ():
-    y = np.arange(60) < 20
+    y = np.arange(55) < 15
     scores = np.stack([y, 2 * y]).astype(np.float32)
-    paired = intervals.compare(scores, y, scores > 0.5, KEY, resamples=50)
-    low = intervals.flawless(40, 20)
+    paired = intervals.compare(scores, y, scores > 0.5, KEY, resamples=100)
+    low = intervals.flawless(40, 15)
     for found, end in zip(paired, low, strict=True):
         np.testing.assert_allclose(found.interval, [end - 1, 1 - end], rtol=1e-5)
         assert (found.value, found.p_value) == (0, 1)
@@ -269,8 +272,8 @@ def test_two_flawless_runs_may_still_differ():
 
 def test_a_comparison_turned_round_changes_its_sign_only():
     scores, y, flagged = rankings()
-    there = intervals.compare(scores, y, flagged, KEY, resamples=200)
-    back = intervals.compare(scores[::-1], y, flagged[::-1], KEY, resamples=200)
+    there = intervals.compare(scores, y, flagged, KEY, resamples=100)
+    back = intervals.compare(scores[::-1], y, flagged[::-1], KEY, resamples=100)
     delongs = [intervals.delong_difference(s, y) for s in (scores, scores[::-1])]
     for one, other in (*zip(there, back, strict=True), delongs):
         np.testing.assert_allclose(one.value, -other.value, atol=1e-7)
@@ -282,7 +285,7 @@ def test_a_comparison_turned_round_changes_its_sign_only():
 def test_a_run_does_not_differ_from_itself():
     scores, y, flagged = rankings(runs=1)
     twice, flags = (np.concatenate([part, part]) for part in (scores, flagged))
-    paired = intervals.compare(twice, y, flags, KEY, resamples=50)
+    paired = intervals.compare(twice, y, flags, KEY, resamples=100)
     for found in (*paired, intervals.delong_difference(twice, y)):
         assert (found.value, *found.interval, found.p_value) == (0, 0, 0, 1)
 
@@ -292,9 +295,9 @@ def test_p_is_small_where_the_interval_excludes_zero():
     for seed in range(12):
         scores, y, flagged = rankings(runs=2, levels=12, seed=seed)
         scores[1] -= y * np.float32(seed / 4)
-        found = intervals.compare(scores, y, flagged, KEY, resamples=399).auroc
+        found = intervals.compare(scores, y, flagged, KEY, resamples=100).auroc
         excluded = found.interval.low > 0 or found.interval.high < 0
-        slack = 2 / 400
+        slack = 2 / 101
         assert found.p_value < 0.05 + slack if excluded else found.p_value > 0.05 - slack
         sides.append(bool(excluded))
     assert set(sides) == {True, False}
@@ -334,18 +337,17 @@ def test_one_seed_says_nothing_of_others():
 
 
 def test_seeds_without_a_flaw():
-    y = np.arange(60) < 20
-    found = intervals.spread(np.stack([y, 2 * y]).astype(np.float32), y, KEY, resamples=50)
+    y = np.arange(55) < 15
+    found = intervals.spread(np.stack([y, 2 * y]).astype(np.float32), y, KEY, resamples=100)
     for interval in (found.over_rows, found.over_both):
-        np.testing.assert_allclose(interval, [intervals.flawless(40, 20).auroc, 1], rtol=1e-6)
+        np.testing.assert_allclose(interval, [intervals.flawless(40, 15).auroc, 1], rtol=1e-6)
 
 
 def test_students_t():
-    for degrees in (1, 2, 4.5, 30, 300, 10**6):
-        for confidence in (0.5, 0.9, 0.99):
-            expected = stats.t.ppf((1 + confidence) / 2, degrees)
-            found = seeds.student(confidence, jnp.float32(degrees))
-            assert found == pytest.approx(expected, rel=3e-3)
+    degrees = np.float32([1, 2, 4.5, 30, 300, 10**6])
+    for confidence in (0.5, 0.99):
+        found = jax.vmap(functools.partial(seeds.student, confidence))(degrees)
+        np.testing.assert_allclose(found, stats.t.ppf((1 + confidence) / 2, degrees), rtol=3e-3)
 
 
 # What nominal 95 % are, on binormal scores: N(0, 1) and N(mu, 1) have AUROC = Phi(mu / sqrt 2)
@@ -394,7 +396,10 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("n", "m", "area", "expected", "_"), SIZES)
+@pytest.mark.parametrize(
+    ("n", "m", "area", "expected", "_"),
+    [SIZES[0], *(pytest.param(*size, marks=pytest.mark.slow) for size in SIZES[1:])],
+)
 def test_coverage_of_delong(n, m, area, expected, _):
     def one(key):
         normals, anomalies = binormal(key, n, m, area)
