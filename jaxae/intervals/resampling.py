@@ -16,6 +16,7 @@ from jaxae.errors import UserError
 from jaxae.intervals import bounds
 from jaxae.intervals.placements import delong
 from jaxae.intervals.rows import (
+    MAX_ROWS,
     Classes,
     Difference,
     Interval,
@@ -117,8 +118,8 @@ def report(
     """95 % intervals beside the metrics of the same names: {"auroc_interval": [low, high], ...}.
 
     Those of `bootstrap`, but that of `delong` for the AUROC: it covers better where there are few
-    anomalies. None where there are none: with a NaN score or fewer than 2 rows of a class. The same
-    arrays and seed give the same numbers.
+    anomalies. None where there are none: with a NaN score, fewer than 2 rows of a class or more
+    than 2**20 rows. The same arrays and seed give the same numbers.
 
     Args:
       scores: higher = more anomalous.
@@ -128,8 +129,10 @@ def report(
     """
     scores, y = np.asarray(scores), np.asarray(y)
     names = [f"{name}_interval" for name in PerMetric._fields]
-    if y.dtype == bool and (np.isnan(scores).any() or min(y.sum(), (~y).sum()) < 2):
-        return dict.fromkeys(names)
+    if y.dtype == bool:
+        few, many = min(y.sum(), (~y).sum()) < 2, y.size > MAX_ROWS
+        if few or many or np.isnan(scores).any():
+            return dict.fromkeys(names)
     found = bootstrap(scores, y, is_anomaly, stream(seed, Purpose.RESAMPLING))
     found = found._replace(auroc=delong(scores, y))
     ends = jax.device_get(found)

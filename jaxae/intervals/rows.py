@@ -7,8 +7,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
 from jaxae.errors import UserError
-from jaxae.metrics import MAX_ROWS
 from jaxae.types import AnyArray
+
+# Up to here every row is drawn equally often, to a part in 4,096: see `resampling.draw`.
+MAX_ROWS = 2**20
 
 
 class Interval(NamedTuple):
@@ -51,7 +53,7 @@ def by_class(scores: Shaped[AnyArray, "..."], y: Shaped[AnyArray, "..."], runs: 
 
     Raises:
       UserError: the shapes do not belong together, y is not bool, a score is NaN, a class has
-        fewer than 2 rows, or there are more rows than metrics are exact for.
+        fewer than 2 rows, or there are more than 2**20 rows.
     """
     scores, y = np.asarray(scores), np.asarray(y)
     wanted = {"one": "[N]", "two": "[2, N]"}.get(runs, "[R, N]")
