@@ -101,7 +101,6 @@ BESIDE = {
     ("types", "tuning"),
     ("registry", "errors"),
     ("private", "errors"),
-    ("intervals", "metrics"),
     ("intervals", "rng"),
     ("corruptions", "filters"),
     ("corruptions", "rng"),
