@@ -76,6 +76,7 @@ def test_a_draw_keeps_the_classes_and_takes_every_row_equally_often():
         assert stats.chisquare(counts).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_how_many_resamples_are_counted_at_once_changes_nothing(monkeypatch):
     scores, y, flagged = rankings(runs=1)
     rank = resampling.ranks(rows.by_class(scores, y, "any number of"))
@@ -89,6 +90,7 @@ def test_how_many_resamples_are_counted_at_once_changes_nothing(monkeypatch):
     assert (other.auroc != whole.auroc).any()
 
 
+@pytest.mark.slow
 def test_only_the_order_of_scores_matters():
     scores, y, flagged = rankings(runs=1)
     plain = intervals.bootstrap(scores[0], y, flagged[0], KEY, resamples=100)
@@ -150,7 +152,13 @@ def by_hand(scores, y):
     return np.cov(wins.mean(2)) / a.shape[1] + np.cov(wins.mean(1)) / b.shape[1]
 
 
-@pytest.mark.parametrize(("n", "m", "levels"), [(6, 4, 9), (40, 15, 9), (7, 60, 10**6)])
+@pytest.mark.parametrize(
+    ("n", "m", "levels"),
+    [
+        (40, 15, 9),
+        *(pytest.param(*size, marks=pytest.mark.slow) for size in [(6, 4, 9), (7, 60, 99)]),
+    ],
+)
 def test_delong_agrees_with_placements_by_hand(n, m, levels):
     scores, y, _ = rankings(n, m, 3, levels)
     expected = by_hand(scores, y)
@@ -176,6 +184,7 @@ def test_delongs_variance_keeps_its_digits_with_many_rows():
     np.testing.assert_allclose(intervals.delong_covariance(scores, y), [[expected]], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_delong_and_the_bootstrap_agree_on_many_rows():
     rng = np.random.default_rng(0)
     y = np.arange(2000) < 700
@@ -252,6 +261,7 @@ def test_flawless_results_on_more_rows_say_more():
     assert intervals.flawless(50, 50, 0.99).auroc < intervals.flawless(50, 50, 0.9).auroc
 
 
+@pytest.mark.slow
 def test_two_flawless_runs_may_still_differ():
     y = np.arange(55) < 15
     scores = np.stack([y, 2 * y]).astype(np.float32)
@@ -319,6 +329,7 @@ def test_spread_is_that_of_the_areas_of_its_seeds():
     same(found, intervals.spread(scores[::-1], y, KEY, resamples=100), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_seeds_that_agree_have_no_spread_but_that_of_rows():
     scores, y, flagged = rankings(runs=1)
     found = intervals.spread(np.repeat(scores, 3, axis=0), y, KEY, resamples=100)
@@ -329,6 +340,7 @@ def test_seeds_that_agree_have_no_spread_but_that_of_rows():
     np.testing.assert_allclose(found.over_both, intervals.delong(scores[0], y), atol=0.01)
 
 
+@pytest.mark.slow
 def test_one_seed_says_nothing_of_others():
     scores, y, flagged = rankings(runs=1)
     found = intervals.spread(scores, y, KEY, resamples=100)
@@ -336,6 +348,7 @@ def test_one_seed_says_nothing_of_others():
     same(found.over_rows, intervals.bootstrap(scores[0], y, flagged[0], KEY, resamples=100).auroc)
 
 
+@pytest.mark.slow
 def test_seeds_without_a_flaw():
     y = np.arange(55) < 15
     found = intervals.spread(np.stack([y, 2 * y]).astype(np.float32), y, KEY, resamples=100)
@@ -343,6 +356,7 @@ def test_seeds_without_a_flaw():
         np.testing.assert_allclose(interval, [intervals.flawless(40, 15).auroc, 1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_students_t():
     degrees = np.float32([1, 2, 4.5, 30, 300, 10**6])
     for confidence in (0.5, 0.99):
@@ -421,6 +435,7 @@ def coverage_of_percentiles(n, m, area, times, resamples):
     return covers(found.auroc, area), covers(found.f1, f1)
 
 
+@pytest.mark.slow
 def test_coverage_of_the_bootstrap():
     found = coverage_of_percentiles(50, 50, 0.7, times=300, resamples=200)
     np.testing.assert_allclose(found, 0.94, atol=noise(300))
@@ -447,6 +462,7 @@ def rejected_without_a_difference(n, m, area, times, resamples):
     return [float(np.mean(p < 0.05)) for p in simulated(one, times, at_once=10)]
 
 
+@pytest.mark.slow
 def test_equal_runs_are_told_apart_as_rarely_as_stated():
     found = rejected_without_a_difference(60, 60, 0.8, times=300, resamples=200)
     np.testing.assert_allclose(found, 0.05, atol=noise(300))
@@ -473,6 +489,7 @@ def coverage_of_spread(runs, n, m, area, times, between=0.3):
     return [covers(i, expected) for i in (found.over_seeds, found.over_rows, found.over_both)]
 
 
+@pytest.mark.slow
 def test_only_both_sources_together_cover_the_mean_over_seeds_and_rows():
     over_seeds, over_rows, over_both = coverage_of_spread(5, 50, 50, 0.85, times=400)
     assert abs(over_both - 0.95) < noise(400)

@@ -160,7 +160,11 @@ def test_confusion_is_nan_exactly_where_it_is_undefined():
     np.testing.assert_array_equal(metrics.normal_as_positive(flagged, np.zeros(4, bool)), [1, 0.75])
 
 
-@pytest.mark.parametrize(("n", "positives"), [(2**20, 3), (2**20, 2**19), (2**21 + 77, 2**20)])
+@pytest.mark.parametrize(
+    ("n", "positives"),
+    [(2**21 + 77, 2**20),
+     *(pytest.param(2**20, few, marks=pytest.mark.slow) for few in (3, 2**19))],
+)  # fmt: skip
 def test_a_million_rows_stay_exact(n, positives):
     # Scores on a grid of 10,000 levels, so that ties are everywhere; counted by hand in int64.
     rng = np.random.default_rng(1)

@@ -52,6 +52,7 @@ def test_a_rare_risk_is_met_within_a_factor_of_two(name):
     assert 2.5e-4 < rates.mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_threshold_rises_as_the_risk_falls_and_follows_the_scores():
     scores = np.random.default_rng(0).gamma(2, size=500).astype(np.float32)
     risks = (0.09, 0.01, 1e-3, 1e-5)
@@ -69,6 +70,7 @@ def test_the_tail_begins_at_the_score_that_a_tenth_exceeds():
     assert found == pytest.approx(np.sort(scores)[89], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_tail_that_is_mostly_one_tie_has_a_threshold_among_its_scores():
     scores = np.repeat(np.float32([0, 1, 2]), [200, 90, 10])
     assert 1 < scoring.fit_rule("pot:0.01", scores).threshold < 4
