@@ -5,7 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae import archive, arrayfiles, command, detectors, learners, parallel, runlog, scoring
+from jaxae import (
+    archive,
+    arrayfiles,
+    command,
+    comparison,
+    detectors,
+    learners,
+    parallel,
+    runlog,
+    scoring,
+)
 from jaxae.checks import AUTO
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.corruptions import CORRUPTIONS
@@ -15,6 +25,7 @@ from jaxae.studies import STUDIES
 
 USAGE = """usage: jaxae train [--data.name npz:FILE] [any setting; --help lists them]
        jaxae score RUN_DIR FILE [--out OUT]    FILE: .npy, .npz, .csv; OUT: .csv, .npz
+       jaxae compare RUN_DIR RUN_DIR    two runs on the same test rows
        jaxae list"""
 
 # What `jaxae train` starts from: all that rows can say is left to them.
@@ -110,6 +121,9 @@ def main(args: list[str] | None = None) -> None:
         case ["score", run_dir, rows, "--out", out]:
             with user_errors():
                 score_file(Path(run_dir), Path(rows), Path(out))
+        case ["compare", one, other]:
+            with user_errors():
+                print(comparison.table(comparison.compare(Path(one), Path(other))))
         case _:
             print(USAGE, file=sys.stderr)
             sys.exit(0 if args in (["-h"], ["--help"]) else 2)

@@ -94,7 +94,7 @@ FLOORS = {
     },
     "verbs": {"learners", "data", "choices", "evaluation", "train", "detectors"},
     "views": {"studies", "plots"},
-    "story": {"experiment"},
+    "story": {"experiment", "comparison"},
     "doors": {"jaxae", "cli", "command", "__main__"},
 }
 BESIDE = {
