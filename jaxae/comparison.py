@@ -55,6 +55,8 @@ def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
 
 def _read(run: Path) -> dict[str, np.ndarray]:
     path = run / "scores.npz"
+    if not path.is_file():
+        raise UserError(f"{run} holds no scores.npz; name the folder of a finished run")
     found = arrayfiles.read_npz(path, _NEEDED)
     missing = [name for name in _NEEDED if name not in found]
     if missing:

@@ -4,7 +4,10 @@ A configuration is data: it prints itself as JSON and reads itself back. `jaxae.
 values make sense.
 """
 
+import contextlib
 import dataclasses
+import io
+import itertools
 import json
 import os
 from dataclasses import dataclass, field
@@ -280,9 +283,29 @@ def parse_cli(default: ExperimentConfig, args: list[str] | None = None) -> Exper
       args: the arguments; None = the process's.
 
     Raises:
-      UserError: see `validate`.
-      SystemExit: help was asked for, or an argument does not exist (code 2).
+      UserError: an argument does not exist, or is no such value; see `validate` too.
+      SystemExit: help was asked for.
     """
     import tyro
 
-    return validate(tyro.cli(type(default), default=default, args=args))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            found = tyro.cli(type(default), default=default, args=args)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{_first_words(said.getvalue())}; --help lists all settings") from None
+    return validate(found)
+
+
+def _first_words(box: str) -> str:
+    """What tyro draws in a box, as one line: its first paragraph and its first suggestion."""
+    lines = [line.strip("│╰╯|+ ") for line in box.splitlines()[1:]]  # the first holds a title
+    lines = ["" if set(line) <= {"─", "-"} else line for line in lines]
+    words = " ".join(itertools.takewhile(bool, lines)).rstrip(".")
+    suggested = lines[lines.index(_SUGGESTS) + 1 :][:1] if _SUGGESTS in lines else []
+    return " - perhaps ".join([words, *suggested])
+
+
+_SUGGESTS = "Perhaps you meant:"

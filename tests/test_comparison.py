@@ -80,5 +80,5 @@ def test_runs_that_cannot_be_compared(changes, words, tmp_path, capsys):
 
 def test_a_folder_without_scores_is_named(tmp_path):
     one, _ = run(tmp_path / "a", 1.5)
-    with pytest.raises(UserError, match=r"none/scores\.npz"):
+    with pytest.raises(UserError, match=r"none holds no scores\.npz; name"):
         comparison.compare(one, tmp_path / "none")

@@ -258,15 +258,26 @@ def test_command_line_is_validated():
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        (["--train.epoch", "5"], "train.epoch"),
-        (["--seed", "two"], "two"),
+        (["--train.epoch", "5"], "--train.epoch, 5 - perhaps --train.epochs INT;"),
+        (["--seed", "two"], "--seed: invalid literal for int.*'two'"),
+        (["--model.latent", "few"], "--model.latent.*'few'"),
+        (["--data.scale", "log"], "'log'.*'none', 'minmax', 'standard', 'auto'"),
+        (["--train.epochs"], "--train.epochs"),
+        (["stray"], "stray"),
     ],
 )
-def test_command_line_rejects_what_does_not_exist(args, word, capsys):
-    with pytest.raises(SystemExit) as exit_:
+def test_command_line_rejects_what_does_not_exist_in_one_line(args, word, capsys):
+    with pytest.raises(UserError, match=f"{word}.*; --help lists all settings$") as caught:
         parse_cli(CONFIG, args)
-    assert exit_.value.code == 2
-    assert word in capsys.readouterr().err
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_command_line_helps(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_cli(CONFIG, ["--help"])
+    assert not stop.value.code
+    assert "--train.epochs" in capsys.readouterr().out
 
 
 def test_defaults_are_valid():

@@ -368,12 +368,7 @@ def test_runs_of_hostile_settings_are_right_or_one_line(how_many, tmp_path):
         for flag in chosen:
             args += [flag, *str(data.draw(st.sampled_from(FLAGS[flag]))).split()]
         code, _, lines = command("train", *args)
-        if "usage:" in "\n".join(lines) or lines[:1] == [] == [code]:
-            return
         known = ({k: (v.dtype, v.shape) for k, v in arrays.items()}, args)
-        if code == 2 and not lines[0].startswith("error: "):  # tyro draws a box
-            assert not (folder / "run").exists(), known
-            return
         check_end(code, lines, known)
         ended[code] += 1
         if code == 2:
