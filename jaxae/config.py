@@ -9,6 +9,7 @@ import dataclasses
 import io
 import itertools
 import json
+import operator
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -303,7 +304,8 @@ def _first_words(box: str) -> str:
     """What tyro draws in a box, as one line: its first paragraph and its first suggestion."""
     lines = [line.strip("│╰╯|+ ") for line in box.splitlines()[1:]]  # the first holds a title
     lines = ["" if set(line) <= {"─", "-"} else line for line in lines]
-    words = " ".join(itertools.takewhile(bool, lines)).rstrip(".")
+    begun = itertools.dropwhile(operator.not_, lines)  # a box of ASCII signs has a rule there
+    words = " ".join(itertools.takewhile(bool, begun)).rstrip(".")
     suggested = lines[lines.index(_SUGGESTS) + 1 :][:1] if _SUGGESTS in lines else []
     return " - perhaps ".join([words, *suggested])
 
