@@ -258,7 +258,7 @@ def test_command_line_is_validated():
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        (["--train.epoch", "5"], "--train.epoch, 5 - perhaps --train.epochs INT;"),
+        (["--train.epoch", "5"], "--train.epoch, 5 - perhaps --train.epochs INT"),
         (["--seed", "two"], "--seed: invalid literal for int.*'two'"),
         (["--model.latent", "few"], "--model.latent.*'few'"),
         (["--data.scale", "log"], "'log'.*'none', 'minmax', 'standard', 'auto'"),
