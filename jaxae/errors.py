@@ -82,6 +82,7 @@ class _Interrupts:
     """
 
     code = 0  # to exit with, once there was a signal
+    told = False  # whether the one line is written
 
     def __enter__(self) -> "_Interrupts":
         self.before: dict[int, Any] = {}
@@ -104,9 +105,11 @@ class _Interrupts:
     def end(self) -> None:
         """Tell, and exit; whatever comes meanwhile adds nothing."""
         code = self.code or 130
-        for number in self.before if self.code else ():
-            signal.signal(number, lambda *_: os._exit(code))
-        print(_line(code), file=sys.stderr)
+        with _undisturbed():
+            for number in self.before if self.code else ():
+                signal.signal(number, lambda *_: os._exit(code))
+            print(_line(code), file=sys.stderr, flush=True)
+            self.told = True
         exec("")  # if the last string to be executed was interrupted, Python would exit as killed
         sys.exit(code)
 
@@ -122,8 +125,20 @@ class _Interrupts:
         self.hook(unraisable)
 
     def _leave(self) -> None:
-        os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
+        if not self.told:
+            os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
         os._exit(self.code)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let signals wait: between a line and the note that it is written none may come."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def _imports(frame: FrameType | None) -> bool:
