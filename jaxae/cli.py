@@ -1,4 +1,4 @@
-"""The command `jaxae`: train without writing a script, judge new rows, list what there is."""
+"""The command `jaxae`: train without a script, judge new rows, compare runs, list all names."""
 
 import sys
 from pathlib import Path
@@ -25,8 +25,7 @@ from jaxae.studies import STUDIES
 
 USAGE = """usage: jaxae train [--data.name npz:FILE] [any setting; --help lists them]
        jaxae score RUN_DIR FILE [--out OUT]    FILE: .npy, .npz, .csv; OUT: .csv, .npz
-       jaxae compare RUN_DIR RUN_DIR    two runs on the same test rows
-       jaxae list"""
+       jaxae compare RUN_DIR RUN_DIR    two runs on the same test rows; jaxae list: all names"""
 
 # What `jaxae train` starts from: all that rows can say is left to them.
 OPEN = ExperimentConfig(
