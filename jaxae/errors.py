@@ -82,7 +82,6 @@ class _Interrupts:
     """
 
     code = 0  # to exit with, once there was a signal
-    told = False  # whether the one line is written
 
     def __enter__(self) -> "_Interrupts":
         self.before: dict[int, Any] = {}
@@ -104,14 +103,14 @@ class _Interrupts:
 
     def end(self) -> None:
         """Tell, and exit; whatever comes meanwhile adds nothing."""
-        code = self.code or 130
-        with _undisturbed():
-            for number in self.before if self.code else ():
-                signal.signal(number, lambda *_: os._exit(code))
-            print(_line(code), file=sys.stderr, flush=True)
-            self.told = True
-        exec("")  # if the last string to be executed was interrupted, Python would exit as killed
-        sys.exit(code)
+        if not self.code:  # raised, not signalled: whoever called the command may go on
+            print(_line(130), file=sys.stderr)
+            sys.exit(130)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.before)
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        print(_line(self.code), file=sys.stderr, flush=True)
+        os._exit(self.code)  # all is closed; threads of extensions may abort if Python ends first
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.code = bool(self.code), self.code or 128 + number
@@ -125,20 +124,8 @@ class _Interrupts:
         self.hook(unraisable)
 
     def _leave(self) -> None:
-        if not self.told:
-            os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
+        os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
         os._exit(self.code)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let signals wait: between a line and the note that it is written none may come."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 def _imports(frame: FrameType | None) -> bool:
