@@ -61,6 +61,8 @@ def _read(run: Path) -> dict[str, np.ndarray]:
     missing = [name for name in _NEEDED if name not in found]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; run the experiment again")
+    if len({found[name].shape for name in _NEEDED}) > 1:
+        raise UserError(f"{path} holds arrays of different lengths; run the experiment again")
     return found
 
 
