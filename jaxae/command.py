@@ -2,9 +2,10 @@
 
 from jaxae.config import ExperimentConfig, parse_cli
 from jaxae.errors import user_errors
+from jaxae.gridconfig import ProtocolConfig
 
 
-def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:
+def main(default: ExperimentConfig, args: list[str] | None = None) -> dict | None:
     """Parse, run, report; see `jaxae.errors.user_errors` for what happens to errors.
 
     Args:
@@ -13,7 +14,8 @@ def main(default: ExperimentConfig, args: list[str] | None = None) -> dict:
     """
     with user_errors():
         cfg = parse_cli(default, args)
-        from jaxae import compiled, experiment  # takes a second, in which minds are changed
+        from jaxae import compiled, experiment, protocol  # a second, in which minds are changed
 
         compiled.keep()
-        return experiment.run(cfg)
+        whole = isinstance(cfg, ProtocolConfig)
+        return protocol.run(cfg) if whole else experiment.run(cfg)

@@ -64,7 +64,7 @@ def run(cfg: ExperimentConfig) -> dict:
         detectors.save(folder / "detector", detector)
         runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
         runlog.write_arrays(folder / "scores.npz", detectors.arrays(detector, scores, dataset))
-        report = _report(cfg, dataset, detector, scores, folder)
+        report = summarise(cfg, dataset, detector, scores, folder)
         context = studies.Context(
             cfg, dataset, scoring_learner, all_devices, detector, scores, manager, folder
         )
@@ -158,7 +158,7 @@ def _resume(
     return state, saved
 
 
-def _report(
+def summarise(
     cfg: ExperimentConfig,
     dataset: Dataset,
     detector: detectors.Detector,

@@ -140,7 +140,7 @@ def fit(
     run = parallel.compiled_epoch(learner, devices, state, rows, plan, keys, settings)
     compile_s = time.perf_counter() - clock
 
-    with _bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
+    with progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
         for epoch in range(start, cfg.train.epochs):
             clock = time.perf_counter()
             with _trace(cfg, epoch, start):
@@ -150,7 +150,7 @@ def fit(
             speed = np.float64(steps / (time.perf_counter() - clock))
             _check_steps(metrics, epoch + 1)
             means = {name: values.mean(axis=1) for name, values in metrics.items()}
-            _show(bar, steps, on_epoch(epoch + 1, state, means | {"steps_per_s": speed}))
+            show(bar, steps, on_epoch(epoch + 1, state, means | {"steps_per_s": speed}))
     return Fitted(state, compile_s)
 
 
@@ -159,7 +159,8 @@ def epochs_done(state: TrainState, steps: int) -> int:
     return int(np.max(jax.device_get(state.step))) // steps
 
 
-def _bar(total: int, done: int, quiet: bool) -> tqdm:
+def progress_bar(total: int, done: int, quiet: bool) -> tqdm:
+    """Of steps, on the terminal or, less often, in a log."""
     return tqdm(
         total=total,
         initial=done,
@@ -171,7 +172,7 @@ def _bar(total: int, done: int, quiet: bool) -> tqdm:
     )
 
 
-def _show(bar: tqdm, steps: int, metrics: EpochMetrics) -> None:
+def show(bar: tqdm, steps: int, metrics: EpochMetrics) -> None:
     """Move the bar on by an epoch."""
     known = {name: f"{metrics[name].mean():.5f}" for name in SHOWN if name in metrics}
     bar.set_postfix(known, refresh=False)

@@ -79,8 +79,9 @@ FLOORS = {
         "optimisers",
         "sources",
         "arrayfiles",
+        "baselines",
     },
-    "settings": {"config", "checks"},
+    "settings": {"config", "gridconfig", "checks"},
     "machinery": {
         "parallel",
         "compiled",
@@ -92,9 +93,9 @@ FLOORS = {
         "reconstruction",
         "adversarial",
     },
-    "verbs": {"learners", "data", "choices", "evaluation", "train", "detectors"},
+    "verbs": {"learners", "data", "choices", "evaluation", "train", "grid", "detectors"},
     "views": {"studies", "plots"},
-    "story": {"experiment", "comparison"},
+    "story": {"experiment", "comparison", "protocol"},
     "doors": {"jaxae", "cli", "command", "__main__"},
 }
 BESIDE = {
@@ -111,11 +112,15 @@ BESIDE = {
     ("scoring", "conformal"),
     ("scoring", "tails"),
     ("config", "checks"),
+    ("gridconfig", "config"),
     ("archive", "runlog"),
     ("detectors", "evaluation"),
     ("detectors", "learners"),
     ("train", "data"),
+    ("grid", "data"),
+    ("grid", "train"),
     ("studies", "plots"),
+    ("protocol", "experiment"),
     ("__main__", "cli"),
     ("cli", "command"),
     ("checkpoint", "runlog"),
@@ -128,6 +133,7 @@ APART = {
     "reconstruction": {"config"},
     "adversarial": {"config"},
     "train": FILES,
+    "grid": FILES,
     "evaluation": {"config", *FILES},
     "data": {"parallel", *FILES},
     "parallel": METHODS,
@@ -202,7 +208,7 @@ def test_each_package_has_its_place(package, homes):
     assert {name for name in users if not name.startswith(homes)} == set()
 
 
-def test_only_one_module_knows_pmap():
+def test_only_who_shares_work_over_devices_knows_pmap():
     def calls_pmap(path):
         return any(
             (isinstance(node, ast.Attribute) and node.attr == "pmap")
@@ -210,7 +216,10 @@ def test_only_one_module_knows_pmap():
             for node in ast.walk(parsed(path))
         )
 
-    assert {name for name, path in MODULES.items() if calls_pmap(path)} == {"jaxae.parallel"}
+    assert {name for name, path in MODULES.items() if calls_pmap(path)} == {
+        "jaxae.parallel",  # a batch
+        "jaxae.grid",  # members
+    }
 
 
 def test_the_package_does_not_import_what_uses_it():

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.plots import curves, detection, files, images, series
+from jaxae.plots import classes, curves, detection, files, images, series
 from jaxae.plots.curves import training_curves_over_seeds
 from jaxae.plots.style import save
 
-__all__ = ["FIGURES", "FigureSpec", "draw", "training_curves_over_seeds"]
+__all__ = ["FIGURES", "PROTOCOL_FIGURES", "FigureSpec", "draw", "training_curves_over_seeds"]
 
 RECONSTRUCTIONS = "arrays/reconstructions.npz"
 VERDICTS = "arrays/verdicts.npz"
@@ -53,6 +53,9 @@ FIGURES: dict[str, FigureSpec] = {
     "precision_recall_threshold": FigureSpec(_DETECTION, detection.precision_recall_vs_threshold),
 }
 """Of every run; those of a study are named with it, see `jaxae.studies`."""
+
+PROTOCOL_FIGURES = {"one_vs_rest": FigureSpec((files.REPORT,), classes.one_vs_rest)}
+"""Of a protocol's folder."""
 
 
 def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Path]:

@@ -1,0 +1,53 @@
+"""One-vs-rest: each class as the normal one, several seeds, one program.
+
+    python -m experiments.one_vs_rest --data.name digits --method dense --seeds 5
+    python -m experiments.one_vs_rest --data.name mnist --data.dir DIR --method conv --members 0:10
+
+Prints and draws AUROC for each class and their mean, with the interval that other test rows and
+other seeds would give, beside methods without a network on the same rows. With the same --run-dir a
+call that was stopped goes on, and slices (--members) merge.
+"""
+
+import sys
+
+from jaxae.command import main
+from jaxae.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxae.gridconfig import ProtocolConfig
+
+RECIPES = {
+    "dense": ProtocolConfig(
+        name="one_vs_rest_dense",
+        method="dense",
+        score="blurred_energy",
+        data=DataConfig(name="digits"),
+        model=ModelConfig(latent=32, hidden=(512, 256), activation="elu"),
+        train=TrainConfig(epochs=30, batch_size=128, noise_std=0.7),
+    ),
+    "conv": ProtocolConfig(
+        name="one_vs_rest_conv",
+        method="conv",
+        score="blurred_energy",
+        data=DataConfig(name="digits"),
+        model=ModelConfig(latent=32),
+        train=TrainConfig(epochs=20, batch_size=128, noise_std=0.5),
+    ),
+    "alocc": ProtocolConfig(
+        name="one_vs_rest_alocc",
+        method="alocc",
+        score="mse",
+        data=DataConfig(name="mnist"),
+        optim=OptimConfig(name="rmsprop", lr=2e-4, lr_discriminator=1e-4, eps=1e-7),
+        train=TrainConfig(epochs=20, batch_size=128, noise_std=0.155, monitor=True),
+    ),
+}
+
+
+def recipe(args: list[str]) -> ProtocolConfig:
+    """The settings that a method starts from; dense where none, or none that exists, is named."""
+    words = " ".join(args).replace("=", " ").split()
+    named = words[words.index("--method") + 1 :][:1] if "--method" in words else []
+    return RECIPES.get(*named, RECIPES["dense"]) if named else RECIPES["dense"]
+
+
+if __name__ == "__main__":
+    main(recipe(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""Methods that need no network, as rows beside a protocol's own: what a detector must beat.
+
+They see what a member's training sees, its rows after scaling, flattened, and none is tuned.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxae.errors import UserError
+from jaxae.registry import Registry
+
+Rows = Float[np.ndarray, "N F"]
+# (training rows [N, F], rows to score [M, F], seed) -> scores [M], higher = more anomalous.
+Baseline = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+COMPONENTS = 32
+
+
+def _pca(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
+    """Squared error of the reconstruction from the first 32 principal components."""
+    from sklearn.decomposition import PCA
+
+    pca = PCA(min(COMPONENTS, *train.shape), random_state=seed).fit(train)
+    return np.square(test - pca.inverse_transform(pca.transform(test))).mean(axis=1)
+
+
+def _nearest(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
+    """Distance to the nearest training row."""
+    from sklearn.neighbors import NearestNeighbors
+
+    found = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train).kneighbors(test)
+    return found[0][:, 0]
+
+
+def _isolation_forest(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
+    """Isolation forest (Liu, Ting and Zhou, ICDM 2008), 100 trees on 256 rows each."""
+    from sklearn.ensemble import IsolationForest
+
+    return -IsolationForest(random_state=seed).fit(train).score_samples(test)
+
+
+def _pyod(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
+    """PyOD's AutoEncoder with its own defaults, as its users meet it."""
+    try:
+        from pyod.models.auto_encoder import AutoEncoder
+    except ImportError:
+        raise UserError(
+            'baseline "pyod" needs the extra: python -m pip install "jaxae[pyod]"'
+        ) from None
+    return AutoEncoder(random_state=seed, verbose=0).fit(train).decision_function(test)
+
+
+BASELINES: Registry[Baseline] = Registry(
+    "baseline",
+    Callable,
+    {
+        "pca": _pca,
+        "nearest": _nearest,
+        "isolation_forest": _isolation_forest,
+        "pyod": _pyod,
+    },
+)
+SEEDED = frozenset({"isolation_forest", "pyod"})  # the others find the same from every seed
+
+
+def scores(
+    name: str, train: Float[np.ndarray, " N *S"], test: Float[np.ndarray, " M *S"], seed: int
+) -> Float[np.ndarray, " M"]:
+    """What a baseline says of rows, higher = more anomalous, as float32.
+
+    Args:
+      name: in `BASELINES`.
+      train: normal rows, scaled.
+      test: rows to score.
+      seed: of what is random in it.
+
+    Raises:
+      UserError: an unknown name, or a package that is not installed.
+    """
+    flat = (np.asarray(rows, np.float32).reshape(len(rows), -1) for rows in (train, test))
+    return np.asarray(BASELINES[name](*flat, seed), np.float32)

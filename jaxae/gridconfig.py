@@ -1,0 +1,21 @@
+"""The settings of a whole protocol: an experiment, and what its members differ in."""
+
+from dataclasses import dataclass
+
+from jaxae.config import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class ProtocolConfig(ExperimentConfig):
+    """One experiment for each class as the normal one, each seed and each point of a sweep."""
+
+    classes: tuple[int, ...] = ()
+    """classes that are normal in turn, all others being anomalies; () = every class there is"""
+    seeds: int = 5
+    """how many, from `seed` on"""
+    sweep: tuple[str, ...] = ()
+    """FIELD=A,B,C: continuous settings, each value with each class and seed: optim.lr=1e-3,3e-4"""
+    members: str = ""
+    """A:B = train these members only, counted from 0; "" = all. Slices share one --run-dir"""
+    baselines: tuple[str, ...] = ("pca", "nearest", "isolation_forest")
+    """on the same rows: pca, nearest, isolation_forest, pyod (an extra: jaxae[pyod])"""

@@ -1,0 +1,48 @@
+"""A whole protocol from configuration to report: classes x seeds x settings, trained as one grid.
+
+Each member is an experiment of its own and leaves a folder of its own, with a detector that judges
+alone; the report is made of these folders, whoever filled them.
+"""
+
+import time
+
+from jaxae import baselines, parallel, runlog
+from jaxae.gridconfig import ProtocolConfig
+from jaxae.protocol import summary, training
+from jaxae.protocol.expansion import expand, is_finished, named
+
+
+def run(cfg: ProtocolConfig) -> dict | None:
+    """Train what is not trained yet, then report if all members are there.
+
+    A finished member is not trained again: a call that was stopped goes on, and slices
+    (`cfg.members`) that other processes trained into the same folder are merged.
+
+    Returns:
+      The report, as `report.json` holds it; None where members are missing still.
+
+    Raises:
+      UserError: see `expansion.expand` and `jaxae.experiment.run`.
+      FloatingPointError: members diverged or collapsed; all others are finished first.
+    """
+    clock = time.perf_counter()
+    parallel.initialize(cfg.devices)
+    for name in cfg.baselines:
+        baselines.BASELINES[name]
+    wanted, datasets = expand(cfg)
+    mine = [wanted[i] for i in named(cfg.members, len(wanted))]
+    todo = [member for member in mine if not is_finished(member)]
+    print(f"{len(wanted)} members in {cfg.run_path}; {len(todo)} of {len(mine)} to train")
+    if todo:
+        training.train_members(cfg, todo, datasets)
+    missing = [i for i, member in enumerate(wanted) if not is_finished(member)]
+    if missing:
+        print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report so far")
+        return None
+    report = summary.of(cfg, wanted, datasets)
+    report |= {"wall_s": time.perf_counter() - clock}
+    runlog.write_json(cfg.run_path / "report.json", report)
+    (drawn,) = summary.draw(cfg.run_path)
+    print(summary.table(report))
+    print(f"figure {drawn}; each member's detector is in {cfg.run_path / 'members'}")
+    return report

@@ -1,0 +1,113 @@
+"""Which members a protocol has, and which of them are there already."""
+
+import dataclasses
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+
+from jaxae import checks, choices, config, data, experiment
+from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.datasets import splits
+from jaxae.errors import UserError
+from jaxae.gridconfig import ProtocolConfig
+from jaxae.types import Dataset
+
+# Settings of a learner, and where a configuration has them: what members of a grid may differ in.
+SWEPT = {
+    "optim.lr": "lr",
+    "optim.lr_discriminator": "lr_discriminator",
+    "train.noise_std": "noise_std",
+}
+
+
+def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig, Dataset]]:
+    """Every member's own configuration, and the data set of each class.
+
+    What is "auto" is settled once, on the first class, for all. A member is trained, scored and
+    reported as `jaxae.experiment.run` would its configuration on one device.
+
+    Raises:
+      UserError: nothing to sweep over, classes that the data do not have, or a field that cannot
+        work; see `jaxae.experiment.check`.
+    """
+    axes = [_axis(spec) for spec in cfg.sweep]
+    base = ExperimentConfig(
+        **{field.name: getattr(cfg, field.name) for field in dataclasses.fields(ExperimentConfig)}
+    )
+    if base.ensemble > 1:
+        raise UserError(f"ensemble is {base.ensemble}; members of a grid are single models: use 1")
+    raw = data.raw(base.data)
+    classes = cfg.classes or _classes(raw)
+    of_class = [dataclasses.replace(base.data, normal=(k,), anomaly=()) for k in classes]
+    base, _ = choices.settle(dataclasses.replace(base, data=of_class[0]))
+    of_class = [dataclasses.replace(base.data, normal=(k,)) for k in classes]
+    datasets = {of: splits.make(raw, of) for of in of_class}
+    found = []
+    for of, seed, *point in itertools.product(
+        of_class, range(cfg.seed, cfg.seed + cfg.seeds), *(values for _, values in axes)
+    ):
+        member = dataclasses.replace(base, data=of, seed=seed)
+        name = f"class{of.normal[0]}-seed{seed}"
+        for (field, _), value in zip(axes, point, strict=True):
+            member = checks.replaced(member, field, value)
+            name += f"-{field.rpartition('.')[2]}{value:g}"
+        member = dataclasses.replace(member, run_dir=str(cfg.run_path / "members" / name))
+        experiment.check(member, datasets[of])
+        found.append(member)
+    return found, datasets
+
+
+def _classes(raw: Any) -> list[int]:
+    known = [raw.test_class_id] if raw.train_class_id is None else [raw.train_class_id]
+    classes = np.unique(np.concatenate(known)).tolist()
+    if raw.train_class_id is None or len(classes) < 2:
+        raise UserError(
+            "one-vs-rest needs training rows of several classes: give y_train in the npz file"
+        )
+    return classes
+
+
+def _axis(spec: str) -> tuple[str, list[float]]:
+    """The field and the values of "optim.lr=1e-3,3e-4"."""
+    field, _, text = spec.partition("=")
+    try:
+        values = [float(value) for value in text.split(",")]
+    except ValueError:
+        values = []
+    if field not in SWEPT or not values:
+        raise UserError(f"sweep {spec!r} must be FIELD=A,B,C with a field of {', '.join(SWEPT)}")
+    return field, values
+
+
+def named(text: str, count: int) -> range:
+    """Which members "A:B" names."""
+    if not text:
+        return range(count)
+    low, colon, high = text.partition(":")
+    if not (colon and (low + high).isdecimal()) and text != ":":
+        raise UserError(f"members is {text!r}; write A:B, 0:10 for the first ten of {count}")
+    found = range(count)[int(low or 0) : int(high or count)]
+    if not found:
+        raise UserError(f"members {text} names none of the {count} members, 0 to {count - 1}")
+    return found
+
+
+def is_finished(member: ExperimentConfig) -> bool:
+    """Whether a member's folder holds just what is asked for."""
+    folder = member.run_path
+    try:
+        held = json.loads((folder / "config.json").read_bytes())
+        done = json.loads((folder / "report.json").read_bytes())["epochs"]
+    except (OSError, ValueError, KeyError):
+        return False
+    wanted = json.loads(config.to_json(member))
+    return _judged(held) == _judged(wanted) and done == member.train.epochs
+
+
+def _judged(values: dict) -> dict:
+    """A configuration without what no result depends on."""
+    return {
+        k: v for k, v in values.items() if k not in ("run_dir", "devices", "profile", "studies")
+    }

@@ -1,0 +1,212 @@
+"""Training the members of a protocol side by side, and finishing each on its own."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxae import (
+    checkpoint,
+    config,
+    detectors,
+    experiment,
+    grid,
+    learners,
+    parallel,
+    runlog,
+    sources,
+    studies,
+    train,
+)
+from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.errors import UserError
+from jaxae.gridconfig import ProtocolConfig
+from jaxae.types import Dataset, Learner, PyTree
+
+
+class Work(NamedTuple):
+    """What a call has to train."""
+
+    members: list[ExperimentConfig]
+    datasets: dict[DataConfig, Dataset]  # one for each class
+    learner: Learner
+    devices: list[jax.Device]
+
+
+def _work(
+    cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
+) -> Work:
+    shape = next(iter(datasets.values())).shape
+    learner = learners.build(todo[0], shape, axis=None)
+    for member in todo:
+        settings = learners.build(member, shape, axis=None).settings
+        if settings.keys() != learner.settings.keys():
+            raise UserError(
+                f"{member.run_path.name} is another program than {todo[0].run_path.name}: a sweep "
+                "over train.noise_std cannot hold 0 and other values"
+            )
+    devices = parallel.choose(min(cfg.devices or len(jax.local_devices()), len(todo)), len(todo))
+    grid.check_memory(learner, len(todo), shape, devices)
+    return Work(todo, datasets, learner, devices)
+
+
+def train_members(
+    cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
+) -> None:
+    """Train members side by side, then finish one after the other.
+
+    Args:
+      cfg: of the whole protocol.
+      todo: the members.
+      datasets: of their classes.
+
+    Raises:
+      UserError: members that are not one program, more than the devices can hold, or a folder that
+        holds something else or is in use.
+      FloatingPointError: members that diverged or collapsed; all others are finished.
+    """
+    work = _work(cfg, todo, datasets)
+    rows, members = _resident(work)
+    with contextlib.ExitStack() as held:
+        folders = [
+            held.enter_context(runlog.enter(member, work.datasets[member.data].digest))
+            for member in work.members
+        ]
+        trained, failed = _fitted(cfg, work, rows, members, folders)
+        judging = learners.build(config.for_scoring(work.members[0]), rows.shape[1:])
+        for i in (i for i in range(len(folders)) if i not in failed):
+            variables = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], trained)
+            try:
+                _finish(work, work.members[i], judging, folders[i], variables)
+            except FloatingPointError as error:
+                failed[i] = str(error)
+        if not failed:
+            shutil.rmtree(_checkpoints(cfg))
+    if failed:
+        words = (f"{folders[i].name}: {why}" for i, why in failed.items())
+        raise FloatingPointError("; ".join(words))
+
+
+def _resident(work: Work) -> tuple[np.ndarray, list[grid.Member]]:
+    """The rows of all members, once, and where each finds its own."""
+    parts, at, first = [], {}, 0
+    for of in dict.fromkeys(member.data for member in work.members):
+        dataset = work.datasets[of]
+        train_rows, valid_rows = sources.read(dataset.train.x), sources.read(dataset.valid.x)
+        parts += [train_rows, valid_rows]
+        middle = first + len(train_rows)
+        at[of] = np.arange(first, middle), np.arange(middle, middle + len(valid_rows))
+        first = middle + len(valid_rows)
+    members = [
+        grid.Member(
+            member, learners.build(member, parts[0].shape[1:], None).settings, *at[member.data]
+        )
+        for member in work.members
+    ]
+    return np.concatenate(parts), members
+
+
+def _fitted(
+    cfg: ProtocolConfig,
+    work: Work,
+    rows: np.ndarray,
+    members: Sequence[grid.Member],
+    folders: Sequence[Path],
+) -> tuple[PyTree, dict[int, str]]:
+    """The variables [E, ...] of the members after their training, and who diverged in it."""
+    failed: dict[int, str] = {}
+    measure = _monitor(cfg, work)
+    names = [folder.name for folder in folders]
+    about = {"members": dict(zip(names, map(_about, work.members), strict=True))}
+    about["data"] = [work.datasets[member.data].digest for member in work.members]
+    with checkpoint.open_manager(_checkpoints(cfg), 1) as manager:
+        progress, done = _resumed(work, members, about, manager)
+        for folder in folders:
+            runlog.start_metrics(folder / "metrics.jsonl", done)
+
+        def on_epoch(epoch: int, so_far: Any, found: train.EpochMetrics) -> train.EpochMetrics:
+            found |= measure(so_far)
+            for i in (i for i in range(len(folders)) if i not in failed):
+                own = {name: np.ravel(of)[i] if np.ndim(of) else of for name, of in found.items()}
+                try:
+                    train.check_finite(own, f"after epoch {epoch}")
+                    runlog.append_metrics(folders[i] / "metrics.jsonl", epoch, own)
+                except FloatingPointError as error:
+                    failed[i] = str(error)
+            if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
+                checkpoint.save(manager, epoch, so_far(), about)
+            return found
+
+        found = grid.fit(
+            work.learner, rows, members, work.devices, progress, done=done, on_epoch=on_epoch
+        )
+        manager.wait_until_finished()
+    return found.state.variables, failed
+
+
+def _checkpoints(cfg: ProtocolConfig) -> Path:
+    """Of this call's members, until they are finished."""
+    return cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
+
+
+def _monitor(cfg: ProtocolConfig, work: Work) -> Callable[[Callable], train.EpochMetrics]:
+    """What `train.monitor` asks for after each epoch, of every member [E]."""
+    if not cfg.train.monitor:
+        return lambda so_far: {}
+    devices = jax.local_devices()
+    of_class = {
+        of: studies.monitor(work.members[0], work.learner, dataset, devices)
+        for of, dataset in work.datasets.items()
+    }
+
+    def measure(so_far: Callable[[], grid.Progress]) -> train.EpochMetrics:
+        variables = so_far().state.variables
+        found = [
+            of_class[member.data](jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], variables))
+            for i, member in enumerate(work.members)
+        ]
+        return jax.tree.map(lambda *of: np.concatenate(of), *found)
+
+    return measure
+
+
+def _about(member: ExperimentConfig) -> dict:
+    """What fixes the course of a member's training, its length apart, as JSON has it."""
+    return json.loads(json.dumps(config.training_identity(member)))
+
+
+def _resumed(
+    work: Work, members: Sequence[grid.Member], about: dict, manager: checkpoint.Manager
+) -> tuple[grid.Progress, int]:
+    """Where a stopped call left these members and their epochs; else the beginning."""
+    shape = next(iter(work.datasets.values())).shape
+    saved = manager.latest_step()
+    known = checkpoint.about(manager, saved) if saved is not None else {}
+    if any(known.get(part) != about[part] for part in about) or saved > members[0].cfg.train.epochs:
+        if known:
+            raise UserError(
+                f"{manager.directory} holds other members, data or settings; remove it, or name "
+                "another --run-dir"
+            )
+        return grid.start(work.learner, members, shape), 0
+    template = jax.eval_shape(lambda: grid.start(work.learner, members, shape))
+    placed = parallel.placed_like(template, work.devices[:1])
+    return jax.device_get(checkpoint.restore(manager, placed)), saved
+
+
+def _finish(
+    work: Work, member: ExperimentConfig, learner: Learner, folder: Path, variables: PyTree
+) -> None:
+    """Fit the detector of one member, and leave what `jaxae.experiment.run` leaves, undrawn."""
+    dataset = work.datasets[member.data]
+    detector, scores = detectors.fit(learner, variables, dataset, member, jax.local_devices())
+    detectors.save(folder / "detector", detector)
+    runlog.write_about(folder, member, dataset.digest)
+    runlog.write_arrays(folder / "scores.npz", detectors.arrays(detector, scores, dataset))
+    report = experiment.summarise(member, dataset, detector, scores, folder)
+    runlog.write_json(folder / "report.json", report)
