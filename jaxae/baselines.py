@@ -11,13 +11,13 @@ from jaxtyping import Float
 from jaxae.errors import UserError
 from jaxae.registry import Registry
 
-Rows = Float[np.ndarray, "N F"]
+Train, Test = Float[np.ndarray, "N F"], Float[np.ndarray, "M F"]
 # (training rows [N, F], rows to score [M, F], seed) -> scores [M], higher = more anomalous.
 Baseline = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 COMPONENTS = 32
 
 
-def _pca(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
+def _pca(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
     """Squared error of the reconstruction from the first 32 principal components."""
     from sklearn.decomposition import PCA
 
@@ -25,7 +25,7 @@ def _pca(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
     return np.square(test - pca.inverse_transform(pca.transform(test))).mean(axis=1)
 
 
-def _nearest(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
+def _nearest(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
     """Distance to the nearest training row."""
     from sklearn.neighbors import NearestNeighbors
 
@@ -33,14 +33,14 @@ def _nearest(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
     return found[0][:, 0]
 
 
-def _isolation_forest(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
+def _isolation_forest(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
     """Isolation forest (Liu, Ting and Zhou, ICDM 2008), 100 trees on 256 rows each."""
     from sklearn.ensemble import IsolationForest
 
     return -IsolationForest(random_state=seed).fit(train).score_samples(test)
 
 
-def _pyod(train: Rows, test: Rows, seed: int) -> Float[np.ndarray, " M"]:
+def _pyod(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
     """PyOD's AutoEncoder with its own defaults, as its users meet it."""
     try:
         from pyod.models.auto_encoder import AutoEncoder

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 
 from jaxae import runlog
 from jaxae.errors import UserError, naming
-from jaxae.types import TrainState
+from jaxae.types import PyTree
 
 DIGESTS = "digests.json"
 _PARTS = ("about", "state")  # the items of a checkpoint, a folder each
@@ -109,7 +109,7 @@ def epochs(manager: Manager) -> list[int]:
     return [e for e in sorted(manager.all_steps()) if not _missing(_path(manager, e))]
 
 
-def save(manager: Manager, epoch: int, state: TrainState, about: dict) -> None:
+def save(manager: Manager, epoch: int, state: PyTree, about: dict) -> None:
     """Save the state after an epoch, with what it is of; returns once the state is copied.
 
     Raises:
@@ -178,7 +178,7 @@ _AWAY = (
 )
 
 
-def _leaves(state: TrainState) -> dict[str, str]:
+def _leaves(state: PyTree) -> dict[str, str]:
     """Path -> dtype and shape of every array: what a template must have too."""
     flat = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
@@ -196,7 +196,7 @@ def about(manager: Manager, epoch: int) -> dict:
         return manager.restore(epoch, args=args).about
 
 
-def restore(manager: Manager, template: TrainState, epoch: int | None = None) -> TrainState:
+def restore(manager: Manager, template: PyTree, epoch: int | None = None) -> PyTree:
     """A saved state, bit for bit.
 
     Args:
@@ -233,7 +233,7 @@ def _path(manager: Manager, epoch: int) -> Path:
     return Path(manager.directory) / str(epoch)
 
 
-def _check_leaves(manager: Manager, template: TrainState, epoch: int) -> None:
+def _check_leaves(manager: Manager, template: PyTree, epoch: int) -> None:
     """Compare before Orbax does: its own mismatch leaves tasks of a closed event loop behind."""
     saved, wanted = about(manager, epoch)["leaves"], _leaves(template)
     for path in sorted(saved | wanted):

@@ -218,7 +218,7 @@ def test_only_who_shares_work_over_devices_knows_pmap():
 
     assert {name for name, path in MODULES.items() if calls_pmap(path)} == {
         "jaxae.parallel",  # a batch
-        "jaxae.grid",  # members
+        "jaxae.grid.programs",  # members
     }
 
 

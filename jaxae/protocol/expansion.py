@@ -36,6 +36,8 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
     base = ExperimentConfig(
         **{field.name: getattr(cfg, field.name) for field in dataclasses.fields(ExperimentConfig)}
     )
+    if cfg.seeds < 1:
+        raise UserError(f"seeds is {cfg.seeds}; it must be at least 1")
     if base.ensemble > 1:
         raise UserError(f"ensemble is {base.ensemble}; members of a grid are single models: use 1")
     raw = data.raw(base.data)

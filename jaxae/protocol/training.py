@@ -121,9 +121,7 @@ def _fitted(
     """The variables [E, ...] of the members after their training, and who diverged in it."""
     failed: dict[int, str] = {}
     measure = _monitor(cfg, work)
-    names = [folder.name for folder in folders]
-    about = {"members": dict(zip(names, map(_about, work.members), strict=True))}
-    about["data"] = [work.datasets[member.data].digest for member in work.members]
+    about = {folder.name: _about(work, m) for folder, m in zip(folders, work.members, strict=True)}
     with checkpoint.open_manager(_checkpoints(cfg), 1) as manager:
         progress, done = _resumed(work, members, about, manager)
         for folder in folders:
@@ -132,14 +130,14 @@ def _fitted(
         def on_epoch(epoch: int, so_far: Any, found: train.EpochMetrics) -> train.EpochMetrics:
             found |= measure(so_far)
             for i in (i for i in range(len(folders)) if i not in failed):
-                own = {name: np.ravel(of)[i] if np.ndim(of) else of for name, of in found.items()}
+                own = {name: _own(of, i) for name, of in found.items()}
                 try:
                     train.check_finite(own, f"after epoch {epoch}")
                     runlog.append_metrics(folders[i] / "metrics.jsonl", epoch, own)
                 except FloatingPointError as error:
                     failed[i] = str(error)
             if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
-                checkpoint.save(manager, epoch, so_far(), about)
+                checkpoint.save(manager, epoch, so_far(), {"members": about})
             return found
 
         found = grid.fit(
@@ -147,6 +145,11 @@ def _fitted(
         )
         manager.wait_until_finished()
     return found.state.variables, failed
+
+
+def _own(values: np.ndarray, i: int) -> np.ndarray:
+    """Of one member, or of all."""
+    return np.ravel(values)[i : i + 1] if np.ndim(values) else np.asarray(values)
 
 
 def _checkpoints(cfg: ProtocolConfig) -> Path:
@@ -175,9 +178,10 @@ def _monitor(cfg: ProtocolConfig, work: Work) -> Callable[[Callable], train.Epoc
     return measure
 
 
-def _about(member: ExperimentConfig) -> dict:
+def _about(work: Work, member: ExperimentConfig) -> dict:
     """What fixes the course of a member's training, its length apart, as JSON has it."""
-    return json.loads(json.dumps(config.training_identity(member)))
+    identity = config.training_identity(member)
+    return json.loads(json.dumps(identity)) | {"digest": work.datasets[member.data].digest}
 
 
 def _resumed(
@@ -186,17 +190,19 @@ def _resumed(
     """Where a stopped call left these members and their epochs; else the beginning."""
     shape = next(iter(work.datasets.values())).shape
     saved = manager.latest_step()
-    known = checkpoint.about(manager, saved) if saved is not None else {}
-    if any(known.get(part) != about[part] for part in about) or saved > members[0].cfg.train.epochs:
-        if known:
-            raise UserError(
-                f"{manager.directory} holds other members, data or settings; remove it, or name "
-                "another --run-dir"
-            )
+    if saved is None:
         return grid.start(work.learner, members, shape), 0
-    template = jax.eval_shape(lambda: grid.start(work.learner, members, shape))
+    known = checkpoint.about(manager, saved)["members"]
+    if not about.items() <= known.items() or saved > members[0].cfg.train.epochs:
+        raise UserError(
+            f"{manager.directory} holds other members, settings, data or more epochs; remove it, "
+            "or name another --run-dir"
+        )
+    template = grid.abstract(work.learner, len(known), shape)
     placed = parallel.placed_like(template, work.devices[:1])
-    return jax.device_get(checkpoint.restore(manager, placed)), saved
+    found = jax.device_get(checkpoint.restore(manager, placed))
+    at = [[*known].index(name) for name in about]  # others may be finished by now
+    return jax.tree.map(lambda leaf: leaf[np.array(at)], found), saved
 
 
 def _finish(

@@ -1,0 +1,149 @@
+import jax
+import numpy as np
+import pytest
+from jax import export
+from probes import DEVICES, SHAPE, assert_close, assert_same, images, tiny
+
+from jaxae import evaluation, grid, learners, train
+from jaxae.errors import UserError
+from jaxae.grid import lanes, programs
+
+X = images(150)
+SIZES = (40, 25, 60)
+RATES = (1e-3, 3e-3, 2e-3)
+
+
+def members_of(method="dense", **changes):
+    """Three members with rows, seeds and rates of their own; their numbers of steps differ."""
+    found, first = [], 0
+    for seed, (size, lr) in enumerate(zip(SIZES, RATES, strict=True)):
+        cfg = tiny(method, seed=seed, optim__lr=lr, optim__eps=1e-7, **changes)
+        settings = learners.build(cfg, SHAPE, axis=None).settings
+        rows = np.arange(first, first + size)
+        found.append(grid.Member(cfg, settings, rows, np.arange(first, first + size // 4)))
+        first += size
+    return found
+
+
+def trained(members, devices=1, progress=None, done=0, on_epoch=lambda epoch, so_far, found: found):
+    learner = learners.build(members[0].cfg, SHAPE, axis=None)
+    progress = progress or grid.start(learner, members, SHAPE)
+    return grid.fit(
+        learner, X, members, DEVICES[:devices], progress, done=done, on_epoch=on_epoch, quiet=True
+    )
+
+
+def alone(member, state=None):
+    """Its state, losses and validation losses by `train.fit`, on one device."""
+    learner, devices = learners.build(member.cfg, SHAPE), DEVICES[:1]
+    valid_loss = evaluation.loss_fn(learner, X[member.valid], devices)
+    settings = {name: np.float32([value]) for name, value in member.settings.items()}
+    losses = []
+
+    def on_epoch(epoch, state, found):
+        losses.append((found["loss"][0], valid_loss(state.variables, settings)[0]))
+        return found
+
+    rows = X[member.train]
+    found = train.fit(learner, rows, member.cfg, devices, on_epoch=on_epoch, quiet=True)
+    return found.state, np.array(losses)
+
+
+def own(tree, i):
+    return jax.tree.map(lambda leaf: leaf[i : i + 1], tree)
+
+
+@pytest.mark.parametrize(
+    ("method", "devices"),
+    [
+        ("dense", 1),
+        pytest.param("dense", 2, marks=pytest.mark.slow),
+        pytest.param("conv", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_member_is_the_same_as_the_member_alone(method, devices):
+    # To the bit on one device. Where several work, each has a core of its own, and products may be
+    # summed in another order than on one that has all cores.
+    rounding = 0 if devices == 1 else 1e-5
+    members, course = members_of(method), []
+
+    def on_epoch(epoch, so_far, found):
+        course.append(np.stack([found["loss"], found["valid_loss"]], axis=1))
+        return found
+
+    found = trained(members, devices, on_epoch=on_epoch)
+    assert found.state.step.tolist() == [2 * -(-size // 8) for size in SIZES]
+    for i in range(3 if method == "dense" else 1):
+        state, losses = alone(members[i])
+        assert_close(own(found.state, i), jax.device_get(state), rtol=rounding, atol=rounding)
+        np.testing.assert_allclose(np.stack(course)[:, i], losses, rtol=rounding)
+
+
+@pytest.mark.slow
+def test_an_adversarial_member_takes_its_course_but_for_rounding():
+    # A mean over an axis of one device is not the same program as none; and two networks that
+    # fight carry a last digit far, so that only the first epoch is held.
+    members = members_of("alocc", train__epochs=1)
+    found = []
+    trained(members, 2, on_epoch=lambda epoch, so_far, of: found.append(of) or of)
+    _, losses = alone(members[1])
+    np.testing.assert_allclose(found[0]["loss"][1], losses[0, 0], rtol=1e-4)
+
+
+def test_stopped_and_resumed_is_the_same_as_going_on():
+    members, saved = members_of(train__epochs=3), {}
+
+    def on_epoch(epoch, so_far, found):
+        saved[epoch] = so_far()
+        return found
+
+    whole = trained(members, on_epoch=on_epoch)
+    assert_same(trained(members, 1, saved[1], done=1), whole)
+    assert_close(trained(members, 2, saved[1], done=1), whole, rtol=1e-5, atol=1e-5)
+    assert_same(trained(members, 1, saved[3], done=3), whole)
+    # What is kept are the weights after the epoch with the lowest validation loss.
+    for i, epoch in enumerate(whole.kept_epoch):
+        assert_same(own(whole.kept, i), own(saved[int(epoch)].state.variables, i))
+
+
+def test_who_has_fewer_rows_or_sees_some_twice():
+    members = members_of()
+    twice = [members[0]._replace(train=np.repeat(members[0].train[:20], 2)), members[1]]
+    found = trained(twice)
+    assert found.state.step.tolist() == [10, 8]
+    assert_same(own(found.state, 1), own(trained(members).state, 1))
+
+
+def test_a_batch_larger_than_the_rows_of_a_member():
+    members = members_of()
+    few = [members[0], members[1]._replace(train=members[1].train[:5])]
+    with pytest.raises(UserError, match=r"train\.batch_size 8 exceeds the 5 training rows"):
+        trained(few)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_members_are_shared_out_evenly(devices, count):
+    steps = np.random.default_rng(count).integers(1, 50, count)
+    found = lanes.share_out(steps.tolist(), devices)
+    assert found.shape == (devices, -(-count // devices))
+    assert sorted(found[found >= 0]) == list(range(count))
+    if count >= devices:
+        loads = [steps[lane[lane >= 0]].sum() for lane in found]
+        assert max(loads) - min(loads) <= 2 * steps.max()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_members_go_side_by_side_on_accelerators(platform):
+    cfg = members_of()[0].cfg
+    learner = learners.build(cfg, SHAPE, axis=None)
+    epoch, _ = programs.programs(learner, platform)
+    state = train.abstract_state(learner, SHAPE, 3)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
+    settings = {name: jax.ShapeDtypeStruct((3,), "float32") for name in learner.settings}
+    plan = jax.ShapeDtypeStruct((3, 8, 8), "int32")
+    counts, rows = jax.ShapeDtypeStruct((3,), "int32"), jax.ShapeDtypeStruct(X.shape, "float32")
+    lowered = export.export(jax.jit(epoch), platforms=[platform])(
+        state, rows, plan, counts, keys, settings
+    )
+    assert "tensor<3x64x16xf32>" in lowered.mlir_module()  # weights of all, in one product

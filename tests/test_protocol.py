@@ -1,0 +1,209 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from probes import edit, images, tiny
+
+from jaxae import baselines, detectors, experiment, protocol
+from jaxae.errors import UserError
+from jaxae.gridconfig import ProtocolConfig
+from jaxae.protocol import expansion
+
+CLASSES = (0, 1, 2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three classes of blobs, apart by their brightness; 36, 24 and 30 rows to train on."""
+    path = tmp_path_factory.mktemp("classes") / "blobs.npz"
+    sizes = {"train": (36, 24, 30), "test": (12, 12, 12)}
+    arrays = {}
+    for seed, (part, of_class) in enumerate(sizes.items()):
+        y = np.repeat(CLASSES, of_class)
+        arrays[f"x_{part}"] = images(len(y), seed) * (0.4 + 0.3 * y[:, None, None, None])
+        arrays[f"y_{part}"] = y
+    np.savez(path, **arrays)
+    return path
+
+
+def whole(data, folder, **changes):
+    """The smallest protocol: three classes, two seeds."""
+    small = tiny(train__epochs=2, data__name=f"npz:{data}", run_dir=str(folder))
+    fields = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)}
+    given = {"seeds": 2, "baselines": ("pca",)} | changes
+    own = {name: given.pop(name) for name in list(given) if "__" not in name}
+    dotted = {name.replace("__", "."): value for name, value in given.items()}
+    return edit(ProtocolConfig(**fields | own), dotted)
+
+
+def scores_of(folder):
+    return {path.parent.name: dict(np.load(path)) for path in folder.glob("members/*/scores.npz")}
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for name, arrays in one.items():
+        for key, values in arrays.items():
+            np.testing.assert_array_equal(values, other[name][key])
+
+
+def test_slices_merge_and_a_finished_protocol_is_only_reported(data, tmp_path, capsys):
+    report = protocol.run(whole(data, tmp_path / "whole", devices=1))
+    for part in ("0:2", "2:6"):
+        merged = protocol.run(whole(data, tmp_path / "parts", devices=1, members=part))
+        assert (merged is None) == (part == "0:2")
+    assert "4 members are not trained yet, first 2" in capsys.readouterr().out
+    same(scores_of(tmp_path / "whole"), scores_of(tmp_path / "parts"))
+    assert {**merged, "wall_s": 0} == {**report, "wall_s": 0}
+    again = protocol.run(whole(data, tmp_path / "parts"))
+    out = capsys.readouterr().out
+    assert "0 of 6 to train" in out
+    assert "mean" in out
+    assert {**again, "wall_s": 0} == {**report, "wall_s": 0}
+    stored = json.loads((tmp_path / "parts/report.json").read_text())
+    assert stored["classes"].keys() == {"0", "1", "2"}
+    low, high = stored["auroc_interval"]
+    assert low < stored["auroc"] < high
+    assert stored["auroc"] == pytest.approx(
+        np.mean([of["auroc"] for of in stored["classes"].values()])
+    )
+    assert (tmp_path / "parts/figures/one_vs_rest.png").exists()
+    assert not list((tmp_path / "parts").glob("checkpoints/*"))
+    _judges_alone(tmp_path / "parts", data)
+
+
+def _judges_alone(folder, data):
+    member = folder / "members/class1-seed1"
+    stored = np.load(member / "scores.npz")
+    found = detectors.judge(detectors.load(member / "detector"), np.load(data)["x_test"])
+    np.testing.assert_array_equal(found.score, stored["test"])
+    np.testing.assert_array_equal(stored["test_y"], np.load(data)["y_test"] != 1)
+
+
+@pytest.mark.slow
+def test_a_member_is_the_experiment_alone(data, tmp_path):
+    cfg = whole(data, tmp_path / "grid", devices=1)
+    protocol.run(cfg)
+    member = expansion.expand(cfg)[0][3]
+    assert (member.data.normal, member.seed) == ((1,), 1)
+    alone = dataclasses.replace(member, run_dir=str(tmp_path / "alone"), devices=1)
+    report = experiment.run(alone)
+    one, other = (np.load(folder / "scores.npz") for folder in (member.run_path, alone.run_path))
+    for name in one.files:
+        np.testing.assert_array_equal(one[name], other[name])
+    held = json.loads((member.run_path / "report.json").read_text())
+    timed = {"steps_per_s", "wall_s", "compile_s"}
+    assert {k: v for k, v in held.items() if k not in timed}.items() <= report.items()
+
+
+@pytest.mark.slow
+def test_a_call_that_was_stopped_goes_on(data, tmp_path, monkeypatch):
+    def cfg(name):
+        return whole(data, tmp_path / name, devices=1, train__epochs=4, train__checkpoint_every=2)
+
+    protocol.run(cfg("whole"))
+    append = protocol.training.runlog.append_metrics
+
+    def stop(path, epoch, found):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        append(path, epoch, found)
+
+    monkeypatch.setattr(protocol.training.runlog, "append_metrics", stop)
+    with pytest.raises(KeyboardInterrupt):
+        protocol.run(cfg("stopped"))
+    monkeypatch.undo()
+    assert (tmp_path / "stopped/checkpoints/all/2").is_dir()
+    # One member was finished before the next stop: the others find themselves in the checkpoint.
+    shutil.copytree(
+        tmp_path / "whole/members/class0-seed0",
+        tmp_path / "stopped/members/class0-seed0",
+        dirs_exist_ok=True,
+    )
+    held = tmp_path / "stopped/members/class0-seed0/config.json"
+    held.write_text(held.read_text().replace("/whole/", "/stopped/"))
+    protocol.run(cfg("stopped"))
+    same(scores_of(tmp_path / "whole"), scores_of(tmp_path / "stopped"))
+    lines = (tmp_path / "stopped/members/class0-seed1/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_of_a_sweep_the_lowest_validation_loss_is_the_headline(data, tmp_path):
+    cfg = whole(data, tmp_path, classes=(0, 2), sweep=("optim.lr=1e-2,1e-5",), seeds=1)
+    report = protocol.run(cfg)
+    assert report["members"] == 4
+    assert report["point"].startswith("optim.lr 0.01 ")
+    best, worst = report["points"].values()
+    assert best["valid_loss"] < worst["valid_loss"]
+    assert best["auroc"] == report["auroc"]
+    assert report["auroc_std"] is None  # of a single seed
+
+
+@pytest.mark.slow
+def test_a_member_that_diverges_leaves_the_others_finished(data, tmp_path):
+    cfg = whole(
+        data, tmp_path, classes=(0,), seeds=1, sweep=("optim.lr=1e-3,1e30",),
+        model__output_activation="linear",
+    )  # fmt: skip
+    with pytest.raises(FloatingPointError, match="class0-seed0-lr1e"):
+        protocol.run(cfg)
+    assert [
+        path.name for path in tmp_path.glob("members/*/") if (path / "report.json").exists()
+    ] == ["class0-seed0-lr0.001"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"members": "6:9"}, "members 6:9 names none of the 6 members"),
+        ({"members": "three"}, "write A:B"),
+        ({"members": "-1:2"}, "write A:B"),
+        ({"sweep": ("optim.eps=1,2",)}, "optim.lr, optim.lr_discriminator, train.noise_std"),
+        ({"sweep": ("optim.lr",)}, "FIELD=A,B,C"),
+        ({"sweep": ("optim.lr=1e-3,nan",)}, "optim.lr is nan"),
+        ({"sweep": ("optim.lr=0",)}, "optim.lr is 0.0"),
+        ({"sweep": ("train.noise_std=0,0.1",)}, "another program"),
+        ({"classes": (7,)}, "names the classes 7"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"ensemble": 2}, "use 1"),
+        ({"baselines": ("svm",)}, "unknown baseline 'svm'"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(data, tmp_path, changes, says):
+    with pytest.raises(UserError) as told:
+        protocol.run(whole(data, tmp_path / "run", **changes))
+    assert says in str(told.value)
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.glob("run/**/scores.npz"))
+
+
+def test_unlabelled_rows_have_no_classes_to_take_in_turn(tmp_path):
+    np.savez(tmp_path / "x.npz", x_train=images(30), x_test=images(9), y_test=np.arange(9) % 2)
+    with pytest.raises(UserError, match="give y_train"):
+        protocol.run(whole(tmp_path / "x.npz", tmp_path / "run"))
+
+
+def test_a_folder_that_holds_another_protocol(data, tmp_path):
+    protocol.run(whole(data, tmp_path / "run", classes=(0,), seeds=1))
+    with pytest.raises(UserError, match=r"another configuration: optim\.lr"):
+        protocol.run(whole(data, tmp_path / "run", classes=(0,), seeds=1, optim__lr=0.5))
+
+
+@pytest.mark.parametrize("name", [name for name in baselines.BASELINES if name != "pyod"])
+def test_baselines_score_what_is_strange_higher(name):
+    normal, strange = images(60), 1 - images(8)
+    found = baselines.scores(name, normal[:50], np.concatenate([normal[50:], strange]), seed=1)
+    assert found.dtype == np.float32
+    assert found[:10].max() < found[10:].min()
+    again = baselines.scores(name, normal[:50], normal[50:], seed=1)
+    np.testing.assert_allclose(again, found[:10], rtol=1e-5, atol=1e-7)
+
+
+def test_nearest_by_hand():
+    train, test = images(7), images(5, seed=1)
+    apart = np.linalg.norm((test[:, None] - train[None]).reshape(5, 7, -1), axis=2)
+    found = baselines.scores("nearest", train, test, seed=0)
+    np.testing.assert_allclose(found, apart.min(axis=1), rtol=1e-4)
