@@ -17,7 +17,7 @@ class Task(NamedTuple):
     scores: Float[np.ndarray, "S N"]
     y: Bool[np.ndarray, " N"]  # True = anomaly
     id: Int[np.ndarray, " N"]  # of a row, the same in every task that it is in
-    stratum: Int[np.ndarray, " N"]  # within which rows are drawn: its class, say
+    stratum: Int[np.ndarray, " N"]  # of a row, in every task: rows are drawn within it
 
 
 class Summary(NamedTuple):
