@@ -2,7 +2,7 @@
 
 from jaxae.config import ExperimentConfig, parse_cli
 from jaxae.errors import user_errors
-from jaxae.gridconfig import ProtocolConfig
+from jaxae.gridconfig import CrossConfig, ProtocolConfig
 
 
 def main(default: ExperimentConfig, args: list[str] | None = None) -> dict | None:
@@ -17,5 +17,5 @@ def main(default: ExperimentConfig, args: list[str] | None = None) -> dict | Non
         from jaxae import compiled, experiment, protocol  # a second, in which minds are changed
 
         compiled.keep()
-        whole = isinstance(cfg, ProtocolConfig)
-        return protocol.run(cfg) if whole else experiment.run(cfg)
+        runs = {ProtocolConfig: protocol.run, CrossConfig: protocol.cross.run}
+        return runs.get(type(cfg), experiment.run)(cfg)

@@ -19,3 +19,15 @@ class ProtocolConfig(ExperimentConfig):
     """A:B = train these members only, counted from 0; "" = all. Slices share one --run-dir"""
     baselines: tuple[str, ...] = ("pca", "nearest", "isolation_forest")
     """on the same rows: pca, nearest, isolation_forest, pyod (an extra: jaxae[pyod])"""
+
+
+@dataclass(frozen=True)
+class CrossConfig(ExperimentConfig):
+    """One experiment whose normals all train and all calibrate, by models that left them out."""
+
+    folds: int = 10
+    """CV+: each model leaves one of so many parts out"""
+    bags: int = 0
+    """jackknife+-after-bootstrap instead: so many models, each on a bootstrap sample; 0 = CV+"""
+    alpha: float = 0.05
+    """flag a row where its p-value is at most this"""

@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.plots import classes, curves, detection, files, images, series
+from jaxae.plots import classes, conformal, curves, detection, files, images, series
 from jaxae.plots.curves import training_curves_over_seeds
 from jaxae.plots.style import save
 
-__all__ = ["FIGURES", "PROTOCOL_FIGURES", "FigureSpec", "draw", "training_curves_over_seeds"]
+__all__ = [
+    "CROSS_FIGURES",
+    "FIGURES",
+    "PROTOCOL_FIGURES",
+    "FigureSpec",
+    "draw",
+    "training_curves_over_seeds",
+]
 
 RECONSTRUCTIONS = "arrays/reconstructions.npz"
 VERDICTS = "arrays/verdicts.npz"
@@ -56,6 +63,9 @@ FIGURES: dict[str, FigureSpec] = {
 
 PROTOCOL_FIGURES = {"one_vs_rest": FigureSpec((files.REPORT,), classes.one_vs_rest)}
 """Of a protocol's folder."""
+
+CROSS_FIGURES = {"p_values": FigureSpec((files.REPORT, files.SCORES), conformal.p_values)}
+"""Of a run without held-out rows."""
 
 
 def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Path]:

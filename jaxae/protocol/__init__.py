@@ -8,8 +8,10 @@ import time
 
 from jaxae import baselines, parallel, runlog
 from jaxae.gridconfig import ProtocolConfig
-from jaxae.protocol import summary, training
+from jaxae.protocol import cross, summary, training
 from jaxae.protocol.expansion import expand, is_finished, named
+
+__all__ = ["cross", "expand", "run"]
 
 
 def run(cfg: ProtocolConfig) -> dict | None:
