@@ -51,6 +51,8 @@ class DataConfig:
     """share of the normal training rows that is held out for them"""
     scale: Literal["none", "minmax", "standard", "auto"] = "none"
     """scaling fitted on the training rows only; auto = what their values want"""
+    input: str = "none"
+    """fixed map of each scaled row: smooth, smooth_normalised or gradients, see jaxae.inputs"""
     limit: int = 0
     """use at most this many training rows; 0 = all"""
 

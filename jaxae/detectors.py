@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from jaxae import archive, config, evaluation, learners, members, parallel, scoring
+from jaxae import archive, config, evaluation, inputs, learners, members, parallel, scoring
 from jaxae.config import ExperimentConfig
 from jaxae.conformal import p_values
 from jaxae.datasets.raw import scaled
@@ -44,7 +44,7 @@ class Description:
     """What a detector is, without its arrays."""
 
     config: ExperimentConfig  # method and model, score and its precision, rule, ensemble, scaling
-    shape: Shape  # of a row
+    shape: Shape  # of a raw row
     dtype: str  # of the raw rows that it was made of
     version: str | None  # of jaxae, where it is installed
     data_digest: str = ""  # of the data set that it was made of
@@ -134,7 +134,8 @@ def fit(
     _check_scores(scores, cfg.score)
     normals = scores.train if cfg.threshold.on == "train" else scores.valid
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
-    about = Description(cfg, data.shape, data.dtype, version("jaxae"), data.digest)
+    shape = data.raw_shape or data.shape
+    about = Description(cfg, shape, data.dtype, version("jaxae"), data.digest)
     return Detector(about, variables, fitted, decision, data.scaling), scores
 
 
@@ -227,7 +228,8 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Judgement:
         x = scaled(_checked(detector.about, raw), detector.scaling)
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
     _require(finite, "rows hold NaN or infinite values")
-    learner = learners.build(config.for_scoring(detector.about.config), detector.about.shape)
+    x = inputs.mapped(detector.about.config.data.input, x)
+    learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     scores = score_fn(detector, learner, jax.local_devices())(x)
     _require(np.isfinite(scores), "rows are too far from those of the detector to have a score")
     decision = detector.decision

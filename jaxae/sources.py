@@ -42,11 +42,13 @@ def joined(first: Source, second: Source) -> Source:
     return _Joined(first, second)
 
 
-def view(source: Source, index: np.ndarray, transform: Transform) -> Source:
-    """Some rows of a source, as float32 after a transformation."""
+def view(
+    source: Source, index: np.ndarray, transform: Transform, shape: Shape | None = None
+) -> Source:
+    """Some rows of a source, as float32 after a transformation that may give them a new shape."""
     if is_resident(source):
         return transform(source[index])
-    return _View(source, index, transform)
+    return _View(source, index, transform, shape or source.shape[1:])
 
 
 def span(source: Source) -> Span:
@@ -97,9 +99,9 @@ class _View:
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, source: Source, index: np.ndarray, transform: Transform):
+    def __init__(self, source: Source, index: np.ndarray, transform: Transform, shape: Shape):
         self._source, self._index, self._transform = source, index, transform
-        self.shape: Shape = (len(index), *source.shape[1:])
+        self.shape: Shape = (len(index), *shape)
 
     def __len__(self) -> int:
         return self.shape[0]

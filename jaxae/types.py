@@ -96,6 +96,7 @@ class Dataset(NamedTuple):
     scaling: Scaling  # fitted on training rows
     dtype: str  # of the raw rows: "uint8" are pixels 0 ... 255, which x / 255 takes to [0, 1]
     digest: str = ""  # of rows, classes and splits: what a run must find again to go on
+    raw_shape: Shape = ()  # of one raw row, where an input map gave it another; () = `shape`
 
 
 class Outputs(NamedTuple):

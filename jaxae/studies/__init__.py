@@ -61,9 +61,9 @@ NEEDS: dict[str, Need] = {
         of_data=True,
     ),
     "corruptible": Need(
-        lambda data: corruptions.takes(data.train.x),
-        "corrupts images in [0, 1], and these have other values; use --data.scale minmax, or leave "
-        "it out",
+        lambda data: not data.raw_shape and corruptions.takes(data.train.x),
+        "corrupts images in [0, 1], and these rows have other values or went through data.input; "
+        "use --data.scale minmax with --data.input none, or leave it out",
         of_data=True,
     ),
     "neighbours": Need(

@@ -30,7 +30,8 @@ def verdicts(context: Context) -> Findings:
     test = context.data.test
     normal, anomalies = context.pick(~test.y, 2), context.pick(test.y, 2)
     rows = [("normal", x) for x in test.x[normal]]
-    can = len(context.data.shape) == 3 and corruptions.takes(context.data.train.x)
+    plain = not context.data.raw_shape  # a map of a corrupted row is no corrupted map
+    can = plain and len(context.data.shape) == 3 and corruptions.takes(context.data.train.x)
     for spec in ("rotation:90", "negative:1", "noise:0.2") if can else ():
         rows.append((spec, corruptions.corrupt(spec, test.x[normal[:1]], context.cfg.seed)[0]))
     what = context.cfg.data.corruption or "anomaly"
