@@ -3,9 +3,10 @@
     python -m experiments.results_table [--runs runs] [--write README.md]
 
 jaxae's figures are read from `report.json` files: the mean over the runs of one name that stand in
-the folder, one per seed, and their sample standard deviation. The originals' figures
-were measured with the original frameworks (TensorFlow 2.21 with Keras 3.15, PyTorch 2.13) on the
-same files on two CPU cores.
+the folder, one per seed, and their sample standard deviation; in brackets, where a run has it, the
+95 % interval of one run over other test rows. The originals' figures were measured with the
+original frameworks (TensorFlow 2.21 with Keras 3.15, PyTorch 2.13) on the same files on two CPU
+cores.
 """
 
 import argparse
@@ -136,6 +137,14 @@ def _spread(values: list[float], percent: bool) -> str:
     return f"{mean} ± {_digits(statistics.stdev(values), percent)} ({len(values)} seeds)"
 
 
+def _of_rows(intervals: list[list[float] | None]) -> str:
+    """The 95 % interval over test rows of one run, its ends averaged over the seeds."""
+    if not intervals or None in intervals:
+        return ""
+    low, high = (_digits(statistics.fmean(ends), False) for ends in zip(*intervals, strict=True))
+    return f" [{low}, {high}]"
+
+
 def table(found: dict[str, list[dict]]) -> str:
     """The table in Markdown; experiments without a run are left out."""
     lines = [
@@ -155,6 +164,7 @@ def table(found: dict[str, list[dict]]) -> str:
             wall = f"{statistics.median(report['wall_s'] for report in reports):.0f} s"
             system, shown = row.system, row.run
         values = _spread([report[row.key] for report in reports], row.percent)
+        values += _of_rows([report.get(f"{row.key}_interval") for report in reports])
         lines.append(
             f"| {system} | {row.metric} | {row.original} | {values} | {command} | {wall} |"
         )

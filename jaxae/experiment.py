@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from jaxae import (
     checkpoint,
@@ -16,8 +15,8 @@ from jaxae import (
     learners,
     parallel,
     plots,
+    reporting,
     runlog,
-    scoring,
     studies,
     train,
 )
@@ -64,7 +63,7 @@ def run(cfg: ExperimentConfig) -> dict:
         detectors.save(folder / "detector", detector)
         runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
         runlog.write_arrays(folder / "scores.npz", detectors.arrays(detector, scores, dataset))
-        report = summarise(cfg, dataset, detector, scores, folder)
+        report = reporting.make(cfg, dataset, detector, scores, folder)
         context = studies.Context(
             cfg, dataset, scoring_learner, all_devices, detector, scores, manager, folder
         )
@@ -74,7 +73,7 @@ def run(cfg: ExperimentConfig) -> dict:
         drawn = plots.draw(folder, plots.FIGURES | studies.figures())
         report["wall_s"] = time.perf_counter() - clock
         runlog.write_json(folder / "report.json", report)
-    print(runlog.table(report))
+    print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
 
@@ -156,33 +155,3 @@ def _resume(
     if behind != saved:
         raise UserError(f"{manager.directory / str(saved)} holds {behind} epochs; rename it back")
     return state, saved
-
-
-def summarise(
-    cfg: ExperimentConfig,
-    dataset: Dataset,
-    detector: detectors.Detector,
-    scores: detectors.Scores,
-    folder: Path,
-) -> dict:
-    """Everything that a results table needs, as JSON-able scalars."""
-    epochs = runlog.read_metrics(folder / "metrics.jsonl")
-    is_anomaly = scoring.decide(detector.decision, scores.test)
-    return {
-        "name": cfg.name,
-        "seed": cfg.seed,
-        "dataset": cfg.data.name,
-        "method": cfg.method,
-        "score": cfg.score,
-        "threshold_rule": f"{cfg.threshold.rule} on {cfg.threshold.on}",
-        "compute_dtype": cfg.model.compute_dtype,
-        "score_dtype": cfg.score_dtype,
-        "epochs": epochs[-1]["epoch"],
-        "train_loss": epochs[-1]["loss"],
-        "valid_loss": epochs[-1]["valid_loss"],
-        "steps_per_s": float(np.median([metrics["steps_per_s"] for metrics in epochs])),
-        "n_train": len(dataset.train.y),
-        "n_valid": len(dataset.valid.y),
-        "threshold": detector.decision.threshold,
-        **evaluation.evaluate(scores.test, dataset.test.y, is_anomaly),
-    }

@@ -262,14 +262,3 @@ def _append(path: Path, values: dict) -> None:
         with contextlib.suppress(OSError):  # a disk has room for less
             os.truncate(path, before)
         raise
-
-
-def table(report: dict) -> str:
-    """The report as an aligned two-column table."""
-    width = max(map(len, report))
-    lines = [
-        f"{name:<{width}}  {value:.5g}" if isinstance(value, float) else f"{name:<{width}}  {value}"
-        for name, value in report.items()
-    ]
-    rule = "-" * max(map(len, lines))
-    return "\n".join([rule, *lines, rule])

@@ -95,7 +95,7 @@ FLOORS = {
         "adversarial",
     },
     "verbs": {"learners", "data", "choices", "evaluation", "train", "grid", "detectors"},
-    "views": {"studies", "plots"},
+    "views": {"studies", "plots", "reporting"},
     "story": {"experiment", "comparison", "protocol"},
     "doors": {"jaxae", "cli", "command", "__main__"},
 }
@@ -103,7 +103,6 @@ BESIDE = {
     ("types", "tuning"),
     ("registry", "errors"),
     ("private", "errors"),
-    ("intervals", "rng"),
     ("corruptions", "filters"),
     ("inputs", "filters"),
     ("corruptions", "rng"),

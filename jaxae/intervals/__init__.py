@@ -5,7 +5,8 @@ function of arrays and, where rows are resampled, of a key.
 
 Two sources of error are kept apart. Rows: another test set of as many normals and as many anomalies
 would give other numbers, for the same trained detector. Seeds: another training run would give
-another detector. `bootstrap`, `delong` and `compare` are about rows alone; `spread` is about both.
+another detector. `report`, `bootstrap`, `delong` and `compare` are about rows alone; `spread` is
+about both.
 
 Every interval here is an approximation for large classes; with 20 anomalies and an AUROC of 0.98
 nominal 95 % are less, of `bootstrap` before `delong`. One is exact: a result without a flaw has no
@@ -13,8 +14,9 @@ spread to resample, and `flawless` bounds what may lie behind it, whatever the d
 """
 
 from jaxae.intervals.bounds import flawless
+from jaxae.intervals.headline import report
 from jaxae.intervals.placements import delong, delong_covariance, delong_difference
-from jaxae.intervals.resampling import bootstrap, compare, report
+from jaxae.intervals.resampling import bootstrap, compare
 from jaxae.intervals.rows import Difference, Interval, PerMetric
 from jaxae.intervals.seeds import Spread, spread
 

@@ -4,8 +4,8 @@ An AUROC of 1 on m anomalies stays 1 in every resample, and its DeLong variance 
 that nothing can ever go wrong. Exact bounds take the place of such an interval, as Clopper and
 Pearson's (Biometrika 26, 1934) do for a share of which all trials succeeded: the smallest value
 under which a flawless result still has probability (1 - confidence) / 2. They assume nothing about
-the distributions, unlike bounds that model the variance (Newcombe, Statistics in Medicine 25, 2006,
-method 5), which are narrower and fail where a few anomalies are of a kind that is never detected.
+the distributions, unlike bounds that model the variance (Newcombe, Statistics in Medicine 25,
+2006), which are narrower and fail where a few anomalies are of a kind that is never detected.
 """
 
 import math

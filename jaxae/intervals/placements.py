@@ -46,8 +46,8 @@ def delong_covariance(
 ) -> Float[Array, "R R"]:
     """Covariance of the AUROCs of R runs on the same rows; variances are on its diagonal.
 
-    S10 / m + S01 / n, sample covariances of the placements of m anomalies and n normals (equation
-    (4) and what follows it in DeLong et al.).
+    S10 / m + S01 / n, sample covariances of the placements of m anomalies and n normals (DeLong et
+    al.).
 
     Args:
       scores: [R, N].

@@ -14,9 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxae.errors import UserError
 from jaxae.intervals import bounds
-from jaxae.intervals.placements import delong
 from jaxae.intervals.rows import (
-    MAX_ROWS,
     Classes,
     Difference,
     Interval,
@@ -25,7 +23,6 @@ from jaxae.intervals.rows import (
     check_confidence,
     decisions,
 )
-from jaxae.rng import Purpose, stream
 from jaxae.types import AnyArray, Key
 
 RESAMPLES = 2000
@@ -85,7 +82,7 @@ def compare(
     The percentile interval of the difference, and twice the smaller share of resamples on either
     side of no difference, (1 + count) / (1 + resamples), ties on both sides: p < 1 - confidence
     where the interval excludes 0, up to one resample (Davison and Hinkley, Bootstrap Methods and
-    their Application, 1997, sections 4.2 and 5.2). Of two flawless values the interval is that of
+    their Application, 1997, chapters 4 and 5). Of two flawless values the interval is that of
     `bounds.of_difference`.
 
     Args:
@@ -108,36 +105,6 @@ def compare(
     drawn, values, intervals = of_runs(classes, flagged, key, resamples, confidence)
     differences = map(functools.partial(_difference, confidence), drawn, values, intervals)
     return PerMetric(*differences)
-
-
-def report(
-    scores: Shaped[AnyArray, "..."],
-    y: Shaped[AnyArray, "..."],
-    is_anomaly: Shaped[AnyArray, "..."],
-    seed: int = 0,
-) -> dict[str, list[float] | None]:
-    """95 % intervals beside the metrics of the same names: {"auroc_interval": [low, high], ...}.
-
-    Those of `bootstrap`, but that of `delong` for the AUROC: it covers better where there are few
-    anomalies. None where there are none: with a NaN score, fewer than 2 rows of a class or more
-    than 2**20 rows. The same arrays and seed give the same numbers.
-
-    Args:
-      scores: higher = more anomalous.
-      y: the truth, True = anomaly.
-      is_anomaly: what a detector decided; a `UserError` is raised where one is not bool.
-      seed: of the resamples.
-    """
-    scores, y = np.asarray(scores), np.asarray(y)
-    names = [f"{name}_interval" for name in PerMetric._fields]
-    if y.dtype == bool:
-        few, many = min(y.sum(), (~y).sum()) < 2, y.size > MAX_ROWS
-        if few or many or np.isnan(scores).any():
-            return dict.fromkeys(names)
-    found = bootstrap(scores, y, is_anomaly, stream(seed, Purpose.RESAMPLING))
-    found = found._replace(auroc=delong(scores, y))
-    ends = jax.device_get(found)
-    return {name: [float(end) for end in of] for name, of in zip(names, ends, strict=True)}
 
 
 def _check(scores: AnyArray, is_anomaly: AnyArray, resamples: int, confidence: float) -> None:

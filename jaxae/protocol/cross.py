@@ -23,6 +23,7 @@ from jaxae import (
     learners,
     parallel,
     plots,
+    reporting,
     runlog,
     scoring,
     sources,
@@ -78,7 +79,7 @@ def run(cfg: CrossConfig) -> dict:
         report |= {"wall_s": time.perf_counter() - clock}
         runlog.write_json(folder / "report.json", report)
         (drawn,) = plots.draw(folder, plots.CROSS_FIGURES)
-    print(runlog.table(report))
+    print(reporting.table(report))
     print(f"figure {drawn}; p-values are in {folder / 'scores.npz'}")
     return report
 

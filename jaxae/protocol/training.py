@@ -14,10 +14,10 @@ from jaxae import (
     checkpoint,
     config,
     detectors,
-    experiment,
     grid,
     learners,
     parallel,
+    reporting,
     runlog,
     sources,
     studies,
@@ -214,5 +214,5 @@ def _finish(
     detectors.save(folder / "detector", detector)
     runlog.write_about(folder, member, dataset.digest)
     runlog.write_arrays(folder / "scores.npz", detectors.arrays(detector, scores, dataset))
-    report = experiment.summarise(member, dataset, detector, scores, folder)
+    report = reporting.make(member, dataset, detector, scores, folder)
     runlog.write_json(folder / "report.json", report)
