@@ -41,7 +41,7 @@ CONFIG = ExperimentConfig(
     ),
     model=ModelConfig(latent=8, hidden=(32, 16), code_activation="relu"),
     optim=OptimConfig(name="keras_adam", lr=1e-3, eps=1e-7),
-    train=TrainConfig(epochs=20, batch_size=512, loss="mae"),
+    train=TrainConfig(epochs=20, batch_size=512, loss="mae", monitor=True),
     threshold=ThresholdConfig(rule="mean_std:1", on="train"),
 )
 

@@ -27,7 +27,7 @@ CONFIG = ExperimentConfig(
     data=DataConfig(name="fashion_mnist", corruption="rotation:90", valid="test"),
     model=ModelConfig(latent=0, filters=(16, 8), head_kernel=3),
     optim=OptimConfig(name="keras_adam", lr=1e-3, eps=1e-7),
-    train=TrainConfig(epochs=10, batch_size=32, loss="mse", noise_std=0.2),
+    train=TrainConfig(epochs=10, batch_size=32, loss="mse", noise_std=0.2, monitor=True),
     threshold=ThresholdConfig(rule="quantile:0.95", on="train"),
 )
 

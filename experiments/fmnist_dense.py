@@ -28,7 +28,7 @@ CONFIG = ExperimentConfig(
     data=DataConfig(name="fashion_mnist", corruption="rotation:90", valid="test"),
     model=ModelConfig(latent=64, code_activation="relu"),
     optim=OptimConfig(name="keras_adam", lr=1e-3, eps=1e-7),
-    train=TrainConfig(epochs=10, batch_size=32, loss="mse"),
+    train=TrainConfig(epochs=10, batch_size=32, loss="mse", monitor=True),
     threshold=ThresholdConfig(rule="quantile:0.95", on="train"),
 )
 

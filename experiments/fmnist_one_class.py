@@ -34,7 +34,7 @@ CONFIG = ExperimentConfig(
     data=DataConfig(name="fashion_mnist", normal=(0,), anomaly=(1,)),
     model=ModelConfig(latent=100, hidden=(800, 400), code_activation="relu"),
     optim=OptimConfig(name="keras_adam", lr=1e-3, eps=1e-7),
-    train=TrainConfig(epochs=10, batch_size=128, loss="bce"),
+    train=TrainConfig(epochs=10, batch_size=128, loss="bce", monitor=True),
     threshold=ThresholdConfig(rule="mean_std:1", on="valid"),
 )
 

@@ -39,7 +39,7 @@ CONFIG = ExperimentConfig(
     data=DataConfig(name="mnist", corruption="rotation:90", valid="test"),
     model=ModelConfig(latent=32),
     optim=OptimConfig(name="keras_adam", lr=1e-3, eps=1e-7),
-    train=TrainConfig(epochs=30, batch_size=128, loss="mse"),
+    train=TrainConfig(epochs=30, batch_size=128, loss="mse", monitor=True),
     threshold=ThresholdConfig(rule="mean_std:2", on="train", limit=2000),
 )
 

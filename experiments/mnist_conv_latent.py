@@ -60,7 +60,9 @@ CONFIG = ExperimentConfig(
         initializer="torch",
     ),
     optim=OptimConfig(lr=1e-3, weight_decay=1e-5),
-    train=TrainConfig(epochs=20, batch_size=64, loss="mse", checkpoint_every=4, keep_checkpoints=0),
+    train=TrainConfig(
+        epochs=20, batch_size=64, loss="mse", checkpoint_every=4, keep_checkpoints=0, monitor=True
+    ),
     threshold=ThresholdConfig(rule="mean_std:1", on="valid"),
 )
 

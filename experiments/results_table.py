@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxae import plots
+from jaxae.plots.files import LAST
 from jaxae.runlog import write_text
 
+BY = ", epoch by "  # what selects an epoch follows, where that is not the last
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -115,11 +117,16 @@ ROWS = (
 
 
 def read_reports(runs: Path) -> dict[str, list[dict]]:
-    """The finished runs below a folder, by experiment name and ordered by seed."""
+    """The finished runs below a folder, by experiment name and ordered by seed.
+
+    Those that select an epoch are apart: "NAME, epoch by test labels (oracle)".
+    """
     found: dict[str, list[dict]] = {}
     for path in sorted(runs.glob("*/report.json")):
         report = json.loads(path.read_text())
-        found.setdefault(report["name"], []).append(report)
+        by = report.get("selected_by", LAST)
+        name = report["name"] + (f"{BY}{by}" if by != LAST else "")
+        found.setdefault(name, []).append(report)
     return {name: sorted(reports, key=lambda r: r["seed"]) for name, reports in found.items()}
 
 
@@ -152,13 +159,13 @@ def table(found: dict[str, list[dict]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     shown = None
-    for row in ROWS:
+    for row in (*ROWS, *_selecting(found)):
         reports = [report for report in found.get(row.run, []) if row.key in report]
         if not reports:
             continue
         command = wall = system = ""
         if row.run != shown:
-            module, faithful, _ = row.run.partition("_faithful")
+            module, faithful, _ = row.run.partition(BY)[0].partition("_faithful")
             flag = " --variant faithful" if faithful else ""
             command = f"`python -m experiments.{module}{flag}`"
             wall = f"{statistics.median(report['wall_s'] for report in reports):.0f} s"
@@ -169,6 +176,17 @@ def table(found: dict[str, list[dict]]) -> str:
             f"| {system} | {row.metric} | {row.original} | {values} | {command} | {wall} |"
         )
     return "\n".join(lines)
+
+
+def _selecting(found: dict[str, list[dict]]) -> list[Row]:
+    """The rows of runs that select an epoch; nothing is said of their originals."""
+    return [
+        row._replace(system=row.system + run.removeprefix(row.run), run=run, original="-")
+        for run in found
+        if BY in run
+        for row in ROWS
+        if row.run == run.partition(BY)[0]
+    ]
 
 
 def write(path: Path, text: str) -> None:

@@ -28,6 +28,7 @@ from jaxae.types import PyTree
 
 DIGESTS = "digests.json"
 _PARTS = ("about", "state")  # the items of a checkpoint, a folder each
+_CHOSEN = "chosen"  # one more, where a run selects another epoch than the last
 
 
 class Manager(ocp.CheckpointManager):
@@ -109,16 +110,25 @@ def epochs(manager: Manager) -> list[int]:
     return [e for e in sorted(manager.all_steps()) if not _missing(_path(manager, e))]
 
 
-def save(manager: Manager, epoch: int, state: PyTree, about: dict) -> None:
+def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTree = None) -> None:
     """Save the state after an epoch, with what it is of; returns once the state is copied.
+
+    Args:
+      manager: see `open_manager`.
+      epoch: the checkpoint's number.
+      state: of training.
+      about: JSON.
+      chosen: what is kept of an earlier epoch: it comes and goes with the state; None = nothing.
 
     Raises:
       OSError: this one or the one before it cannot be written.
     """
     about = {**about, "leaves": _leaves(state)}
-    args = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(about))
+    items = {"state": ocp.args.StandardSave(state), "about": ocp.args.JsonSave(about)}
+    if chosen is not None:
+        items[_CHOSEN] = ocp.args.StandardSave(chosen)
     with _writing(Path(manager.directory)):
-        manager.save(epoch, args=args)
+        manager.save(epoch, args=ocp.args.Composite(**items))
 
 
 def _seal(folder: Path) -> None:
@@ -139,7 +149,7 @@ def _missing(path: Path) -> list[str]:
 def _digests(path: Path) -> dict[str, str]:
     """File -> SHA-256; what lies beside the parts is written later, and can be done without."""
     found = {}
-    for file in sorted(file for part in _PARTS for file in (path / part).rglob("*")):
+    for file in sorted(f for part in (*_PARTS, _CHOSEN) for f in (path / part).rglob("*")):
         if file.is_file():
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -217,6 +227,17 @@ def restore(manager: Manager, template: PyTree, epoch: int | None = None) -> PyT
     args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
     with _readable(manager, epoch):
         return manager.restore(epoch, args=args).state
+
+
+def restore_chosen(manager: Manager, template: PyTree, epoch: int) -> PyTree:
+    """What was kept beside a state, bit for bit; `restore` that first, which looks for damage.
+
+    Raises:
+      UserError: nothing was, or not such as the template.
+    """
+    args = ocp.args.Composite(**{_CHOSEN: ocp.args.StandardRestore(template)})
+    with _readable(manager, epoch):
+        return manager.restore(epoch, args=args)[_CHOSEN]
 
 
 @contextlib.contextmanager

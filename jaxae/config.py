@@ -126,7 +126,12 @@ class TrainConfig:
     keep_checkpoints: int = 1
     """how many checkpoints stay; 0 = all"""
     monitor: bool = False
-    """score the test rows after each epoch too, for the curve only: nothing is chosen by it"""
+    """score test rows and pseudo-anomalies after each epoch, to see what a choice is worth"""
+    select: Literal["last", "valid_loss", "pseudo_anomalies", "oracle"] = "last"
+    """the epoch that becomes the detector: the last; that of the lowest validation loss; the one
+    that best tells valid rows from pseudo-anomalies made of them; or the best on the test rows"""
+    oracle: bool = False
+    """allow train.select oracle: it looks at test labels, and the report says so"""
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,7 @@ _FREE = {
     "threshold",
 }
 _FREE_DATA = {"dir"}
-_FREE_TRAIN = {"epochs", "checkpoint_every", "keep_checkpoints", "monitor"}
+_FREE_TRAIN = {"epochs", "checkpoint_every", "keep_checkpoints", "monitor", "oracle"}
 
 
 def training_identity(cfg: ExperimentConfig) -> dict:

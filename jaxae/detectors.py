@@ -128,7 +128,7 @@ def fit(
     """
     score = scoring.resolve(cfg.score)
     _check_not_collapsed(learner, variables, data.valid.x[:256], devices)
-    fitted = _fit_score(learner, score, variables, data, devices)
+    fitted = fit_score(learner, score, variables, data, devices)
     of_rows = _scores_of(learner, score, variables, fitted, devices)
     scores = Scores(*(of_rows(split.x) for split in (data.train, data.valid, data.test)))
     _check_scores(scores, cfg.score)
@@ -149,10 +149,10 @@ def arrays(detector: Detector, scores: Scores, data: Dataset) -> dict[str, np.nd
     }
 
 
-def _fit_score(
+def fit_score(
     learner: Learner, score: Score, variables: PyTree, data: Dataset, devices: parallel.Devices
 ) -> PyTree:
-    """The score's own state, of each member."""
+    """The score's own state, of each member; {} where there is nothing to fit."""
     if not score.is_fitted:
         return {}
     outputs = evaluation.inference(learner, devices)

@@ -56,18 +56,32 @@ def scorer(
 
 @functools.lru_cache(maxsize=16)
 def _scorer(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
-    def of_rows(params: tuple[PyTree, PyTree], x: Array) -> Array:
-        variables, fitted = params
-        rows = Inferred(x, learner.infer(variables, x))
-        return jax.vmap(score.apply, in_axes=(None, 0))(fitted, rows)
-
-    run = parallel.rows_fn(of_rows, devices, learner.dtype)
+    run = parallel.rows_fn(_scored(learner, score), devices, learner.dtype)
 
     def scores(variables: PyTree, fitted: PyTree, x: Source) -> np.ndarray:
         placed = parallel.place((variables, fitted), devices)
         return parallel.map_rows(run, placed, parallel.blocks(x, devices), len(x))
 
     return scores
+
+
+def _scored(learner: Learner, score: Score) -> Callable:
+    """`((variables, fitted), x [B, *S]) -> scores [B]` of one member."""
+
+    def of_rows(params: tuple[PyTree, PyTree], x: Array) -> Array:
+        variables, fitted = params
+        rows = Inferred(x, learner.infer(variables, x))
+        return jax.vmap(score.apply, in_axes=(None, 0))(fitted, rows)
+
+    return of_rows
+
+
+def scores_fn(
+    learner: Learner, score: Score, x: Source, devices: parallel.Devices
+) -> Callable[[PyTree, PyTree], Float[np.ndarray, "E N"]]:
+    """`(variables [E, ...], fitted [E, ...]) -> scores [E, N]` of the same rows, epoch by epoch."""
+    run = _again(_scored(learner, score), learner, x, devices)
+    return lambda variables, fitted: run((variables, fitted))
 
 
 def loss_fn(
@@ -80,16 +94,23 @@ def loss_fn(
         rows = Inferred(x, learner.infer(variables, x))
         return jax.vmap(learner.loss, in_axes=(0, None))(rows, settings)
 
+    run = _again(of_rows, learner, x, devices)
+    return lambda variables, settings: np.mean(run((variables, settings)), axis=1)
+
+
+def _again(
+    of_rows: Callable, learner: Learner, x: Source, devices: parallel.Devices
+) -> Callable[[PyTree], Float[np.ndarray, "E N"]]:
+    """`params [E, ...] -> of_rows(params, x) [E, N]`: what is in memory stays on the devices."""
     run = parallel.rows_fn(of_rows, devices, learner.dtype)
     placed = parallel.blocks(x, devices, parallel.tight_chunk(len(x), devices))
     kept = list(placed) if sources.is_resident(x) else None
 
-    def mean_loss(variables: PyTree, settings: Settings) -> np.ndarray:
-        params = parallel.place((variables, settings), devices)
+    def found(params: PyTree) -> np.ndarray:
         rows = kept or parallel.blocks(x, devices)
-        return np.mean(parallel.map_rows(run, params, rows, len(x)), axis=1)
+        return parallel.map_rows(run, parallel.place(params, devices), rows, len(x))
 
-    return mean_loss
+    return found
 
 
 class Quality(NamedTuple):
@@ -125,13 +146,14 @@ def evaluate(
     """
     if y.dtype != bool or is_anomaly.dtype != bool:
         raise UserError(f"truth is {y.dtype}, decisions are {is_anomaly.dtype}; both must be bool")
-    found = jax.device_get(_measure(*map(jnp.asarray, (scores, y, is_anomaly))))._asdict()
+    found = jax.device_get(measure(*map(jnp.asarray, (scores, y, is_anomaly))))._asdict()
     values = {name: float(v) if np.isfinite(v) else None for name, v in found.items()}
     return values | {"n_normal": int((~y).sum()), "n_anomaly": int(y.sum())}
 
 
 @jax.jit
-def _measure(scores: Array, y: Array, is_anomaly: Array) -> Quality:
+def measure(scores: Array, y: Array, is_anomaly: Array) -> Quality:
+    """`Quality` of scores [N], truth and decisions [N] bool, on the device; NaN = there is none."""
     confusion = metrics.confusion(is_anomaly, y)
     flipped = metrics.normal_as_positive(is_anomaly, y)
     equal_error = metrics.equal_error(scores, y)

@@ -11,12 +11,12 @@ from jaxae import (
     choices,
     config,
     detectors,
-    evaluation,
     learners,
     parallel,
     plots,
     reporting,
     runlog,
+    selection,
     studies,
     train,
 )
@@ -57,8 +57,8 @@ def run(cfg: ExperimentConfig) -> dict:
         runlog.enter(cfg, dataset.digest) as folder,
         checkpoint.open_manager(folder / "checkpoints", cfg.train.keep_checkpoints) as manager,
     ):
-        fitted = _train(cfg, learner, apart, dataset, devices, folder, manager)
-        variables = fitted.state.variables
+        fitted, chosen = _train(cfg, learner, apart, dataset, devices, folder, manager)
+        variables = chosen.variables if chosen else fitted.state.variables
         detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
         detectors.save(folder / "detector", detector)
         runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
@@ -90,6 +90,7 @@ def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
     """
     config.validate(cfg)
     learners.check(cfg)
+    selection.check(cfg)
     detectors.check(cfg, dataset)
     studies.check(cfg, dataset)
     if dataset:
@@ -104,30 +105,35 @@ def _train(
     devices: parallel.Devices,
     folder: Path,
     manager: checkpoint.Manager,
-) -> train.Fitted:
-    """Fit from the last checkpoint, if there is one, saving as configured."""
+) -> tuple[train.Fitted, selection.Chosen | None]:
+    """Fit from the last checkpoint, if there is one, saving as configured.
+
+    Returns:
+      The last state, and the selected epoch where that may be another one.
+    """
     state, done = _resume(cfg, learner, apart, dataset, devices, manager)
     log = folder / "metrics.jsonl"
     runlog.start_metrics(log, done)
-    all_devices = jax.local_devices()
-    valid_loss = evaluation.loss_fn(learner, dataset.valid.x, all_devices)
-    monitor = studies.monitor(cfg, learner, dataset, all_devices) if cfg.train.monitor else None
+    chosen = selection.resumed(cfg, manager, state, runlog.read_metrics(log)) if state else None
+    watch = selection.watch(cfg, learner, dataset, jax.local_devices())
 
     def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
-        found |= {"valid_loss": valid_loss(state.variables, apart.settings)}
-        found |= monitor(state.variables) if monitor else {}
+        nonlocal chosen
+        found |= watch(state.variables, apart.settings)
         train.check_finite(found, f"after epoch {epoch}")
+        chosen = selection.keep(cfg, chosen, epoch, state.variables, found)
         # The log before the state: what no state has behind it is dropped and written again.
         runlog.append_metrics(log, epoch, found)
         if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
-            checkpoint.save(manager, epoch, state, runlog.about(cfg, dataset.digest))
+            about = runlog.about(cfg, dataset.digest)
+            checkpoint.save(manager, epoch, state, about, chosen and chosen.stored())
         return found
 
     fitted = train.fit(
         learner, dataset.train.x, cfg, devices, apart=apart, state=state, on_epoch=on_epoch
     )
     manager.wait_until_finished()
-    return fitted
+    return fitted, chosen
 
 
 def _resume(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxae import detectors, evaluation, intervals, runlog, scoring
+from jaxae import detectors, evaluation, intervals, runlog, scoring, selection
 from jaxae.config import ExperimentConfig
 from jaxae.types import Dataset
 
@@ -22,6 +22,8 @@ def make(
     A metric NAME may have a NAME_interval [low, high] beside it: see `intervals.report`.
     """
     epochs = runlog.read_metrics(folder / "metrics.jsonl")
+    selected = selection.summary(cfg, epochs)
+    epoch = epochs[selected["selected_epoch"] - 1]
     judged = scores.test, data.test.y, scoring.decide(detector.decision, scores.test)
     return {
         "name": cfg.name,
@@ -33,26 +35,30 @@ def make(
         "compute_dtype": cfg.model.compute_dtype,
         "score_dtype": cfg.score_dtype,
         "epochs": epochs[-1]["epoch"],
-        "train_loss": epochs[-1]["loss"],
-        "valid_loss": epochs[-1]["valid_loss"],
+        "train_loss": epoch["loss"],
+        "valid_loss": epoch["valid_loss"],
         "steps_per_s": float(np.median([metrics["steps_per_s"] for metrics in epochs])),
         "n_train": len(data.train.y),
         "n_valid": len(data.valid.y),
         "threshold": detector.decision.threshold,
         **evaluation.evaluate(*judged),
         **intervals.report(*judged),
+        **selected,
     }
 
 
 def table(report: dict[str, Any]) -> str:
     """The report as an aligned two-column table, intervals beside what they are of."""
-    shown = {name: value for name, value in report.items() if not name.endswith(_INTERVAL)}
+    flat: dict[str, Any] = {}
+    for name, value in report.items():
+        parts = value if isinstance(value, dict) else {}
+        flat |= {f"{name}.{part}": of for part, of in parts.items()} or {name: value}
+    shown = [name for name in flat if not name.endswith(_INTERVAL)]
     width = max(map(len, shown))
     lines = [
-        " ".join([f"{name:<{width}} ", _text(value), _between(report.get(name + _INTERVAL))])
-        for name, value in shown.items()
+        f"{name:<{width}}  {_text(flat[name])} {_between(flat.get(name + _INTERVAL))}".rstrip()
+        for name in shown
     ]
-    lines = [line.rstrip() for line in lines]
     rule = "-" * max(map(len, lines))
     return "\n".join([rule, *lines, rule])
 
@@ -61,6 +67,8 @@ _INTERVAL = "_interval"
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(of)}" for name, of in value.items())
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 

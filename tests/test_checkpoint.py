@@ -23,10 +23,10 @@ def state_of(cfg, shape=SHAPE):
     return abstract, jax.tree.map(fill, abstract)
 
 
-def saved(folder, cfg, state, epochs=(3,), keep=0):
+def saved(folder, cfg, state, epochs=(3,), keep=0, chosen=None):
     manager = checkpoint.open_manager(folder, keep)
     for epoch in epochs:
-        checkpoint.save(manager, epoch, state, runlog.about(cfg, "digest"))
+        checkpoint.save(manager, epoch, state, runlog.about(cfg, "digest"), chosen)
     manager.wait_until_finished()
     return manager
 
@@ -128,8 +128,10 @@ def damages(file):
 def test_any_file_that_is_damaged_is_named_before_it_is_used(tmp_path):
     cfg = tiny()
     abstract, state = state_of(cfg)
-    saved(tmp_path, cfg, state).close()
-    files = [path for part in ("about", "state") for path in (tmp_path / "3" / part).rglob("*")]
+    chosen = {"epoch": np.asarray(2, np.int32), "variables": state.variables}
+    saved(tmp_path, cfg, state, chosen=chosen).close()
+    parts = ("about", "state", "chosen")
+    files = [path for part in parts for path in (tmp_path / "3" / part).rglob("*")]
     template = parallel.placed_like(abstract, DEVICES[:1])
     with checkpoint.open_manager(tmp_path, 1) as manager:
         for file in filter(Path.is_file, [*files, tmp_path / "3" / checkpoint.DIGESTS]):
@@ -147,6 +149,16 @@ def test_any_file_that_is_damaged_is_named_before_it_is_used(tmp_path):
                 file.write_bytes(held)
         file.write_bytes(held)
         assert_same(checkpoint.restore(manager, template), state)
+        assert_same(checkpoint.restore_chosen(manager, chosen, 3), chosen)
+
+
+def test_a_checkpoint_that_keeps_no_epoch_says_so(tmp_path):
+    _, state = state_of(tiny())
+    with (
+        saved(tmp_path, tiny(), state) as manager,
+        pytest.raises(UserError, match="3 cannot be read"),
+    ):
+        checkpoint.restore_chosen(manager, state.variables, 3)
 
 
 def test_a_checkpoint_is_committed_with_its_digests(tmp_path, monkeypatch):

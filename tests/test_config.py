@@ -196,6 +196,7 @@ FREE = {
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 0,
     "train.monitor": True,
+    "train.oracle": True,
 }
 BOUND = {
     "name": "other",
@@ -213,6 +214,7 @@ BOUND = {
     "train.loss": "mae",
     "train.noise_std": 0.3,
     "train.noise_clip": False,
+    "train.select": "valid_loss",
     "variant": "faithful",
     "data.scale": "minmax",
     "data.valid": "test",

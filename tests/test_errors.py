@@ -47,7 +47,7 @@ def refused(args, capsys, cfg=CONFIG):
         (["--studies", "tarot"], ["study 'tarot'", "verdicts"]),
         (["--studies", "latent_grid", "--model.latent", 3], ["latent_grid", "--model.latent 2"]),
         (["--studies", "epoch_scores"], ["epoch_scores", "--train.monitor"]),
-        (["--train.monitor", "--score", "latent_knn"], ["latent_knn", "mse"]),
+        (["--train.select", "oracle"], ["test labels", "--train.oracle", "valid_loss"]),
         (["--train.batch-size", 5000], ["train.batch_size 5000", "training rows"]),
         (["--devices", 4, "--train.batch-size", 6], ["train.batch_size 6", "not divisible by 4"]),
         (["--devices", 64, "--train.batch-size", 64], ["devices is 64", "4", "--devices"]),

@@ -36,6 +36,8 @@ FIELDS = {
     "recall",
     "f1",
     "f1_interval",
+    "selected_by",
+    "selected_epoch",
     "n_normal",
     "n_anomaly",
     "wall_s",
@@ -255,7 +257,8 @@ def test_every_entry_into_a_run_folder_leaves_a_line_of_provenance(cfg, tmp_path
 
 
 def test_metrics_of_an_ensemble_keep_the_value_of_each_member(cfg, tmp_path, undrawn):
-    report = run(cfg, tmp_path / "three", "--ensemble", 3, "--train.epochs", 2, "--train.monitor")
+    three = ("--ensemble", 3, "--train.epochs", 2, "--train.monitor")
+    report = run(cfg, tmp_path / "three", *three, "--score", "latent_mahalanobis")
     rows = runlog.read_metrics(tmp_path / "three" / "metrics.jsonl")
     assert len(rows) == 2
     for row in rows:

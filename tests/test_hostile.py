@@ -298,6 +298,8 @@ FLAGS = {
     "--studies": ["tsne", "denoising", "verdicts severity", "beats", "latent_grid", "corrupted",
                   "epoch_scores", "tarot", "scores_compared loss_histograms batch_threshold"],
     "--train.monitor": [""],
+    "--train.select": ["last", "valid_loss", "pseudo_anomalies", "oracle", "best"],
+    "--train.oracle": [""],
     "--score-dtype": ["bfloat16", "float16"],
 }  # fmt: skip
 FITTING = ("uniform", "wide", "pixels", "integers", "one column constant")

@@ -118,6 +118,15 @@ def epoch_rows(decay=2.0):
     ]
 
 
+MONITORED = [row | {"test_auroc": 0.6, "pseudo_auroc": 0.7} for row in epoch_rows()]
+_BY = {"last": 5, "valid_loss": 5, "pseudo_anomalies": 2, "oracle": 3}
+SELECTED = {
+    "selected_by": "test labels (oracle)",
+    "selected_epoch": 3,
+    "selection": {name: {"epoch": e, "auroc": 0.5} for name, e in _BY.items()} | {"gap": 0.0},
+}
+
+
 def write_arrays(run_dir, name, content):
     (run_dir / "arrays").mkdir(exist_ok=True)
     np.savez(run_dir / "arrays" / f"{name}.npz", **content)
@@ -127,8 +136,8 @@ def write_arrays(run_dir, name, content):
 def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "full"
     folder.mkdir()
-    write_metrics(folder, epoch_rows())
-    write_report(folder)
+    write_metrics(folder, MONITORED)
+    write_report(folder, **SELECTED)
     np.savez(folder / "scores.npz", **SCORES)
     for name, content in ARRAYS.items():
         write_arrays(folder, name, content)
@@ -158,9 +167,10 @@ def test_draw_returns_every_figure_of_the_registry_and_leaves_no_other_file(run_
     assert {*drawn} == {*(run_dir / "figures").iterdir()}
 
 
-def test_a_run_has_four_figures_and_no_study_has_one_of_the_same_name():
+def test_a_run_has_five_figures_and_no_study_has_one_of_the_same_name():
     assert set(plots.FIGURES) == {
         "loss_curves",
+        "selection",
         "score_histograms",
         "roc_pr",
         "precision_recall_threshold",
@@ -520,6 +530,17 @@ def test_epoch_scores_name_the_three_choices(run_dir):
     (legend,) = figure.legends
     words = [text.get_text() for text in legend.get_texts()]
     assert words[2:] == ["final epoch: 4", "chosen without labels: 3", "oracle (test labels): 3"]
+
+
+def test_the_epochs_of_four_choices_are_marked_and_an_oracle_is_named(run_dir, tmp_path):
+    figure = curves.selection(run_dir)
+    (legend,) = figure.legends
+    words = " ".join(text.get_text() for text in legend.get_texts())
+    for name, epoch in (("last epoch", 5), ("pseudo-anomalies", 2), ("oracle (test labels)", 3)):
+        assert f"{name}: {epoch}, AUROC" in words
+    assert "(oracle), data" in figure.get_suptitle()
+    write_report(tmp_path)  # of a run that was not monitored
+    assert curves.selection(tmp_path) is None
 
 
 def test_runs_of_one_experiment_share_a_panel(tmp_path):

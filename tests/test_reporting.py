@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from experiments import results_table
@@ -30,3 +32,28 @@ def test_the_table_of_results_has_the_interval_over_rows(others, cell):
     assert cell in found
     without = {name: value for name, value in RUN.items() if "_interval" not in name}
     assert "[" not in results_table.table({"ecg_dense": [without]})
+
+
+def test_runs_that_select_an_epoch_are_not_mixed_with_others(tmp_path):
+    by = ("last epoch", "test labels (oracle)", "last epoch")
+    for i, words in enumerate(by):
+        (tmp_path / str(i)).mkdir()
+        report = RUN | {"seed": i, "selected_by": words, "auroc": 0.9 + i / 100}
+        (tmp_path / str(i) / "report.json").write_text(json.dumps(report))
+    lines = results_table.table(results_table.read_reports(tmp_path)).splitlines()
+    honest, oracle = (line for line in lines if "AUROC" in line)
+    assert ".9100" in honest
+    assert "(2 seeds)" in honest
+    assert "oracle" not in honest
+    assert "S2 dense (ECG5000), epoch by test labels (oracle)" in oracle
+    assert ".9100 (1 seed)" in oracle
+    assert "experiments.ecg_dense`" in oracle
+
+
+def test_the_table_shows_what_is_nested():
+    selection = {"last": {"epoch": 3, "auroc": 0.5}, "gap": 0.25}
+    text = reporting.table({"name": "x", "selection": selection})
+    assert [line.split(maxsplit=1) for line in text.splitlines()[2:-1]] == [
+        ["selection.last", "epoch 3, auroc 0.5"],
+        ["selection.gap", "0.25"],
+    ]

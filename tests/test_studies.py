@@ -9,7 +9,7 @@ from jaxae.data import DATASETS
 from jaxae.datasets import local
 from jaxae.errors import UserError
 from jaxae.plots import FigureSpec
-from jaxae.studies import STUDIES, Findings, Study, detection
+from jaxae.studies import STUDIES, Findings, Study
 
 SHAPE = (8, 8, 1)
 NORMALS, ANOMALIES, EPOCHS = 48, 24, 2  # t-SNE needs more rows than its perplexity of 30
@@ -289,19 +289,6 @@ def test_every_figure_of_a_run_is_drawn(tmp_path):
     assert drawn >= {"loss_curves", *SHAPES}
 
 
-def test_pseudo_anomalies_paste_a_patch_of_another_row():
-    x = np.arange(6, dtype=np.float32).reshape(6, 1, 1, 1) * np.ones((1, 8, 8, 1), np.float32)
-    before = x.copy()
-    pasted = detection.cut_and_paste(x, seed=0)
-    np.testing.assert_array_equal(x, before)
-    changed = pasted != x
-    assert (changed.sum(axis=(1, 2, 3)) <= 4 * 4).all()
-    assert changed.any()
-    for row, difference in zip(pasted, changed, strict=True):
-        assert len(np.unique(row[difference])) <= 1  # all from one donor
-    np.testing.assert_array_equal(detection.cut_and_paste(x, seed=0), pasted)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -309,7 +296,6 @@ def test_pseudo_anomalies_paste_a_patch_of_another_row():
         ({"studies": ("latent_grid",)}, r"model\.latent is 4; use --model\.latent 2"),
         ({"studies": ("interpolation",), "method": "alocc"}, "decodes codes, which method alocc"),
         ({"studies": ("epoch_scores",)}, r"--train\.monitor"),
-        ({"train.monitor": True, "score": "latent_knn"}, "'latent_knn'.*use one of mse, mae"),
     ],
 )
 def test_what_a_configuration_cannot_feed_is_refused(changes, words):
@@ -369,21 +355,6 @@ def test_a_study_from_outside_must_be_one_and_cannot_take_a_name(outside):
     with pytest.raises(UserError, match="given as function; give a Study"):
         outside("mine", largest_error)
     assert "mine" not in STUDIES
-
-
-@pytest.mark.parametrize("shape", [(8, 8, 1), (20, 2), (9,), (1,), (1, 1, 3), (3, 1)])
-def test_pseudo_anomalies_are_patches_of_other_rows_in_rows_of_any_shape(shape):
-    x = np.random.default_rng(0).random((30, *shape), np.float32)
-    pasted = detection.cut_and_paste(x, seed=1)
-    assert pasted.shape == x.shape
-    np.testing.assert_array_equal(pasted, detection.cut_and_paste(x, seed=1))
-    changed = pasted != x
-    assert changed.reshape(30, -1).any(axis=1).mean() > 0.8
-    if len(shape) == 1:  # a feature keeps its place, since others have other units
-        at = np.argmax(changed, axis=1)
-        for row, place in enumerate(at):
-            assert not changed[row, place] or pasted[row, place] in x[:, place]
-    assert set(np.unique(pasted)) <= set(np.unique(x))
 
 
 @pytest.mark.parametrize(("normals", "latent"), [(4, 2), (31, 1)])

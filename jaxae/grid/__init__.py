@@ -61,11 +61,13 @@ class Progress(NamedTuple):
     """Where the members [E] of a grid stand, in their own order."""
 
     state: TrainState
-    kept: PyTree  # `TrainState.variables` of the epoch with the lowest validation loss
-    kept_loss: Float[np.ndarray, " E"]
+    kept: PyTree  # `TrainState.variables` of the best epoch so far, of equals the last
+    kept_merit: Float[np.ndarray, " E"]
     kept_epoch: Int[np.ndarray, " E"]
 
 
+Watch = Callable[[Callable[[], PyTree]], train.EpochMetrics]  # of variables, if asked for
+Merit = Callable[[train.EpochMetrics], Float[np.ndarray, " E"]]  # higher = better
 # (epoch from 1, progress on the host if asked for, metrics [E]); what is returned is shown.
 OnEpoch = Callable[[int, Callable[[], Progress], train.EpochMetrics], train.EpochMetrics]
 
@@ -75,9 +77,7 @@ def start(learner: Learner, grid: Sequence[Member], shape: tuple[int, ...]) -> P
     keys = jnp.stack([_key(member, rng.Purpose.INIT) for member in grid])
     state = jax.device_get(train.initial_state(learner, shape, keys))
     size = len(grid)
-    return Progress(
-        state, state.variables, np.full(size, np.inf, np.float32), np.zeros(size, np.int32)
-    )
+    return Progress(state, state.variables, np.full(size, -np.inf), np.zeros(size, np.int32))
 
 
 def fit(
@@ -88,6 +88,8 @@ def fit(
     progress: Progress,
     *,
     done: int = 0,
+    watch: Watch = lambda variables: {},
+    merit: Merit = lambda found: -found["valid_loss"],
     on_epoch: OnEpoch = lambda epoch, progress, metrics: metrics,
     quiet: bool = False,
 ) -> Progress:
@@ -103,7 +105,9 @@ def fit(
       devices: they share the members out among them.
       progress: see `start`; or what an earlier call left.
       done: epochs that `progress` has behind it.
-      on_epoch: called after every epoch.
+      watch: measures more after every epoch.
+      merit: of an epoch's metrics; of the epoch where it is highest the variables are kept.
+      on_epoch: called after that.
       quiet: no progress bar.
 
     Raises:
@@ -115,16 +119,18 @@ def fit(
     lanes = Lanes([member.steps for member in grid], devices)
     train_epoch = _epoch_of(learner, rows, grid, lanes)
     state, kept = (lanes.out(tree) for tree in (progress.state, progress.kept))
-    loss, chosen = progress.kept_loss, progress.kept_epoch
+    best, chosen = progress.kept_merit, progress.kept_epoch
     steps = sum(member.steps for member in grid)
     with train.progress_bar(epochs * steps, done * steps, quiet) as bar:
         for epoch in range(done + 1, epochs + 1):
             state, found = train_epoch(state, epoch)
-            better = found["valid_loss"] < loss
+            found |= watch(functools.partial(lanes.back, state.variables))
+            value = np.asarray(merit(found), np.float64)
+            better = value >= best
             kept = _taken(lanes.out(better), state.variables, kept)
-            loss = np.where(better, found["valid_loss"], loss)
+            best = np.where(better, value, best)
             chosen = np.where(better, np.int32(epoch), chosen)
-            so_far = functools.partial(_so_far, lanes, state, kept, loss, chosen)
+            so_far = functools.partial(_so_far, lanes, state, kept, best, chosen)
             train.show(bar, steps, on_epoch(epoch, so_far, found))
     return so_far()
 
@@ -182,7 +188,7 @@ _taken = jax.jit(
 def abstract(learner: Learner, size: int, shape: tuple[int, ...]) -> Progress:
     """Shapes and dtypes of the progress of so many members."""
     state = train.abstract_state(learner, shape, size)
-    loss, epoch = (jax.ShapeDtypeStruct((size,), dtype) for dtype in (np.float32, np.int32))
+    loss, epoch = (jax.ShapeDtypeStruct((size,), dtype) for dtype in (np.float64, np.int32))
     return Progress(state, state.variables, loss, epoch)
 
 

@@ -55,6 +55,7 @@ _DETECTION = (files.REPORT, files.SCORES)
 
 FIGURES: dict[str, FigureSpec] = {
     "loss_curves": FigureSpec((files.METRICS,), curves.loss_curves),
+    "selection": FigureSpec((files.METRICS, files.REPORT), curves.selection),
     "score_histograms": FigureSpec(_DETECTION, detection.score_histograms),
     "roc_pr": FigureSpec(_DETECTION, detection.roc_and_precision_recall),
     "precision_recall_threshold": FigureSpec(_DETECTION, detection.precision_recall_vs_threshold),

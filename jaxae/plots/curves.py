@@ -11,6 +11,7 @@ from jaxae.plots.style import (
     BLUE,
     CLASSES,
     GREEN,
+    GREY,
     ORANGE,
     PURPLE,
     VERMILLION,
@@ -105,6 +106,45 @@ def epoch_scores(run_dir: Path):
         *ax.get_legend_handles_labels(), loc="outside right center", fontsize=7.5, frameon=False
     )
     headings(figure, "Detection after each epoch", files.headline(run_dir))
+    return figure
+
+
+_CHOICES = (
+    ("last", "last epoch", ":", PURPLE),
+    ("valid_loss", "validation loss", "-.", ORANGE),
+    ("pseudo_anomalies", "pseudo-anomalies", "-", GREEN),
+    ("oracle", "oracle (test labels)", "--", VERMILLION),
+)
+
+
+def selection(run_dir: Path):
+    """AUROC per epoch with the epochs that four choices pick; None where epochs were not monitored.
+
+    The oracle looks at test labels: how far it lies above the others is what a choice without
+    labels costs.
+    """
+    known = files.report(run_dir)
+    if "selection" not in known:
+        return None
+    chosen, rows = known["selection"], files.metrics(run_dir)
+    figure, axes = canvas(7.4, 3.4)
+    ax = axes[0, 0]
+    style(ax, "", "epoch", "AUROC")
+    looks = {"AUROC": (".-", BLUE), "AUROC, pseudo-anomalies": (".--", GREY)}
+    names = {"test_auroc": "AUROC", "pseudo_auroc": "AUROC, pseudo-anomalies"}
+    for name, (epochs, values) in _curves(rows, names).items():
+        line, colour = looks[name]
+        ax.plot(epochs, values, line, lw=1.3, markersize=4, color=colour, label=name)
+    shift = 0.006 * len(rows)  # equal choices stay visible side by side
+    for place, (key, name, line, colour) in enumerate(_CHOICES):
+        epoch, auroc = chosen[key]["epoch"], chosen[key]["auroc"]
+        at = epoch + (place - 1.5) * shift
+        ax.axvline(at, ls=line, lw=1.3, color=colour, label=f"{name}: {epoch}, AUROC {auroc:.4f}")
+    whole_number_ticks(ax)
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="outside right center", fontsize=7.5, frameon=False
+    )
+    headings(figure, "Which epoch becomes the detector", files.headline(run_dir))
     return figure
 
 

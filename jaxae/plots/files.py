@@ -12,6 +12,7 @@ from jaxae.errors import UserError
 METRICS = "metrics.jsonl"
 REPORT = "report.json"
 SCORES = "scores.npz"
+LAST = "last epoch"  # what selects an epoch where nothing else does
 
 
 def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
@@ -72,12 +73,17 @@ def metrics(run_dir: Path) -> list[dict]:
 
 
 def headline(run_dir: Path) -> str:
-    """The second title line of every figure: name, data set and score, as far as they are known."""
+    """The second title line of every figure: name, data set and score, as far as they are known.
+
+    A detector whose epoch was selected by test labels is called an oracle.
+    """
     if not (run_dir / REPORT).exists():
         return run_dir.name
     known = report(run_dir)
     name = str(known.get("name", run_dir.name))
     parts = [("data", known.get("dataset")), ("score", known.get("score"))]
+    if "oracle" in known.get("selected_by", LAST):
+        name += " (oracle)"
     return ", ".join([name, *(f"{what}: {value}" for what, value in parts if value)])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxae import baselines, checks, plots, runlog, sources
+from jaxae import baselines, checks, plots, runlog, selection, sources
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.gridconfig import ProtocolConfig
 from jaxae.intervals.tasks import Summary, Task, over_tasks
@@ -37,7 +37,7 @@ def of(
         "input": getattr(first.data, "input", "none"),
         "score": first.score,
         "epochs": first.train.epochs,
-        "epoch_chosen": "last",
+        "selected_by": selection.CHOICES[first.train.select].words,
         "seeds": [*range(cfg.seed, cfg.seed + cfg.seeds)],
         "members": len(members),
         **_values(over_tasks([*found[best].values()])),
@@ -45,6 +45,8 @@ def of(
         "classes": {k: _of_class(k, task, datasets) for k, task in found[best].items()},
         "baselines": {name: _baseline(cfg, name, found[best], datasets) for name in cfg.baselines},
     }
+    if first.train.monitor:
+        report["selection"] = _choices(points[best])
     if len(points) > 1:
         report["point"] = f"{best} (lowest validation loss)"
         report["points"] = {
@@ -76,6 +78,15 @@ def _tasks(members: Sequence[ExperimentConfig]) -> Found:
 
 def _mean_of(members: Sequence[ExperimentConfig], name: str) -> float:
     return float(np.mean([plots.files.report(m.run_path, name)[name] for m in members]))
+
+
+def _choices(members: Sequence[ExperimentConfig]) -> dict[str, float]:
+    """Mean test AUROC over members by each choice of the epoch, and the gap to the oracle's."""
+    of_member = [plots.files.report(m.run_path, "selection")["selection"] for m in members]
+    found = {
+        name: float(np.mean([of[name]["auroc"] for of in of_member])) for name in selection.CHOICES
+    }
+    return found | {"gap": float(np.mean([of["gap"] for of in of_member]))}
 
 
 def _values(found: Summary) -> dict[str, Any]:
@@ -147,10 +158,12 @@ def table(report: dict) -> str:
         lines.append(" ".join(cells))
     for point, found in report.get("points", {}).items():
         lines.append(f"{_cells('', found)} {point}, validation loss {found['valid_loss']:.5g}")
+    for name, auroc in report.get("selection", {}).items():
+        lines.append(f"{auroc:>16.4f} {'is the gap to the oracle' if name == 'gap' else name}")
     rule = "-" * max(map(len, lines))
     title = (
         f"{report['dataset']}, each class against the rest: {report['method']}, score "
-        f"{report['score']}, {len(report['seeds'])} seeds, {report['epoch_chosen']} epoch"
+        f"{report['score']}, {len(report['seeds'])} seeds, by {report['selected_by']}"
     )
     return "\n".join([title, rule, *lines, rule])
 

@@ -19,8 +19,8 @@ from jaxae import (
     parallel,
     reporting,
     runlog,
+    selection,
     sources,
-    studies,
     train,
 )
 from jaxae.config import DataConfig, ExperimentConfig
@@ -120,7 +120,7 @@ def _fitted(
 ) -> tuple[PyTree, dict[int, str]]:
     """The variables [E, ...] of the members after their training, and who diverged in it."""
     failed: dict[int, str] = {}
-    measure = _monitor(cfg, work)
+    choice = selection.CHOICES[cfg.train.select]
     about = {folder.name: _about(work, m) for folder, m in zip(folders, work.members, strict=True)}
     with checkpoint.open_manager(_checkpoints(cfg), 1) as manager:
         progress, done = _resumed(work, members, about, manager)
@@ -128,7 +128,6 @@ def _fitted(
             runlog.start_metrics(folder / "metrics.jsonl", done)
 
         def on_epoch(epoch: int, so_far: Any, found: train.EpochMetrics) -> train.EpochMetrics:
-            found |= measure(so_far)
             for i in (i for i in range(len(folders)) if i not in failed):
                 own = {name: _own(of, i) for name, of in found.items()}
                 try:
@@ -141,10 +140,18 @@ def _fitted(
             return found
 
         found = grid.fit(
-            work.learner, rows, members, work.devices, progress, done=done, on_epoch=on_epoch
+            work.learner,
+            rows,
+            members,
+            work.devices,
+            progress,
+            done=done,
+            watch=_watch(cfg, work, members),
+            on_epoch=on_epoch,
+            merit=lambda found: choice.sign * found.get(choice.metric, found["valid_loss"]),
         )
         manager.wait_until_finished()
-    return found.state.variables, failed
+    return found.state.variables if cfg.train.select == "last" else found.kept, failed
 
 
 def _own(values: np.ndarray, i: int) -> np.ndarray:
@@ -157,25 +164,26 @@ def _checkpoints(cfg: ProtocolConfig) -> Path:
     return cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
 
 
-def _monitor(cfg: ProtocolConfig, work: Work) -> Callable[[Callable], train.EpochMetrics]:
-    """What `train.monitor` asks for after each epoch, of every member [E]."""
-    if not cfg.train.monitor:
-        return lambda so_far: {}
-    devices = jax.local_devices()
+def _watch(cfg: ProtocolConfig, work: Work, members: Sequence[grid.Member]) -> grid.Watch:
+    """What is asked for after each epoch beside the validation loss, of every member [E]."""
+    if not cfg.train.monitor and cfg.train.select in ("last", "valid_loss"):
+        return lambda variables: {}
+    devices, first = jax.local_devices(), work.members[0]
     of_class = {
-        of: studies.monitor(work.members[0], work.learner, dataset, devices)
+        of: selection.watch(first, work.learner, dataset, devices)
         for of, dataset in work.datasets.items()
+        if of in {member.data for member in work.members}
     }
 
-    def measure(so_far: Callable[[], grid.Progress]) -> train.EpochMetrics:
-        variables = so_far().state.variables
-        found = [
-            of_class[member.data](jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], variables))
-            for i, member in enumerate(work.members)
-        ]
+    def watch(variables: Callable[[], PyTree]) -> train.EpochMetrics:
+        states, found = variables(), []
+        for i, member in enumerate(members):
+            settings = {name: np.float32([value]) for name, value in member.settings.items()}
+            own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], states)
+            found.append(of_class[member.cfg.data](own, settings))
         return jax.tree.map(lambda *of: np.concatenate(of), *found)
 
-    return measure
+    return watch
 
 
 def _about(work: Work, member: ExperimentConfig) -> dict:

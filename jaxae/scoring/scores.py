@@ -46,9 +46,12 @@ def _max_error(x: Array, x_hat: Array) -> Scalar:
     return jnp.max(jnp.abs(x - x_hat))
 
 
-def _mean_over_blocks(fun: Callable[[Inferred], Array], rows: Rows) -> Array:
-    """The mean over all rows of what `fun` says of the rows of a block in the mean."""
-    found = [(len(block.x), jax.jit(fun)(block)) for block in rows]
+def _mean_over_blocks(fun: Callable[..., Array], rows: Rows, *args: Array) -> Array:
+    """The mean over all rows of what `fun` says of the rows of a block in the mean.
+
+    A function of the module: one that is made anew would be compiled anew, after each epoch.
+    """
+    found = [(len(block.x), jax.jit(fun)(block, *args)) for block in rows]
     total = sum(size for size, _ in found)
     return sum(value * (size / total) for size, value in found)
 
@@ -57,15 +60,19 @@ def _codes(rows: Rows) -> Float[Array, "N L"]:
     return jnp.concatenate([block.out.z for block in rows])
 
 
+def _mean_code(block: Inferred) -> Array:
+    return jnp.mean(block.out.z, axis=0)
+
+
+def _code_covariance(block: Inferred, mean: Array) -> Array:
+    centred = block.out.z - mean[None]
+    return jnp.matmul(centred.T, centred, precision="highest") / len(centred)
+
+
 def _mahalanobis_fit(train: Rows) -> dict:
     """Mean and whitening matrix W of training codes; W'W is the regularised precision."""
-    mean = _mean_over_blocks(lambda block: jnp.mean(block.out.z, axis=0), train)
-
-    def spread(block: Inferred) -> Array:
-        centred = block.out.z - mean[None]
-        return jnp.matmul(centred.T, centred, precision="highest") / len(centred)
-
-    covariance = _mean_over_blocks(spread, train)
+    mean = _mean_over_blocks(_mean_code, train)
+    covariance = _mean_over_blocks(_code_covariance, train, mean)
     # Shrinkage by one part in a thousand towards the mean variance: dead units cannot explode.
     eye = jnp.eye(len(covariance))
     variance = jnp.trace(covariance) / len(covariance)
@@ -99,9 +106,13 @@ def _knn_apply(fitted: dict, row: Inferred) -> Scalar:
     return jnp.mean(jnp.linalg.norm(bank[nearest] - z[None], axis=1))
 
 
+def _energy(block: Inferred) -> Array:
+    return jnp.mean(jnp.square(block.x))
+
+
 def _energy_fit(train: Rows) -> dict:
     """E, the mean over training rows of mean(x^2)."""
-    return {"energy": _mean_over_blocks(lambda block: jnp.mean(jnp.square(block.x)), train)}
+    return {"energy": _mean_over_blocks(_energy, train)}
 
 
 def _energy_apply(fitted: dict, row: Inferred) -> Scalar:

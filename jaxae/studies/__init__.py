@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxae import corruptions, runlog, scoring
+from jaxae import corruptions, runlog
 from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
 from jaxae.learners import METHODS
@@ -21,10 +21,9 @@ from jaxae.plots import verdicts as verdict_figure
 from jaxae.registry import Registry
 from jaxae.studies import detection, latent, pictures
 from jaxae.studies.context import Context, Findings
-from jaxae.studies.detection import monitor
 from jaxae.types import Dataset
 
-__all__ = ["STUDIES", "Context", "Findings", "Study", "check", "figures", "monitor", "run"]
+__all__ = ["STUDIES", "Context", "Findings", "Study", "check", "figures", "run"]
 
 
 class Study(NamedTuple):
@@ -143,12 +142,6 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
             asked = data if need.of_data else cfg
             if asked is not None and not need.holds(asked):
                 raise UserError(f"study {name} {need.words.format(cfg=cfg, data=data)}")
-    if cfg.train.monitor and scoring.resolve(cfg.score).is_fitted:
-        able = [name for name, score in scoring.SCORES.items() if not score.is_fitted]
-        raise UserError(
-            f"train.monitor scores before anything is fitted, which score {cfg.score!r} needs; "
-            f"use one of {', '.join(able)}"
-        )
 
 
 def run(context: Context) -> dict[str, float]:

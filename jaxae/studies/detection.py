@@ -1,17 +1,13 @@
 """Studies of what is detected: corrupted rows, other thresholds, the course over the epochs."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from jaxae import corruptions, evaluation, learners, metrics, rng, runlog, scoring
-from jaxae.config import ExperimentConfig
-from jaxae.parallel import Devices
+from jaxae import corruptions, learners, metrics, rng, runlog, scoring, selection
 from jaxae.studies.context import Context, Findings
-from jaxae.types import AnyArray, Dataset, Learner, PyTree, Scalar
+from jaxae.types import AnyArray, Scalar
 
 # What the Keras tutorial tries on normal digits, with the clipped noise for comparison.
 TRIED = ("rotation:90", "negative:1", "noise_rescaled:0.05", "noise:0.05")
@@ -83,54 +79,6 @@ def batch_threshold(context: Context) -> Findings:
     )
 
 
-def cut_and_paste(x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:
-    """Pseudo-anomalies from normals: a patch of another row at a random place.
-
-    Patches are a quarter to a half of each side (after Li et al., "CutPaste", CVPR 2021): of height
-    and width, of time, or of a vector, whose values keep their places. They look at no truth, so
-    they may rank detectors.
-    """
-    generator = rng.host_generator(seed, rng.Purpose.CORRUPTION)
-    size = np.array(x.shape[1:3] if x.ndim == 4 else x.shape[1:2])
-    pasted = x.copy()
-    for i, donor in enumerate(generator.permutation(len(x))):
-        side = generator.integers(np.maximum(size // 4, 1), np.maximum(size // 2, 1) + 1)
-        to, source = (generator.integers(0, size - side + 1) for _ in range(2))
-        source = to if x.ndim == 2 else source  # features are not of one kind
-        target, origin = (
-            tuple(slice(a, a + n) for a, n in zip(at, side, strict=True)) for at in (to, source)
-        )
-        pasted[(i, *target)] = x[(donor, *origin)]
-    return pasted
-
-
-def monitor(
-    cfg: ExperimentConfig, learner: Learner, data: Dataset, devices: Devices
-) -> Callable[[PyTree], dict[str, Float[np.ndarray, " E"]]]:
-    """`variables [E, ...] -> metrics of one epoch`: how well the score tells the test rows apart.
-
-    Beside AUROC and F1 at equal error, which look at the truth and may choose nothing, it gives the
-    AUROC of valid rows against pseudo-anomalies made from them, which may.
-    """
-    scorer = evaluation.scorer(learner, scoring.resolve(cfg.score), devices)
-    both = np.concatenate([data.valid.x[:], cut_and_paste(data.valid.x[:], cfg.seed)])
-    is_pseudo = np.arange(len(both)) >= len(both) // 2
-
-    @jax.jit
-    def of_test(scores: Float[Array, "E N"]) -> tuple:
-        y = jnp.asarray(data.test.y)
-        auroc = jax.vmap(metrics.auroc, in_axes=(0, None))(scores, y)
-        return auroc, jax.vmap(metrics.equal_error, in_axes=(0, None))(scores, y).f1
-
-    def measure(variables: PyTree) -> dict[str, Float[np.ndarray, " E"]]:
-        auroc, f1 = of_test(scorer(variables, {}, data.test.x))
-        pseudo = jax.vmap(metrics.auroc, in_axes=(0, None))(scorer(variables, {}, both), is_pseudo)
-        found = {"test_auroc": auroc, "test_equal_error_f1": f1, "pseudo_auroc": pseudo}
-        return jax.tree.map(np.asarray, found)
-
-    return measure
-
-
 def epoch_scores(context: Context) -> Findings:
     """AUROC and equal-error F1 after each epoch, and which epoch three rules would choose.
 
@@ -144,11 +92,13 @@ def epoch_scores(context: Context) -> Findings:
         return np.array([epoch[name] for epoch in course])
 
     epochs, auroc, f1 = (column(n) for n in ("epoch", "test_auroc", "test_equal_error_f1"))
-    chosen = {
-        "final": len(course) - 1,
-        "label_free": int(np.argmax(column("pseudo_auroc"))),
-        "oracle": int(np.argmax(f1)),
+    best_f1 = selection.Choice("test F1", "test_equal_error_f1")
+    rules = {
+        "final": selection.CHOICES["last"],
+        "label_free": selection.CHOICES["pseudo_anomalies"],
+        "oracle": best_f1,
     }
+    chosen = {rule: selection.best(course, choice) - 1 for rule, choice in rules.items()}
     scalars = {}
     for rule, i in chosen.items():
         scalars |= {f"{rule}_epoch": int(epochs[i]), f"{rule}_auroc": auroc[i], f"{rule}_f1": f1[i]}
