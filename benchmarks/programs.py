@@ -82,9 +82,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     # One copy of the rows on every device, and each device's columns of the plan.
     x = parallel.place(rows(case, order.size), devices)
     split = lambda plan: parallel.split(  # noqa: E731
-        np.ascontiguousarray(
-            plan.reshape(len(plan), len(devices), -1).swapaxes(0, 1)[:, None], np.int32
-        ),
+        np.ascontiguousarray(plan.reshape(len(plan), len(devices), -1).swapaxes(0, 1), np.int32),
         devices,
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxae import config, data, detectors, inputs, learners, metrics, parallel, sources
 from jaxae.datasets import splits
 from jaxae.errors import user_errors
-from jaxae.studies.detection import cut_and_paste
+from jaxae.selection import pseudo_anomalies
 
 
 def pseudo_auroc(folder: Path, draws: int = 3) -> float:
@@ -32,7 +32,7 @@ def pseudo_auroc(folder: Path, draws: int = 3) -> float:
             plain = dataclasses.replace(cfg.data, input="none")
             held[cfg.data] = sources.read(splits.make(raw, plain).valid.x)
         x = held[cfg.data]
-        both = np.concatenate([x, *(cut_and_paste(x, seed) for seed in range(draws))])
+        both = np.concatenate([x, *(pseudo_anomalies(x, seed) for seed in range(draws))])
         seen = inputs.mapped(cfg.data.input, both)
         learner = learner or learners.build(config.for_scoring(cfg), seen.shape[1:])
         scores = detectors.score_fn(detector, learner, parallel.choose(0, 1))(seen)

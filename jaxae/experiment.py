@@ -157,7 +157,7 @@ def _resume(
     runlog.refuse_other(about, cfg, dataset.digest, cfg.run_path / "checkpoints")
     template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
     state = checkpoint.restore(manager, parallel.placed_like(template, devices))
-    behind = train.epochs_done(state, apart.plan(0, len(devices)).shape[2])
+    behind = train.epochs_done(state, apart.plan(0, len(devices)).shape[1])
     if behind != saved:
         raise UserError(f"{manager.directory / str(saved)} holds {behind} epochs; rename it back")
     return state, saved

@@ -96,9 +96,8 @@ def epoch_fn(learner: Learner, devices: Devices) -> Callable:
     """One epoch in one dispatch: `pmap(each member: scan(step))` over resident rows.
 
     Returns:
-      `(state [E, ...], rows [N, *S], plan [D, M, T, B/D] int32, keys [E], settings of [E]) ->
-      (state, metrics of [E, T])`. M = E gives each member a plan of its own, M = 1 all the same
-      one. The plan is `split`, all else is `place`d; the state is donated.
+      `(state [E, ...], rows [N, *S], plan [D, T, B/D] int32, keys [E], settings of [E]) ->
+      (state, metrics of [E, T])`. The plan is `split`, all else is `place`d; the state is donated.
     """
 
     def epoch(
@@ -108,20 +107,15 @@ def epoch_fn(learner: Learner, devices: Devices) -> Callable:
         flat = rows.reshape(len(rows), -1)  # a row is then gathered as one piece
         slot = lax.axis_index(AXIS) * share + jnp.arange(share, dtype=jnp.int32)
 
-        def course(
-            plan: Array, state: TrainState, key: Key, settings: Settings
-        ) -> tuple[TrainState, Metrics]:
+        def course(state: TrainState, key: Key, settings: Settings) -> tuple[TrainState, Metrics]:
             def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
                 batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
                 return learner.step(state, batch, key, settings)
 
             return lax.scan(step, state, plan)
 
-        own = (state, keys, settings)
         one_by_one = devices[0].platform == "cpu"
-        if len(plan) == 1:
-            return members.each(lambda *one: course(plan[0], *one), *own, one_by_one=one_by_one)
-        return members.each(course, plan, *own, one_by_one=one_by_one)
+        return members.each(course, state, keys, settings, one_by_one=one_by_one)
 
     return jax.pmap(
         epoch,

@@ -28,8 +28,8 @@ class Members(NamedTuple):
       init: keys of the initial weights [E].
       noise: keys of the noise [E].
       settings: `Learner.settings`, each [E].
-      plan: `(epoch, devices) -> rows of each step`, [D, M, T, B/D] int32; M = E where each member
-        has rows, or an order, of its own, and M = 1 where all see the same batches.
+      plan: `(epoch, devices) -> rows of each step`, [D, T, B/D] int32, which all members see;
+        those that have rows of their own are a grid, see `jaxae.grid`.
     """
 
     init: Key
@@ -52,7 +52,7 @@ def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
     """
 
     def plan(epoch: int, devices: int) -> np.ndarray:
-        return data.index_plan(cfg.seed, epoch, n, cfg.train.batch_size, devices)[:, None]
+        return data.index_plan(cfg.seed, epoch, n, cfg.train.batch_size, devices)
 
     init, noise = (rng.stream(cfg.seed, p) for p in (rng.Purpose.INIT, rng.Purpose.NOISE))
     size = cfg.ensemble
@@ -126,7 +126,7 @@ def fit(
     checks.refuse_rows(x)
     apart = apart or ensemble(learner, cfg, len(x))
     first_plan = apart.plan(0, len(devices))  # checks the batch before anything is compiled
-    steps = first_plan.shape[2]
+    steps = first_plan.shape[1]
     if state is None:
         state = initial_state(learner, x.shape[1:], apart.init)
     start = epochs_done(state, steps)

@@ -1,5 +1,3 @@
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +81,15 @@ def test_what_is_stacked_can_be_picked():
         assert_same(members.pick(stacked, e), tree)
 
 
-# Ensembles: the same rows, other random numbers.
+# Ensembles: the same rows, other random numbers. Members with rows of their own are grids.
+
+
+def epoch(learner, state, x, plan, keys, settings):
+    """One epoch on as many devices as the plan is for."""
+    devices = DEVICES[: len(plan)]
+    state, x, keys, settings = parallel.place((state, x, keys, settings), devices)
+    args = (state, x, parallel.split(plan, devices), keys, settings)
+    return jax.device_get(parallel.compiled_epoch(learner, devices, *args)(*args))
 
 
 @pytest.mark.parametrize("method", ["dense", pytest.param("conv", marks=pytest.mark.slow)])
@@ -113,124 +119,11 @@ def test_members_of_an_ensemble_share_rows_batches_and_settings():
     apart = train.ensemble(learners.build(cfg, SHAPE), cfg, 20)
     for devices in (1, 2):
         plan = apart.plan(4, devices)
-        assert plan.shape == (devices, 1, 3, 8 // devices)
-        np.testing.assert_array_equal(plan[:, 0], data.index_plan(0, 4, 20, 8, devices))
+        assert plan.shape == (devices, 3, 8 // devices)
+        np.testing.assert_array_equal(plan, data.index_plan(0, 4, 20, 8, devices))
     assert {name: v.tolist() for name, v in apart.settings.items()} == {
         "lr": pytest.approx([cfg.optim.lr] * 3),
         "noise_std": pytest.approx([0.2] * 3),
     }
     assert len(np.unique(jax.random.key_data(apart.init), axis=0)) == 3
     assert len(np.unique(jax.random.key_data(apart.noise), axis=0)) == 3
-
-
-# Grids: members that share nothing but the program.
-
-
-class Grid(NamedTuple):
-    """What tells the members apart, [E] each; the plan is [D, M, T, B/D]."""
-
-    plan: np.ndarray
-    init: jax.Array
-    noise: jax.Array
-    settings: dict
-
-    def member(self, e):
-        """A grid of one member."""
-        part = slice(e, e + 1)
-        plan = self.plan if self.plan.shape[1] == 1 else self.plan[:, part]
-        settings = {name: values[part] for name, values in self.settings.items()}
-        return Grid(plan, self.init[part], self.noise[part], settings)
-
-
-def grid(learner, devices=1, own_rows=True):
-    """Three members with keys, rates and noise of their own, and with rows of their own or not."""
-    orders = [data.index_plan(e, 0, ROWS, 8, devices) + e * ROWS for e in range(SIZE)]
-    factor = jnp.array([1.0, 0.3, 2.5])
-    settings = {name: value * factor for name, value in learner.settings.items()}
-    init, noise = (jax.random.split(jax.random.key(seed), SIZE) for seed in (3, 4))
-    return Grid(np.stack(orders if own_rows else orders[:1], axis=1), init, noise, settings)
-
-
-def epoch(learner, state, x, plan, keys, settings, compiled=None):
-    """One epoch on as many devices as the plan is for; `compiled` keeps programs by shape."""
-    devices = DEVICES[: len(plan)]
-    state, x, keys, settings = parallel.place((state, x, keys, settings), devices)
-    args = (state, x, parallel.split(plan, devices), keys, settings)
-    programs = {} if compiled is None else compiled
-    if len(keys) not in programs:
-        programs[len(keys)] = parallel.compiled_epoch(learner, devices, *args)
-    return jax.device_get(programs[len(keys)](*args))
-
-
-def trained(learner, grid, compiled=None):
-    """State and metrics of a grid after an epoch."""
-    state = train.initial_state(learner, SHAPE, grid.init)
-    x = images(SIZE * ROWS)
-    return epoch(learner, state, x, grid.plan, grid.noise, grid.settings, compiled)
-
-
-GRIDS = [
-    pytest.param("dense", 1, True, id="dense"),
-    pytest.param("dense", 1, False, id="dense-shared-rows"),
-    pytest.param("dense", 2, True, id="dense-two-devices", marks=pytest.mark.slow),
-    pytest.param("dense", 1, True, id="dense-as-users-compile", marks=pytest.mark.slow),
-    pytest.param("conv", 1, True, id="conv", marks=pytest.mark.slow),
-    pytest.param("alocc", 1, True, id="alocc", marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize(("method", "devices", "own_rows"), GRIDS)
-def test_a_member_of_a_grid_is_the_same_bits_as_the_member_alone(method, devices, own_rows):
-    learner = learners.build(tiny(method, optim__eps=1e-7), SHAPE)
-    whole, compiled = grid(learner, devices, own_rows), {}
-    state, metrics = trained(learner, whole)
-    assert all(values.shape == (SIZE, ROWS // 8) for values in metrics.values())
-    assert state.step.tolist() == [ROWS // 8] * SIZE
-    for e in range(SIZE):
-        found = jax.tree.map(lambda leaf, e=e: leaf[e : e + 1], (state, metrics))
-        assert_same(found, trained(learner, whole.member(e), compiled))
-
-
-def test_everything_that_a_member_has_of_its_own_counts():
-    learner, compiled = learners.build(tiny(), SHAPE), {}
-    alone = grid(learner).member(1)
-    _, metrics = trained(learner, alone, compiled)
-    other = {
-        "plan": alone.plan - ROWS,
-        "init": jax.random.split(KEY, 1),
-        "noise": jax.random.split(KEY, 1),
-        **{name: {**alone.settings, name: 2 * alone.settings[name]} for name in alone.settings},
-    }
-    assert other.keys() == {"plan", "init", "noise", "lr", "noise_std"}
-    for name, value in other.items():
-        changed = alone._replace(**{name if name in Grid._fields else "settings": value})
-        _, found = trained(learner, changed, compiled)
-        assert not np.array_equal(found["loss"], metrics["loss"]), name
-    assert list(compiled) == [1]  # one program for all settings
-
-
-def test_a_grid_is_fitted_as_its_members_are():
-    """`train.fit` takes what tells members apart, over several epochs, each with another plan."""
-    cfg = tiny(train__epochs=3)
-    learner, x = learners.build(cfg, SHAPE), images(SIZE * ROWS)
-    whole = grid(learner)
-
-    def fitted(members_of):
-        losses = []
-
-        def plan(epoch, devices):
-            return np.roll(members_of.plan, epoch, axis=2)
-
-        apart = train.Members(members_of.init, members_of.noise, members_of.settings, plan)
-        done = train.fit(
-            learner, x, cfg, DEVICES[:1], apart=apart, quiet=True,
-            on_epoch=lambda epoch, state, metrics: losses.append(metrics["loss"]) or metrics,
-        )  # fmt: skip
-        return done.state, np.stack(losses)
-
-    state, losses = fitted(whole)
-    assert losses.shape == (3, SIZE)
-    for e in range(SIZE):
-        alone, expected = fitted(whole.member(e))
-        assert_same(jax.tree.map(lambda leaf, e=e: leaf[e : e + 1], state), alone)
-        np.testing.assert_array_equal(losses[:, e : e + 1], expected)

@@ -32,7 +32,7 @@ def first_epoch_args(cfg, count, x=X):
     devices = DEVICES[:count]
     learner = learners.build(cfg, SHAPE)
     state = initial(learner, size=cfg.ensemble)
-    plan = data.index_plan(0, 0, len(x), cfg.train.batch_size, count)[:, None]
+    plan = data.index_plan(0, 0, len(x), cfg.train.batch_size, count)
     keys = members.keys(rng.stream(0, rng.Purpose.NOISE), cfg.ensemble)
     settings = {name: jnp.full(cfg.ensemble, value) for name, value in learner.settings.items()}
     state, x, keys, settings = parallel.place((state, x, keys, settings), devices)

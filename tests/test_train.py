@@ -222,7 +222,7 @@ def test_steps_of_an_epoch_cover_the_tail():
     cfg = tiny()
     learner = learners.build(cfg, SHAPE)
     plans = [train.ensemble(learner, cfg, n).plan(0, 2) for n in (8, 9, 16, 17)]
-    assert [plan.shape[2] for plan in plans] == [1, 2, 2, 3]
+    assert [plan.shape[1] for plan in plans] == [1, 2, 2, 3]
     assert [len(np.unique(plan)) for plan in plans] == [8, 9, 16, 17]
 
 
