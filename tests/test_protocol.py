@@ -131,6 +131,18 @@ def test_a_call_that_was_stopped_goes_on(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_another_score_needs_no_training(data, tmp_path, monkeypatch):
+    protocol.run(whole(data, tmp_path / "run", classes=(0, 1), devices=1))
+    monkeypatch.setattr(protocol.training.grid, "fit", None)
+    report = protocol.run(whole(data, tmp_path / "run", classes=(0, 1), devices=1, score="mae"))
+    assert report["score"] == "mae"
+    monkeypatch.undo()
+    other = whole(data, tmp_path / "other", classes=(0, 1), devices=1, score="mae")
+    assert protocol.run(other)["auroc"] == report["auroc"]
+    same(scores_of(tmp_path / "run"), scores_of(tmp_path / "other"))
+
+
+@pytest.mark.slow
 def test_of_a_sweep_the_lowest_validation_loss_is_the_headline(data, tmp_path):
     cfg = whole(data, tmp_path, classes=(0, 2), sweep=("optim.lr=1e-2,1e-5",), seeds=1)
     report = protocol.run(cfg)

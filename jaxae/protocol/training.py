@@ -70,26 +70,41 @@ def train_members(
         holds something else or is in use.
       FloatingPointError: members that diverged or collapsed; all others are finished.
     """
-    work = _work(cfg, todo, datasets)
-    rows, members = _resident(work)
+    shape = next(iter(datasets.values())).shape
+    states = {member: _trained_before(member, datasets[member.data]) for member in todo}
+    fresh = [member for member, state in states.items() if state is None]
+    work = _work(cfg, fresh, datasets) if fresh else None
     with contextlib.ExitStack() as held:
-        folders = [
-            held.enter_context(runlog.enter(member, work.datasets[member.data].digest))
-            for member in work.members
-        ]
-        trained, failed = _fitted(cfg, work, rows, members, folders)
-        judging = learners.build(config.for_scoring(work.members[0]), rows.shape[1:])
-        for i in (i for i in range(len(folders)) if i not in failed):
-            variables = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], trained)
+        folders = {
+            member: held.enter_context(runlog.enter(member, datasets[member.data].digest))
+            for member in todo
+        }
+        found, failed = _fitted(cfg, work, [folders[m] for m in fresh]) if work else ({}, {})
+        states |= found
+        judging = learners.build(config.for_scoring(todo[0]), shape)
+        for member in (member for member in todo if member not in failed):
+            dataset = datasets[member.data]
             try:
-                _finish(work, work.members[i], judging, folders[i], variables)
+                _finish(dataset, member, judging, folders[member], states[member])
             except FloatingPointError as error:
-                failed[i] = str(error)
-        if not failed:
+                failed[member] = str(error)
+        if work and not failed:
             shutil.rmtree(_checkpoints(cfg))
     if failed:
-        words = (f"{folders[i].name}: {why}" for i, why in failed.items())
+        words = (f"{folders[member].name}: {why}" for member, why in failed.items())
         raise FloatingPointError("; ".join(words))
+
+
+def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
+    """The variables of a member that is only to be scored in another way; None = it must train."""
+    try:
+        detector = detectors.load(member.run_path / "detector")
+    except UserError:
+        return None
+    about = detector.about
+    same = config.training_identity(about.config) == config.training_identity(member)
+    same &= about.config.train.epochs == member.train.epochs
+    return detector.variables if same and about.data_digest == dataset.digest else None
 
 
 def _resident(work: Work) -> tuple[np.ndarray, list[grid.Member]]:
@@ -112,13 +127,10 @@ def _resident(work: Work) -> tuple[np.ndarray, list[grid.Member]]:
 
 
 def _fitted(
-    cfg: ProtocolConfig,
-    work: Work,
-    rows: np.ndarray,
-    members: Sequence[grid.Member],
-    folders: Sequence[Path],
-) -> tuple[PyTree, dict[int, str]]:
-    """The variables [E, ...] of the members after their training, and who diverged in it."""
+    cfg: ProtocolConfig, work: Work, folders: Sequence[Path]
+) -> tuple[dict[ExperimentConfig, PyTree], dict[ExperimentConfig, str]]:
+    """The variables of members after their training, from where it stood, and who diverged."""
+    rows, members = _resident(work)
     failed: dict[int, str] = {}
     choice = selection.CHOICES[cfg.train.select]
     about = {folder.name: _about(work, m) for folder, m in zip(folders, work.members, strict=True)}
@@ -151,7 +163,12 @@ def _fitted(
             merit=lambda found: choice.sign * found.get(choice.metric, found["valid_loss"]),
         )
         manager.wait_until_finished()
-    return found.state.variables if cfg.train.select == "last" else found.kept, failed
+    trained = found.state.variables if cfg.train.select == "last" else found.kept
+    own = {
+        member: jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], trained)
+        for i, member in enumerate(work.members)
+    }
+    return own, {work.members[i]: why for i, why in failed.items()}
 
 
 def _own(values: np.ndarray, i: int) -> np.ndarray:
@@ -214,10 +231,9 @@ def _resumed(
 
 
 def _finish(
-    work: Work, member: ExperimentConfig, learner: Learner, folder: Path, variables: PyTree
+    dataset: Dataset, member: ExperimentConfig, learner: Learner, folder: Path, variables: PyTree
 ) -> None:
     """Fit the detector of one member, and leave what `jaxae.experiment.run` leaves, undrawn."""
-    dataset = work.datasets[member.data]
     detector, scores = detectors.fit(learner, variables, dataset, member, jax.local_devices())
     detectors.save(folder / "detector", detector)
     runlog.write_about(folder, member, dataset.digest)
