@@ -21,7 +21,7 @@ RECIPES = {
         score="blurred_energy",
         data=DataConfig(name="digits"),
         model=ModelConfig(latent=32, hidden=(512, 256), activation="elu"),
-        train=TrainConfig(epochs=30, batch_size=128, noise_std=0.7),
+        train=TrainConfig(epochs=30, batch_size="auto", noise_std=0.7),
     ),
     "conv": ProtocolConfig(
         name="one_vs_rest_conv",
@@ -29,7 +29,7 @@ RECIPES = {
         score="blurred_energy",
         data=DataConfig(name="digits"),
         model=ModelConfig(latent=32),
-        train=TrainConfig(epochs=20, batch_size=128, noise_std=0.5),
+        train=TrainConfig(epochs=20, batch_size="auto", noise_std=0.5),
     ),
     "alocc": ProtocolConfig(
         name="one_vs_rest_alocc",
