@@ -11,6 +11,7 @@ from jaxae import (
     choices,
     config,
     detectors,
+    guards,
     learners,
     parallel,
     plots,
@@ -22,7 +23,7 @@ from jaxae import (
 )
 from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
-from jaxae.types import Dataset, Learner, TrainState
+from jaxae.types import Dataset, Learner, PyTree, TrainState
 
 
 def run(cfg: ExperimentConfig) -> dict:
@@ -57,8 +58,7 @@ def run(cfg: ExperimentConfig) -> dict:
         runlog.enter(cfg, dataset.digest) as folder,
         checkpoint.open_manager(folder / "checkpoints", cfg.train.keep_checkpoints) as manager,
     ):
-        fitted, chosen = _train(cfg, learner, apart, dataset, devices, folder, manager)
-        variables = chosen.variables if chosen else fitted.state.variables
+        variables, compile_s = _train(cfg, learner, apart, dataset, devices, folder, manager)
         detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
         detectors.save(folder / "detector", detector)
         runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
@@ -68,7 +68,9 @@ def run(cfg: ExperimentConfig) -> dict:
             cfg, dataset, scoring_learner, all_devices, detector, scores, manager, folder
         )
         report |= studies.run(context)
-        report |= {"wall_s": time.perf_counter() - clock, "compile_s": fitted.compile_s}
+        initial = train.initial_state(learner, dataset.shape, apart.init).params
+        found = guards.look(scoring_learner, initial, detector, scores, dataset, all_devices)
+        report |= {"warnings": found, "wall_s": time.perf_counter() - clock, "compile_s": compile_s}
         runlog.write_json(folder / "report.json", report)
         drawn = plots.draw(folder, plots.FIGURES | studies.figures())
         report["wall_s"] = time.perf_counter() - clock
@@ -105,11 +107,10 @@ def _train(
     devices: parallel.Devices,
     folder: Path,
     manager: checkpoint.Manager,
-) -> tuple[train.Fitted, selection.Chosen | None]:
+) -> tuple[PyTree, float]:
     """Fit from the last checkpoint, if there is one, saving as configured.
 
-    Returns:
-      The last state, and the selected epoch where that may be another one.
+    Gives the variables of the selected epoch, and the seconds that compilation took.
     """
     state, done = _resume(cfg, learner, apart, dataset, devices, manager)
     log = folder / "metrics.jsonl"
@@ -133,7 +134,7 @@ def _train(
         learner, dataset.train.x, cfg, devices, apart=apart, state=state, on_epoch=on_epoch
     )
     manager.wait_until_finished()
-    return fitted, chosen
+    return (chosen or fitted.state).variables, fitted.compile_s
 
 
 def _resume(

@@ -48,11 +48,15 @@ def make(
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as an aligned two-column table, intervals beside what they are of."""
+    """The report as an aligned two-column table, intervals beside what they are of.
+
+    Below it a line for each of the report's "warnings".
+    """
     flat: dict[str, Any] = {}
     for name, value in report.items():
         parts = value if isinstance(value, dict) else {}
         flat |= {f"{name}.{part}": of for part, of in parts.items()} or {name: value}
+    warnings = [f"warning: {words}" for words in flat.pop("warnings", [])]
     shown = [name for name in flat if not name.endswith(_INTERVAL)]
     width = max(map(len, shown))
     lines = [
@@ -60,7 +64,7 @@ def table(report: dict[str, Any]) -> str:
         for name in shown
     ]
     rule = "-" * max(map(len, lines))
-    return "\n".join([rule, *lines, rule])
+    return "\n".join([rule, *lines, rule, *warnings])
 
 
 _INTERVAL = "_interval"

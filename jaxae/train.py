@@ -1,6 +1,7 @@
 """Fitting a learner: epochs on resident rows, one dispatch and one fetch each."""
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -60,14 +61,11 @@ def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
     return Members(members.keys(init, size), members.keys(noise, size), settings, plan)
 
 
+@functools.partial(jax.jit, static_argnames=("learner", "shape"))
 def initial_state(learner: Learner, shape: Shape, keys: Key) -> TrainState:
-    """The state before the first step, of members with these keys [E]."""
-
-    def init(keys: Key) -> TrainState:
-        row = jnp.zeros((1, *shape))
-        return members.each(lambda key: learner.init(key, row), keys, one_by_one=False)
-
-    return jax.jit(init)(keys)
+    """The state before the first step, of members with these keys [E]; compiled once."""
+    row = jnp.zeros((1, *shape))
+    return members.each(lambda key: learner.init(key, row), keys, one_by_one=False)
 
 
 def abstract_state(learner: Learner, shape: Shape, size: int) -> TrainState:

@@ -10,7 +10,7 @@ import pytest
 from probes import assert_same, edit, write_npz
 
 from experiments import digits_conv
-from jaxae import checkpoint, command, config, detectors, experiment, plots, runlog, scoring
+from jaxae import checkpoint, command, config, detectors, experiment, guards, plots, runlog, scoring
 from jaxae.config import ExperimentConfig
 
 ROOT = Path(__file__).parents[1] / "experiments"
@@ -36,6 +36,7 @@ FIELDS = {
     "recall",
     "f1",
     "f1_interval",
+    "warnings",
     "selected_by",
     "selected_epoch",
     "n_normal",
@@ -171,9 +172,12 @@ def modified(folder):
     return {path: path.stat().st_mtime_ns for path in (folder / "checkpoints").rglob("*")}
 
 
-def test_the_same_command_goes_on_where_the_run_stands(cfg, tmp_path, capsys, undrawn):
+def test_the_same_command_goes_on_where_the_run_stands(cfg, tmp_path, capsys, undrawn, monkeypatch):
+    monkeypatch.setattr(guards, "below_chance", lambda scores, y: ["it is upside down"])
     first = run(cfg, tmp_path, "--train.epochs", 2)
     shown = capsys.readouterr().out
+    assert first["warnings"] == ["it is upside down"]
+    assert "\nwarning: it is upside down\n" in shown
     assert shown.rstrip().splitlines()[-1].endswith(f"{tmp_path}")
     assert "auroc" in shown
     lines, saved = (tmp_path / "metrics.jsonl").read_text(), modified(tmp_path)

@@ -543,6 +543,17 @@ def test_the_epochs_of_four_choices_are_marked_and_an_oracle_is_named(run_dir, t
     assert curves.selection(tmp_path) is None
 
 
+def test_warnings_stand_above_the_scores(tmp_path):
+    np.savez(tmp_path / "scores.npz", **SCORES)
+    long = " ".join(["latent units are constant over training rows"] * 4)
+    write_report(tmp_path, warnings=["AUROC is low", long])
+    title = detection.score_histograms(tmp_path).axes[0].get_title(loc="left")
+    assert " ".join(title.split()) == f"warning: AUROC is low warning: {long}"
+    assert 3 <= len(title.splitlines()) <= 4
+    write_report(tmp_path, warnings=[])
+    assert detection.score_histograms(tmp_path).axes[0].get_title(loc="left") == ""
+
+
 def test_runs_of_one_experiment_share_a_panel(tmp_path):
     run_dirs = []
     for name in ("alocc", "alocc_faithful"):

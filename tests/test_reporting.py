@@ -57,3 +57,10 @@ def test_the_table_shows_what_is_nested():
         ["selection.last", "epoch 3, auroc 0.5"],
         ["selection.gap", "0.25"],
     ]
+
+
+def test_warnings_stand_below_the_table():
+    *_, rule, warning = reporting.table({"name": "x", "warnings": ["it died"]}).splitlines()
+    assert warning == "warning: it died"
+    assert set(rule) == {"-"}
+    assert "warning" not in reporting.table({"name": "x", "warnings": []})

@@ -144,6 +144,7 @@ def test_the_choices_of_a_monitored_run_stand_side_by_side(cfg, tmp_path, undraw
     report, _ = run(cfg, tmp_path, train__select="pseudo_anomalies", train__monitor=True)
     lines = runlog.read_metrics(tmp_path / "metrics.jsonl")
     areas = [line["test_auroc"] for line in lines]
+    assert report["warnings"] == []
     side = report["selection"]
     assert side["last"] == {"epoch": 4, "auroc": areas[-1]}
     assert side["oracle"]["auroc"] == max(areas)

@@ -142,7 +142,9 @@ def _at_or_below(values: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
 
 
 def _of_mean(values: Float[np.ndarray, " K"], counts: Int[np.ndarray, " K"]) -> float:
-    """The variance of the mean of values that were counted so often."""
+    """The variance of the mean of values that were counted so often; NaN of a single one."""
     size = counts.sum()
+    if size < 2:
+        return math.nan
     mean = np.sum(counts * values) / size
     return float(np.sum(counts * (values - mean) ** 2) / (size - 1) / size)

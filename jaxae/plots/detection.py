@@ -15,11 +15,13 @@ from jaxae.plots.style import (
     ORANGE,
     PURPLE,
     SKY,
+    VERMILLION,
     canvas,
     headings,
     legend,
     spans_decades,
     style,
+    warning_lines,
 )
 
 LOSS_HISTOGRAMS = "arrays/loss_histograms.npz"
@@ -29,6 +31,8 @@ _BINS = 60
 
 def score_histograms(run_dir: Path):
     """Scores of normal rows (train, validation, test) and of anomalies, with the threshold.
+
+    Above them stands what the report warns of.
 
     Bars give the share of a group's rows in a bin, so groups of unequal size compare; bins are
     logarithmic when the scores are positive and span more than a factor of 30.
@@ -47,9 +51,9 @@ def score_histograms(run_dir: Path):
     every = np.concatenate([scores for _, scores, _ in groups])
     figure, axes = canvas(6.4, 3.5)
     ax = axes[0, 0]
-    style(
-        ax, "", f"anomaly score ({known.get('score', 'higher = more anomalous')})", "share of rows"
-    )
+    measured = f"anomaly score ({known.get('score', 'higher = more anomalous')})"
+    style(ax, "", measured, "share of rows")
+    ax.set_title(warning_lines(known), fontsize=7.5, color=VERMILLION, loc="left")
     edges = _edges(ax, every)
     for name, scores, look in groups:
         weights = np.full(scores.size, 1 / scores.size)

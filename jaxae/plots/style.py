@@ -4,6 +4,7 @@ Figures are made from matplotlib's classes and never through pyplot: no display,
 list, no global settings, so that drawing is safe in a thread.
 """
 
+import textwrap
 import uuid
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def headings(figure, title: str, subtitle: str) -> None:
     if figure.get_layout_engine() is None:  # a layout engine makes room only for titles it places
         at["y"] = 1 - 0.06 / height
     figure.suptitle(f"{title}\n{subtitle}", fontsize=9.5, **at)
+
+
+def warning_lines(report: dict) -> str:
+    """What a report warns of, in lines that fit a figure; "" = nothing."""
+    said = [textwrap.wrap(f"warning: {words}", 88) for words in report.get("warnings", [])]
+    return "\n".join(line for lines in said for line in lines)
 
 
 def legend(ax, **kwargs) -> None:

@@ -15,6 +15,7 @@ from jaxae import (
     config,
     detectors,
     grid,
+    guards,
     learners,
     parallel,
     reporting,
@@ -239,4 +240,8 @@ def _finish(
     runlog.write_about(folder, member, dataset.digest)
     runlog.write_arrays(folder / "scores.npz", detectors.arrays(detector, scores, dataset))
     report = reporting.make(member, dataset, detector, scores, folder)
+    keys = train.ensemble(work.learner, member, len(dataset.train.x)).init
+    initial = train.initial_state(work.learner, dataset.shape, keys).params
+    of_run = (detector, scores, dataset, jax.local_devices())
+    report |= {"warnings": guards.look(learner, initial, *of_run)}
     runlog.write_json(folder / "report.json", report)
