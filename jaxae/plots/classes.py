@@ -31,7 +31,9 @@ def one_vs_rest(run_dir: Path):
     if ax.get_ylim()[0] < 0.5:
         ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
     figure.legend(loc="outside right center", fontsize=7.5, frameon=False)
-    headings(figure, "Each class against the rest", _headline(report))
+    warned = len(report.get("warnings", ()))
+    more = f" - {warned} warning{'s' * (warned > 1)}, see report.json" if warned else ""
+    headings(figure, f"Each class against the rest{more}", _headline(report))
     return figure
 
 

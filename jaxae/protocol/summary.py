@@ -1,6 +1,6 @@
 """What a protocol's members found together: the report, its table and its figure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def of(
         "classes": {k: _of_class(k, task, datasets) for k, task in found[best].items()},
         "baselines": {name: _baseline(cfg, name, found[best], datasets) for name in cfg.baselines},
     }
+    report["warnings"] = [*_warnings(members), *_twins(found[best])]
     if first.train.monitor:
         report["selection"] = _choices(points[best])
     if len(points) > 1:
@@ -78,6 +79,20 @@ def _tasks(members: Sequence[ExperimentConfig]) -> Found:
 
 def _mean_of(members: Sequence[ExperimentConfig], name: str) -> float:
     return float(np.mean([plots.files.report(m.run_path, name)[name] for m in members]))
+
+
+def _warnings(members: Sequence[ExperimentConfig]) -> Iterator[str]:
+    """What the members' own reports warn of."""
+    for member in members:
+        for line in plots.files.report(member.run_path, "warnings")["warnings"]:
+            yield f"{member.run_path.name}: {line}"
+
+
+def _twins(found: Found) -> Iterator[str]:
+    """Seeds that cannot be told apart: there are fewer than it seems."""
+    for k, task in found.items():
+        if len(np.unique(task.scores, axis=0)) < len(task.scores):
+            yield f"class {k}: seeds gave identical scores"
 
 
 def _choices(members: Sequence[ExperimentConfig]) -> dict[str, float]:
@@ -165,7 +180,8 @@ def table(report: dict) -> str:
         f"{report['dataset']}, each class against the rest: {report['method']}, score "
         f"{report['score']}, {len(report['seeds'])} seeds, by {report['selected_by']}"
     )
-    return "\n".join([title, rule, *lines, rule])
+    warned = [f"warning: {line}" for line in report["warnings"]]
+    return "\n".join([title, rule, *lines, rule, *warned])
 
 
 def _width(name: str) -> int:

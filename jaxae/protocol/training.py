@@ -240,8 +240,8 @@ def _finish(
     runlog.write_about(folder, member, dataset.digest)
     runlog.write_arrays(folder / "scores.npz", detectors.arrays(detector, scores, dataset))
     report = reporting.make(member, dataset, detector, scores, folder)
-    keys = train.ensemble(work.learner, member, len(dataset.train.x)).init
-    initial = train.initial_state(work.learner, dataset.shape, keys).params
+    keys = train.ensemble(learner, member, len(dataset.train.x)).init
+    initial = train.initial_state(learner, dataset.shape, keys).params
     of_run = (detector, scores, dataset, jax.local_devices())
     report |= {"warnings": guards.look(learner, initial, *of_run)}
     runlog.write_json(folder / "report.json", report)
