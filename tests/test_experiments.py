@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from probes import assert_same, edit, write_npz
 
-from experiments import digits_conv
+from experiments import digits_conv, ecg_cross, one_vs_rest
 from jaxae import checkpoint, command, config, detectors, experiment, guards, plots, runlog, scoring
 from jaxae.config import ExperimentConfig
+from jaxae.protocol import expand
 
 ROOT = Path(__file__).parents[1] / "experiments"
 MODULES = [
     importlib.import_module(f"experiments.{path.stem}") for path in sorted(ROOT.glob("*.py"))
 ]
-EXPERIMENTS = [module for module in MODULES if hasattr(module, "CONFIG")]
+EXPERIMENTS = [
+    module for module in MODULES if type(getattr(module, "CONFIG", None)) is ExperimentConfig
+]
 
 FIELDS = {
     "name",
@@ -314,3 +317,37 @@ def test_the_python_of_the_readme_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     assert float(re.search(r"'auroc': ([\d.]+)", capsys.readouterr().out).group(1)) > 0.99
+
+
+# Those that are no single experiment.
+
+
+@pytest.mark.parametrize(
+    ("args", "method"),
+    [
+        ([], "dense"),
+        (["--method", "conv"], "conv"),
+        (["--seeds=1", "--method=alocc"], "alocc"),
+        (["--method", "none"], "dense"),  # refused later, in words
+        (["--method"], "dense"),
+    ],
+)
+def test_a_protocol_starts_from_the_recipe_of_its_method(args, method):
+    assert one_vs_rest.recipe(args) is one_vs_rest.RECIPES[method]
+
+
+@pytest.mark.parametrize("method", [m for m in one_vs_rest.RECIPES if m != "alocc"])
+def test_recipes_have_a_member_for_every_class_and_seed(method):
+    members, datasets = expand(one_vs_rest.RECIPES[method])
+    assert len(members) == 50
+    assert len({member.run_path for member in members}) == 50
+    assert [of.normal for of in datasets] == [(k,) for k in range(10)]
+
+
+@pytest.mark.slow
+def test_cross_conformal_beats(data_dir, tmp_path):
+    args = ["--data.dir", str(data_dir), "--train.epochs", "30", "--folds", "5"]
+    report = run(ecg_cross.CONFIG, tmp_path, *args)
+    assert report["n_calibration"] == 2343
+    assert report["fpr"] < report["fpr_bound"]
+    assert report["auroc"] > 0.95
