@@ -11,7 +11,7 @@ call that was stopped goes on, and slices (--members) merge.
 import sys
 
 from jaxae.command import main
-from jaxae.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from jaxae.config import AloccConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxae.gridconfig import ProtocolConfig
 
 RECIPES = {
@@ -34,10 +34,11 @@ RECIPES = {
     "alocc": ProtocolConfig(
         name="one_vs_rest_alocc",
         method="alocc",
-        score="mse",
+        score="blurred_energy",
         data=DataConfig(name="mnist"),
-        optim=OptimConfig(name="rmsprop", lr=2e-4, lr_discriminator=1e-4, eps=1e-7),
-        train=TrainConfig(epochs=20, batch_size=128, noise_std=0.155, monitor=True),
+        alocc=AloccConfig(bottleneck=16, code_noise=0.3, spectral=True, ema=0.99),
+        optim=OptimConfig(lr=1e-3, lr_discriminator=2e-4),
+        train=TrainConfig(epochs=10, batch_size=64, noise_std=0.155, monitor=True),
     ),
 }
 

@@ -93,7 +93,8 @@ def adversarial(
       nets: Linen modules `Refiner` and `Discriminator`, built with the same `axis`.
       tx: the optimiser of both at a rate.
       losses: one of `ADVERSARIAL`.
-      settings: "lr" of R, "lr_discriminator", "noise_std" on the [-1, 1] scale, "recon_weight".
+      settings: "lr" of R, "lr_discriminator", "noise_std" on the [-1, 1] scale, "recon_weight";
+        where they are wanted "code_noise", see `Refiner`, and "ema", see `_averaged`.
       dtype: in which the networks compute.
       axis: mapped axis over which gradients, statistics and metrics are averaged.
     """
@@ -101,9 +102,12 @@ def adversarial(
     def step(
         state: TrainState, batch: Batch, key: Key, settings: Settings
     ) -> tuple[TrainState, Metrics]:
-        x, noise_std = _signed(batch.x), settings["noise_std"]
-        noisy = rng.add_noise(x, batch.slot, jax.random.fold_in(key, state.step), noise_std)
-        grads, stats, metrics = _gradients(nets, losses, state, x, noisy, settings["recon_weight"])
+        x, key = _signed(batch.x), jax.random.fold_in(key, state.step)
+        noisy = rng.add_noise(x, batch.slot, key, settings["noise_std"])
+        refine = partial(_run, nets.refiner, **_perturbation(batch, key, settings))
+        discriminate = partial(_run, nets.discriminator)
+        weight = settings["recon_weight"]
+        grads, stats, metrics = _gradients(refine, discriminate, losses, state, x, noisy, weight)
         grads, metrics = tuning.mean_over((grads, metrics), axis)
         return _updated(tx, state, grads, stats, settings), metrics
 
@@ -111,7 +115,7 @@ def adversarial(
         recon = losses.recon(_signed(row.x), _signed(row.out.x_hat))
         return losses.real(row.out.extra["d_of_r"]) + settings["recon_weight"] * recon
 
-    init, infer = partial(_init, nets, tx), partial(_infer, nets)
+    init, infer = partial(_init, nets, tx, "ema" in settings), partial(_infer, nets)
     return Learner(init, step, infer, loss, settings, dtype=dtype)
 
 
@@ -120,7 +124,20 @@ def _signed(x: Array) -> Array:
     return 2.0 * x - 1.0
 
 
-def _init(nets: Pair, tx: Callable, key: Key, x: Float[Array, " 1 *S"]) -> TrainState:
+_CODE = 2**32 - 1  # the address of noise on codes: no slot has it, so no row's noise does
+
+
+def _perturbation(batch: Batch, key: Key, settings: Settings) -> dict[str, Callable]:
+    """What stands between the refiner's halves: noise, if any is wanted."""
+    if "code_noise" not in settings:
+        return {}
+    code_key, std = jax.random.fold_in(key, _CODE), settings["code_noise"]
+    return {"perturb": lambda z: rng.add_noise(z, batch.slot, code_key, std)}
+
+
+def _init(
+    nets: Pair, tx: Callable, averages: bool, key: Key, x: Float[Array, " 1 *S"]
+) -> TrainState:
     variables = {
         name: net.init(net_key, x, train=False)
         for name, net, net_key in zip(Pair._fields, nets, jax.random.split(key), strict=True)
@@ -128,7 +145,9 @@ def _init(nets: Pair, tx: Callable, key: Key, x: Float[Array, " 1 *S"]) -> Train
     params = {name: made["params"] for name, made in variables.items()}
     stats = {name: made["batch_stats"] for name, made in variables.items()}
     opt_state = {name: tx(1.0).init(made) for name, made in params.items()}
-    return TrainState(jnp.zeros((), jnp.int32), params, {"batch_stats": stats}, opt_state)
+    ema = {"ema": {"params": params, "batch_stats": stats}} if averages else {}
+    step, model_state = jnp.zeros((), jnp.int32), {"batch_stats": stats, **ema}
+    return TrainState(step, params, model_state, opt_state)
 
 
 def _infer(nets: Pair, variables: PyTree, x: Float[Array, " B *S"]) -> Outputs:
@@ -142,16 +161,18 @@ def _infer(nets: Pair, variables: PyTree, x: Float[Array, " B *S"]) -> Outputs:
     return Outputs((refined + 1.0) / 2.0, z, log_odds)
 
 
-def _run(net: Any, params: PyTree, stats: PyTree, x: Array) -> tuple[Any, PyTree]:
+def _run(
+    net: Any, params: PyTree, stats: PyTree, x: Array, **others: Callable
+) -> tuple[Any, PyTree]:
     """A network in training: its output, and its running statistics after this batch."""
-    out, new = net.apply(
-        {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
-    )
+    variables = {"params": params, "batch_stats": stats}
+    out, new = net.apply(variables, x, train=True, mutable=["batch_stats"], **others)
     return out, new["batch_stats"]
 
 
 def _gradients(
-    nets: Pair,
+    refine: Callable,
+    discriminate: Callable,
     losses: AdversarialLosses,
     state: TrainState,
     x: Array,
@@ -160,9 +181,8 @@ def _gradients(
 ) -> tuple[dict, dict, Metrics]:
     """Of both networks: gradients and new running statistics; and the metrics of the step."""
     params, stats = state.params, state.model_state["batch_stats"]
-    discriminate = partial(_run, nets.discriminator)
     (refined, code), pull_refiner, stats_r = jax.vjp(
-        lambda p: _run(nets.refiner, p, stats["refiner"], noisy), params["refiner"], has_aux=True
+        lambda p: refine(p, stats["refiner"], noisy), params["refiner"], has_aux=True
     )
     fake_logits, pull_discriminator, stats_d = jax.vjp(
         lambda p, r: discriminate(p, stats["discriminator"], r),
@@ -207,4 +227,18 @@ def _updated(
             grads[name], state.opt_state[name], state.params[name]
         )
         params[name] = optax.apply_updates(state.params[name], updates)
-    return TrainState(state.step + 1, params, {"batch_stats": stats}, opt_state)
+    model_state = {"batch_stats": stats}
+    if "ema" in settings:
+        new, old = {"params": params, **model_state}, state.model_state["ema"]
+        model_state["ema"] = _averaged(old, new, state.step, settings["ema"])
+    return TrainState(state.step + 1, params, model_state, opt_state)
+
+
+def _averaged(old: PyTree, new: PyTree, step: Array, decay: Array) -> PyTree:
+    """Averages d * old + (1 - d) * new of parameters and statistics, after a step t = 0, 1, ...
+
+    d = min(decay, (1 + t) / (10 + t)): of the first steps little is kept, or the initial weights
+    would be among what is averaged for long.
+    """
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, b: kept * a + (1.0 - kept) * b, old, new)

@@ -54,6 +54,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.strides": _all_positive,
     "model.paddings": _paddings,
     "model.head_kernel": _at_least(0),
+    "alocc.bottleneck": _at_least(0),
+    "alocc.code_noise": _at_least(0),
+    "alocc.ema": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "optim.lr": _positive,
     "optim.lr_discriminator": _positive,
     "optim.eps": _positive,
@@ -93,7 +96,7 @@ def validate(cfg: Config) -> Config:
     return cfg
 
 
-# Fields of which each method reads some, beside all of `model`.
+# Fields of which each method reads some, beside those of whole sections.
 _METHOD_FIELDS = (
     "variant",
     "optim.lr_discriminator",
@@ -128,7 +131,12 @@ def is_read(cfg: Config, name: str, reads: frozenset[str]) -> bool:
 
 
 def _of_methods(cfg: Config) -> tuple[str, ...]:
-    return *_METHOD_FIELDS, *(f"model.{field.name}" for field in dataclasses.fields(cfg.model))
+    return *_METHOD_FIELDS, *fields(cfg, "model"), *fields(cfg, "alocc")
+
+
+def fields(cfg: Config, section: str) -> tuple[str, ...]:
+    """Dotted names of the fields of a section."""
+    return tuple(f"{section}.{field.name}" for field in dataclasses.fields(value(cfg, section)))
 
 
 _OPEN = ("method", "data.scale", "model.output_activation", "model.latent", "train.batch_size")

@@ -1,6 +1,7 @@
 """The command line of an experiment; light, so that it is on guard before anything is loaded."""
 
-from jaxae.config import ExperimentConfig, parse_cli
+from jaxae.arguments import parse_cli
+from jaxae.config import ExperimentConfig
 from jaxae.errors import user_errors
 from jaxae.gridconfig import CrossConfig, ProtocolConfig
 

@@ -4,12 +4,8 @@ A configuration is data: it prints itself as JSON and reads itself back. `jaxae.
 values make sense.
 """
 
-import contextlib
 import dataclasses
-import io
-import itertools
 import json
-import operator
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +89,20 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class AloccConfig:
+    """What steadies ALOCC; all of it is off unless asked for. See docs/alocc.md."""
+
+    bottleneck: int = 0
+    """size of a dense code between the refiner's halves; 0 = the last feature map is the code"""
+    code_noise: float = 0.0
+    """Gaussian noise on the code in training; a bottleneck's features have unit variance"""
+    spectral: bool = False
+    """discriminator: spectral normalisation of its kernels in place of batch normalisation"""
+    ema: float = 0.0
+    """what is scored are exponential moving averages of the weights with this decay; 0 = none"""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """The optimiser; for ALOCC, of the refiner, with its own rate for the discriminator."""
 
@@ -173,6 +183,7 @@ class ExperimentConfig:
     """extra evaluations with their figures; see jaxae.studies"""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    alocc: AloccConfig = field(default_factory=AloccConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
@@ -281,40 +292,3 @@ def training_identity(cfg: ExperimentConfig) -> dict:
     values["data"] = {k: v for k, v in values["data"].items() if k not in _FREE_DATA}
     values["train"] = {k: v for k, v in values["train"].items() if k not in _FREE_TRAIN}
     return values
-
-
-def parse_cli(default: ExperimentConfig, args: list[str] | None = None) -> ExperimentConfig:
-    """The default with what the command line changes, for instance `--train.epochs 5`.
-
-    Args:
-      default: the experiment's own configuration.
-      args: the arguments; None = the process's.
-
-    Raises:
-      UserError: an argument does not exist, or is no such value; see `validate` too.
-      SystemExit: help was asked for.
-    """
-    import tyro
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            found = tyro.cli(type(default), default=default, args=args)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(f"{_first_words(said.getvalue())}; --help lists all settings") from None
-    return validate(found)
-
-
-def _first_words(box: str) -> str:
-    """What tyro draws in a box, as one line: its first paragraph and its first suggestion."""
-    lines = [line.strip("│╰╯|+ ") for line in box.splitlines()[1:]]  # the first holds a title
-    lines = ["" if set(line) <= {"─", "-"} else line for line in lines]
-    begun = itertools.dropwhile(operator.not_, lines)  # a box of ASCII signs has a rule there
-    words = " ".join(itertools.takewhile(bool, begun)).rstrip(".")
-    suggested = lines[lines.index(_SUGGESTS) + 1 :][:1] if _SUGGESTS in lines else []
-    return " - perhaps ".join([words, *suggested])
-
-
-_SUGGESTS = "Perhaps you meant:"

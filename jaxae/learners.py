@@ -108,13 +108,18 @@ def _alocc(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
             "use conv or dense"
         )
     dtype = jnp.dtype(cfg.model.compute_dtype)
-    nets = Pair(Refiner(shape, dtype=dtype, axis=axis), Discriminator(dtype=dtype, axis=axis))
+    nets = Pair(
+        Refiner(shape, bottleneck=cfg.alocc.bottleneck, dtype=dtype, axis=axis),
+        Discriminator(spectral=cfg.alocc.spectral, dtype=dtype, axis=axis),
+    )
     losses = ADVERSARIAL[cfg.variant]
+    steadying = {"code_noise": cfg.alocc.code_noise, "ema": cfg.alocc.ema}
     settings = {
         "lr": cfg.optim.lr,
         "lr_discriminator": cfg.optim.lr_discriminator,
         "noise_std": cfg.train.noise_std,
         "recon_weight": losses.recon_weight,
+        **{name: value for name, value in steadying.items() if value},
     }
     tx = functools.partial(optimiser, cfg.optim)
     return adversarial(
@@ -126,6 +131,7 @@ def _reads(model: tuple[str, ...], *others: str) -> frozenset[str]:
     return frozenset({f"model.{name}" for name in (*model, "compute_dtype")} | {*others})
 
 
+_STEADYING = ("alocc.bottleneck", "alocc.code_noise", "alocc.spectral", "alocc.ema")
 _NOISE = ("train.loss", "train.noise_std", "train.noise_clip")
 METHODS: Registry[Method] = Registry(
     "method",
@@ -135,7 +141,7 @@ METHODS: Registry[Method] = Registry(
         "conv": Method(_conv, _reads(_CONV, *_NOISE), _span, decodes=True),
         "alocc": Method(
             _alocc,
-            _reads((), "variant", "optim.lr_discriminator", "train.noise_std"),
+            _reads((), "variant", "optim.lr_discriminator", "train.noise_std", *_STEADYING),
             lambda cfg: (0.0, 1.0),
             outputs=frozenset({"d_of_r", "d_of_x"}),
         ),

@@ -123,13 +123,13 @@ class TrainState:
 
     step: Array  # int32
     params: PyTree
-    model_state: PyTree  # Flax's other collections, such as batch_stats; {} where there are none
+    model_state: PyTree  # Flax's other collections; "ema": averages of them and of the parameters
     opt_state: PyTree
 
     @property
     def variables(self) -> dict:
-        """What `Learner.infer` takes: parameters and running statistics."""
-        return {"params": self.params, **self.model_state}
+        """What `Learner.infer` takes: parameters and running statistics, or averages of both."""
+        return self.model_state.get("ema") or {"params": self.params, **self.model_state}
 
 
 @runtime_checkable

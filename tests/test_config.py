@@ -6,13 +6,13 @@ import pytest
 from probes import edit, tiny
 
 from jaxae import experiment, learners
+from jaxae.arguments import parse_cli
 from jaxae.config import (
     FORMAT,
     DataConfig,
     ExperimentConfig,
     from_dict,
     from_json,
-    parse_cli,
     to_dict,
     to_json,
     training_identity,

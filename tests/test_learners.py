@@ -385,3 +385,56 @@ def test_rows_that_a_method_cannot_take():
 def test_a_dense_model_has_a_code():
     with pytest.raises(UserError, match=r"model\.latent is 0; method dense needs at least 1"):
         learners.build(tiny("dense", model__latent=0), SHAPE)
+
+
+# What steadies ALOCC.
+
+STEADY = {
+    "alocc__bottleneck": 4,
+    "alocc__code_noise": 0.3,
+    "alocc__spectral": True,
+    "alocc__ema": 0.9,
+}
+
+
+def averaged(old, new, step, decay):
+    kept = min(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, old, new)
+
+
+@pytest.mark.slow
+def test_a_steady_alocc_is_scored_by_averages_of_its_weights():
+    learner, state = start(tiny("alocc", **STEADY))
+    step, mean = jax.jit(learner.step), None
+    for i in range(3):
+        held = {"params": state.params, "batch_stats": state.model_state["batch_stats"]}
+        mean = mean or held  # averages begin at the initial weights
+        before, rows = state, batch(images(8, seed=i))
+        state, found = step(before, rows, KEY, learner.settings)
+        new = {"params": state.params, "batch_stats": state.model_state["batch_stats"]}
+        mean = averaged(mean, new, i, 0.9)
+        assert all(np.isfinite(value) for value in found.values())
+    assert_close(state.variables, mean, rtol=1e-5, atol=1e-6)
+    # Averages are looked at and do not train; noise on the code does.
+    other, _ = step(before, rows, KEY, learner.settings | {"ema": 0.5})
+    assert_same(other.params, state.params)
+    noisier, _ = step(before, rows, KEY, learner.settings | {"code_noise": 0.6})
+    refiners = (leaves(of.params["refiner"]) for of in (noisier, state))
+    assert any((one != two).any() for one, two in zip(*(r.values() for r in refiners), strict=True))
+    # In evaluation there is no noise, and no row sees another.
+    x = jnp.asarray(images(5))
+    out, alone = learner.infer(state.variables, x), learner.infer(state.variables, x[2:3])
+    assert out.z.shape == (5, 4)
+    np.testing.assert_allclose(alone.x_hat[0], out.x_hat[2], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bottleneck", "code_noise", "spectral", "ema"])
+def test_only_alocc_reads_what_steadies_it(name):
+    with pytest.raises(UserError, match=f"alocc.{name} is .* method dense does not read it"):
+        learners.check(tiny("dense", **{f"alocc__{name}": STEADY[f"alocc__{name}"]}))
+
+
+@pytest.mark.parametrize(("name", "value"), [("ema", 1.0), ("ema", -0.1), ("bottleneck", -1)])
+def test_numbers_of_a_steady_alocc_that_make_no_sense(name, value):
+    with pytest.raises(UserError, match=f"alocc.{name} is"):
+        tiny("alocc", **{f"alocc__{name}": value})
