@@ -67,6 +67,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.checkpoint_every": _at_least(1),
     "train.keep_checkpoints": _at_least(0),
     "threshold.limit": _at_least(0),
+    "threshold.aside": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
 }
 
 

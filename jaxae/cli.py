@@ -8,6 +8,7 @@ import numpy as np
 from jaxae import (
     archive,
     arrayfiles,
+    calibration,
     command,
     comparison,
     detectors,
@@ -67,7 +68,7 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.
             _write_scores(out, found, detector.decision.threshold)
         except OSError as error:
             raise UserError(f"--out {out} cannot be written ({error.strerror})") from None
-    flaw = out and detectors.calibration_flaw(detector.about.config)
+    flaw = out and calibration.flaw(detector.about.config)
     words = f"; p-values are ranks and promise nothing: {flaw}" if flaw else ""
     print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies{words}")
     return found

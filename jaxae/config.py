@@ -48,7 +48,7 @@ class DataConfig:
     scale: Literal["none", "minmax", "standard", "auto"] = "none"
     """scaling fitted on the training rows only; auto = what their values want"""
     input: str = "none"
-    """fixed map of each scaled row: smooth, smooth_normalised or gradients, see jaxae.inputs"""
+    """fixed map of each scaled row: smooth, smooth_normalised, gradients, gradient_cells"""
     limit: int = 0
     """use at most this many training rows; 0 = all"""
 
@@ -150,11 +150,13 @@ class ThresholdConfig:
 
     rule: str = "quantile:0.95"
     """mean_std:K, quantile:Q, mad:K, max, conformal:ALPHA (flags normals with a probability of at
-    most ALPHA; on valid rows, with a score that is no sum) or pot:RISK (extrapolates the tail)"""
+    most ALPHA; on valid rows, a sum with an `aside`) or pot:RISK (extrapolates the tail)"""
     on: Literal["valid", "train"] = "valid"
     """fit the rule on scores of valid rows, or of training rows as some tutorials do"""
     limit: int = 0
     """use the first so many scores only; 0 = all"""
+    aside: float = 0.0
+    """share of the valid rows that standardise a sum and do not calibrate; 0 = all do both"""
 
 
 @dataclass(frozen=True)
@@ -269,15 +271,7 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 
 # Fields that do not change what is learned: a run folder may be entered again with other values.
-_FREE = {
-    "run_dir",
-    "devices",
-    "score",
-    "score_dtype",
-    "profile",
-    "studies",
-    "threshold",
-}
+_FREE = {"run_dir", "devices", "score", "score_dtype", "profile", "studies", "threshold"}
 _FREE_DATA = {"dir"}
 _FREE_TRAIN = {"epochs", "checkpoint_every", "keep_checkpoints", "monitor", "oracle"}
 

@@ -14,7 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from jaxae import archive, config, evaluation, inputs, learners, members, parallel, scoring
+from jaxae import (
+    archive,
+    calibration,
+    config,
+    evaluation,
+    inputs,
+    learners,
+    members,
+    parallel,
+    scoring,
+)
 from jaxae.config import ExperimentConfig
 from jaxae.conformal import p_values
 from jaxae.datasets.raw import scaled
@@ -35,7 +45,7 @@ class Judgement(NamedTuple):
     """What a detector says of rows."""
 
     score: Float[np.ndarray, " N"]
-    p_value: Float[np.ndarray, " N"]  # the rank of the score; see `calibration_flaw`
+    p_value: Float[np.ndarray, " N"]  # the rank of the score; see `jaxae.calibration`
     is_anomaly: Bool[np.ndarray, " N"]
 
 
@@ -76,9 +86,8 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
       UserError: an unknown score or rule, a score that the method cannot feed, or a rule whose
         promise would not hold, or which needs more normals than there are.
     """
-    rule, flaw = scoring.rule(cfg.threshold.rule), calibration_flaw(cfg)
-    if rule.exchangeable and flaw:
-        raise UserError(f"threshold rule {cfg.threshold.rule!r} cannot keep its promise: {flaw}")
+    rule = scoring.rule(cfg.threshold.rule)
+    calibration.check(cfg)
     needed = scoring.resolve(cfg.score).needs - learners.METHODS[cfg.method].outputs
     if needed:
         able = [name for name, method in learners.METHODS.items() if needed <= method.outputs]
@@ -87,24 +96,10 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
             f"does not give; use another --score{', or --method '.join(['', *able])}"
         )
     if data:
-        count = len((data.train if cfg.threshold.on == "train" else data.valid).y)
+        _, kept = calibration.parts(cfg, len(data.valid.y))
+        count = len(data.train.y if cfg.threshold.on == "train" else kept)
         normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)
         jax.eval_shape(rule.fit, normals)  # raises by the number of rows alone
-
-
-def calibration_flaw(cfg: ExperimentConfig) -> str:
-    """Why p-values are ranks and promise nothing; "" = nothing was fitted on the calibration rows.
-
-    It does not tell how they were drawn: the first ones (`threshold.limit`) of a file in which like
-    rows follow each other, or windows that overlap, are no such rows as new normals.
-    """
-    if cfg.threshold.on == "train":
-        return "the model was trained on threshold.on = train; calibrate on --threshold.on valid"
-    if cfg.data.valid == "test":
-        return "data.valid = test calibrates on rows that are tested; use --data.valid holdout"
-    if scoring.resolve(cfg.score).standardise:
-        return f"score {cfg.score!r} is standardised on the valid rows; use a --score without +"
-    return ""
 
 
 def fit(
@@ -128,11 +123,12 @@ def fit(
     """
     score = scoring.resolve(cfg.score)
     _check_not_collapsed(learner, variables, data.valid.x[:256], devices)
-    fitted = fit_score(learner, score, variables, data, devices)
+    fitted = fit_score(learner, variables, data, cfg, devices)
     of_rows = _scores_of(learner, score, variables, fitted, devices)
     scores = Scores(*(of_rows(split.x) for split in (data.train, data.valid, data.test)))
     _check_scores(scores, cfg.score)
-    normals = scores.train if cfg.threshold.on == "train" else scores.valid
+    _, kept = calibration.parts(cfg, len(scores.valid))
+    normals = scores.train if cfg.threshold.on == "train" else scores.valid[kept]
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
     shape = data.raw_shape or data.shape
     about = Description(cfg, shape, data.dtype, version("jaxae"), data.digest)
@@ -150,16 +146,23 @@ def arrays(detector: Detector, scores: Scores, data: Dataset) -> dict[str, np.nd
 
 
 def fit_score(
-    learner: Learner, score: Score, variables: PyTree, data: Dataset, devices: parallel.Devices
+    learner: Learner,
+    variables: PyTree,
+    data: Dataset,
+    cfg: ExperimentConfig,
+    devices: parallel.Devices,
 ) -> PyTree:
     """The score's own state, of each member; {} where there is nothing to fit."""
+    score = scoring.resolve(cfg.score)
     if not score.is_fitted:
         return {}
     outputs = evaluation.inference(learner, devices)
+    aside, _ = calibration.parts(cfg, len(data.valid.y))
+    scale_rows = data.valid.x[aside] if cfg.threshold.aside else data.valid.x
     found = []
     for member in range(members.count(variables)):
         one = members.pick(variables, member)
-        train, valid = (evaluation.Blocks(outputs, one, s.x) for s in (data.train, data.valid))
+        train, valid = (evaluation.Blocks(outputs, one, x) for x in (data.train.x, scale_rows))
         fitted = score.fit(train) if score.fit else {}
         found.append(score.standardise(fitted, valid) if score.standardise else fitted)
     return members.stack(found)
@@ -272,7 +275,7 @@ def save(folder: Path, detector: Detector) -> None:
         "units": units(about.dtype),
         "members": members.count(detector.variables),
         "threshold": decision.threshold,
-        "calibration_flaw": calibration_flaw(about.config) or None,
+        "calibration_flaw": calibration.flaw(about.config) or None,
         "data_digest": about.data_digest,
         "config": config.to_dict(about.config),
     }

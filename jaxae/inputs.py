@@ -30,11 +30,11 @@ class Input(NamedTuple):
 
     Attributes:
       apply: of one row [*S] with values in [0, 1] -> [*S'], values in [0, 1] too.
-      images: whether it takes images [H, W, C] only, of at least 2 x 2 pixels.
+      side: it takes images [H, W, C] only, of at least so many pixels on each side; 0 = any rows.
     """
 
     apply: Callable[[Array], Array]
-    images: bool = True
+    side: int = 0
 
 
 def _pooled(x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
@@ -53,8 +53,8 @@ def _smooth(x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
     return jnp.sqrt(jnp.maximum(_pooled(gaussian_blur(x, 1.0, radius=4)), 0))
 
 
-def _gradients(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
-    """Normalised sqrt(pool(r_k)): how strongly, and in which of eight directions, x rises.
+def _gradients(x: Float[Array, "H W C"]) -> Float[Array, "H W K"]:
+    """How strongly, and in which of eight directions, x rises.
 
     With the gradient g of x after a blur of 1 pixel, r_k = max(0, g . d_k)^2 / |g|: the length of
     the gradient, shared out softly among the directions d_k = (cos, sin)(2 pi k / 8), as histograms
@@ -67,18 +67,33 @@ def _gradients(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
     length = jnp.sqrt(dx**2 + dy**2) + 1e-6
     angles = 2 * np.pi * np.arange(ORIENTATIONS) / ORIENTATIONS
     along = [dx * float(np.cos(a)) + dy * float(np.sin(a)) for a in angles]
-    maps = jnp.concatenate([jnp.square(jnp.maximum(a, 0)) / length for a in along], axis=-1)
-    return _normalised(jnp.sqrt(_pooled(maps)))
+    return jnp.concatenate([jnp.square(jnp.maximum(a, 0)) / length for a in along], axis=-1)
+
+
+def _fine_gradients(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
+    """Normalised sqrt(pool(r)): a direction for every 2 x 2 pixels."""
+    return _normalised(jnp.sqrt(_pooled(_gradients(x))))
+
+
+def _gradient_cells(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
+    """Normalised sqrt(pool(pool(blur(r)))): histograms of directions in cells of 4 x 4 pixels.
+
+    The blur of 1 pixel shares a gradient out among neighbouring cells, so that one on a border does
+    not jump.
+    """
+    cells = _pooled(_pooled(gaussian_blur(_gradients(x), 1.0, radius=4)))
+    return _normalised(jnp.sqrt(jnp.maximum(cells, 0)))
 
 
 INPUTS: Registry[Input] = Registry(
     "input",
     Input,
     {
-        "none": Input(lambda x: x, images=False),
-        "smooth": Input(_smooth),
-        "smooth_normalised": Input(lambda x: _normalised(_smooth(x))),
-        "gradients": Input(_gradients),
+        "none": Input(lambda x: x),
+        "smooth": Input(_smooth, 2),
+        "smooth_normalised": Input(lambda x: _normalised(_smooth(x)), 2),
+        "gradients": Input(_fine_gradients, 2),
+        "gradient_cells": Input(_gradient_cells, 4),
     },
 )
 
@@ -90,10 +105,10 @@ def shape_of(name: str, shape: Shape) -> Shape:
       UserError: an unknown map, or rows that it does not take.
     """
     found = INPUTS[name]
-    if found.images and (len(shape) != 3 or min(shape[:2]) < 2):
+    if found.side and (len(shape) != 3 or min(shape[:2]) < found.side):
         raise UserError(
-            f"data.input {name!r} takes images [H, W, C] of 2 x 2 pixels or more, and the rows are "
-            f"of shape {list(shape)}; use --data.input none"
+            f"data.input {name!r} takes images [H, W, C] of {found.side} x {found.side} pixels or "
+            f"more, and the rows are of shape {list(shape)}; use --data.input none"
         )
     return tuple(jax.eval_shape(found.apply, jax.ShapeDtypeStruct(shape, jnp.float32)).shape)
 

@@ -94,7 +94,7 @@ def watch(
     def measure(variables: PyTree, settings: Settings) -> Metrics:
         found = {"valid_loss": losses(variables, settings)}
         if of_pairs or of_test:
-            fitted = detectors.fit_score(scorer, score, variables, data, devices)
+            fitted = detectors.fit_score(scorer, variables, data, cfg, devices)
         if of_pairs:
             found["pseudo_auroc"] = _auroc_of_pairs(of_pairs(variables, fitted))
         if of_test:

@@ -89,6 +89,7 @@ FLOORS = {
         "checkpoint",
         "runlog",
         "archive",
+        "calibration",
         "datasets",
         "memory",
         "reconstruction",

@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 from probes import DEVICES, METHODS, SHAPE, assert_same, dataset, edit, images, initial, tiny
 
-from jaxae import config, detectors, experiment, learners, members, plots, runlog, scoring, train
+from jaxae import (
+    calibration,
+    config,
+    detectors,
+    experiment,
+    learners,
+    members,
+    plots,
+    runlog,
+    scoring,
+    train,
+)
 from jaxae.errors import UserError
 from jaxae.types import Decision, Learner, Outputs, Rule, Scaling
 
@@ -210,7 +221,7 @@ def test_what_no_detector_could_be_made_of_is_refused(changes, words):
 FLAWS = [
     ({"threshold__on": "train"}, ["threshold.on = train", "--threshold.on valid"]),
     ({"data__valid": "test"}, ["data.valid = test", "--data.valid holdout"]),
-    ({"score": "mse+latent_knn"}, ["'mse+latent_knn' is standardised", "--score without +"]),
+    ({"score": "mse+latent_knn"}, ["'mse+latent_knn' is standardised", "--threshold.aside"]),
 ]
 
 
@@ -225,8 +236,36 @@ def test_a_promise_that_the_calibration_rows_would_break_is_refused(changes, wor
         assert all(word in str(caught.value) for word in words)
         detectors.check(tiny(threshold__rule=rule))
     detectors.check(tiny(**changes, threshold__rule="quantile:0.9"))  # promises nothing
-    assert detectors.calibration_flaw(tiny(**changes)) in str(caught.value)
-    assert not detectors.calibration_flaw(tiny())
+    assert calibration.flaw(tiny(**changes)) in str(caught.value)
+    assert not calibration.flaw(tiny())
+
+
+def test_rows_set_aside_standardise_a_sum_and_the_others_calibrate():
+    """Changing a calibration row must not change the score; a row set aside must not calibrate."""
+    cfg = tiny(score="mse+mae", threshold__aside=0.4, threshold__rule="conformal:0.2")
+    detectors.check(cfg)
+    assert not calibration.flaw(cfg)
+    aside, kept = calibration.parts(cfg, 30)
+    assert (len(aside), len(kept)) == (12, 18)
+    assert sorted([*aside, *kept]) == list(range(30))
+    other = DATA.valid.x.copy()
+    other[kept] = images(18, seed=9)
+    learner = learners.build(tiny("dense"), SHAPE)
+    found = [
+        detectors.fit(learner, initial(learner).variables, data, cfg, DEVICES)
+        for data in (DATA, DATA._replace(valid=DATA.valid._replace(x=other)))
+    ]
+    (one, scores), (two, changed) = found
+    np.testing.assert_array_equal(scores.test, changed.test)
+    np.testing.assert_array_equal(one.decision.calibration, scores.valid[kept])
+    assert not np.array_equal(two.decision.calibration, one.decision.calibration)
+
+
+def test_rows_are_set_aside_for_sums_only_and_no_part_is_empty():
+    with pytest.raises(UserError, match="'mse' is none; use 0"):
+        detectors.check(tiny(threshold__aside=0.5))
+    with pytest.raises(UserError, match="of 2 valid rows leaves a part empty"):
+        calibration.parts(tiny(score="mse+mae", threshold__aside=0.1), 2)
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,14 @@ def test_smooth_is_what_scipy_makes_of_it():
     np.testing.assert_allclose(np.linalg.norm(flat, axis=1), np.sqrt(norm), rtol=1e-5)
 
 
-def test_gradients_know_their_direction():
+@pytest.mark.parametrize("name", ["gradients", "gradient_cells"])
+def test_gradients_know_their_direction(name):
     ramp = np.tile(np.linspace(0, 1, 12, dtype=np.float32), (12, 1))[None, :, :, None]
-    rising = inputs.mapped("gradients", ramp).mean(axis=(0, 1, 2))
+    rising = inputs.mapped(name, ramp).mean(axis=(0, 1, 2))
     assert rising.argmax() == 0  # to the right
     for quarter in (1, 2, 3):
         turned = np.rot90(ramp, -quarter, axes=(1, 2)).copy()
-        found = inputs.mapped("gradients", turned).mean(axis=(0, 1, 2))
+        found = inputs.mapped(name, turned).mean(axis=(0, 1, 2))
         np.testing.assert_allclose(found, np.roll(rising, 2 * quarter), atol=1e-4)
     assert rising[[3, 4, 5]].max() < 1e-3  # nothing rises to the left
 
@@ -57,6 +58,7 @@ def test_faint_images_lie_closer_to_bright_ones(name):
         ("smooth", (12,), r"images \[H, W, C\]"),
         ("gradients", (9, 1), r"of shape \[9, 1\]"),
         ("gradients", (1, 9, 1), "2 x 2 pixels"),
+        ("gradient_cells", (3, 9, 1), "4 x 4 pixels"),
         ("edges", (8, 8, 1), "unknown input 'edges'"),
     ],
 )

@@ -150,6 +150,14 @@ def test_knn_agrees_with_scikit_learn_far_from_the_origin():
     np.testing.assert_allclose(values, expected, rtol=1e-3)
 
 
+def test_knn_of_rows_is_that_of_codes_that_are_the_rows():
+    train, test = rows((3, 2), n=300, seed=1), rows((3, 2), n=40, seed=2)
+    as_codes = [r._replace(out=r.out._replace(z=r.x.reshape(-1, 6))) for r in (train, test)]
+    np.testing.assert_allclose(
+        score_rows("row_knn", train, test), score_rows("latent_knn", *as_codes), rtol=1e-5
+    )
+
+
 def test_knn_of_a_small_bank_uses_all_of_it():
     train, test = rows((4,), n=2, seed=1), rows((4,), n=3, seed=2)
     values = score_rows("latent_knn", train, test)
@@ -192,7 +200,7 @@ FITTED = [s for s in (*scoring.SCORES, *SUMS) if scoring.resolve(s).is_fitted]
 
 
 def test_a_score_that_is_fitted_needs_rows_and_another_one_none():
-    assert set(FITTED) == {"blurred_energy", "latent_mahalanobis", "latent_knn", *SUMS}
+    assert set(FITTED) == {"blurred_energy", "latent_mahalanobis", "latent_knn", "row_knn", *SUMS}
 
 
 def test_rows_in_several_blocks_fit_what_one_block_does():

@@ -56,10 +56,6 @@ def _mean_over_blocks(fun: Callable[..., Array], rows: Rows, *args: Array) -> Ar
     return sum(value * (size / total) for size, value in found)
 
 
-def _codes(rows: Rows) -> Float[Array, "N L"]:
-    return jnp.concatenate([block.out.z for block in rows])
-
-
 def _mean_code(block: Inferred) -> Array:
     return jnp.mean(block.out.z, axis=0)
 
@@ -86,24 +82,27 @@ def _mahalanobis_apply(fitted: dict, row: Inferred) -> Scalar:
     return jnp.linalg.norm(jnp.matmul(fitted["whiten"], centred, precision="highest"))
 
 
-def _knn_fit(train: Rows) -> dict:
-    """The bank of training codes, centred so that the expanded distance loses no digits."""
-    z = _codes(train)
-    mean = jnp.mean(z, axis=0)
-    return {"mean": mean, "bank": z - mean[None]}
+def _of_neighbours(what: Callable[[Inferred], Array]) -> Score:
+    """The mean Euclidean distance of what is said of a row to that of its nearest training rows.
 
-
-def _knn_apply(fitted: dict, row: Inferred) -> Scalar:
-    """Mean Euclidean distance of a code to its nearest training codes.
-
-    A row that is in the bank is its own neighbour at distance 0.
+    A row that is in the bank is its own neighbour at distance 0. The bank is centred so that the
+    expanded distance loses no digits.
     """
-    bank, z = fitted["bank"], row.out.z - fitted["mean"]
-    # |b|^2 - 2 b.z ranks the bank as one matrix product over mapped rows; only the few nearest are
-    # then measured by their difference, which is exact for duplicates too.
-    rank = jnp.matmul(bank, z, precision="highest") - 0.5 * jnp.sum(jnp.square(bank), axis=1)
-    _, nearest = lax.top_k(rank, min(NEIGHBOURS, len(bank)))
-    return jnp.mean(jnp.linalg.norm(bank[nearest] - z[None], axis=1))
+
+    def fit(train: Rows) -> dict:
+        bank = jnp.concatenate([what(block).reshape(len(block.x), -1) for block in train])
+        mean = jnp.mean(bank, axis=0)
+        return {"mean": mean, "bank": bank - mean[None]}
+
+    def apply(fitted: dict, row: Inferred) -> Scalar:
+        bank, at = fitted["bank"], what(row).ravel() - fitted["mean"]
+        # |b|^2 - 2 b.z ranks the bank as one matrix product over mapped rows; only the few nearest
+        # are then measured by their difference, which is exact for duplicates too.
+        rank = jnp.matmul(bank, at, precision="highest") - 0.5 * jnp.sum(bank * bank, axis=1)
+        _, nearest = lax.top_k(rank, min(NEIGHBOURS, len(bank)))
+        return jnp.mean(jnp.linalg.norm(bank[nearest] - at[None], axis=1))
+
+    return Score(apply, fit)
 
 
 def _energy(block: Inferred) -> Array:
@@ -136,7 +135,8 @@ SCORES: Registry[Score] = Registry(
         "max_error": _of_reconstruction(_max_error),
         "blurred_energy": Score(_energy_apply, _energy_fit),
         "latent_mahalanobis": Score(_mahalanobis_apply, _mahalanobis_fit),
-        "latent_knn": Score(_knn_apply, _knn_fit),
+        "latent_knn": _of_neighbours(lambda rows: rows.out.z),
+        "row_knn": _of_neighbours(lambda rows: rows.x),  # no model: what a sum adds to one
         "d_of_r": _of_log_odds("d_of_r"),
         "d_of_x": _of_log_odds("d_of_x"),
     },

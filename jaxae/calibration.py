@@ -1,0 +1,62 @@
+"""Which normals a threshold rule is fitted on, and whether they are as good as new ones."""
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxae import scoring
+from jaxae.config import ExperimentConfig
+from jaxae.errors import UserError
+from jaxae.rng import Purpose, host_generator
+
+_ASIDE = 3  # address of a draw below Purpose.SPLIT, beside those of splits and of protocols
+
+
+def check(cfg: ExperimentConfig) -> None:
+    """Refuse a rule whose promise would not hold, and rows that are set aside for nothing.
+
+    Raises:
+      UserError: says why.
+    """
+    wrong = flaw(cfg)
+    if scoring.rule(cfg.threshold.rule).exchangeable and wrong:
+        raise UserError(f"threshold rule {cfg.threshold.rule!r} cannot keep its promise: {wrong}")
+    if cfg.threshold.aside and not scoring.resolve(cfg.score).standardise:
+        raise UserError(
+            f"threshold.aside {cfg.threshold.aside} keeps rows for a sum of scores, and "
+            f"{cfg.score!r} is none; use 0"
+        )
+
+
+def flaw(cfg: ExperimentConfig) -> str:
+    """Why p-values are ranks and promise nothing; "" = nothing was fitted on the calibration rows.
+
+    It does not tell how they were drawn: the first ones (`threshold.limit`) of a file in which like
+    rows follow each other, or windows that overlap, are no such rows as new normals.
+    """
+    if cfg.threshold.on == "train":
+        return "the model was trained on threshold.on = train; calibrate on --threshold.on valid"
+    if cfg.data.valid == "test":
+        return "data.valid = test calibrates on rows that are tested; use --data.valid holdout"
+    if scoring.resolve(cfg.score).standardise and not cfg.threshold.aside:
+        return (
+            f"score {cfg.score!r} is standardised on the valid rows; use --threshold.aside 0.3, or "
+            "a --score without +"
+        )
+    return ""
+
+
+def parts(cfg: ExperimentConfig, n: int) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " K"]]:
+    """Positions of the valid rows that standardise sums, and of those that calibrate.
+
+    Drawn at random, so that either part is as new normals are; both are all rows without `aside`.
+    """
+    rows, count = np.arange(n), round(cfg.threshold.aside * n)
+    if not cfg.threshold.aside:
+        return rows, rows
+    if not 0 < count < n:
+        raise UserError(
+            f"threshold.aside {cfg.threshold.aside} of {n} valid rows leaves a part empty; raise "
+            "data.valid_fraction"
+        )
+    order = host_generator(cfg.data.split_seed, Purpose.SPLIT, _ASIDE).permutation(n)
+    return np.sort(order[:count]), np.sort(order[count:])
