@@ -149,6 +149,10 @@ def test_a_learner_fits_its_own_abstract_state_for_any_batch_size(method):
 
 # A second value of every field that some method reads and some other does not.
 OTHERWISE = {
+    "alocc.bottleneck": 4,
+    "alocc.code_noise": 0.3,
+    "alocc.spectral": True,
+    "alocc.ema": 0.9,
     "variant": "faithful",
     "optim.lr_discriminator": 3e-4,
     "train.loss": "mae",
