@@ -34,7 +34,7 @@ def protocol_of(name: str, folder: str, data_dir: str, epochs: int, seeds: int):
     from jaxae.config import DataConfig
     from jaxae.gridconfig import ProtocolConfig
 
-    cfg = config(name, **{"train.epochs": epochs, "train.batch_size": 128})
+    cfg = config(name, **{"train.epochs": epochs, "train.batch_size": 128, "train.monitor": False})
     fields = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
     fields |= {"studies": (), "run_dir": folder, "data": DataConfig(name="mnist", dir=data_dir)}
     return ProtocolConfig(**fields, seeds=seeds, baselines=())

@@ -1,8 +1,13 @@
 """The settings of a whole protocol: an experiment, and what its members differ in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from jaxae.config import ExperimentConfig
+
+
+def experiment_of(cfg: ExperimentConfig) -> ExperimentConfig:
+    """The experiment in a configuration that says more: what its members start from."""
+    return ExperimentConfig(**{f.name: getattr(cfg, f.name) for f in fields(ExperimentConfig)})
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,11 @@ def pick(tree: PyTree, member: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[member], tree)
 
 
+def only(tree: PyTree, member: int) -> PyTree:
+    """What belongs to one member, as [1, ...]."""
+    return jax.tree.map(lambda leaf: leaf[member : member + 1], tree)
+
+
 def stack(trees: list[PyTree]) -> PyTree:
     """What belongs to each member, as one tree with a leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

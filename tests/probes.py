@@ -1,5 +1,6 @@
 """Small data with known answers, and the smallest configuration of every method."""
 
+import contextlib
 import dataclasses
 from functools import cache
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxae import learners, members, rng, train
+from jaxae import learners, members, rng, runlog, train
 from jaxae.config import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig, validate
 from jaxae.types import Batch, Dataset, Scaling, Split
 
@@ -123,6 +124,21 @@ def assert_close(one, other, **tolerance):
     assert one.keys() == other.keys()
     for path in one:
         np.testing.assert_allclose(one[path], other[path], err_msg=path, **tolerance)
+
+
+@contextlib.contextmanager
+def interrupted(epoch):
+    """Ctrl-C when the log of an epoch is about to be written."""
+    append = runlog.append_metrics
+
+    def stop(path, number, found):
+        if number == epoch:
+            raise KeyboardInterrupt
+        append(path, number, found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runlog, "append_metrics", stop)
+        yield
 
 
 def write_npz(path, seed=0, n=96, side=8):

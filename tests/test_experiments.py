@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from probes import assert_same, edit, write_npz
+from probes import assert_same, edit, interrupted, write_npz
 
 from experiments import digits_conv, ecg_cross, one_vs_rest
 from jaxae import checkpoint, command, config, detectors, experiment, guards, plots, runlog, scoring
@@ -214,22 +214,11 @@ def test_the_same_command_goes_on_where_the_run_stands(cfg, tmp_path, capsys, un
     assert (tmp_path / "report.json").read_text() == before
 
 
-def test_an_interrupted_run_ends_as_if_nothing_had_happened(
-    cfg, tmp_path, monkeypatch, capsys, undrawn
-):
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(cfg, tmp_path, capsys, undrawn):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = run(cfg, whole)
-    append = runlog.append_metrics
-
-    def interrupted(path, epoch, found):
-        if epoch == 3:
-            raise KeyboardInterrupt
-        append(path, epoch, found)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runlog, "append_metrics", interrupted)
-        with pytest.raises(SystemExit) as stop:
-            run(cfg, broken)
+    with interrupted(epoch=3), pytest.raises(SystemExit) as stop:
+        run(cfg, broken)
     assert stop.value.code == 130
     assert "resumes" in capsys.readouterr().err
     assert not (broken / "report.json").exists()

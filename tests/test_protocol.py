@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from probes import edit, images, tiny
+from probes import edit, images, interrupted, tiny
 
 from jaxae import baselines, detectors, experiment, protocol
 from jaxae.errors import UserError
@@ -99,22 +99,13 @@ def test_a_member_is_the_experiment_alone(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_call_that_was_stopped_goes_on(data, tmp_path, monkeypatch):
+def test_a_call_that_was_stopped_goes_on(data, tmp_path):
     def cfg(name):
         return whole(data, tmp_path / name, devices=1, train__epochs=4, train__checkpoint_every=2)
 
     protocol.run(cfg("whole"))
-    append = protocol.training.runlog.append_metrics
-
-    def stop(path, epoch, found):
-        if epoch == 3:
-            raise KeyboardInterrupt
-        append(path, epoch, found)
-
-    monkeypatch.setattr(protocol.training.runlog, "append_metrics", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(epoch=3), pytest.raises(KeyboardInterrupt):
         protocol.run(cfg("stopped"))
-    monkeypatch.undo()
     assert (tmp_path / "stopped/checkpoints/all/2").is_dir()
     # One member was finished before the next stop: the others find themselves in the checkpoint.
     shutil.copytree(

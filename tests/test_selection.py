@@ -3,7 +3,7 @@ import typing
 
 import numpy as np
 import pytest
-from probes import assert_same, edit, tiny, write_npz
+from probes import assert_same, edit, interrupted, tiny, write_npz
 
 from jaxae import config, detectors, experiment, plots, runlog, selection
 from jaxae.errors import UserError
@@ -100,17 +100,8 @@ def test_the_selected_epoch_becomes_the_detector_and_survives_a_kill(
 ):
     first, after_first = run(cfg, tmp_path / "first", train__epochs=1)
     growing_loss(monkeypatch, tmp_path / "broken")
-    append = runlog.append_metrics
-
-    def interrupted(path, epoch, found):
-        if epoch == 4:
-            raise KeyboardInterrupt
-        append(path, epoch, found)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runlog, "append_metrics", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(cfg, tmp_path / "broken", train__select="valid_loss")
+    with interrupted(epoch=4), pytest.raises(KeyboardInterrupt):
+        run(cfg, tmp_path / "broken", train__select="valid_loss")
     report, chosen = run(cfg, tmp_path / "broken", train__select="valid_loss")
     assert_same(chosen, after_first)  # of epoch 1, of which there is no checkpoint
     assert report["selected_by"] == "validation loss"

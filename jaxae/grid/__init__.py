@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxae import data, members, memory, parallel, rng, train
+from jaxae import data, members, memory, parallel, rng, train, tuning
 from jaxae.config import ExperimentConfig
 from jaxae.grid.lanes import Lanes, padded
 from jaxae.grid.programs import compiled
@@ -61,7 +61,7 @@ class Progress(NamedTuple):
     """Where the members [E] of a grid stand, in their own order."""
 
     state: TrainState
-    kept: PyTree  # `TrainState.variables` of the best epoch so far, of equals the last
+    kept: PyTree  # `TrainState.variables` of the best epoch so far, of equals the last; {} = none
     kept_merit: Float[np.ndarray, " E"]
     kept_epoch: Int[np.ndarray, " E"]
 
@@ -72,12 +72,18 @@ Merit = Callable[[train.EpochMetrics], Float[np.ndarray, " E"]]  # higher = bett
 OnEpoch = Callable[[int, Callable[[], Progress], train.EpochMetrics], train.EpochMetrics]
 
 
-def start(learner: Learner, grid: Sequence[Member], shape: tuple[int, ...]) -> Progress:
-    """Before the first step: each member has the weights that it would have alone."""
+def start(
+    learner: Learner, grid: Sequence[Member], shape: tuple[int, ...], keep: bool = False
+) -> Progress:
+    """Before the first step: each member has the weights that it would have alone.
+
+    `keep` makes room for the best epoch's, which `fit` wants where it is given a merit.
+    """
     keys = jnp.stack([_key(member, rng.Purpose.INIT) for member in grid])
     state = jax.device_get(train.initial_state(learner, shape, keys))
     size = len(grid)
-    return Progress(state, state.variables, np.full(size, -np.inf), np.zeros(size, np.int32))
+    kept = state.variables if keep else {}
+    return Progress(state, kept, np.full(size, -np.inf), np.zeros(size, np.int32))
 
 
 def fit(
@@ -89,7 +95,7 @@ def fit(
     *,
     done: int = 0,
     watch: Watch = lambda variables: {},
-    merit: Merit = lambda found: -found["valid_loss"],
+    merit: Merit | None = None,
     on_epoch: OnEpoch = lambda epoch, progress, metrics: metrics,
     quiet: bool = False,
 ) -> Progress:
@@ -106,7 +112,8 @@ def fit(
       progress: see `start`; or what an earlier call left.
       done: epochs that `progress` has behind it.
       watch: measures more after every epoch.
-      merit: of an epoch's metrics; of the epoch where it is highest the variables are kept.
+      merit: of an epoch's metrics; the variables are kept of the epoch where it is highest. None:
+        none are.
       on_epoch: called after that.
       quiet: no progress bar.
 
@@ -125,11 +132,12 @@ def fit(
         for epoch in range(done + 1, epochs + 1):
             state, found = train_epoch(state, epoch)
             found |= watch(functools.partial(lanes.back, state.variables))
-            value = np.asarray(merit(found), np.float64)
-            better = value >= best
-            kept = _taken(lanes.out(better), state.variables, kept)
-            best = np.where(better, value, best)
-            chosen = np.where(better, np.int32(epoch), chosen)
+            if merit:
+                value = np.asarray(merit(found), np.float64)
+                better = value >= best
+                kept = _taken(lanes.out(better), state.variables, kept)
+                best = np.where(better, value, best)
+                chosen = np.where(better, np.int32(epoch), chosen)
             so_far = functools.partial(_so_far, lanes, state, kept, best, chosen)
             train.show(bar, steps, on_epoch(epoch, so_far, found))
     return so_far()
@@ -150,7 +158,9 @@ def _epoch_of(
     settings = lanes.out({name: np.float32(of) for name, of in values.items()})
     steps = [member.steps for member in grid]
     counts = lanes.out(np.int32(steps), empty=0)
-    valid = lanes.out(padded([member.valid for member in grid], lanes.chunk))
+    chunk = tuning.chunk_rows(lanes.devices[0].platform)
+    valid = padded([member.valid for member in grid], chunk)
+    valid = lanes.out(valid.reshape(len(grid), -1, chunk))
     sizes = [len(member.valid) for member in grid]
 
     def train_epoch(state: TrainState, epoch: int) -> tuple[TrainState, train.EpochMetrics]:
@@ -185,14 +195,16 @@ _taken = jax.jit(
 )
 
 
-def abstract(learner: Learner, size: int, shape: tuple[int, ...]) -> Progress:
-    """Shapes and dtypes of the progress of so many members."""
-    state = train.abstract_state(learner, shape, size)
-    loss, epoch = (jax.ShapeDtypeStruct((size,), dtype) for dtype in (np.float64, np.int32))
-    return Progress(state, state.variables, loss, epoch)
+def devices_for(
+    learner: Learner, size: int, shape: tuple[int, ...], asked: int
+) -> list[jax.Device]:
+    """As many devices as are asked for, 0 = all there are, but no more than members.
 
-
-def check_memory(learner: Learner, size: int, shape: tuple[int, ...], devices: parallel.Devices):
-    """A `UserError` if the members do not fit the devices all at once; see `jaxae.memory`."""
-    own = size if devices[0].platform == "cpu" else ceil_div(size, len(devices))
+    Raises:
+      UserError: more devices than there are, or less memory than the members need all at once.
+    """
+    count = min(asked or len(jax.local_devices()), size)
+    devices = parallel.choose(count, size)
+    own = size if devices[0].platform == "cpu" else ceil_div(size, count)
     memory.check(train.abstract_state(learner, shape, own), devices[:1])
+    return devices

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxae import parallel, tuning
+from jaxae import parallel
 from jaxae.ops import ceil_div
 from jaxae.types import AnyArray, PyTree
 
@@ -27,7 +27,6 @@ class Lanes:
         self.devices = devices
         self._at = share_out(steps, len(devices))
         self._empty = self._at < 0
-        self.chunk = tuning.chunk_rows(devices[0].platform)
 
     def out(self, tree: PyTree, empty: int | None = None) -> PyTree:
         """On the devices; lanes without a member hold another one, or `empty`."""

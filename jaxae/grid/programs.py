@@ -30,7 +30,7 @@ def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
     Returns:
       `(state [K, ...], rows [N, *S], plan [K, T, B], counts [K], keys [K], settings of [K]) ->
       (state, metrics of [K, T])`, of which the first `counts` count, and
-      `(variables [K, ...], rows, valid [K, V], settings) -> losses [K, V]`.
+      `(variables [K, ...], rows, valid [K, C, chunk], settings) -> losses [K, C * chunk]`.
     """
     one_by_one = platform == "cpu"
 
@@ -50,27 +50,21 @@ def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
                 state, found = learner.step(state, Batch(x, slot), key, settings)
                 return state, {name: kept[name].at[i].set(found[name]) for name in kept}
 
-            names = jax.eval_shape(step_names, state, key, settings)
-            nothing = {name: jnp.zeros(len(plan), leaf.dtype) for name, leaf in names.items()}
+            x = jnp.zeros((len(slot), *rows.shape[1:]))
+            _, found = jax.eval_shape(learner.step, state, Batch(x, slot), key, settings)
+            nothing = {name: jnp.zeros(len(plan), leaf.dtype) for name, leaf in found.items()}
             # A loop that ends where the member's rows do: the others' steps cost it nothing.
             return lax.fori_loop(0, count, step, (state, nothing))
-
-        def step_names(state: TrainState, key: Key, settings: Settings) -> Metrics:
-            share = plan.shape[-1]
-            x = jnp.zeros((share, *rows.shape[1:]))
-            return learner.step(state, Batch(x, jnp.arange(share)), key, settings)[1]
 
         return members.each(course, state, plan, counts, keys, settings, one_by_one=one_by_one)
 
     def losses(variables: PyTree, rows: Array, valid: Array, settings: Settings) -> Array:
-        chunk = tuning.chunk_rows(platform)
-
         def of_member(variables: PyTree, valid: Array, settings: Settings) -> Array:
             def of_rows(index: Array) -> Array:
                 seen = Inferred(rows[index], learner.infer(variables, rows[index]))
                 return jax.vmap(learner.loss, in_axes=(0, None))(seen, settings)
 
-            return lax.map(of_rows, valid.reshape(-1, chunk)).ravel()
+            return lax.map(of_rows, valid).ravel()
 
         return members.each(of_member, variables, valid, settings, one_by_one=one_by_one)
 

@@ -5,7 +5,6 @@ calibrate on. Here every normal row trains and every one calibrates, by the mode
 it; see `jaxae.conformal.folds` for what is promised.
 """
 
-import dataclasses
 import time
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from jaxae import (
     experiment,
     grid,
     learners,
+    members,
     parallel,
     plots,
     reporting,
@@ -30,7 +30,7 @@ from jaxae import (
 )
 from jaxae.config import ExperimentConfig, for_scoring
 from jaxae.errors import UserError
-from jaxae.gridconfig import CrossConfig
+from jaxae.gridconfig import CrossConfig, experiment_of
 from jaxae.rng import Purpose, host_generator
 from jaxae.types import Dataset, Learner, PyTree, Split
 
@@ -58,7 +58,7 @@ def run(cfg: CrossConfig) -> dict:
     """
     clock = time.perf_counter()
     parallel.initialize(cfg.devices)
-    base, dataset = choices.settle(_plain(cfg))
+    base, dataset = choices.settle(experiment_of(cfg))
     experiment.check(base, dataset)
     _check(cfg, base)
     normals = _joined(dataset.train, dataset.valid)
@@ -113,11 +113,6 @@ def bootstrap(n: int, count: int, seed: int) -> Parts:
     return Parts(list(np.sort(used, axis=1)), seen)
 
 
-def _plain(cfg: CrossConfig) -> ExperimentConfig:
-    names = [field.name for field in dataclasses.fields(ExperimentConfig)]
-    return ExperimentConfig(**{name: getattr(cfg, name) for name in names})
-
-
 def _check(cfg: CrossConfig, base: ExperimentConfig) -> None:
     if scoring.resolve(base.score).standardise:
         raise UserError(
@@ -148,15 +143,15 @@ def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
     """The variables [K, ...] of the models, all from the same weights."""
     learner = learners.build(cfg, rows.shape[1:], axis=None)
     left_out = [np.flatnonzero(~of) for of in parts.seen]
-    members = [
+    models = [
         grid.Member(cfg, learner.settings, used, valid)
         for used, valid in zip(parts.used, left_out, strict=True)
     ]
-    count = len(members)
-    devices = parallel.choose(min(cfg.devices or len(jax.local_devices()), count), 0)
-    grid.check_memory(learner, count, rows.shape[1:], devices)
-    progress = grid.start(learner, members, rows.shape[1:])
-    return grid.fit(learner, rows, members, devices, progress).state.variables
+    shape = rows.shape[1:]
+    devices = grid.devices_for(learner, len(models), shape, cfg.devices)
+    return grid.fit(
+        learner, rows, models, devices, grid.start(learner, models, shape)
+    ).state.variables
 
 
 def _scores(
@@ -167,7 +162,7 @@ def _scores(
     found = []
     for k, used in enumerate(parts.used):
         data = dataset._replace(train=_take(normals, np.unique(used)), valid=normals)
-        own = jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], variables)
+        own = members.only(variables, k)
         found.append(detectors.fit(learner, own, data, cfg, jax.local_devices())[1])
     return np.stack([of.valid for of in found]), np.stack([of.test for of in found])
 

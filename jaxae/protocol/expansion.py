@@ -11,7 +11,7 @@ from jaxae import checks, choices, config, data, experiment
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.datasets import splits
 from jaxae.errors import UserError
-from jaxae.gridconfig import ProtocolConfig
+from jaxae.gridconfig import ProtocolConfig, experiment_of
 from jaxae.types import Dataset
 
 # Settings of a learner, and where a configuration has them: what members of a grid may differ in.
@@ -33,9 +33,7 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
         work; see `jaxae.experiment.check`.
     """
     axes = [_axis(spec) for spec in cfg.sweep]
-    base = ExperimentConfig(
-        **{field.name: getattr(cfg, field.name) for field in dataclasses.fields(ExperimentConfig)}
-    )
+    base = experiment_of(cfg)
     if cfg.seeds < 1:
         raise UserError(f"seeds is {cfg.seeds}; it must be at least 1")
     if base.ensemble > 1:
@@ -56,15 +54,16 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
             member = checks.replaced(member, field, value)
             name += f"-{field.rpartition('.')[2]}{value:g}"
         member = dataclasses.replace(member, run_dir=str(cfg.run_path / "members" / name))
-        experiment.check(member, datasets[of])
+        if seed == cfg.seed:  # all others differ in nothing that could be refused
+            experiment.check(member, datasets[of])
         found.append(member)
     return found, datasets
 
 
 def _classes(raw: Any) -> list[int]:
-    known = [raw.test_class_id] if raw.train_class_id is None else [raw.train_class_id]
-    classes = np.unique(np.concatenate(known)).tolist()
-    if raw.train_class_id is None or len(classes) < 2:
+    known = [] if raw.train_class_id is None else raw.train_class_id
+    classes = np.unique(known).tolist()
+    if len(classes) < 2:
         raise UserError(
             "one-vs-rest needs training rows of several classes: give y_train in the npz file"
         )

@@ -34,7 +34,7 @@ def of(
         "name": cfg.name,
         "dataset": cfg.data.name,
         "method": first.method,
-        "input": getattr(first.data, "input", "none"),
+        "input": first.data.input,
         "score": first.score,
         "epochs": first.train.epochs,
         "selected_by": selection.CHOICES[first.train.select].words,

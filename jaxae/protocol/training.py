@@ -17,6 +17,7 @@ from jaxae import (
     grid,
     guards,
     learners,
+    members,
     parallel,
     reporting,
     runlog,
@@ -51,8 +52,7 @@ def _work(
                 f"{member.run_path.name} is another program than {todo[0].run_path.name}: a sweep "
                 "over train.noise_std cannot hold 0 and other values"
             )
-    devices = parallel.choose(min(cfg.devices or len(jax.local_devices()), len(todo)), len(todo))
-    grid.check_memory(learner, len(todo), shape, devices)
+    devices = grid.devices_for(learner, len(todo), shape, cfg.devices)
     return Work(todo, datasets, learner, devices)
 
 
@@ -118,58 +118,66 @@ def _resident(work: Work) -> tuple[np.ndarray, list[grid.Member]]:
         middle = first + len(train_rows)
         at[of] = np.arange(first, middle), np.arange(middle, middle + len(valid_rows))
         first = middle + len(valid_rows)
-    members = [
+    placed = [
         grid.Member(
             member, learners.build(member, parts[0].shape[1:], None).settings, *at[member.data]
         )
         for member in work.members
     ]
-    return np.concatenate(parts), members
+    return np.concatenate(parts), placed
 
 
 def _fitted(
     cfg: ProtocolConfig, work: Work, folders: Sequence[Path]
 ) -> tuple[dict[ExperimentConfig, PyTree], dict[ExperimentConfig, str]]:
     """The variables of members after their training, from where it stood, and who diverged."""
-    rows, members = _resident(work)
-    failed: dict[int, str] = {}
+    rows, placed = _resident(work)
     choice = selection.CHOICES[cfg.train.select]
     about = {folder.name: _about(work, m) for folder, m in zip(folders, work.members, strict=True)}
+    logs = {name: folder / "metrics.jsonl" for name, folder in zip(about, folders, strict=True)}
     with checkpoint.open_manager(_checkpoints(cfg), 1) as manager:
-        progress, done = _resumed(work, members, about, manager)
-        for folder in folders:
-            runlog.start_metrics(folder / "metrics.jsonl", done)
+        progress, done, failed = _resumed(cfg, work, placed, about, logs, manager)
 
         def on_epoch(epoch: int, so_far: Any, found: train.EpochMetrics) -> train.EpochMetrics:
-            for i in (i for i in range(len(folders)) if i not in failed):
-                own = {name: _own(of, i) for name, of in found.items()}
+            for i, name in enumerate(about):
+                if name in failed:
+                    continue
+                own = {metric: _own(of, i) for metric, of in found.items()}
                 try:
                     train.check_finite(own, f"after epoch {epoch}")
-                    runlog.append_metrics(folders[i] / "metrics.jsonl", epoch, own)
+                    runlog.append_metrics(logs[name], epoch, own)
                 except FloatingPointError as error:
-                    failed[i] = str(error)
+                    failed[name] = str(error)
             if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
-                checkpoint.save(manager, epoch, so_far(), {"members": about})
+                held = {"members": about, "failed": failed}
+                checkpoint.save(manager, epoch, _stored(so_far()), held)
             return found
 
         found = grid.fit(
             work.learner,
             rows,
-            members,
+            placed,
             work.devices,
             progress,
             done=done,
-            watch=_watch(cfg, work, members),
+            watch=_watch(cfg, work, placed),
+            merit=_merit(choice) if _keeps(cfg) else None,
             on_epoch=on_epoch,
-            merit=lambda found: choice.sign * found.get(choice.metric, found["valid_loss"]),
         )
         manager.wait_until_finished()
-    trained = found.state.variables if cfg.train.select == "last" else found.kept
-    own = {
-        member: jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], trained)
-        for i, member in enumerate(work.members)
-    }
-    return own, {work.members[i]: why for i, why in failed.items()}
+    trained = found.kept if _keeps(cfg) else found.state.variables
+    own = {member: members.only(trained, i) for i, member in enumerate(work.members)}
+    of_name = dict(zip(about, work.members, strict=True))
+    return own, {of_name[name]: why for name, why in failed.items() if name in of_name}
+
+
+def _keeps(cfg: ProtocolConfig) -> bool:
+    """Whether another epoch than the last may be selected."""
+    return cfg.train.select != "last"
+
+
+def _merit(choice: selection.Choice) -> grid.Merit:
+    return lambda found: choice.sign * found[choice.metric]
 
 
 def _own(values: np.ndarray, i: int) -> np.ndarray:
@@ -182,7 +190,7 @@ def _checkpoints(cfg: ProtocolConfig) -> Path:
     return cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
 
 
-def _watch(cfg: ProtocolConfig, work: Work, members: Sequence[grid.Member]) -> grid.Watch:
+def _watch(cfg: ProtocolConfig, work: Work, placed: Sequence[grid.Member]) -> grid.Watch:
     """What is asked for after each epoch beside the validation loss, of every member [E]."""
     if not cfg.train.monitor and cfg.train.select in ("last", "valid_loss"):
         return lambda variables: {}
@@ -195,9 +203,9 @@ def _watch(cfg: ProtocolConfig, work: Work, members: Sequence[grid.Member]) -> g
 
     def watch(variables: Callable[[], PyTree]) -> train.EpochMetrics:
         states, found = variables(), []
-        for i, member in enumerate(members):
+        for i, member in enumerate(placed):
             settings = {name: np.float32([value]) for name, value in member.settings.items()}
-            own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], states)
+            own = members.only(states, i)
             found.append(of_class[member.cfg.data](own, settings))
         return jax.tree.map(lambda *of: np.concatenate(of), *found)
 
@@ -210,25 +218,51 @@ def _about(work: Work, member: ExperimentConfig) -> dict:
     return json.loads(json.dumps(identity)) | {"digest": work.datasets[member.data].digest}
 
 
+def _stored(progress: grid.Progress) -> PyTree:
+    """What a checkpoint holds of members; the merit of the epochs that they keep is in the logs."""
+    held = progress._asdict()
+    del held["kept_merit"]
+    return held
+
+
 def _resumed(
-    work: Work, members: Sequence[grid.Member], about: dict, manager: checkpoint.Manager
-) -> tuple[grid.Progress, int]:
-    """Where a stopped call left these members and their epochs; else the beginning."""
+    cfg: ProtocolConfig,
+    work: Work,
+    placed: Sequence[grid.Member],
+    about: dict,
+    logs: dict[str, Path],
+    manager: checkpoint.Manager,
+) -> tuple[grid.Progress, int, dict[str, str]]:
+    """Where a stopped call left these members, their epochs and who had diverged; or the start."""
     shape = next(iter(work.datasets.values())).shape
     saved = manager.latest_step()
     if saved is None:
-        return grid.start(work.learner, members, shape), 0
-    known = checkpoint.about(manager, saved)["members"]
-    if not about.items() <= known.items() or saved > members[0].cfg.train.epochs:
+        for log in logs.values():
+            runlog.start_metrics(log, 0)
+        return grid.start(work.learner, placed, shape, _keeps(cfg)), 0, {}
+    held = checkpoint.about(manager, saved)
+    known, failed = held["members"], held["failed"]
+    if not about.items() <= known.items() or saved > cfg.train.epochs:
         raise UserError(
             f"{manager.directory} holds other members, settings, data or more epochs; remove it, "
             "or name another --run-dir"
         )
-    template = grid.abstract(work.learner, len(known), shape)
-    placed = parallel.placed_like(template, work.devices[:1])
-    found = jax.device_get(checkpoint.restore(manager, placed))
-    at = [[*known].index(name) for name in about]  # others may be finished by now
-    return jax.tree.map(lambda leaf: leaf[np.array(at)], found), saved
+    for name in (name for name in logs if name not in failed):
+        runlog.start_metrics(logs[name], saved)
+    state = train.abstract_state(work.learner, shape, len(known))
+    kept = state.variables if _keeps(cfg) else {}
+    epoch = jax.ShapeDtypeStruct((len(known),), np.int32)
+    template = {"state": state, "kept": kept, "kept_epoch": epoch}
+    template = parallel.placed_like(template, work.devices[:1])
+    found = jax.device_get(checkpoint.restore(manager, template))
+    at = np.array([[*known].index(name) for name in about])  # others may be finished by now
+    found = jax.tree.map(lambda leaf: leaf[at], found)
+    merit = np.full(len(about), -np.inf)
+    for i, name in enumerate(about):
+        if _keeps(cfg) and name not in failed:
+            choice, course = selection.CHOICES[cfg.train.select], runlog.read_metrics(logs[name])
+            merit[i] = choice.sign * course[found["kept_epoch"][i] - 1][choice.metric]
+    return grid.Progress(**found, kept_merit=merit), saved, failed
 
 
 def _finish(

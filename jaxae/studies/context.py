@@ -61,7 +61,7 @@ class Context:
     @cached_property
     def variables(self) -> PyTree:
         """Of the model that pictures show: the first member, as [1, ...]."""
-        return jax.tree.map(lambda leaf: leaf[:1], self.detector.variables)
+        return members.only(self.detector.variables, 0)
 
     def outputs(self, x: Source, variables: PyTree = None) -> Outputs:
         """What the model, or another state of it [1, ...], says of rows; on the host."""
@@ -80,7 +80,7 @@ class Context:
         template = train.abstract_state(self.learner, self.data.shape, self.cfg.ensemble)
         template = parallel.placed_like(template, self.devices)
         state = checkpoint.restore(self.manager, template, epoch)
-        return jax.tree.map(lambda leaf: leaf[:1], state.variables)
+        return members.only(state.variables, 0)
 
     def pick(self, mask: Bool[np.ndarray, " N"], n: int) -> Int[np.ndarray, " K"]:
         """Positions of up to n of the test rows under a mask, always the same ones in one run."""
