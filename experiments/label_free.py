@@ -10,21 +10,24 @@ nothing; it shows what the choice was worth.
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 
 from jaxae import config, data, detectors, inputs, learners, metrics, parallel, sources
 from jaxae.datasets import splits
-from jaxae.errors import user_errors
+from jaxae.errors import UserError, user_errors
+from jaxae.plots import files
 from jaxae.selection import pseudo_anomalies
 
 
 def pseudo_auroc(folder: Path, draws: int = 3) -> float:
     """The mean over the members of a protocol, and over some draws of pseudo-anomalies."""
     found, learner, raw, held = [], None, None, {}
-    for path in sorted(folder.glob("members/*/detector")):
+    paths = sorted(folder.glob("members/*/detector"))
+    if not paths:
+        raise UserError(f"{folder} has no members/*/detector; name folders of one_vs_rest")
+    for path in paths:
         detector = detectors.load(path)
         cfg = detector.about.config
         raw = raw or data.raw(cfg.data)
@@ -47,7 +50,7 @@ def main() -> None:
     with user_errors():
         rows = []
         for run in parser.parse_args().runs:
-            test = json.loads((run / "report.json").read_text())["auroc"]
+            test = files.report(run, "auroc", "classes")["auroc"]
             rows.append((pseudo_auroc(run), test, run.name))
         print(f"{'pseudo-anomalies':>16} {'test AUROC':>10}")
         for pseudo, test, name in sorted(rows, reverse=True):

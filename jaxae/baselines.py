@@ -1,9 +1,11 @@
 """Methods that need no network, as rows beside a protocol's own: what a detector must beat.
 
-They see what a member's training sees, its rows after scaling, flattened, and none is tuned.
+They see what a member's training sees, its rows after scaling and `data.input`, flattened, and
+none is tuned.
 """
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -42,12 +44,8 @@ def _isolation_forest(train: Train, test: Test, seed: int) -> Float[np.ndarray, 
 
 def _pyod(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
     """PyOD's AutoEncoder with its own defaults, as its users meet it."""
-    try:
-        from pyod.models.auto_encoder import AutoEncoder
-    except ImportError:
-        raise UserError(
-            'baseline "pyod" needs the extra: python -m pip install "jaxae[pyod]"'
-        ) from None
+    from pyod.models.auto_encoder import AutoEncoder
+
     return AutoEncoder(random_state=seed, verbose=0).fit(train).decision_function(test)
 
 
@@ -64,19 +62,33 @@ BASELINES: Registry[Baseline] = Registry(
 SEEDED = frozenset({"isolation_forest", "pyod"})  # the others find the same from every seed
 
 
+def check(names: Sequence[str]) -> None:
+    """Refuse, before anything is trained, baselines that could not be fitted after it.
+
+    Raises:
+      UserError: an unknown name, one that stands twice, or a package that is not installed.
+    """
+    for name in names:
+        BASELINES[name]
+    if len({*names}) < len(names):
+        raise UserError(f"baselines is {tuple(names)}; name each one once")
+    if "pyod" in names and importlib.util.find_spec("pyod") is None:
+        raise UserError('baseline "pyod" needs the extra: python -m pip install "jaxae[pyod]"')
+
+
 def scores(
     name: str, train: Float[np.ndarray, " N *S"], test: Float[np.ndarray, " M *S"], seed: int
 ) -> Float[np.ndarray, " M"]:
     """What a baseline says of rows, higher = more anomalous, as float32.
 
     Args:
-      name: in `BASELINES`.
+      name: in `BASELINES`, and allowed by `check`.
       train: normal rows, scaled.
       test: rows to score.
       seed: of what is random in it.
 
     Raises:
-      UserError: an unknown name, or a package that is not installed.
+      UserError: an unknown name.
     """
     flat = (np.asarray(rows, np.float32).reshape(len(rows), -1) for rows in (train, test))
     return np.asarray(BASELINES[name](*flat, seed), np.float32)

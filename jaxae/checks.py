@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import UnionType
 from typing import (
     TYPE_CHECKING,
@@ -117,13 +117,25 @@ def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
     Raises:
       UserError: a field that the method does not read is not at its default.
     """
-    for name in _of_methods(cfg):
+    unread = (name for name in _of_methods(cfg) if name not in reads)
+    refuse_set(cfg, unread, f"method {cfg.method} does not read it")
+
+
+def refuse_set(cfg: Config, names: Iterable[str], why: str) -> None:
+    """Refuse settings that would be ignored.
+
+    Args:
+      cfg: the configuration.
+      names: dotted names of the fields that nothing would read.
+      why: what does not read them, and what to do.
+
+    Raises:
+      UserError: one of them is not at its default.
+    """
+    for name in names:
         found, usual = value(cfg, name), default(cfg, name)
-        if name not in reads and found != usual:
-            raise UserError(
-                f"{name} is {found!r}, but method {cfg.method} does not read it; leave it at "
-                f"{usual!r}"
-            )
+        if found != usual:
+            raise UserError(f"{name} is {found!r}, but {why}; leave it at {usual!r}")
 
 
 def is_read(cfg: Config, name: str, reads: frozenset[str]) -> bool:

@@ -49,8 +49,12 @@ def _normalised(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
 
 
 def _smooth(x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
-    """sqrt(pool(blur(x))): a Gaussian of 1 pixel, means of 2 x 2 pixels."""
-    return jnp.sqrt(jnp.maximum(_pooled(gaussian_blur(x, 1.0, radius=4)), 0))
+    """sqrt(pool(blur(x))): a Gaussian of 1 pixel, means of 2 x 2 pixels.
+
+    The root keeps the sign: a row to judge may lie outside of [0, 1], and must not look black.
+    """
+    pooled = _pooled(gaussian_blur(x, 1.0, radius=4))
+    return jnp.sign(pooled) * jnp.sqrt(jnp.abs(pooled))
 
 
 def _gradients(x: Float[Array, "H W C"]) -> Float[Array, "H W K"]:

@@ -31,7 +31,7 @@ def check(state: TrainState, devices: Sequence[Any]) -> None:
     if held and needed > held:
         raise UserError(
             f"{words}, of {held / 1e9:.1f} GB that there are; lower model.latent, model.hidden, "
-            "model.filters or ensemble"
+            "model.filters or ensemble, or train fewer --members of a grid at once"
         )
     if needed > _WORTH_SAYING:
         print(words)

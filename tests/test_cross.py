@@ -79,7 +79,12 @@ def test_folds_are_compared_by_the_models_that_left_them_out(monkeypatch):
         ({"score": "mse+mae"}, "standardised on rows that calibrate"),
         ({"data__scale": "minmax"}, "fitted on rows that calibrate"),
         ({"data__valid": "test"}, "use --data.valid holdout"),
-        ({"ensemble": 2}, "ensemble 1"),
+        ({"ensemble": 2}, "ensemble is 2, but parts are models of their own"),
+        ({"train__select": "valid_loss"}, "train.select is 'valid_loss', but every part keeps"),
+        ({"train__monitor": True}, "train.monitor is True"),
+        ({"studies": ("roc",)}, "studies is ('roc',)"),
+        ({"threshold__rule": "max"}, "threshold.rule is 'max', but --alpha decides"),
+        ({"train__epochs": 0}, "train.epochs is 0"),
     ],
 )
 def test_what_would_break_the_promise_is_refused(tmp_path, changes, says):

@@ -23,6 +23,12 @@ def test_maps_keep_to_the_unit_interval_and_see_one_row_at_a_time(name):
     np.testing.assert_allclose(found, one_by_one, atol=1e-6)
 
 
+def test_a_row_far_below_black_does_not_look_black():
+    dark = np.full((1, 8, 8, 1), -1e6, np.float32)
+    assert np.abs(inputs.mapped("smooth", dark)).min() > 100
+    assert np.abs(inputs.mapped("smooth_normalised", dark)).max() > 1
+
+
 def test_smooth_is_what_scipy_makes_of_it():
     x = images(3, side=9)
     blurred = np.stack([ndimage.gaussian_filter(row[..., 0], 1.0) for row in x])

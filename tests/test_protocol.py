@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from probes import edit, images, interrupted, tiny
 
-from jaxae import baselines, detectors, experiment, protocol
+from experiments import label_free
+from jaxae import baselines, config, detectors, experiment, protocol
 from jaxae.errors import UserError
 from jaxae.gridconfig import ProtocolConfig
 from jaxae.protocol import expansion
@@ -156,6 +157,10 @@ def test_a_member_that_diverges_leaves_the_others_finished(data, tmp_path):
     assert [
         path.name for path in tmp_path.glob("members/*/") if (path / "report.json").exists()
     ] == ["class0-seed0-lr0.001"]
+    with pytest.raises(FloatingPointError, match="class0-seed0-lr1e"):  # nor does it train again
+        protocol.run(cfg)
+    lines = tmp_path / "members/class0-seed0-lr1e+30/metrics.jsonl"
+    assert len(lines.read_text().splitlines()) < 2
 
 
 @pytest.mark.parametrize(
@@ -171,7 +176,17 @@ def test_a_member_that_diverges_leaves_the_others_finished(data, tmp_path):
         ({"sweep": ("train.noise_std=0,0.1",)}, "another program"),
         ({"classes": (7,)}, "names the classes 7"),
         ({"seeds": 0}, "seeds is 0"),
-        ({"ensemble": 2}, "use 1"),
+        ({"ensemble": 2}, "ensemble is 2, but members of a grid are single models"),
+        ({"classes": (1, 1)}, "name each class once"),
+        ({"sweep": ("optim.lr=1e-3,0.001",)}, "sweep over optim.lr names it"),
+        ({"sweep": ("optim.lr=1e-3", "optim.lr=2e-3")}, "sweep over optim.lr names it"),
+        ({"seed": 2**32 - 1}, "the last below 2**32"),
+        ({"data__normal": (1,)}, "data.normal is (1,), but each of --classes"),
+        ({"data__anomaly": (1,)}, "data.anomaly is (1,)"),
+        ({"studies": ("roc",)}, "studies is ('roc',), but a grid does without"),
+        ({"profile": True}, "profile is True"),
+        ({"train__epochs": 0}, "train.epochs is 0"),
+        ({"baselines": ("pca", "pca")}, "name each one once"),
         ({"baselines": ("svm",)}, "unknown baseline 'svm'"),
     ],
 )
@@ -181,6 +196,53 @@ def test_what_cannot_work_is_said_before_anything_is_written(data, tmp_path, cha
     assert says in str(told.value)
     assert "\n" not in str(told.value)
     assert not list(tmp_path.glob("run/**/scores.npz"))
+
+
+def test_a_baseline_that_is_not_installed_is_missed_before_training(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"jaxae\[pyod\]"):
+        protocol.run(whole(data, tmp_path / "run", baselines=("pyod",)))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("report.json", "[]"), ("report.json", "3"), ("config.json", "[]"), ("config.json", "{")],
+)
+def test_a_damaged_member_is_not_finished(data, tmp_path, name, text):
+    member = expansion.expand(whole(data, tmp_path))[0][0]
+    folder = member.run_path
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config.to_json(member))
+    (folder / "report.json").write_text('{"epochs": 2}')
+    assert expansion.is_finished(member)
+    (folder / name).write_text(text)
+    assert not expansion.is_finished(member)
+
+
+def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path):
+    members = expansion.expand(whole(data, tmp_path, classes=(0,)))[0]
+    for i, member in enumerate(members):
+        member.run_path.mkdir(parents=True)
+        y = np.arange(5) % 2 == 1
+        np.savez(
+            member.run_path / "scores.npz",
+            test=np.arange(5.0), test_y=y, test_id=np.arange(5) + i, test_class_id=y.astype(int),
+        )  # fmt: skip
+    with pytest.raises(UserError, match="class0-seed1 judged other test rows"):
+        protocol.summary._tasks(members)
+
+
+def test_settings_are_compared_without_a_label(data, tmp_path, monkeypatch, capsys):
+    protocol.run(whole(data, tmp_path / "run", classes=(0,), seeds=1))
+    monkeypatch.setattr("sys.argv", ["label_free", str(tmp_path / "run")])
+    label_free.main()
+    assert capsys.readouterr().out.splitlines()[-1].endswith("  run")
+    shutil.rmtree(tmp_path / "run/members")
+    with pytest.raises(SystemExit) as stop:
+        label_free.main()
+    assert stop.value.code == 2
+    assert "has no members" in capsys.readouterr().err
 
 
 def test_unlabelled_rows_have_no_classes_to_take_in_turn(tmp_path):

@@ -6,7 +6,7 @@ alone; the report is made of these folders, whoever filled them.
 
 import time
 
-from jaxae import baselines, parallel, runlog
+from jaxae import baselines, parallel, plots, runlog
 from jaxae.gridconfig import ProtocolConfig
 from jaxae.protocol import cross, summary, training
 from jaxae.protocol.expansion import expand, is_finished, named
@@ -29,8 +29,7 @@ def run(cfg: ProtocolConfig) -> dict | None:
     """
     clock = time.perf_counter()
     parallel.initialize(cfg.devices)
-    for name in cfg.baselines:
-        baselines.BASELINES[name]
+    baselines.check(cfg.baselines)
     wanted, datasets = expand(cfg)
     mine = [wanted[i] for i in named(cfg.members, len(wanted))]
     todo = [member for member in mine if not is_finished(member)]
@@ -44,7 +43,7 @@ def run(cfg: ProtocolConfig) -> dict | None:
     report = summary.of(cfg, wanted, datasets)
     report |= {"wall_s": time.perf_counter() - clock}
     runlog.write_json(cfg.run_path / "report.json", report)
-    (drawn,) = summary.draw(cfg.run_path)
+    (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)
     print(summary.table(report))
     print(f"figure {drawn}; each member's detector is in {cfg.run_path / 'members'}")
     return report

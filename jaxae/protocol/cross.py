@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxae import (
+    checks,
     choices,
     conformal,
     detectors,
@@ -58,9 +59,10 @@ def run(cfg: CrossConfig) -> dict:
     """
     clock = time.perf_counter()
     parallel.initialize(cfg.devices)
+    _check_fields(cfg)
     base, dataset = choices.settle(experiment_of(cfg))
     experiment.check(base, dataset)
-    _check(cfg, base)
+    _check(base)
     normals = _joined(dataset.train, dataset.valid)
     n = len(normals.y)
     conformal.rank_allowed(n, cfg.alpha)  # raises where no p-value is as small
@@ -113,20 +115,32 @@ def bootstrap(n: int, count: int, seed: int) -> Parts:
     return Parts(list(np.sort(used, axis=1)), seen)
 
 
-def _check(cfg: CrossConfig, base: ExperimentConfig) -> None:
+def _check_fields(cfg: CrossConfig) -> None:
+    """All that can be refused before any data are read."""
+    checks.validate(cfg)
+    if cfg.bags < 0:
+        raise UserError(f"bags is {cfg.bags}; it must be at least 0")
+    checks.refuse_set(cfg, ("ensemble",), "parts are models of their own")
+    # An epoch that was picked by rows would not treat the rows alike, and so void the guarantee.
+    select = ("train.select", "train.oracle")
+    checks.refuse_set(cfg, select, "every part keeps its last epoch, as the guarantee needs")
+    checks.refuse_set(cfg, checks.fields(cfg, "threshold"), "--alpha decides, by p-values")
+    unread = ("studies", "profile", "train.monitor", "train.keep_checkpoints")
+    checks.refuse_set(cfg, unread, "the parts of a run do without")
+
+
+def _check(base: ExperimentConfig) -> None:
     if scoring.resolve(base.score).standardise:
         raise UserError(
             f"score {base.score!r} is standardised on rows that calibrate; use a --score without +"
         )
-    if base.data.valid == "test" or base.ensemble > 1:
-        raise UserError("parts are made of training rows: use --data.valid holdout and ensemble 1")
+    if base.data.valid == "test":
+        raise UserError("parts are made of training rows: use --data.valid holdout")
     if base.data.scale != "none":
         raise UserError(
             f"data.scale {base.data.scale} is fitted on rows that calibrate; use --data.scale "
             "none, and --model.output-activation linear where rows are not in [0, 1]"
         )
-    if cfg.bags < 0:
-        raise UserError(f"bags is {cfg.bags}; it must be at least 0")
 
 
 def _joined(one: Split, other: Split) -> Split:

@@ -32,12 +32,9 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
       UserError: nothing to sweep over, classes that the data do not have, or a field that cannot
         work; see `jaxae.experiment.check`.
     """
-    axes = [_axis(spec) for spec in cfg.sweep]
+    axes = _axes(cfg)
+    _check(cfg)
     base = experiment_of(cfg)
-    if cfg.seeds < 1:
-        raise UserError(f"seeds is {cfg.seeds}; it must be at least 1")
-    if base.ensemble > 1:
-        raise UserError(f"ensemble is {base.ensemble}; members of a grid are single models: use 1")
     raw = data.raw(base.data)
     classes = cfg.classes or _classes(raw)
     of_class = [dataclasses.replace(base.data, normal=(k,), anomaly=()) for k in classes]
@@ -60,6 +57,20 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
     return found, datasets
 
 
+def _check(cfg: ProtocolConfig) -> None:
+    """All that can be refused before any data are read."""
+    checks.validate(cfg)
+    if cfg.seeds < 1 or cfg.seed + cfg.seeds > 2**32:
+        raise UserError(f"seeds is {cfg.seeds}; it must be at least 1, and the last below 2**32")
+    if len({*cfg.classes}) < len(cfg.classes):
+        raise UserError(f"classes is {cfg.classes}; name each class once")
+    checks.refuse_set(cfg, ("ensemble",), "members of a grid are single models, one for each seed")
+    of_classes = ("data.normal", "data.anomaly")
+    checks.refuse_set(cfg, of_classes, "each of --classes is normal in turn, the rest anomalies")
+    unread = ("studies", "profile", "train.keep_checkpoints")
+    checks.refuse_set(cfg, unread, "a grid does without; run a member alone for it")
+
+
 def _classes(raw: Any) -> list[int]:
     known = [] if raw.train_class_id is None else raw.train_class_id
     classes = np.unique(known).tolist()
@@ -68,6 +79,18 @@ def _classes(raw: Any) -> list[int]:
             "one-vs-rest needs training rows of several classes: give y_train in the npz file"
         )
     return classes
+
+
+def _axes(cfg: ProtocolConfig) -> list[tuple[str, list[float]]]:
+    """What is swept, each field once and each of its values once."""
+    axes = [_axis(spec) for spec in cfg.sweep]
+    fields = [field for field, _ in axes]
+    for field, values in axes:
+        if fields.count(field) > 1 or len({f"{value:g}" for value in values}) < len(values):
+            raise UserError(
+                f"sweep over {field} names it, or values that agree in six digits, more than once"
+            )
+    return axes
 
 
 def _axis(spec: str) -> tuple[str, list[float]]:
@@ -101,7 +124,9 @@ def is_finished(member: ExperimentConfig) -> bool:
     try:
         held = json.loads((folder / "config.json").read_bytes())
         done = json.loads((folder / "report.json").read_bytes())["epochs"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if not isinstance(held, dict):
         return False
     wanted = json.loads(config.to_json(member))
     return _judged(held) == _judged(wanted) and done == member.train.epochs

@@ -1,13 +1,13 @@
 """What a protocol's members found together: the report, its table and its figure."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxae import baselines, checks, plots, runlog, selection, sources
 from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.errors import UserError
 from jaxae.gridconfig import ProtocolConfig
 from jaxae.intervals.tasks import Summary, Task, over_tasks
 from jaxae.types import Dataset
@@ -67,7 +67,13 @@ def _tasks(members: Sequence[ExperimentConfig]) -> Found:
     of_class: dict[int, list[dict[str, np.ndarray]]] = {}
     for member in members:
         stored = plots.files.arrays(member.run_path / "scores.npz", "test", "test_y", "test_id")
-        of_class.setdefault(member.data.normal[0], []).append(stored)
+        of_seeds = of_class.setdefault(member.data.normal[0], [])
+        if of_seeds and not np.array_equal(of_seeds[0]["test_id"], stored["test_id"]):
+            raise UserError(
+                f"{member.run_path} judged other test rows than seed {members[0].seed} of its "
+                "class; remove it, and run again"
+            )
+        of_seeds.append(stored)
     return {
         k: Task(
             np.stack([one["test"] for one in found]),
@@ -151,11 +157,6 @@ def _baseline_scores(
         path, {"scores": scores, "seeds": np.array(seeds), "digest": np.array(dataset.digest)}
     )
     return scores
-
-
-def draw(folder: Path) -> list[Path]:
-    """The protocol's figure, in the folder's figures/."""
-    return plots.draw(folder, plots.PROTOCOL_FIGURES)
 
 
 def table(report: dict) -> str:
