@@ -25,7 +25,7 @@ CONFIG = ExperimentConfig(
     name="digits_conv",
     method="conv",
     score="blurred_energy",
-    studies=("verdicts", "severity"),
+    studies=("verdicts", "residuals", "severity"),
     data=DataConfig(name="digits", normal=(0,), valid_fraction=0.2),
     model=ModelConfig(latent=8, filters=(16, 32)),
     optim=OptimConfig(lr=3e-3),

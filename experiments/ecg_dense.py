@@ -35,7 +35,7 @@ CONFIG = ExperimentConfig(
     name="ecg_dense",
     method="dense",
     score="mae",
-    studies=("scores_compared", "beats", "severity"),
+    studies=("scores_compared", "beats", "residuals", "severity"),
     data=DataConfig(
         name="ecg5000", normal=(1,), split="random", split_seed=21, valid="test", scale="minmax"
     ),

@@ -22,7 +22,7 @@ def write(folder: Path, description: dict, tree: dict) -> None:
     Args:
       folder: made if it does not exist.
       description: JSON-able; "digest" and "arrays" (name -> type and shape) are added.
-      tree: its names must not hold a "/".
+      tree: of names that may hold anything; layers of Flax have some with a "/".
     """
     arrays = _flat(tree)
     digest = _digest(arrays)
@@ -69,12 +69,14 @@ def _arrays_name(digest: str) -> str:
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dicts of arrays as one, its keys joined by "/"."""
+    """Nested dicts of arrays as one: keys joined by "/", their own / and ~ as JSON Pointers do.
+
+    That is "~1" and "~0" (RFC 6901, section 3).
+    """
     flat = {}
     for name, value in tree.items():
-        if "/" in name:
-            raise UserError(f"an array is named {name!r}; names must not hold a /")
-        at = f"{prefix}/{name}" if prefix else name
+        plain = name.replace("~", "~0").replace("/", "~1")
+        at = f"{prefix}/{plain}" if prefix else plain
         flat |= _flat(value, at) if isinstance(value, dict) else {at: np.asarray(value)}
     return flat
 
@@ -83,7 +85,8 @@ def _nested(flat: dict[str, np.ndarray]) -> dict:
     """The inverse of `_flat`, but for empty dicts, which are left out."""
     tree: dict = {}
     for path, value in flat.items():
-        *parents, name = path.split("/")
+        names = (name.replace("~1", "/").replace("~0", "~") for name in path.split("/"))
+        *parents, name = names
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})

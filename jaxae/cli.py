@@ -1,5 +1,6 @@
 """The command `jaxae`: train without a script, judge new rows, compare runs, list all names."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from jaxae import (
     command,
     comparison,
     detectors,
+    explanation,
     learners,
     parallel,
+    plots,
     runlog,
     scoring,
 )
@@ -25,8 +28,10 @@ from jaxae.errors import UserError, user_errors
 from jaxae.studies import STUDIES
 
 USAGE = """usage: jaxae train [--data.name npz:FILE] [any setting; --help lists them]
-       jaxae score RUN_DIR FILE [--out OUT]    FILE: .npy, .npz, .csv; OUT: .csv, .npz
+       jaxae score RUN_DIR FILE [--out OUT] [--explain]    FILE: .npy, .npz, .csv; OUT: .csv, .npz
        jaxae compare RUN_DIR RUN_DIR    two runs on the same test rows; jaxae list: all names"""
+
+_SHOWN = 8  # rows that are explained on the screen
 
 # What `jaxae train` starts from: all that rows can say is left to them.
 OPEN = ExperimentConfig(
@@ -38,7 +43,9 @@ OPEN = ExperimentConfig(
 )
 
 
-def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.Judgement:
+def score_file(
+    run_dir: Path, rows: Path, out: Path | None = None, explain: bool = False
+) -> detectors.Judgement:
     """Judge new rows with the detector of a finished run.
 
     Args:
@@ -46,6 +53,8 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.
       rows: a .npy, .npz (`x_test`, else its only array) or .csv of raw rows [N, *S], in the units
         of the run's data set.
       out: a .csv or .npz for row, score, p_value, threshold and is_anomaly; None = none is written.
+      explain: also which values of a row are reconstructed worst: of the strangest rows on the
+        screen and in a picture beside `out`, of every row in `out`.
 
     Raises:
       UserError: a file is missing, unreadable or cannot be written, or the rows are not such as the
@@ -61,36 +70,95 @@ def score_file(run_dir: Path, rows: Path, out: Path | None = None) -> detectors.
     parallel.initialize()
     try:
         found = detectors.judge(detector, raw)
+        why = explanation.explain(detector, raw) if explain else None
     except UserError as error:
         raise UserError(f"{rows}: {error}") from None
     if out:
         try:
-            _write_scores(out, found, detector.decision.threshold)
+            _write_scores(out, _columns(found, detector.decision.threshold), why)
         except OSError as error:
             raise UserError(f"--out {out} cannot be written ({error.strerror})") from None
     flaw = out and calibration.flaw(detector.about.config)
     words = f"; p-values are ranks and promise nothing: {flaw}" if flaw else ""
     print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies{words}")
+    if why:
+        _show_why(detector, found, why, out)
     return found
 
 
-def _write_scores(out: Path, found: detectors.Judgement, threshold: float) -> None:
-    """A line for each row: number, score, p-value, the threshold, and the decision as 0 or 1."""
-    columns = {
+def _show_why(
+    detector: detectors.Detector,
+    found: detectors.Judgement,
+    why: explanation.Explanation,
+    out: Path | None,
+) -> None:
+    """The strangest rows and their worst values, on the screen and, beside `out`, in a picture."""
+    cfg, shape = detector.about.config, why.x.shape[1:]
+    at = np.argsort(-found.score, kind="stable")[:_SHOWN]
+    worst = explanation.leading(why.residual[at])
+    kind = explanation.kind(cfg, shape)
+    print(f"strangest rows, and the share of their squared error in single {kind}s:")
+    for i, row in enumerate(at):
+        parts = [
+            f"{kind} {explanation.place(index, shape)}: {share:.1%}"
+            for index, share in zip(worst.index[i], worst.share[i], strict=True)
+        ]
+        print(f"{row:>8} {found.score[row]:>10.4g}  {', '.join(parts)}")
+    if out:
+        shown = {name: values[at] for name, values in why._asdict().items()}
+        shown |= {"score": found.score[at], "is_anomaly": found.is_anomaly[at]}
+        shown |= {"threshold": np.float32(detector.decision.threshold)}
+        shown |= {"kind": np.array([f"row {row}" for row in at])}
+        words = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
+        print(f"figure {plots.draw_residuals(shown, words, out.with_suffix('.residuals.png'))}")
+
+
+def _columns(found: detectors.Judgement, threshold: float) -> dict[str, np.ndarray]:
+    """Of each row: number, score, p-value, the threshold, and the decision."""
+    return {
         "row": np.arange(len(found.score)),
         "score": found.score,
         "p_value": found.p_value,
         "threshold": np.full(len(found.score), threshold, np.float32),
         "is_anomaly": found.is_anomaly,
     }
+
+
+def _write_scores(
+    out: Path, columns: dict[str, np.ndarray], why: explanation.Explanation | None
+) -> None:
+    """A line for each row, the decision as 0 or 1; with the worst values or, as .npz, all."""
     if out.suffix == ".npz":
-        runlog.write_arrays(out, columns)
+        runlog.write_arrays(out, columns | ({"residual": why.residual} if why else {}))
         return
     lines = [
         f"{row},{score:.9g},{float(p)!r},{limit:.9g},{flag:d}"
         for row, score, p, limit, flag in zip(*columns.values(), strict=True)
     ]
-    runlog.write_text(out, "\n".join([",".join(columns), *lines]) + "\n")
+    names = [*columns]
+    if why:
+        worst, shape = explanation.leading(why.residual), why.x.shape[1:]
+        names += [f"{of}_{k + 1}" for k in range(worst.share.shape[1]) for of in ("worst", "share")]
+        for i, (index, share) in enumerate(zip(*worst, strict=True)):
+            pairs = zip(index, share, strict=True)
+            lines[i] += "".join(f",{explanation.place(a, shape)},{s:.4g}" for a, s in pairs)
+    runlog.write_text(out, "\n".join([",".join(names), *lines]) + "\n")
+
+
+def _score(args: list[str]) -> None:
+    """`jaxae score`, from its arguments."""
+    parser = argparse.ArgumentParser("jaxae score", description="Judge raw rows by a finished run.")
+    parser.add_argument("run_dir", type=Path, help="the run folder, or its detector alone")
+    parser.add_argument(
+        "rows", type=Path, help=".npy, .npz or .csv, in the units of the run's data"
+    )
+    parser.add_argument("--out", type=Path, help=".csv or .npz: row, score, p_value, ...")
+    parser.add_argument(
+        "--explain", action="store_true", help="also which values are reconstructed worst"
+    )
+    options = parser.parse_args(args)
+    with user_errors():
+        score_file(options.run_dir, options.rows, options.out, options.explain)
 
 
 def list_names() -> None:
@@ -115,12 +183,8 @@ def main(args: list[str] | None = None) -> None:
             command.main(OPEN, rest)
         case ["list"]:
             list_names()
-        case ["score", run_dir, rows]:
-            with user_errors():
-                score_file(Path(run_dir), Path(rows))
-        case ["score", run_dir, rows, "--out", out]:
-            with user_errors():
-                score_file(Path(run_dir), Path(rows), Path(out))
+        case ["score", *rest]:
+            _score(rest)
         case ["compare", one, other]:
             with user_errors():
                 print(comparison.table(comparison.compare(Path(one), Path(other))))

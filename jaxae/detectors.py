@@ -135,16 +135,6 @@ def fit(
     return Detector(about, variables, fitted, decision, data.scaling), scores
 
 
-def arrays(detector: Detector, scores: Scores, data: Dataset) -> dict[str, np.ndarray]:
-    """Scores, decisions and the truth, as `scores.npz` holds them."""
-    return scores._asdict() | {
-        "test_is_anomaly": scoring.decide(detector.decision, scores.test),
-        "test_y": data.test.y,
-        "test_class_id": data.test.class_id,
-        "test_id": data.test.id,
-    }
-
-
 def fit_score(
     learner: Learner,
     variables: PyTree,
@@ -227,16 +217,25 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Judgement:
       UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
         values, or so far from those it was made of that a score is not finite.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is found right below
-        x = scaled(_checked(detector.about, raw), detector.scaling)
-    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
-    _require(finite, "rows hold NaN or infinite values")
-    x = inputs.mapped(detector.about.config.data.input, x)
+    x = prepared(detector, raw)
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     scores = score_fn(detector, learner, jax.local_devices())(x)
     _require(np.isfinite(scores), "rows are too far from those of the detector to have a score")
     decision = detector.decision
     return Judgement(scores, p_values(decision, scores), scoring.decide(decision, scores))
+
+
+def prepared(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, " N *S"]:
+    """Raw rows as the detector's model sees them: scaled, and mapped by `data.input`.
+
+    Raises:
+      UserError: rows that it does not judge; see `judge`.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is found right below
+        x = scaled(_checked(detector.about, raw), detector.scaling)
+    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    _require(finite, "rows hold NaN or infinite values")
+    return inputs.mapped(detector.about.config.data.input, x)
 
 
 def _checked(about: Description, raw: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ def run(cfg: ExperimentConfig) -> dict:
         detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
         detectors.save(folder / "detector", detector)
         runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
-        runlog.write_arrays(folder / "scores.npz", detectors.arrays(detector, scores, dataset))
+        runlog.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
         report = reporting.make(cfg, dataset, detector, scores, folder)
         context = studies.Context(
             cfg, dataset, scoring_learner, all_devices, detector, scores, manager, folder

@@ -10,6 +10,18 @@ from jaxae.config import ExperimentConfig
 from jaxae.types import Dataset
 
 
+def arrays(
+    detector: detectors.Detector, scores: detectors.Scores, data: Dataset
+) -> dict[str, np.ndarray]:
+    """Scores, decisions and the truth, as `scores.npz` holds them."""
+    return scores._asdict() | {
+        "test_is_anomaly": scoring.decide(detector.decision, scores.test),
+        "test_y": data.test.y,
+        "test_class_id": data.test.class_id,
+        "test_id": data.test.id,
+    }
+
+
 def make(
     cfg: ExperimentConfig,
     data: Dataset,

@@ -1,9 +1,11 @@
+import csv
 import shutil
 
 import numpy as np
 import pytest
+from probes import images
 
-from jaxae import cli
+from jaxae import cli, detectors, explanation
 from jaxae.errors import UserError
 from jaxae.evaluation import evaluate
 
@@ -90,6 +92,38 @@ def test_rows_may_come_in_any_of_these_files(name, write, run, tmp_path):
     np.testing.assert_array_equal(table[:, 2].astype(np.float32), found.p_value)
     np.testing.assert_array_equal(table[:, 4] == 1, found.is_anomaly)
     np.testing.assert_array_equal(table[:, 1] > table[:, 3], found.is_anomaly)
+
+
+def test_what_is_reconstructed_worst_is_named_on_the_screen_in_the_table_and_drawn(
+    run, tmp_path, capsys
+):
+    folder, _ = run
+    args = ["score", str(folder / "run"), str(folder / "test.npy"), "--explain"]
+    cli.main([*args, "--out", str(tmp_path / "out.npz")])
+    with np.load(tmp_path / "out.npz") as found:
+        residual, score = found["residual"], found["score"]
+    worst, first = residual.argmax(axis=1), score.argmax()
+    shown = next(
+        line.split() for line in capsys.readouterr().out.splitlines() if "feature " in line
+    )
+    assert (shown[0], shown[3]) == (str(first), f"{worst[first]}:")
+    cli.main([*args, "--out", str(tmp_path / "out.csv")])
+    with (tmp_path / "out.csv").open() as file:
+        table = [*csv.DictReader(file)]
+    assert [int(row["worst_1"]) for row in table] == worst.tolist()
+    share = residual.max(axis=1) / residual.sum(axis=1)
+    np.testing.assert_allclose([float(row["share_1"]) for row in table], share, rtol=1e-3)
+    assert (tmp_path / "out.residuals.png").stat().st_size > 1000
+    rows = np.load(folder / "test.npy")
+    expected = explanation.explain(detectors.load(folder / "run/detector"), rows)
+    np.testing.assert_array_equal(residual, expected.residual)
+
+
+def test_rows_that_are_not_judged_are_not_explained(run):
+    detector = detectors.load(run[0] / "run/detector")
+    for rows in (np.full((2, 4), np.nan), np.zeros((2, 5)), np.zeros((0, 4)), images(2)):
+        with pytest.raises(UserError):
+            explanation.explain(detector, rows)
 
 
 @pytest.mark.parametrize("out", ["out.txt", "out", "nowhere/out.csv"])

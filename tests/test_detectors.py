@@ -14,6 +14,7 @@ import pytest
 from probes import DEVICES, METHODS, SHAPE, assert_same, dataset, edit, images, initial, tiny
 
 from jaxae import (
+    archive,
     calibration,
     config,
     detectors,
@@ -328,6 +329,27 @@ def ruled(rule):
 
 def arrays(detector):
     return detector._replace(about=None, decision=detector.decision._replace(rule=None))
+
+
+def test_names_of_arrays_may_hold_anything(tmp_path):
+    tree = {"Conv_0/kernel/sigma": np.ones(2), "a~1b": {"~0/": np.zeros(3)}}
+    archive.write(tmp_path, {}, tree)
+    found = archive.read_arrays(tmp_path, archive.read_description(tmp_path)["digest"])
+    assert_same(found, tree)
+
+
+def test_a_steadied_alocc_judges_alone_as_it_does_in_process(tmp_path):
+    options = {"bottleneck": 4, "code_noise": 0.3, "spectral": True, "ema": 0.9}
+    cfg = tiny("alocc", **{f"alocc__{name}": value for name, value in options.items()})
+    learner = learners.build(cfg, SHAPE)
+    variables = jax.tree.map(lambda leaf: 3 * leaf, initial(learner).variables)
+    detector, scores = detectors.fit(learner, variables, DATA, cfg, DEVICES)
+    detectors.save(tmp_path, detector)
+    kept = detectors.load(tmp_path)
+    assert_same(kept.variables, variables)
+    learner = learners.build(config.for_scoring(cfg), SHAPE)
+    found = detectors.score_fn(kept, learner, DEVICES)(DATA.test.x)
+    np.testing.assert_array_equal(found, scores.test)
 
 
 def names(folder):

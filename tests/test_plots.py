@@ -65,6 +65,7 @@ ARRAYS = {
         "noise_std": 0.2,
     },
     "verdicts": verdict_rows(images(3)) | {"kind": kinds(3)},
+    "residuals": verdict_rows(images(3)) | {"residual": images(3), "kind": kinds(3)},
     "epoch_grid": {"epochs": [1, 5], "x": images(4), "x_hat": images(2, 4)},
     "loss_histograms": {"train": RNG.random(50), "valid": RNG.random(30)},
     "severity": {
@@ -458,8 +459,11 @@ def test_rows_of_any_shape_have_verdicts_and_reconstructions(count, shape, contr
     rows["is_anomaly"] ^= contrary  # what was decided counts, not the threshold
     write_report(tmp_path)
     write_arrays(tmp_path, "verdicts", rows | {"kind": kinds(count)})
+    residual = np.square(rows["x"] - rows["x_hat"])
+    write_arrays(tmp_path, "residuals", rows | {"kind": kinds(count), "residual": residual})
     write_arrays(tmp_path, "reconstructions", rows | {"y": np.arange(count) > 3})
-    figures = [FIGURES[name].draw(tmp_path) for name in ("reconstructions", "verdicts")]
+    names = ("reconstructions", "verdicts", "residuals")
+    figures = [FIGURES[name].draw(tmp_path) for name in names]
     for i, figure in enumerate(figures):
         check_picture(style.save(figure, tmp_path / f"{i}.png"))
     words = [ax.get_title("left") for ax in figures[1].axes]

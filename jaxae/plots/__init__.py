@@ -24,6 +24,8 @@ __all__ = [
 
 RECONSTRUCTIONS = "arrays/reconstructions.npz"
 VERDICTS = "arrays/verdicts.npz"
+RESIDUALS = "arrays/residuals.npz"
+RESIDUAL_KEYS = ("x", "x_hat", "residual", "score", "threshold", "is_anomaly", "kind")
 
 
 class FigureSpec(NamedTuple):
@@ -45,6 +47,17 @@ def verdicts(run_dir: Path):
     keys = ("x", "x_hat", "score", "threshold", "is_anomaly", "kind")
     data = files.arrays(run_dir / VERDICTS, *keys)
     return _by_shape(data).verdicts(data, files.headline(run_dir))
+
+
+def residuals(run_dir: Path):
+    """Rows with the error of each of their values, as pictures or as lines by the rows' shape."""
+    data = files.arrays(run_dir / RESIDUALS, *RESIDUAL_KEYS)
+    return _by_shape(data).residuals(data, files.headline(run_dir))
+
+
+def draw_residuals(data: dict, subtitle: str, path: Path) -> Path:
+    """The same figure of rows that belong to no run: arrays of the names `RESIDUAL_KEYS`."""
+    return save(_by_shape(data).residuals(data, subtitle), path)
 
 
 def _by_shape(data: dict):

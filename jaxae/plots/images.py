@@ -53,6 +53,28 @@ def reconstructions(data: dict, subtitle: str):
 
 def verdicts(data: dict, subtitle: str):
     """Input | reconstruction | difference for each row, titled with the verdict in its colour."""
+    difference = np.asarray(data["x_hat"] - data["x"], np.float32).mean(axis=-1)
+    figure, bar = _trios(data, difference, (-1, 1), "RdBu_r", "difference")
+    bar.set_ticks([-1, -0.5, 0, 0.5, 1])
+    bar.set_label("reconstruction - input", fontsize=7, labelpad=1)
+    headings(figure, "Verdicts (score against threshold)", subtitle)
+    return figure
+
+
+def residuals(data: dict, subtitle: str):
+    """Input | reconstruction | squared error for each row, as shares of the row's largest error."""
+    error = np.asarray(data["residual"], np.float32).sum(axis=-1)
+    largest = error.max(axis=(1, 2), keepdims=True)
+    shares = error / np.where(largest > 0, largest, 1)
+    figure, bar = _trios(data, shares, (0, 1), "inferno", "squared error")
+    bar.set_ticks([0, 0.5, 1])
+    bar.set_label("error / the row's largest", fontsize=7, labelpad=1)
+    headings(figure, "Residuals (the strangest rows first)", subtitle)
+    return figure
+
+
+def _trios(data: dict, values: np.ndarray, limits: tuple[float, float], colours: str, name: str):
+    """Input | reconstruction | values [N, H, W] in colours for each row, and their colour bar."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -60,9 +82,8 @@ def verdicts(data: dict, subtitle: str):
     count, _, width = data["x"].shape[:3]
     cols = 1 if count < 3 else 2 if count < 9 else 3
     rows = rows_for(count, cols)
-    scale = ScalarMappable(Normalize(-1, 1), colormaps["RdBu_r"])
-    difference = np.asarray(data["x_hat"] - data["x"], np.float32).mean(axis=-1)
-    coloured = rgb(scale.cmap(scale.norm(difference))[..., :3])
+    scale = ScalarMappable(Normalize(*limits), colormaps[colours])
+    coloured = rgb(scale.cmap(scale.norm(values))[..., :3])
     trios = np.stack([rgb(data["x"]), rgb(data["x_hat"]), coloured], axis=1)
     block = inches(1, 3, data["x"].shape[1:])
     step = block[0] + 0.2, block[1] + 0.36  # room for two lines of words above each block
@@ -77,14 +98,12 @@ def verdicts(data: dict, subtitle: str):
         kind = {"xytext": (0, 13), "textcoords": "offset points", "va": "bottom", "fontsize": 7.5}
         ax.annotate(str(data["kind"][i]), (0, 1), xycoords="axes fraction", color="#444444", **kind)
         if i + cols >= count:
-            names = ["input", "reconstruction", "difference"]
+            names = ["input", "reconstruction", name]
             ax.set_xticks(centres(3, width, gap(width)), names, fontsize=6.5)
     bar = place(figure, EDGE + cols * step[0], TITLE + 0.36, 0.12, min(2.0, body - 0.36))
-    figure.colorbar(scale, cax=bar, ticks=[-1, -0.5, 0, 0.5, 1])
-    bar.set_ylabel("reconstruction - input", fontsize=7, labelpad=1)
+    drawn = figure.colorbar(scale, cax=bar)
     bar.tick_params(labelsize=6.5, length=2)
-    headings(figure, "Verdicts (score against threshold)", subtitle)
-    return figure
+    return figure, drawn
 
 
 def epoch_grid(run_dir: Path):

@@ -1,5 +1,6 @@
 """Figures of series and of plain vectors: a row, its reconstruction and the error between."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from jaxae.plots import files
 from jaxae.plots.style import (
     ANOMALY,
+    CLASSES,
     NORMAL,
     ORIGINAL,
     RECONSTRUCTION,
@@ -37,6 +39,22 @@ def reconstructions(data: dict, subtitle: str):
 def verdicts(data: dict, subtitle: str):
     """Rows with their reconstructions, each titled with the verdict in its colour."""
     return _panels(data, data["kind"], "Verdicts (score against threshold)", subtitle)
+
+
+def residuals(data: dict, subtitle: str):
+    """The share of every sample or feature in the squared error of its row, a line per channel."""
+    error = data["residual"].reshape(*data["residual"].shape[:2], -1)
+    whole = error.sum(axis=(1, 2), keepdims=True)
+    shares = 100 * error / np.where(whole > 0, whole, 1)
+
+    def draw(ax, i: int) -> None:
+        at = np.arange(error.shape[1])
+        for channel, values in enumerate(shares[i].T):
+            ax.fill_between(at, values, step="mid", color=CLASSES[channel % 10], alpha=0.35, lw=0)
+            ax.step(at, values, where="mid", color=CLASSES[channel % 10], lw=0.9)
+
+    title, y = "Residuals (the strangest rows first)", "% of squared error"
+    return _grid(data, data["kind"], draw, (y, y), (title, subtitle))[0]
 
 
 def beats(run_dir: Path):
@@ -75,6 +93,17 @@ def with_error(ax, x: np.ndarray, x_hat: np.ndarray) -> None:
 
 
 def _panels(data: dict, kinds, title: str, subtitle: str):
+    def draw(ax, i: int) -> None:
+        with_error(ax, data["x"][i], data["x_hat"][i])
+
+    names = (_AMPLITUDE, "scaled value")
+    figure, first = _grid(data, kinds, draw, names, (title, subtitle))
+    _shared_legend(figure, first)
+    return figure
+
+
+def _grid(data: dict, kinds, draw: Callable, names: tuple[str, str], titles: tuple[str, str]):
+    """A panel for each row, titled with its kind and verdict; the figure and its first axes."""
     count = len(data["x"])
     cols = min(4, count)
     rows = rows_for(count, cols)
@@ -90,15 +119,14 @@ def _panels(data: dict, kinds, title: str, subtitle: str):
         style(
             ax,
             x=("sample" if is_series else "feature") if is_lowest else "",
-            y="" if i % cols else _AMPLITUDE if is_series else "scaled value",
+            y="" if i % cols else names[0 if is_series else 1],
         )
         ax.set_title(f"{kinds[i]}\n{words}", fontsize=7.5, loc="left", color=colour)
         ax.tick_params(labelbottom=is_lowest)
         whole_number_ticks(ax)
-        with_error(ax, data["x"][i], data["x_hat"][i])
-    _shared_legend(figure, axes[0, 0])
-    headings(figure, title, subtitle)
-    return figure
+        draw(ax, i)
+    headings(figure, *titles)
+    return figure, axes[0, 0]
 
 
 def _shared_legend(figure, ax) -> None:

@@ -272,7 +272,7 @@ def _finish(
     detector, scores = detectors.fit(learner, variables, dataset, member, jax.local_devices())
     detectors.save(folder / "detector", detector)
     runlog.write_about(folder, member, dataset.digest)
-    runlog.write_arrays(folder / "scores.npz", detectors.arrays(detector, scores, dataset))
+    runlog.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
     report = reporting.make(member, dataset, detector, scores, folder)
     keys = train.ensemble(learner, member, len(dataset.train.x)).init
     initial = train.initial_state(learner, dataset.shape, keys).params

@@ -17,6 +17,7 @@ from jaxae.learners import METHODS
 from jaxae.plots import FigureSpec, curves, images, reconstructions, series
 from jaxae.plots import detection as histograms
 from jaxae.plots import latent as planes
+from jaxae.plots import residuals as residual_figure
 from jaxae.plots import verdicts as verdict_figure
 from jaxae.registry import Registry
 from jaxae.studies import detection, latent, pictures
@@ -90,6 +91,7 @@ STUDIES: Registry[Study] = Registry(
             pictures.reconstructions, figures=_figure("reconstructions", reconstructions)
         ),
         "verdicts": Study(pictures.verdicts, figures=_figure("verdicts", verdict_figure)),
+        "residuals": Study(pictures.residuals, figures=_figure("residuals", residual_figure)),
         "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figure("epoch_grid", images.epoch_grid)),
         "denoising": Study(
             pictures.denoising, _CORRUPTIBLE, _figure("denoising", images.denoising)

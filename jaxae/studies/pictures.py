@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxae import checkpoint, corruptions
+from jaxae import checkpoint, corruptions, explanation
 from jaxae.studies.context import Context, Findings
 
 
@@ -46,6 +46,21 @@ def verdicts(context: Context) -> Findings:
         "threshold": np.float32(context.threshold),
         "is_anomaly": context.decide(scores),
         "kind": np.array([kind for kind, _ in rows]),
+    }
+    return Findings(arrays, {})
+
+
+def residuals(context: Context) -> Findings:
+    """The eight test rows that the detector finds strangest, and where their error lies."""
+    test, scores = context.data.test, context.scores.test
+    index = np.argsort(-scores, kind="stable")[:8]
+    found = explanation.of(test.x[index], context.outputs(test.x[index]).x_hat[None])
+    arrays = {
+        **found._asdict(),
+        "score": scores[index],
+        "threshold": np.float32(context.threshold),
+        "is_anomaly": context.decide(scores[index]),
+        "kind": np.array([f"row {i}, class {test.class_id[i]}" for i in index]),
     }
     return Findings(arrays, {})
 

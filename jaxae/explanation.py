@@ -1,0 +1,75 @@
+"""Where in a row the reconstruction fails: which pixel, sample or feature."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from jaxae import config, detectors, evaluation, learners
+from jaxae.types import Shape
+
+_KINDS = {1: "feature", 2: "sample", 3: "pixel"}  # what a value of a row is, by the row's axes
+
+
+class Explanation(NamedTuple):
+    """Rows as the model sees them, what it makes of them, and how far that is off."""
+
+    x: Float[np.ndarray, " N *S"]  # scaled, and mapped by `data.input`
+    x_hat: Float[np.ndarray, " N *S"]  # mean over the members
+    residual: Float[np.ndarray, " N *S"]  # (x - x_hat)^2, mean over the members
+
+
+class Leading(NamedTuple):
+    """The K values of each row that are reconstructed worst, the worst first."""
+
+    index: Int[np.ndarray, "N K A"]  # position along each of the row's A axes
+    share: Float[np.ndarray, "N K"]  # of the row's whole squared error, in [0, 1]
+
+
+def explain(detector: detectors.Detector, raw: Shaped[np.ndarray, "..."]) -> Explanation:
+    """The squared error of each value of raw rows.
+
+    It explains a reconstruction error, and shows where that lies, which need not be its cause: one
+    value that is far off moves the code, and with it what all others are reconstructed as. A score
+    that looks at codes or neighbours may find a row strange for reasons that no value shows.
+
+    Args:
+      detector: see `jaxae.detectors.load`.
+      raw: [N, *S]; a single channel may be left out.
+
+    Raises:
+      UserError: rows that the detector does not judge; see `jaxae.detectors.judge`.
+    """
+    x = detectors.prepared(detector, raw)
+    learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
+    found = evaluation.inference(learner, jax.local_devices())(detector.variables, x)
+    return of(x, np.asarray(found.x_hat))
+
+
+def of(x: Float[np.ndarray, " N *S"], x_hat: Float[np.ndarray, "E N *S"]) -> Explanation:
+    """The explanation by the reconstructions of each member."""
+    residual = np.square(x[None] - x_hat).mean(axis=0)
+    return Explanation(x, x_hat.mean(axis=0), residual)
+
+
+def leading(residual: Float[np.ndarray, " N *S"], count: int = 3) -> Leading:
+    """The values with the largest residual, at most as many as there are; ties: the first."""
+    flat = residual.reshape(len(residual), -1).astype(np.float64)
+    order = np.argsort(-flat, axis=1, kind="stable")[:, :count]
+    whole = flat.sum(axis=1, keepdims=True)
+    share = np.take_along_axis(flat, order, axis=1) / np.where(whole > 0, whole, 1)
+    return Leading(np.stack(np.unravel_index(order, residual.shape[1:]), axis=-1), share)
+
+
+def kind(cfg: config.ExperimentConfig, shape: Shape) -> str:
+    """What a value of a row of a shape is, in a word: pixel, sample, feature, or cell of a map."""
+    if cfg.data.input != "none":
+        return "cell"
+    return _KINDS.get(len(shape), "value")
+
+
+def place(index: Int[np.ndarray, " A"], shape: Shape) -> str:
+    """A position in words, without the axis of a single channel: "12 7"."""
+    shown = index[:-1] if len(shape) > 1 and shape[-1] == 1 else index
+    return " ".join(map(str, shown))
