@@ -18,10 +18,10 @@ RECIPES = {
     "dense": ProtocolConfig(
         name="one_vs_rest_dense",
         method="dense",
-        score="blurred_energy",
-        data=DataConfig(name="digits"),
-        model=ModelConfig(latent=32, hidden=(512, 256), activation="elu"),
-        train=TrainConfig(epochs=30, batch_size="auto", noise_std=0.7),
+        score="mse+row_knn",
+        data=DataConfig(name="digits", input="auto"),
+        model=ModelConfig(latent=32, hidden=(256, 128), output_activation="linear"),
+        train=TrainConfig(epochs=20, batch_size="auto", noise_std=0.1, noise_clip=False),
     ),
     "conv": ProtocolConfig(
         name="one_vs_rest_conv",

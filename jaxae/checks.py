@@ -152,7 +152,14 @@ def fields(cfg: Config, section: str) -> tuple[str, ...]:
     return tuple(f"{section}.{field.name}" for field in dataclasses.fields(value(cfg, section)))
 
 
-_OPEN = ("method", "data.scale", "model.output_activation", "model.latent", "train.batch_size")
+_OPEN = (
+    "method",
+    "data.scale",
+    "data.input",
+    "model.output_activation",
+    "model.latent",
+    "train.batch_size",
+)
 
 
 def open_fields(cfg: Config) -> list[str]:

@@ -17,6 +17,7 @@ from jaxae.datasets.raw import Raw, to_float
 from jaxae.types import Dataset, Shape
 
 BATCH, STEPS, LATENT = 128, 8, 32  # the largest batch and code; the fewest steps of an epoch
+_LARGE = 16  # pixels on each side of an image that is worth cells of 4 x 4
 _KINDS = {1: "vectors", 2: "series", 3: "images"}
 
 
@@ -24,9 +25,10 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     """Load the data and choose what the configuration leaves to them; print what was chosen.
 
     Method: conv for images, dense for all else. Scaling: none for values in [0, 1], minmax for
-    images and for methods that give these only, standard for the rest. Output: sigmoid where the
-    scaled rows are in [0, 1], else linear. Code: a quarter of a row's values, at most 32. Batch:
-    the largest power of two up to 128 that leaves eight steps an epoch.
+    images and for methods that give these only, standard for the rest. Input: cells of gradients of
+    images in [0, 1] with at least 16 pixels on each side, none of all else. Output: sigmoid where
+    the scaled rows are in [0, 1], else linear. Code: a quarter of a row's values, at most 32.
+    Batch: the largest power of two up to 128 that leaves eight steps an epoch.
 
     Returns:
       The configuration without an `auto`, and the data set that it describes.
@@ -53,6 +55,8 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     choose("data.scale", _scale(cfg, shape, span))
     within = sources.within(span, 0.0, 1.0)
     unit = cfg.data.scale == "minmax" or (cfg.data.scale == "none" and within)
+    large = len(shape) == 3 and min(shape[:2]) >= _LARGE
+    choose("data.input", "gradient_cells" if large and unit else "none")
     choose("model.output_activation", "sigmoid" if unit else "linear")
     choose("model.latent", min(LATENT, max(1, math.prod(shape) // 4)))
     dataset = splits.make(raw, cfg.data)

@@ -48,7 +48,8 @@ class DataConfig:
     scale: Literal["none", "minmax", "standard", "auto"] = "none"
     """scaling fitted on the training rows only; auto = what their values want"""
     input: str = "none"
-    """fixed map of each scaled row: smooth, smooth_normalised, gradients, gradient_cells"""
+    """fixed map of each scaled row: smooth, smooth_normalised, gradients, gradient_cells; auto =
+    the last for images of 16 pixels or more on each side, none for all else"""
     limit: int = 0
     """use at most this many training rows; 0 = all"""
 

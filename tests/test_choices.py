@@ -53,6 +53,25 @@ def test_method_scaling_output_and_code_follow_from_the_rows(name, tmp_path, cap
     assert all(str(value) in chosen for value in expected)
 
 
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (uniform(16, 17, 1), "gradient_cells"),
+        ((255 * uniform(20, 16)).astype(np.uint8), "gradient_cells"),
+        (255 * uniform(16, 16, 3), "gradient_cells"),  # scaled by minmax
+        (uniform(15, 30, 1), "none"),
+        (uniform(40), "none"),
+        (uniform(30, 3), "none"),
+    ],
+)
+def test_a_map_is_chosen_for_images_that_are_large_enough(x, expected, tmp_path, capsys):
+    path = stored(tmp_path / "x.npz", x)
+    cfg, dataset = settled(path, data__input="auto", method="dense")
+    assert cfg.data.input == expected
+    assert (dataset.raw_shape is None or not dataset.raw_shape) == (expected == "none")
+    experiment.check(cfg, dataset)
+
+
 def test_what_is_chosen_does_not_look_at_the_test_rows(tmp_path, capsys):
     x = uniform(8)
     one = settled(stored(tmp_path / "x.npz", x))[0]

@@ -7,7 +7,7 @@ import pytest
 from probes import edit, images, interrupted, tiny
 
 from experiments import label_free
-from jaxae import baselines, config, detectors, experiment, protocol
+from jaxae import baselines, config, detectors, experiment, protocol, runlog
 from jaxae.errors import UserError
 from jaxae.gridconfig import ProtocolConfig
 from jaxae.protocol import expansion
@@ -144,6 +144,20 @@ def test_of_a_sweep_the_lowest_validation_loss_is_the_headline(data, tmp_path):
     assert best["valid_loss"] < worst["valid_loss"]
     assert best["auroc"] == report["auroc"]
     assert report["auroc_std"] is None  # of a single seed
+
+
+@pytest.mark.slow
+def test_a_monitored_protocol_says_how_steady_its_epochs_are(data, tmp_path, capsys):
+    cfg = whole(data, tmp_path, classes=(0, 1), train__epochs=6, train__monitor=True)
+    report = protocol.run(cfg)
+    for k, found in report["classes"].items():
+        logs = tmp_path.glob(f"members/class{k}-seed*/metrics.jsonl")
+        courses = [runlog.read_metrics(path) for path in logs]
+        spread = [np.std([epoch["test_auroc"] for epoch in of[1:]]) for of in courses]
+        assert found["epochs_std"] == pytest.approx(max(spread))
+    out = capsys.readouterr().out
+    assert "5 epochs" in out
+    assert "is the gap to the oracle" in out
 
 
 @pytest.mark.slow

@@ -48,6 +48,9 @@ def of(
     report["warnings"] = [*_warnings(members), *_twins(found[best])]
     if first.train.monitor:
         report["selection"] = _choices(points[best])
+        for member in points[best]:
+            of_class = report["classes"][member.data.normal[0]]
+            of_class["epochs_std"] = max(of_class.get("epochs_std", 0.0), _unrest(member))
     if len(points) > 1:
         report["point"] = f"{best} (lowest validation loss)"
         report["points"] = {
@@ -110,6 +113,12 @@ def _choices(members: Sequence[ExperimentConfig]) -> dict[str, float]:
     return found | {"gap": float(np.mean([of["gap"] for of in of_member]))}
 
 
+def _unrest(member: ExperimentConfig) -> float:
+    """Standard deviation of the test AUROC over the last five epochs."""
+    course = runlog.read_metrics(member.run_path / "metrics.jsonl")[-5:]
+    return float(np.std([epoch["test_auroc"] for epoch in course]))
+
+
 def _values(found: Summary) -> dict[str, Any]:
     return {
         "auroc": found.mean,
@@ -160,13 +169,20 @@ def _baseline_scores(
 
 
 def table(report: dict) -> str:
-    """The report as a table: a line for each class and one for their mean."""
+    """The report as a table: a line for each class and one for their mean.
+
+    Where epochs were monitored, "5 epochs" is the standard deviation of the test AUROC over the
+    last five, of the unsteadiest seed; beside the mean, of the unsteadiest class.
+    """
     names = [*report["baselines"]]
     head = [f"{'normal':>8} {'AUROC':>7} {'95 % interval':>16} {'std':>6}"]
+    watched = "selection" in report
+    head += [f"{'5 epochs':>8}"] * watched
     head += [f"{name:>{_width(name)}}" for name in names]
     lines = [" ".join(head)]
     for k, found in [*report["classes"].items(), ("mean", report)]:
         cells = [_cells(str(k), found)]
+        cells += [f"{_steady(report, k):>8.4f}"] * watched
         for name in names:
             of = report["baselines"][name]
             value = of["auroc"] if k == "mean" else of["classes"][k]["auroc"]
@@ -183,6 +199,16 @@ def table(report: dict) -> str:
     )
     warned = [f"warning: {line}" for line in report["warnings"]]
     return "\n".join([title, rule, *lines, rule, *warned])
+
+
+def _steady(report: dict, k: int | str) -> float:
+    """The spread over epochs of a class's unsteadiest seed; "mean" = of the unsteadiest class."""
+    of_class = report["classes"]
+    return (
+        max(one["epochs_std"] for one in of_class.values())
+        if k == "mean"
+        else (of_class[k]["epochs_std"])
+    )
 
 
 def _width(name: str) -> int:
