@@ -16,7 +16,7 @@ CONFIG = CrossConfig(
     method="dense",
     score="mse",
     data=DataConfig(name="ecg5000", normal=(1,), split="random"),
-    model=ModelConfig(latent=4, hidden=(64, 32), output_activation="linear"),
+    model=ModelConfig(latent=4, hidden=(64, 32), activation="tanh", output_activation="linear"),
     optim=OptimConfig(lr=1e-3),
     train=TrainConfig(epochs=200, batch_size=128),
 )

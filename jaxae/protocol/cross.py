@@ -5,6 +5,7 @@ calibrate on. Here every normal row trains and every one calibrates, by the mode
 it; see `jaxae.conformal.folds` for what is promised.
 """
 
+import dataclasses
 import time
 from typing import NamedTuple
 
@@ -154,12 +155,16 @@ def _take(split: Split, index: np.ndarray) -> Split:
 
 
 def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
-    """The variables [K, ...] of the models, all from the same weights."""
+    """The variables [K, ...] of the models, each from weights of its own.
+
+    Their scores are averaged, and models that start alike err alike.
+    """
     learner = learners.build(cfg, rows.shape[1:], axis=None)
+    seeds = host_generator(cfg.seed, Purpose.INIT, _FOLDS).integers(0, 2**32, len(parts.used))
     left_out = [np.flatnonzero(~of) for of in parts.seen]
     models = [
-        grid.Member(cfg, learner.settings, used, valid)
-        for used, valid in zip(parts.used, left_out, strict=True)
+        grid.Member(dataclasses.replace(cfg, seed=int(seed)), learner.settings, used, valid)
+        for seed, used, valid in zip(seeds, parts.used, left_out, strict=True)
     ]
     shape = rows.shape[1:]
     devices = grid.devices_for(learner, len(models), shape, cfg.devices)

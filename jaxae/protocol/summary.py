@@ -182,7 +182,8 @@ def table(report: dict) -> str:
     lines = [" ".join(head)]
     for k, found in [*report["classes"].items(), ("mean", report)]:
         cells = [_cells(str(k), found)]
-        cells += [f"{_steady(report, k):>8.4f}"] * watched
+        if watched:
+            cells.append(f"{_steady(report, k):>8.4f}")
         for name in names:
             of = report["baselines"][name]
             value = of["auroc"] if k == "mean" else of["classes"][k]["auroc"]
