@@ -20,7 +20,9 @@ RECIPES = {
         method="dense",
         score="mse+row_knn",
         data=DataConfig(name="digits", input="auto"),
-        model=ModelConfig(latent=32, hidden=(256, 128), output_activation="linear"),
+        model=ModelConfig(
+            latent=32, hidden=(256, 128), activation="elu", output_activation="linear"
+        ),
         train=TrainConfig(epochs=20, batch_size="auto", noise_std=0.1, noise_clip=False),
     ),
     "conv": ProtocolConfig(

@@ -20,6 +20,7 @@ from jaxae.plots import latent as planes
 from jaxae.plots import residuals as residual_figure
 from jaxae.plots import verdicts as verdict_figure
 from jaxae.registry import Registry
+from jaxae.studies import costs as decisions
 from jaxae.studies import detection, latent, pictures
 from jaxae.studies.context import Context, Findings
 from jaxae.types import Dataset
@@ -118,6 +119,7 @@ STUDIES: Registry[Study] = Registry(
             figures=_figure("loss_histograms", histograms.loss_histograms),
         ),
         "batch_threshold": Study(detection.batch_threshold),
+        "costs": Study(decisions.costs),
         "scores_compared": Study(detection.scores_compared),
         "epoch_scores": Study(
             detection.epoch_scores,
