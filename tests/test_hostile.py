@@ -195,7 +195,7 @@ def save(path, x, how):
 def damage(draw):
     """What happens to a file's bytes."""
     how = draw(st.sampled_from(["cut", "flip", "empty", "noise", "pickle", "twice"]))
-    at, to = draw(st.floats(0, 0.999)), draw(st.integers(0, 255))
+    at, to = draw(st.integers(0, 999)) / 1000, draw(st.integers(0, 255))
 
     def apply(content):
         i = int(at * len(content))
