@@ -451,7 +451,15 @@ def test_a_verdict_says_what_was_decided_and_how_the_score_stands_to_the_thresho
 
 @pytest.mark.parametrize(
     ("count", "shape"),
-    [(1, (8, 8, 1)), (9, (8, 8, 3)), (1, (6, 10, 1)), (5, (20, 1)), (1, (20, 2)), (2, (7,))],
+    [
+        (1, (8, 8, 1)),
+        (9, (8, 8, 3)),
+        (2, (4, 4, 8)),
+        (1, (6, 10, 1)),
+        (5, (20, 1)),
+        (1, (20, 2)),
+        (2, (7,)),
+    ],
 )
 @pytest.mark.parametrize("contrary", [False, True])
 def test_rows_of_any_shape_have_verdicts_and_reconstructions(count, shape, contrary, tmp_path):

@@ -66,11 +66,21 @@ def residuals(data: dict, subtitle: str):
     error = np.asarray(data["residual"], np.float32).sum(axis=-1)
     largest = error.max(axis=(1, 2), keepdims=True)
     shares = error / np.where(largest > 0, largest, 1)
-    figure, bar = _trios(data, shares, (0, 1), "inferno", "squared error")
+    figure, bar = _trios(_visible(data), shares, (0, 1), "inferno", "squared error")
     bar.set_ticks([0, 0.5, 1])
     bar.set_label("error / the row's largest", fontsize=7, labelpad=1)
     headings(figure, "Residuals (the strangest rows first)", subtitle)
     return figure
+
+
+def _visible(data: dict) -> dict:
+    """Feature maps as grey images, their channels added up and as bright as the row allows."""
+    if data["x"].shape[-1] in (1, 3):
+        return data
+    x, x_hat = (np.asarray(data[name]).sum(axis=-1, keepdims=True) for name in ("x", "x_hat"))
+    brightest = x.max(axis=(1, 2, 3), keepdims=True)
+    unit = np.where(brightest > 0, brightest, 1)
+    return data | {"x": x / unit, "x_hat": x_hat / unit}
 
 
 def _trios(data: dict, values: np.ndarray, limits: tuple[float, float], colours: str, name: str):
