@@ -69,8 +69,9 @@ def score_file(
     raw = arrayfiles.read_rows(rows)
     parallel.initialize()
     try:
-        found = detectors.judge(detector, raw)
-        why = explanation.explain(detector, raw) if explain else None
+        x = detectors.prepared(detector, raw)
+        found = detectors.judge_prepared(detector, x)
+        why = explanation.explain(detector, x) if explain else None
     except UserError as error:
         raise UserError(f"{rows}: {error}") from None
     if out:

@@ -217,10 +217,14 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Judgement:
       UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
         values, or so far from those it was made of that a score is not finite.
     """
-    x = prepared(detector, raw)
+    return judge_prepared(detector, prepared(detector, raw))
+
+
+def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"]) -> Judgement:
+    """The same of rows that are `prepared`; a `UserError` where a score is not finite."""
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     scores = score_fn(detector, learner, jax.local_devices())(x)
-    _require(np.isfinite(scores), "rows are too far from those of the detector to have a score")
+    require(np.isfinite(scores), "rows are too far from those of the detector to have a score")
     decision = detector.decision
     return Judgement(scores, p_values(decision, scores), scoring.decide(decision, scores))
 
@@ -233,8 +237,7 @@ def prepared(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Float[np.nda
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is found right below
         x = scaled(_checked(detector.about, raw), detector.scaling)
-    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
-    _require(finite, "rows hold NaN or infinite values")
+    require(np.isfinite(x), "rows hold NaN or infinite values")
     return inputs.mapped(detector.about.config.data.input, x)
 
 
@@ -257,8 +260,9 @@ def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
     return raw.reshape(-1, *about.shape)
 
 
-def _require(ok: np.ndarray, problem: str) -> None:
-    bad = np.flatnonzero(~ok)
+def require(ok: np.ndarray, problem: str) -> None:
+    """Refuse rows [N, ...] of which a value is not as it must be; the message names the first."""
+    bad = np.flatnonzero(~ok.reshape(len(ok), -1).all(axis=1))
     if bad.size:
         raise UserError(f"{bad.size} {problem}, first row {bad[0]}; remove or mend them")
 

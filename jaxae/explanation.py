@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from jaxae import config, detectors, evaluation, learners
 from jaxae.types import Shape
@@ -17,7 +17,7 @@ class Explanation(NamedTuple):
 
     x: Float[np.ndarray, " N *S"]  # scaled, and mapped by `data.input`
     x_hat: Float[np.ndarray, " N *S"]  # mean over the members
-    residual: Float[np.ndarray, " N *S"]  # (x - x_hat)^2, mean over the members
+    residual: Float[np.ndarray, " N *S"]  # (x - x_hat)^2, mean over the members, in float64
 
 
 class Leading(NamedTuple):
@@ -27,8 +27,8 @@ class Leading(NamedTuple):
     share: Float[np.ndarray, "N K"]  # of the row's whole squared error, in [0, 1]
 
 
-def explain(detector: detectors.Detector, raw: Shaped[np.ndarray, "..."]) -> Explanation:
-    """The squared error of each value of raw rows.
+def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Explanation:
+    """The squared error of each value of rows.
 
     It explains a reconstruction error, and shows where that lies, which need not be its cause: one
     value that is far off moves the code, and with it what all others are reconstructed as. A score
@@ -36,26 +36,29 @@ def explain(detector: detectors.Detector, raw: Shaped[np.ndarray, "..."]) -> Exp
 
     Args:
       detector: see `jaxae.detectors.load`.
-      raw: [N, *S]; a single channel may be left out.
+      x: rows as `jaxae.detectors.prepared` gives them.
 
     Raises:
-      UserError: rows that the detector does not judge; see `jaxae.detectors.judge`.
+      UserError: a row is so far from those of the detector that its reconstruction is not finite.
     """
-    x = detectors.prepared(detector, raw)
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     found = evaluation.inference(learner, jax.local_devices())(detector.variables, x)
-    return of(x, np.asarray(found.x_hat))
+    explained = of(x, np.asarray(found.x_hat))
+    finite = np.isfinite(explained.residual)
+    detectors.require(finite, "rows are too far from those of the detector to be explained")
+    return explained
 
 
 def of(x: Float[np.ndarray, " N *S"], x_hat: Float[np.ndarray, "E N *S"]) -> Explanation:
     """The explanation by the reconstructions of each member."""
-    residual = np.square(x[None] - x_hat).mean(axis=0)
+    # In float32 the square of a finite score's error may be infinite.
+    residual = np.mean([np.square(x.astype(np.float64) - own) for own in x_hat], axis=0)
     return Explanation(x, x_hat.mean(axis=0), residual)
 
 
 def leading(residual: Float[np.ndarray, " N *S"], count: int = 3) -> Leading:
     """The values with the largest residual, at most as many as there are; ties: the first."""
-    flat = residual.reshape(len(residual), -1).astype(np.float64)
+    flat = residual.reshape(len(residual), -1)
     order = np.argsort(-flat, axis=1, kind="stable")[:, :count]
     whole = flat.sum(axis=1, keepdims=True)
     share = np.take_along_axis(flat, order, axis=1) / np.where(whole > 0, whole, 1)

@@ -45,7 +45,7 @@ class EqualError(NamedTuple):
     f1: Array
 
 
-class _Sweep(NamedTuple):
+class Cuts(NamedTuple):
     """Cut j flags the j highest scores, j = 0 ... N; it is real where it splits no tie."""
 
     threshold: Array  # [N+1] the highest score that cut j leaves unflagged; -inf for j = N
@@ -55,7 +55,12 @@ class _Sweep(NamedTuple):
     positive: Array  # [N] bool, y by descending score
 
 
-def _sweep(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> _Sweep:
+def cuts(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Cuts:
+    """Every decision that a threshold can make, with what it flags; scores must not be NaN.
+
+    Raises:
+      UserError: there are 2**30 rows or more.
+    """
     if scores.shape[0] > MAX_ROWS:
         raise UserError(f"{scores.shape[0]} scores; metrics count at most {MAX_ROWS}, take fewer")
     scores, y = jnp.asarray(scores, jnp.float32), jnp.asarray(y, bool)
@@ -63,7 +68,7 @@ def _sweep(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> _Sweep:
     negated, positive = jax.lax.sort((-scores, y), num_keys=2)
     ordered = -negated
     edge = jnp.ones(1, bool)
-    return _Sweep(
+    return Cuts(
         threshold=jnp.append(ordered, -jnp.inf),
         tp=_counts(positive),
         fp=_counts(~positive),
@@ -134,7 +139,7 @@ def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Array:
     Raises:
       UserError: there are 2**30 rows or more.
     """
-    sweep = _sweep(scores, y)
+    sweep = cuts(scores, y)
     anomalies, normals = sweep.tp[-1], sweep.fp[-1]
     # For each anomaly: normals strictly below it + normals at or below it = twice its wins.
     wins = (normals - _at_group_end(sweep.fp, sweep.real)) + (
@@ -161,7 +166,7 @@ def average_precision(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) ->
     Raises:
       UserError: there are 2**30 rows or more.
     """
-    sweep = _sweep(scores, y)
+    sweep = cuts(scores, y)
     anomalies = sweep.tp[-1]
     # Every anomaly adds a recall step of 1 / anomalies, at the precision of its group's cut.
     flagged = _at_group_end(sweep.tp + sweep.fp, sweep.real)
@@ -238,7 +243,7 @@ def fpr_at_tpr(
     Raises:
       UserError: there are 2**30 rows or more.
     """
-    sweep = _sweep(scores, y)
+    sweep = cuts(scores, y)
     anomalies, normals = sweep.tp[-1], sweep.fp[-1]
     # In whole anomalies; two roundings of slack keep .95 of 20 at 19.
     needed = jnp.ceil(anomalies * tpr * (1 - 2 * jnp.finfo(jnp.float32).eps))
@@ -265,7 +270,7 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
     Raises:
       UserError: there are 2**30 rows or more.
     """
-    sweep = _sweep(scores, y)
+    sweep = cuts(scores, y)
     anomalies, normals = sweep.tp[-1], sweep.fp[-1]
     fpr, fnr = sweep.fp / normals, (anomalies - sweep.tp) / anomalies
     best = jnp.argmin(jnp.where(sweep.real, jnp.abs(fpr - fnr), jnp.inf))
@@ -290,11 +295,11 @@ def best_f1(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Array:
     Raises:
       UserError: there are 2**30 rows or more.
     """
-    sweep = _sweep(scores, y)
+    sweep = cuts(scores, y)
     bad = (sweep.tp[-1] == 0) | jnp.isnan(scores).any()
     return _unless(bad, jnp.max(jnp.where(sweep.real, _f1_of_cuts(sweep), 0.0)))
 
 
-def _f1_of_cuts(sweep: _Sweep) -> Array:
+def _f1_of_cuts(sweep: Cuts) -> Array:
     """F1 = 2 tp / (flagged + anomalies) of every cut: [N+1]."""
     return _ratio(2 * sweep.tp, sweep.tp + sweep.fp + sweep.tp[-1])

@@ -115,15 +115,16 @@ def test_what_is_reconstructed_worst_is_named_on_the_screen_in_the_table_and_dra
     np.testing.assert_allclose([float(row["share_1"]) for row in table], share, rtol=1e-3)
     assert (tmp_path / "out.residuals.png").stat().st_size > 1000
     rows = np.load(folder / "test.npy")
-    expected = explanation.explain(detectors.load(folder / "run/detector"), rows)
+    detector = detectors.load(folder / "run/detector")
+    expected = explanation.explain(detector, detectors.prepared(detector, rows))
     np.testing.assert_array_equal(residual, expected.residual)
 
 
-def test_rows_that_are_not_judged_are_not_explained(run):
-    detector = detectors.load(run[0] / "run/detector")
+def test_rows_that_are_not_judged_are_not_explained(run, tmp_path):
     for rows in (np.full((2, 4), np.nan), np.zeros((2, 5)), np.zeros((0, 4)), images(2)):
+        np.save(tmp_path / "rows.npy", rows)
         with pytest.raises(UserError):
-            explanation.explain(detector, rows)
+            cli.score_file(run[0] / "run", tmp_path / "rows.npy", explain=True)
 
 
 @pytest.mark.parametrize("out", ["out.txt", "out", "nowhere/out.csv"])

@@ -27,7 +27,7 @@ def members_of(method="dense", **changes):
 
 def trained(members, devices=1, progress=None, done=0, on_epoch=lambda epoch, so_far, found: found):
     learner = learners.build(members[0].cfg, SHAPE, axis=None)
-    progress = progress or grid.start(learner, members, SHAPE, keep=True)
+    progress = progress or grid.start(learner, members, SHAPE)
     return grid.fit(
         learner, X, members, DEVICES[:devices], progress, done=done,
         merit=lambda found: -found["valid_loss"], on_epoch=on_epoch, quiet=True,

@@ -72,18 +72,12 @@ Merit = Callable[[train.EpochMetrics], Float[np.ndarray, " E"]]  # higher = bett
 OnEpoch = Callable[[int, Callable[[], Progress], train.EpochMetrics], train.EpochMetrics]
 
 
-def start(
-    learner: Learner, grid: Sequence[Member], shape: tuple[int, ...], keep: bool = False
-) -> Progress:
-    """Before the first step: each member has the weights that it would have alone.
-
-    `keep` makes room for the best epoch's, which `fit` wants where it is given a merit.
-    """
+def start(learner: Learner, grid: Sequence[Member], shape: tuple[int, ...]) -> Progress:
+    """Before the first step: each member has the weights that it would have alone."""
     keys = jnp.stack([_key(member, rng.Purpose.INIT) for member in grid])
     state = jax.device_get(train.initial_state(learner, shape, keys))
     size = len(grid)
-    kept = state.variables if keep else {}
-    return Progress(state, kept, np.full(size, -np.inf), np.zeros(size, np.int32))
+    return Progress(state, {}, np.full(size, -np.inf), np.zeros(size, np.int32))
 
 
 def fit(
@@ -125,7 +119,8 @@ def fit(
         return progress
     lanes = Lanes([member.steps for member in grid], devices)
     train_epoch = _epoch_of(learner, rows, grid, lanes)
-    state, kept = (lanes.out(tree) for tree in (progress.state, progress.kept))
+    kept = progress.kept or (progress.state.variables if merit else {})
+    state, kept = (lanes.out(tree) for tree in (progress.state, kept))
     best, chosen = progress.kept_merit, progress.kept_epoch
     steps = sum(member.steps for member in grid)
     with train.progress_bar(epochs * steps, done * steps, quiet) as bar:

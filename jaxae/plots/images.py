@@ -63,7 +63,7 @@ def verdicts(data: dict, subtitle: str):
 
 def residuals(data: dict, subtitle: str):
     """Input | reconstruction | squared error for each row, as shares of the row's largest error."""
-    error = np.asarray(data["residual"], np.float32).sum(axis=-1)
+    error = np.asarray(data["residual"]).sum(axis=-1)
     largest = error.max(axis=(1, 2), keepdims=True)
     shares = error / np.where(largest > 0, largest, 1)
     figure, bar = _trios(_visible(data), shares, (0, 1), "inferno", "squared error")

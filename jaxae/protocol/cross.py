@@ -59,8 +59,8 @@ def run(cfg: CrossConfig) -> dict:
       FloatingPointError: a model diverged or collapsed.
     """
     clock = time.perf_counter()
-    parallel.initialize(cfg.devices)
     _check_fields(cfg)
+    parallel.initialize(cfg.devices)
     base, dataset = choices.settle(experiment_of(cfg))
     experiment.check(base, dataset)
     _check(base)
@@ -168,9 +168,8 @@ def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
     ]
     shape = rows.shape[1:]
     devices = grid.devices_for(learner, len(models), shape, cfg.devices)
-    return grid.fit(
-        learner, rows, models, devices, grid.start(learner, models, shape)
-    ).state.variables
+    progress = grid.start(learner, models, shape)
+    return grid.fit(learner, rows, models, devices, progress).state.variables
 
 
 def _scores(

@@ -51,6 +51,7 @@ def of(
         for member in points[best]:
             of_class = report["classes"][member.data.normal[0]]
             of_class["epochs_std"] = max(of_class.get("epochs_std", 0.0), _unrest(member))
+        report["epochs_std"] = max(of["epochs_std"] for of in report["classes"].values())
     if len(points) > 1:
         report["point"] = f"{best} (lowest validation loss)"
         report["points"] = {
@@ -183,7 +184,7 @@ def table(report: dict) -> str:
     for k, found in [*report["classes"].items(), ("mean", report)]:
         cells = [_cells(str(k), found)]
         if watched:
-            cells.append(f"{_steady(report, k):>8.4f}")
+            cells.append(f"{found['epochs_std']:>8.4f}")
         for name in names:
             of = report["baselines"][name]
             value = of["auroc"] if k == "mean" else of["classes"][k]["auroc"]
@@ -200,16 +201,6 @@ def table(report: dict) -> str:
     )
     warned = [f"warning: {line}" for line in report["warnings"]]
     return "\n".join([title, rule, *lines, rule, *warned])
-
-
-def _steady(report: dict, k: int | str) -> float:
-    """The spread over epochs of a class's unsteadiest seed; "mean" = of the unsteadiest class."""
-    of_class = report["classes"]
-    return (
-        max(one["epochs_std"] for one in of_class.values())
-        if k == "mean"
-        else (of_class[k]["epochs_std"])
-    )
 
 
 def _width(name: str) -> int:

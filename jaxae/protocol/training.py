@@ -136,7 +136,12 @@ def _fitted(
     about = {folder.name: _about(work, m) for folder, m in zip(folders, work.members, strict=True)}
     logs = {name: folder / "metrics.jsonl" for name, folder in zip(about, folders, strict=True)}
     with checkpoint.open_manager(_checkpoints(cfg), 1) as manager:
-        progress, done, failed = _resumed(cfg, work, placed, about, logs, manager)
+        progress, done, failed = _resumed(cfg, work, placed, about, manager)
+        for name in (name for name in about if name not in failed):
+            runlog.start_metrics(logs[name], done)
+        if _keeps(cfg) and done:
+            merits = _merits(choice, progress.kept_epoch, logs, failed)
+            progress = progress._replace(kept_merit=merits)
 
         def on_epoch(epoch: int, so_far: Any, found: train.EpochMetrics) -> train.EpochMetrics:
             for i, name in enumerate(about):
@@ -230,25 +235,20 @@ def _resumed(
     work: Work,
     placed: Sequence[grid.Member],
     about: dict,
-    logs: dict[str, Path],
     manager: checkpoint.Manager,
 ) -> tuple[grid.Progress, int, dict[str, str]]:
     """Where a stopped call left these members, their epochs and who had diverged; or the start."""
     shape = next(iter(work.datasets.values())).shape
     saved = manager.latest_step()
     if saved is None:
-        for log in logs.values():
-            runlog.start_metrics(log, 0)
-        return grid.start(work.learner, placed, shape, _keeps(cfg)), 0, {}
+        return grid.start(work.learner, placed, shape), 0, {}
     held = checkpoint.about(manager, saved)
-    known, failed = held["members"], held["failed"]
-    if not about.items() <= known.items() or saved > cfg.train.epochs:
+    known, failed = held["members"], held.get("failed")  # an older version names none
+    if failed is None or not about.items() <= known.items() or saved > cfg.train.epochs:
         raise UserError(
             f"{manager.directory} holds other members, settings, data or more epochs; remove it, "
             "or name another --run-dir"
         )
-    for name in (name for name in logs if name not in failed):
-        runlog.start_metrics(logs[name], saved)
     state = train.abstract_state(work.learner, shape, len(known))
     kept = state.variables if _keeps(cfg) else {}
     epoch = jax.ShapeDtypeStruct((len(known),), np.int32)
@@ -257,12 +257,20 @@ def _resumed(
     found = jax.device_get(checkpoint.restore(manager, template))
     at = np.array([[*known].index(name) for name in about])  # others may be finished by now
     found = jax.tree.map(lambda leaf: leaf[at], found)
-    merit = np.full(len(about), -np.inf)
-    for i, name in enumerate(about):
-        if _keeps(cfg) and name not in failed:
-            choice, course = selection.CHOICES[cfg.train.select], runlog.read_metrics(logs[name])
-            merit[i] = choice.sign * course[found["kept_epoch"][i] - 1][choice.metric]
-    return grid.Progress(**found, kept_merit=merit), saved, failed
+    return grid.Progress(**found, kept_merit=np.full(len(about), -np.inf)), saved, failed
+
+
+def _merits(
+    choice: selection.Choice, epochs: np.ndarray, logs: dict[str, Path], failed: dict[str, str]
+) -> np.ndarray:
+    """Of the epoch that each member keeps, from its log; of one that diverged the lowest."""
+    merit = _merit(choice)
+    return np.array(
+        [
+            -np.inf if name in failed else merit(runlog.read_metrics(log)[epoch - 1])
+            for (name, log), epoch in zip(logs.items(), epochs, strict=True)
+        ]
+    )
 
 
 def _finish(

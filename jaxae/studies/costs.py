@@ -5,17 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxae import metrics
 from jaxae.studies.context import Context, Findings
 
-RATIOS = (
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    20.0,
-    50.0,
-    100.0,
-)  # cost of a missed anomaly over that of a false alarm
+# Cost of a missed anomaly over that of a false alarm.
+RATIOS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 class Cut(NamedTuple):
@@ -41,12 +35,10 @@ def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: fl
     Returns:
       Of equal cuts the one that flags least; -inf flags every row.
     """
-    cuts = np.append(-np.inf, np.unique(scores))
-    alarms = np.sum(~y) - np.searchsorted(np.sort(scores[~y]), cuts, side="right")
-    missed = np.searchsorted(np.sort(scores[y]), cuts, side="right")
-    total = alarms + ratio * missed
-    best = len(cuts) - 1 - int(np.argmin(total[::-1]))
-    return Cut(float(cuts[best]), float(total[best] / len(y)))
+    tried = metrics.Cuts(*map(np.asarray, metrics.cuts(scores, y)))
+    total = np.where(tried.real, tried.fp + ratio * (np.sum(y) - tried.tp), np.inf)
+    best = int(np.argmin(total))
+    return Cut(float(tried.threshold[best]), float(total[best] / len(y)))
 
 
 def costs(context: Context) -> Findings:
