@@ -13,6 +13,12 @@ def test_the_residual_of_members_by_hand():
     np.testing.assert_allclose(found.x_hat, [[2, 0, 1]])
 
 
+def test_an_error_whose_square_leaves_float32_still_has_shares():
+    x = np.float32([[1e30, 1e30, 0]])
+    found = explanation.leading(explanation.of(x, np.zeros((1, 1, 3), np.float32)).residual)
+    np.testing.assert_allclose(found.share, [[0.5, 0.5, 0]])
+
+
 def test_the_worst_values_are_named_first_with_their_share():
     residual = np.zeros((2, 4, 5, 1), np.float32)
     residual[0, 1, 2], residual[0, 3, 4] = 3, 1

@@ -7,7 +7,7 @@ import pytest
 from probes import edit, images, interrupted, tiny
 
 from experiments import label_free
-from jaxae import baselines, config, detectors, experiment, protocol, runlog
+from jaxae import baselines, checkpoint, config, detectors, experiment, protocol, runlog
 from jaxae.errors import UserError
 from jaxae.gridconfig import ProtocolConfig
 from jaxae.protocol import expansion
@@ -120,6 +120,35 @@ def test_a_call_that_was_stopped_goes_on(data, tmp_path):
     same(scores_of(tmp_path / "whole"), scores_of(tmp_path / "stopped"))
     lines = (tmp_path / "stopped/members/class0-seed1/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_selected_epoch_survives_a_stop(data, tmp_path):
+    def cfg(name):
+        return whole(
+            data, tmp_path / name, classes=(0, 1), devices=1, train__epochs=4,
+            train__checkpoint_every=2, train__select="valid_loss", optim__lr=0.03,
+        )  # fmt: skip
+
+    protocol.run(cfg("whole"))
+    with interrupted(epoch=3), pytest.raises(KeyboardInterrupt):
+        protocol.run(cfg("stopped"))
+    protocol.run(cfg("stopped"))
+    same(scores_of(tmp_path / "whole"), scores_of(tmp_path / "stopped"))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_an_older_layout_is_named(data, tmp_path, monkeypatch):
+    cfg = whole(data, tmp_path, classes=(0,), seeds=1, train__epochs=4, train__checkpoint_every=2)
+    save = checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda *args: save(*args[:3], {"members": args[3]["members"]})
+    )
+    with interrupted(epoch=3), pytest.raises(KeyboardInterrupt):
+        protocol.run(cfg)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="name another --run-dir"):
+        protocol.run(cfg)
 
 
 @pytest.mark.slow
