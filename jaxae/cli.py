@@ -24,7 +24,7 @@ from jaxae.checks import AUTO
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.corruptions import CORRUPTIONS
 from jaxae.data import DATASETS
-from jaxae.errors import UserError, user_errors
+from jaxae.errors import UserError, user_errors, words
 from jaxae.studies import STUDIES
 
 USAGE = """usage: jaxae train [--data.name npz:FILE] [any setting; --help lists them]
@@ -74,28 +74,31 @@ def score_file(
         why = explanation.explain(detector, x) if explain else None
     except UserError as error:
         raise UserError(f"{rows}: {error}") from None
+    picture = _draw_why(detector, found, why, out) if why and out else None
     if out:
         try:
             _write_scores(out, _columns(found, detector.decision.threshold), why)
         except OSError as error:
-            raise UserError(f"--out {out} cannot be written ({error.strerror})") from None
+            raise UserError(f"--out {out} cannot be written ({words(error)})") from None
     flaw = out and calibration.flaw(detector.about.config)
-    words = f"; p-values are ranks and promise nothing: {flaw}" if flaw else ""
-    print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies{words}")
+    caution = f"; p-values are ranks and promise nothing: {flaw}" if flaw else ""
+    print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies{caution}")
     if why:
-        _show_why(detector, found, why, out)
+        _print_why(detector.about.config, found, why)
+    if picture:
+        print(f"figure {picture}")
     return found
 
 
-def _show_why(
-    detector: detectors.Detector,
-    found: detectors.Judgement,
-    why: explanation.Explanation,
-    out: Path | None,
+def _strangest(found: detectors.Judgement) -> np.ndarray:
+    return np.argsort(-found.score, kind="stable")[:_SHOWN]
+
+
+def _print_why(
+    cfg: ExperimentConfig, found: detectors.Judgement, why: explanation.Explanation
 ) -> None:
-    """The strangest rows and their worst values, on the screen and, beside `out`, in a picture."""
-    cfg, shape = detector.about.config, why.x.shape[1:]
-    at = np.argsort(-found.score, kind="stable")[:_SHOWN]
+    """The strangest rows and their worst values."""
+    at, shape = _strangest(found), why.x.shape[1:]
     worst = explanation.leading(why.residual[at])
     kind = explanation.kind(cfg, shape)
     print(f"strangest rows, and the share of their squared error in single {kind}s:")
@@ -105,13 +108,26 @@ def _show_why(
             for index, share in zip(worst.index[i], worst.share[i], strict=True)
         ]
         print(f"{row:>8} {found.score[row]:>10.4g}  {', '.join(parts)}")
-    if out:
-        shown = {name: values[at] for name, values in why._asdict().items()}
-        shown |= {"score": found.score[at], "is_anomaly": found.is_anomaly[at]}
-        shown |= {"threshold": np.float32(detector.decision.threshold)}
-        shown |= {"kind": np.array([f"row {row}" for row in at])}
-        words = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
-        print(f"figure {plots.draw_residuals(shown, words, out.with_suffix('.residuals.png'))}")
+
+
+def _draw_why(
+    detector: detectors.Detector,
+    found: detectors.Judgement,
+    why: explanation.Explanation,
+    out: Path,
+) -> Path:
+    """The strangest rows and where they fail, in a picture beside `out`."""
+    cfg, at = detector.about.config, _strangest(found)
+    shown = {name: values[at] for name, values in why._asdict().items()}
+    shown |= {"score": found.score[at], "is_anomaly": found.is_anomaly[at]}
+    shown |= {"threshold": np.float32(detector.decision.threshold)}
+    shown |= {"kind": np.array([f"row {row}" for row in at])}
+    title = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
+    path = out.with_suffix(".residuals.png")
+    try:
+        return plots.draw_residuals(shown, title, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({words(error)}); use another --out") from None
 
 
 def _columns(found: detectors.Judgement, threshold: float) -> dict[str, np.ndarray]:

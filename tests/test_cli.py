@@ -120,6 +120,18 @@ def test_what_is_reconstructed_worst_is_named_on_the_screen_in_the_table_and_dra
     np.testing.assert_array_equal(residual, expected.residual)
 
 
+def test_a_picture_that_cannot_be_written_is_one_line_and_leaves_no_table(run, tmp_path, capsys):
+    (tmp_path / "out.residuals.png").mkdir()
+    args = ["score", str(run[0] / "run"), str(run[0] / "test.npy"), "--explain"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*args, "--out", str(tmp_path / "out.csv")])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert "out.residuals.png cannot be written" in err
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out.residuals.png"]
+
+
 def test_rows_that_are_not_judged_are_not_explained(run, tmp_path):
     for rows in (np.full((2, 4), np.nan), np.zeros((2, 5)), np.zeros((0, 4)), images(2)):
         np.save(tmp_path / "rows.npy", rows)
