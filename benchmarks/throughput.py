@@ -106,7 +106,8 @@ def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple
         # Compiled first, so that the gate checks what will run, and compiling is timed untouched.
         record |= worker.ask(do="warm_up", seconds=seconds, chunks=chunks)
         found = worker.ask(do="gate", rows=sample, out=str(folder / "gradients.npz"))["losses"]
-        gradients = dict(np.load(folder / "gradients.npz"))
+        with np.load(folder / "gradients.npz") as stored:
+            gradients = dict(stored)
         if worker.spec["framework"] == "jaxae":
             used.add(record["devices"])
         ours = ours or (found, gradients)

@@ -86,7 +86,8 @@ class _Child:
             _prepare_jax(self.spec)
         try:
             make = programs.FRAMEWORKS[self.spec["framework"]]
-            self.program = make(self.spec, dict(np.load(weights)))
+            with np.load(weights) as stored:
+                self.program = make(self.spec, dict(stored))
         except programs.Unavailable as error:
             return {"unavailable": str(error)}
         p = self.program

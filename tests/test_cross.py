@@ -6,6 +6,7 @@ import pytest
 from probes import edit, tiny, write_npz
 
 from jaxae import conformal
+from jaxae.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.gridconfig import CrossConfig
 from jaxae.protocol import cross
@@ -42,7 +43,7 @@ def test_bootstrap_samples_are_as_large_as_the_rows_and_leave_each_one_out():
 @pytest.mark.parametrize("bags", [0, pytest.param(24, marks=pytest.mark.slow)])
 def test_all_normals_calibrate(tmp_path, bags, capsys):
     report = cross.run(config(tmp_path, bags=bags, alpha=0.1))
-    stored = np.load(tmp_path / "run/scores.npz")
+    stored = read_npz(tmp_path / "run/scores.npz")
     n = report["n_calibration"]
     assert n == 96
     assert stored["p_value"].min() >= 1 / (n + 1) - 1e-7

@@ -11,6 +11,7 @@ from probes import assert_same, edit, interrupted, write_npz
 
 from experiments import digits_conv, ecg_cross, one_vs_rest
 from jaxae import checkpoint, command, config, detectors, experiment, guards, plots, runlog, scoring
+from jaxae.arrayfiles import read_npz
 from jaxae.config import ExperimentConfig
 from jaxae.protocol import expand
 
@@ -294,7 +295,7 @@ def test_a_rule_from_outside_decides_in_the_report_the_files_and_the_detector(
         with np.load(tmp_path / "arrays" / f"{name}.npz") as shown:
             below = shown["score"] <= threshold
             np.testing.assert_array_equal(shown["is_anomaly"], below)
-    x = np.load(cfg.data.name.removeprefix("npz:"))["x_test"]
+    x = read_npz(Path(cfg.data.name.removeprefix("npz:")))["x_test"]
     found = detectors.judge(detectors.load(tmp_path / "detector"), x)
     np.testing.assert_array_equal(found.is_anomaly, found.score <= threshold)
     np.testing.assert_array_equal(found.is_anomaly, flagged)

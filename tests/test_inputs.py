@@ -5,6 +5,7 @@ from probes import edit, images, tiny
 from scipy import ndimage
 
 from jaxae import data, detectors, experiment, inputs
+from jaxae.arrayfiles import read_npz
 from jaxae.config import DataConfig
 from jaxae.errors import UserError
 
@@ -98,8 +99,8 @@ def test_a_detector_maps_raw_rows_itself(tmp_path):
     experiment.run(cfg)
     detector = detectors.load(tmp_path / "run/detector")
     assert detector.about.shape == (8, 8, 1)
-    stored = np.load(tmp_path / "run/scores.npz")
-    raw = np.load(tmp_path / "x.npz")["x_test"]
+    stored = read_npz(tmp_path / "run/scores.npz")
+    raw = read_npz(tmp_path / "x.npz")["x_test"]
     np.testing.assert_array_equal(detectors.judge(detector, raw).score, stored["test"])
     with pytest.raises(UserError, match="detector takes"):
         detectors.judge(detector, raw[:, :4, :4])

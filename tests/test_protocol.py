@@ -8,6 +8,7 @@ from probes import edit, images, interrupted, tiny
 
 from experiments import label_free
 from jaxae import baselines, checkpoint, config, detectors, experiment, protocol, runlog
+from jaxae.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.gridconfig import ProtocolConfig
 from jaxae.protocol import expansion
@@ -40,7 +41,7 @@ def whole(data, folder, **changes):
 
 
 def scores_of(folder):
-    return {path.parent.name: dict(np.load(path)) for path in folder.glob("members/*/scores.npz")}
+    return {path.parent.name: read_npz(path) for path in folder.glob("members/*/scores.npz")}
 
 
 def same(one, other):
@@ -77,10 +78,10 @@ def test_slices_merge_and_a_finished_protocol_is_only_reported(data, tmp_path, c
 
 def _judges_alone(folder, data):
     member = folder / "members/class1-seed1"
-    stored = np.load(member / "scores.npz")
-    found = detectors.judge(detectors.load(member / "detector"), np.load(data)["x_test"])
+    stored = read_npz(member / "scores.npz")
+    found = detectors.judge(detectors.load(member / "detector"), read_npz(data)["x_test"])
     np.testing.assert_array_equal(found.score, stored["test"])
-    np.testing.assert_array_equal(stored["test_y"], np.load(data)["y_test"] != 1)
+    np.testing.assert_array_equal(stored["test_y"], read_npz(data)["y_test"] != 1)
 
 
 @pytest.mark.slow
@@ -91,8 +92,8 @@ def test_a_member_is_the_experiment_alone(data, tmp_path):
     assert (member.data.normal, member.seed) == ((1,), 1)
     alone = dataclasses.replace(member, run_dir=str(tmp_path / "alone"), devices=1)
     report = experiment.run(alone)
-    one, other = (np.load(folder / "scores.npz") for folder in (member.run_path, alone.run_path))
-    for name in one.files:
+    one, other = (read_npz(folder / "scores.npz") for folder in (member.run_path, alone.run_path))
+    for name in one:
         np.testing.assert_array_equal(one[name], other[name])
     held = json.loads((member.run_path / "report.json").read_text())
     timed = {"steps_per_s", "wall_s", "compile_s"}

@@ -12,6 +12,7 @@ import pytest
 from probes import edit, tiny, write_npz
 
 from jaxae import config, detectors, experiment, plots, runlog
+from jaxae.arrayfiles import read_npz
 from jaxae.config import FORMAT
 from jaxae.errors import UserError
 
@@ -152,7 +153,7 @@ def test_a_write_that_is_cut_off_leaves_nothing_half_written(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         runlog.write_arrays(tmp_path / "scores.npz", {"test": np.arange(4)})
     assert files(tmp_path) == ["scores.npz"]
-    assert len(np.load(tmp_path / "scores.npz")["test"]) == 3
+    assert len(read_npz(tmp_path / "scores.npz")["test"]) == 3
 
 
 def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path):
