@@ -1,13 +1,17 @@
-"""A configuration from the command line, and what is wrong with it in one line."""
+"""A configuration or a command from the command line, and what is wrong with it in one line."""
 
 import contextlib
 import io
 import itertools
 import operator
+from pathlib import Path
+from typing import Any, TypeVar
 
 from jaxae.checks import validate
-from jaxae.config import ExperimentConfig
+from jaxae.config import ExperimentConfig, from_json
 from jaxae.errors import UserError
+
+Parsed = TypeVar("Parsed")
 
 
 def parse_cli(default: ExperimentConfig, args: list[str] | None = None) -> ExperimentConfig:
@@ -15,23 +19,63 @@ def parse_cli(default: ExperimentConfig, args: list[str] | None = None) -> Exper
 
     Args:
       default: the experiment's own configuration.
-      args: the arguments; None = the process's.
+      args: the arguments; None = the process's. `--config FILE` among them takes that file's
+        configuration, a run's `config.json` for one, in place of the default.
 
     Raises:
       UserError: an argument does not exist, or is no such value; see `validate` too.
       SystemExit: help was asked for.
     """
+    import sys
+
+    default, args = _from_file(default, sys.argv[1:] if args is None else args)
+    return validate(parse(type(default), args, default=default))
+
+
+def parse(target: type[Parsed], args: list[str] | None, **more: Any) -> Parsed:
+    """What a dataclass describes, from arguments; a field without a default has no flag.
+
+    Args:
+      target: its docstring is the help.
+      args: the arguments; None = the process's.
+      more: `prog`, the name of the command; `default`, an instance.
+
+    Raises:
+      UserError: an argument does not exist, or is no such value.
+      SystemExit: help was asked for.
+    """
     import tyro
 
     said = io.StringIO()
+    config = (tyro.conf.PositionalRequiredArgs,)
     try:
         with contextlib.redirect_stderr(said):
-            found = tyro.cli(type(default), default=default, args=args)
+            return tyro.cli(target, args=args, config=config, **more)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(f"{_first_words(said.getvalue())}; --help lists all settings") from None
-    return validate(found)
+
+
+def _from_file(default: ExperimentConfig, args: list[str]) -> tuple[ExperimentConfig, list[str]]:
+    """The configuration to start from, and the arguments without the one that named it."""
+    spelled = [arg.partition("=") for arg in args]
+    at = next((i for i, (name, _, _) in enumerate(spelled) if name == "--config"), None)
+    if at is None:
+        return default, args
+    _, joined, name = spelled[at]
+    rest = args[at + 1 :] if joined else args[at + 2 :]
+    name = name if joined else "".join(args[at + 1 : at + 2])
+    if type(default) is not ExperimentConfig:
+        raise UserError("--config reads the configuration of a single run; name the settings here")
+    if not name:
+        raise UserError("--config names no file; give a run's config.json")
+    try:
+        return from_json(Path(name).read_text()), [*args[:at], *rest]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {name} cannot be read ({error})") from None
+    except UserError as error:
+        raise UserError(f"--config {name}: {error}") from None
 
 
 def _first_words(box: str) -> str:

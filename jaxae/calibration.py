@@ -31,12 +31,18 @@ def flaw(cfg: ExperimentConfig) -> str:
     """Why p-values are ranks and promise nothing; "" = nothing was fitted on the calibration rows.
 
     It does not tell how they were drawn: the first ones (`threshold.limit`) of a file in which like
-    rows follow each other, or windows that overlap, are no such rows as new normals.
+    rows follow each other are no such rows as new normals.
     """
     if cfg.threshold.on == "train":
         return "the model was trained on threshold.on = train; calibrate on --threshold.on valid"
     if cfg.data.valid == "test":
         return "data.valid = test calibrates on rows that are tested; use --data.valid holdout"
+    series = cfg.data.name.startswith("series:") or cfg.data.window
+    if series and not 0 < cfg.data.window <= cfg.data.stride:
+        return (
+            "windows overlap, so that they are not exchangeable; give --data.window and a "
+            "--data.stride that is no smaller"
+        )
     if scoring.resolve(cfg.score).standardise and not cfg.threshold.aside:
         return (
             f"score {cfg.score!r} is standardised on the valid rows; use --threshold.aside 0.3, or "

@@ -47,6 +47,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.valid_fraction": _share,
     "data.limit": (lambda value: value == 0 or value >= 2, "0, for all, or at least 2"),
     "data.split_seed": _at_least(0),
+    "data.size": (lambda value: value == 0 or value >= 4, "0, for their own, or at least 4"),
+    "data.window": (lambda value: value == 0 or value >= 2, "0, for a usual one, or at least 2"),
+    "data.stride": _at_least(0),
     "model.latent": _at_least(0),
     "model.hidden": _all_positive,
     "model.filters": _all_positive,
@@ -121,13 +124,14 @@ def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
     refuse_set(cfg, unread, f"method {cfg.method} does not read it")
 
 
-def refuse_set(cfg: Config, names: Iterable[str], why: str) -> None:
+def refuse_set(cfg: Config, names: Iterable[str], why: str, section: str = "") -> None:
     """Refuse settings that would be ignored.
 
     Args:
-      cfg: the configuration.
+      cfg: the configuration, or a section of it.
       names: dotted names of the fields that nothing would read.
       why: what does not read them, and what to do.
+      section: which one it is, with a dot.
 
     Raises:
       UserError: one of them is not at its default.
@@ -135,7 +139,7 @@ def refuse_set(cfg: Config, names: Iterable[str], why: str) -> None:
     for name in names:
         found, usual = value(cfg, name), default(cfg, name)
         if found != usual:
-            raise UserError(f"{name} is {found!r}, but {why}; leave it at {usual!r}")
+            raise UserError(f"{section}{name} is {found!r}, but {why}; leave it at {usual!r}")
 
 
 def is_read(cfg: Config, name: str, reads: frozenset[str]) -> bool:

@@ -89,8 +89,8 @@ def _say(
     """One line on the data, one on the choices."""
     kind = _KINDS.get(len(dataset.shape), "rows")
     normal, anomaly = splits.choose_classes(raw, cfg.data)
-    classes = f"normal class {_listed(normal)}"
-    classes += f", anomalies {_listed(anomaly)}" if anomaly else ""
+    classes = f"normal class {_listed(normal, raw)}"
+    classes += f", anomalies {_listed(anomaly, raw)}" if anomaly else ""
     print(
         f"{cfg.data.name}: {len(dataset.train.x)} training, {len(dataset.valid.x)} held-out and "
         f"{len(dataset.test.x)} test rows; {kind} {list(dataset.shape)} from {span[0]:g} to "
@@ -100,5 +100,10 @@ def _say(
     print(f"chosen for these rows: {settings}; each can be set")
 
 
-def _listed(classes: list[int]) -> str:
-    return ", ".join(map(str, classes))
+def _listed(classes: list[int], raw: Raw) -> str:
+    return ", ".join(map(raw.schema.called, classes))
+
+
+def chosen(cfg: ExperimentConfig, settled: ExperimentConfig) -> dict[str, Any]:
+    """The fields that a configuration left to the rows, as they were settled."""
+    return {name: checks.value(settled, name) for name in checks.open_fields(cfg)}

@@ -1,37 +1,23 @@
-"""The command `jaxae`: train without a script, judge new rows, compare runs, list all names."""
+"""The command `jaxae`: train without a script, judge new rows, compare runs, look at data."""
 
-import argparse
+import dataclasses
+import importlib
+import json
+import pkgutil
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from jaxae import (
-    archive,
-    arrayfiles,
-    calibration,
-    command,
-    comparison,
-    detectors,
-    explanation,
-    learners,
-    parallel,
-    plots,
-    runlog,
-    scoring,
-)
+from jaxae import arguments, command, comparison, inspection, judging, learners, runs, scoring
 from jaxae.checks import AUTO
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.corruptions import CORRUPTIONS
 from jaxae.data import DATASETS
-from jaxae.errors import UserError, user_errors, words
+from jaxae.datasets.kinds import FILES
+from jaxae.errors import UserError, user_errors
 from jaxae.studies import STUDIES
-
-USAGE = """usage: jaxae train [--data.name npz:FILE] [any setting; --help lists them]
-       jaxae score RUN_DIR FILE [--out OUT] [--explain]    FILE: .npy, .npz, .csv; OUT: .csv, .npz
-       jaxae compare RUN_DIR RUN_DIR    two runs on the same test rows; jaxae list: all names"""
-
-_SHOWN = 8  # rows that are explained on the screen
 
 # What `jaxae train` starts from: all that rows can say is left to them.
 OPEN = ExperimentConfig(
@@ -43,168 +29,185 @@ OPEN = ExperimentConfig(
 )
 
 
-def score_file(
-    run_dir: Path, rows: Path, out: Path | None = None, explain: bool = False
-) -> detectors.Judgement:
-    """Judge new rows with the detector of a finished run.
+@dataclass(frozen=True)
+class Data:
+    """Say what a data set holds, and what `jaxae train` would make of it.
 
-    Args:
-      run_dir: the run folder, or the detector's own.
-      rows: a .npy, .npz (`x_test`, else its only array) or .csv of raw rows [N, *S], in the units
-        of the run's data set.
-      out: a .csv or .npz for row, score, p_value, threshold and is_anomaly; None = none is written.
-      explain: also which values of a row are reconstructed worst: of the strangest rows on the
-        screen and in a picture beside `out`, of every row in `out`.
-
-    Raises:
-      UserError: a file is missing, unreadable or cannot be written, or the rows are not such as the
-        detector judges.
+    Examples: `jaxae data table.csv --data.label kind`, `jaxae data images/`, `jaxae data mnist`.
     """
-    if out and out.exists() and rows.exists() and out.samefile(rows):
-        raise UserError(f"--out {out} holds the rows themselves; name another file")
-    if out and (out.suffix not in (".csv", ".npz") or not out.parent.is_dir()):
-        raise UserError(f"--out {out} cannot be written; name a .csv or .npz in a folder that is")
-    own = run_dir if (run_dir / archive.DESCRIPTION).is_file() else run_dir / "detector"
-    detector = detectors.load(own)
-    raw = arrayfiles.read_rows(rows)
-    parallel.initialize()
-    try:
-        x = detectors.prepared(detector, raw)
-        found = detectors.judge_prepared(detector, x)
-        why = explanation.explain(detector, x) if explain else None
-    except UserError as error:
-        raise UserError(f"{rows}: {error}") from None
-    picture = _draw_why(detector, found, why, out) if why and out else None
-    if out:
-        try:
-            _write_scores(out, _columns(found, detector.decision.threshold), why)
-        except OSError as error:
-            raise UserError(f"--out {out} cannot be written ({words(error)})") from None
-    flaw = out and calibration.flaw(detector.about.config)
-    caution = f"; p-values are ranks and promise nothing: {flaw}" if flaw else ""
-    print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies{caution}")
-    if why:
-        _print_why(detector.about.config, found, why)
-    if picture:
-        print(f"figure {picture}")
-    return found
+
+    file: str
+    """a file or folder of your own, or any other --data.name"""
+    json: bool = False
+    """as JSON"""
+    data: DataConfig = field(default_factory=lambda: OPEN.data)
 
 
-def _strangest(found: detectors.Judgement) -> np.ndarray:
-    return np.argsort(-found.score, kind="stable")[:_SHOWN]
-
-
-def _print_why(
-    cfg: ExperimentConfig, found: detectors.Judgement, why: explanation.Explanation
-) -> None:
-    """The strangest rows and their worst values."""
-    at, shape = _strangest(found), why.x.shape[1:]
-    worst = explanation.leading(why.residual[at])
-    kind = explanation.kind(cfg, shape)
-    print(f"strangest rows, and the share of their squared error in single {kind}s:")
-    for i, row in enumerate(at):
-        parts = [
-            f"{kind} {explanation.place(index, shape)}: {share:.1%}"
-            for index, share in zip(worst.index[i], worst.share[i], strict=True)
-        ]
-        print(f"{row:>8} {found.score[row]:>10.4g}  {', '.join(parts)}")
-
-
-def _draw_why(
-    detector: detectors.Detector,
-    found: detectors.Judgement,
-    why: explanation.Explanation,
-    out: Path,
-) -> Path:
-    """The strangest rows and where they fail, in a picture beside `out`."""
-    cfg, at = detector.about.config, _strangest(found)
-    shown = {name: values[at] for name, values in why._asdict().items()}
-    shown |= {"score": found.score[at], "is_anomaly": found.is_anomaly[at]}
-    shown |= {"threshold": np.float32(detector.decision.threshold)}
-    shown |= {"kind": np.array([f"row {row}" for row in at])}
-    title = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
-    path = out.with_suffix(".residuals.png")
-    try:
-        return plots.draw_residuals(shown, title, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({words(error)}); use another --out") from None
-
-
-def _columns(found: detectors.Judgement, threshold: float) -> dict[str, np.ndarray]:
-    """Of each row: number, score, p-value, the threshold, and the decision."""
-    return {
-        "row": np.arange(len(found.score)),
-        "score": found.score,
-        "p_value": found.p_value,
-        "threshold": np.full(len(found.score), threshold, np.float32),
-        "is_anomaly": found.is_anomaly,
-    }
-
-
-def _write_scores(
-    out: Path, columns: dict[str, np.ndarray], why: explanation.Explanation | None
-) -> None:
-    """A line for each row, the decision as 0 or 1; with the worst values or, as .npz, all."""
-    if out.suffix == ".npz":
-        runlog.write_arrays(out, columns | ({"residual": why.residual} if why else {}))
+def show_data(asked: Data) -> None:
+    """Print what was found; see `jaxae.inspection`."""
+    cfg = dataclasses.replace(OPEN, data=dataclasses.replace(asked.data, name=asked.file))
+    columns = inspection.columns(cfg.data)
+    if asked.json:
+        found = inspection.inspect(cfg)
+        print(json.dumps(found | {"columns": columns}, indent=2))
         return
-    lines = [
-        f"{row},{score:.9g},{float(p)!r},{limit:.9g},{flag:d}"
-        for row, score, p, limit, flag in zip(*columns.values(), strict=True)
-    ]
-    names = [*columns]
-    if why:
-        worst, shape = explanation.leading(why.residual), why.x.shape[1:]
-        names += [f"{of}_{k + 1}" for k in range(worst.share.shape[1]) for of in ("worst", "share")]
-        for i, (index, share) in enumerate(zip(*worst, strict=True)):
-            pairs = zip(index, share, strict=True)
-            lines[i] += "".join(f",{explanation.place(a, shape)},{s:.4g}" for a, s in pairs)
-    runlog.write_text(out, "\n".join([",".join(names), *lines]) + "\n")
+    try:
+        found = inspection.inspect(cfg)
+    except UserError:
+        print("\n".join([asked.file, *inspection.column_lines(columns)]))
+        raise
+    print(inspection.text(found, columns))
+    settings = ", ".join(f"{name} {value}" for name, value in found["chosen"].items())
+    print(f"jaxae train --data.name {asked.file} would choose: {settings}; each can be set")
 
 
-def _score(args: list[str]) -> None:
-    """`jaxae score`, from its arguments."""
-    parser = argparse.ArgumentParser("jaxae score", description="Judge raw rows by a finished run.")
-    parser.add_argument("run_dir", type=Path, help="the run folder, or its detector alone")
-    parser.add_argument(
-        "rows", type=Path, help=".npy, .npz or .csv, in the units of the run's data"
-    )
-    parser.add_argument("--out", type=Path, help=".csv or .npz: row, score, p_value, ...")
-    parser.add_argument(
-        "--explain", action="store_true", help="also which values are reconstructed worst"
-    )
-    options = parser.parse_args(args)
-    with user_errors():
-        score_file(options.run_dir, options.rows, options.out, options.explain)
+@dataclass(frozen=True)
+class Score:
+    """Judge raw rows by a finished run.
+
+    Examples: `jaxae score runs/mine new.csv --out judged.csv`, `jaxae score runs/mine photos/`.
+    """
+
+    run_dir: Path
+    """the run folder, or its detector alone"""
+    rows: Path
+    """.npy, .npz or .csv, or what the run was made of: a table, a series, a folder of images"""
+    out: Path | None = None
+    """.csv or .npz: row, score, p_value, threshold, is_anomaly"""
+    explain: bool = False
+    """also which values are reconstructed worst"""
+    json: bool = False
+    """a summary as JSON on the screen"""
 
 
-def list_names() -> None:
-    """Print every registered name."""
-    registries = {
-        "data sets": [*DATASETS, "npz:FILE"],
+def score(asked: Score) -> None:
+    """Judge; see `jaxae.judging.score_file`."""
+    judging.score_file(asked.run_dir, asked.rows, asked.out, asked.explain, asked.json)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Say whether one run is better than another, or by chance, on the same test rows.
+
+    Example: `jaxae compare runs/one runs/other`.
+    """
+
+    one: Path
+    """a run folder"""
+    other: Path
+    """a run folder"""
+    json: bool = False
+    """as JSON"""
+
+
+def compare(asked: Compare) -> None:
+    """Print each difference with its interval; see `jaxae.comparison`."""
+    found = comparison.compare(asked.one, asked.other)
+    print(json.dumps(found, indent=2) if asked.json else comparison.table(found))
+
+
+@dataclass(frozen=True)
+class List:
+    """List the finished runs below a folder, or everything that has a name.
+
+    Examples: `jaxae list`, `jaxae list --runs elsewhere --json`, `jaxae list --names`.
+    """
+
+    runs: Path = Path("runs")
+    """the folder"""
+    names: bool = False
+    """data sets, methods, scores, rules, corruptions, studies and experiments instead"""
+    json: bool = False
+    """as JSON"""
+
+
+def list_all(asked: List) -> None:
+    """Print runs, or every registered name."""
+    if asked.names:
+        names = {kind: list(of) for kind, of in _names().items()}
+        lines = [f"{kind}: {', '.join(of)}" for kind, of in names.items()]
+        print(json.dumps(names, indent=2) if asked.json else "\n".join(lines))
+        return
+    found = runs.find(asked.runs)
+    print(json.dumps(found, indent=2) if asked.json else runs.table(found))
+
+
+def _names() -> dict[str, Any]:
+    return {
+        "data sets": [*DATASETS, *(f"{kind}:PATH" for kind in FILES)],
         "methods": learners.METHODS,
         "scores (join with +)": scoring.SCORES,
         "threshold rules": scoring.RULES,
         "corruptions": CORRUPTIONS,
         "studies": STUDIES,
+        "experiments": _experiments(),
     }
-    for kind, names in registries.items():
-        print(f"{kind}: {', '.join(names)}")
+
+
+def _home() -> Any:
+    """The package of experiments: part of what is installed, or beside jaxae in a clone."""
+    for name in ("jaxae.experiments", "experiments"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+    raise UserError("the experiments are not installed; run from a clone")
+
+
+def _experiments() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(_home().__path__))
+
+
+def _run(rest: list[str]) -> None:
+    """`jaxae run NAME ...` as `python -m experiments.NAME ...` in a clone."""
+    import runpy
+
+    with user_errors():
+        known = _experiments()
+        if not rest or rest[0] not in known:
+            given = repr(rest[0]) if rest else "nothing"
+            raise UserError(f"jaxae run was given {given}; it takes one of {', '.join(known)}")
+        sys.argv = [f"jaxae run {rest[0]}", *rest[1:]]
+        runpy.run_module(f"{_home().__name__}.{rest[0]}", run_name="__main__")
+
+
+class Command(NamedTuple):
+    """What a command takes, and what it does with it."""
+
+    takes: type
+    does: Callable[[Any], None]
+
+
+COMMANDS = {
+    "data": Command(Data, show_data),
+    "score": Command(Score, score),
+    "compare": Command(Compare, compare),
+    "list": Command(List, list_all),
+}
+USAGE = """usage: jaxae COMMAND ...    each has --help with examples
+  train      a detector on your own data or a published set:  jaxae train --data.name FILE
+  run        a published experiment:                          jaxae run digits_conv
+  data       what a file holds and how it would be used:      jaxae data FILE
+  score      new rows by a finished run:                      jaxae score RUN FILE --out OUT.csv
+  compare    two runs on the same test rows:                  jaxae compare RUN RUN
+  list       finished runs; with --names all that has one:    jaxae list"""
 
 
 def main(args: list[str] | None = None) -> None:
     """Entry point; exits with code 2 and one line on bad input."""
-    args = sys.argv[1:] if args is None else args
-    match args:
-        case ["train", *rest]:
-            command.main(OPEN, rest)
-        case ["list"]:
-            list_names()
-        case ["score", *rest]:
-            _score(rest)
-        case ["compare", one, other]:
-            with user_errors():
-                print(comparison.table(comparison.compare(Path(one), Path(other))))
-        case _:
-            print(USAGE, file=sys.stderr)
-            sys.exit(0 if args in (["-h"], ["--help"]) else 2)
+    name, *rest = (sys.argv[1:] if args is None else args) or [""]
+    if name == "train":
+        command.main(OPEN, rest)
+    elif name == "run":
+        _run(rest)
+    elif name in COMMANDS:
+        with user_errors():
+            asked = arguments.parse(COMMANDS[name].takes, rest, prog=f"jaxae {name}")
+            COMMANDS[name].does(asked)
+    elif name in ("-h", "--help"):
+        print(USAGE)
+        sys.exit(0)
+    else:
+        known = ", ".join(["train", "run", *COMMANDS])
+        with user_errors():
+            raise UserError(f"no command {name!r}; there are {known}; see jaxae --help")

@@ -22,7 +22,8 @@ class DataConfig:
     """Which rows there are, which of them are normal, and how they are split and scaled."""
 
     name: str = "digits"
-    """digits, mnist, fashion_mnist, ecg5000 or npz:FILE"""
+    """digits, mnist, fashion_mnist or ecg5000; npz:FILE; table:FILE (CSV, Parquet);
+    images:FOLDER; series:FILE; or a file or folder alone, read as its name says"""
     dir: str = ""
     """folder with the raw files (mnist/, ...); "" = $JAXAE_DATA_DIR, else download"""
     rows: Literal["auto", "images", "series"] = "auto"
@@ -52,6 +53,20 @@ class DataConfig:
     the last for images of 16 pixels or more on each side, none for all else"""
     limit: int = 0
     """use at most this many training rows; 0 = all"""
+    label: str = "auto"
+    """table, series: column of the class; auto = one called label, class, target, anomaly, ..."""
+    group: str = ""
+    """table, series: rows with one value of this column are trained on or tested together"""
+    ignore: tuple[str, ...] = ()
+    """table, series: columns that are left out"""
+    one_hot: bool = False
+    """table, series: columns of texts become a column for each of their values"""
+    size: int = 0
+    """images: pixels on each side; 0 = their own where all are alike and at most 64, else 64"""
+    window: int = 0
+    """series: steps of a row; 0 = 64, or fewer in a short one"""
+    stride: int = 0
+    """series: steps from one row to the next; 0 = half a window"""
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxae.config import DataConfig
-from jaxae.datasets import local, published, splits
+from jaxae.datasets import kinds, local, published, splits
 from jaxae.datasets.raw import Raw
-from jaxae.errors import UserError, unknown
+from jaxae.errors import UserError
 from jaxae.ops import ceil_div
 from jaxae.registry import Registry
 from jaxae.rng import Purpose, host_generator
 from jaxae.types import Dataset
 
-# Name -> loader of the rows as published; `npz:FILE` names a user's own file.
+# Name -> loader of the rows as published; `jaxae.datasets.kinds` knows a user's own files.
 DATASETS: Registry[Callable[[DataConfig], Raw]] = Registry(
     "dataset",
     Callable,
@@ -52,12 +52,9 @@ def raw(cfg: DataConfig) -> Raw:
     Raises:
       UserError: see `load`.
     """
-    kind, _, path = cfg.name.partition(":")
-    if kind == "npz" and path:
-        return local.npz(path, cfg.rows)
-    if cfg.name not in DATASETS:
-        raise unknown("dataset", cfg.name, [*DATASETS, "npz:FILE"])
-    return DATASETS[cfg.name](cfg)
+    kind, _ = kinds.find(cfg, DATASETS)
+    kinds.refuse_unread(cfg, kind)
+    return kinds.read(cfg) if kind else DATASETS[cfg.name](cfg)
 
 
 def index_plan(

@@ -109,7 +109,7 @@ FLOORS = {
     },
     "views": {"studies", "plots", "reporting"},
     "story": {"experiment", "comparison", "protocol"},
-    "doors": {"jaxae", "cli", "command", "__main__"},
+    "doors": {"jaxae", "cli", "command", "inspection", "judging", "runs", "__main__"},
 }
 BESIDE = {
     ("types", "tuning"),
@@ -147,6 +147,9 @@ BESIDE = {
     ("protocol", "experiment"),
     ("__main__", "cli"),
     ("cli", "command"),
+    ("cli", "inspection"),
+    ("cli", "judging"),
+    ("cli", "runs"),
     ("checkpoint", "runlog"),
 }
 # What lies lower and is still none of a module's business.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from probes import images
 
-from jaxae import cli, detectors, explanation
+from jaxae import cli, detectors, explanation, judging
 from jaxae.errors import UserError
 from jaxae.evaluation import evaluate
 
@@ -62,7 +62,7 @@ def test_a_promise_is_checked_before_training_and_kept_by_the_run(run, tmp_path,
     assert "out of reach of 39 calibration rows" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     cli.main([*command, "--threshold.rule", "conformal:0.1"])
-    found = cli.score_file(tmp_path / "run", folder / "test.npy", tmp_path / "out.csv")
+    found = judging.score_file(tmp_path / "run", folder / "test.npy", tmp_path / "out.csv")
     assert "promise nothing" not in capsys.readouterr().out
     np.testing.assert_array_equal(found.is_anomaly, found.p_value <= np.float32(0.1))
     assert found.is_anomaly.any()
@@ -81,7 +81,7 @@ def as_csv(path, x, header=""):
 def test_rows_may_come_in_any_of_these_files(name, write, run, tmp_path):
     folder, _ = run
     write(tmp_path / name, np.load(folder / "test.npy"))
-    found = cli.score_file(folder / "run", tmp_path / name, tmp_path / "out.csv")
+    found = judging.score_file(folder / "run", tmp_path / name, tmp_path / "out.csv")
     with np.load(folder / "run" / "scores.npz") as saved:
         np.testing.assert_array_equal(found.score, saved["test"])
     header, *lines = (tmp_path / "out.csv").read_text().splitlines()
@@ -136,7 +136,7 @@ def test_rows_that_are_not_judged_are_not_explained(run, tmp_path):
     for rows in (np.full((2, 4), np.nan), np.zeros((2, 5)), np.zeros((0, 4)), images(2)):
         np.save(tmp_path / "rows.npy", rows)
         with pytest.raises(UserError):
-            cli.score_file(run[0] / "run", tmp_path / "rows.npy", explain=True)
+            judging.score_file(run[0] / "run", tmp_path / "rows.npy", explain=True)
 
 
 @pytest.mark.parametrize("out", ["out.txt", "out", "nowhere/out.csv"])
@@ -151,7 +151,9 @@ def test_scores_that_cannot_be_written_are_refused_before_any_work(out, run, tmp
 def test_the_detector_is_found_in_its_run_and_alone(run, tmp_path):
     folder, _ = run
     shutil.copytree(folder / "run" / "detector", tmp_path / "mine")
-    found = [cli.score_file(at, folder / "test.npy") for at in (folder / "run", tmp_path / "mine")]
+    found = [
+        judging.score_file(at, folder / "test.npy") for at in (folder / "run", tmp_path / "mine")
+    ]
     np.testing.assert_array_equal(found[0].score, found[1].score)
     np.testing.assert_array_equal(found[0].is_anomaly, found[1].is_anomaly)
 
@@ -167,7 +169,7 @@ def test_rows_that_cannot_be_scored(run, rows, message, tmp_path):
     else:
         np.save(path, rows)
     with pytest.raises(UserError, match=message) as caught:
-        cli.score_file(run[0] / "run", path)
+        judging.score_file(run[0] / "run", path)
     assert str(path) in str(caught.value)
 
 
@@ -191,6 +193,6 @@ def test_wrong_words_end_with_a_hint(args, code, capsys):
 
 
 def test_every_registered_name_is_listed(capsys):
-    cli.main(["list"])
+    cli.main(["list", "--names"])
     text = capsys.readouterr().out
-    assert all(name in text for name in ("npz:FILE", "alocc", "blurred_energy", "mad", "severity"))
+    assert all(name in text for name in ("npz:PATH", "alocc", "blurred_energy", "mad", "severity"))

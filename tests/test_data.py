@@ -538,7 +538,7 @@ def test_npz_by_name(tmp_path):
 
 @pytest.mark.parametrize("name", ["cifar", "npz:", "npz", ""])
 def test_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(UserError, match=r"unknown dataset .*digits, ecg5000, .*npz:FILE"):
+    with pytest.raises(UserError, match=r"unknown dataset .*digits, ecg5000, .*npz:PATH"):
         data.load(DataConfig(name=name))
 
 

@@ -37,7 +37,7 @@ def refused(args, capsys, cfg=CONFIG):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--data.name", "imagenet"], ["dataset 'imagenet'", "digits", "mnist", "npz:FILE"]),
+        (["--data.name", "imagenet"], ["dataset 'imagenet'", "digits", "mnist", "npz:PATH"]),
         (["--method", "gan"], ["method 'gan'", "alocc, conv, dense"]),
         (["--score", "psnr"], ["score 'psnr'", "mae", "mse"]),
         (["--score", "mse+mse"], ["mse+mse", "twice"]),
@@ -169,7 +169,9 @@ def test_what_a_person_can_do_something_about_is_said_in_one_line(error, code, w
 
 def test_a_reader_who_leaves_is_no_error():
     with subprocess.Popen(
-        [sys.executable, "-m", "jaxae", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "jaxae", "list", "--names"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as command:
         command.stdout.close()
         assert command.stderr.read() == b""

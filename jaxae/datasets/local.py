@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxae import arrayfiles
 from jaxae.datasets.raw import Raw
+from jaxae.datasets.schema import numbered
 from jaxae.errors import UserError
 
 _SIDE = 28  # of the resized digits
@@ -117,8 +118,8 @@ def _classes(y: np.ndarray, name: str, rows: int, path: str) -> np.ndarray:
         raise UserError(
             f"{path}: {name} has the shape {y.shape}; it must be ({rows},), one class per row"
         )
-    with np.errstate(invalid="ignore"):  # NaN and infinity turn into some integer, caught here
-        whole = y.dtype.kind in "fiub" and np.array_equal(y, y.astype(np.int32))
-    if not whole:
-        raise UserError(f"{path}: {name} holds other values than whole numbers; number the classes")
-    return y.astype(np.int32)
+    if y.dtype.kind not in "fiub":
+        raise UserError(
+            f"{path}: {name} has the type {y.dtype}, no whole numbers; number the classes"
+        )
+    return numbered(y, f"{path}: {name}")[0]

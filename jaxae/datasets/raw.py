@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from jaxae.datasets.schema import Schema
 from jaxae.types import Scaling, Source
 
 
@@ -16,6 +17,8 @@ class Raw(NamedTuple):
     x_test: Source  # [M, *S]
     test_class_id: Int[np.ndarray, " M"]
     normal: tuple[int, ...] = ()  # classes that are normal where nobody says; () = no such classes
+    group: Int[np.ndarray, " N"] | None = None  # training rows that are held out together
+    schema: Schema = Schema()  # how the rows were read from files
 
 
 def to_float(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:

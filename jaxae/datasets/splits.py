@@ -53,7 +53,8 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     test_normal = test_part[np.isin(class_id[test_part], normal)]
     _require_normals(kept, "training", cfg)
     _require_normals(test_normal, "test", cfg)
-    train, valid = (kept, test_normal) if cfg.valid == "test" else _hold_out(kept, cfg)
+    group = None if raw.group is None else raw.group[kept]
+    train, valid = (kept, test_normal) if cfg.valid == "test" else _hold_out(kept, group, cfg)
     train = train[: cfg.limit or None]
     test = test_part[np.isin(class_id[test_part], [*normal, *anomaly])]
     if len(test) == len(test_normal) and not cfg.corruption:
@@ -74,7 +75,9 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
 
     shape, dtype = tuple(pool.shape[1:]), str(pool.dtype)
     digest = _digest(pool, class_id, train, valid, test)
-    made = Dataset(shape, split(train), split(valid), split(test), scaling, dtype, digest)
+    made = Dataset(
+        shape, split(train), split(valid), split(test), scaling, dtype, digest, schema=raw.schema
+    )
     if cfg.corruption:
         made = made._replace(test=_with_corrupted(made.test, cfg))
     check_disjoint(made, valid_in_test=cfg.valid == "test")
@@ -197,8 +200,12 @@ def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarra
     return train, test
 
 
-def _hold_out(rows: np.ndarray, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Training and valid rows, both in their old order."""
+def _hold_out(
+    rows: np.ndarray, group: np.ndarray | None, cfg: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and valid rows, both in their old order; those of a group stay together."""
+    if group is not None:
+        return _hold_out_groups(rows, group, cfg)
     count = max(1, round(cfg.valid_fraction * len(rows)))
     if count > len(rows) - _FEWEST:
         raise UserError(
@@ -206,6 +213,20 @@ def _hold_out(rows: np.ndarray, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray
             f"fewer than {_FEWEST} to train on; lower it or give more rows"
         )
     drawn = _draw(len(rows), count, cfg, _HOLDOUT)
+    return rows[~drawn], rows[drawn]
+
+
+def _hold_out_groups(
+    rows: np.ndarray, group: np.ndarray, cfg: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    names = np.unique(group)
+    count = max(1, round(cfg.valid_fraction * len(names)))
+    drawn = np.isin(group, names[_draw(len(names), count, cfg, _HOLDOUT)])
+    if np.sum(~drawn) < _FEWEST:
+        raise UserError(
+            f"the normal training rows are of {len(names)} groups, too few to hold {count} out; "
+            "give more, or lower data.valid_fraction"
+        )
     return rows[~drawn], rows[drawn]
 
 

@@ -1,0 +1,82 @@
+"""How the raw rows of a user's files are read, kept so that new files are read alike."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxae.errors import UserError
+
+# What classes of normals are called where nobody says which are normal.
+_NORMAL = {"normal", "good", "ok", "nominal", "healthy", "benign", "inlier", "inliers", "regular"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What is read from files of one kind, and how; what a kind does not have stays empty."""
+
+    kind: str = "npz"
+    classes: tuple[str, ...] = ()  # names of the classes 0, 1, ...; () = they are numbers
+    columns: tuple[str, ...] = ()  # table, series: what is read, in this order
+    categories: tuple[tuple[str, ...], ...] = ()  # of each column; () = it holds numbers
+    mode: str = ""  # images: "L", grey, or "RGB"
+    size: tuple[int, ...] = ()  # images: height and width
+    window: int = 0  # series: steps of a row
+    stride: int = 0  # series: steps from one row to the next
+
+    @property
+    def features(self) -> list[str]:
+        """The name of each value of a step or of a row of a table."""
+        names: list[str] = []
+        for column, known in zip(self.columns, self.categories, strict=True):
+            names += [f"{column}={value}" for value in known] or [column]
+        return names
+
+    def called(self, class_id: int) -> str:
+        """A class by its number and, where it has one, its name: "1 (scratch)"."""
+        name = self.classes[class_id] if 0 <= class_id < len(self.classes) else ""
+        return f"{class_id} ({name})" if name else str(class_id)
+
+
+def from_dict(values: dict[str, Any]) -> Schema:
+    """The inverse of `dataclasses.asdict`, from what JSON made of it; raises TypeError."""
+    return Schema(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def numbered(labels: np.ndarray, what: str) -> tuple[Int[np.ndarray, " N"], tuple[str, ...]]:
+    """Classes as numbers, with their names where they had no numbers.
+
+    Whole numbers stay what they are. Texts are numbered in alphabetical order, but for one that is
+    called "normal", "good", "ok", ..., which comes first.
+
+    Args:
+      labels: [N], of numbers or of texts.
+      what: the error calls them so.
+
+    Raises:
+      UserError: numbers that are not whole.
+    """
+    if labels.dtype.kind in "OUS":
+        names = sorted(set(map(str, labels)), key=lambda name: (not is_normal(name), name))
+        at = {name: i for i, name in enumerate(names)}
+        return np.array([at[str(label)] for label in labels], np.int32), tuple(names)
+    with np.errstate(invalid="ignore"):  # NaN and infinity turn into some integer, caught here
+        whole = labels.dtype.kind in "fiub" and np.array_equal(labels, labels.astype(np.int32))
+    if not whole:
+        raise UserError(f"{what} holds other values than whole numbers; number the classes")
+    return labels.astype(np.int32), ()
+
+
+def is_normal(name: str) -> bool:
+    """Whether a class is called what normals are called."""
+    return name.strip().lower() in _NORMAL
+
+
+def normal_classes(names: tuple[str, ...]) -> tuple[int, ...]:
+    """The classes that are normal by their names."""
+    return tuple(i for i, name in enumerate(names) if is_normal(name))

@@ -1,0 +1,16 @@
+"""The detector: all that judges raw rows, in one folder that needs nothing else.
+
+A detector is arrays (the model's variables, the score's fitted state, the decision with its
+calibration scores, the scaling) and a description of what they are. `parts` has its types,
+`fitting` makes one, `judging` asks it, `files` keeps it.
+"""
+
+from jaxae.detectors.files import load, save
+from jaxae.detectors.fitting import check, fit, fit_score
+from jaxae.detectors.judging import judge, judge_prepared, prepared, require, score_fn
+from jaxae.detectors.parts import Description, Detector, Judgement, Scores, units
+
+__all__ = [
+    "Description", "Detector", "Judgement", "Scores", "check", "fit", "fit_score", "judge",
+    "judge_prepared", "load", "prepared", "require", "save", "score_fn", "units",
+]  # fmt: skip

@@ -1,0 +1,64 @@
+"""A detector in a folder that needs nothing else."""
+
+import dataclasses
+from pathlib import Path
+
+from jaxae import archive, calibration, config, members
+from jaxae.datasets.schema import from_dict
+from jaxae.detectors.parts import Description, Detector, units
+from jaxae.errors import UserError
+from jaxae.types import Decision, Scaling
+
+
+def save(folder: Path, detector: Detector) -> None:
+    """Save a detector, in place of one that the folder may hold."""
+    about, decision = detector.about, detector.decision
+    description = {
+        "format": config.FORMAT,
+        "jaxae": about.version,
+        "shape": about.shape,
+        "dtype": about.dtype,
+        "units": units(about.dtype),
+        "members": members.count(detector.variables),
+        "threshold": decision.threshold,
+        "calibration_flaw": calibration.flaw(about.config) or None,
+        "data_digest": about.data_digest,
+        "schema": dataclasses.asdict(about.schema),
+        "config": config.to_dict(about.config),
+    }
+    tree = {
+        "variables": detector.variables,
+        "fitted": detector.fitted,
+        "decision": {"state": decision.state, "calibration": decision.calibration},
+        "scaling": detector.scaling._asdict(),
+    }
+    archive.write(folder, description, tree)
+
+
+def load(folder: Path) -> Detector:
+    """The detector in a folder.
+
+    Raises:
+      UserError: there is none, it is damaged, or another version of jaxae wrote it.
+    """
+    if not (folder / archive.DESCRIPTION).is_file():
+        raise UserError(
+            f"no detector in {folder}: it holds no {archive.DESCRIPTION}; name a finished run of "
+            "this version of jaxae, or run an older one again"
+        )
+    try:
+        known = archive.read_description(folder)
+        cfg = config.from_dict(known["config"])
+        tree = archive.read_arrays(folder, known["digest"])
+        names = ("dtype", "jaxae", "data_digest")
+        schema = from_dict(known.get("schema", {}))
+        about = Description(cfg, tuple(known["shape"]), *(known[name] for name in names), schema)
+        decision = Decision(cfg.threshold.rule, **tree["decision"])
+        variables, scaling = tree["variables"], Scaling(**tree["scaling"])
+    except UserError as error:
+        problem = str(error)
+    except (KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        return Detector(about, variables, tree.get("fitted", {}), decision, scaling)
+    raise UserError(f"the detector in {folder} cannot be used ({problem}); run it again")

@@ -1,0 +1,127 @@
+"""From a trained model to a detector: the score fitted, the rows scored, the rule fitted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxae import calibration, evaluation, learners, members, parallel, scoring
+from jaxae.config import ExperimentConfig
+from jaxae.datasets.schema import Schema
+from jaxae.detectors.judging import scores_of
+from jaxae.detectors.parts import Description, Detector, Scores
+from jaxae.errors import UserError
+from jaxae.provenance import version
+from jaxae.types import Dataset, Learner, PyTree
+
+
+def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
+    """Reject what no detector could be made of.
+
+    Args:
+      cfg: its score and threshold rule are looked at.
+      data: None = what can be seen without.
+
+    Raises:
+      UserError: an unknown score or rule, a score that the method cannot feed, or a rule whose
+        promise would not hold, or which needs more normals than there are.
+    """
+    rule = scoring.rule(cfg.threshold.rule)
+    calibration.check(cfg)
+    needed = scoring.resolve(cfg.score).needs - learners.METHODS[cfg.method].outputs
+    if needed:
+        able = [name for name, method in learners.METHODS.items() if needed <= method.outputs]
+        raise UserError(
+            f"score {cfg.score!r} needs {', '.join(sorted(needed))}, which method {cfg.method} "
+            f"does not give; use another --score{', or --method '.join(['', *able])}"
+        )
+    if data:
+        _, kept = calibration.parts(cfg, len(data.valid.y))
+        count = len(data.train.y if cfg.threshold.on == "train" else kept)
+        normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)
+        jax.eval_shape(rule.fit, normals)  # raises by the number of rows alone
+
+
+def fit(
+    learner: Learner,
+    variables: PyTree,
+    data: Dataset,
+    cfg: ExperimentConfig,
+    devices: parallel.Devices,
+) -> tuple[Detector, Scores]:
+    """Fit the score, score every row, and fit the threshold rule on scores of normals.
+
+    Args:
+      learner: that of `config.for_scoring(cfg)`; see `jaxae.learners.build`.
+      variables: of the trained state.
+      data: the score is fitted on its training rows.
+      cfg: names score and rule, and which normals the rule is fitted on.
+      devices: to score on.
+
+    Raises:
+      FloatingPointError: a score is not finite, or the model has collapsed.
+    """
+    score = scoring.resolve(cfg.score)
+    _check_not_collapsed(learner, variables, data.valid.x[:256], devices)
+    fitted = fit_score(learner, variables, data, cfg, devices)
+    of_rows = scores_of(learner, score, variables, fitted, devices)
+    scores = Scores(*(of_rows(split.x) for split in (data.train, data.valid, data.test)))
+    _check_scores(scores, cfg.score)
+    _, kept = calibration.parts(cfg, len(scores.valid))
+    normals = scores.train if cfg.threshold.on == "train" else scores.valid[kept]
+    decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
+    shape = data.raw_shape or data.shape
+    made_of = shape, data.dtype, version("jaxae"), data.digest, data.schema or Schema()
+    about = Description(cfg, *made_of)
+    return Detector(about, variables, fitted, decision, data.scaling), scores
+
+
+def fit_score(
+    learner: Learner,
+    variables: PyTree,
+    data: Dataset,
+    cfg: ExperimentConfig,
+    devices: parallel.Devices,
+) -> PyTree:
+    """The score's own state, of each member; {} where there is nothing to fit."""
+    score = scoring.resolve(cfg.score)
+    if not score.is_fitted:
+        return {}
+    outputs = evaluation.inference(learner, devices)
+    aside, _ = calibration.parts(cfg, len(data.valid.y))
+    scale_rows = data.valid.x[aside] if cfg.threshold.aside else data.valid.x
+    found = []
+    for member in range(members.count(variables)):
+        one = members.pick(variables, member)
+        train, valid = (evaluation.Blocks(outputs, one, x) for x in (data.train.x, scale_rows))
+        fitted = score.fit(train) if score.fit else {}
+        found.append(score.standardise(fitted, valid) if score.standardise else fitted)
+    return members.stack(found)
+
+
+def _check_not_collapsed(
+    learner: Learner, variables: PyTree, x: np.ndarray, devices: parallel.Devices
+) -> None:
+    """A collapsed model gives every row the same reconstruction though the rows differ."""
+    spread = x.std(axis=0).mean()
+    for x_hat in evaluation.inference(learner, devices)(variables, x).x_hat:
+        spread_hat = x_hat.std(axis=0).mean()
+        if not np.isfinite(spread_hat) or spread_hat < 1e-4 * spread:
+            raise FloatingPointError(
+                f"the model has collapsed: its reconstructions differ by {spread_hat:.2e} from row "
+                f"to row, the rows by {spread:.2e}; lower optim.lr, or change the seed or the "
+                "activation"
+            )
+
+
+def _check_scores(scores: Scores, score: str) -> None:
+    for name, values in scores._asdict().items():
+        if not np.isfinite(values).all():
+            raise FloatingPointError(
+                f"{np.sum(~np.isfinite(values))} of {len(values)} {name} scores are not finite; "
+                "lower optim.lr or choose another --score"
+            )
+    if len(scores.test) > 1 and (scores.test == scores.test[0]).all():
+        raise FloatingPointError(
+            f"score {score!r} is {scores.test[0]:g} for every test row, so it tells none apart; "
+            "choose another --score"
+        )

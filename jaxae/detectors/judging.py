@@ -1,0 +1,96 @@
+"""What a detector says of rows that it has never seen."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from jaxae import config, evaluation, inputs, learners, parallel, scoring
+from jaxae.conformal import p_values
+from jaxae.datasets.raw import scaled
+from jaxae.detectors.parts import Description, Detector, Judgement, units
+from jaxae.errors import UserError
+from jaxae.types import Learner, PyTree, Score, Source
+
+
+def score_fn(
+    detector: Detector, learner: Learner, devices: parallel.Devices
+) -> Callable[[Float[np.ndarray, " N *S"]], Float[np.ndarray, " N"]]:
+    """Scores of rows that are scaled already, averaged over the members."""
+    score = scoring.resolve(detector.about.config.score)
+    return scores_of(learner, score, detector.variables, detector.fitted, devices)
+
+
+def scores_of(
+    learner: Learner, score: Score, variables: PyTree, fitted: PyTree, devices: parallel.Devices
+) -> Callable[[Source], Float[np.ndarray, " N"]]:
+    """The same of a detector's parts."""
+    scorer = evaluation.scorer(learner, score, devices)
+
+    def scores(x: Source) -> Float[np.ndarray, " N"]:
+        return np.asarray(scoring.combine(jnp.asarray(scorer(variables, fitted, x))))
+
+    return scores
+
+
+def judge(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Judgement:
+    """Scores of raw rows, in the units of the data that the detector was made of, and decisions.
+
+    Args:
+      detector: see `load`.
+      raw: [N, *S]; a single channel may be left out.
+
+    Raises:
+      UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
+        values, or so far from those it was made of that a score is not finite.
+    """
+    return judge_prepared(detector, prepared(detector, raw))
+
+
+def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"]) -> Judgement:
+    """The same of rows that are `prepared`; a `UserError` where a score is not finite."""
+    learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
+    scores = score_fn(detector, learner, jax.local_devices())(x)
+    require(np.isfinite(scores), "rows are too far from those of the detector to have a score")
+    decision = detector.decision
+    return Judgement(scores, p_values(decision, scores), scoring.decide(decision, scores))
+
+
+def prepared(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, " N *S"]:
+    """Raw rows as the detector's model sees them: scaled, and mapped by `data.input`.
+
+    Raises:
+      UserError: rows that it does not judge; see `judge`.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is found right below
+        x = scaled(_checked(detector.about, raw), detector.scaling)
+    require(np.isfinite(x), "rows hold NaN or infinite values")
+    return inputs.mapped(detector.about.config.data.input, x)
+
+
+def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
+    """The rows as [N, *S], if the detector can take them."""
+    if raw.dtype.kind not in "fiub":
+        raise UserError(f"the rows are of type {raw.dtype}; a detector judges real numbers")
+    if (raw.dtype == np.uint8) != (about.dtype == "uint8"):
+        raise UserError(
+            f"the rows are {raw.dtype}, but the detector was made of {about.dtype} rows "
+            f"({units(about.dtype)}); convert them to these"
+        )
+    left_out = about.shape[:-1] if about.shape[-1] == 1 else about.shape
+    if raw.ndim < 2 or raw.shape[1:] not in (about.shape, left_out):
+        raise UserError(
+            f"the rows are given as {list(raw.shape)}; the detector takes {['N', *about.shape]}"
+        )
+    if not len(raw):
+        raise UserError("there are no rows to judge")
+    return raw.reshape(-1, *about.shape)
+
+
+def require(ok: np.ndarray, problem: str) -> None:
+    """Refuse rows [N, ...] of which a value is not as it must be; the message names the first."""
+    bad = np.flatnonzero(~ok.reshape(len(ok), -1).all(axis=1))
+    if bad.size:
+        raise UserError(f"{bad.size} {problem}, first row {bad[0]}; remove or mend them")
