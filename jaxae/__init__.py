@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
+    "AutoencoderDetector": "estimator",
     "DATASETS": "data",
     "Dataset": "types",
     "Detector": "detectors",

@@ -163,6 +163,8 @@ _OPEN = (
     "model.output_activation",
     "model.latent",
     "train.batch_size",
+    "train.epochs",
+    "score",
 )
 
 

@@ -23,9 +23,10 @@ from jaxae.studies import STUDIES
 OPEN = ExperimentConfig(
     name="run",
     method=AUTO,
+    score=AUTO,
     data=DataConfig(scale=AUTO),
     model=ModelConfig(latent=AUTO, output_activation=AUTO),
-    train=TrainConfig(batch_size=AUTO),
+    train=TrainConfig(epochs=AUTO, batch_size=AUTO),
 )
 
 

@@ -138,7 +138,8 @@ class OptimConfig:
 class TrainConfig:
     """How long, on what, and what is minimised."""
 
-    epochs: int = 30
+    epochs: int | Auto = 30
+    """auto = 30, or more for few rows, up to 200"""
     batch_size: int | Auto = 128
     """global: split over the devices, which must divide it; auto = 128, or less for few rows"""
     loss: str = "mse"
@@ -186,7 +187,8 @@ class ExperimentConfig:
     """alocc: default (logits, squared error) or faithful (the tutorial's losses to the letter)"""
     seed: int = 0
     score: str = "mse"
-    """name of a score, or several joined by + (standardised on valid rows, then summed)"""
+    """name of a score, or several joined by + (standardised on valid rows, then summed); auto =
+    mse+row_knn, or mse where training rows are many or a rule's promise forbids a sum"""
     score_dtype: Literal["float32", "bfloat16"] = "float32"
     """of activations when rows are scored; model.compute_dtype is that of training"""
     ensemble: int = 1

@@ -109,7 +109,9 @@ FLOORS = {
     },
     "views": {"studies", "plots", "reporting"},
     "story": {"experiment", "comparison", "protocol"},
-    "doors": {"jaxae", "cli", "command", "inspection", "judging", "runs", "__main__"},
+    "doors": {
+        *("jaxae", "cli", "command", "estimator", "inspection", "judging", "runs", "__main__"),
+    },
 }
 BESIDE = {
     ("types", "tuning"),
@@ -331,9 +333,12 @@ def test_the_core_of_the_story_is_short():
     assert sum(lines.values()) <= 1700, lines
 
 
-@pytest.mark.parametrize("package", ["matplotlib", "tensorflow_datasets", "sklearn", "tyro"])
+@pytest.mark.parametrize(
+    "package", ["matplotlib", "tensorflow_datasets", "sklearn", "tyro", "pyarrow", "PIL"]
+)
 def test_heavy_packages_are_imported_inside_functions(package):
-    for name in users_of(package):
+    # An estimator of scikit-learn is one by its class; `jaxae` loads it when it is asked for.
+    for name in users_of(package) - {"jaxae.estimator"}:
         tree = parsed(MODULES[name])
         lazy = {
             id(inner)

@@ -94,7 +94,8 @@ def test_a_batch_leaves_eight_steps_or_more(n, batch, tmp_path, capsys):
 def test_every_choice_can_be_set(tmp_path, capsys):
     path = stored(tmp_path / "x.npz", 5 * uniform(8))
     mine = {"method": "dense", "data__scale": "minmax", "model__output_activation": "tanh",
-            "model__latent": 3, "train__batch_size": 10}  # fmt: skip
+            "model__latent": 3, "train__batch_size": 10, "train__epochs": 3,
+            "score": "mae"}  # fmt: skip
     cfg, _ = settled(path, **mine)
     for name, value in mine.items():
         *section, field = name.split("__")

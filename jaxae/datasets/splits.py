@@ -84,6 +84,27 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     return made if cfg.input == "none" else _through_input(made, cfg.input)
 
 
+def of_normals(x: Source, cfg: DataConfig) -> Dataset:
+    """A data set of unlabelled rows that are all taken for normals: some are held out, none tested.
+
+    Its test rows are the valid ones.
+
+    Raises:
+      UserError: too few rows to hold some out.
+    """
+    ids = np.arange(len(x))
+    train, valid = _hold_out(ids, None, cfg)
+    scaling = fit_scaling(cfg.scale, x, train)
+
+    def split(at: np.ndarray) -> Split:
+        values = sources.view(x, at, partial(scaled, scaling=scaling))
+        return Split(values, np.zeros(len(at), bool), np.zeros(len(at), np.int32), at)
+
+    parts = split(train), split(valid), split(valid)
+    made = Dataset(tuple(x.shape[1:]), *parts, scaling, str(x.dtype))
+    return made if cfg.input == "none" else _through_input(made, cfg.input)
+
+
 def _through_input(data: Dataset, name: str) -> Dataset:
     """The data set as its input map shows it to a model."""
     shape = inputs.shape_of(name, data.shape)

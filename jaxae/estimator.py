@@ -1,0 +1,210 @@
+"""scikit-learn's contract over the verbs of jaxae: arrays in, verdicts out, nothing on disk."""
+
+import dataclasses
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+
+from jaxae import checks, choices, detectors, experiment, learners, parallel, scoring, train
+from jaxae.checks import AUTO
+from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig, for_scoring
+from jaxae.datasets import splits
+from jaxae.errors import UserError
+
+_FEWEST = 3  # rows: two to train on, one to hold out
+
+
+class AutoencoderDetector(OutlierMixin, BaseEstimator):
+    """An autoencoder as an outlier detector of scikit-learn.
+
+    It is trained on all rows that it is given, but for a share that is held out and calibrates. As
+    everywhere in scikit-learn a *lower* `score_samples` is more anomalous and `predict` gives -1
+    for outliers, 1 for inliers; `decision_scores_`, `labels_`, `threshold_` and `predict_proba`
+    count as PyOD does: higher, and 1, for outliers.
+
+    Args:
+      method: "dense", "conv" (images [N, H, W, C]) or "auto".
+      anomaly_score: its name, see `jaxae.SCORES`; "auto" = mse+row_knn, or mse where there are many
+        rows.
+      latent: size of the code, or "auto".
+      hidden: widths between input and code of a dense model.
+      epochs: of training, or "auto".
+      batch_size: of a step, or "auto".
+      scale: "none", "minmax", "standard" or "auto", fitted on the training rows.
+      lr: learning rate of Adam.
+      contamination: the share of the rows of `fit` that are called outliers, in (0, 0.5].
+      alpha: where it is given it decides in place of `contamination`: rows with a p-value of at
+        most alpha are outliers, which new inliers are with a probability of at most alpha.
+      valid_fraction: the share of rows that is held out.
+      settings: any other field of `jaxae.ExperimentConfig` by its dotted name, for instance
+        {"train.noise_std": 0.1}.
+      random_state: seed of weights, order and held-out rows.
+
+    Attributes:
+      detector_: the `jaxae.Detector`; `jaxae.detectors.save` keeps it.
+      offset_: `decision_function(X) = score_samples(X) - offset_`.
+      n_features_in_: values of a row; of images, their height.
+      decision_scores_, labels_, threshold_: of the rows of `fit`, in PyOD's sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: str = AUTO,
+        anomaly_score: str = AUTO,
+        latent: int | str = AUTO,
+        hidden: tuple[int, ...] = (),
+        epochs: int | str = AUTO,
+        batch_size: int | str = AUTO,
+        scale: str = AUTO,
+        lr: float = 1e-3,
+        contamination: float = 0.1,
+        alpha: float | None = None,
+        valid_fraction: float = 0.1,
+        settings: Mapping[str, Any] | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+    ):
+        self.method = method
+        self.anomaly_score = anomaly_score
+        self.latent = latent
+        self.hidden = hidden
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.scale = scale
+        self.lr = lr
+        self.contamination = contamination
+        self.alpha = alpha
+        self.valid_fraction = valid_fraction
+        self.settings = settings
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> "AutoencoderDetector":
+        """Train on rows [N, F], or [N, *S] of any shape, and calibrate.
+
+        Args:
+          X: numbers; uint8 images are pixels.
+          y: ignored.
+
+        Raises:
+          UserError: a `ValueError`: a setting that cannot work, or too few rows.
+          FloatingPointError: training diverged, or the model collapsed, as on rows that are equal.
+        """
+        x = self._rows(X, reset=True)
+        if len(x) < _FEWEST:
+            raise UserError(
+                f"n_samples = {len(x)}, but at least {_FEWEST} rows are needed: to train on and to "
+                "hold out"
+            )
+        self._check_decision()
+        parallel.initialize()
+        make = lambda cfg: splits.of_normals(x, cfg)  # noqa: E731
+        cfg, data = choices.settle_rows(self._config(), x, make)
+        experiment.check(cfg, data)
+        learner = learners.build(cfg, data.shape)
+        devices = train.devices_for(learner, cfg, data.shape)
+        state = train.fit(learner, data.train.x, cfg, devices, quiet=True).state
+        scoring_learner = learners.build(for_scoring(cfg), data.shape)
+        detector, _ = detectors.fit(
+            scoring_learner, state.variables, data, cfg, jax.local_devices()
+        )
+        self.detector_ = detector
+        self.decision_scores_ = self._judged(x).score
+        if self.alpha is None:  # the threshold is of all rows, the p-values of those held out
+            decision = scoring.fit_rule(cfg.threshold.rule, self.decision_scores_)
+            kept = decision._replace(calibration=detector.decision.calibration)
+            detector = detector._replace(decision=kept)
+        self.detector_ = jax.device_get(detector)
+        self.threshold_ = float(self.detector_.decision.threshold)
+        self.offset_ = -self.threshold_
+        self.labels_ = scoring.decide(self.detector_.decision, self.decision_scores_).astype(int)
+        return self
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """The anomaly score with its sign turned [N]: lower is more anomalous."""
+        return -self._judged(X).score.astype(np.float64)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """`score_samples` minus `offset_` [N]: below zero for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """-1 for outliers, 1 for inliers [N]."""
+        return np.where(self._judged(X).is_anomaly, -1, 1)
+
+    def p_values(self, X: Any) -> np.ndarray:
+        """Conformal p-values [N], (1 + #{held-out scores >= s}) / (n + 1), in (0, 1].
+
+        If rows and held-out rows are exchangeable, a p-value of at most alpha has a probability of
+        at most alpha, unless the score was standardised on the held-out rows, as a sum of scores
+        is: give `alpha`, or `anomaly_score="mse"`, where the promise matters.
+        """
+        return self._judged(X).p_value.astype(np.float64)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """PyOD's [N, 2], which is no probability; the second column is that of outliers.
+
+        It is where a score lies between the smallest, 0, and the largest, 1, of the rows of `fit`.
+        """
+        check_is_fitted(self)
+        low, high = self.decision_scores_.min(), self.decision_scores_.max()
+        share = (-self.score_samples(X) - low) / max(float(high - low), np.finfo(np.float32).tiny)
+        share = np.clip(share, 0.0, 1.0)
+        return np.stack([1.0 - share, share], axis=1)
+
+    def _judged(self, X: Any) -> detectors.Judgement:
+        check_is_fitted(self)
+        return detectors.judge(self.detector_, self._rows(X, reset=False))
+
+    def _rows(self, X: Any, reset: bool) -> np.ndarray:
+        x = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric")
+        if x.dtype != np.uint8 or x.ndim == 2:
+            x = x.astype(np.float32)
+        return x[..., None] if x.ndim == 3 and x.dtype == np.uint8 else x
+
+    def _config(self) -> ExperimentConfig:
+        state = self.random_state
+        if not isinstance(state, Integral):
+            state = check_random_state(state).randint(2**31)
+        cfg = ExperimentConfig(
+            name="estimator",
+            method=self.method,
+            score=self.anomaly_score,
+            seed=int(state),
+            data=DataConfig(
+                scale=self.scale, valid_fraction=self.valid_fraction, split_seed=int(state)
+            ),
+            model=ModelConfig(
+                latent=self.latent, hidden=tuple(self.hidden), output_activation=AUTO
+            ),
+            train=TrainConfig(epochs=self.epochs, batch_size=self.batch_size),
+        )
+        cfg = checks.replaced(cfg, "optim.lr", float(self.lr))
+        share = f"quantile:{1 - self.contamination}"
+        rule = share if self.alpha is None else f"conformal:{self.alpha}"
+        cfg = checks.replaced(cfg, "threshold.rule", rule)
+        for name, value in (self.settings or {}).items():
+            cfg = _replaced(cfg, name, value)
+        return checks.validate(cfg)
+
+    def _check_decision(self) -> None:
+        if not (isinstance(self.contamination, Real) and 0 < self.contamination <= 0.5):
+            raise UserError(f"contamination is {self.contamination!r}; it must be in (0, 0.5]")
+        if self.alpha is not None and not (isinstance(self.alpha, Real) and 0 < self.alpha < 1):
+            raise UserError(f"alpha is {self.alpha!r}; it must be between 0 and 1, or None")
+
+
+def _replaced(cfg: ExperimentConfig, name: str, value: Any) -> ExperimentConfig:
+    try:
+        checks.value(cfg, name)
+    except AttributeError:
+        raise UserError(
+            f"settings names {name!r}, which is no field; see jaxae.ExperimentConfig"
+        ) from None
+    if dataclasses.is_dataclass(checks.value(cfg, name)):
+        raise UserError(f"settings names the section {name!r}; name a field of it")
+    return checks.replaced(cfg, name, value)

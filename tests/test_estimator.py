@@ -1,0 +1,128 @@
+import pickle
+
+import numpy as np
+import pytest
+from probes import images
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from jaxae import AutoencoderDetector, detectors
+from jaxae.errors import UserError
+
+# What scikit-learn's suite leaves out here, and why it says so.
+UNCHECKED = {
+    "check_array_api_input": "SCIPY_ARRAY_API",
+    "check_classifier_data_not_an_array": "pandas",
+}
+
+
+def rows(n=200, strange=0, seed=0):
+    generator = np.random.default_rng(seed)
+    plane = np.random.default_rng(99).normal(size=(2, 6))
+    x = generator.normal(size=(n, 2)) @ plane
+    x += generator.normal(0, 0.1, x.shape)
+    return np.concatenate([x, generator.normal(0, 4, (strange, 6))])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return AutoencoderDetector(epochs=40).fit(rows(strange=20))
+
+
+@pytest.mark.slow
+def test_the_contract_of_scikit_learn_is_kept():
+    found = check_estimator(AutoencoderDetector(), on_skip=None)
+    left_out = {c["check_name"]: str(c["exception"]) for c in found if c["status"] != "passed"}
+    assert left_out.keys() <= UNCHECKED.keys()
+    assert all(UNCHECKED[name] in why for name, why in left_out.items())
+
+
+def test_both_conventions_say_the_same(fitted):
+    x = rows(50, 10, seed=1)
+    score = -fitted.score_samples(x)
+    outlier = fitted.predict(x) == -1
+    np.testing.assert_array_equal(outlier, score > fitted.threshold_)
+    np.testing.assert_array_equal(fitted.decision_function(x) < 0, outlier)
+    np.testing.assert_array_equal(fitted.labels_, fitted.decision_scores_ > fitted.threshold_)
+    assert fitted.labels_.sum() == 22  # a tenth
+    proba = fitted.predict_proba(x)
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    assert (np.diff(proba[np.argsort(score), 1]) >= 0).all()
+    assert outlier[50:].all()
+
+
+def test_a_detector_survives_pickling_and_the_disk(fitted, tmp_path):
+    x = rows(9, 3, seed=2)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.score_samples(x), fitted.score_samples(x))
+    detectors.save(tmp_path / "kept", fitted.detector_)
+    found = detectors.judge(detectors.load(tmp_path / "kept"), x.astype(np.float32))
+    np.testing.assert_array_equal(found.score, -fitted.score_samples(x))
+
+
+def test_a_seed_fixes_everything(fitted):
+    again = clone(fitted).fit(rows(strange=20))
+    np.testing.assert_array_equal(again.decision_scores_, fitted.decision_scores_)
+    other = clone(fitted).set_params(random_state=1).fit(rows(strange=20))
+    assert (other.decision_scores_ != fitted.decision_scores_).any()
+
+
+def test_alpha_is_kept_on_new_inliers():
+    detector = AutoencoderDetector(alpha=0.1, valid_fraction=0.5, epochs=20).fit(rows(400))
+    assert detector.detector_.about.config.score == "mse"  # a sum could promise nothing
+    x = rows(2000, 50, seed=3)[: 2000 + 50]
+    found, p_value = detector.predict(x) == -1, detector.p_values(x)
+    np.testing.assert_array_equal(found, p_value <= 0.1)
+    assert found[2000:].all()
+
+
+def test_it_works_in_a_pipeline_and_a_search():
+    x = rows(60, 6)
+    y = np.where(np.arange(66) >= 60, -1, 1)
+    pipe = make_pipeline(StandardScaler(), AutoencoderDetector(epochs=2))
+    grid = {"autoencoderdetector__latent": [1, 2]}
+    search = GridSearchCV(pipe, grid, scoring="roc_auc", cv=2).fit(
+        x[np.r_[0:66:2, 1:66:2]], y[np.r_[0:66:2, 1:66:2]]
+    )
+    assert search.best_params_["autoencoderdetector__latent"] in (1, 2)
+    assert set(search.predict(x)) <= {-1, 1}
+
+
+def test_images_are_taken_as_they_are():
+    x = np.round(images(40) * 255).astype(np.uint8)
+    detector = AutoencoderDetector(epochs=2, settings={"model.filters": (4, 8)}).fit(x)
+    assert detector.detector_.about.config.method == "conv"
+    np.testing.assert_array_equal(detector.score_samples(x[..., 0]), detector.score_samples(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"contamination": 0.6}, "contamination is 0.6"),
+        ({"contamination": "auto"}, "contamination is 'auto'"),
+        ({"alpha": 1.0}, "alpha is 1.0"),
+        ({"alpha": 0.001}, "calibration rows"),
+        ({"alpha": 0.1, "anomaly_score": "mse+row_knn"}, "cannot keep its promise"),
+        ({"settings": {"train.speed": 1}}, "'train.speed', which is no field"),
+        ({"settings": {"train": 1}}, "names the section"),
+        ({"epochs": 0}, "train.epochs is 0"),
+        ({"latent": "small"}, "model.latent"),
+        ({"method": "forest"}, "forest"),
+        ({"anomaly_score": "d_of_x"}, "needs"),
+    ],
+)
+def test_settings_that_cannot_work_are_value_errors(settings, says):
+    with pytest.raises(UserError, match=says) as caught:
+        AutoencoderDetector(**settings).fit(rows(60))
+    assert isinstance(caught.value, ValueError)
+
+
+def test_rows_that_cannot_be_judged_are_value_errors(fitted):
+    for bad in (np.full((3, 6), np.nan), np.zeros((3, 5)), np.zeros((0, 6)), [["a"] * 6]):
+        with pytest.raises(ValueError):  # noqa: PT011 - the words are scikit-learn's
+            fitted.predict(bad)
+    with pytest.raises(UserError, match="n_samples = 2"):
+        AutoencoderDetector().fit(rows(2))
