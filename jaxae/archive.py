@@ -7,6 +7,7 @@ replacing the description replaces the archive, at once. Nothing that is read ca
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def write(folder: Path, description: dict, tree: dict) -> None:
       description: JSON-able; "digest" and "arrays" (name -> type and shape) are added.
       tree: of names that may hold anything; layers of Flax have some with a "/".
     """
-    arrays = _flat(tree)
+    arrays = {name: np.asarray(a) for name, a in flat(tree).items()}
     digest = _digest(arrays)
     known = {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,30 +62,30 @@ def read_arrays(folder: Path, digest: str) -> dict:
     arrays = arrayfiles.read_npz(path)
     if _digest(arrays) != digest:
         raise UserError(f"{path.name} is not what was written")
-    return _nested(arrays)
+    return nested(arrays)
 
 
 def _arrays_name(digest: str) -> str:
     return f"arrays-{digest[:16]}.npz"
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, np.ndarray]:
+def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
     """Nested dicts of arrays as one: keys joined by "/", their own / and ~ as JSON Pointers do.
 
     That is "~1" and "~0" (RFC 6901, section 3).
     """
-    flat = {}
+    found = {}
     for name, value in tree.items():
         plain = name.replace("~", "~0").replace("/", "~1")
         at = f"{prefix}/{plain}" if prefix else plain
-        flat |= _flat(value, at) if isinstance(value, dict) else {at: np.asarray(value)}
-    return flat
+        found |= flat(value, at) if isinstance(value, dict) else {at: value}
+    return found
 
 
-def _nested(flat: dict[str, np.ndarray]) -> dict:
-    """The inverse of `_flat`, but for empty dicts, which are left out."""
+def nested(arrays: dict[str, Any]) -> dict:
+    """The inverse of `flat`, but for empty dicts, which are left out."""
     tree: dict = {}
-    for path, value in flat.items():
+    for path, value in arrays.items():
         names = (name.replace("~1", "/").replace("~0", "~") for name in path.split("/"))
         *parents, name = names
         node = tree

@@ -87,6 +87,28 @@ def score(asked: Score) -> None:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write a run's detector as one .zip that runs by itself, with JAX and NumPy alone.
+
+    Examples: `jaxae export runs/mine mine.zip`, then `python mine.zip rows.npy --alpha 0.05`;
+    `jaxae export old.zip new.zip` where the program of an older export has expired.
+    """
+
+    run: Path
+    """the run folder, its detector alone, or an older export"""
+    out: Path
+    """the .zip to write"""
+
+
+def export(asked: Export) -> None:
+    """Export; see `jaxae.exporting`."""
+    from jaxae import exporting
+
+    path = exporting.write(asked.run, asked.out)
+    print(f"{path}, {path.stat().st_size / 1e6:.1f} MB: python {path} ROWS.npy --alpha 0.05")
+
+
+@dataclass(frozen=True)
 class Compare:
     """Say whether one run is better than another, or by chance, on the same test rows.
 
@@ -183,6 +205,7 @@ COMMANDS = {
     "data": Command(Data, show_data),
     "score": Command(Score, score),
     "compare": Command(Compare, compare),
+    "export": Command(Export, export),
     "list": Command(List, list_all),
 }
 USAGE = """usage: jaxae COMMAND ...    each has --help with examples
@@ -191,6 +214,7 @@ USAGE = """usage: jaxae COMMAND ...    each has --help with examples
   data       what a file holds and how it would be used:      jaxae data FILE
   score      new rows by a finished run:                      jaxae score RUN FILE --out OUT.csv
   compare    two runs on the same test rows:                  jaxae compare RUN RUN
+  export     a detector as one file that runs by itself:      jaxae export RUN OUT.zip
   list       finished runs; with --names all that has one:    jaxae list"""
 
 

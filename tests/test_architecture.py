@@ -110,7 +110,19 @@ FLOORS = {
     "views": {"studies", "plots", "reporting"},
     "story": {"experiment", "comparison", "protocol"},
     "doors": {
-        *("jaxae", "cli", "command", "estimator", "inspection", "judging", "runs", "__main__"),
+        *(
+            "jaxae",
+            "cli",
+            "command",
+            "estimator",
+            "inspection",
+            "judging",
+            "runs",
+            "__main__",
+            "exporting",
+            "loader",
+            "card",
+        ),
     },
 }
 BESIDE = {
@@ -149,6 +161,9 @@ BESIDE = {
     ("protocol", "experiment"),
     ("__main__", "cli"),
     ("cli", "command"),
+    ("cli", "exporting"),
+    ("exporting", "card"),
+    ("exporting", "loader"),
     ("cli", "inspection"),
     ("cli", "judging"),
     ("cli", "runs"),

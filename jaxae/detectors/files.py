@@ -7,7 +7,7 @@ from jaxae import archive, calibration, config, members
 from jaxae.datasets.schema import from_dict
 from jaxae.detectors.parts import Description, Detector, units
 from jaxae.errors import UserError
-from jaxae.types import Decision, Scaling
+from jaxae.types import Decision, PyTree, Scaling
 
 
 def save(folder: Path, detector: Detector) -> None:
@@ -26,13 +26,18 @@ def save(folder: Path, detector: Detector) -> None:
         "schema": dataclasses.asdict(about.schema),
         "config": config.to_dict(about.config),
     }
-    tree = {
+    archive.write(folder, description, tree(detector))
+
+
+def tree(detector: Detector) -> dict[str, PyTree]:
+    """The arrays of a detector, as nested dicts."""
+    decision = detector.decision
+    return {
         "variables": detector.variables,
         "fitted": detector.fitted,
         "decision": {"state": decision.state, "calibration": decision.calibration},
         "scaling": detector.scaling._asdict(),
     }
-    archive.write(folder, description, tree)
 
 
 def load(folder: Path) -> Detector:
@@ -49,16 +54,16 @@ def load(folder: Path) -> Detector:
     try:
         known = archive.read_description(folder)
         cfg = config.from_dict(known["config"])
-        tree = archive.read_arrays(folder, known["digest"])
+        arrays = archive.read_arrays(folder, known["digest"])
         names = ("dtype", "jaxae", "data_digest")
         schema = from_dict(known.get("schema", {}))
         about = Description(cfg, tuple(known["shape"]), *(known[name] for name in names), schema)
-        decision = Decision(cfg.threshold.rule, **tree["decision"])
-        variables, scaling = tree["variables"], Scaling(**tree["scaling"])
+        decision = Decision(cfg.threshold.rule, **arrays["decision"])
+        variables, scaling = arrays["variables"], Scaling(**arrays["scaling"])
     except UserError as error:
         problem = str(error)
     except (KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
     else:
-        return Detector(about, variables, tree.get("fitted", {}), decision, scaling)
+        return Detector(about, variables, arrays.get("fitted", {}), decision, scaling)
     raise UserError(f"the detector in {folder} cannot be used ({problem}); run it again")

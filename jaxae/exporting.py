@@ -1,0 +1,218 @@
+"""A detector as one file that runs by itself: the command `jaxae export`.
+
+The archive holds a program of `jax.export` with its parameters, the detector from which it is
+rebuilt when it is too old, golden rows, a model card, and `jaxae.loader`, which needs JAX and NumPy
+alone.
+"""
+
+import datetime
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export, lax
+from jaxtyping import Array, Float
+
+from jaxae import (
+    archive,
+    card,
+    config,
+    detectors,
+    inputs,
+    learners,
+    loader,
+    parallel,
+    scoring,
+    tuning,
+)
+from jaxae.conformal import split_p_values
+from jaxae.detectors import Detector
+from jaxae.errors import UserError, words
+from jaxae.types import Inferred, PyTree
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_PROMISED = 180  # days that jax.export keeps an old program readable
+_GOLDEN = 32  # rows
+_CARD = "model_card.json"
+
+
+def write(run: Path, out: Path) -> Path:
+    """Export the detector of a finished run, or of an older export.
+
+    Args:
+      run: the run folder, its detector's, or an export.
+      out: the archive; replaced when the new one is whole.
+
+    Raises:
+      UserError: there is no detector, the archive cannot be written, or the exported program judges
+        golden rows otherwise than the detector does.
+    """
+    if not out.parent.is_dir() or out.suffix != ".zip":
+        raise UserError(f"{out} cannot be written; name a .zip in a folder that exists")
+    if run.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            _unpack(run, Path(folder))
+            return _written(Path(folder), Path(folder), out)
+    own = run if (run / archive.DESCRIPTION).is_file() else run / "detector"
+    return _written(run, own, out)
+
+
+def _written(run: Path, own: Path, out: Path) -> Path:
+    detector = detectors.load(own)
+    parallel.initialize()
+    rows = golden_rows(detector)
+    judged = detectors.judge(detector, rows)
+    files = {
+        loader.PROGRAM: exported(detector),
+        loader.GOLDEN: _npz({"rows": rows, "score": judged.score, "p_value": judged.p_value}),
+        loader.CODE: Path(loader.__file__).read_bytes(),
+    }
+    files |= {f"{loader.DETECTOR}{path.name}": path.read_bytes() for path in own.glob("*.*")}
+    about = card.make(detector, run)
+    texts = {
+        loader.MANIFEST: json.dumps(_manifest(detector, files), indent=2),
+        "MODEL_CARD.md": card.text(about),
+        _CARD: json.dumps(about, indent=2),
+        "__main__.py": "import sys, loader\nsys.exit(loader.main())\n",
+    }
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as made:
+            for name, content in (files | texts | _flatbuffers()).items():
+                made.writestr(name, content)
+        _check(aside, detector, rows)
+        aside.replace(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({words(error)})") from None
+    finally:
+        aside.unlink(missing_ok=True)
+    return out
+
+
+def _check(path: Path, detector: Detector, rows: np.ndarray) -> None:
+    """The archive, read as a stranger would read it, judges as the detector does."""
+    try:
+        found = loader.load(path).judge(rows)
+    except loader.ExportError as error:
+        raise UserError(f"the export cannot be used: {error}") from None
+    if (found.is_anomaly != detectors.judge(detector, rows).is_anomaly).any():
+        raise UserError("the exported program decides golden rows otherwise than the detector")
+
+
+def exported(detector: Detector) -> bytes:
+    """The serialised program, for CPUs, NVIDIA GPUs and TPUs.
+
+    It is `(arrays, raw [k, 64, *S], alpha []) -> (score, p_value, is_anomaly)` of 64 k rows, for
+    any k; the arrays are those of the detector by their names in its file, and `unit`, by which raw
+    values are divided first. Where alpha is NaN the threshold rule decides.
+    """
+    about = detector.about
+    arrays = archive.flat(detectors.tree(detector)) | {"unit": np.float32(1)}
+    (k,) = export.symbolic_shape("k")
+    raw = jax.ShapeDtypeStruct((k, loader.CHUNK, *about.shape), _dtype(about.dtype))
+    alpha = jax.ShapeDtypeStruct((), jnp.float32)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype), arrays)
+    made = export.export(jax.jit(_judge_fn(detector)), platforms=PLATFORMS)(shapes, raw, alpha)
+    return bytes(made.serialize())
+
+
+def _dtype(dtype: str) -> str:
+    return "uint8" if dtype == "uint8" else "float32"
+
+
+def _judge_fn(detector: Detector) -> Callable:
+    """`exported`'s function; constants are arguments, so that XLA divides as NumPy does."""
+    cfg = detector.about.config
+    shape = inputs.shape_of(cfg.data.input, detector.about.shape)
+    learner = learners.build(config.for_scoring(cfg), shape, axis=None)
+    score, rule = scoring.resolve(cfg.score), scoring.rule(cfg.threshold.rule)
+    apply = inputs.INPUTS[cfg.data.input].apply
+
+    def member(variables: PyTree, fitted: PyTree, x: Array) -> Array:
+        rows = Inferred(x, learner.infer(variables, x))
+        return jax.vmap(score.apply, in_axes=(None, 0))(fitted, rows)
+
+    def judge(arrays: dict, raw: Array, alpha: Array) -> tuple[Array, Array, Array]:
+        known = archive.nested(arrays)
+        shift, scale = known["scaling"]["shift"], known["scaling"]["scale"]
+        calibration, state = known["decision"]["calibration"], known["decision"]["state"]
+
+        def chunk(rows: Array) -> Float[Array, " 64"]:
+            x = (rows.astype(jnp.float32) / known["unit"] - shift[None]) / scale[None]
+            x = jax.vmap(apply)(x)
+            own = (known["variables"], known.get("fitted", {}))
+            return scoring.combine(lax.map(lambda one: member(*one, x), own))
+
+        scores = lax.map(chunk, raw).reshape(-1)
+        p_value = split_p_values(calibration, scores)
+        by_rule = rule.decide(state, scores)
+        return scores, p_value, jnp.where(jnp.isnan(alpha), by_rule, p_value <= alpha)
+
+    return judge
+
+
+def golden_rows(detector: Detector) -> np.ndarray:
+    """Rows that are judged on export and on load: noise, from hardly any to much."""
+    about, generator = detector.about, np.random.default_rng(0)
+    noise = generator.normal(size=(_GOLDEN, *about.shape))
+    noise *= np.linspace(0.01, 2, _GOLDEN).reshape(-1, *(1,) * len(about.shape))
+    shift, scale = detector.scaling
+    if about.dtype == "uint8":
+        return np.clip(128 + 64 * noise, 0, 255).astype(np.uint8)
+    return (np.asarray(shift) + np.asarray(scale) * noise).astype(np.float32)
+
+
+def _manifest(detector: Detector, files: dict[str, bytes]) -> dict:
+    about, today = detector.about, datetime.date.today()
+    return {
+        "format": 1,
+        "jaxae": about.version,
+        "jax": jax.__version__,
+        "exported": today.isoformat(),
+        "expires": (today + datetime.timedelta(days=_PROMISED)).isoformat(),
+        "platforms": PLATFORMS,
+        "cpu_options": tuning.scoring_options(about.config.score_dtype, "cpu"),
+        "shape": about.shape,
+        "dtype": _dtype(about.dtype),
+        "units": detectors.units(about.dtype),
+        "rule": detector.decision.rule,
+        "threshold": float(detector.decision.threshold),
+        "n_calibration": len(detector.decision.calibration),
+        "arrays": next(name for name in files if name.endswith(".npz") and "arrays" in name),
+        "digests": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def _flatbuffers() -> dict[str, bytes]:
+    """The pure Python package by which jax.export reads a program, and which JAX does not bring."""
+    found = importlib.metadata.files("flatbuffers") or []
+    kept = [path for path in found if path.suffix == ".py" or "LICENSE" in path.name]
+    return {str(path): path.read_binary() for path in kept if ".." not in path.parts}
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """The detector's own files out of an export."""
+    try:
+        with zipfile.ZipFile(path) as made:
+            names = [name for name in made.namelist() if name.startswith(loader.DETECTOR)]
+            for name in names:
+                (folder / Path(name).name).write_bytes(made.read(name))
+            report = json.loads(made.read(_CARD))["report"]
+            (folder / "report.json").write_text(json.dumps(report))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no readable export ({error})") from None

@@ -1,0 +1,213 @@
+"""Judge raw rows by an exported detector, with JAX and NumPy alone.
+
+    python detector.zip ROWS.npy [--alpha 0.05] [--out OUT.csv]
+
+Every export carries a copy of this file, so that the archive runs by itself. From Python, with the
+archive on `sys.path` or jaxae installed: `loader.load("detector.zip").judge(rows, alpha=0.05)`.
+"""
+
+import argparse
+import datetime
+import hashlib
+import io
+import json
+import sys
+import zipfile
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+MANIFEST, PROGRAM, GOLDEN, CODE = "manifest.json", "program.bin", "golden.npz", "loader.py"
+DETECTOR = "detector/"  # what it is rebuilt from, arrays among it
+CHUNK = 64  # rows that are judged side by side, as the run judged them
+BLOCK = 64 * CHUNK  # and at a time
+_TOLERANCE = 1e-5
+
+
+class ExportError(ValueError):
+    """An export that cannot be used, or rows that it does not judge."""
+
+
+class Judgement(NamedTuple):
+    """What a detector says of rows."""
+
+    score: np.ndarray  # [N] float32, higher = more anomalous
+    p_value: np.ndarray  # [N] float64: the rank of the score among scores of normals
+    is_anomaly: np.ndarray  # [N] bool
+
+
+class Detector:
+    """An exported detector; see `load`."""
+
+    def __init__(self, manifest: dict, program: bytes, arrays: dict):
+        import jax
+        from jax import export
+
+        self.manifest = manifest
+        try:
+            self._program = jax.jit(export.deserialize(bytearray(program)).call)
+            self._compiled: dict = {}
+        except Exception as error:  # whatever a version that is too new or too old says
+            raise ExportError(_too_old(manifest, error)) from None
+        self._arrays = jax.device_put(arrays)
+
+    def judge(self, rows: np.ndarray, alpha: float | None = None) -> Judgement:
+        """Scores, p-values and decisions.
+
+        Args:
+          rows: [N, *S] in the units that `manifest["units"]` names; a single channel may be left
+            out.
+          alpha: rows with a p-value of at most alpha are anomalies; None = the threshold rule of
+            the run decides.
+
+        Raises:
+          ExportError: rows of another shape or type, or with NaN or infinite values.
+        """
+        if alpha is not None and not 0 < alpha < 1:
+            raise ExportError(f"alpha is {alpha}; it must be between 0 and 1")
+        x = self._checked(np.asarray(rows))
+        parts = [self._block(x[at : at + BLOCK], alpha) for at in range(0, len(x), BLOCK)]
+        score, p_value, is_anomaly = (np.concatenate(part) for part in zip(*parts, strict=True))
+        if not np.isfinite(score).all():
+            raise ExportError(
+                f"the score of row {int(np.argmin(np.isfinite(score)))} is not finite"
+            )
+        n = self.manifest["n_calibration"] + 1
+        return Judgement(score, np.round(p_value.astype(np.float64) * n) / n, is_anomaly)
+
+    def _block(self, x: np.ndarray, alpha: float | None) -> tuple:
+        count = -(-len(x) // CHUNK)
+        padded = np.concatenate([x, np.repeat(x[:1], count * CHUNK - len(x), axis=0)])
+        chunks = padded.reshape(count, CHUNK, *x.shape[1:])
+        alpha = np.float32(np.nan if alpha is None else alpha)
+        given = self._arrays, chunks, alpha
+        if count not in self._compiled:
+            self._compiled[count] = _compiled(self._program.lower(*given), self.manifest)
+        found = self._compiled[count](*given)
+        return tuple(np.asarray(part)[: len(x)] for part in found)
+
+    def _checked(self, rows: np.ndarray) -> np.ndarray:
+        shape, dtype = tuple(self.manifest["shape"]), self.manifest["dtype"]
+        if rows.dtype.kind not in "fiub" or (rows.dtype == np.uint8) != (dtype == "uint8"):
+            raise ExportError(f"the rows are {rows.dtype}; give {dtype} ({self.manifest['units']})")
+        known = (shape, shape[:-1]) if shape[-1] == 1 else (shape,)
+        if not rows.size or rows.shape[1:] not in known:
+            raise ExportError(f"the rows are {list(rows.shape)}; give [N, *{list(shape)}]")
+        with np.errstate(over="ignore"):
+            rows = rows.reshape(-1, *shape).astype(dtype)
+        bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
+        if bad.size:
+            raise ExportError(f"{bad.size} rows hold NaN or infinite values, first row {bad[0]}")
+        return rows
+
+
+def _compiled(lowered, manifest: dict):
+    """On a CPU as the run compiled it, where this version of JAX has its options."""
+    import jax
+
+    if jax.default_backend() == "cpu":
+        try:
+            return lowered.compile(compiler_options=manifest["cpu_options"])
+        except jax.errors.JaxRuntimeError:
+            pass
+    return lowered.compile()
+
+
+def load(path, check: bool = True) -> Detector:
+    """The detector in an exported archive.
+
+    Args:
+      path: of the archive.
+      check: judge the golden rows again, and refuse to judge others if the scores differ.
+
+    Raises:
+      ExportError: the archive is missing, damaged, too old, or judges otherwise than it did.
+    """
+    manifest, files = _read(path)
+    arrays = {"unit": np.float32(255 if manifest["dtype"] == "uint8" else 1)}
+    with np.load(io.BytesIO(files[manifest["arrays"]])) as stored:
+        arrays.update(stored)
+    detector = Detector(manifest, files[PROGRAM], arrays)
+    if check:
+        with np.load(io.BytesIO(files[GOLDEN])) as golden:
+            found = detector.judge(golden["rows"])
+            _compare(found, golden["score"], golden["p_value"])
+    return detector
+
+
+def _read(path) -> tuple[dict, dict[str, bytes]]:
+    """The manifest, and the files that it names with their digests."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read(MANIFEST))
+            files = {name: archive.read(name) for name in manifest["digests"]}
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ExportError(f"{path} is no readable export ({error}); export it again") from None
+    for name, content in files.items():
+        if hashlib.sha256(content).hexdigest() != manifest["digests"][name]:
+            raise ExportError(f"{name} in {path} is not what was exported; export it again")
+    return manifest, files
+
+
+def _compare(found: Judgement, score: np.ndarray, p_value: np.ndarray) -> None:
+    off = np.abs(found.score - score) / np.maximum(1.0, np.abs(score))
+    if off.max() > _TOLERANCE or np.abs(found.p_value - p_value).max() > 0.5:
+        raise ExportError(
+            f"the golden rows have other scores here, by {off.max():.1e}; export the run again "
+            "with the version of JAX that is installed here"
+        )
+
+
+def _too_old(manifest: dict, error: Exception) -> str:
+    """What to do about a program that cannot be read."""
+    words = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"its program of {manifest['exported']} for JAX {manifest['jax']}, promised to be readable "
+        f"until {manifest['expires']}, cannot be read ({words}); rebuild it from its parameters: "
+        "jaxae export OLD.zip NEW.zip"
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """`python detector.zip ROWS`; the exit code is 2 where something cannot be used."""
+    parser = argparse.ArgumentParser("python DETECTOR.zip", description=__doc__.splitlines()[0])
+    parser.add_argument("rows", help=".npy, or .npz with x_test or one array: raw rows")
+    parser.add_argument("--alpha", type=float, help="of p-values; else the run's rule decides")
+    parser.add_argument("--out", help=".csv for row, score, p_value, is_anomaly")
+    asked = parser.parse_args(args)
+    try:
+        detector = load(sys.path[0])
+        late = datetime.date.today().isoformat() > detector.manifest["expires"]
+        if late:
+            print(f"note: the program expired on {detector.manifest['expires']}", file=sys.stderr)
+        found = detector.judge(_rows(asked.rows), asked.alpha)
+        if asked.out:
+            _write(asked.out, found)
+    except (ExportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies")
+    return 0
+
+
+def _rows(path: str) -> np.ndarray:
+    try:
+        stored = np.load(path)
+        if isinstance(stored, np.ndarray):
+            return stored
+        with stored:
+            names = stored.files
+            if "x_test" not in names and len(names) != 1:
+                raise ExportError(f"{path} holds {', '.join(names)}; name the rows x_test")
+            return stored["x_test" if "x_test" in names else names[0]]
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ExportError(f"{path}: {error}") from None
+
+
+def _write(path: str, found: Judgement) -> None:
+    lines = ["row,score,p_value,is_anomaly"]
+    for row, (score, p_value, flag) in enumerate(zip(*found, strict=True)):
+        lines.append(f"{row},{score:.9g},{float(p_value)!r},{flag:d}")
+    with open(path, "w") as file:
+        file.write("\n".join(lines) + "\n")
