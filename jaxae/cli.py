@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxae import arguments, command, comparison, inspection, judging, learners, runs, scoring
+from jaxae import (
+    arguments,
+    command,
+    comparison,
+    inspection,
+    judging,
+    learners,
+    pages,
+    runs,
+    scoring,
+)
 from jaxae.checks import AUTO
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.corruptions import CORRUPTIONS
@@ -130,6 +140,34 @@ def compare(asked: Compare) -> None:
 
 
 @dataclass(frozen=True)
+class Report:
+    """Write a page to look at: RUN/report.html, which a browser opens without a network.
+
+    Examples: `jaxae report runs/mine`, `jaxae report runs/one --against runs/other --out a.html`.
+    """
+
+    run: Path
+    """the folder of a run, or of a grid of `one_vs_rest`"""
+    against: Path | None = None
+    """another run on the same test rows: the page compares them"""
+    out: Path | None = None
+    """where the page of a comparison goes; None = RUN/comparison.html"""
+
+
+def report(asked: Report) -> None:
+    """Write the page; see `jaxae.pages`."""
+    if asked.out and not asked.against:
+        raise UserError("--out names the page of a comparison; give --against RUN too")
+    if asked.against:
+        found = comparison.compare(asked.run, asked.against)
+        out = asked.out or asked.run / "comparison.html"
+        path = pages.write_comparison(asked.run, asked.against, found, out)
+    else:
+        path = pages.write(asked.run)
+    print(f"{path}, {path.stat().st_size / 1e3:.0f} kB; open it in a browser")
+
+
+@dataclass(frozen=True)
 class List:
     """List the finished runs below a folder, or everything that has a name.
 
@@ -205,6 +243,7 @@ COMMANDS = {
     "data": Command(Data, show_data),
     "score": Command(Score, score),
     "compare": Command(Compare, compare),
+    "report": Command(Report, report),
     "export": Command(Export, export),
     "list": Command(List, list_all),
 }
@@ -214,6 +253,7 @@ USAGE = """usage: jaxae COMMAND ...    each has --help with examples
   data       what a file holds and how it would be used:      jaxae data FILE
   score      new rows by a finished run:                      jaxae score RUN FILE --out OUT.csv
   compare    two runs on the same test rows:                  jaxae compare RUN RUN
+  report     a page to look at, with a threshold slider:      jaxae report RUN
   export     a detector as one file that runs by itself:      jaxae export RUN OUT.zip
   list       finished runs; with --names all that has one:    jaxae list"""
 

@@ -107,7 +107,7 @@ FLOORS = {
         "selection",
         "guards",
     },
-    "views": {"studies", "plots", "reporting"},
+    "views": {"studies", "plots", "reporting", "pages"},
     "story": {"experiment", "comparison", "protocol"},
     "doors": {
         *(
@@ -158,6 +158,7 @@ BESIDE = {
     ("grid", "data"),
     ("grid", "train"),
     ("studies", "plots"),
+    ("pages", "plots"),
     ("protocol", "experiment"),
     ("__main__", "cli"),
     ("cli", "command"),

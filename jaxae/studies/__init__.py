@@ -91,6 +91,7 @@ STUDIES: Registry[Study] = Registry(
         "reconstructions": Study(
             pictures.reconstructions, figures=_figure("reconstructions", reconstructions)
         ),
+        "cases": Study(pictures.cases),
         "verdicts": Study(pictures.verdicts, figures=_figure("verdicts", verdict_figure)),
         "residuals": Study(pictures.residuals, figures=_figure("residuals", residual_figure)),
         "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figure("epoch_grid", images.epoch_grid)),
@@ -128,7 +129,7 @@ STUDIES: Registry[Study] = Registry(
         ),
     },
 )
-_ALWAYS = ("reconstructions",)
+_ALWAYS = ("reconstructions", "cases")  # the latter is for the page of the run
 
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:

@@ -65,6 +65,43 @@ def residuals(context: Context) -> Findings:
     return Findings(arrays, {})
 
 
+_SHOWN = 6  # rows of each kind
+
+
+def cases(context: Context) -> Findings:
+    """Test rows that are worth a look: the strangest, the closest to the threshold, the mistakes.
+
+    Missed anomalies and false alarms are those that are furthest on the wrong side.
+    """
+    test, scores = context.data.test, context.scores.test
+    flagged = context.decide(scores)
+    away = np.abs(scores - context.threshold)
+
+    def least(key: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        rows = np.arange(len(key)) if mask is None else np.flatnonzero(mask)
+        return rows[np.argsort(key[rows], kind="stable")][:_SHOWN]
+
+    found = {
+        "most anomalous": least(-scores),
+        "borderline": least(away),
+        "missed anomalies": least(scores, test.y & ~flagged),
+        "false alarms": least(-scores, ~test.y & flagged),
+    }
+    index = np.concatenate(list(found.values()))
+    x = test.x[index]
+    arrays = {
+        "kind": np.repeat([*found], [len(rows) for rows in found.values()]),
+        "row": index,
+        "x": x,
+        "x_hat": context.outputs(x).x_hat,
+        "y": test.y[index],
+        "class_id": test.class_id[index],
+        "score": scores[index],
+        "is_anomaly": flagged[index],
+    }
+    return Findings(arrays, {})
+
+
 def epoch_grid(context: Context) -> Findings:
     """The same normal test rows reconstructed by every checkpoint that the run kept."""
     x = context.data.test.x[context.pick(~context.data.test.y, 10)]
