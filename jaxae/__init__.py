@@ -13,6 +13,7 @@ _PUBLIC = {
     "Detector": "detectors",
     "ExperimentConfig": "config",
     "Learner": "types",
+    "Logger": "logs",
     "METHODS": "learners",
     "Method": "learners",
     "Outputs": "types",

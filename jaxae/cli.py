@@ -229,7 +229,8 @@ def _run(rest: list[str]) -> None:
             given = repr(rest[0]) if rest else "nothing"
             raise UserError(f"jaxae run was given {given}; it takes one of {', '.join(known)}")
         sys.argv = [f"jaxae run {rest[0]}", *rest[1:]]
-        runpy.run_module(f"{_home().__name__}.{rest[0]}", run_name="__main__")
+        sys.modules.setdefault("experiments", _home())  # by which they know each other
+        runpy.run_module(f"experiments.{rest[0]}", run_name="__main__")
 
 
 class Command(NamedTuple):

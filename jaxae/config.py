@@ -199,6 +199,8 @@ class ExperimentConfig:
     """devices to train on; 0 = all accelerators, or the cores of a CPU that suit the method"""
     profile: bool = False
     """write a trace of one epoch to the run folder's `profile/`, for TensorBoard or Perfetto"""
+    tensorboard: bool = False
+    """also write TensorBoard's event files to the run folder's `tensorboard/`"""
     studies: tuple[str, ...] = ()
     """extra evaluations with their figures; see jaxae.studies"""
     data: DataConfig = field(default_factory=DataConfig)
@@ -289,7 +291,10 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 
 # Fields that do not change what is learned: a run folder may be entered again with other values.
-_FREE = {"run_dir", "devices", "score", "score_dtype", "profile", "studies", "threshold"}
+_FREE = {
+    *("run_dir", "devices", "score", "score_dtype", "profile", "tensorboard", "studies"),
+    "threshold",
+}
 _FREE_DATA = {"dir"}
 _FREE_TRAIN = {"epochs", "checkpoint_every", "keep_checkpoints", "monitor", "oracle"}
 

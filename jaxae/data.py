@@ -28,10 +28,7 @@ DATASETS: Registry[Callable[[DataConfig], Raw]] = Registry(
 
 
 def load(cfg: DataConfig) -> Dataset:
-    """Load, split and scale a data set.
-
-    Images are float32 [N, H, W, C] in [0, 1], series [N, T, C], vectors [N, F], each scaled as
-    `cfg.scale` says.
+    """Load, split and scale a data set: images [N, H, W, C], series [N, T, C] or vectors [N, F].
 
     Args:
       cfg: names the data set, the normal classes, the splits and the scaling.

@@ -1,7 +1,7 @@
 """One experiment from configuration to report: what a newcomer reads first."""
 
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 import jax
 
@@ -13,6 +13,7 @@ from jaxae import (
     detectors,
     guards,
     learners,
+    logs,
     parallel,
     plots,
     reporting,
@@ -26,11 +27,12 @@ from jaxae.errors import UserError
 from jaxae.types import Dataset, Learner, PyTree, TrainState
 
 
-def run(cfg: ExperimentConfig) -> dict:
+def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     """Train, fit the detector, score, draw and report; or resume where the run folder stands.
 
     Where the folder holds the same experiment, training goes on after its last checkpoint, and a
-    finished run is only scored again: with another score, rule or study, if `cfg` says so.
+    finished run is only scored again: with another score, rule or study, if `cfg` says so. Loggers
+    hear every epoch and the report.
 
     Returns:
       The report, as `report.json` holds it.
@@ -53,12 +55,14 @@ def run(cfg: ExperimentConfig) -> dict:
     all_devices = jax.local_devices()  # scoring has no batch to keep whole
     apart = train.ensemble(learner, cfg, len(dataset.train.x))
     apart.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
+    loggers = logs.configured(cfg, loggers)
 
     with (
         runlog.enter(cfg, dataset.digest) as folder,
         checkpoint.open_manager(folder / "checkpoints", cfg.train.keep_checkpoints) as manager,
     ):
-        variables, compile_s = _train(cfg, learner, apart, dataset, devices, folder, manager)
+        log = logs.Log(cfg, folder, loggers)
+        variables, compile_s = _train(cfg, learner, apart, dataset, devices, log, manager)
         detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
         detectors.save(folder / "detector", detector)
         runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
@@ -75,6 +79,7 @@ def run(cfg: ExperimentConfig) -> dict:
         drawn = plots.draw(folder, plots.FIGURES | studies.figures())
         report["wall_s"] = time.perf_counter() - clock
         runlog.write_json(folder / "report.json", report)
+        log.finish(report)
     print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
@@ -105,7 +110,7 @@ def _train(
     apart: train.Members,
     dataset: Dataset,
     devices: parallel.Devices,
-    folder: Path,
+    log: logs.Log,
     manager: checkpoint.Manager,
 ) -> tuple[PyTree, float]:
     """Fit from the last checkpoint, if there is one, saving as configured.
@@ -113,9 +118,8 @@ def _train(
     Gives the variables of the selected epoch, and the seconds that compilation took.
     """
     state, done = _resume(cfg, learner, apart, dataset, devices, manager)
-    log = folder / "metrics.jsonl"
-    runlog.start_metrics(log, done)
-    chosen = selection.resumed(cfg, manager, state, runlog.read_metrics(log)) if state else None
+    past = log.start(done)
+    chosen = selection.resumed(cfg, manager, state, past) if state else None
     watch = selection.watch(cfg, learner, dataset, jax.local_devices())
 
     def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
@@ -124,7 +128,7 @@ def _train(
         train.check_finite(found, f"after epoch {epoch}")
         chosen = selection.keep(cfg, chosen, epoch, state.variables, found)
         # The log before the state: what no state has behind it is dropped and written again.
-        runlog.append_metrics(log, epoch, found)
+        log.epoch(epoch, found)
         if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
             about = runlog.about(cfg, dataset.digest)
             checkpoint.save(manager, epoch, state, about, chosen and chosen.stored())

@@ -126,7 +126,7 @@ def _check_fields(cfg: CrossConfig) -> None:
     select = ("train.select", "train.oracle")
     checks.refuse_set(cfg, select, "every part keeps its last epoch, as the guarantee needs")
     checks.refuse_set(cfg, checks.fields(cfg, "threshold"), "--alpha decides, by p-values")
-    unread = ("studies", "profile", "train.monitor", "train.keep_checkpoints")
+    unread = ("studies", "profile", "tensorboard", "train.monitor", "train.keep_checkpoints")
     checks.refuse_set(cfg, unread, "the parts of a run do without")
 
 

@@ -67,7 +67,7 @@ def _check(cfg: ProtocolConfig) -> None:
     checks.refuse_set(cfg, ("ensemble",), "members of a grid are single models, one for each seed")
     of_classes = ("data.normal", "data.anomaly")
     checks.refuse_set(cfg, of_classes, "each of --classes is normal in turn, the rest anomalies")
-    unread = ("studies", "profile", "train.keep_checkpoints")
+    unread = ("studies", "profile", "tensorboard", "train.keep_checkpoints")
     checks.refuse_set(cfg, unread, "a grid does without; run a member alone for it")
 
 
