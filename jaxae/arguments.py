@@ -4,8 +4,9 @@ import contextlib
 import io
 import itertools
 import operator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, Union
 
 from jaxae.checks import validate
 from jaxae.config import ExperimentConfig, from_json
@@ -55,6 +56,27 @@ def parse(target: type[Parsed], args: list[str] | None, **more: Any) -> Parsed:
         if not stop.code:
             raise
         raise UserError(f"{_first_words(said.getvalue())}; --help lists all settings") from None
+
+
+def completion(commands: Mapping[str, tuple[type, Any]], shell: str) -> str:
+    """A script that completes commands and their settings in a shell.
+
+    Args:
+      commands: name -> what it takes, and the instance to start from or None.
+      shell: bash, zsh or tcsh.
+    """
+    import tyro
+
+    members = []
+    for name, (takes, default) in commands.items():
+        start = tyro.conf.subcommand(name) if default is None else None
+        start = start or tyro.conf.subcommand(name, default=default)
+        members.append(Annotated[takes, start])
+    said = io.StringIO()
+    args = ["--tyro-print-completion", shell]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
+        tyro.cli(Union[tuple(members)], args=args, prog="jaxae")  # noqa: UP007 - made at run time
+    return said.getvalue()
 
 
 def _from_file(default: ExperimentConfig, args: list[str]) -> tuple[ExperimentConfig, list[str]]:

@@ -157,7 +157,7 @@ def _digests(path: Path) -> dict[str, str]:
     return found
 
 
-def _check_whole(path: Path) -> None:
+def check_whole(path: Path) -> None:
     """Compare a checkpoint with its digests; without them, as an older version left it, look at it.
 
     Raises:
@@ -200,7 +200,7 @@ def about(manager: Manager, epoch: int) -> dict:
     Raises:
       UserError: it is damaged.
     """
-    _check_whole(_path(manager, epoch))
+    check_whole(_path(manager, epoch))
     args = ocp.args.Composite(about=ocp.args.JsonRestore())
     with _readable(manager, epoch):
         return manager.restore(epoch, args=args).about

@@ -1,170 +1,22 @@
 """The command `jaxae`: train without a script, judge new rows, compare runs, look at data."""
 
-import dataclasses
 import importlib
 import json
 import pkgutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from jaxae import (
-    arguments,
-    command,
-    comparison,
-    inspection,
-    judging,
-    learners,
-    pages,
-    runs,
-    scoring,
-)
-from jaxae.checks import AUTO
-from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
+from jaxae import arguments, checks, command, commands, learners, runs, scoring
+from jaxae.command import OPEN
+from jaxae.config import ExperimentConfig, TrainConfig
 from jaxae.corruptions import CORRUPTIONS
 from jaxae.data import DATASETS
 from jaxae.datasets.kinds import FILES
 from jaxae.errors import UserError, user_errors
 from jaxae.studies import STUDIES
-
-# What `jaxae train` starts from: all that rows can say is left to them.
-OPEN = ExperimentConfig(
-    name="run",
-    method=AUTO,
-    score=AUTO,
-    data=DataConfig(scale=AUTO),
-    model=ModelConfig(latent=AUTO, output_activation=AUTO),
-    train=TrainConfig(epochs=AUTO, batch_size=AUTO),
-)
-
-
-@dataclass(frozen=True)
-class Data:
-    """Say what a data set holds, and what `jaxae train` would make of it.
-
-    Examples: `jaxae data table.csv --data.label kind`, `jaxae data images/`, `jaxae data mnist`.
-    """
-
-    file: str
-    """a file or folder of your own, or any other --data.name"""
-    json: bool = False
-    """as JSON"""
-    data: DataConfig = field(default_factory=lambda: OPEN.data)
-
-
-def show_data(asked: Data) -> None:
-    """Print what was found; see `jaxae.inspection`."""
-    cfg = dataclasses.replace(OPEN, data=dataclasses.replace(asked.data, name=asked.file))
-    columns = inspection.columns(cfg.data)
-    if asked.json:
-        found = inspection.inspect(cfg)
-        print(json.dumps(found | {"columns": columns}, indent=2))
-        return
-    try:
-        found = inspection.inspect(cfg)
-    except UserError:
-        print("\n".join([asked.file, *inspection.column_lines(columns)]))
-        raise
-    print(inspection.text(found, columns))
-    settings = ", ".join(f"{name} {value}" for name, value in found["chosen"].items())
-    print(f"jaxae train --data.name {asked.file} would choose: {settings}; each can be set")
-
-
-@dataclass(frozen=True)
-class Score:
-    """Judge raw rows by a finished run.
-
-    Examples: `jaxae score runs/mine new.csv --out judged.csv`, `jaxae score runs/mine photos/`.
-    """
-
-    run_dir: Path
-    """the run folder, or its detector alone"""
-    rows: Path
-    """.npy, .npz or .csv, or what the run was made of: a table, a series, a folder of images"""
-    out: Path | None = None
-    """.csv or .npz: row, score, p_value, threshold, is_anomaly"""
-    explain: bool = False
-    """also which values are reconstructed worst"""
-    json: bool = False
-    """a summary as JSON on the screen"""
-
-
-def score(asked: Score) -> None:
-    """Judge; see `jaxae.judging.score_file`."""
-    judging.score_file(asked.run_dir, asked.rows, asked.out, asked.explain, asked.json)
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a run's detector as one .zip that runs by itself, with JAX and NumPy alone.
-
-    Examples: `jaxae export runs/mine mine.zip`, then `python mine.zip rows.npy --alpha 0.05`;
-    `jaxae export old.zip new.zip` where the program of an older export has expired.
-    """
-
-    run: Path
-    """the run folder, its detector alone, or an older export"""
-    out: Path
-    """the .zip to write"""
-
-
-def export(asked: Export) -> None:
-    """Export; see `jaxae.exporting`."""
-    from jaxae import exporting
-
-    path = exporting.write(asked.run, asked.out)
-    print(f"{path}, {path.stat().st_size / 1e6:.1f} MB: python {path} ROWS.npy --alpha 0.05")
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Say whether one run is better than another, or by chance, on the same test rows.
-
-    Example: `jaxae compare runs/one runs/other`.
-    """
-
-    one: Path
-    """a run folder"""
-    other: Path
-    """a run folder"""
-    json: bool = False
-    """as JSON"""
-
-
-def compare(asked: Compare) -> None:
-    """Print each difference with its interval; see `jaxae.comparison`."""
-    found = comparison.compare(asked.one, asked.other)
-    print(json.dumps(found, indent=2) if asked.json else comparison.table(found))
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write a page to look at: RUN/report.html, which a browser opens without a network.
-
-    Examples: `jaxae report runs/mine`, `jaxae report runs/one --against runs/other --out a.html`.
-    """
-
-    run: Path
-    """the folder of a run, or of a grid of `one_vs_rest`"""
-    against: Path | None = None
-    """another run on the same test rows: the page compares them"""
-    out: Path | None = None
-    """where the page of a comparison goes; None = RUN/comparison.html"""
-
-
-def report(asked: Report) -> None:
-    """Write the page; see `jaxae.pages`."""
-    if asked.out and not asked.against:
-        raise UserError("--out names the page of a comparison; give --against RUN too")
-    if asked.against:
-        found = comparison.compare(asked.run, asked.against)
-        out = asked.out or asked.run / "comparison.html"
-        path = pages.write_comparison(asked.run, asked.against, found, out)
-    else:
-        path = pages.write(asked.run)
-    print(f"{path}, {path.stat().st_size / 1e3:.0f} kB; open it in a browser")
 
 
 @dataclass(frozen=True)
@@ -191,6 +43,60 @@ def list_all(asked: List) -> None:
         return
     found = runs.find(asked.runs)
     print(json.dumps(found, indent=2) if asked.json else runs.table(found))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure training and scoring of the methods on this machine, on random rows.
+
+    Examples: `jaxae bench`, `jaxae bench --methods dense --batch-size 32 --json`. `benchmarks/` in
+    a clone measures beside PyTorch and Keras.
+    """
+
+    methods: tuple[str, ...] = ("dense", "conv", "alocc")
+    """which"""
+    batch_size: int = 128
+    """of a step"""
+    shape: tuple[int, ...] = (28, 28, 1)
+    """of a row"""
+    json: bool = False
+    """as JSON"""
+
+
+def bench_all(asked: Bench) -> None:
+    """Print medians; see `jaxae.bench`."""
+    from jaxae import bench
+
+    found = []
+    for method in asked.methods:
+        train = TrainConfig(batch_size=asked.batch_size)
+        cfg = ExperimentConfig(name="bench", method=method, train=train)
+        found.append(bench.measure(checks.validate(cfg), asked.shape))
+        if not asked.json:
+            print("  ".join(f"{name} {_shown(value)}" for name, value in found[-1].items()))
+    if asked.json:
+        print(json.dumps(found, indent=2))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Print a script by which a shell completes commands and settings.
+
+    Example: `jaxae completion bash > ~/.local/share/bash-completion/completions/jaxae`.
+    """
+
+    shell: Literal["bash", "zsh", "tcsh"]
+    """which"""
+
+
+def completion(asked: Completion) -> None:
+    """Print it; see `jaxae.arguments.completion`."""
+    takes = {name: (command.takes, None) for name, command in COMMANDS.items()}
+    print(arguments.completion(takes | {"train": (ExperimentConfig, OPEN)}, asked.shell))
 
 
 def _names() -> dict[str, Any]:
@@ -241,12 +147,15 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "data": Command(Data, show_data),
-    "score": Command(Score, score),
-    "compare": Command(Compare, compare),
-    "report": Command(Report, report),
-    "export": Command(Export, export),
+    "data": Command(commands.Data, commands.show_data),
+    "score": Command(commands.Score, commands.score),
+    "compare": Command(commands.Compare, commands.compare),
+    "report": Command(commands.Report, commands.report),
+    "export": Command(commands.Export, commands.export),
     "list": Command(List, list_all),
+    "verify": Command(commands.Verify, commands.verify),
+    "bench": Command(Bench, bench_all),
+    "completion": Command(Completion, completion),
 }
 USAGE = """usage: jaxae COMMAND ...    each has --help with examples
   train      a detector on your own data or a published set:  jaxae train --data.name FILE
@@ -256,7 +165,10 @@ USAGE = """usage: jaxae COMMAND ...    each has --help with examples
   compare    two runs on the same test rows:                  jaxae compare RUN RUN
   report     a page to look at, with a threshold slider:      jaxae report RUN
   export     a detector as one file that runs by itself:      jaxae export RUN OUT.zip
-  list       finished runs; with --names all that has one:    jaxae list"""
+  verify     that a run or an export still is what it was:    jaxae verify RUN
+  list       finished runs; with --names all that has one:    jaxae list
+  bench      how fast it trains and scores on this machine:   jaxae bench
+  completion a script that makes a shell complete all this:   jaxae completion bash"""
 
 
 def main(args: list[str] | None = None) -> None:

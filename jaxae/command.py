@@ -1,9 +1,20 @@
 """The command line of an experiment; light, so that it is on guard before anything is loaded."""
 
 from jaxae.arguments import parse_cli
-from jaxae.config import ExperimentConfig
+from jaxae.checks import AUTO
+from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.errors import user_errors
 from jaxae.gridconfig import CrossConfig, ProtocolConfig
+
+# What `jaxae train` starts from: all that rows can say is left to them.
+OPEN = ExperimentConfig(
+    name="run",
+    method=AUTO,
+    score=AUTO,
+    data=DataConfig(scale=AUTO),
+    model=ModelConfig(latent=AUTO, output_activation=AUTO),
+    train=TrainConfig(epochs=AUTO, batch_size=AUTO),
+)
 
 
 def main(default: ExperimentConfig, args: list[str] | None = None) -> dict | None:

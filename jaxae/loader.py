@@ -23,6 +23,7 @@ DETECTOR = "detector/"  # what it is rebuilt from, arrays among it
 CHUNK = 64  # rows that are judged side by side, as the run judged them
 BLOCK = 64 * CHUNK  # and at a time
 _TOLERANCE = 1e-5
+_NEEDED = ("arrays", "cpu_options", "dtype", "expires", "n_calibration", "shape", "units")
 
 
 class ExportError(ValueError):
@@ -144,6 +145,9 @@ def _read(path) -> tuple[dict, dict[str, bytes]]:
             files = {name: archive.read(name) for name in manifest["digests"]}
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ExportError(f"{path} is no readable export ({error}); export it again") from None
+    missing = [name for name in _NEEDED if name not in manifest]
+    if missing:
+        raise ExportError(f"{path}: the manifest lacks {', '.join(missing)}; export it again")
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != manifest["digests"][name]:
             raise ExportError(f"{name} in {path} is not what was exported; export it again")

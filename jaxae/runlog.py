@@ -50,7 +50,7 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
         made_with = about(cfg, digest)
         for name, part in _MADE_WITH.items():
             if (folder / name).exists():
-                made_with[part] = _read_json(folder / name)
+                made_with[part] = read_json(folder / name)
         refuse_other(made_with, cfg, digest, folder)
         # Checkpoints, where there are some, know better than this request.
         trained = any((folder / "checkpoints").glob("*"))
@@ -206,7 +206,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds; a `UserError` where it cannot be read."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

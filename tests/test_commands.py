@@ -1,0 +1,158 @@
+"""`jaxae list`, `run`, `verify`, `bench`, `completion`, and configurations from files."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from probes import write_npz
+
+from jaxae import cli, exporting
+from jaxae.arrayfiles import read_npz
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    data = write_npz(folder / "x.npz")
+    cli.main(
+        f"train --data.name {data} --method dense --train.epochs 2 --train.batch-size 16 "
+        f"--run-dir {folder / 'runs/one'}".split()
+    )
+    return folder / "runs/one"
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def failing(args, capsys, code=2):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(args)
+    assert stop.value.code == code
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    return said
+
+
+def test_runs_are_listed_with_their_intervals(run, capsys):
+    (run.parent / "torn").mkdir(exist_ok=True)
+    (run.parent / "torn/report.json").write_text("{")
+    cli.main(["list", "--runs", str(run.parent)])
+    header, line = capsys.readouterr().out.splitlines()
+    report = json.loads((run / "report.json").read_text())
+    assert header.split()[0] == "run"
+    assert line.split()[:2] == ["one", "run"]
+    assert "{:.4f} [{:.4f}, ".format(report["auroc"], report["auroc_interval"][0]) in line
+    cli.main(["list", "--runs", str(run.parent), "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["auroc"] == report["auroc"]
+    failing(["list", "--runs", str(run / "nowhere")], capsys)
+
+
+def test_a_whole_run_is_verified(run, capsys):
+    cli.main(["verify", str(run)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["ok", name] for name in ("detector", "configuration", "checkpoint", "data", "scores")
+    ]
+    assert "48 test rows scored as on record, bit for bit; 0 decisions" in lines[-1]
+    cli.main(["verify", str(run / "detector"), "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["ok"]
+
+
+@pytest.mark.parametrize("part", ["detector", "configuration", "checkpoint 2", "data", "scores"])
+def test_what_is_no_more_what_it_was_is_named(part, run, copy, capsys):
+    if part == "detector":
+        (path,) = (copy / "detector").glob("*.npz")
+        path.write_bytes(path.read_bytes()[:-9])
+    if part == "configuration":
+        (copy / "config.json").write_text("{}")
+    if part == "checkpoint 2":
+        path = max(
+            (copy / "checkpoints/2").rglob("*"), key=lambda p: p.stat().st_size * p.is_file()
+        )
+        path.write_bytes(b"x" + path.read_bytes()[1:])
+    if part == "data":
+        (copy / "data.json").write_text(json.dumps("another"))
+    if part == "scores":
+        arrays = read_npz(copy / "scores.npz")
+        np.savez(copy / "scores.npz", **arrays | {"test": arrays["test"] + 0.1})
+    said = failing(["verify", str(copy)], capsys)
+    assert f"is not what it was: {part}" in said.err
+    assert sum(line.startswith("FAILED") for line in said.out.splitlines()) == 1
+
+
+def test_exports_are_verified_too(run, tmp_path, capsys):
+    path = exporting.write(run, tmp_path / "d.zip")
+    cli.main(["verify", str(path)])
+    assert "golden rows judged alike" in capsys.readouterr().out
+    path.write_bytes(path.read_bytes()[:-30])
+    assert "export" in failing(["verify", str(path)], capsys).err
+    assert "no run" in failing(["verify", str(tmp_path)], capsys).err
+
+
+def test_a_configuration_comes_from_a_file(run, tmp_path, capsys):
+    config = run / "config.json"
+    cli.main(
+        ["train", "--config", str(config), "--seed", "3", "--run-dir", str(tmp_path / "again")]
+    )
+    first, again = (json.loads((f / "config.json").read_text()) for f in (run, tmp_path / "again"))
+    assert again["seed"] == 3
+    assert {k: v for k, v in again.items() if k not in ("seed", "run_dir")} == {
+        k: v for k, v in first.items() if k not in ("seed", "run_dir")
+    }
+    (tmp_path / "bad.json").write_text("{")
+    capsys.readouterr()
+    for args in (["--config"], ["--config", "nowhere"], [f"--config={tmp_path / 'bad.json'}"]):
+        assert "--config" in failing(["train", *args], capsys).err
+
+
+def test_experiments_run_outside_of_a_clone(tmp_path, capsys):
+    failing(["run"], capsys)
+    assert "digits_conv" in failing(["run", "nothing"], capsys).err
+    target = tmp_path / "installed"
+    shutil.copytree(ROOT / "jaxae", target / "jaxae", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "experiments", target / "jaxae/experiments")  # as the wheel has them
+    for name in ("digits_conv", "mnist_conv_2d"):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "jaxae", "run", name, "--help"],
+            cwd=tmp_path, env={"PYTHONPATH": str(target), "PATH": ""}, capture_output=True,
+            text=True, check=True,
+        )  # fmt: skip
+        assert f"usage: jaxae run {name}" in done.stdout
+
+
+def test_shells_complete_commands_and_settings(capsys):
+    for shell in ("bash", "zsh"):
+        cli.main(["completion", shell])
+        said = capsys.readouterr().out
+        for word in ("verify", "--data.name", "--against"):
+            assert word in said
+    failing(["completion", "fish"], capsys)
+
+
+def test_speeds_are_measured(capsys):
+    cli.main(["bench", "--methods", "dense", "--batch-size", "8", "--shape", "6", "--json"])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["method"] == "dense"
+    assert found["train_steps_per_s"] > 1
+    assert found["score_rows_per_s"] > 1
+    failing(["bench", "--methods", "forest"], capsys)
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0
+        assert f"`jaxae {name}" in " ".join(capsys.readouterr().out.split())
+    assert len(cli.USAGE.splitlines()) <= 16
+    assert all(f"  {name} " in cli.USAGE for name in cli.COMMANDS)
