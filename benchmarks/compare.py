@@ -1,4 +1,4 @@
-"""The README's benchmark table and plot from the results of `benchmarks.throughput`.
+"""The benchmark table of docs/speed.md and plot from the results of `benchmarks.throughput`.
 
     python -m benchmarks.compare build/throughput.jsonl --plot benchmarks/throughput.png
 

@@ -1,6 +1,6 @@
-"""The README's results table, rebuilt from run folders, and ALOCC's course over the seeds.
+"""The table of docs/results.md, rebuilt from run folders, and ALOCC's course over the seeds.
 
-    python -m experiments.results_table [--runs runs] [--write README.md]
+    python -m experiments.results_table [--runs runs] [--write docs/results.md]
 
 jaxae's figures are read from `report.json` files: the mean over the runs of one name that stand in
 the folder, one per seed, and their sample standard deviation; in brackets, where a run has it, the

@@ -2,7 +2,6 @@ import dataclasses
 import importlib
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -299,14 +298,6 @@ def test_a_rule_from_outside_decides_in_the_report_the_files_and_the_detector(
     found = detectors.judge(detectors.load(tmp_path / "detector"), x)
     np.testing.assert_array_equal(found.is_anomaly, found.score <= threshold)
     np.testing.assert_array_equal(found.is_anomaly, flagged)
-
-
-@pytest.mark.slow
-def test_the_python_of_the_readme_runs(capsys):
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
-    assert float(re.search(r"'auroc': ([\d.]+)", capsys.readouterr().out).group(1)) > 0.99
 
 
 # Those that are no single experiment.

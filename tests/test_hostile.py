@@ -117,8 +117,8 @@ def assert_right(score, is_anomaly, folder, raw):
 
 RUNS = {
     "vectors": ((6,), np.float32, "--ensemble 2 --data.scale standard --model.output-activation "
-                                  "linear"),
-    "pixels": ((4, 5), np.uint8, ""),
+                                  "linear --score mse"),
+    "pixels": ((4, 5), np.uint8, "--score mse"),
     "series": ((12, 2), np.float64, "--score mae"),
 }  # fmt: skip
 
