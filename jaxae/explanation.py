@@ -1,5 +1,6 @@
 """Where in a row the reconstruction fails: which pixel, sample or feature."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -72,7 +73,16 @@ def kind(cfg: config.ExperimentConfig, shape: Shape) -> str:
     return _KINDS.get(len(shape), "value")
 
 
-def place(index: Int[np.ndarray, " A"], shape: Shape) -> str:
-    """A position in words, without the axis of a single channel: "12 7"."""
+def place(index: Int[np.ndarray, " A"], shape: Shape, features: Sequence[str] = ()) -> str:
+    """A position in words, without the axis of a single channel: "12 7".
+
+    Args:
+      index: of a value in a row.
+      shape: of the row.
+      features: names of the values of the last axis, where they have some; of vectors they say it
+        all.
+    """
+    if len(features) == shape[-1] and len(shape) <= 2:
+        return " ".join([*map(str, index[:-1]), features[int(index[-1])]])
     shown = index[:-1] if len(shape) > 1 and shape[-1] == 1 else index
     return " ".join(map(str, shown))

@@ -1,6 +1,7 @@
 """What a data set holds, before anything is trained on it: the command `jaxae data`."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
       UserError: see `jaxae.data.load`.
     """
     raw = data.raw(cfg.data)
-    settled, dataset = choices.settle(cfg)
+    make = functools.partial(splits.make, raw)
+    settled, dataset = choices.settle_rows(cfg, raw.x_train, make)
     low, high = sources.span(raw.x_train)
     return {
         "name": cfg.data.name,

@@ -59,9 +59,10 @@ def score_file(
     except UserError as error:
         raise UserError(f"{rows}: {error}") from None
     picture = _draw_why(detector, found, why, out) if why and out else None
+    features = _features(detector)
     if out:
         try:
-            _write_scores(out, _columns(found, detector.decision.threshold), why, names)
+            _write_scores(out, _columns(found, detector.decision.threshold), why, names, features)
         except OSError as error:
             raise UserError(f"--out {out} cannot be written ({words(error)})") from None
     flaw = calibration.flaw(detector.about.config)
@@ -74,7 +75,7 @@ def score_file(
         return found
     print(f"{anomalies} of {len(found.score)} rows are anomalies{caution}")
     if why:
-        _print_why(detector.about.config, found, why)
+        _print_why(detector.about.config, found, why, features)
     if picture:
         print(f"figure {picture}")
     return found
@@ -98,8 +99,17 @@ def _strangest(found: detectors.Judgement) -> np.ndarray:
     return np.argsort(-found.score, kind="stable")[:_SHOWN]
 
 
+def _features(detector: detectors.Detector) -> list[str]:
+    """The names of a row's values; [] where they have none, or a map hides them."""
+    about = detector.about
+    return about.schema.features if about.config.data.input == "none" else []
+
+
 def _print_why(
-    cfg: ExperimentConfig, found: detectors.Judgement, why: explanation.Explanation
+    cfg: ExperimentConfig,
+    found: detectors.Judgement,
+    why: explanation.Explanation,
+    features: list[str],
 ) -> None:
     """The strangest rows and their worst values."""
     at, shape = _strangest(found), why.x.shape[1:]
@@ -108,7 +118,7 @@ def _print_why(
     print(f"strangest rows, and the share of their squared error in single {kind}s:")
     for i, row in enumerate(at):
         parts = [
-            f"{kind} {explanation.place(index, shape)}: {share:.1%}"
+            f"{kind} {explanation.place(index, shape, features)}: {share:.1%}"
             for index, share in zip(worst.index[i], worst.share[i], strict=True)
         ]
         print(f"{row:>8} {found.score[row]:>10.4g}  {', '.join(parts)}")
@@ -150,6 +160,7 @@ def _write_scores(
     columns: dict[str, np.ndarray],
     why: explanation.Explanation | None,
     rows: list[str],
+    features: list[str],
 ) -> None:
     """A line for each row, the decision as 0 or 1; with the worst values or, as .npz, all.
 
@@ -170,7 +181,9 @@ def _write_scores(
         names += [f"{of}_{k + 1}" for k in range(worst.share.shape[1]) for of in ("worst", "share")]
         for i, (index, share) in enumerate(zip(*worst, strict=True)):
             pairs = zip(index, share, strict=True)
-            lines[i] += "".join(f",{explanation.place(a, shape)},{s:.4g}" for a, s in pairs)
+            lines[i] += "".join(
+                f",{_quoted(explanation.place(a, shape, features))},{s:.4g}" for a, s in pairs
+            )
     if rows:
         names.append("source")
         lines = [f"{line},{_quoted(name)}" for line, name in zip(lines, rows, strict=True)]

@@ -5,6 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 from probes import edit, images
+from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
 
 from jaxae import choices, cli, data, experiment, learners, plots
 from jaxae.config import DataConfig
@@ -199,3 +203,31 @@ def test_the_command_alone_trains_on_vectors_out_of_range(tmp_path, monkeypatch,
     monkeypatch.setattr(plots, "draw", lambda *args: [])
     cli.main(["train", "--data.name", f"npz:{path}", "--run-dir", run_dir, "--train.epochs", "2"])
     assert "method dense, data.scale standard" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "normal"), [("breast_cancer", 0), ("breast_cancer", 1), ("wine", 0), ("wine", 2)]
+)
+def test_defaults_alone_hold_their_own_on_real_tables(name, normal, tmp_path):
+    """Within .02 AUROC of the better of PCA (95 % of the variance) and one nearest neighbour."""
+    bunch = {"breast_cancer": load_breast_cancer, "wine": load_wine}[name]()
+    mine = np.random.default_rng(1).permutation(np.flatnonzero(bunch.target == normal))
+    train, held = np.split(mine, [int(0.8 * len(mine))])
+    test = np.concatenate([held, np.flatnonzero(bunch.target != normal)])
+    path = stored(tmp_path / "x.npz", bunch.data[np.concatenate([train, test])], n_train=len(train),
+                  y_test=(bunch.target[test] != normal).astype(int))  # fmt: skip
+    found = []
+    for seed in (0, 1):
+        cfg = edit(
+            cli.OPEN,
+            {"data.name": f"npz:{path}", "seed": seed, "run_dir": str(tmp_path / f"{seed}")},
+        )
+        found.append(experiment.run(cfg)["auroc"])
+    _, dataset = settled(path)
+    x, rows, y = dataset.train.x, dataset.test.x, dataset.test.y
+    pca = PCA(0.95, svd_solver="full").fit(x)
+    error = np.square(rows - pca.inverse_transform(pca.transform(rows))).mean(axis=1)
+    distance = NearestNeighbors(n_neighbors=1).fit(x).kneighbors(rows)[0][:, 0]
+    best = max(roc_auc_score(y, error), roc_auc_score(y, distance))
+    assert np.mean(found) >= best - 0.02

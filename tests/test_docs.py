@@ -64,3 +64,24 @@ def test_commands_and_links_lead_somewhere(path, monkeypatch):
 def test_the_front_door_is_one_screen():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 80
     assert len(cli.USAGE.splitlines()) <= 16
+
+
+@pytest.mark.slow
+def test_the_tour_runs(tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    bin_folder = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    tour = nbformat.read(ROOT / "docs/tour.ipynb", as_version=4)
+    nbclient.NotebookClient(tour, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    said = "".join(
+        output.get("text", "") for cell in tour.cells for output in cell.get("outputs", [])
+    )
+    assert not re.search(r"^error: ", said, flags=re.MULTILINE)
+    flagged = re.search(r"flagged: ([\d.]+)% of the benign rows, ([\d.]+)% of the malignant", said)
+    assert float(flagged.group(1)) < 20 < 50 < float(flagged.group(2))
+    assert float(re.search(r"AUROC ([\d.]+), 95 %", said).group(1)) > 0.9
+    assert "report.html" in said
+    assert "rows are anomalies" in said

@@ -1,0 +1,76 @@
+"""Build the site of the documentation into build/site: README, docs/, and the docstrings.
+
+python -m pip install ".[docs]"
+python docs/site.py
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "build/site-pages"
+# What users call, by page section; everything else is found through it.
+REFERENCE = {
+    "From arrays": ["jaxae.estimator.AutoencoderDetector"],
+    "Runs": ["jaxae.experiment.run", "jaxae.config", "jaxae.choices.settle", "jaxae.logs"],
+    "Data": ["jaxae.data", "jaxae.datasets.own", "jaxae.datasets.kinds"],
+    "Methods and training": ["jaxae.learners", "jaxae.train", "jaxae.types"],
+    "Scores and decisions": ["jaxae.scoring.scores", "jaxae.scoring.rules", "jaxae.detectors"],
+    "Guarantees": ["jaxae.conformal.ranks", "jaxae.conformal.guarantee", "jaxae.conformal.folds"],
+    "Metrics and intervals": ["jaxae.metrics", "jaxae.intervals", "jaxae.comparison"],
+    "Protocols": ["jaxae.protocol", "jaxae.gridconfig"],
+    "Export and pages": ["jaxae.exporting", "jaxae.loader", "jaxae.pages"],
+}
+
+
+def _tour() -> str:
+    """The notebook as a page: its words, its code and what that printed."""
+    cells = json.loads((ROOT / "docs/tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    parts = []
+    for cell in cells:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(text)
+            continue
+        parts.append(f"```python\n{text}\n```")
+        for output in cell.get("outputs", []):
+            picture = output.get("data", {}).get("image/png")
+            if picture:
+                parts.append(f"![A figure](data:image/png;base64,{''.join(picture).strip()})")
+            elif "text" in output:
+                parts.append(f"```text\n{''.join(output['text'])}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Lay the pages out, and let MkDocs build them; a broken link is an error."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    PAGES.mkdir(parents=True)
+    for path in (ROOT / "docs").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        (PAGES / path.name).write_text(text.replace("](../benchmarks/", "]("), encoding="utf-8")
+    for path in (ROOT / "benchmarks").glob("*.png"):
+        shutil.copy(path, PAGES)
+    front = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .replace("](docs/", "](")
+        .replace("](tour.ipynb)", "](tour.md)")
+    )
+    (PAGES / "index.md").write_text(front, encoding="utf-8")
+    shutil.copy(ROOT / "CHANGELOG.md", PAGES / "changelog.md")
+    (PAGES / "tour.md").write_text(_tour(), encoding="utf-8")
+    lines = ["# Python"]
+    for title, names in REFERENCE.items():
+        lines += ["", f"## {title}", *(f"\n::: {name}" for name in names)]
+    (PAGES / "reference.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict"]
+    subprocess.run(build, cwd=ROOT, check=True)
+    print(f"the site is in {ROOT / 'build/site'}; open index.html in a browser")
+
+
+if __name__ == "__main__":
+    main()
