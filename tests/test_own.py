@@ -140,6 +140,12 @@ def test_tables_that_cannot_be_used_are_one_line(content, settings, says, folder
     assert "\n" not in str(caught.value)
 
 
+def test_other_encodings_are_one_line(folder):
+    (folder / "bad.csv").write_bytes("größe,kind\n1,good\n".encode("latin-1"))
+    with pytest.raises(UserError, match="no text in UTF-8"):
+        data.load(DataConfig(**PLAIN | {"name": "bad.csv"}))
+
+
 def test_damaged_parquet_is_one_line(folder):
     (folder / "bad.parquet").write_bytes((folder / "table.parquet").read_bytes()[:-40])
     with pytest.raises(UserError, match="no readable table"):

@@ -54,7 +54,9 @@ def read(path: Path) -> Table:
             )
             if not named:
                 table = table.rename_columns([f"column{i}" for i in range(table.num_columns)])
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 ({error.reason}); save it as one") from None
+    except (OSError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise UserError(f"{path} is no readable table ({problem}); write it again") from None
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
