@@ -70,6 +70,8 @@ def score(asked: Score) -> None:
 class Export:
     """Write a run's detector as one .zip that runs by itself, with JAX and NumPy alone.
 
+    As .onnx for runtimes without JAX, with the extra "jaxae[onnx]".
+
     Examples: `jaxae export runs/mine mine.zip`, then `python mine.zip rows.npy --alpha 0.05`;
     `jaxae export old.zip new.zip` where the program of an older export has expired.
     """
@@ -77,13 +79,16 @@ class Export:
     run: Path
     """the run folder, its detector alone, or an older export"""
     out: Path
-    """the .zip to write"""
+    """the .zip or .onnx to write"""
 
 
 def export(asked: Export) -> None:
     """Export; see `jaxae.exporting`."""
-    from jaxae import exporting
+    from jaxae import exporting, to_onnx
 
+    if asked.out.suffix == ".onnx":
+        print(f"{asked.out}: {to_onnx.write(asked.run, asked.out)}")
+        return
     path = exporting.write(asked.run, asked.out)
     print(f"{path}, {path.stat().st_size / 1e6:.1f} MB: python {path} ROWS.npy --alpha 0.05")
 

@@ -5,6 +5,7 @@ rebuilt when it is too old, golden rows, a model card, and `jaxae.loader`, which
 alone.
 """
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -13,7 +14,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -57,13 +58,24 @@ def write(run: Path, out: Path) -> Path:
         golden rows otherwise than the detector does.
     """
     if not out.parent.is_dir() or out.suffix != ".zip":
-        raise UserError(f"{out} cannot be written; name a .zip in a folder that exists")
+        raise UserError(f"{out} cannot be written; name a .zip or .onnx in a folder that exists")
+    with opened(run) as (folder, own):
+        return _written(folder, own, out)
+
+
+@contextlib.contextmanager
+def opened(run: Path) -> Iterator[tuple[Path, Path]]:
+    """The folders of a report and of a detector: a run's, a detector's alone, or an export's.
+
+    Raises:
+      UserError: an export that cannot be read.
+    """
     if run.is_file():
         with tempfile.TemporaryDirectory() as folder:
             _unpack(run, Path(folder))
-            return _written(Path(folder), Path(folder), out)
-    own = run if (run / archive.DESCRIPTION).is_file() else run / "detector"
-    return _written(run, own, out)
+            yield Path(folder), Path(folder)
+        return
+    yield run, run if (run / archive.DESCRIPTION).is_file() else run / "detector"
 
 
 def _written(run: Path, own: Path, out: Path) -> Path:
@@ -118,37 +130,53 @@ def exported(detector: Detector) -> bytes:
     about = detector.about
     arrays = archive.flat(detectors.tree(detector)) | {"unit": np.float32(1)}
     (k,) = export.symbolic_shape("k")
-    raw = jax.ShapeDtypeStruct((k, loader.CHUNK, *about.shape), _dtype(about.dtype))
+    raw = jax.ShapeDtypeStruct((k, loader.CHUNK, *about.shape), row_dtype(about.dtype))
     alpha = jax.ShapeDtypeStruct((), jnp.float32)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype), arrays)
     made = export.export(jax.jit(_judge_fn(detector)), platforms=PLATFORMS)(shapes, raw, alpha)
     return bytes(made.serialize())
 
 
-def _dtype(dtype: str) -> str:
+def row_dtype(dtype: str) -> str:
+    """What rows are given as: pixels, or float32."""
     return "uint8" if dtype == "uint8" else "float32"
 
 
-def _judge_fn(detector: Detector) -> Callable:
-    """`exported`'s function; constants are arguments, so that XLA divides as NumPy does."""
+def parts(detector: Detector) -> tuple[Callable, Callable]:
+    """What a program over raw rows is made of.
+
+    Returns:
+      `(scaling, unit, raw [B, *S]) -> rows as the model sees them`, where constants are arguments
+      so that XLA divides as NumPy does; and `(variables, fitted, rows) -> scores [B]` of a member.
+    """
     cfg = detector.about.config
     shape = inputs.shape_of(cfg.data.input, detector.about.shape)
     learner = learners.build(config.for_scoring(cfg), shape, axis=None)
-    score, rule = scoring.resolve(cfg.score), scoring.rule(cfg.threshold.rule)
+    score = scoring.resolve(cfg.score)
     apply = inputs.INPUTS[cfg.data.input].apply
+
+    def seen(scaling: dict, unit: Array, raw: Array) -> Array:
+        x = (raw.astype(jnp.float32) / unit - scaling["shift"][None]) / scaling["scale"][None]
+        return jax.vmap(apply)(x)
 
     def member(variables: PyTree, fitted: PyTree, x: Array) -> Array:
         rows = Inferred(x, learner.infer(variables, x))
         return jax.vmap(score.apply, in_axes=(None, 0))(fitted, rows)
 
+    return seen, member
+
+
+def _judge_fn(detector: Detector) -> Callable:
+    """`exported`'s function."""
+    rule = scoring.rule(detector.decision.rule)
+    seen, member = parts(detector)
+
     def judge(arrays: dict, raw: Array, alpha: Array) -> tuple[Array, Array, Array]:
         known = archive.nested(arrays)
-        shift, scale = known["scaling"]["shift"], known["scaling"]["scale"]
         calibration, state = known["decision"]["calibration"], known["decision"]["state"]
 
         def chunk(rows: Array) -> Float[Array, " 64"]:
-            x = (rows.astype(jnp.float32) / known["unit"] - shift[None]) / scale[None]
-            x = jax.vmap(apply)(x)
+            x = seen(known["scaling"], known["unit"], rows)
             own = (known["variables"], known.get("fitted", {}))
             return scoring.combine(lax.map(lambda one: member(*one, x), own))
 
@@ -182,7 +210,7 @@ def _manifest(detector: Detector, files: dict[str, bytes]) -> dict:
         "platforms": PLATFORMS,
         "cpu_options": tuning.scoring_options(about.config.score_dtype, "cpu"),
         "shape": about.shape,
-        "dtype": _dtype(about.dtype),
+        "dtype": row_dtype(about.dtype),
         "units": detectors.units(about.dtype),
         "rule": detector.decision.rule,
         "threshold": float(detector.decision.threshold),

@@ -1,0 +1,69 @@
+"""ONNX models say what the detector says; without the extra, that is said instead."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from probes import tiny, write_npz
+
+from jaxae import cli, detectors, experiment, to_onnx
+from jaxae.arrayfiles import read_npz
+from jaxae.errors import UserError
+
+INSTALLED = find_spec("jax2onnx") and find_spec("onnxruntime")
+needed = pytest.mark.skipif(
+    not INSTALLED, reason='no jax2onnx: install "jaxae[onnx]" in an environment of its own'
+)
+
+
+def finished(folder, method="dense", **changes):
+    data = write_npz(folder / "x.npz")
+    experiment.run(tiny(method, data__name=f"npz:{data}", run_dir=str(folder / "run"), **changes))
+    return folder / "run", read_npz(data)["x_test"]
+
+
+CASES = {
+    "dense": {"score": "mse+row_knn"},
+    "ensemble": {"ensemble": 2, "score": "blurred_energy"},
+    "conv": {"method": "conv", "threshold__rule": "conformal:0.1"},
+    "map": {"data__input": "gradient_cells"},
+    "alocc": {"method": "alocc", "score": "d_of_x", "alocc__spectral": True},
+}
+
+
+@needed
+@pytest.mark.parametrize("name", CASES)
+def test_a_model_in_its_own_runtime_judges_as_the_detector_does(name, tmp_path, capsys):
+    import onnxruntime
+
+    run, rows = finished(tmp_path, **CASES[name])
+    cli.main(["export", str(run), str(tmp_path / "m.onnx")])
+    assert "48 rows judged alike" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    (given,) = session.get_inputs()
+    size = given.shape[0] if isinstance(given.shape[0], int) else len(rows)
+    padded = np.concatenate([rows, np.repeat(rows[:1], max(0, size - len(rows)), axis=0)])
+    score, p_value, is_anomaly = session.run(["score", "p_value", "is_anomaly"], {"rows": padded})
+    expected = detectors.judge(detectors.load(run / "detector"), rows)
+    np.testing.assert_allclose(score[: len(rows)], expected.score, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(p_value[: len(rows)], expected.p_value, atol=1e-6)
+    np.testing.assert_array_equal(is_anomaly[: len(rows)], expected.is_anomaly)
+
+
+@needed
+def test_a_model_that_says_something_else_is_not_kept(tmp_path, monkeypatch):
+    run, _ = finished(tmp_path)
+    monkeypatch.setattr(to_onnx, "_TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="says something else"):
+        to_onnx.write(run, tmp_path / "m.onnx")
+    assert not list(tmp_path.glob("*.onnx*"))
+
+
+@pytest.mark.skipif(bool(INSTALLED), reason="the extra is installed")
+def test_without_the_extra_that_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", str(tmp_path), str(tmp_path / "m.onnx")])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert 'pip install "jaxae[onnx]"' in err
+    assert err.count("\n") == 1
