@@ -22,7 +22,11 @@ PYTHON = [
 SAYS = {
     "README.md": lambda said: said.startswith("[ 1  1  1 -1 -1]"),
     "experiments.md": lambda said: float(re.search(r"'auroc': ([\d.]+)", said).group(1)) > 0.99,
-    "extending.md": lambda said: 0.5 < float(said) <= 1,
+    "adding_a_score.md": lambda said: 0.5 < float(said) <= 1,
+    "adding_a_rule.md": lambda said: said == "trimmed:3 on valid",
+    "adding_a_data_set.md": lambda said: 0.9 < float(said) <= 1,
+    "adding_a_method.md": lambda said: 0.8 < float(said) <= 1,
+    "adding_an_experiment.md": lambda said: said.endswith("the run is in runs/mine"),
     "logging.md": lambda said: said.startswith("['digits_conv', '1 ") and "AUROC" in said,
 }
 
@@ -58,7 +62,7 @@ def test_commands_and_links_lead_somewhere(path, monkeypatch):
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (path.parent / link).exists(), link
     for name in re.findall(r"`((?:jaxae|tests|experiments|benchmarks|docs)/[\w/.]+)`", text):
-        assert (ROOT / name).exists(), name
+        assert (ROOT / name).exists() or name.endswith("/mine.py"), name
 
 
 def test_the_front_door_is_one_screen():
