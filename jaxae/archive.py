@@ -74,7 +74,7 @@ def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
 
     That is "~1" and "~0" (RFC 6901, section 3).
     """
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in tree.items():
         plain = name.replace("~", "~0").replace("/", "~1")
         at = f"{prefix}/{plain}" if prefix else plain

@@ -72,10 +72,11 @@ def completion(commands: Mapping[str, tuple[type, Any]], shell: str) -> str:
         start = tyro.conf.subcommand(name) if default is None else None
         start = start or tyro.conf.subcommand(name, default=default)
         members.append(Annotated[takes, start])
+    joined: Any = Union[tuple(members)]  # noqa: UP007 - made at run time
     said = io.StringIO()
     args = ["--tyro-print-completion", shell]
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
-        tyro.cli(Union[tuple(members)], args=args, prog="jaxae")  # noqa: UP007 - made at run time
+        tyro.cli(joined, args=args, prog="jaxae")
     return said.getvalue()
 
 

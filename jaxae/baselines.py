@@ -13,7 +13,8 @@ from jaxtyping import Float
 from jaxae.errors import UserError
 from jaxae.registry import Registry
 
-Train, Test = Float[np.ndarray, "N F"], Float[np.ndarray, "M F"]
+Train = Float[np.ndarray, "N F"]
+Test = Float[np.ndarray, "M F"]
 # (training rows [N, F], rows to score [M, F], seed) -> scores [M], higher = more anomalous.
 Baseline = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 COMPONENTS = 32

@@ -9,7 +9,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Literal,
-    TypeVar,
     Union,
     get_args,
     get_origin,
@@ -23,7 +22,7 @@ if TYPE_CHECKING:  # a configuration is read before anything that takes long is 
     from jaxae.types import Source
 
 AUTO = "auto"  # a setting that is left to the rows: see `jaxae.choices`
-Config = TypeVar("Config")  # jaxae.config.ExperimentConfig, which is checked by field names alone
+Config = Any  # jaxae.config.ExperimentConfig, or a section of it: checked by field names alone
 
 
 def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
@@ -257,7 +256,12 @@ def _check_types(node: Any, prefix: str) -> None:
     for name, hint in get_type_hints(type(node)).items():
         value = getattr(node, name)
         if dataclasses.is_dataclass(hint):
-            _require(isinstance(value, hint), prefix + name, value, f"a {hint.__name__}")
+            _require(
+                isinstance(value, hint),
+                prefix + name,
+                value,
+                f"a {getattr(hint, '__name__', hint)}",
+            )
             _check_types(value, f"{prefix}{name}.")
         else:
             _require(_fits(value, hint), prefix + name, value, _words(hint))

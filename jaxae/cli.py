@@ -180,7 +180,7 @@ def main(args: list[str] | None = None) -> None:
         _run(rest)
     elif name in COMMANDS:
         with user_errors():
-            asked = arguments.parse(COMMANDS[name].takes, rest, prog=f"jaxae {name}")
+            asked: Any = arguments.parse(COMMANDS[name].takes, rest, prog=f"jaxae {name}")
             COMMANDS[name].does(asked)
     elif name in ("-h", "--help"):
         print(USAGE)

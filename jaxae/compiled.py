@@ -1,5 +1,7 @@
 """Compiled programs, kept from one run to the next."""
 
+from typing import Any
+
 import jax
 
 from jaxae import private
@@ -16,7 +18,8 @@ def keep() -> None:
     Raises:
       UserError: others may write to the folder; see `private.make`.
     """
-    if not jax.config.jax_enable_compilation_cache or jax.config.jax_compilation_cache_dir:
+    known: Any = jax.config
+    if not known.jax_enable_compilation_cache or known.jax_compilation_cache_dir:
         return
     folder = cache_dir() / "compiled"
     remedy = "name a folder in JAXAE_CACHE_DIR, or set JAX_ENABLE_COMPILATION_CACHE=0"

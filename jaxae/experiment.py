@@ -28,11 +28,10 @@ from jaxae.types import Dataset, Learner, PyTree, TrainState
 
 
 def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
-    """Train, fit the detector, score, draw and report; or resume where the run folder stands.
+    """Train, fit, score, draw and report, also to loggers; or resume where the run folder stands.
 
     Where the folder holds the same experiment, training goes on after its last checkpoint, and a
-    finished run is only scored again: with another score, rule or study, if `cfg` says so. Loggers
-    hear every epoch and the report.
+    finished run is only scored again: with another score, rule or study, if `cfg` says so.
 
     Returns:
       The report, as `report.json` holds it.

@@ -24,7 +24,7 @@ class Explanation(NamedTuple):
 class Leading(NamedTuple):
     """The K values of each row that are reconstructed worst, the worst first."""
 
-    index: Int[np.ndarray, "N K A"]  # position along each of the row's A axes
+    index: Int[np.ndarray, "N K A"]  # type: ignore[assignment] # position along each of the row's A axes
     share: Float[np.ndarray, "N K"]  # of the row's whole squared error, in [0, 1]
 
 

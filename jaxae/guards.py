@@ -47,7 +47,7 @@ def look(
     judged = log_odds(method)
     if judged:
         extra = infer(variables, _some(data.test.x)).extra
-        found += dead_discriminator({name: extra[name] for name in judged})
+        found += dead_discriminator({name: np.asarray(extra[name]) for name in judged})
     if "model.latent" in method.reads and cfg.model.latent:
         found += dead_codes(infer(variables, _some(data.train.x)).z)
     params = jax.device_get(variables["params"])

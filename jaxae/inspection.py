@@ -86,11 +86,9 @@ def _classes(raw: Raw, cfg: DataConfig) -> list[dict[str, Any]]:
 
 def _constant(raw: Raw) -> list[str]:
     """Features, channels or pixels that are the same in every training row."""
-    low = high = None
-    for block in sources.blocks(raw.x_train):
-        ends = block.min(axis=0), block.max(axis=0)
-        low = ends[0] if low is None else np.minimum(low, ends[0])
-        high = ends[1] if high is None else np.maximum(high, ends[1])
+    ends = [(b.min(axis=0), b.max(axis=0)) for b in sources.blocks(raw.x_train)]
+    low = functools.reduce(np.minimum, (lowest for lowest, _ in ends))
+    high = functools.reduce(np.maximum, (highest for _, highest in ends))
     if len(raw.x_train.shape) == 3:  # of a series, channels
         low, high = low.min(axis=0), high.max(axis=0)
     at = np.argwhere(low == high)

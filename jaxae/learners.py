@@ -160,7 +160,7 @@ def check(cfg: ExperimentConfig) -> None:
     checks.refuse_open(cfg)
     checks.refuse_unread(cfg, METHODS[cfg.method].reads)
     activations = [name for name in _CONV if name.endswith("activation")]
-    registries = {
+    registries: dict[str, Any] = {
         "optim.name": OPTIMISERS,
         "train.loss": LOSSES,
         "variant": ADVERSARIAL,

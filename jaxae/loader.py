@@ -81,8 +81,7 @@ class Detector:
         count = -(-len(x) // CHUNK)
         padded = np.concatenate([x, np.repeat(x[:1], count * CHUNK - len(x), axis=0)])
         chunks = padded.reshape(count, CHUNK, *x.shape[1:])
-        alpha = np.float32(np.nan if alpha is None else alpha)
-        given = self._arrays, chunks, alpha
+        given = self._arrays, chunks, np.float32(np.nan if alpha is None else alpha)
         if count not in self._compiled:
             self._compiled[count] = _compiled(self._program.lower(*given), self.manifest)
         found = self._compiled[count](*given)

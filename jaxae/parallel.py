@@ -131,7 +131,8 @@ def compiled_epoch(learner: Learner, devices: Devices, *args: PyTree) -> Callabl
     """`epoch_fn`, compiled for these arguments as its learner trains fastest."""
     platform, count = devices[0].platform, len(devices)
     options = tuning.training_options(learner.tuning, learner.dtype, platform, count)
-    return tuning.compiled(epoch_fn(learner, devices).lower(*args), options)
+    lowered = epoch_fn(learner, devices).lower(*args)  # type: ignore[attr-defined]
+    return tuning.compiled(lowered, options)
 
 
 RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S]) -> [B, ...]

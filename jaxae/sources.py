@@ -32,7 +32,9 @@ def blocks(source: Source) -> Iterator[np.ndarray]:
 
 def read(source: Source) -> np.ndarray:
     """All rows as one array."""
-    return source if is_resident(source) else np.concatenate(list(blocks(source)))
+    if isinstance(source, np.ndarray) and is_resident(source):
+        return source
+    return np.concatenate(list(blocks(source)))
 
 
 def joined(first: Source, second: Source) -> Source:

@@ -133,7 +133,7 @@ def _judge_fn(detector: Detector) -> Callable:
         score = scoring.combine(jnp.stack(scores))
         reach = jnp.sum((calibration[None] >= score[:, None]).astype(jnp.float32), axis=1)
         p_value = (1 + reach) / (len(calibration) + 1)
-        return score, p_value, rule.decide(known["decision"]["state"], score)
+        return score, p_value, jnp.asarray(rule.decide(known["decision"]["state"], score))
 
     return judge
 

@@ -194,7 +194,7 @@ class Learner(NamedTuple):
     dtype: str = "float32"  # of activations
     tuning: Tuning = Tuning()
 
-    __eq__, __hash__ = object.__eq__, object.__hash__
+    __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[misc]
 
 
 class Score(NamedTuple):

@@ -1,5 +1,6 @@
 """Whether a run folder, or an export, still is what it was: the command `jaxae verify`."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,7 @@ def verify(path: Path) -> list[Check]:
         return checks
     checks.append(_check("configuration", lambda: _of_config(path)))
     checks += [
-        _check(f"checkpoint {epoch.name}", lambda epoch=epoch: _of_checkpoint(epoch))
+        _check(f"checkpoint {epoch.name}", functools.partial(_of_checkpoint, epoch))
         for epoch in sorted((path / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
     ]
     checks.append(_check("data", lambda: _of_data(path)))

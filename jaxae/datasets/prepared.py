@@ -100,7 +100,7 @@ def _builder(raw: Raw, name: str, folder: Path) -> Any:
                 return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
 
             features = {"x": blocks(raw.x_train.shape[1:], raw.x_train.dtype)}
-            features["y"] = blocks((), raw.train_class_id.dtype)
+            features["y"] = blocks((), np.asarray(raw.train_class_id).dtype)
             return LocalInfo(
                 builder=self,
                 description=f"Rows of {name} in the order of their source, {BLOCK} a record.",

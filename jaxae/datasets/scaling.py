@@ -33,7 +33,8 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
     rank = len(x.shape) - 1
     if how not in ("none", "minmax", "standard"):
         raise UserError(f"data.scale is {how!r}; it must be none, minmax or standard by now")
-    shift, scale = np.zeros((1,) * rank), np.ones((1,) * rank)
+    shift: np.ndarray = np.zeros((1,) * rank)
+    scale: np.ndarray = np.ones((1,) * rank)
     fitted = sources.view(x, ids, to_float)
     if how == "minmax":
         low, high = sources.span(fitted)

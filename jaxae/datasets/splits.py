@@ -161,9 +161,9 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
             f"data.corruption {cfg.corruption!r} makes the anomalies, so data.anomaly "
             f"({_listed(cfg.anomaly)}) cannot name them too; unset one of the two"
         )
-    normal, anomaly = cfg.normal, cfg.anomaly
+    normal, anomaly = list(cfg.normal), list(cfg.anomaly)
     if not normal and not anomaly and not cfg.corruption:
-        normal = raw.normal or _implied(raw)
+        normal = list(raw.normal or _implied(raw))
     normal = normal or [k for k in present if k not in anomaly]
     anomaly = anomaly or [k for k in present if k not in normal]
     if not normal:
@@ -171,13 +171,13 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
             f"data.anomaly names every class ({_listed(present)}), so none is normal; leave one out"
         )
     if cfg.corruption:
-        return list(normal), []
+        return normal, []
     if not anomaly:
         raise UserError(
             f"the test set has no anomalies because every class ({_listed(present)}) is normal; "
             "set data.normal, data.anomaly or data.corruption"
         )
-    return list(normal), list(anomaly)
+    return normal, anomaly
 
 
 def _implied(raw: Raw) -> tuple[int, ...]:

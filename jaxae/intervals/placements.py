@@ -94,8 +94,8 @@ def placements(
 
 def _share_below(values: Float[Array, " a"], others: Float[Array, " b"]) -> Float[Array, " a"]:
     ordered = jnp.sort(others)
-    ends = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return sum(ends) / (2 * len(others))
+    below, up_to = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return (below + up_to) / (2 * len(others))
 
 
 def covariance(anomalies: Float[Array, "R m"], normals: Float[Array, "R n"]) -> Float[Array, "R R"]:

@@ -156,8 +156,8 @@ def measure(rank: Int[Array, " N"], flagged: Bool[Array, " N"], n: int) -> PerMe
     normals, anomalies = (none.at[part].add(1) for part in (rank[:n], rank[n:]))
     fp, tp = jnp.cumsum(normals), jnp.cumsum(anomalies)  # of the cut below each rank
     # Counted, not constant: XLA would multiply with 1 / m, and m * (1 / m) need not be 1.
-    n, m = fp[-1], tp[-1]
-    beaten = (2 * (n - fp) + normals) / (2 * n)
+    count, m = fp[-1], tp[-1]
+    beaten = (2 * (count - fp) + normals) / (2 * count)
     precision = tp / jnp.maximum(tp + fp, 1)
     return PerMetric(
         auroc=_total(anomalies * beaten) / m,

@@ -18,7 +18,7 @@ from jaxae.types import Shape
 def _padding(padding: str, spatial: int) -> ops.Padding:
     """A configuration's padding for `spatial` axes: same, valid or a number of pixels."""
     if padding in ("same", "valid"):
-        return padding.upper()
+        return "SAME" if padding == "same" else "VALID"
     pixels = int(padding)
     # A series has one real axis; the dummy axis beside it is not padded.
     return ((pixels, pixels), (pixels, pixels) if spatial == 2 else (0, 0))

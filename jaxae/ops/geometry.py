@@ -33,7 +33,8 @@ class Geometry(NamedTuple):
     def out_size(self) -> Size:
         """Height and width of y."""
         spans = zip(self.in_size, self.kernel_size, self.strides, self.padding, strict=True)
-        return tuple((size + lo + hi - k) // s + 1 for size, k, s, (lo, hi) in spans)
+        height, width = ((size + lo + hi - k) // s + 1 for size, k, s, (lo, hi) in spans)
+        return height, width
 
     @property
     def is_full_window(self) -> bool:
@@ -75,10 +76,12 @@ def transposed_size(size: Size, kernel_size: Size, strides: Size, padding: Paddi
     Stride times the input for SAME, stride times the steps plus the window for VALID (at least the
     stride), and the smallest size that the mirrored convolution maps to `size` for numbers.
     """
-    if not isinstance(padding, str):
-        spans = zip(size, kernel_size, strides, padding, strict=True)
-        return tuple((n - 1) * s + k - lo - hi for n, k, s, (lo, hi) in spans)
-    if padding.upper() == "SAME":
-        return tuple(n * s for n, s in zip(size, strides, strict=True))
     spans = zip(size, kernel_size, strides, strict=True)
-    return tuple((n - 1) * s + max(k, s) for n, k, s in spans)
+    if not isinstance(padding, str):
+        padded = zip(spans, padding, strict=True)
+        height, width = ((n - 1) * s + k - lo - hi for (n, k, s), (lo, hi) in padded)
+    elif padding.upper() == "SAME":
+        height, width = (n * s for n, _, s in spans)
+    else:
+        height, width = ((n - 1) * s + max(k, s) for n, k, s in spans)
+    return height, width

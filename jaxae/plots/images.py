@@ -93,7 +93,7 @@ def _trios(data: dict, values: np.ndarray, limits: tuple[float, float], colours:
     cols = 1 if count < 3 else 2 if count < 9 else 3
     rows = rows_for(count, cols)
     scale = ScalarMappable(Normalize(*limits), colormaps[colours])
-    coloured = rgb(scale.cmap(scale.norm(values))[..., :3])
+    coloured = rgb(np.asarray(scale.cmap(scale.norm(values)))[..., :3])
     trios = np.stack([rgb(data["x"]), rgb(data["x_hat"]), coloured], axis=1)
     block = inches(1, 3, data["x"].shape[1:])
     step = block[0] + 0.2, block[1] + 0.36  # room for two lines of words above each block

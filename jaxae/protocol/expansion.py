@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,9 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
     of_class = [dataclasses.replace(base.data, normal=(k,)) for k in classes]
     datasets = {of: splits.make(raw, of) for of in of_class}
     found = []
-    for of, seed, *point in itertools.product(
-        of_class, range(cfg.seed, cfg.seed + cfg.seeds), *(values for _, values in axes)
-    ):
+    seeds = range(cfg.seed, cfg.seed + cfg.seeds)
+    grid: Iterable[Any] = itertools.product(of_class, seeds, *(values for _, values in axes))
+    for of, seed, *point in grid:
         member = dataclasses.replace(base, data=of, seed=seed)
         name = f"class{of.normal[0]}-seed{seed}"
         for (field, _), value in zip(axes, point, strict=True):

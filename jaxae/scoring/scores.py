@@ -181,7 +181,8 @@ def _sum(parts: tuple[tuple[str, Score], ...]) -> Score:
         return {name: _scale(part, fitted[name]["score"], valid) for name, part in parts}
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
-        return sum(_standardised(part, fitted[name], row) for name, part in parts)
+        first, *others = (_standardised(part, fitted[name], row) for name, part in parts)
+        return sum(others, first)
 
     needs = frozenset().union(*(part.needs for _, part in parts))
     return Score(apply, fit, standardise, log_scale=False, needs=needs)

@@ -151,7 +151,7 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
 
 def run(context: Context) -> dict[str, float]:
     """Carry the studies out; arrays and tables go to the run folder, scalars come back."""
-    scalars = {}
+    scalars: dict[str, float] = {}
     for name in dict.fromkeys((*_ALWAYS, *context.cfg.studies)):
         found = STUDIES[name].run(context)
         scalars |= found.scalars

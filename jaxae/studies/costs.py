@@ -49,7 +49,8 @@ def costs(context: Context) -> Findings:
     share of normals.
     """
     scores, y = context.scores.test, context.data.test.y
-    flagged, scalars = context.decide(scores), {}
+    flagged = context.decide(scores)
+    scalars: dict[str, float] = {}
     lines = [
         "| missed / false alarm | detector | oracle cut (test labels) | flag none | flag all |",
         "| --- | --- | --- | --- | --- |",

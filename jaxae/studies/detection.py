@@ -1,5 +1,7 @@
 """Studies of what is detected: corrupted rows, other thresholds, the course over the epochs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,11 +101,11 @@ def epoch_scores(context: Context) -> Findings:
         "oracle": best_f1,
     }
     chosen = {rule: selection.best(course, choice) - 1 for rule, choice in rules.items()}
-    scalars = {}
+    scalars: dict[str, Any] = {}
     for rule, i in chosen.items():
         scalars |= {f"{rule}_epoch": int(epochs[i]), f"{rule}_auroc": auroc[i], f"{rule}_f1": f1[i]}
     arrays = {"epochs": epochs, "auroc": auroc, "equal_error_f1": f1}
-    arrays |= {rule: np.int64(epochs[i]) for rule, i in chosen.items()}
+    arrays |= {rule: np.asarray(epochs[i]) for rule, i in chosen.items()}
     return Findings(arrays, {k: v if isinstance(v, int) else float(v) for k, v in scalars.items()})
 
 
