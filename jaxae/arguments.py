@@ -15,13 +15,16 @@ from jaxae.errors import UserError
 Parsed = TypeVar("Parsed")
 
 
-def parse_cli(default: ExperimentConfig, args: list[str] | None = None) -> ExperimentConfig:
+def parse_cli(
+    default: ExperimentConfig, args: list[str] | None = None, **more: Any
+) -> ExperimentConfig:
     """The default with what the command line changes, for instance `--train.epochs 5`.
 
     Args:
       default: the experiment's own configuration.
       args: the arguments; None = the process's. `--config FILE` among them takes that file's
         configuration, a run's `config.json` for one, in place of the default.
+      more: see `parse`.
 
     Raises:
       UserError: an argument does not exist, or is no such value; see `validate` too.
@@ -30,7 +33,7 @@ def parse_cli(default: ExperimentConfig, args: list[str] | None = None) -> Exper
     import sys
 
     default, args = _from_file(default, sys.argv[1:] if args is None else args)
-    return validate(parse(type(default), args, default=default))
+    return validate(parse(type(default), args, default=default, **more))
 
 
 def parse(target: type[Parsed], args: list[str] | None, **more: Any) -> Parsed:
@@ -39,7 +42,8 @@ def parse(target: type[Parsed], args: list[str] | None, **more: Any) -> Parsed:
     Args:
       target: its docstring is the help.
       args: the arguments; None = the process's.
-      more: `prog`, the name of the command; `default`, an instance.
+      more: `prog`, the name of the command; `default`, an instance; `description`, in place of the
+        docstring.
 
     Raises:
       UserError: an argument does not exist, or is no such value.

@@ -131,6 +131,10 @@ def _run(rest: list[str]) -> None:
 
     with user_errors():
         known = _experiments()
+        if rest[:1] in (["-h"], ["--help"]):
+            print("usage: jaxae run NAME ...; for instance: `jaxae run digits_conv --help`")
+            print(", ".join(known))
+            return
         if not rest or rest[0] not in known:
             given = repr(rest[0]) if rest else "nothing"
             raise UserError(f"jaxae run was given {given}; it takes one of {', '.join(known)}")
@@ -175,7 +179,7 @@ def main(args: list[str] | None = None) -> None:
     """Entry point; exits with code 2 and one line on bad input."""
     name, *rest = (sys.argv[1:] if args is None else args) or [""]
     if name == "train":
-        command.main(OPEN, rest)
+        command.main(OPEN, rest, prog="jaxae train", description=command.TRAIN)
     elif name == "run":
         _run(rest)
     elif name in COMMANDS:

@@ -17,15 +17,23 @@ OPEN = ExperimentConfig(
 )
 
 
-def main(default: ExperimentConfig, args: list[str] | None = None) -> dict | None:
+TRAIN = """Train a detector on your own data or on a published data set.
+
+What the settings leave open is chosen by the training rows, and said. Examples: `jaxae train
+--data.name table.csv --data.label kind`, `jaxae train --data.name images/ --run-dir runs/mine`,
+`jaxae train --config runs/mine/config.json --seed 1 --run-dir runs/again`."""
+
+
+def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) -> dict | None:
     """Parse, run, report; see `jaxae.errors.user_errors` for what happens to errors.
 
     Args:
       default: what is not named on the command line.
       args: None = those of the process.
+      more: see `jaxae.arguments.parse`.
     """
     with user_errors():
-        cfg = parse_cli(default, args)
+        cfg = parse_cli(default, args, **more)
         from jaxae import compiled, experiment, protocol  # a second, in which minds are changed
 
         compiled.keep()

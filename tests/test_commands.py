@@ -149,10 +149,12 @@ def test_speeds_are_measured(capsys):
 
 
 def test_every_command_has_help_with_an_example(capsys):
-    for name in cli.COMMANDS:
+    for name in ("train", *cli.COMMANDS):
         with pytest.raises(SystemExit) as stop:
             cli.main([name, "--help"])
         assert stop.value.code == 0
         assert f"`jaxae {name}" in " ".join(capsys.readouterr().out.split())
+    cli.main(["run", "--help"])
+    assert "jaxae run digits_conv" in capsys.readouterr().out
     assert len(cli.USAGE.splitlines()) <= 16
     assert all(f"  {name} " in cli.USAGE for name in cli.COMMANDS)
