@@ -48,6 +48,7 @@ def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
             "difference": float(apart.value),
             "interval": [float(end) for end in apart.interval],
             "p_value": float(apart.p_value),
+            "verdict": "real" if apart.p_value < _LEVEL else "may be chance",
         }
         for name, apart in found._asdict().items()
     }
@@ -73,8 +74,7 @@ def table(found: dict[str, dict]) -> str:
         low, high = of["interval"]
         apart = f"{of['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
         p = f"{of['p_value']:.4f}" if of["p_value"] >= 1e-4 else "<0.0001"
-        verdict = "real" if of["p_value"] < _LEVEL else "may be chance"
         lines.append(
-            f"{name:<18} {of['one']:>7.4f} {of['other']:>7.4f} {apart:>28} {p:>7}  {verdict}"
+            f"{name:<18} {of['one']:>7.4f} {of['other']:>7.4f} {apart:>28} {p:>7}  {of['verdict']}"
         )
     return "\n".join(lines)

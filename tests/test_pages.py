@@ -183,6 +183,7 @@ def test_two_runs_and_a_grid_have_pages_too(folder, tmp_path, capsys):
     text = (tmp_path / "a.html").read_text()
     parsed(text)
     assert "may be chance" in text or "real" in text
+    assert "Settings that differ" in text
     ends = {"auroc_interval": [0.8, 1.0], "auroc_std": 0.01}
     report = {"name": "grid", "auroc": 0.9, "auroc_interval": [0.85, 0.95],
               "classes": {"0": {"auroc": 0.9, **ends}, "1": {"auroc": 0.91, **ends}}}  # fmt: skip

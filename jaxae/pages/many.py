@@ -1,5 +1,6 @@
 """The pages of several runs: a comparison of two, and a grid of classes and seeds."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,35 @@ def comparison(folders: tuple[Path, Path], found: dict[str, dict[str, Any]]) -> 
       found: what `jaxae.comparison.compare` says of them.
     """
     names = [f"{files.report(folder)['name']} ({folder.name})" for folder in folders]
-    return frame.page(f"{names[0]} against {names[1]}", _compared(names, found))
+    settings = [_settings(folder) for folder in folders]
+    return frame.page(f"{names[0]} against {names[1]}", _compared(names, settings, found))
 
 
-def _compared(names: list[str], found: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _settings(folder: Path) -> dict[str, Any]:
+    """A run's configuration by dotted names; {} where there is none."""
+    path = folder / "config.json"
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    flat: dict[str, Any] = {}
+    for name, value in held.items():
+        parts = value if isinstance(value, dict) else {}
+        flat |= {f"{name}.{part}": of for part, of in parts.items()} or {name: value}
+    return flat
+
+
+def _compared(
+    names: list[str], settings: list[dict[str, Any]], found: dict[str, dict[str, Any]]
+) -> Iterator[str]:
     yield f"<h1>{frame.text(names[0])} against {frame.text(names[1])}</h1>"
     yield '<p class="soft">The same test rows; differences are paired, with 95 % intervals.</p>'
     rows = []
     for name, of in found.items():
         low, high = of["interval"]
-        verdict = "real" if of["p_value"] < 0.05 else "may be chance"
         apart = f"{of['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
-        numbers = f"{of['one']:.4f}", f"{of['other']:.4f}", apart, f"{of['p_value']:.2g}", verdict
-        rows.append((name, *numbers))
+        numbers = f"{of['one']:.4f}", f"{of['other']:.4f}", apart, f"{of['p_value']:.2g}"
+        rows.append((name, *numbers, of["verdict"]))
     heads = ("metric", "first", "second", "difference", "p-value", "verdict")
     yield frame.table("First minus second", heads, rows)
     for name, of in found.items():
@@ -38,6 +55,14 @@ def _compared(names: list[str], found: dict[str, dict[str, Any]]) -> Iterator[st
         ends = np.stack([values, values], axis=1)
         drawn = svg.ranked(("first", "second"), values, ends, f"{name} of both runs")
         yield frame.figure(drawn, name)
+    one, other = settings
+    differ = [
+        (name, one.get(name, "-"), other.get(name, "-"))
+        for name in sorted(one.keys() | other.keys())
+        if one.get(name, "-") != other.get(name, "-")
+    ]
+    if differ:
+        yield frame.table("Settings that differ", ("setting", "first", "second"), differ)
 
 
 def grid(folder: Path, report: dict[str, Any]) -> str:
