@@ -214,8 +214,9 @@ def _cases(run: Run) -> Iterator[str]:
     found = files.arrays(path, "kind", "row", "score", "y", "class_id", "is_anomaly", "x", "x_hat")
     yield "<h2>Rows to look at</h2>"
     yield (
-        '<p class="soft">Row, reconstruction, and where they differ. The error need not lie where '
-        "its cause does.</p>"
+        '<p class="soft">Row, reconstruction, and how far they are apart: side by side, or as '
+        "curves in black (or white), blue and orange. The error need not lie where its cause does."
+        "</p>"
     )
     for kind in dict.fromkeys(found["kind"].tolist()):
         yield f'<h3>{frame.text(kind)}</h3><div class="gallery">'
@@ -240,8 +241,8 @@ def _case(one: dict[str, Any], classes: list[str]) -> str:
         )
         drawn = f'<div class="trio">{pictures}</div>'
     else:
-        curves = {"row": x.ravel(), "hat": x_hat.ravel()}
-        drawn = svg.spark(curves, f"values of {said} and of its reconstruction, in blue")
+        curves = {"row": x.ravel(), "hat": x_hat.ravel(), "anomaly": np.abs(x - x_hat).ravel()}
+        drawn = svg.spark(curves, f"values of {said}, its reconstruction and their difference")
     return (
         f'<div class="case">{drawn}<p>{frame.text(said)}</p><p>score {one["score"]:.4g}, '
         f'<span class="{mood}">{verdict}</span></p></div>'
