@@ -66,7 +66,7 @@ class DataConfig:
     window: int = 0
     """series: steps of a row; 0 = 64, or fewer in a short one"""
     stride: int = 0
-    """series: steps from one row to the next; 0 = half a window"""
+    """series: steps from one row to the next; 0 = a quarter of a window"""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ class Windows(NamedTuple):
 
 
 def sizes(steps: int, window: int, stride: int) -> tuple[int, int]:
-    """Window and stride, where 0 leaves them open: a stride is then half a window."""
+    """Window and stride, where 0 leaves them open: a stride is then a quarter of a window."""
     window = window or max(2, min(WINDOW, steps // _FEWEST))
-    return window, stride or max(1, window // 2)
+    return window, stride or max(1, window // 4)
 
 
 def runs(*keys: np.ndarray) -> Iterator[tuple[int, int]]:
