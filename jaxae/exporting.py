@@ -73,7 +73,7 @@ def opened(run: Path) -> Iterator[tuple[Path, Path]]:
     if run.is_file():
         with tempfile.TemporaryDirectory() as folder:
             _unpack(run, Path(folder))
-            yield Path(folder), Path(folder)
+            yield Path(folder), Path(folder, "detector")
         return
     yield run, run if (run / archive.DESCRIPTION).is_file() else run / "detector"
 
@@ -235,11 +235,12 @@ def _flatbuffers() -> dict[str, bytes]:
 
 def _unpack(path: Path, folder: Path) -> None:
     """The detector's own files out of an export."""
+    (folder / "detector").mkdir()
     try:
         with zipfile.ZipFile(path) as made:
             names = [name for name in made.namelist() if name.startswith(loader.DETECTOR)]
             for name in names:
-                (folder / Path(name).name).write_bytes(made.read(name))
+                (folder / "detector" / Path(name).name).write_bytes(made.read(name))
             report = json.loads(made.read(_CARD))["report"]
             (folder / "report.json").write_text(json.dumps(report))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

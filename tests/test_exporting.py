@@ -153,6 +153,7 @@ def test_what_is_too_old_says_how_it_is_rebuilt_and_is(made, tmp_path):
     again = exporting.write(path, tmp_path / "new.zip")
     the_same(again, run, rows)
     with zipfile.ZipFile(path) as one, zipfile.ZipFile(again) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
         for name in ("MODEL_CARD.md", "model_card.json"):
             assert one.read(name) == other.read(name)
 
