@@ -113,14 +113,18 @@ def browser():
     if not BROWSER or not DRIVER:
         pytest.skip("no chromium and chromedriver: install Debian's chromium and chromium-driver")
     webdriver = pytest.importorskip("selenium.webdriver")
+    exceptions = pytest.importorskip("selenium.common.exceptions")
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
                  "disable-background-networking", "disable-component-update", "disable-sync",
-                 "window-size=400,900"):  # fmt: skip
+                 "disable-dev-shm-usage", "window-size=400,900"):  # fmt: skip
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        started = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    except exceptions.WebDriverException as error:
+        pytest.skip(f"chromium does not start here: {error.msg}")
     yield started
     started.quit()
 
