@@ -73,9 +73,8 @@ def completion(commands: Mapping[str, tuple[type, Any]], shell: str) -> str:
 
     members = []
     for name, (takes, default) in commands.items():
-        start = tyro.conf.subcommand(name) if default is None else None
-        start = start or tyro.conf.subcommand(name, default=default)
-        members.append(Annotated[takes, start])
+        start = {} if default is None else {"default": default}
+        members.append(Annotated[takes, tyro.conf.subcommand(name, **start)])
     joined: Any = Union[tuple(members)]  # noqa: UP007 - made at run time
     said = io.StringIO()
     args = ["--tyro-print-completion", shell]

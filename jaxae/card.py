@@ -1,10 +1,9 @@
 """The model card of a detector: what it was made of, what it is worth, and where its limits are."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from jaxae import calibration, config, detectors
+from jaxae import calibration, config, detectors, runlog
 from jaxae.detectors import Detector
 
 _METRICS = ("auroc", "average_precision", "f1", "recall", "precision", "fpr", "fpr_at_95_tpr")
@@ -19,7 +18,7 @@ def make(detector: Detector, run: Path) -> dict[str, Any]:
     """
     about = detector.about
     path = run / "report.json"
-    report = json.loads(path.read_text()) if path.is_file() else {}
+    report = runlog.read_json(path) if path.is_file() else {}
     return {
         "name": about.config.name,
         "data": {

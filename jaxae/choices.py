@@ -17,7 +17,7 @@ from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.datasets import splits
 from jaxae.datasets.raw import Raw, to_float
 from jaxae.ops import ceil_div
-from jaxae.types import Dataset, Shape, Source
+from jaxae.types import Dataset, Shape
 
 BATCH, STEPS, LATENT = 128, 8, 32  # the largest batch and code; the fewest steps of an epoch
 # On tables, series and images of a few hundred rows, AUROC rose up to about 1,600 steps and no
@@ -39,14 +39,15 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
       UserError: see `jaxae.data.load`.
     """
     raw = data.raw(cfg.data)
-    settled, dataset = settle_rows(cfg, raw.x_train, functools.partial(splits.make, raw))
+    shape, span = tuple(raw.x_train.shape[1:]), in_floats(sources.span(raw.x_train))
+    settled, dataset = settle_rows(cfg, shape, span, functools.partial(splits.make, raw))
     if checks.open_fields(cfg):
-        _say(cfg, settled, raw, dataset)
+        _say(cfg, settled, raw, dataset, span)
     return settled, dataset
 
 
 def settle_rows(
-    cfg: ExperimentConfig, x: Source, make: Callable[[DataConfig], Dataset]
+    cfg: ExperimentConfig, shape: Shape, span: sources.Span, make: Callable[[DataConfig], Dataset]
 ) -> tuple[ExperimentConfig, Dataset]:
     """Choose what a configuration leaves to rows.
 
@@ -60,14 +61,13 @@ def settle_rows(
 
     Args:
       cfg: may hold an `auto`.
-      x: raw rows [N, *S] to train on, and perhaps others that are known then.
+      shape: of a raw row.
+      span: see `in_floats`, of the rows to train on and perhaps others that are known then.
       make: the data set by what was chosen so far.
 
     Returns:
       The configuration without an `auto`, and the data set.
     """
-    shape = tuple(x.shape[1:])
-    span = _span(x)
 
     def choose(name: str, choice: Any) -> None:
         """Take a choice where the field is open and its method reads it, else the default."""
@@ -92,8 +92,9 @@ def settle_rows(
     return cfg, dataset
 
 
-def _span(x: Source) -> sources.Span:
-    return tuple(to_float(np.array(sources.span(x))))
+def in_floats(span: sources.Span) -> sources.Span:
+    """The smallest and the largest of raw values as rows have them: pixels in [0, 1]."""
+    return tuple(to_float(np.array(span)))
 
 
 def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:
@@ -120,9 +121,14 @@ def _score(cfg: ExperimentConfig, values: int) -> str:
     return _SIMPLE if values > _KEPT or promised else _SCORE
 
 
-def _say(asked: ExperimentConfig, cfg: ExperimentConfig, raw: Raw, dataset: Dataset) -> None:
+def _say(
+    asked: ExperimentConfig,
+    cfg: ExperimentConfig,
+    raw: Raw,
+    dataset: Dataset,
+    span: sources.Span,
+) -> None:
     """One line on the data, one on the choices."""
-    span = _span(raw.x_train)
     kind = _KINDS.get(len(dataset.shape), "rows")
     normal, anomaly = splits.choose_classes(raw, cfg.data)
     classes = f"normal class {_listed(normal, raw)}"

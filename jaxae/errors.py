@@ -36,6 +36,16 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def naming_input(path: Path) -> Iterator[None]:
+    """Let a `UserError` about what was read name the file or folder, unless it does already."""
+    try:
+        yield
+    except UserError as error:
+        prefix = "" if str(path) in str(error) else f"{path}: "
+        raise UserError(f"{prefix}{error}") from None
+
+
 def words(error: OSError) -> str:
     """What the system says of an error: "No space left on device"."""
     return error.strerror or str(error)

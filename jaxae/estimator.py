@@ -1,6 +1,7 @@
 """scikit-learn's contract over the verbs of jaxae: arrays in, verdicts out, nothing on disk."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -10,9 +11,27 @@ import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
-from jaxae import checks, choices, detectors, experiment, learners, parallel, scoring, train
+from jaxae import (
+    checks,
+    choices,
+    detectors,
+    experiment,
+    learners,
+    parallel,
+    scoring,
+    sources,
+    train,
+)
 from jaxae.checks import AUTO
-from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig, for_scoring
+from jaxae.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimConfig,
+    ThresholdConfig,
+    TrainConfig,
+    for_scoring,
+)
 from jaxae.datasets import splits
 from jaxae.errors import UserError
 
@@ -102,8 +121,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             )
         self._check_decision()
         parallel.initialize()
-        make = lambda cfg: splits.of_normals(x, cfg)  # noqa: E731
-        cfg, data = choices.settle_rows(self._config(), x, make)
+        span = choices.in_floats(sources.span(x))
+        make = functools.partial(splits.of_normals, x)
+        cfg, data = choices.settle_rows(self._config(), x.shape[1:], span, make)
         experiment.check(cfg, data)
         learner = learners.build(cfg, data.shape)
         devices = train.devices_for(learner, cfg, data.shape)
@@ -170,6 +190,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         state = self.random_state
         if not isinstance(state, Integral):
             state = check_random_state(state).randint(2**31)
+        share, promise = f"quantile:{1 - self.contamination}", f"conformal:{self.alpha}"
         cfg = ExperimentConfig(
             name="estimator",
             method=self.method,
@@ -181,12 +202,10 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             model=ModelConfig(
                 latent=self.latent, hidden=tuple(self.hidden), output_activation=AUTO
             ),
+            optim=OptimConfig(lr=float(self.lr)),
             train=TrainConfig(epochs=self.epochs, batch_size=self.batch_size),
+            threshold=ThresholdConfig(rule=share if self.alpha is None else promise),
         )
-        cfg = checks.replaced(cfg, "optim.lr", float(self.lr))
-        share = f"quantile:{1 - self.contamination}"
-        rule = share if self.alpha is None else f"conformal:{self.alpha}"
-        cfg = checks.replaced(cfg, "threshold.rule", rule)
         for name, value in (self.settings or {}).items():
             cfg = _replaced(cfg, name, value)
         return checks.validate(cfg)
@@ -200,11 +219,11 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
 
 def _replaced(cfg: ExperimentConfig, name: str, value: Any) -> ExperimentConfig:
     try:
-        checks.value(cfg, name)
+        held = checks.value(cfg, name)
     except AttributeError:
         raise UserError(
             f"settings names {name!r}, which is no field; see jaxae.ExperimentConfig"
         ) from None
-    if dataclasses.is_dataclass(checks.value(cfg, name)):
+    if dataclasses.is_dataclass(held):
         raise UserError(f"settings names the section {name!r}; name a field of it")
     return checks.replaced(cfg, name, value)

@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -32,11 +31,12 @@ from jaxae import (
     learners,
     loader,
     parallel,
+    runlog,
     scoring,
     tuning,
 )
 from jaxae.conformal import split_p_values
-from jaxae.detectors import Detector
+from jaxae.detectors import Detector, Judgement
 from jaxae.errors import UserError, words
 from jaxae.types import Inferred, PyTree
 
@@ -75,7 +75,7 @@ def opened(run: Path) -> Iterator[tuple[Path, Path]]:
             _unpack(run, Path(folder))
             yield Path(folder), Path(folder, "detector")
         return
-    yield run, run if (run / archive.DESCRIPTION).is_file() else run / "detector"
+    yield run, detectors.folder_of(run)
 
 
 def _written(run: Path, own: Path, out: Path) -> Path:
@@ -96,27 +96,25 @@ def _written(run: Path, own: Path, out: Path) -> Path:
         _CARD: json.dumps(about, indent=2),
         "__main__.py": "import sys, loader\nsys.exit(loader.main())\n",
     }
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, part in (files | texts | _flatbuffers()).items():
+            made.writestr(name, part)
+    _check(content, rows, judged)
     try:
-        with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as made:
-            for name, content in (files | texts | _flatbuffers()).items():
-                made.writestr(name, content)
-        _check(aside, detector, rows)
-        aside.replace(out)
+        runlog.write_bytes(out, content.getvalue())
     except OSError as error:
         raise UserError(f"{out} cannot be written ({words(error)})") from None
-    finally:
-        aside.unlink(missing_ok=True)
     return out
 
 
-def _check(path: Path, detector: Detector, rows: np.ndarray) -> None:
+def _check(content: io.BytesIO, rows: np.ndarray, judged: Judgement) -> None:
     """The archive, read as a stranger would read it, judges as the detector does."""
     try:
-        found = loader.load(path).judge(rows)
+        found = loader.load(content).judge(rows)
     except loader.ExportError as error:
         raise UserError(f"the export cannot be used: {error}") from None
-    if (found.is_anomaly != detectors.judge(detector, rows).is_anomaly).any():
+    if (found.is_anomaly != judged.is_anomaly).any():
         raise UserError("the exported program decides golden rows otherwise than the detector")
 
 

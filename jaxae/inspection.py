@@ -51,16 +51,16 @@ def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
     """
     raw = data.raw(cfg.data)
     make = functools.partial(splits.make, raw)
-    settled, dataset = choices.settle_rows(cfg, raw.x_train, make)
-    low, high = sources.span(raw.x_train)
+    shape, span = tuple(raw.x_train.shape[1:]), sources.span(raw.x_train)
+    settled, dataset = choices.settle_rows(cfg, shape, choices.in_floats(span), make)
     return {
         "name": cfg.data.name,
         "kind": raw.schema.kind if kinds.find(cfg.data, data.DATASETS)[0] else "published",
         "rows": {"train": len(raw.x_train), "test": len(raw.x_test)},
         "used": {part: len(getattr(dataset, part).x) for part in ("train", "valid", "test")},
-        "shape": list(raw.x_train.shape[1:]),
+        "shape": list(shape),
         "dtype": str(raw.x_train.dtype),
-        "range": [float(low), float(high)],
+        "range": [float(end) for end in span],
         "classes": _classes(raw, cfg.data),
         "constant": _constant(raw),
         "duplicates": _duplicates(raw),

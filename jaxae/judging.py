@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from jaxae import (
-    archive,
     arrayfiles,
     calibration,
     detectors,
@@ -17,7 +16,7 @@ from jaxae import (
 )
 from jaxae.config import ExperimentConfig
 from jaxae.datasets import own
-from jaxae.errors import UserError, words
+from jaxae.errors import UserError, naming_input, words
 
 _SHOWN = 8  # rows that are explained on the screen
 
@@ -48,16 +47,13 @@ def score_file(
         raise UserError(f"--out {out} holds the rows themselves; name another file")
     if out and (out.suffix not in (".csv", ".npz") or not out.parent.is_dir()):
         raise UserError(f"--out {out} cannot be written; name a .csv or .npz in a folder that is")
-    own = run_dir if (run_dir / archive.DESCRIPTION).is_file() else run_dir / "detector"
-    detector = detectors.load(own)
+    detector = detectors.load(detectors.folder_of(run_dir))
     raw, names = _read(rows, detector)
     parallel.initialize()
-    try:
+    with naming_input(rows):
         x = detectors.prepared(detector, raw)
         found = detectors.judge_prepared(detector, x)
         why = explanation.explain(detector, x) if explain else None
-    except UserError as error:
-        raise UserError(f"{rows}: {error}") from None
     picture = _draw_why(detector, found, why, out) if why and out else None
     features = _features(detector)
     if out:
@@ -88,11 +84,8 @@ def _read(rows: Path, detector: detectors.Detector) -> tuple[np.ndarray, list[st
         return arrayfiles.read_rows(rows), []
     if not rows.exists():
         raise UserError(f"{rows} does not exist; check the path")
-    try:
+    with naming_input(rows):
         return own.rows(rows, schema)
-    except UserError as error:
-        prefix = "" if str(rows) in str(error) else f"{rows}: "
-        raise UserError(f"{prefix}{error}") from None
 
 
 def _strangest(found: detectors.Judgement) -> np.ndarray:

@@ -11,6 +11,7 @@ import datetime
 import hashlib
 import io
 import json
+import os
 import sys
 import zipfile
 import zlib
@@ -145,8 +146,11 @@ def _read(path) -> tuple[dict, dict[str, bytes]]:
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ExportError(f"{path} is no readable export ({error}); export it again") from None
     missing = [name for name in _NEEDED if name not in manifest]
+    missing += [name for name in (manifest.get("arrays"), PROGRAM, GOLDEN) if name not in files]
     if missing:
-        raise ExportError(f"{path}: the manifest lacks {', '.join(missing)}; export it again")
+        raise ExportError(
+            f"{path}: the manifest lacks {', '.join(map(str, missing))}; export it again"
+        )
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != manifest["digests"][name]:
             raise ExportError(f"{name} in {path} is not what was exported; export it again")
@@ -155,7 +159,7 @@ def _read(path) -> tuple[dict, dict[str, bytes]]:
 
 def _compare(found: Judgement, score: np.ndarray, p_value: np.ndarray) -> None:
     off = np.abs(found.score - score) / np.maximum(1.0, np.abs(score))
-    if off.max() > _TOLERANCE or np.abs(found.p_value - p_value).max() > 0.5:
+    if not off.max() <= _TOLERANCE or np.abs(found.p_value - p_value).max() > 0.5:
         raise ExportError(
             f"the golden rows have other scores here, by {off.max():.1e}; export the run again "
             "with the version of JAX that is installed here"
@@ -180,6 +184,8 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--out", help=".csv for row, score, p_value, is_anomaly")
     asked = parser.parse_args(args)
     try:
+        if asked.out and os.path.exists(asked.out) and os.path.samefile(asked.out, asked.rows):
+            raise ExportError(f"--out {asked.out} holds the rows themselves; name another file")
         detector = load(sys.path[0])
         late = datetime.date.today().isoformat() > detector.manifest["expires"]
         if late:
@@ -190,6 +196,9 @@ def main(args: list[str] | None = None) -> int:
     except (ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies")
     return 0
 

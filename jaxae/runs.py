@@ -38,7 +38,7 @@ def table(found: list[dict[str, Any]]) -> str:
     for run in found:
         values = [_text(run[name]) for name in _SHOWN]
         at = _SHOWN.index("auroc")
-        if run["auroc_interval"]:
+        if isinstance(run["auroc_interval"], list):
             values[at] += " [{:.4f}, {:.4f}]".format(*run["auroc_interval"])
         lines.append([run["run"], *values, run["ended"]])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -14,6 +14,9 @@ from jaxae.errors import UserError
 _ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds otherwise
 
 
+_STORED = ("test", "test_is_anomaly")
+
+
 class Check(NamedTuple):
     """What was looked at, and what was found."""
 
@@ -33,7 +36,7 @@ def verify(path: Path) -> list[Check]:
     """
     if path.is_file():
         return [_check("export", lambda: _of_export(path))]
-    own = path if (path / "description.json").is_file() else path / "detector"
+    own = detectors.folder_of(path)
     if not own.is_dir():
         raise UserError(f"{path} holds no run and no detector; name a run folder or an export")
     checks = [_check("detector", lambda: _of_detector(own))]
@@ -42,7 +45,8 @@ def verify(path: Path) -> list[Check]:
     checks.append(_check("configuration", lambda: _of_config(path)))
     checks += [
         _check(f"checkpoint {epoch.name}", functools.partial(_of_checkpoint, epoch))
-        for epoch in sorted((path / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
+        for epoch in sorted((path / "checkpoints").glob("*"), key=lambda p: p.name.zfill(9))
+        if epoch.name.isdecimal()
     ]
     checks.append(_check("data", lambda: _of_data(path)))
     if checks[-1].ok:
@@ -68,11 +72,7 @@ def _of_detector(folder: Path) -> str:
 
 
 def _of_config(folder: Path) -> str:
-    try:
-        text = (folder / "config.json").read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"config.json cannot be read ({error})") from None
-    return f"read; {config.from_json(text).name}"
+    return f"read; {config.from_dict(runlog.read_json(folder / 'config.json')).name}"
 
 
 def _of_checkpoint(path: Path) -> str:
@@ -91,15 +91,16 @@ def _of_data(folder: Path) -> str:
 
 def _of_scores(folder: Path) -> str:
     detector = detectors.load(folder / "detector")
-    stored = read_npz(folder / "scores.npz", ("test", "test_is_anomaly"))
+    stored = read_npz(folder / "scores.npz", _STORED)
     parallel.initialize()
     x = np.asarray(data.load(detector.about.config.data).test.x)
     found = detectors.judge_prepared(detector, x)
-    if found.score.shape != stored["test"].shape:
-        raise UserError(f"{len(found.score)} test rows now, {len(stored['test'])} on record")
+    shapes = [stored[name].shape if name in stored else () for name in _STORED]
+    if shapes != [found.score.shape] * len(_STORED):
+        raise UserError(f"{len(found.score)} test rows now, and {shapes} on record")
     off = np.abs(found.score - stored["test"]) / np.maximum(1, np.abs(stored["test"]))
     flipped = int(np.sum(found.is_anomaly != stored["test_is_anomaly"]))
-    if off.max() > _ROUNDING:
+    if not off.max() <= _ROUNDING:  # a NaN on record is no score
         raise UserError(f"scores differ by up to {off.max():.1e}, {flipped} decisions with them")
     exact = "bit for bit" if not off.any() else f"but for {off.max():.0e}"
     return f"{len(off)} test rows scored as on record, {exact}; {flipped} decisions differ"

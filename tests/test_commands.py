@@ -90,6 +90,26 @@ def test_what_is_no_more_what_it_was_is_named(part, run, copy, capsys):
     assert sum(line.startswith("FAILED") for line in said.out.splitlines()) == 1
 
 
+def test_a_score_on_record_that_is_no_number_is_no_score(copy, capsys):
+    arrays = read_npz(copy / "scores.npz")
+    for changed in (arrays["test"] * np.nan, arrays["test"][:5], None):
+        kept = {name: values for name, values in arrays.items() if name != "test"}
+        np.savez(copy / "scores.npz", **kept, **({} if changed is None else {"test": changed}))
+        assert "is not what it was: scores" in failing(["verify", str(copy)], capsys).err
+
+
+def test_what_orbax_left_half_written_is_no_checkpoint(copy, capsys):
+    (copy / "checkpoints/3.orbax-checkpoint-tmp-1").mkdir()
+    cli.main(["verify", str(copy)])
+    assert "3.orbax" not in capsys.readouterr().out
+
+
+def test_a_damaged_report_is_one_line(copy, tmp_path, capsys):
+    (copy / "report.json").write_text("{")
+    assert "report.json" in failing(["export", str(copy), str(tmp_path / "d.zip")], capsys).err
+    assert not (tmp_path / "d.zip").exists()
+
+
 def test_exports_are_verified_too(run, tmp_path, capsys):
     path = exporting.write(run, tmp_path / "d.zip")
     cli.main(["verify", str(path)])

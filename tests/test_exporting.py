@@ -135,6 +135,26 @@ def test_damage_is_named(made, tmp_path):
         loader.load(changed(path, tmp_path / "b.zip", loader.MANIFEST, b"[]"))
 
 
+def test_a_manifest_that_names_what_is_not_there_is_refused(made, tmp_path):
+    with zipfile.ZipFile(made[0]) as archive:
+        manifest = json.loads(archive.read(loader.MANIFEST))
+    for wrong in ({"arrays": "detector/none.npz"}, {"digests": {}}):
+        content = json.dumps(manifest | wrong)
+        path = changed(made[0], tmp_path / "c.zip", loader.MANIFEST, content)
+        with pytest.raises(loader.ExportError, match="the manifest lacks"):
+            loader.load(path)
+
+
+def test_the_file_does_not_overwrite_its_rows(made, tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "rows.npy", made[2])
+    monkeypatch.setattr(sys, "path", [str(made[0]), *sys.path])
+    rows = str(tmp_path / "rows.npy")
+    assert loader.main([rows, "--out", rows]) == 2
+    assert "holds the rows themselves" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(rows), made[2])
+    assert loader.main([rows]) == 0
+
+
 def test_an_export_that_judges_otherwise_is_refused(made, monkeypatch):
     monkeypatch.setattr(loader, "_TOLERANCE", -1.0)
     with pytest.raises(loader.ExportError, match="golden rows have other scores"):

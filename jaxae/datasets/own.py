@@ -15,7 +15,7 @@ from jaxae.config import DataConfig
 from jaxae.datasets import images, splits, tables, windows
 from jaxae.datasets.raw import Raw
 from jaxae.datasets.schema import Schema, normal_classes, numbered
-from jaxae.errors import UserError
+from jaxae.errors import UserError, naming_input
 from jaxae.rng import Purpose, host_generator
 
 _TEST = 4  # address of a draw below Purpose.SPLIT
@@ -27,17 +27,10 @@ def table(path: Path, cfg: DataConfig) -> Raw:
     Raises:
       UserError: the file or a column of it cannot be read, or no column tells the classes.
     """
-    read = tables.read(path)
-    try:
-        roles, schema = tables.roles(read, cfg), tables.fit(read, cfg, "table")
-        x = tables.encode(read, schema)
-        y, classes = _labels(read, roles, cfg)
-        group = _groups(read, roles)
-        part = tables.values(read, roles.split, tables.SPLIT) if roles.split else None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    schema = dataclasses.replace(schema, classes=classes)
-    tested = _lower(part) == "test" if part is not None else _drawn(x, y, group, schema, cfg)
+    with naming_input(path):
+        x, y, group, tested, schema = _lines(path, cfg, "table")
+    if tested is None:
+        tested = _drawn(x, y, group, schema, cfg)
     return _parted(x, y, tested, group, schema)
 
 
@@ -74,35 +67,34 @@ def series(path: Path, cfg: DataConfig) -> Raw:
     Raises:
       UserError: the file cannot be read, or has fewer steps than a window in one of its parts.
     """
-    try:
-        steps = _npz_steps(path, cfg) if path.suffix.lower() == ".npz" else _table_steps(path, cfg)
-        return _windowed(steps, cfg)
-    except UserError as error:
-        prefix = "" if str(error).startswith(str(path)) else f"{path}: "
-        raise UserError(f"{prefix}{error}") from None
+    with naming_input(path):
+        npz = path.suffix.lower() == ".npz"
+        return _windowed(_npz_lines(path, cfg) if npz else _lines(path, cfg, "series"), cfg)
 
 
-class Steps(NamedTuple):
-    """A long series, step by step."""
+class Lines(NamedTuple):
+    """What a file holds, line by line: the rows of a table, or the steps of a series."""
 
-    x: np.ndarray  # [T, C]
-    y: np.ndarray  # [T], a class
-    group: np.ndarray | None  # [T]
-    tested: np.ndarray | None  # [T]; None = to be drawn
+    x: np.ndarray  # [N, C]
+    y: np.ndarray  # [N], a class
+    group: np.ndarray | None  # [N]
+    tested: np.ndarray | None  # [N]; None = to be drawn
     schema: Schema
 
 
-def _table_steps(path: Path, cfg: DataConfig) -> Steps:
+def _lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
     read = tables.read(path)
-    roles, schema = tables.roles(read, cfg), tables.fit(read, cfg, "series")
+    roles = tables.roles(read, cfg)
+    schema = tables.fit(read, roles, cfg, kind)
+    x = tables.encode(read, schema)
     y, classes = _labels(read, roles, cfg)
+    part = tables.values(read, roles.split, tables.SPLIT) if roles.split else None
+    tested = None if part is None else np.char.lower(part.astype(str)) == "test"
     schema = dataclasses.replace(schema, classes=classes)
-    part = _lower(tables.values(read, roles.split, tables.SPLIT)) if roles.split else None
-    tested = None if part is None else part == "test"
-    return Steps(tables.encode(read, schema), y, _groups(read, roles), tested, schema)
+    return Lines(x, y, _groups(read, roles), tested, schema)
 
 
-def _npz_steps(path: Path, cfg: DataConfig) -> Steps:
+def _npz_lines(path: Path, cfg: DataConfig) -> Lines:
     arrays = arrayfiles.read_npz(path, ("x_train", "x_test", "y_test"))
     absent = [name for name in ("x_train", "x_test", "y_test") if name not in arrays]
     if absent:
@@ -122,7 +114,7 @@ def _npz_steps(path: Path, cfg: DataConfig) -> Steps:
     normal = _normal_of(test[:0], y, schema, cfg)[0]
     y = np.concatenate([np.full(len(train), normal, np.int32), y])
     tested = np.arange(len(y)) >= len(train)
-    return Steps(np.concatenate([train, test]), y, None, tested, schema)
+    return Lines(np.concatenate([train, test]), y, None, tested, schema)
 
 
 def _channels(x: np.ndarray, name: str) -> np.ndarray:
@@ -137,7 +129,7 @@ def _channels(x: np.ndarray, name: str) -> np.ndarray:
     return x
 
 
-def _windowed(steps: Steps, cfg: DataConfig) -> Raw:
+def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
     """The windows of a series, split."""
     count = len(steps.x)
     window, stride = windows.sizes(count, cfg.window, cfg.stride)
@@ -235,10 +227,6 @@ def _groups(table: tables.Table, roles: tables.Roles) -> np.ndarray | None:
         return None
     _, group = np.unique(tables.values(table, roles.group, "data.group"), return_inverse=True)
     return group.astype(np.int32)
-
-
-def _lower(values: np.ndarray) -> np.ndarray:
-    return np.char.lower(values.astype(str))
 
 
 def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:

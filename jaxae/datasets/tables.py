@@ -111,13 +111,12 @@ def unknown_column(setting: str, column: str, names: list[str]) -> UserError:
     return UserError(f"{setting} names the column {column!r}; there are {', '.join(names)}")
 
 
-def fit(table: Table, cfg: DataConfig, kind: str) -> Schema:
+def fit(table: Table, known: Roles, cfg: DataConfig, kind: str) -> Schema:
     """Which columns are features, and what those of texts may hold.
 
     Raises:
       UserError: no column is left, or one holds texts, dates or other things that are no numbers.
     """
-    known = roles(table, cfg)
     left = [
         name
         for name in table.column_names

@@ -5,12 +5,12 @@ calibration scores, the scaling) and a description of what they are. `parts` has
 `fitting` makes one, `judging` asks it, `files` keeps it.
 """
 
-from jaxae.detectors.files import load, save, tree
+from jaxae.detectors.files import folder_of, load, save, tree
 from jaxae.detectors.fitting import check, fit, fit_score
 from jaxae.detectors.judging import judge, judge_prepared, prepared, require, score_fn
 from jaxae.detectors.parts import Description, Detector, Judgement, Scores, units
 
 __all__ = [
-    "Description", "Detector", "Judgement", "Scores", "check", "fit", "fit_score", "judge",
-    "judge_prepared", "load", "prepared", "require", "save", "score_fn", "tree", "units",
+    "Description", "Detector", "Judgement", "Scores", "check", "fit", "fit_score", "folder_of",
+    "judge", "judge_prepared", "load", "prepared", "require", "save", "score_fn", "tree", "units",
 ]  # fmt: skip

@@ -10,6 +10,11 @@ from jaxae.errors import UserError
 from jaxae.types import Decision, PyTree, Scaling
 
 
+def folder_of(run: Path) -> Path:
+    """Where the detector of a run lies: the folder given may be the detector's own."""
+    return run if (run / archive.DESCRIPTION).is_file() else run / "detector"
+
+
 def save(folder: Path, detector: Detector) -> None:
     """Save a detector, in place of one that the folder may hold."""
     about, decision = detector.about, detector.decision

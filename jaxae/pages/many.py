@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxae import archive
 from jaxae.pages import frame, svg
 from jaxae.plots import files
 
@@ -30,11 +31,8 @@ def _settings(folder: Path) -> dict[str, Any]:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    flat: dict[str, Any] = {}
-    for name, value in held.items():
-        parts = value if isinstance(value, dict) else {}
-        flat |= {f"{name}.{part}": of for part, of in parts.items()} or {name: value}
-    return flat
+    known = archive.flat(held) if isinstance(held, dict) else {}
+    return {name.replace("/", "."): value for name, value in known.items()}
 
 
 def _compared(

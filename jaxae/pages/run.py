@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxae import archive
+from jaxae.datasets.schema import Schema, from_dict
 from jaxae.errors import UserError
 from jaxae.pages import frame, svg
 from jaxae.plots import files
@@ -27,7 +29,7 @@ class Run(NamedTuple):
     class_id: Int[np.ndarray, " N"]
     is_anomaly: Bool[np.ndarray, " N"]
     calibration: Float[np.ndarray, " n"]
-    classes: list[str]
+    schema: Schema
 
 
 def read(folder: Path) -> Run:
@@ -40,27 +42,22 @@ def read(folder: Path) -> Run:
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
     names = ("test", "test_y", "test_class_id", "test_is_anomaly", "valid")
     stored = files.arrays(folder / files.SCORES, *names)
-    known = _description(folder)
-    archived = sorted((folder / "detector").glob("arrays-*.npz"))
-    calibration = stored["valid"]
-    if archived:
-        calibration = files.arrays(archived[0])["decision/calibration"]
+    if len({stored[name].shape for name in names[:-1]}) > 1:
+        raise UserError(f"{folder / files.SCORES} holds arrays of different lengths; run it again")
+    calibration, schema = stored["valid"], Schema()
+    if (folder / "detector" / archive.DESCRIPTION).is_file():
+        known = archive.read_description(folder / "detector")
+        schema = from_dict(known.get("schema", {}))
+        arrays = archive.read_arrays(folder / "detector", known.get("digest", ""))
+        calibration = arrays["decision"]["calibration"]
     return Run(
         folder,
         files.report(folder, "name", "auroc", "threshold"),
         files.metrics(folder),
         *(stored[name] for name in names[:-1]),
         calibration,
-        known.get("schema", {}).get("classes", []),
+        schema,
     )
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    path = folder / "detector/description.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def page(run: Run) -> str:
@@ -221,14 +218,14 @@ def _cases(run: Run) -> Iterator[str]:
     for kind in dict.fromkeys(found["kind"].tolist()):
         yield f'<h3>{frame.text(kind)}</h3><div class="gallery">'
         for i in np.flatnonzero(found["kind"] == kind):
-            yield _case({name: values[i] for name, values in found.items()}, run.classes)
+            yield _case({name: values[i] for name, values in found.items()}, run.schema)
         yield "</div>"
 
 
-def _case(one: dict[str, Any], classes: list[str]) -> str:
+def _case(one: dict[str, Any], schema: Schema) -> str:
     verdict = "flagged" if one["is_anomaly"] else "passed"
     mood = "yes" if one["is_anomaly"] else "no"
-    said = f"test row {one['row']}, class {_called(int(one['class_id']), classes)}"
+    said = f"test row {one['row']}, class {schema.called(int(one['class_id']))}"
     x, x_hat = one["x"], one["x_hat"]
     if x.ndim == 3:
         residual = np.abs(x - x_hat)
@@ -249,11 +246,6 @@ def _case(one: dict[str, Any], classes: list[str]) -> str:
     )
 
 
-def _called(class_id: int, classes: list[str]) -> str:
-    known = 0 <= class_id < len(classes)
-    return f"{class_id} ({classes[class_id]})" if known else str(class_id)
-
-
 def _classes(run: Run) -> Iterator[str]:
     """How each class of the test rows fares."""
     rows = []
@@ -264,7 +256,7 @@ def _classes(run: Run) -> Iterator[str]:
                 side = "anomaly" if anomalous else "normal"
                 rate = f"{100 * run.is_anomaly[mine].mean():.1f} %"
                 middle = f"{np.median(run.score[mine]):.4g}"
-                rows.append((_called(int(k), run.classes), side, int(mine.sum()), middle, rate))
+                rows.append((run.schema.called(int(k)), side, int(mine.sum()), middle, rate))
     yield "<h2>Classes</h2>"
     heads = ("class", "side", "rows", "median score", "flagged")
     yield frame.table("Test rows by class, at the run's own threshold", heads, rows)
