@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxae import detectors, evaluation, learners, parallel, scoring, train
 from jaxae.config import ExperimentConfig, for_scoring
+from jaxae.errors import UserError
 from jaxae.types import Shape
 
 _STEPS, _SCORED = 50, 4096  # steps of an epoch; rows that are scored at a time
@@ -34,6 +35,8 @@ def measure(cfg: ExperimentConfig, shape: Shape, epochs: int = 6) -> dict[str, A
       UserError: a configuration that cannot work.
     """
     cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, epochs=epochs))
+    if min(shape, default=0) < 1:
+        raise UserError(f"shape is {shape}; a row has at least one value along every axis")
     detectors.check(cfg)
     learners.check(cfg)
     parallel.initialize(cfg.devices)

@@ -166,6 +166,7 @@ def test_speeds_are_measured(capsys):
     assert found["train_steps_per_s"] > 1
     assert found["score_rows_per_s"] > 1
     failing(["bench", "--methods", "forest"], capsys)
+    assert "shape is (0,)" in failing(["bench", "--shape", "0"], capsys).err
 
 
 def test_every_command_has_help_with_an_example(capsys):

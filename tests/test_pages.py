@@ -12,8 +12,9 @@ from probes import tiny, write_npz
 
 from jaxae import cli, conformal, experiment, metrics, pages
 from jaxae.arrayfiles import read_npz
+from jaxae.errors import UserError
+from jaxae.pages import held, svg
 from jaxae.pages import run as single
-from jaxae.pages import svg
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -83,7 +84,7 @@ def test_a_page_has_the_reports_numbers(folder):
 
 
 def test_the_slider_holds_the_runs_threshold_and_both_ends(folder):
-    found = single.read(folder / "run0")
+    found = held.read(folder / "run0")
     cuts, own = single.cuts(found)
     assert (np.diff(cuts) > 0).all()
     assert cuts[own] == np.float32(found.report["threshold"])
@@ -140,8 +141,8 @@ def shown(browser):
 def test_the_slider_says_what_the_library_says(folder, browser):
     browser.get((folder / "run0/report.html").as_uri())
     stored = read_npz(folder / "run0/scores.npz")
-    calibration = single.read(folder / "run0").calibration
-    cuts, own = single.cuts(single.read(folder / "run0"))
+    calibration = held.read(folder / "run0").calibration
+    cuts, own = single.cuts(held.read(folder / "run0"))
     slider = browser.find_element("id", "threshold")
     assert int(slider.get_attribute("value")) == own
     report = json.loads((folder / "run0/report.json").read_text())
@@ -162,7 +163,7 @@ def test_the_slider_says_what_the_library_says(folder, browser):
 
 
 def test_the_alpha_shown_is_that_of_the_conformal_rule(folder):
-    calibration = np.sort(single.read(folder / "run0").calibration)
+    calibration = np.sort(held.read(folder / "run0").calibration)
     n = len(calibration)
     for k in range(1, n + 1):
         state = conformal.fit(jnp.asarray(calibration), k / (n + 1))
@@ -209,6 +210,25 @@ def test_what_is_no_finished_run_is_one_line(folder, tmp_path, capsys):
         assert stop.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert not (damaged / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"auroc": "high"}, "auroc is 'high'"),
+        ({"auroc_interval": 3}, "auroc_interval is 3"),
+        ({"f1_interval": [0.1, None]}, "f1_interval is"),
+    ],
+)
+def test_a_report_that_somebody_changed_is_one_line(changes, says, folder, tmp_path):
+    other = tmp_path / "changed"
+    shutil.copytree(folder / "run1", other)
+    report = json.loads((other / "report.json").read_text())
+    (other / "report.json").write_text(json.dumps(report | changes))
+    with pytest.raises(UserError, match=says):
+        pages.write(other)
+    assert not (other / "report.html").exists()
 
 
 def test_axes_are_logarithmic_where_scores_are_far_apart():

@@ -1,14 +1,15 @@
 """Pages to look at: one HTML file for a run, a comparison or a grid, that asks the network nothing.
 
-They are made from the files of run folders alone. `run` is the page of one run, `many` has those of
-several; `frame` holds what pages share, `svg` draws, `page.css` and `page.js` stand in every page.
+They are made from the files of run folders alone, which `held` reads. `run` is the page of one run,
+`many` has those of several; `frame` holds what pages share, `svg` draws, `page.css` and `page.js`
+stand in every page.
 """
 
 from pathlib import Path
 from typing import Any
 
 from jaxae.errors import UserError, words
-from jaxae.pages import many
+from jaxae.pages import held, many
 from jaxae.pages import run as single
 from jaxae.plots import files
 from jaxae.runlog import write_text
@@ -27,7 +28,7 @@ def write(folder: Path) -> Path:
     report = files.report(folder)
     if "classes" in report and "auroc_interval" in report:
         return _written(folder / NAME, many.grid(folder, report))
-    return _written(folder / NAME, single.page(single.read(folder)))
+    return _written(folder / NAME, single.page(held.read(folder)))
 
 
 def write_comparison(one: Path, other: Path, found: dict[str, dict[str, Any]], out: Path) -> Path:

@@ -19,7 +19,7 @@ def comparison(folders: tuple[Path, Path], found: dict[str, dict[str, Any]]) -> 
       folders: of the runs.
       found: what `jaxae.comparison.compare` says of them.
     """
-    names = [f"{files.report(folder)['name']} ({folder.name})" for folder in folders]
+    names = [f"{files.report(folder, 'name')['name']} ({folder.name})" for folder in folders]
     settings = [_settings(folder) for folder in folders]
     return frame.page(f"{names[0]} against {names[1]}", _compared(names, settings, found))
 

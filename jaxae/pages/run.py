@@ -2,62 +2,18 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
-from jaxae import archive
-from jaxae.datasets.schema import Schema, from_dict
-from jaxae.errors import UserError
+from jaxae.datasets.schema import Schema
 from jaxae.pages import frame, svg
+from jaxae.pages.held import Run
 from jaxae.plots import files
 
 _CUTS = 2000  # positions of the slider, at most
 _BINS = 48
-
-
-class Run(NamedTuple):
-    """What a run folder holds for its page."""
-
-    folder: Path
-    report: dict[str, Any]
-    epochs: list[dict[str, Any]]
-    score: Float[np.ndarray, " N"]
-    y: Bool[np.ndarray, " N"]
-    class_id: Int[np.ndarray, " N"]
-    is_anomaly: Bool[np.ndarray, " N"]
-    calibration: Float[np.ndarray, " n"]
-    schema: Schema
-
-
-def read(folder: Path) -> Run:
-    """The run in a folder.
-
-    Raises:
-      UserError: it is not finished, or a file of it is damaged.
-    """
-    if not (folder / files.REPORT).is_file() or not (folder / files.SCORES).is_file():
-        raise UserError(f"{folder} holds no finished run; name a folder with report.json")
-    names = ("test", "test_y", "test_class_id", "test_is_anomaly", "valid")
-    stored = files.arrays(folder / files.SCORES, *names)
-    if len({stored[name].shape for name in names[:-1]}) > 1:
-        raise UserError(f"{folder / files.SCORES} holds arrays of different lengths; run it again")
-    calibration, schema = stored["valid"], Schema()
-    if (folder / "detector" / archive.DESCRIPTION).is_file():
-        known = archive.read_description(folder / "detector")
-        schema = from_dict(known.get("schema", {}))
-        arrays = archive.read_arrays(folder / "detector", known.get("digest", ""))
-        calibration = arrays["decision"]["calibration"]
-    return Run(
-        folder,
-        files.report(folder, "name", "auroc", "threshold"),
-        files.metrics(folder),
-        *(stored[name] for name in names[:-1]),
-        calibration,
-        schema,
-    )
 
 
 def page(run: Run) -> str:
@@ -299,7 +255,7 @@ def _provenance(run: Run) -> Iterator[str]:
     for name in ("config.json", "data.json", "provenance.jsonl"):
         path = run.folder / name
         if path.is_file():
-            content = frame.text(path.read_text(encoding="utf-8"))
+            content = frame.text(path.read_text(encoding="utf-8", errors="replace"))
             yield f'<details><summary>{name}</summary><pre tabindex="0">{content}</pre></details>'
 
 
