@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from jaxae import runlog
+from jaxae import hosts, runlog
 from jaxae.errors import UserError, naming
 from jaxae.types import PyTree
 
@@ -79,18 +80,23 @@ def _say_errors_once() -> None:
     sys.unraisablehook = hook_but_for_late_ends
 
 
-def open_manager(folder: Path, keep: int) -> Manager:
+def open_manager(folder: Path, keep: int, fall_back: bool = False) -> Manager:
     """The checkpoints in a folder, numbered by epoch.
 
     Args:
       folder: made if it does not exist; unfinished checkpoints in it are removed.
       keep: how many stay; 0 = all.
+      fall_back: put aside newer ones that are damaged, where an older one is whole.
 
     Raises:
-      UserError: the newest lacks a part.
+      UserError: the newest lacks a part; none is whole.
     """
     _say_errors_once()
-    numbered = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    if fall_back:
+        if hosts.first():
+            _put_damaged_aside(folder)
+        hosts.wait("damaged checkpoints put aside")
+    numbered = _numbered(folder)
     if numbered:
         _check_parts(folder / str(max(numbered)))
     options = ocp.CheckpointManagerOptions(
@@ -99,6 +105,36 @@ def open_manager(folder: Path, keep: int) -> Manager:
         async_options=ocp.AsyncOptions(post_finalization_callback=functools.partial(_seal, folder)),
     )
     return Manager(folder.absolute(), options=options)
+
+
+def _numbered(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def _put_damaged_aside(folder: Path) -> None:
+    """Move what is damaged and newer than the newest whole checkpoint out of Orbax's sight.
+
+    Raises:
+      UserError: there are checkpoints, and none is whole; nothing is moved.
+    """
+    damaged: list[Path] = []
+    for epoch in reversed(_numbered(folder)):
+        try:
+            check_whole(folder / str(epoch))
+        except UserError as error:
+            damaged.append(folder / str(epoch))
+            found = error
+        else:
+            break
+    else:
+        if damaged:
+            raise UserError(f"no checkpoint in {folder} is whole: {found}")
+    aside = folder.parent / "damaged"
+    for path in damaged:
+        aside.mkdir(exist_ok=True)
+        to = next(p for n in itertools.count() if not (p := aside / f"{path.name}-{n}").exists())
+        path.rename(to)
+        print(f"the checkpoint of epoch {path.name} is damaged; it lies in {to} now")
 
 
 def epochs(manager: Manager) -> list[int]:
@@ -137,6 +173,8 @@ def _seal(folder: Path) -> None:
     One that was made without is sealed as it is found: that it is in its place says that it is
     whole.
     """
+    if not hosts.first():
+        return
     for path in folder.iterdir():
         if not (_missing(path) or (path / DIGESTS).exists()):
             runlog.write_json(path / DIGESTS, _digests(path))

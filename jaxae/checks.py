@@ -67,7 +67,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.batch_size": _at_least(1),
     "train.noise_std": _at_least(0),
     "train.checkpoint_every": _at_least(1),
+    "train.checkpoint_minutes": _at_least(0),
     "train.keep_checkpoints": _at_least(0),
+    "hosts.count": _at_least(0),
+    "hosts.index": _at_least(-1),
+    "hosts.timeout": _at_least(5),
     "threshold.limit": _at_least(0),
     "threshold.aside": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
 }

@@ -150,8 +150,15 @@ class TrainConfig:
     """clip noisy inputs to [0, 1]"""
     checkpoint_every: int = 10
     """epochs between checkpoints; the last epoch is always saved"""
+    checkpoint_minutes: float = 0.0
+    """also after the first epoch that ends so long after the last checkpoint; 0 = never"""
     keep_checkpoints: int = 1
     """how many checkpoints stay; 0 = all"""
+    fall_back: bool = False
+    """go on after an older checkpoint where newer ones are damaged, which are put aside"""
+    feed: Literal["auto", "resident", "streaming"] = "auto"
+    """all training rows on every device, or the next steps' rows only, read meanwhile; auto = by
+    their size"""
     monitor: bool = False
     """score test rows and pseudo-anomalies after each epoch, to see what a choice is worth"""
     select: Literal["last", "valid_loss", "pseudo_anomalies", "oracle"] = "last"
@@ -177,6 +184,27 @@ class ThresholdConfig:
 
 
 @dataclass(frozen=True)
+class HostsConfig:
+    """Many processes, one for each host or accelerator, that train one model together."""
+
+    auto: bool = False
+    """be told by Slurm, Kubernetes, Open MPI or a TPU pod who takes part"""
+    coordinator: str = ""
+    """HOST:PORT of process 0, the same for all; with count and index, instead of auto"""
+    count: int = 0
+    """how many processes there are"""
+    index: int = -1
+    """which of them this is, from 0"""
+    timeout: int = 60
+    """seconds after which a process that is silent is given up, and all others stop"""
+
+    @property
+    def asked(self) -> bool:
+        """Whether there are to be several processes."""
+        return self.auto or bool(self.coordinator)
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
     """One experiment, whole: what `config.json` in a run folder holds."""
 
@@ -197,6 +225,8 @@ class ExperimentConfig:
     """"" = runs/NAME-seedSEED"""
     devices: int = 0
     """devices to train on; 0 = all accelerators, or the cores of a CPU that suit the method"""
+    driver: Literal["pmap", "shard_map"] = "pmap"
+    """what runs a program on all devices; both compute the same"""
     profile: bool = False
     """write a trace of one epoch to the run folder's `profile/`, for TensorBoard or Perfetto"""
     tensorboard: bool = False
@@ -209,6 +239,7 @@ class ExperimentConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
 
     @property
     def run_path(self) -> Path:
@@ -292,11 +323,24 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
 
 # Fields that do not change what is learned: a run folder may be entered again with other values.
 _FREE = {
-    *("run_dir", "devices", "score", "score_dtype", "profile", "tensorboard", "studies"),
+    *(
+        "run_dir",
+        "devices",
+        "driver",
+        "hosts",
+        "score",
+        "score_dtype",
+        "profile",
+        "tensorboard",
+        "studies",
+    ),
     "threshold",
 }
 _FREE_DATA = {"dir"}
-_FREE_TRAIN = {"epochs", "checkpoint_every", "keep_checkpoints", "monitor", "oracle"}
+_FREE_TRAIN = {
+    *("epochs", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "fall_back"),
+    *("feed", "monitor", "oracle"),
+}
 
 
 def training_identity(cfg: ExperimentConfig) -> dict:

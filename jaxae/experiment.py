@@ -12,6 +12,7 @@ from jaxae import (
     config,
     detectors,
     guards,
+    hosts,
     learners,
     logs,
     parallel,
@@ -45,20 +46,25 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     config.validate(cfg)
     if not checks.open_fields(cfg):
         check(cfg)  # before a download
+    hosts.join(cfg.hosts)
     parallel.initialize(cfg.devices)
+    parallel.use(cfg.driver)
     cfg, dataset = choices.settle(cfg)
     check(cfg, dataset)
     learner = learners.build(cfg, dataset.shape)
     scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
     devices = train.devices_for(learner, cfg, dataset.shape)
-    all_devices = jax.local_devices()  # scoring has no batch to keep whole
+    all_devices = parallel.everywhere()  # scoring has no batch to keep whole
     apart = train.ensemble(learner, cfg, len(dataset.train.x))
     apart.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
     loggers = logs.configured(cfg, loggers)
+    hosts.agree("data set or configuration", runlog.identity(cfg, dataset.digest))
 
     with (
         runlog.enter(cfg, dataset.digest) as folder,
-        checkpoint.open_manager(folder / "checkpoints", cfg.train.keep_checkpoints) as manager,
+        checkpoint.open_manager(
+            cfg.run_path / "checkpoints", cfg.train.keep_checkpoints, cfg.train.fall_back
+        ) as manager,
     ):
         log = logs.Log(cfg, folder, loggers)
         variables, compile_s = _train(cfg, learner, apart, dataset, devices, log, manager)
@@ -67,15 +73,16 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
         runlog.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
         report = reporting.make(cfg, dataset, detector, scores, folder)
+        here = jax.local_devices()  # what follows each process does by itself
         context = studies.Context(
-            cfg, dataset, scoring_learner, all_devices, detector, scores, manager, folder
+            cfg, dataset, scoring_learner, here, detector, scores, manager, folder
         )
         report |= studies.run(context)
         initial = train.initial_state(learner, dataset.shape, apart.init).params
-        found = guards.look(scoring_learner, initial, detector, scores, dataset, all_devices)
+        found = guards.look(scoring_learner, initial, detector, scores, dataset, here)
         report |= {"warnings": found, "wall_s": time.perf_counter() - clock, "compile_s": compile_s}
         runlog.write_json(folder / "report.json", report)
-        drawn = plots.draw(folder, plots.FIGURES | studies.figures())
+        drawn = plots.draw(folder, plots.FIGURES | studies.figures()) if hosts.first() else []
         report["wall_s"] = time.perf_counter() - clock
         runlog.write_json(folder / "report.json", report)
         log.finish(report)
@@ -119,7 +126,7 @@ def _train(
     state, done = _resume(cfg, learner, apart, dataset, devices, manager)
     past = log.start(done)
     chosen = selection.resumed(cfg, manager, state, past) if state else None
-    watch = selection.watch(cfg, learner, dataset, jax.local_devices())
+    watch = selection.watch(cfg, learner, dataset, parallel.everywhere())
 
     def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
         nonlocal chosen
@@ -137,7 +144,7 @@ def _train(
         learner, dataset.train.x, cfg, devices, apart=apart, state=state, on_epoch=on_epoch
     )
     manager.wait_until_finished()
-    return (chosen or fitted.state).variables, fitted.compile_s
+    return parallel.at_home((chosen or fitted.state).variables), fitted.compile_s
 
 
 def _resume(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxae import runlog
+from jaxae import hosts, runlog
 from jaxae.config import ExperimentConfig, to_dict
 from jaxae.errors import UserError
 
@@ -105,9 +105,11 @@ class Log:
 
 
 def configured(cfg: ExperimentConfig, loggers: Sequence[Logger] = ()) -> list[Logger]:
-    """The loggers that a configuration asks for, beside those given.
+    """The loggers that a configuration asks for, beside those given; of several processes, one's.
 
     Raises:
       UserError: TensorBoard's package is not installed.
     """
+    if not hosts.first():
+        return []
     return [*loggers, *([TensorBoard()] if cfg.tensorboard else [])]

@@ -35,8 +35,13 @@ def provenance() -> dict:
         "cpu_count": os.cpu_count(),
         "devices": [str(device) for device in jax.devices()],
         "device_kind": jax.devices()[0].device_kind,
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": packages(),
     }
+
+
+def packages() -> dict[str, str | None]:
+    """The versions that a result depends on."""
+    return {name: version(name) for name in _PACKAGES}
 
 
 def version(package: str) -> str | None:

@@ -5,15 +5,17 @@ import fcntl
 import json
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from jaxae import config
+from jaxae import config, hosts
 from jaxae.errors import UserError, naming, words
-from jaxae.provenance import provenance
+from jaxae.provenance import packages, provenance
 
 
 @contextlib.contextmanager
@@ -35,6 +37,9 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
     """
     folder = cfg.run_path
     with contextlib.ExitStack() as held:
+        if not hosts.first():
+            yield held.enter_context(_copy(folder))
+            return
         _check_kinds(folder)
         try:
             (folder / "arrays").mkdir(parents=True, exist_ok=True)
@@ -57,9 +62,24 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
         if not trained and not (folder / "config.json").exists():
             write_about(folder, cfg, digest)
         _append(folder / "provenance.jsonl", provenance())
+        hosts.wait(_ENTERED)
         yield folder
 
 
+@contextlib.contextmanager
+def _copy(folder: Path) -> Iterator[Path]:
+    """What a process reads and writes that does as the first one does and keeps nothing."""
+    hosts.wait(_ENTERED)
+    with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
+        for name in ("arrays", "figures"):
+            (Path(scratch) / name).mkdir()
+        for path in (folder / name for name in _FILES):
+            if path.exists():
+                shutil.copy(path, scratch)
+        yield Path(scratch)
+
+
+_ENTERED = "run folder entered"
 _FOLDERS = ("arrays", "checkpoints", "detector", "figures")
 _FILES = (
     *("config.json", "data.json", "report.json"),
@@ -114,6 +134,11 @@ def write_about(folder: Path, cfg: config.ExperimentConfig, digest: str) -> None
 def about(cfg: config.ExperimentConfig, digest: str) -> dict:
     """What a run is made with: its checkpoints say so too, and are known again by it."""
     return {"config": config.to_dict(cfg), "data_digest": digest}
+
+
+def identity(cfg: config.ExperimentConfig, digest: str) -> str:
+    """What processes that train together must have alike."""
+    return json.dumps([config.training_identity(cfg), cfg.train.epochs, digest, packages()])
 
 
 def refuse_other(held: dict, cfg: config.ExperimentConfig, digest: str, where: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fitting a learner: epochs on resident rows, one dispatch and one fetch each."""
+"""Fitting a learner, epoch by epoch: one dispatch and one fetch each where rows are resident."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from jaxae import checks, data, members, memory, parallel, rng, sources, tuning
+from jaxae import checks, data, feeds, members, memory, parallel, rng, tuning
 from jaxae.config import ExperimentConfig
 from jaxae.types import Key, Learner, Settings, Shape, Source, TrainState
 
@@ -130,21 +130,19 @@ def fit(
     start = epochs_done(state, steps)
     if start >= cfg.train.epochs:
         return Fitted(state, 0.0)
-    placed = (sources.read(x), apart.noise, apart.settings)
-    state, (rows, keys, settings) = parallel.place((state, placed), devices)
+    streams = feeds.is_streaming(cfg.train.feed, x, devices, quiet)
+    state, keys, settings = parallel.place((state, apart.noise, apart.settings), devices)
 
     clock = time.perf_counter()
-    plan = parallel.split(first_plan, devices)
-    run = parallel.compiled_epoch(learner, devices, state, rows, plan, keys, settings)
+    run = feeds.make(streams, learner, x, devices, (state, keys, settings), first_plan)
     compile_s = time.perf_counter() - clock
 
     with progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
         for epoch in range(start, cfg.train.epochs):
             clock = time.perf_counter()
             with _trace(cfg, epoch, start):
-                plan = parallel.split(apart.plan(epoch, len(devices)), devices)
-                state, metrics = run(state, rows, plan, keys, settings)
-                metrics = jax.device_get(metrics)
+                state, metrics = run(state, apart.plan(epoch, len(devices)))
+                metrics = parallel.fetch(metrics)
             speed = np.float64(steps / (time.perf_counter() - clock))
             _check_steps(metrics, epoch + 1)
             means = {name: values.mean(axis=1) for name, values in metrics.items()}
@@ -164,7 +162,7 @@ def progress_bar(total: int, done: int, quiet: bool) -> tqdm:
         initial=done,
         unit="step",
         desc="training",
-        disable=quiet,
+        disable=quiet or jax.process_index() > 0,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
     )

@@ -109,6 +109,8 @@ _ACCELERATOR_CHUNK = 1024
 STEPS_PER_DISPATCH = 16
 # Rows of a source that does not lie in memory that are read at a time.
 BLOCK = 8192
+# Bytes of training rows that a streaming feed reads at a time; three such parts are in memory.
+FEED_BYTES = 32 << 20
 
 
 def chunk_rows(platform: str) -> int:

@@ -267,17 +267,16 @@ def test_each_package_has_its_place(package, homes):
     assert {name for name in users if not name.startswith(homes)} == set()
 
 
-def test_only_who_shares_work_over_devices_knows_pmap():
+def test_only_the_drivers_know_pmap_and_shard_map():
     def calls_pmap(path):
         return any(
-            (isinstance(node, ast.Attribute) and node.attr == "pmap")
-            or (isinstance(node, ast.alias) and node.name == "pmap")
+            (isinstance(node, ast.Attribute) and node.attr in ("pmap", "shard_map"))
+            or (isinstance(node, ast.alias) and node.name in ("pmap", "shard_map"))
             for node in ast.walk(parsed(path))
         )
 
     assert {name for name, path in MODULES.items() if calls_pmap(path)} == {
-        "jaxae.parallel",  # a batch
-        "jaxae.grid.programs",  # members
+        "jaxae.parallel.drivers"
     }
 
 

@@ -78,17 +78,22 @@ def compiled(learner: Learner, devices: parallel.Devices) -> tuple[Callable, Cal
     training = tuning.training_options(learner.tuning, learner.dtype, platform, len(devices))
     scoring = tuning.scoring_options(learner.dtype, platform)
     return (
-        _mapped(epoch, devices, (0, None, 0, 0, 0, 0), training, donate_argnums=(0,)),
-        _mapped(losses, devices, (0, None, 0, 0), scoring),
+        _mapped(epoch, devices, (0, None, 0, 0, 0, 0), (0, 0), training, donate=(0,)),
+        _mapped(losses, devices, (0, None, 0, 0), (0,), scoring),
     )
 
 
 def _mapped(
-    fun: Callable, devices: parallel.Devices, in_axes: tuple, options: dict, **more
+    fun: Callable,
+    devices: parallel.Devices,
+    in_axes: tuple,
+    outs: tuple,
+    options: dict,
+    donate: tuple[int, ...] = (),
 ) -> Callable:
     """`fun` of what each device holds, compiled at its first call."""
     program: list[Callable] = []
-    mapped = jax.pmap(fun, in_axes=in_axes, devices=devices, **more)
+    mapped = parallel.mapped(fun, devices, in_axes, outs, donate)
 
     def call(*args: PyTree) -> PyTree:
         if not program:

@@ -1,24 +1,18 @@
-"""Devices: the only file that knows `pmap`.
+"""What devices compute together: an epoch of training, and what a model says of rows."""
 
-A state has no device axis: it is replicated, so that it has one shape on any number of devices and
-moves between machines as it is. Only the plan of an epoch and the rows to score are split. `pmap`
-says what each device does with its share and gives the axis its name; `NamedSharding` says where
-arrays lie before and after, which `pmap` leaves to `jax.device_put`.
-"""
-
-import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxae import members, tuning
-from jaxae.errors import UserError
 from jaxae.ops import ceil_div
+from jaxae.parallel.devices import Devices
+from jaxae.parallel.drivers import driver, mapped
+from jaxae.parallel.placing import fetch, split_by
 from jaxae.types import (
     AXIS,
     Array,
@@ -32,68 +26,15 @@ from jaxae.types import (
     TrainState,
 )
 
-Devices = Sequence[jax.Device]
 
-
-def initialize(count: int = 0) -> None:
-    """Make one host device per CPU core, or `count`; call it before JAX starts.
-
-    Accelerators are left as they are, and so is what XLA_FLAGS says of host devices. A device that
-    works alone still has every core for its matrix products: see `choose`.
-    """
-    if "force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay
-        jax.config.update("jax_num_cpu_devices", max(tuning.cores(), count))
-
-
-def choose(count: int, batch_size: int, on_cpu: int = 0) -> list[jax.Device]:
-    """The devices to train on.
+def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> Any:
+    """An epoch, or a part of one, in one dispatch: `pmap(each member: scan(step))` over rows.
 
     Args:
-      count: how many; 0 = as many local devices as divide the batch.
-      batch_size: of the global batch.
-      on_cpu: where `count` is 0 and there are host devices only, use at most this many; 0 = all.
-
-    Raises:
-      UserError: more devices than there are. (`jaxae.data.index_plan` refuses a batch that they do
-        not divide.)
-    """
-    local = jax.local_devices()
-    if not count:
-        most = min(on_cpu or len(local), len(local)) if local[0].platform == "cpu" else len(local)
-        count = max(n for n in range(1, most + 1) if batch_size % n == 0)
-    if count > len(local):
-        raise UserError(
-            f"devices is {count}, but JAX sees {len(local)} ({local[0].platform}); lower --devices"
-        )
-    return local[:count]
-
-
-def _sharding(devices: Devices, *spec: str) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*spec))
-
-
-def place(tree: PyTree, devices: Devices) -> PyTree:
-    """The tree on every device, shapes unchanged."""
-    return jax.device_put(tree, _sharding(devices))
-
-
-def placed_like(abstract: PyTree, devices: Devices) -> PyTree:
-    """Shapes and dtypes with the sharding that `place` gives: a template to restore into."""
-    sharding = _sharding(devices)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
-    )
-
-
-def split(tree: PyTree, devices: Devices) -> PyTree:
-    """Arrays [D, ...] with one slice on each device, shapes unchanged."""
-    return jax.device_put(tree, _sharding(devices, AXIS))
-
-
-def epoch_fn(learner: Learner, devices: Devices) -> Callable:
-    """One epoch in one dispatch: `pmap(each member: scan(step))` over resident rows.
+      learner: built with the axis name of `jaxae.parallel`.
+      devices: to train on.
+      own_rows: whether every device has rows of its own, [D, N, *S], and a plan that names them,
+        as a streaming feed has it; else all have the same.
 
     Returns:
       `(state [E, ...], rows [N, *S], plan [D, T, B/D] int32, keys [E], settings of [E]) ->
@@ -117,21 +58,18 @@ def epoch_fn(learner: Learner, devices: Devices) -> Callable:
         one_by_one = devices[0].platform == "cpu"
         return members.each(course, state, keys, settings, one_by_one=one_by_one)
 
-    return jax.pmap(
-        epoch,
-        axis_name=AXIS,
-        in_axes=(None, None, 0, None, None),
-        out_axes=(None, None),
-        donate_argnums=(0,),
-        devices=devices,
-    )
+    rows_axis = 0 if own_rows else None
+    ins = (None, rows_axis, 0, None, None)
+    return mapped(epoch, devices, ins, (None, None), donate=(0,))
 
 
-def compiled_epoch(learner: Learner, devices: Devices, *args: PyTree) -> Callable:
+def compiled_epoch(
+    learner: Learner, devices: Devices, *args: PyTree, own_rows: bool = False
+) -> Callable:
     """`epoch_fn`, compiled for these arguments as its learner trains fastest."""
     platform, count = devices[0].platform, len(devices)
     options = tuning.training_options(learner.tuning, learner.dtype, platform, count)
-    lowered = epoch_fn(learner, devices).lower(*args)  # type: ignore[attr-defined]
+    lowered = epoch_fn(learner, devices, own_rows=own_rows).lower(*args)
     return tuning.compiled(lowered, options)
 
 
@@ -150,7 +88,12 @@ def blocks(x: Source, devices: Devices, chunk: int = 0) -> Iterator[Array]:
     for start in range(0, len(x), per_block):
         index = np.arange(start, start + per_block)
         index[index >= len(x)] = 0
-        yield split(x[index].reshape(len(devices), steps, chunk, *x.shape[1:]), devices)
+        of_device, shape = index.reshape(len(devices), -1), (steps, chunk, *x.shape[1:])
+
+        def read(own: np.ndarray, at: np.ndarray = of_device, shape: tuple = shape) -> np.ndarray:
+            return x[at[own].ravel()].reshape(len(own), *shape)
+
+        yield split_by(read, (len(devices), *shape), devices)
 
 
 def tight_chunk(n: int, devices: Devices) -> int:
@@ -172,15 +115,16 @@ def rows_fn(fn: RowFn, devices: Devices, dtype: str = "float32") -> Callable:
 
         return members.each(member, variables, one_by_one=platform == "cpu")
 
-    mapped = jax.pmap(run, axis_name=AXIS, in_axes=(None, 0), devices=devices)
     options = tuning.scoring_options(dtype, platform)
     programs: dict[tuple, Callable] = {}
 
     def call(variables: PyTree, rows: Array) -> PyTree:
         shapes = tuple((a.shape, a.dtype) for a in jax.tree.leaves((variables, rows)))
-        if shapes not in programs:
-            programs[shapes] = tuning.compiled(mapped.lower(variables, rows), options)
-        return programs[shapes](variables, rows)
+        known = driver(), *shapes
+        if known not in programs:
+            lowered = mapped(run, devices, (None, 0), (0,)).lower(variables, rows)
+            programs[known] = tuning.compiled(lowered, options)
+        return programs[known](variables, rows)
 
     return call
 
@@ -198,8 +142,8 @@ def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) 
     for block in placed:  # a block is fetched while the next one is computed
         ahead, done = run(variables, block), ahead
         if done is not None:
-            parts.append(jax.device_get(done))
-    parts.append(jax.device_get(ahead))
+            parts.append(fetch(done))
+    parts.append(fetch(ahead))
     return jax.tree.map(lambda *leaves: _in_order(leaves)[:, :n], *parts)
 
 

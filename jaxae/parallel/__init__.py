@@ -1,0 +1,26 @@
+"""Devices: a batch shared out over them, in one process or in many.
+
+`devices` says which there are, `placing` where arrays lie, `drivers` how a function runs on all of
+them at once (`pmap` or `shard_map`: nobody else knows which), `programs` what they compute.
+
+A state has no device axis: it is replicated, so that it has one shape on any number of devices and
+moves between machines as it is. Only the plan of an epoch and the rows to score are split.
+"""
+
+from jaxae.parallel.devices import Devices, choose, everywhere, here, initialize
+from jaxae.parallel.drivers import DRIVERS, driver, mapped, use
+from jaxae.parallel.placing import at_home, fetch, place, placed_like, split, split_by
+from jaxae.parallel.programs import (
+    blocks,
+    compiled_epoch,
+    epoch_fn,
+    map_rows,
+    rows_fn,
+    tight_chunk,
+)
+
+__all__ = [
+    "DRIVERS", "Devices", "at_home", "blocks", "choose", "compiled_epoch", "driver", "epoch_fn",
+    "everywhere", "fetch", "here", "initialize", "map_rows", "mapped", "place",
+    "placed_like", "rows_fn", "split", "split_by", "tight_chunk", "use",
+]  # fmt: skip

@@ -1,0 +1,69 @@
+"""Which devices there are, and which of them train."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+import jax
+
+from jaxae import tuning
+from jaxae.errors import UserError
+
+Devices = Sequence[jax.Device]
+
+
+def initialize(count: int = 0) -> None:
+    """Make one host device per CPU core, or `count`; call it before JAX starts.
+
+    Accelerators are left as they are, and so is what XLA_FLAGS says of host devices. A device that
+    works alone still has every core for its matrix products: see `choose`.
+    """
+    if "force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay
+        jax.config.update("jax_num_cpu_devices", max(tuning.cores(), count))
+
+
+def everywhere() -> list[jax.Device]:
+    """All devices of all processes: what rows are scored on."""
+    return jax.devices(jax.local_devices()[0].platform)
+
+
+def here(devices: Devices) -> list[int]:
+    """The positions of those that belong to this process."""
+    return [i for i, d in enumerate(devices) if d.process_index == jax.process_index()]
+
+
+def choose(count: int, batch_size: int, on_cpu: int = 0) -> list[jax.Device]:
+    """The devices to train on; as many of every process.
+
+    Args:
+      count: how many; 0 = as many as divide the batch.
+      batch_size: of the global batch.
+      on_cpu: where `count` is 0 and there are host devices only, use at most this many, but one of
+        every process; 0 = all.
+
+    Raises:
+      UserError: more devices than there are, or such as the processes cannot share. (`jaxae.data.
+        index_plan` refuses a batch that they do not divide.)
+    """
+    local, processes = jax.local_devices(), jax.process_count()
+    if count % processes:
+        raise UserError(
+            f"devices is {count}, but there are {processes} processes, which have the same share; "
+            f"set --devices to a multiple of {processes}"
+        )
+    each = count // processes
+    if not count:
+        most = len(local)
+        if local[0].platform == "cpu" and on_cpu:
+            most = max(1, min(on_cpu // processes, most))
+        fitting = [n for n in range(1, most + 1) if batch_size % (n * processes) == 0]
+        each = max(fitting, default=1)  # the plan says what is wrong with the batch
+    if each > len(local):
+        raise UserError(
+            f"devices is {count}, but JAX sees {len(local) * processes} ({local[0].platform}); "
+            "lower --devices"
+        )
+    of_process = ([d for d in everywhere() if d.process_index == p] for p in range(processes))
+    return [device for devices in of_process for device in devices[:each]]
