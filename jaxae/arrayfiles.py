@@ -86,8 +86,38 @@ def _unreadable(path: Path, kind: str, problem: object) -> UserError:
     return UserError(f"{path} is no readable {kind} file ({problem}); write it again")
 
 
+def header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape and type of the array in a .npy file, and where its values begin.
+
+    Raises:
+      UserError: the file is missing or damaged, or holds objects or columns in a row.
+    """
+    try:
+        with path.open("rb") as file:
+            shape, in_columns, dtype = _announced(file, path.stat().st_size)
+            if in_columns:
+                raise ValueError("it holds columns one after another; save it in the order of C")
+            return shape, dtype, file.tell()
+    except _DAMAGE as error:
+        raise _unreadable(path, ".npy", error) from None
+
+
+def is_rows(path: Path) -> bool:
+    """Whether a .npy file holds rows [N, ...] that can be read one by one."""
+    try:
+        shape, dtype, _ = header(path)
+    except UserError:
+        return False
+    return len(shape) > 1 and 0 not in shape and dtype.kind in "fiub"
+
+
 def _array(file: Any, size: int) -> np.ndarray:
     """One array in NumPy's format, of a file of so many bytes."""
+    shape, in_columns, dtype = _announced(file, size)
+    return np.ndarray(shape, dtype, file.read(), order="F" if in_columns else "C")
+
+
+def _announced(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of NumPy's format is not read")
@@ -97,7 +127,7 @@ def _array(file: Any, size: int) -> np.ndarray:
     count = math.prod(shape)
     if min(shape, default=0) < 0 or file.tell() + count * dtype.itemsize != size:
         raise ValueError(f"it announces {list(shape)} of {dtype}, which are not {size} bytes")
-    return np.ndarray(shape, dtype, file.read(), order="F" if in_columns else "C")
+    return shape, in_columns, dtype
 
 
 def _csv(path: Path) -> np.ndarray:

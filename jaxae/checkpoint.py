@@ -52,6 +52,7 @@ def _writing(folder: Path) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
+            hosts.refuse_loss(error)
             known = re.search(r"os_error_code='(\d+)'", str(error))
             number = int(known[1]) if known else errno.EIO
             reason = os.strerror(number) if known else str(error).partition("\n")[0]

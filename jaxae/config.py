@@ -22,12 +22,13 @@ class DataConfig:
     """Which rows there are, which of them are normal, and how they are split and scaled."""
 
     name: str = "digits"
-    """digits, mnist, fashion_mnist or ecg5000; npz:FILE; table:FILE (CSV, Parquet);
-    images:FOLDER; series:FILE; or a file or folder alone, read as its name says"""
+    """digits, mnist, fashion_mnist or ecg5000; npz:FILE; npy:FOLDER (may exceed memory);
+    table:FILE (CSV, Parquet); images:FOLDER; series:FILE; or a file or folder alone, read as its
+    name says"""
     dir: str = ""
     """folder with the raw files (mnist/, ...); "" = $JAXAE_DATA_DIR, else download"""
     rows: Literal["auto", "images", "series"] = "auto"
-    """npz: what arrays [N, A, B] are; auto = images where A = B or pixels are uint8, else series"""
+    """npz, npy: what arrays [N, A, B] are; auto = images where A = B or uint8, else series"""
     normal: tuple[int, ...] = ()
     """classes that count as normal; () = what the data set implies, or all that are no anomalies"""
     anomaly: tuple[int, ...] = ()

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxae import memory, parallel, sources, tuning
-from jaxae.types import Learner, Metrics, PyTree, Source, TrainState
+from jaxae.types import AnyArray, Learner, Metrics, PyTree, Source, TrainState
 
 Plan = Int[np.ndarray, "D T B"]
-Run = Callable[[TrainState, Plan], tuple[TrainState, Metrics]]  # an epoch, or what is left of one
+Measured = dict[str, AnyArray]  # metrics of [E, T], on the devices or on the host
+Run = Callable[[TrainState, Plan], tuple[TrainState, Measured]]  # an epoch
 
 
 def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool = False) -> bool:
@@ -90,7 +91,7 @@ def _streaming(
         program = parallel.compiled_epoch(learner, devices, state, rows, own, *rest, own_rows=True)
         programs[length] = program, own
 
-    def epoch(state: TrainState, plan: Plan) -> tuple[TrainState, Metrics]:
+    def epoch(state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
         found: list[Metrics] = []
         for length, rows in _ahead(lambda first: _part(x, plan, first, part, devices), steps, part):
             program, own = programs[length]

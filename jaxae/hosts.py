@@ -157,9 +157,14 @@ def losses_named() -> Iterator[None]:
     """Say in one line that another process was lost while this one computed with it."""
     try:
         yield
-    except RuntimeError as error:  # of XLA, from the collective operations of any platform
-        if not _LOST.search(str(error)):
-            raise
+    except (RuntimeError, ValueError) as error:  # of XLA, from collective operations
+        refuse_loss(error)
+        raise
+
+
+def refuse_loss(error: Exception) -> None:
+    """Raise a `UserError` if an error says that another process is gone."""
+    if not isinstance(error, UserError) and _LOST.search(str(error)):
         raise UserError(f"another process of this run stopped; {_AGAIN}") from error
 
 
@@ -226,12 +231,14 @@ def _watched(child: int, reader: int) -> int:
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     said = "".join(held)
-    if code == -signal.SIGABRT and _LOST.search(said):
+    lost = _LOST.search(said)
+    if lost and code == -signal.SIGABRT:
         gone = re.search(r"(?:heartbeats\):|tasks are unhealthy)[^\n]*\n([\d, ]+)\n", said)
         who = f"process {gone[1].strip()}" if gone else "process 0, or the way to it,"
         print(f"error: {who} of this run is gone; {_AGAIN}", file=sys.stderr)
         return 2
-    sys.stderr.write(said)
+    if not lost:
+        sys.stderr.write(said)
     return code if code >= 0 else 128 - code
 
 

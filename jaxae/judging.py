@@ -1,7 +1,10 @@
 """A file of new rows, judged by the detector of a finished run: the command `jaxae score`."""
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,13 +13,18 @@ from jaxae import (
     calibration,
     detectors,
     explanation,
+    judgements,
     parallel,
     plots,
-    runlog,
+    sources,
+    train,
+    tuning,
 )
 from jaxae.config import ExperimentConfig
 from jaxae.datasets import own
 from jaxae.errors import UserError, naming_input, words
+from jaxae.shards import Shards
+from jaxae.types import Source
 
 _SHOWN = 8  # rows that are explained on the screen
 
@@ -27,8 +35,10 @@ def score_file(
     out: Path | None = None,
     explain: bool = False,
     as_json: bool = False,
-) -> detectors.Judgement:
+) -> dict[str, Any]:
     """Judge new rows with the detector of a finished run.
+
+    The rows of a .npy stay on disk and are judged block by block, unless they are explained.
 
     Args:
       run_dir: the run folder, or the detector's own.
@@ -38,6 +48,9 @@ def score_file(
       explain: also which values of a row are reconstructed worst: of the strangest rows on the
         screen and in a picture beside `out`, of every row in `out`.
       as_json: the summary is JSON.
+
+    Returns:
+      The summary: rows, anomalies, threshold and p_value_flaw.
 
     Raises:
       UserError: a file is missing, unreadable or cannot be written, or the rows are not such as the
@@ -50,36 +63,49 @@ def score_file(
     detector = detectors.load(detectors.folder_of(run_dir))
     raw, names = _read(rows, detector)
     parallel.initialize()
-    with naming_input(rows):
-        x = detectors.prepared(detector, raw)
-        found = detectors.judge_prepared(detector, x)
-        why = explanation.explain(detector, x) if explain else None
-    picture = _draw_why(detector, found, why, out) if why and out else None
-    features = _features(detector)
-    if out:
-        try:
-            _write_scores(out, _columns(found, detector.decision.threshold), why, names, features)
-        except OSError as error:
-            raise UserError(f"--out {out} cannot be written ({words(error)})") from None
+    threshold, features = float(detector.decision.threshold), _features(detector)
     flaw = calibration.flaw(detector.about.config)
-    caution = f"; p-values are ranks and promise nothing: {flaw}" if flaw and out else ""
-    anomalies = int(found.is_anomaly.sum())
+    said: list[str] = []
+    with naming_input(rows), judgements.opened(out, threshold, features) as sink:
+        if explain:
+            x = detectors.prepared(detector, raw[:])
+            found = detectors.judge_prepared(detector, x)
+            why = explanation.explain(detector, x)
+            picture = _draw_why(detector, found, why, out) if out else None
+            said += _why_lines(detector.about.config, found, why, features)
+            said += [f"figure {picture}"] if picture else []
+            sink.add(found, why, names)
+        else:
+            for found in _judged(detector, raw):
+                sink.add(found, names=names)
+    summary = {"rows": sink.rows, "anomalies": sink.anomalies, "threshold": threshold}
+    summary |= {"p_value_flaw": flaw or None}
     if as_json:
-        threshold = float(detector.decision.threshold)
-        summary = {"rows": len(found.score), "anomalies": anomalies, "threshold": threshold}
-        print(json.dumps(summary | {"p_value_flaw": flaw or None}))
-        return found
-    print(f"{anomalies} of {len(found.score)} rows are anomalies{caution}")
-    if why:
-        _print_why(detector.about.config, found, why, features)
-    if picture:
-        print(f"figure {picture}")
-    return found
+        print(json.dumps(summary))
+        return summary
+    caution = f"; p-values are ranks and promise nothing: {flaw}" if flaw and out else ""
+    print(f"{sink.anomalies} of {sink.rows} rows are anomalies{caution}", *said, sep="\n")
+    return summary
 
 
-def _read(rows: Path, detector: detectors.Detector) -> tuple[np.ndarray, list[str]]:
+def _judged(detector: detectors.Detector, raw: Source) -> Iterator[detectors.Judgement]:
+    """What the detector says of rows: of those in memory at once, of others block by block."""
+    if sources.is_resident(raw):
+        yield detectors.judge(detector, raw[:])
+        return
+    block = max(1, tuning.FEED_BYTES // (4 * math.prod(raw.shape[1:])))
+    with train.progress_bar(len(raw), 0, len(raw) <= block, "judging", "row") as bar:
+        for first in range(0, len(raw), block):
+            rows = raw[first : first + block]
+            yield detectors.judge(detector, rows, first)
+            bar.update(len(rows))
+
+
+def _read(rows: Path, detector: detectors.Detector) -> tuple[Source, list[str]]:
     """Raw rows, and the names of those that have some: files, or the first steps of windows."""
     schema = detector.about.schema
+    if schema.kind == "npz" and rows.suffix == ".npy" and arrayfiles.is_rows(rows):
+        return Shards([rows]), []
     if schema.kind == "npz":
         return arrayfiles.read_rows(rows), []
     if not rows.exists():
@@ -98,23 +124,24 @@ def _features(detector: detectors.Detector) -> list[str]:
     return about.schema.features if about.config.data.input == "none" else []
 
 
-def _print_why(
+def _why_lines(
     cfg: ExperimentConfig,
     found: detectors.Judgement,
     why: explanation.Explanation,
     features: list[str],
-) -> None:
+) -> list[str]:
     """The strangest rows and their worst values."""
     at, shape = _strangest(found), why.x.shape[1:]
     worst = explanation.leading(why.residual[at])
     kind = explanation.kind(cfg, shape)
-    print(f"strangest rows, and the share of their squared error in single {kind}s:")
+    lines = [f"strangest rows, and the share of their squared error in single {kind}s:"]
     for i, row in enumerate(at):
         parts = [
             f"{kind} {explanation.place(index, shape, features)}: {share:.1%}"
             for index, share in zip(worst.index[i], worst.share[i], strict=True)
         ]
-        print(f"{row:>8} {found.score[row]:>10.4g}  {', '.join(parts)}")
+        lines.append(f"{row:>8} {found.score[row]:>10.4g}  {', '.join(parts)}")
+    return lines
 
 
 def _draw_why(
@@ -135,54 +162,3 @@ def _draw_why(
         return plots.draw_residuals(shown, title, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({words(error)}); use another --out") from None
-
-
-def _columns(found: detectors.Judgement, threshold: float) -> dict[str, np.ndarray]:
-    """Of each row: number, score, p-value, the threshold, and the decision."""
-    return {
-        "row": np.arange(len(found.score)),
-        "score": found.score,
-        "p_value": found.p_value,
-        "threshold": np.full(len(found.score), threshold, np.float32),
-        "is_anomaly": found.is_anomaly,
-    }
-
-
-def _write_scores(
-    out: Path,
-    columns: dict[str, np.ndarray],
-    why: explanation.Explanation | None,
-    rows: list[str],
-    features: list[str],
-) -> None:
-    """A line for each row, the decision as 0 or 1; with the worst values or, as .npz, all.
-
-    Rows that have names keep them, in a column `source`.
-    """
-    if out.suffix == ".npz":
-        named = {"source": np.array(rows)} if rows else {}
-        residual = {"residual": why.residual} if why else {}
-        runlog.write_arrays(out, columns | named | residual)
-        return
-    lines = [
-        f"{row},{score:.9g},{float(p)!r},{limit:.9g},{flag:d}"
-        for row, score, p, limit, flag in zip(*columns.values(), strict=True)
-    ]
-    names = [*columns]
-    if why:
-        worst, shape = explanation.leading(why.residual), why.x.shape[1:]
-        names += [f"{of}_{k + 1}" for k in range(worst.share.shape[1]) for of in ("worst", "share")]
-        for i, (index, share) in enumerate(zip(*worst, strict=True)):
-            pairs = zip(index, share, strict=True)
-            lines[i] += "".join(
-                f",{_quoted(explanation.place(a, shape, features))},{s:.4g}" for a, s in pairs
-            )
-    if rows:
-        names.append("source")
-        lines = [f"{line},{_quoted(name)}" for line, name in zip(lines, rows, strict=True)]
-    runlog.write_text(out, "\n".join([",".join(names), *lines]) + "\n")
-
-
-def _quoted(text: str) -> str:
-    """A text as a field of a CSV (RFC 4180)."""
-    return f'"{text.replace(chr(34), 2 * chr(34))}"' if set(text) & set(',"\r\n') else text

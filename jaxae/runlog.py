@@ -116,6 +116,7 @@ def _mendable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        hosts.refuse_loss(error)
         raise UserError(
             f"{error.filename or folder}: {words(error)}; once that is mended, the same command "
             "goes on after the last checkpoint"
@@ -206,6 +207,19 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         with naming(path):
             temporary.write_bytes(content)
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[str]]:
+    """A text file that is written piece by piece, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with naming(path):
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                yield file
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

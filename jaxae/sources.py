@@ -56,7 +56,7 @@ def view(
 def span(source: Source) -> Span:
     """The smallest and the largest value of all rows, in their own precision."""
     ends = [(block.min(), block.max()) for block in blocks(source)]
-    return min(low for low, _ in ends), max(high for _, high in ends)
+    return np.min([low for low, _ in ends]), np.max([high for _, high in ends])  # NaN stays
 
 
 def within(span: Span, low: float, high: float) -> bool:

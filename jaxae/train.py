@@ -155,13 +155,15 @@ def epochs_done(state: TrainState, steps: int) -> int:
     return int(np.max(jax.device_get(state.step))) // steps
 
 
-def progress_bar(total: int, done: int, quiet: bool) -> tqdm:
-    """Of steps, on the terminal or, less often, in a log."""
+def progress_bar(
+    total: int, done: int, quiet: bool, what: str = "training", unit: str = "step"
+) -> tqdm:
+    """On the terminal or, less often, in a log."""
     return tqdm(
         total=total,
         initial=done,
-        unit="step",
-        desc="training",
+        unit=unit,
+        desc=what,
         disable=quiet or jax.process_index() > 0,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file wants few lines

@@ -67,6 +67,41 @@ def test_losses_do_not_depend_on_the_number_of_devices(method):
             np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.fixture
+def shard_map():
+    parallel.use("shard_map")
+    yield
+    parallel.use("pmap")
+
+
+def test_an_unknown_driver_is_named():
+    with pytest.raises(UserError, match="unknown driver 'vmap'; known: pmap, shard_map"):
+        parallel.use("vmap")
+    assert parallel.driver() == "pmap"
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("method", FAST_AND_SLOW)
+def test_both_drivers_compute_the_same_bits(method, count):
+    expected = losses(method, count)
+    parallel.use("shard_map")
+    try:
+        assert_same(losses(method, count), expected)
+    finally:
+        parallel.use("pmap")
+
+
+@pytest.mark.usefixtures("shard_map")
+def test_the_driver_in_use_is_the_one_that_runs():
+    learner, args = first_epoch_args(tiny("dense"), 2)
+    assert "shard_map" in str(jax.make_jaxpr(parallel.epoch_fn(learner, DEVICES[:2]))(*args))
+    rows = parallel.rows_fn(scaled, DEVICES)
+    found = parallel.map_rows(
+        rows, parallel.place(jnp.ones(2), DEVICES), parallel.blocks(X, DEVICES), len(X)
+    )
+    np.testing.assert_array_equal(found["times"], np.stack([X, X]))
+
+
 def test_an_epoch_is_its_steps_one_after_another():
     learner, state = start(tiny("dense", optim__eps=1e-7))
     step, key = stepped(learner), rng.stream(0, rng.Purpose.NOISE)

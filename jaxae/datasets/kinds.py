@@ -27,6 +27,7 @@ FILES: Registry[Files] = Registry(
     Files,
     {
         "npz": Files(lambda path, cfg: local.npz(str(path), cfg.rows), ("rows",)),
+        "npy": Files(lambda path, cfg: local.npy(path, cfg.rows), ("rows",)),
         "table": Files(own.table, _COLUMNS),
         "images": Files(own.folder, ("size",)),
         "series": Files(own.series, (*_COLUMNS, "window", "stride")),
@@ -65,8 +66,8 @@ def refuse_unread(cfg: DataConfig, kind: str) -> None:
 def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
     """The kind of a user's own files, and where they are; "" for a data set by name.
 
-    A path alone is read as its name says: a folder holds images, a table or an .npz is a series
-    where `window` is set.
+    A path alone is read as its name says: a folder holds images, or arrays if y_test.npy is there,
+    a table or an .npz is a series where `window` is set.
 
     Args:
       cfg: names them.
@@ -82,7 +83,7 @@ def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
         return "", Path()
     alone = Path(cfg.name).expanduser()
     if cfg.name and alone.is_dir():
-        return "images", alone
+        return "npy" if (alone / "y_test.npy").is_file() else "images", alone
     by_suffix = dict.fromkeys(tables.SUFFIXES, "table") | {".npz": "npz"}
     if alone.is_file() and alone.suffix.lower() in by_suffix:
         return "series" if cfg.window else by_suffix[alone.suffix.lower()], alone

@@ -8,6 +8,8 @@ from jaxae import arrayfiles
 from jaxae.datasets.raw import Raw
 from jaxae.datasets.schema import numbered
 from jaxae.errors import UserError
+from jaxae.shards import Shards
+from jaxae.types import Source
 
 _SIDE = 28  # of the resized digits
 _DIGITS_TEST = 0.3  # about 54 test digits per class, enough for a steady AUROC
@@ -58,15 +60,57 @@ def npz(path: str, rows: str = "auto") -> Raw:
     """
     arrays = _read(Path(path).expanduser())
     x_train, x_test = (_rows(arrays[name], name, path, rows) for name in ("x_train", "x_test"))
+    _refuse_unlike(x_train, x_test, path)
+    y_train = None
+    if "y_train" in arrays:
+        y_train = _classes(arrays["y_train"], "y_train", len(x_train), path)
+    return Raw(x_train, y_train, x_test, _classes(arrays["y_test"], "y_test", len(x_test), path))
+
+
+def npy(folder: Path, rows: str = "auto") -> Raw:
+    """A user's own arrays, each in a .npy file or in several, which stay on disk.
+
+    The folder holds `x_train.npy`, or parts of it in the order of their names, `x_train-00000.npy`,
+    `x_train-00001.npy` ..., `x_test` in the same way, `y_test.npy` and perhaps `y_train.npy`; all
+    else is as in `npz`.
+
+    Raises:
+      UserError: a file is missing or damaged, or its array is not such as `npz` takes.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name one with x_train.npy, x_test.npy, y_test.npy")
+    x_train, x_test = (_shards(folder, name, rows) for name in ("x_train", "x_test"))
+    _refuse_unlike(x_train, x_test, str(folder))
+    y_test, y_train = folder / "y_test.npy", folder / "y_train.npy"
+    if not y_test.is_file():
+        raise UserError(f"{folder} lacks y_test.npy, the classes of its test rows")
+
+    def classes(path: Path, count: int) -> np.ndarray:
+        return _classes(arrayfiles.read_rows(path), path.stem, count, str(folder))
+
+    train = classes(y_train, len(x_train)) if y_train.is_file() else None
+    return Raw(x_train, train, x_test, classes(y_test, len(x_test)))
+
+
+def _shards(folder: Path, name: str, rows: str) -> Shards:
+    whole, parts = folder / f"{name}.npy", sorted(folder.glob(f"{name}-*.npy"))
+    if whole.is_file() == bool(parts):
+        which = "both" if parts else "neither"
+        raise UserError(
+            f"{folder} holds {which} {name}.npy and {name}-*.npy; put one of them there"
+        )
+    found = Shards(parts or [whole])
+    none = np.empty((0, *found.shape[1:]), found.dtype)
+    shape = _with_channel(none, name, str(folder), rows).shape[1:]
+    return found if shape == found.shape[1:] else Shards(parts or [whole], shape)
+
+
+def _refuse_unlike(x_train: Source, x_test: Source, path: str) -> None:
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
         raise UserError(
             f"{path}: rows of x_train are {x_train.dtype} {x_train.shape[1:]} but rows of x_test "
             f"are {x_test.dtype} {x_test.shape[1:]}; both need one shape, and both or none uint8"
         )
-    y_train = None
-    if "y_train" in arrays:
-        y_train = _classes(arrays["y_train"], "y_train", len(x_train), path)
-    return Raw(x_train, y_train, x_test, _classes(arrays["y_test"], "y_test", len(x_test), path))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

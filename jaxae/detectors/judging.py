@@ -35,30 +35,34 @@ def scores_of(
     return scores
 
 
-def judge(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Judgement:
+def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) -> Judgement:
     """Scores of raw rows, in the units of the data that the detector was made of, and decisions.
 
     Args:
       detector: see `load`.
       raw: [N, *S]; a single channel may be left out.
+      first: the number of the first row, for messages, where they are some of many.
 
     Raises:
       UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
         values, or so far from those it was made of that a score is not finite.
     """
-    return judge_prepared(detector, prepared(detector, raw))
+    return judge_prepared(detector, prepared(detector, raw, first), first)
 
 
-def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"]) -> Judgement:
+def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"], first: int = 0) -> Judgement:
     """The same of rows that are `prepared`; a `UserError` where a score is not finite."""
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     scores = score_fn(detector, learner, jax.local_devices())(x)
-    require(np.isfinite(scores), "rows are too far from those of the detector to have a score")
+    problem = "rows are too far from those of the detector to have a score"
+    require(np.isfinite(scores), problem, first)
     decision = detector.decision
     return Judgement(scores, p_values(decision, scores), scoring.decide(decision, scores))
 
 
-def prepared(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, " N *S"]:
+def prepared(
+    detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0
+) -> Float[np.ndarray, " N *S"]:
     """Raw rows as the detector's model sees them: scaled, and mapped by `data.input`.
 
     Raises:
@@ -66,7 +70,7 @@ def prepared(detector: Detector, raw: Shaped[np.ndarray, "..."]) -> Float[np.nda
     """
     with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is found right below
         x = scaled(_checked(detector.about, raw), detector.scaling)
-    require(np.isfinite(x), "rows hold NaN or infinite values")
+    require(np.isfinite(x), "rows hold NaN or infinite values", first)
     return inputs.mapped(detector.about.config.data.input, x)
 
 
@@ -89,8 +93,8 @@ def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
     return raw.reshape(-1, *about.shape)
 
 
-def require(ok: np.ndarray, problem: str) -> None:
-    """Refuse rows [N, ...] of which a value is not as it must be; the message names the first."""
+def require(ok: np.ndarray, problem: str, first: int = 0) -> None:
+    """Refuse rows [N, ...], from number `first` on, of which a value is not as it must be."""
     bad = np.flatnonzero(~ok.reshape(len(ok), -1).all(axis=1))
     if bad.size:
-        raise UserError(f"{bad.size} {problem}, first row {bad[0]}; remove or mend them")
+        raise UserError(f"{bad.size} {problem}, first row {first + bad[0]}; remove or mend them")

@@ -1,0 +1,117 @@
+"""Rows in .npy files, larger than memory: read where they lie, and let go again."""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxae import arrayfiles
+from jaxae.errors import UserError, words
+from jaxae.types import Shape
+
+_KEPT = 256 << 20  # bytes of a file, at most about, that stay mapped into this process
+
+
+class Shards:
+    """The rows of one .npy file, or of several as if they were one.
+
+    Neighbours in order are read as one piece; other rows are taken from a mapping of the file, page
+    by page. Pages are given back to the system, which keeps in its cache what it has room for.
+
+    Raises:
+      UserError: a file is no .npy, was cut off, or holds other rows than the first one.
+    """
+
+    def __init__(self, paths: list[Path], shape: Shape | None = None):
+        self._files = [_File(path) for path in paths]
+        first = self._files[0]
+        for file in self._files[1:]:
+            if (file.row, file.dtype) != (first.row, first.dtype):
+                raise UserError(
+                    f"{file.path} holds rows of {file.dtype} {list(file.row)}, but {first.path} of "
+                    f"{first.dtype} {list(first.row)}; write them alike"
+                )
+        self._ends = np.cumsum([file.count for file in self._files])
+        self.dtype = first.dtype
+        self.shape: Shape = (int(self._ends[-1]), *(first.row if shape is None else shape))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        at = np.arange(len(self))[index] if _is_mask(index) else np.asarray(_rows(index, len(self)))
+        at = np.where(at < 0, at + len(self), at)
+        if at.size and not 0 <= at.min() <= at.max() < len(self):
+            raise IndexError(f"row {at.max()} of {len(self)}")
+        found = np.empty((len(at), *self._files[0].row), self.dtype)
+        of_file = np.searchsorted(self._ends, at, side="right")
+        for number in np.unique(of_file):
+            file = self._files[number]
+            own = of_file == number
+            rows = at[own] - (self._ends[number] - file.count)
+            if own.all():
+                file.read(rows, found)
+            else:
+                part = np.empty((len(rows), *file.row), self.dtype)
+                file.read(rows, part)
+                found[own] = part
+        return found.reshape(len(at), *self.shape[1:])
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, np.ndarray) and index.dtype.kind == "b"
+
+
+def _rows(index: Any, count: int) -> Any:
+    return range(*index.indices(count)) if isinstance(index, slice) else np.atleast_1d(index)
+
+
+class _File:
+    """One .npy file, mapped when rows are asked for."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        shape, self.dtype, self.start = arrayfiles.header(path)
+        if len(shape) < 2 or 0 in shape:
+            raise UserError(f"{path} holds an array {list(shape)}; it must be [N, ...] with rows")
+        if self.dtype.kind not in "fiub":
+            raise UserError(f"{path} holds {self.dtype}; rows are real numbers")
+        self.count, self.row = shape[0], tuple(shape[1:])
+        self._bytes = int(np.prod(self.row)) * self.dtype.itemsize
+        self._map: mmap.mmap | None = None
+        self._touched = 0
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Rows by position into an array of as many."""
+        try:
+            if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+                self._read_piece(int(rows[0]), out)
+            else:
+                self._take(rows, out)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read ({words(error)})") from None
+
+    def _read_piece(self, first: int, out: np.ndarray) -> None:
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.start + first * self._bytes)
+            left = memoryview(out).cast("B")
+            while len(left):
+                got = file.readinto(left)
+                if not got:
+                    raise UserError(f"{self.path} was cut off while it was read; put it back")
+                left = left[got:]
+
+    def _take(self, rows: np.ndarray, out: np.ndarray) -> None:
+        if self._map is None:
+            with self.path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if hasattr(mmap, "MADV_RANDOM"):  # a row is wanted, and not what lies behind it
+                self._map.madvise(mmap.MADV_RANDOM)
+        shape = (self.count, *self.row)
+        held = np.frombuffer(self._map, self.dtype, int(np.prod(shape)), self.start).reshape(shape)
+        np.take(held, rows, axis=0, out=out, mode="clip")  # without a buffer; rows are in range
+        self._touched += len(rows) * (self._bytes + mmap.PAGESIZE)
+        if self._touched > _KEPT and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0

@@ -1,0 +1,222 @@
+"""Rows in .npy files are those of the array, whatever is asked for, and stay on disk."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from probes import images
+
+from jaxae import cli, data, detectors, judging, shards
+from jaxae.config import DataConfig
+from jaxae.errors import UserError
+
+X = images(103)
+Y = (np.arange(40) % 2).astype(np.int64)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """The rows in three files of different lengths."""
+    for i, rows in enumerate(np.split(X, [50, 51])):
+        np.save(tmp_path / f"x_train-{i:05}.npy", rows)
+    return sorted(tmp_path.glob("x_train-*"))
+
+
+INDICES = [
+    slice(None),
+    slice(10, 70),
+    slice(70, 10, -7),
+    slice(5, 5),
+    np.arange(20, 60),
+    np.random.default_rng(0).permutation(103),
+    np.array([3, 3, 102, 0, -1]),
+    np.arange(103) % 5 == 0,
+    np.array([], int),
+    7,
+]
+
+
+@pytest.mark.parametrize("index", INDICES, ids=range(len(INDICES)))
+def test_they_are_the_rows_of_the_array(index, parts, monkeypatch):
+    monkeypatch.setattr(shards, "_KEPT", 20_000)  # pages are let go again and again
+    for source in (shards.Shards(parts), shards.Shards(parts[:1])):
+        expected = X[: len(source)]
+        if isinstance(index, np.ndarray):
+            index = index[index < len(source)] if index.dtype != bool else index[: len(source)]
+        found = source[index]
+        np.testing.assert_array_equal(found, np.atleast_2d(expected[index]).reshape(found.shape))
+        assert found.dtype == np.float32
+        assert found.base is None or found.flags.owndata or found.base.flags.owndata
+
+
+def test_rows_beyond_the_last_are_an_error(parts):
+    with pytest.raises(IndexError):
+        shards.Shards(parts)[np.array([103])]
+
+
+def folder_of(tmp_path, x_train=X, **others):
+    arrays = {"x_test": X[:40], "y_test": Y} | others
+    if x_train is not None:
+        arrays["x_train"] = x_train
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    return tmp_path
+
+
+def test_a_folder_of_arrays_is_the_npz_of_them(tmp_path):
+    folder = folder_of(tmp_path)
+    np.savez(tmp_path / "own.npz", x_train=X, x_test=X[:40], y_test=Y)
+    found = [data.load(DataConfig(name=name)) for name in (str(folder), f"npz:{tmp_path}/own.npz")]
+    for role in ("train", "valid", "test"):
+        one, other = (getattr(of, role) for of in found)
+        np.testing.assert_array_equal(one.x[:], other.x)
+        np.testing.assert_array_equal(one.y, other.y)
+    assert found[0].shape == (8, 8, 1)
+
+
+def test_a_channel_may_be_left_out(tmp_path):
+    folder = folder_of(tmp_path, X[..., 0], x_test=X[:40, ..., 0])
+    found = data.load(DataConfig(name=f"npy:{folder}"))
+    assert found.shape == (8, 8, 1)
+    np.testing.assert_array_equal(found.test.x[:], X[:40])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"x_train": None}, "neither x_train.npy and x_train-*.npy"),
+        ({"x_train": X[:, 0]}, "both need one shape"),
+        ({"x_train": np.zeros((0, 8, 8, 1))}, "it must be [N, ...] with rows"),
+        ({"x_train": X.astype(complex)}, "rows are real numbers"),
+        ({"x_train": np.array([[None]])}, "object arrays"),
+        ({"x_train": np.asfortranarray(X[..., 0])}, "save it in the order of C"),
+        ({"y_test": Y[:5]}, "one class per row"),
+        ({"x_train-1": X}, "both x_train.npy and x_train-*.npy"),
+    ],
+)
+def test_what_is_wrong_is_named(change, words, tmp_path):
+    with pytest.raises(UserError) as caught:
+        data.load(DataConfig(name=f"npy:{folder_of(tmp_path, **change)}"))
+    assert words in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_file_that_was_cut_off_or_is_unlike_the_others_is_named(parts):
+    np.save(parts[1], X[:3].astype(np.float64))
+    with pytest.raises(UserError, match="write them alike"):
+        shards.Shards(parts)
+    parts[2].write_bytes(parts[2].read_bytes()[:-1])
+    with pytest.raises(UserError, match="which are not"):
+        shards.Shards(parts)
+
+
+def test_nan_in_a_file_is_refused_before_training(tmp_path, capsys):
+    rows = X.copy()
+    rows[17] = np.nan
+    args = f"train --data.name {folder_of(tmp_path, rows)} --method dense --run-dir {tmp_path}/run"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(args.split())
+    assert stop.value.code == 2
+    assert "nan" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on streamed rows, and the same on resident ones."""
+    folder = folder_of(tmp_path_factory.mktemp("streamed"))
+    for feed in ("streaming", "resident"):
+        args = f"train --data.name {folder} --method dense --score mse --train.epochs 2 "
+        args += "--devices 2 --train.batch-size 16 --data.input none --model.latent 4 "
+        cli.main([*args.split(), "--train.feed", feed, "--run-dir", str(folder / feed)])
+    return folder
+
+
+def test_streamed_rows_make_the_same_run(run):
+    one, other = (np.load(run / feed / "scores.npz") for feed in ("streaming", "resident"))
+    with one, other:
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "npz"])
+def test_rows_are_judged_block_by_block_as_at_once(suffix, run, tmp_path, monkeypatch):
+    whole, pieces = (tmp_path / f"{name}.{suffix}" for name in ("whole", "pieces"))
+    judging.score_file(run / "resident", run / "x_train.npy", whole)
+    monkeypatch.setattr(judging.tuning, "FEED_BYTES", 4 * 64 * 30)
+    judging.score_file(run / "resident", run / "x_train.npy", pieces)
+    if suffix == "csv":
+        assert whole.read_text() == pieces.read_text()
+        return
+    with np.load(whole) as one, np.load(pieces) as other:
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+        expected = detectors.judge(detectors.load(run / "resident/detector"), X)
+        np.testing.assert_array_equal(one["score"], expected.score)
+
+
+def test_a_bad_row_far_down_is_named_and_leaves_no_file(run, tmp_path, monkeypatch):
+    rows = X.copy()
+    rows[97] = np.inf
+    np.save(tmp_path / "rows.npy", rows)
+    monkeypatch.setattr(judging.tuning, "FEED_BYTES", 4 * 64 * 30)
+    with pytest.raises(UserError, match="first row 97"):
+        judging.score_file(run / "resident", tmp_path / "rows.npy", tmp_path / "out.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npy"]
+
+
+MEASURED = """
+import resource, sys
+from jaxae import cli
+cli.main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak(*args):
+    """Megabytes that a command had in memory at most."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *map(str, args)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1]) / (1 if sys.platform == "darwin" else 1e3)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_however_many_rows_there_are(tmp_path):
+    """1.5 GB of rows are trained on, and 10 million judged, in what some thousand take."""
+    generator, found = np.random.default_rng(0), {}
+    for count in (20_000, 480_000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        train = np.lib.format.open_memmap(
+            folder / "x_train.npy", "w+", np.float32, (count, 28, 28, 1)
+        )
+        for first in range(0, count, 20_000):
+            train[first : first + 20_000] = generator.random((20_000, 28, 28, 1), np.float32)
+        del train
+        folder_of(folder, None, x_test=generator.random((40, 28, 28, 1), np.float32))
+        args = f"train --data.name {folder} --method dense --score mse --train.epochs 1 "
+        args += "--train.feed streaming --train.batch-size 128 --data.input none --model.latent 8 "
+        found[count] = peak(*args.split(), "--run-dir", folder / "run")
+    assert found[480_000] < found[20_000] + 500
+    assert found[480_000] < 1900
+
+    run = tmp_path / "narrow"
+    folder_of(tmp_path, generator.random((500, 8), np.float32), x_test=generator.random((40, 8)))
+    np.save(tmp_path / "x_test.npy", generator.random((40, 8), np.float32))
+    args = f"train --data.name {tmp_path} --method dense --score mse --train.epochs 2"
+    peak(*args.split(), "--run-dir", run)
+    for count in (100_000, 10_000_000):
+        np.save(tmp_path / "rows.npy", generator.random((count, 8), np.float32))
+        found[count] = peak("score", run, tmp_path / "rows.npy", "--out", tmp_path / "out.csv")
+    assert found[10_000_000] < found[100_000] + 300
+    with (tmp_path / "out.csv").open() as lines:
+        assert sum(1 for _ in lines) == 10_000_001
