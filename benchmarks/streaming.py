@@ -141,8 +141,8 @@ def main(args: list[str] | None = None) -> None:
             f"{model}: {count:,} rows, {path.stat().st_size / 1e9:.1f} GB; resident "
             f"{speed['resident']:.0f} steps/s, streamed {speed['streaming']:.0f}; ratio "
             f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]; peak memory "
-            f"{peak:.2f} GB; training wants {speed['resident'] * batch:,.0f} rows/s, the file gives "
-            f"{statistics.median(rates):,.0f}",
+            f"{peak:.2f} GB; training takes {speed['resident'] * batch:,.0f} rows/s, the file "
+            f"gives {statistics.median(rates):,.0f}",
             flush=True,
         )
 

@@ -15,8 +15,9 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxae import hosts, runlog
+from jaxae.config import TrainConfig
 from jaxae.errors import UserError, naming
 from jaxae.types import PyTree
 
@@ -145,6 +147,21 @@ def epochs(manager: Manager) -> list[int]:
     the process was killed, and older ones are kept: Orbax removes it next time.
     """
     return [e for e in sorted(manager.all_steps()) if not _missing(_path(manager, e))]
+
+
+def due(cfg: TrainConfig) -> Callable[[int], bool]:
+    """`epoch -> whether it is to be saved`: each n-th, the last, and one after so many minutes."""
+    saved = time.monotonic()
+
+    def is_due(epoch: int) -> bool:
+        nonlocal saved
+        now = epoch % cfg.checkpoint_every == 0 or epoch == cfg.epochs
+        if not now and cfg.checkpoint_minutes:  # clocks differ: process 0's counts
+            now = hosts.as_first(time.monotonic() - saved >= 60 * cfg.checkpoint_minutes)
+        saved = time.monotonic() if now else saved
+        return now
+
+    return is_due
 
 
 def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTree = None) -> None:

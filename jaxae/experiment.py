@@ -126,6 +126,7 @@ def _train(
     state, done = _resume(cfg, learner, apart, dataset, devices, manager)
     past = log.start(done)
     chosen = selection.resumed(cfg, manager, state, past) if state else None
+    is_due = checkpoint.due(cfg.train)
     watch = selection.watch(cfg, learner, dataset, parallel.everywhere())
 
     def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
@@ -135,7 +136,7 @@ def _train(
         chosen = selection.keep(cfg, chosen, epoch, state.variables, found)
         # The log before the state: what no state has behind it is dropped and written again.
         log.epoch(epoch, found)
-        if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
+        if is_due(epoch):
             about = runlog.about(cfg, dataset.digest)
             checkpoint.save(manager, epoch, state, about, chosen and chosen.stored())
         return found

@@ -131,6 +131,18 @@ def wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def as_first(answer: bool) -> bool:
+    """What process 0 answers, for all."""
+    import jax
+
+    if jax.process_count() == 1:
+        return answer
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
+
+
 def agree(what: str, value: str) -> None:
     """Make sure that all processes have the same.
 

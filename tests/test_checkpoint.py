@@ -55,6 +55,52 @@ def test_the_newest_checkpoints_stay_and_carry_their_configuration(tmp_path):
     assert about["data_digest"] == "digest"
 
 
+def test_a_checkpoint_is_due_by_epochs_and_by_minutes(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    changes = {"train__epochs": 50, "train__checkpoint_every": 10}
+    is_due = checkpoint.due(tiny(**changes).train)
+    assert [e for e in range(1, 51) if is_due(e)] == [10, 20, 30, 40, 50]
+    is_due = checkpoint.due(tiny(**changes, train__checkpoint_minutes=0.5).train)
+    found = []
+    for epoch in range(1, 51):
+        now[0] += 12.0
+        found += [epoch] if is_due(epoch) else []
+    # 36 seconds are the first that are more than half a minute; the tenth epoch starts them anew.
+    assert found == [3, 6, 9, 10, 13, 16, 19, 20, 23, 26, 29, 30, 33, 36, 39, 40, 43, 46, 49, 50]
+
+
+def test_damaged_checkpoints_are_put_aside_where_an_older_one_is_whole(tmp_path, capsys):
+    cfg, folder = tiny(), tmp_path / "checkpoints"
+    abstract, state = state_of(cfg)
+    with saved(folder, cfg, state, epochs=(1, 2, 3, 4)):
+        pass
+    next((folder / "4" / "state").glob("d/*")).write_bytes(b"")
+    (folder / "3" / "about" / "metadata").unlink()
+    with checkpoint.open_manager(folder, 0, fall_back=True) as manager:
+        assert checkpoint.epochs(manager) == [1, 2]
+        assert_same(checkpoint.restore(manager, abstract), state)
+    assert {path.name for path in (tmp_path / "damaged").iterdir()} == {"4-0", "3-0"}
+    said = capsys.readouterr().out
+    assert "the checkpoint of epoch 4 is damaged" in said
+    assert "the checkpoint of epoch 3 is damaged" in said
+    with checkpoint.open_manager(folder, 0, fall_back=True) as manager:  # nothing more to do
+        assert checkpoint.epochs(manager) == [1, 2]
+
+
+def test_where_none_is_whole_nothing_is_moved(tmp_path):
+    cfg, folder = tiny(), tmp_path / "checkpoints"
+    _, state = state_of(cfg)
+    with saved(folder, cfg, state, epochs=(1, 2)):
+        pass
+    for epoch in "12":
+        next((folder / epoch / "state").glob("d/*")).write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint in .* is whole: .*damaged"):
+        checkpoint.open_manager(folder, 0, fall_back=True)
+    assert {path.name for path in folder.iterdir()} >= {"1", "2"}
+    assert not (tmp_path / "damaged").exists()
+
+
 def test_opening_again_finds_what_was_saved(tmp_path):
     cfg = tiny()
     abstract, state = state_of(cfg)

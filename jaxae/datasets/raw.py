@@ -25,7 +25,7 @@ def to_float(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
     """Raw rows as float32: uint8, which means pixels, to [0, 1] by x / 255, others as they are."""
     if x.dtype == np.uint8:
         return np.divide(x, np.float32(255), dtype=np.float32)
-    return x.astype(np.float32)
+    return x.astype(np.float32, copy=False)
 
 
 def scaled(x: Shaped[np.ndarray, "*S"], scaling: Scaling) -> Float[np.ndarray, "*S"]:

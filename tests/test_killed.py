@@ -1,0 +1,151 @@
+"""Killed at any moment, a run ends as if nothing had been: its parameters have the same digest.
+
+Each attempt is a fork of one process that has loaded everything and computed nothing, so that a
+kill costs a second. `JAXAE_KILLS` sets how many there are of each kind.
+"""
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxae import detectors
+
+ROOT = Path(__file__).parents[1]
+KILLS = int(os.environ.get("JAXAE_KILLS", "3"))
+
+# Runs a command in forks of itself until it ends: kills the first ones, at moments that a kind and
+# a seed choose. Nothing but jaxae's own commands writes to the folder.
+ATTEMPTS = """
+import os, random, shutil, signal, sys, time, warnings
+from pathlib import Path
+
+from jaxae import cli, experiment, protocol
+
+kind, kills, seed, took, folder = sys.argv[1], *map(float, sys.argv[2:5]), Path(sys.argv[5])
+args, moments = sys.argv[6:], random.Random(int(seed))
+warnings.simplefilter("ignore")  # a fork of threads: none has begun
+
+
+def begun():
+    if kind == "save":
+        return any(folder.glob("checkpoints/*.orbax-checkpoint-tmp*"))
+    return any((folder / "detector").glob("*")) or any((folder / "figures").glob("*"))
+
+
+def attempt(kill):
+    child = os.fork()
+    if not child:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        cli.main(args)
+        os._exit(0)
+    start = time.monotonic()
+    wait = moments.uniform(0.0, took) if kind == "any" else moments.uniform(0.0, 0.03)
+    while kill:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False  # it was at its end
+        due = kind == "any" or begun()
+        if due and (kind != "any" or time.monotonic() - start > wait):
+            time.sleep(wait if kind != "any" else 0)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return True
+        time.sleep(0.0005)
+    assert os.waitpid(child, 0)[1] == 0
+    return False
+
+
+killed = tried = 0
+while killed < kills and tried < 4 * kills:
+    if attempt(True):
+        killed += 1
+    else:  # it was at its end: another one
+        shutil.rmtree(folder)
+    tried += 1
+start = time.monotonic()
+attempt(False)
+print(killed, time.monotonic() - start)
+"""
+
+SETTINGS = {
+    "dense": "--model.latent 4",
+    "conv": "--model.filters 4 8 --model.latent 4",
+    "alocc": "--devices 1",
+}
+
+
+def attempts(method, kind, kills, seed, took, folder, *more):
+    """How many of the kills hit the run, and the seconds that its last attempt took."""
+    command = "train --data.name digits --data.normal 0 --data.limit 64 --data.input none "
+    command += f"--method {method} {SETTINGS[method]} --train.batch-size 32 --score mse "
+    command += (
+        "--train.checkpoint-every 1 --model.output-activation sigmoid"
+        if method != "alocc"
+        else "--train.checkpoint-every 1"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", ATTEMPTS, kind, str(kills), str(seed), str(took), str(folder)),
+            *(*command.split(), "--run-dir", str(folder), *map(str, more)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    killed, seconds = done.stdout.split()[-2:]
+    return int(killed), float(seconds)
+
+
+def digest(folder):
+    """Of all parameters and all scores."""
+    import jax
+
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(detectors.load(folder / "detector").variables):
+        found.update(np.asarray(leaf).tobytes())
+    with np.load(folder / "scores.npz") as stored:
+        for name in sorted(stored):
+            found.update(stored[name].tobytes())
+    return found.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Method -> a run without a kill, and the seconds that it takes with a warm cache."""
+    known = {}
+
+    def of(method):
+        if method not in known:
+            folder = tmp_path_factory.mktemp(method)
+            epochs = ("--train.epochs", 6 if method == "alocc" else 30)
+            attempts(method, "any", 0, 0, 0, folder / "cold", *epochs)
+            _, seconds = attempts(method, "any", 0, 0, 0, folder / "run", *epochs)
+            assert digest(folder / "cold") == digest(folder / "run"), "twice the same"
+            known[method] = digest(folder / "run"), seconds, epochs
+        return known[method]
+
+    return of
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts by forking")
+@pytest.mark.parametrize("kind", ["any", "save", "end"])
+@pytest.mark.parametrize("method", SETTINGS)
+def test_a_run_that_is_killed_ends_as_if_nothing_had_been(method, kind, undisturbed, tmp_path):
+    expected, seconds, epochs = undisturbed(method)
+    seed = random.randrange(1000)
+    killed, _ = attempts(method, kind, KILLS, seed, seconds, tmp_path / "run", *epochs)
+    print(f"{method}, {kind}: killed {killed} times of {KILLS}, moments of seed {seed}")
+    assert killed == KILLS
+    assert digest(tmp_path / "run") == expected, f"seed {seed}"
+    left = [path for path in (tmp_path / "run").rglob("*") if "tmp" in path.name]
+    assert not left, "what was half-written has gone"
