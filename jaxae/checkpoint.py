@@ -110,28 +110,27 @@ def open_manager(folder: Path, keep: int, fall_back: bool = False) -> Manager:
     return Manager(folder.absolute(), options=options)
 
 
+def opened(folder: Path, cfg: TrainConfig) -> Manager:
+    """`open_manager` as a configuration has it."""
+    return open_manager(folder, cfg.keep_checkpoints, cfg.fall_back)
+
+
 def _numbered(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def _put_damaged_aside(folder: Path) -> None:
-    """Move what is damaged and newer than the newest whole checkpoint out of Orbax's sight.
-
-    Raises:
-      UserError: there are checkpoints, and none is whole; nothing is moved.
-    """
-    damaged: list[Path] = []
-    for epoch in reversed(_numbered(folder)):
+    """Move what is damaged and newer than the newest whole one; a `UserError` if none is whole."""
+    damaged: dict[Path, UserError] = {}
+    for path in (folder / str(epoch) for epoch in reversed(_numbered(folder))):
         try:
-            check_whole(folder / str(epoch))
-        except UserError as error:
-            damaged.append(folder / str(epoch))
-            found = error
-        else:
+            check_whole(path)
             break
+        except UserError as error:
+            damaged[path] = error
     else:
-        if damaged:
-            raise UserError(f"no checkpoint in {folder} is whole: {found}")
+        for problem in damaged.values():  # the newest one's
+            raise UserError(f"no checkpoint in {folder} is whole: {problem}")
     aside = folder.parent / "damaged"
     for path in damaged:
         aside.mkdir(exist_ok=True)
@@ -238,10 +237,7 @@ def _check_parts(path: Path) -> None:
         raise UserError(f"{path} is no checkpoint: it holds no {' and no '.join(missing)}; {_AWAY}")
 
 
-_AWAY = (
-    "put it back, or remove that folder of checkpoints/: the same command then goes on after the "
-    "checkpoint before it"
-)
+_AWAY = "put it back, or go on after the newest whole one with --train.fall-back"
 
 
 def _leaves(state: PyTree) -> dict[str, str]:

@@ -146,12 +146,15 @@ def report(asked: Report) -> None:
 class Verify:
     """Say whether a run folder or an export still is what it was; exit code 2 if it is not.
 
-    Detector and checkpoints by their digests, the data by theirs, and the score of every test row
-    as it is on record. Examples: `jaxae verify runs/mine`, `jaxae verify mine.zip`.
+    Detector, parameters and checkpoints by their digests, the data by theirs, and the score of
+    every test row as it is on record. Examples: `jaxae verify runs/mine --retrain`, `jaxae verify
+    mine.zip`.
     """
 
     path: Path
     """a run folder, a detector alone, or an export"""
+    retrain: bool = False
+    """train the run again, too, and compare parameters and scores"""
     json: bool = False
     """as JSON"""
 
@@ -160,7 +163,7 @@ def verify(asked: Verify) -> None:
     """Print each check; see `jaxae.verification`."""
     from jaxae import verification
 
-    checks = verification.verify(asked.path)
+    checks = verification.verify(asked.path, asked.retrain)
     as_json = [check._asdict() for check in checks]
     print(json.dumps(as_json, indent=2) if asked.json else verification.table(checks))
     failed = [check.name for check in checks if not check.ok]

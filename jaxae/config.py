@@ -13,6 +13,7 @@ from typing import Any, Literal, get_type_hints
 
 from jaxae.checks import validate
 from jaxae.errors import UserError
+from jaxae.hostsconfig import HostsConfig
 
 Auto = Literal["auto"]  # left to the rows: see `jaxae.choices`
 
@@ -185,27 +186,6 @@ class ThresholdConfig:
 
 
 @dataclass(frozen=True)
-class HostsConfig:
-    """Many processes, one for each host or accelerator, that train one model together."""
-
-    auto: bool = False
-    """be told by Slurm, Kubernetes, Open MPI or a TPU pod who takes part"""
-    coordinator: str = ""
-    """HOST:PORT of process 0, the same for all; with count and index, instead of auto"""
-    count: int = 0
-    """how many processes there are"""
-    index: int = -1
-    """which of them this is, from 0"""
-    timeout: int = 60
-    """seconds after which a process that is silent is given up, and all others stop"""
-
-    @property
-    def asked(self) -> bool:
-        """Whether there are to be several processes."""
-        return self.auto or bool(self.coordinator)
-
-
-@dataclass(frozen=True)
 class ExperimentConfig:
     """One experiment, whole: what `config.json` in a run folder holds."""
 
@@ -228,6 +208,8 @@ class ExperimentConfig:
     """devices to train on; 0 = all accelerators, or the cores of a CPU that suit the method"""
     driver: Literal["pmap", "shard_map"] = "pmap"
     """what runs a program on all devices; both compute the same"""
+    deterministic: bool = False
+    """the same bits whenever the same devices run it, where that costs speed: on GPUs"""
     profile: bool = False
     """write a trace of one epoch to the run folder's `profile/`, for TensorBoard or Perfetto"""
     tensorboard: bool = False
@@ -320,37 +302,3 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     if cls is ExperimentConfig and "name" not in made:
         raise UserError("the configuration has no name")
     return cls(**made)
-
-
-# Fields that do not change what is learned: a run folder may be entered again with other values.
-_FREE = {
-    *(
-        "run_dir",
-        "devices",
-        "driver",
-        "hosts",
-        "score",
-        "score_dtype",
-        "profile",
-        "tensorboard",
-        "studies",
-    ),
-    "threshold",
-}
-_FREE_DATA = {"dir"}
-_FREE_TRAIN = {
-    *("epochs", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "fall_back"),
-    *("feed", "monitor", "oracle"),
-}
-
-
-def training_identity(cfg: ExperimentConfig) -> dict:
-    """The part of a configuration that fixes the course of training.
-
-    Two configurations with the same identity share every step that both take: a run may be resumed,
-    lengthened, or scored in another way, but not mixed with another identity in one folder.
-    """
-    values = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _FREE}
-    values["data"] = {k: v for k, v in values["data"].items() if k not in _FREE_DATA}
-    values["train"] = {k: v for k, v in values["train"].items() if k not in _FREE_TRAIN}
-    return values

@@ -46,9 +46,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     config.validate(cfg)
     if not checks.open_fields(cfg):
         check(cfg)  # before a download
-    hosts.join(cfg.hosts)
-    parallel.initialize(cfg.devices)
-    parallel.use(cfg.driver)
+    _start_jax(cfg)
     cfg, dataset = choices.settle(cfg)
     check(cfg, dataset)
     learner = learners.build(cfg, dataset.shape)
@@ -58,13 +56,11 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     apart = train.ensemble(learner, cfg, len(dataset.train.x))
     apart.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
     loggers = logs.configured(cfg, loggers)
-    hosts.agree("data set or configuration", runlog.identity(cfg, dataset.digest))
+    hosts.agree("data set or configuration", runlog.shared(cfg, dataset.digest))
 
     with (
         runlog.enter(cfg, dataset.digest) as folder,
-        checkpoint.open_manager(
-            cfg.run_path / "checkpoints", cfg.train.keep_checkpoints, cfg.train.fall_back
-        ) as manager,
+        checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
     ):
         log = logs.Log(cfg, folder, loggers)
         variables, compile_s = _train(cfg, learner, apart, dataset, devices, log, manager)
@@ -74,10 +70,8 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         runlog.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
         report = reporting.make(cfg, dataset, detector, scores, folder)
         here = jax.local_devices()  # what follows each process does by itself
-        context = studies.Context(
-            cfg, dataset, scoring_learner, here, detector, scores, manager, folder
-        )
-        report |= studies.run(context)
+        made = detector, scores, manager, folder
+        report |= studies.run(studies.Context(cfg, dataset, scoring_learner, here, *made))
         initial = train.initial_state(learner, dataset.shape, apart.init).params
         found = guards.look(scoring_learner, initial, detector, scores, dataset, here)
         report |= {"warnings": found, "wall_s": time.perf_counter() - clock, "compile_s": compile_s}
@@ -89,6 +83,13 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
+
+
+def _start_jax(cfg: ExperimentConfig) -> None:
+    """Meet the other processes, if there are to be any, and have devices and what drives them."""
+    hosts.join(cfg.hosts)
+    parallel.initialize(cfg.devices, cfg.deterministic)
+    parallel.use(cfg.driver)
 
 
 def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:

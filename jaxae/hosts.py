@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxae.config import HostsConfig
 from jaxae.errors import UserError
+from jaxae.hostsconfig import HostsConfig
 
 _JOINING = 5  # times `hosts.timeout`, for processes that a scheduler starts one after another
 _ENDING = 3600  # seconds that a process waits for the others' last figures
@@ -233,7 +233,7 @@ def _watched(child: int, reader: int) -> int:
     """The exit code of a child; what it says is passed on, but for how it was ended."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: os.kill(child, number))
-    held = []
+    held: list[str] = []
     with os.fdopen(reader, errors="replace") as lines:
         for line in lines:
             if held or _FATAL.match(line):

@@ -68,17 +68,15 @@ def score_file(
     said: list[str] = []
     with naming_input(rows), judgements.opened(out, threshold, features) as sink:
         if explain:
-            x = detectors.prepared(detector, raw[:])
-            found = detectors.judge_prepared(detector, x)
-            why = explanation.explain(detector, x)
-            picture = _draw_why(detector, found, why, out) if out else None
-            said += _why_lines(detector.about.config, found, why, features)
-            said += [f"figure {picture}"] if picture else []
-            sink.add(found, why, names)
+            said += _explained(detector, sources.read(raw), out, sink, names)
         else:
             for found in _judged(detector, raw):
                 sink.add(found, names=names)
-    summary = {"rows": sink.rows, "anomalies": sink.anomalies, "threshold": threshold}
+    summary: dict[str, Any] = {
+        "rows": sink.rows,
+        "anomalies": sink.anomalies,
+        "threshold": threshold,
+    }
     summary |= {"p_value_flaw": flaw or None}
     if as_json:
         print(json.dumps(summary))
@@ -88,10 +86,26 @@ def score_file(
     return summary
 
 
+def _explained(
+    detector: detectors.Detector,
+    raw: np.ndarray,
+    out: Path | None,
+    sink: judgements.Sink,
+    names: list[str],
+) -> list[str]:
+    """Judge rows at once, and say of the strangest which values are reconstructed worst."""
+    x = detectors.prepared(detector, raw)
+    found, why = detectors.judge_prepared(detector, x), explanation.explain(detector, x)
+    picture = _draw_why(detector, found, why, out) if out else None
+    sink.add(found, why, names)
+    lines = _why_lines(detector.about.config, found, why, _features(detector))
+    return [*lines, *([f"figure {picture}"] if picture else [])]
+
+
 def _judged(detector: detectors.Detector, raw: Source) -> Iterator[detectors.Judgement]:
     """What the detector says of rows: of those in memory at once, of others block by block."""
-    if sources.is_resident(raw):
-        yield detectors.judge(detector, raw[:])
+    if isinstance(raw, np.ndarray):
+        yield detectors.judge(detector, raw)
         return
     block = max(1, tuning.FEED_BYTES // (4 * math.prod(raw.shape[1:])))
     with train.progress_bar(len(raw), 0, len(raw) <= block, "judging", "row") as bar:

@@ -1,5 +1,6 @@
 """Where a result comes from."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -7,8 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
 _PACKAGES = (
     "jaxae",
@@ -23,8 +26,12 @@ _PACKAGES = (
 )
 
 
+# What changes how XLA computes.
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64")
+
+
 def provenance() -> dict:
-    """Where a result comes from: revision, versions, devices and command."""
+    """Where a result comes from: revision, versions, devices, flags and command."""
     return {
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain")),
@@ -32,11 +39,61 @@ def provenance() -> dict:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": _processor(),
         "cpu_count": os.cpu_count(),
         "devices": [str(device) for device in jax.devices()],
         "device_kind": jax.devices()[0].device_kind,
+        "processes": jax.process_count(),
+        "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ},
         "versions": packages(),
     }
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 of arrays, with their types, shapes and places in a tree."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        found.update(array.data if array.size else b"")
+    return found.hexdigest()
+
+
+def differences(made: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two places where a result comes from, and may change its bits."""
+    flat = [_flat({name: of.get(name) for name in _BITS}) for of in (made, now)]
+    return [
+        f"{name} was {flat[0].get(name)}, is {flat[1].get(name)}"
+        for name in sorted(flat[0].keys() | flat[1].keys())
+        if flat[0].get(name) != flat[1].get(name)
+    ]
+
+
+_BITS = (
+    *("git_revision", "python", "platform", "cpu_count", "devices", "device_kind", "processes"),
+    *("processor", "flags", "versions"),
+)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return found
+
+
+def _processor() -> str:
+    """The name of the processor, as the system has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    known = dict(line.split(":", 1) for line in lines if ":" in line)
+    parts = ("model name", "cpu family", "model")
+    names = {name.strip(): value.strip() for name, value in known.items()}
+    return ", ".join(names[part] for part in parts if part in names) or platform.processor()
 
 
 def packages() -> dict[str, str | None]:

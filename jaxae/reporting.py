@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxae import detectors, evaluation, intervals, runlog, scoring, selection
+from jaxae import detectors, evaluation, intervals, provenance, runlog, scoring, selection
 from jaxae.config import ExperimentConfig
 from jaxae.types import Dataset
 
@@ -53,6 +53,11 @@ def make(
         "n_train": len(data.train.y),
         "n_valid": len(data.valid.y),
         "threshold": detector.decision.threshold,
+        "deterministic": cfg.deterministic,
+        "digest": {
+            "parameters": provenance.digest(detector.variables),
+            "scores": provenance.digest(scores._asdict()),
+        },
         **evaluation.evaluate(*judged),
         **intervals.report(*judged),
         **selected,

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxae import config, hosts
+from jaxae import config, hosts, identity
 from jaxae.errors import UserError, naming, words
 from jaxae.provenance import packages, provenance
 
@@ -137,9 +138,9 @@ def about(cfg: config.ExperimentConfig, digest: str) -> dict:
     return {"config": config.to_dict(cfg), "data_digest": digest}
 
 
-def identity(cfg: config.ExperimentConfig, digest: str) -> str:
+def shared(cfg: config.ExperimentConfig, digest: str) -> str:
     """What processes that train together must have alike."""
-    return json.dumps([config.training_identity(cfg), cfg.train.epochs, digest, packages()])
+    return json.dumps([identity.training_identity(cfg), cfg.train.epochs, digest, packages()])
 
 
 def refuse_other(held: dict, cfg: config.ExperimentConfig, digest: str, where: Path) -> None:
@@ -149,11 +150,11 @@ def refuse_other(held: dict, cfg: config.ExperimentConfig, digest: str, where: P
       UserError: another course of training, other data or another version; it names what differs.
     """
     try:
-        old = config.training_identity(config.from_dict(held["config"]))
+        old = identity.training_identity(config.from_dict(held["config"]))
     except UserError as error:
         raise UserError(f"{where} cannot be used: {error}. {_REMEDY}") from None
     old["data_digest"] = held["data_digest"]
-    new = config.training_identity(cfg) | {"data_digest": digest}
+    new = identity.training_identity(cfg) | {"data_digest": digest}
     differing = _differences(old, new)
     if differing:
         raise UserError(f"{where} holds another configuration: {'; '.join(differing)}. {_REMEDY}")
@@ -256,18 +257,23 @@ def read_json(path: Path) -> Any:
 
 def read_metrics(path: Path) -> list[dict]:
     """The epochs of a metrics.jsonl up to a line that is torn; [] where there is no file."""
+    return list(itertools.takewhile(lambda line: "epoch" in line, read_lines(path)))
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The objects of a file of JSON lines up to a line that is torn; [] where there is no file."""
     if not path.exists():
         return []
-    epochs = []
+    found = []
     for line in path.read_bytes().splitlines():
         try:
-            metrics = json.loads(line)
+            values = json.loads(line)
         except ValueError:
             break
-        if not isinstance(metrics, dict) or "epoch" not in metrics:
+        if not isinstance(values, dict):
             break
-        epochs.append(metrics)
-    return epochs
+        found.append(values)
+    return found
 
 
 def start_metrics(path: Path, epochs: int) -> None:

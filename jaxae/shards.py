@@ -122,7 +122,7 @@ class _File:
     def _pick(self, rows: np.ndarray, out: np.ndarray) -> None:
         into, size = memoryview(out).cast("B"), self._bytes
         offsets = (self.start + rows.astype(np.int64) * size).tolist()
-        advise = getattr(os, "posix_fadvise", None) if self._is_slow else None
+        advise: Any = getattr(os, "posix_fadvise", None) if self._is_slow else None
         clock = time.perf_counter()
         with self.path.open("rb", buffering=0) as file:
             number = file.fileno()
@@ -131,7 +131,7 @@ class _File:
             later = itertools.chain(offsets[_AHEAD:], itertools.repeat(None))
             at = got = 0  # a round takes a microsecond
             for offset, following in zip(offsets, later, strict=False):
-                if advise and following is not None:
+                if advise is not None and following is not None:
                     advise(number, following, size, os.POSIX_FADV_WILLNEED)
                 got += os.preadv(number, [into[at : at + size]], offset)
                 at += size

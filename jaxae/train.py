@@ -1,10 +1,11 @@
 """Fitting a learner, epoch by epoch: one dispatch and one fetch each where rows are resident."""
 
 import contextlib
+import contextvars
 import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -164,10 +165,23 @@ def progress_bar(
         initial=done,
         unit=unit,
         desc=what,
-        disable=quiet or jax.process_index() > 0,
+        disable=quiet or _QUIET.get() or jax.process_index() > 0,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
     )
+
+
+_QUIET: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", default=False)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Show no progress of what is trained meanwhile."""
+    token = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
 
 
 def show(bar: tqdm, steps: int, metrics: EpochMetrics) -> None:

@@ -1,16 +1,34 @@
 """Whether a run folder, or an export, still is what it was: the command `jaxae verify`."""
 
+import contextlib
+import dataclasses
 import functools
+import io
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from jaxae import checkpoint, config, data, detectors, loader, parallel, runlog
+from jaxae import (
+    checkpoint,
+    config,
+    data,
+    detectors,
+    experiment,
+    loader,
+    parallel,
+    provenance,
+    runlog,
+    train,
+)
 from jaxae.arrayfiles import read_npz
 from jaxae.errors import UserError
+from jaxae.hostsconfig import HostsConfig
 
+_RETRAINED = 1e-2  # of the largest: rounding grows with the steps, another course does more
 _ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds otherwise
 
 
@@ -25,15 +43,23 @@ class Check(NamedTuple):
     words: str
 
 
-def verify(path: Path) -> list[Check]:
+def verify(path: Path, retrain: bool = False) -> list[Check]:
     """Look at a run folder, its detector alone, or an export.
 
     Of a run: its files can be read, detector and checkpoints are whole by their digests, the data
-    are the same by theirs, and the detector gives every test row the score that is on record.
+    are the same by theirs, the parameters have the digest of the report, and the detector gives
+    every test row the score that is on record.
+
+    Args:
+      path: what is looked at.
+      retrain: train the run again, in a folder that is removed, and compare its parameters and
+        scores; where their bits differ, what differs in the surroundings is said.
 
     Raises:
-      UserError: there is nothing of the kind.
+      UserError: there is nothing of the kind, or nothing that could be trained again.
     """
+    if retrain and not (path / "config.json").is_file():
+        raise UserError(f"{path} is no run folder: there is nothing to train again")
     if path.is_file():
         return [_check("export", lambda: _of_export(path))]
     own = detectors.folder_of(path)
@@ -43,6 +69,7 @@ def verify(path: Path) -> list[Check]:
     if own == path or not checks[0].ok:
         return checks
     checks.append(_check("configuration", lambda: _of_config(path)))
+    checks.append(_check("parameters", lambda: _of_parameters(path)))
     checks += [
         _check(f"checkpoint {epoch.name}", functools.partial(_of_checkpoint, epoch))
         for epoch in sorted((path / "checkpoints").glob("*"), key=lambda p: p.name.zfill(9))
@@ -51,6 +78,8 @@ def verify(path: Path) -> list[Check]:
     checks.append(_check("data", lambda: _of_data(path)))
     if checks[-1].ok:
         checks.append(_check("scores", lambda: _of_scores(path)))
+        if retrain:
+            checks.append(_check("trained again", lambda: _of_training(path)))
     return checks
 
 
@@ -73,6 +102,52 @@ def _of_detector(folder: Path) -> str:
 
 def _of_config(folder: Path) -> str:
     return f"read; {config.from_dict(runlog.read_json(folder / 'config.json')).name}"
+
+
+def _of_parameters(folder: Path) -> str:
+    path = folder / "report.json"
+    known = runlog.read_json(path).get("digest") if path.is_file() else None
+    if known is None:
+        return "no digest on record"
+    found = provenance.digest(detectors.load(folder / "detector").variables)
+    if found != known["parameters"]:
+        raise UserError(f"they have the digest {found[:16]}, not {known['parameters'][:16]}")
+    return f"as in the report, {found[:16]}"
+
+
+def _of_training(folder: Path) -> str:
+    """Train again, and compare."""
+    cfg = config.from_dict(runlog.read_json(folder / "config.json"))
+    with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
+        again = dataclasses.replace(cfg, run_dir=f"{scratch}/run", studies=(), hosts=HostsConfig())
+        with contextlib.redirect_stdout(io.StringIO()), train.quietly():
+            experiment.run(again)
+        made, found = (detectors.load(f / "detector") for f in (folder, Path(scratch) / "run"))
+        stored = [read_npz(f / "scores.npz") for f in (folder, Path(scratch) / "run")]
+    leaves = [jax.tree.leaves(detector.variables) for detector in (made, found)]
+    off = max(_apart(a, b) for a, b in zip(*leaves, strict=True))
+    off_scores = max(_apart(*(of[name] for of in stored)) for name in ("train", "valid", "test"))
+    if not off and not off_scores:
+        return "the digests of parameters and scores agree, bit for bit"
+    lines = runlog.read_lines(folder / "provenance.jsonl")
+    apart = provenance.differences(lines[-1] if lines else {}, provenance.provenance())
+    if len(lines) > 1:
+        apart.append(f"the run was made in {len(lines)} parts")
+    words = (
+        f"no digest agrees: parameters differ by up to {off:.1e}, scores by {off_scores:.1e}, "
+        f"relative to the largest; {'; '.join(apart) or 'nothing else differs'}"
+    )
+    if max(off, off_scores) > _RETRAINED or not apart:
+        raise UserError(words)
+    return f"{words}; within {_RETRAINED:g}"
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference, relative to the largest value."""
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if one.shape != other.shape:
+        return float("inf")
+    return float(np.abs(one - other).max(initial=0) / max(np.abs(one).max(initial=0), 1e-30))
 
 
 def _of_checkpoint(path: Path) -> str:

@@ -60,7 +60,8 @@ def test_a_whole_run_is_verified(run, capsys):
     cli.main(["verify", str(run)])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [
-        ["ok", name] for name in ("detector", "configuration", "checkpoint", "data", "scores")
+        ["ok", name]
+        for name in ("detector", "configuration", "parameters", "checkpoint", "data", "scores")
     ]
     assert "48 test rows scored as on record, bit for bit; 0 decisions" in lines[-1]
     cli.main(["verify", str(run / "detector"), "--json"])
@@ -68,13 +69,38 @@ def test_a_whole_run_is_verified(run, capsys):
     assert found["ok"]
 
 
-@pytest.mark.parametrize("part", ["detector", "configuration", "checkpoint 2", "data", "scores"])
+def test_a_run_is_trained_again_and_has_the_same_digests(run, copy, capsys):
+    cli.main(["verify", str(run), "--retrain"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.split()[:3] == ["ok", "trained", "again"]
+    assert "the digests of parameters and scores agree, bit for bit" in last
+    arrays = read_npz(copy / "scores.npz")
+    np.savez(copy / "scores.npz", **arrays | {"valid": arrays["valid"] * np.float32(1.0001)})
+    said = failing(["verify", str(copy), "--retrain"], capsys)
+    assert "is not what it was: trained again" in said.err
+    assert "scores by 1.0e-04, relative to the largest; nothing else differs" in said.out
+    (copy / "provenance.jsonl").write_text('{"python": "2.7"}\n')
+    cli.main(["verify", str(copy), "--retrain"])
+    said = capsys.readouterr().out
+    assert "python was 2.7, is 3" in said
+    assert "within 0.01" in said
+    assert "no run folder" in failing(["verify", str(run / "detector"), "--retrain"], capsys).err
+
+
+PARTS = ["detector", "configuration", "parameters", "checkpoint 2", "data", "scores"]
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_what_is_no_more_what_it_was_is_named(part, run, copy, capsys):
     if part == "detector":
         (path,) = (copy / "detector").glob("*.npz")
         path.write_bytes(path.read_bytes()[:-9])
     if part == "configuration":
         (copy / "config.json").write_text("{}")
+    if part == "parameters":
+        report = json.loads((copy / "report.json").read_text())
+        report["digest"]["parameters"] = "0" * 64
+        (copy / "report.json").write_text(json.dumps(report))
     if part == "checkpoint 2":
         path = max(
             (copy / "checkpoints/2").rglob("*"), key=lambda p: p.stat().st_size * p.is_file()

@@ -15,10 +15,10 @@ from jaxae.config import (
     from_json,
     to_dict,
     to_json,
-    training_identity,
     validate,
 )
 from jaxae.errors import UserError
+from jaxae.identity import training_identity
 
 CONFIG = ExperimentConfig(
     name="trial", data=DataConfig(normal=(1, 2), anomaly=(7,)), studies=("verdicts",)

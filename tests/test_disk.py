@@ -92,7 +92,7 @@ def test_a_folder_that_is_no_checkpoint_is_named_if_it_would_be_the_last(junk, a
         (folder / "notes.txt").write_text("mine")
     line = refused(edit(again, {"train.epochs": 8}))
     assert f"{folder} is no checkpoint" in line
-    assert "remove that folder" in line
+    assert "--train.fall-back" in line
     shutil.rmtree(folder)
     assert experiment.run(edit(again, {"train.epochs": 8}))["epochs"] == 8
 

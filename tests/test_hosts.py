@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxae import checkpoint, detectors, hosts
-from jaxae.config import HostsConfig
 from jaxae.errors import UserError
+from jaxae.hostsconfig import HostsConfig
 
 ROOT = Path(__file__).parents[1]
 RUN = [

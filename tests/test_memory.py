@@ -48,10 +48,10 @@ def test_a_device_that_does_not_say_is_trusted(stats):
 
 def test_host_devices_share_the_memory_of_the_machine(monkeypatch, capsys):
     state, devices = state_of(), jax.local_devices()[:4]
-    monkeypatch.setattr(memory, "_memory", lambda device: 4 * needed(state))
+    monkeypatch.setattr(memory, "held", lambda device: 4 * needed(state))
     memory.check(state, devices)
     assert capsys.readouterr().out == ""  # small ones need no words
-    monkeypatch.setattr(memory, "_memory", lambda device: 4 * needed(state) - 1)
+    monkeypatch.setattr(memory, "held", lambda device: 4 * needed(state) - 1)
     memory.check(state, devices[:3])
     with pytest.raises(UserError, match="GB"):
         memory.check(state, devices)
@@ -66,4 +66,4 @@ def test_what_a_large_model_needs_is_said(capsys):
 
 
 def test_the_memory_of_this_machine_is_known():
-    assert memory._memory(jax.local_devices()[0]) > 2**28
+    assert memory.held(jax.local_devices()[0]) > 2**28

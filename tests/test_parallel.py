@@ -1,3 +1,5 @@
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -281,3 +283,13 @@ def test_parameters_updated_in_place_are_those_updated_in_copies(count):
     assert copied != options
     cfg = tiny("dense", train__batch_size=8)
     assert_same(*(first_epoch(cfg, count, options=chosen) for chosen in (options, copied)))
+
+
+def test_gpus_are_told_to_repeat_their_bits(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    parallel.initialize(0, deterministic=True)  # on a CPU it may come late: it changes nothing
+    parallel.initialize(0, deterministic=True)
+    expected = "--xla_force_host_platform_device_count=4 --xla_gpu_deterministic_ops=true"
+    assert os.environ["XLA_FLAGS"] == expected
+    parallel.initialize()
+    assert os.environ["XLA_FLAGS"] == expected

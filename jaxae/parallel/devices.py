@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -10,14 +11,40 @@ from jaxae import tuning
 from jaxae.errors import UserError
 
 Devices = Sequence[jax.Device]
+_GPU_FLAG = "--xla_gpu_deterministic_ops"
 
 
-def initialize(count: int = 0) -> None:
+def _has_started() -> bool:
+    """Whether JAX has devices already, and has read XLA_FLAGS: their number is fixed then."""
+    known: Any = jax.config
+    before = known.jax_num_cpu_devices
+    try:
+        known.update("jax_num_cpu_devices", max(before, 0) + 1)
+    except RuntimeError:
+        return True
+    known.update("jax_num_cpu_devices", before)
+    return False
+
+
+def initialize(count: int = 0, deterministic: bool = False) -> None:
     """Make one host device per CPU core, or `count`; call it before JAX starts.
 
     Accelerators are left as they are, and so is what XLA_FLAGS says of host devices. A device that
     works alone still has every core for its matrix products: see `choose`.
+
+    Args:
+      count: of host devices.
+      deterministic: have GPUs compute the same bits whenever they run a program: XLA then takes
+        no operation whose order may differ, and no kernel by its speed of the moment. CPUs and TPUs
+        do so anyway.
+
+    Raises:
+      UserError: a GPU is asked to be deterministic when it has started already.
     """
+    if deterministic and _GPU_FLAG not in (flags := os.environ.get("XLA_FLAGS", "")):
+        os.environ["XLA_FLAGS"] = f"{flags} {_GPU_FLAG}=true".strip()
+        if _has_started() and jax.local_devices()[0].platform in ("gpu", "cuda", "rocm"):
+            raise UserError(f"deterministic comes too late for this GPU; set XLA_FLAGS={_GPU_FLAG}")
     if "force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay

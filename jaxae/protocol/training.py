@@ -28,6 +28,7 @@ from jaxae import (
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.errors import UserError
 from jaxae.gridconfig import ProtocolConfig
+from jaxae.identity import training_identity
 from jaxae.types import Dataset, Learner, PyTree
 
 
@@ -103,7 +104,7 @@ def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
     except UserError:
         return None
     about = detector.about
-    same = config.training_identity(about.config) == config.training_identity(member)
+    same = training_identity(about.config) == training_identity(member)
     same &= about.config.train.epochs == member.train.epochs
     return detector.variables if same and about.data_digest == dataset.digest else None
 
@@ -219,7 +220,7 @@ def _watch(cfg: ProtocolConfig, work: Work, placed: Sequence[grid.Member]) -> gr
 
 def _about(work: Work, member: ExperimentConfig) -> dict:
     """What fixes the course of a member's training, its length apart, as JSON has it."""
-    identity = config.training_identity(member)
+    identity = training_identity(member)
     return json.loads(json.dumps(identity)) | {"digest": work.datasets[member.data].digest}
 
 
