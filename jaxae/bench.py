@@ -39,7 +39,7 @@ def measure(cfg: ExperimentConfig, shape: Shape, epochs: int = 6) -> dict[str, A
         raise UserError(f"shape is {shape}; a row has at least one value along every axis")
     detectors.check(cfg)
     learners.check(cfg)
-    parallel.initialize(cfg.devices)
+    parallel.start(cfg)
     generator = np.random.default_rng(0)
     x = generator.random((_STEPS * cfg.train.batch_size, *shape), np.float32)
     learner = learners.build(cfg, shape)

@@ -4,7 +4,7 @@ from jaxae import hosts
 from jaxae.arguments import parse_cli
 from jaxae.checks import AUTO
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
-from jaxae.errors import UserError, user_errors
+from jaxae.errors import user_errors
 from jaxae.gridconfig import CrossConfig, ProtocolConfig
 
 # What `jaxae train` starts from: all that rows can say is left to them.
@@ -35,8 +35,6 @@ def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) 
     """
     with hosts.left_alone(), user_errors():
         cfg = parse_cli(default, args, **more)
-        if cfg.hosts.asked and type(cfg) is not ExperimentConfig:
-            raise UserError("a protocol runs in one process: train other --members in others")
         hosts.watch(cfg.hosts)
         from jaxae import compiled, experiment, protocol  # a second, in which minds are changed
 

@@ -46,7 +46,8 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     config.validate(cfg)
     if not checks.open_fields(cfg):
         check(cfg)  # before a download
-    _start_jax(cfg)
+    hosts.join(cfg.hosts)
+    parallel.start(cfg)
     cfg, dataset = choices.settle(cfg)
     check(cfg, dataset)
     learner = learners.build(cfg, dataset.shape)
@@ -83,13 +84,6 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
-
-
-def _start_jax(cfg: ExperimentConfig) -> None:
-    """Meet the other processes, if there are to be any, and have devices and what drives them."""
-    hosts.join(cfg.hosts)
-    parallel.initialize(cfg.devices, cfg.deterministic)
-    parallel.use(cfg.driver)
 
 
 def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:

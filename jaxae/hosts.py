@@ -175,8 +175,12 @@ def losses_named() -> Iterator[None]:
 
 
 def refuse_loss(error: Exception) -> None:
-    """Raise a `UserError` if an error says that another process is gone."""
-    if not isinstance(error, UserError) and _LOST.search(str(error)):
+    """Raise a `UserError` if there are other processes, and an error says that one is gone."""
+    import jax
+
+    if not jax.distributed.is_initialized() or isinstance(error, UserError):
+        return
+    if _LOST.search(str(error)):
         raise UserError(f"another process of this run stopped; {_AGAIN}") from error
 
 

@@ -202,28 +202,29 @@ def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     return [] if old == new else [f"{name} is {old!r} there and {new!r} here"]
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def _whole(path: Path, end: str = "") -> Iterator[Path]:
+    """Where to write what becomes a file when all of it is there; the name given ends in `end`."""
+    temporary = path.with_name(f".{path.name.removesuffix(end)}.{os.getpid()}{end}")
     try:
         with naming(path):
-            temporary.write_bytes(content)
+            yield temporary
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with _whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[IO[str]]:
     """A text file that is written piece by piece, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with naming(path):
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                yield file
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:
@@ -238,13 +239,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz whole or not at all."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        with naming(path):
-            np.savez(temporary, **arrays)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _whole(path, ".npz") as temporary:  # whose name `savez` would change
+        np.savez(temporary, **arrays)
 
 
 def read_json(path: Path) -> Any:

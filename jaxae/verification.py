@@ -106,12 +106,14 @@ def _of_config(folder: Path) -> str:
 
 def _of_parameters(folder: Path) -> str:
     path = folder / "report.json"
-    known = runlog.read_json(path).get("digest") if path.is_file() else None
-    if known is None:
+    report = runlog.read_json(path) if path.is_file() else {}
+    held = report.get("digest", {}) if isinstance(report, dict) else None
+    if held == {}:
         return "no digest on record"
+    known = held.get("parameters") if isinstance(held, dict) else None
     found = provenance.digest(detectors.load(folder / "detector").variables)
-    if found != known["parameters"]:
-        raise UserError(f"they have the digest {found[:16]}, not {known['parameters'][:16]}")
+    if found != known:
+        raise UserError(f"they have the digest {found[:16]}, not {str(known)[:16]}")
     return f"as in the report, {found[:16]}"
 
 

@@ -88,6 +88,7 @@ def test_a_run_is_trained_again_and_has_the_same_digests(run, copy, capsys):
 
 
 PARTS = ["detector", "configuration", "parameters", "checkpoint 2", "data", "scores"]
+PARTS += ["parameters, of a report that somebody changed"]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -101,6 +102,9 @@ def test_what_is_no_more_what_it_was_is_named(part, run, copy, capsys):
         report = json.loads((copy / "report.json").read_text())
         report["digest"]["parameters"] = "0" * 64
         (copy / "report.json").write_text(json.dumps(report))
+    if part == "parameters, of a report that somebody changed":
+        (copy / "report.json").write_text(json.dumps({"digest": [1]}))
+        part = "parameters"
     if part == "checkpoint 2":
         path = max(
             (copy / "checkpoints/2").rglob("*"), key=lambda p: p.stat().st_size * p.is_file()

@@ -158,6 +158,31 @@ def test_one_process_is_the_first_and_waits_for_nobody():
     hosts.agree("name", "value")
 
 
+@pytest.mark.parametrize(
+    "args",
+    [["--hosts.auto"], ["--train.feed", "streaming"], ["--train.fall-back"],
+     ["--train.checkpoint-minutes", "1"]],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["one_vs_rest", "ecg_cross"])
+def test_a_grid_refuses_what_it_would_ignore(name, args, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", "--run-dir", str(tmp_path / "run"), *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "but a grid of members does not read it; leave it at" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_one_process_alone_is_no_loss():
+    hosts.refuse_loss(ValueError("connection reset while the barrier was being painted"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("driver", ["pmap", "shard_map"])
 def test_two_processes_are_two_devices_to_the_bit(driver, tmp_path):

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxae.config import ExperimentConfig
 from jaxae.errors import unknown
-from jaxae.parallel.devices import Devices
+from jaxae.parallel.devices import Devices, initialize
 from jaxae.types import AXIS, PyTree
 
 Axes = tuple[
@@ -70,6 +71,12 @@ def use(name: str) -> None:
     if name not in DRIVERS:
         raise unknown("driver", name, DRIVERS)
     _using["driver"] = name
+
+
+def start(cfg: ExperimentConfig) -> None:
+    """Have the devices, and what drives them, that a configuration asks for; see `initialize`."""
+    initialize(cfg.devices, cfg.deterministic)
+    use(cfg.driver)
 
 
 def driver() -> str:

@@ -9,7 +9,7 @@ import time
 from jaxae import baselines, parallel, plots, runlog
 from jaxae.gridconfig import ProtocolConfig
 from jaxae.protocol import cross, summary, training
-from jaxae.protocol.expansion import expand, is_finished, named
+from jaxae.protocol.expansion import expand, is_finished, named, refuse_unread
 
 __all__ = ["cross", "expand", "run"]
 
@@ -28,7 +28,8 @@ def run(cfg: ProtocolConfig) -> dict | None:
       FloatingPointError: members diverged or collapsed; all others are finished first.
     """
     clock = time.perf_counter()
-    parallel.initialize(cfg.devices)
+    refuse_unread(cfg)
+    parallel.start(cfg)
     baselines.check(cfg.baselines)
     wanted, datasets = expand(cfg)
     mine = [wanted[i] for i in named(cfg.members, len(wanted))]

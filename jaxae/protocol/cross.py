@@ -33,6 +33,7 @@ from jaxae import (
 from jaxae.config import ExperimentConfig, for_scoring
 from jaxae.errors import UserError
 from jaxae.gridconfig import CrossConfig, experiment_of
+from jaxae.protocol.expansion import refuse_unread
 from jaxae.rng import Purpose, host_generator
 from jaxae.types import Dataset, Learner, PyTree, Split
 
@@ -60,7 +61,8 @@ def run(cfg: CrossConfig) -> dict:
     """
     clock = time.perf_counter()
     _check_fields(cfg)
-    parallel.initialize(cfg.devices)
+    refuse_unread(cfg)
+    parallel.start(cfg)
     base, dataset = choices.settle(experiment_of(cfg))
     experiment.check(base, dataset)
     _check(base)

@@ -23,6 +23,17 @@ SWEPT = {
 }
 
 
+def refuse_unread(cfg: ExperimentConfig) -> None:
+    """Refuse what a grid of members would ignore: it has resident rows, and one process.
+
+    Raises:
+      UserError: such a setting is not at its default.
+    """
+    hosts = ("hosts.auto", "hosts.coordinator")
+    rows = ("train.feed", "train.checkpoint_minutes", "train.fall_back")
+    checks.refuse_set(cfg, (*hosts, *rows), "a grid of members does not read it")
+
+
 def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig, Dataset]]:
     """Every member's own configuration, and the data set of each class.
 
