@@ -4,7 +4,9 @@
     python -m benchmarks.scaling --studies batch data --models fmnist_denoise
 
 Each point is measured in a process of its own, in interleaved rounds, as `benchmarks.throughput`
-does. On CPU, devices are host devices, one per core at most if they are to bring anything.
+does. Devices share one batch ("same batch": strong scaling), or have one each ("batch each": weak);
+efficiency is the speed over that of one device and their number. On a CPU they are host devices, no
+more than there are cores. `benchmarks.cost_model` reads what is written here.
 """
 
 import argparse
@@ -14,9 +16,10 @@ from pathlib import Path
 
 from benchmarks.cases import CASES, config
 from benchmarks.workers import Worker
+from jaxae import tuning
 
 BATCHES = (1, 8, 32, 128, 512, 4096)
-DEVICES = (1, 2, 4)
+DEVICES = (1, 2, 4, 8, 16)
 MEMBERS = (1, 2, 4, 8)
 GROWTH = (1, 10, 100)
 SMALLEST = 8  # steps of an epoch on 1 x the data
@@ -35,10 +38,13 @@ def points(study: str, model: str, quick: bool) -> list[dict]:
             base | {"x": n, "batch": n, "block": max(2, rows // n), "setting": "jaxae"}
             for n in sizes
         ]
-        return ours + [point | plain for point in ours]
+        alone = [point | {"devices": 1, "setting": "one device"} for point in ours]
+        return ours + alone + [point | plain for point in ours]
     if study == "devices":
         counts = DEVICES[:2] if quick else DEVICES
-        return [base | {"x": n, "devices": n, "setting": "jaxae"} for n in counts]
+        shared = [base | {"x": n, "devices": n, "setting": "same batch"} for n in counts]
+        return shared + [point | {"batch": batch * point["x"], "setting": "batch each"}
+                         for point in shared]  # fmt: skip
     if study == "ensemble":
         members = MEMBERS[:2] if quick else MEMBERS
         return [base | {"x": n, "ensemble": n, "setting": "jaxae"} for n in members]
@@ -60,8 +66,9 @@ def measure(specs: list[dict], rounds: int, seconds: float) -> list[dict]:
             workers.append(worker)
             worker.ask(do="init", out=str(weights))
             answer = worker.ask(do="prepare", weights=str(weights))
-            if "unavailable" in answer:
-                print(f"  left out {spec['setting']} at {spec['x']}: {answer['unavailable']}")
+            problem = answer.get("unavailable") or _too_many(spec, answer)
+            if problem:
+                print(f"  left out {spec['setting']} at {spec['x']}: {problem}")
                 workers.pop().close()
                 continue
             worker.ask(do="warm_up", seconds=seconds, chunks=[])
@@ -79,9 +86,30 @@ def measure(specs: list[dict], rounds: int, seconds: float) -> list[dict]:
     return records
 
 
+def _too_many(spec: dict, answer: dict) -> str:
+    """Why host devices would only measure each other, or nothing."""
+    if answer["device"] == "cpu" and spec["devices"] > tuning.cores():
+        return f"there are {tuning.cores()} cores"
+    return ""
+
+
+def efficiencies(records: list[dict]) -> dict[tuple[str, int], float]:
+    """Setting and number of devices -> examples per second, over devices times those of one."""
+    rates = {(r["setting"], r["x"]): statistics.median(r["examples_per_s"]) for r in records}
+    return {
+        (setting, n): rate / (n * rates[setting, 1])
+        for (setting, n), rate in rates.items()
+        if n > 1 and (setting, 1) in rates
+    }
+
+
 def against_flax(records: list[dict]) -> dict[int, float]:
     """Place on the axis -> how many times the examples per second of plain Flax, where it ran."""
-    rates = {(r["framework"], r["x"]): statistics.median(r["examples_per_s"]) for r in records}
+    rates = {
+        (r["framework"], r["x"]): statistics.median(r["examples_per_s"])
+        for r in records
+        if r["setting"] != "one device"
+    }
     ours = {x: rate for (framework, x), rate in rates.items() if framework == "jaxae"}
     return {x: rate / rates["flax", x] for x, rate in ours.items() if ("flax", x) in rates}
 
@@ -155,6 +183,9 @@ def main(args: list[str] | None = None) -> None:
             if ratios:
                 shown = ", ".join(f"{x}: {ratio:.2f}" for x, ratio in sorted(ratios.items()))
                 print(f"  times the speed of plain Flax: {shown}")
+            if study == "devices":
+                for (setting, n), share in efficiencies(found).items():
+                    print(f"  {setting:10} {n:5d} devices: efficiency {share:.2f}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("".join(json.dumps(r) + "\n" for r in records))
     plot(records, options.plot)

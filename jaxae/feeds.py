@@ -6,18 +6,36 @@ Both follow the plan of `jaxae.data.index_plan`: same batches, and the same bits
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
 from jaxae import memory, parallel, sources, tuning
+from jaxae.ops import ceil_div
 from jaxae.types import AnyArray, Learner, Metrics, PyTree, Source, TrainState
 
 Plan = Int[np.ndarray, "D T B"]
 Measured = dict[str, AnyArray]  # metrics of [E, T], on the devices or on the host
-Run = Callable[[TrainState, Plan], tuple[TrainState, Measured]]  # an epoch
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """Rows, and what trains an epoch on them."""
+
+    def compile(self) -> None:
+        """Before the first epoch; compiled once.
+
+        Raises:
+          MemoryError: the devices do not hold what the program takes.
+        """
+
+    def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
+        """An epoch; the state is donated."""
+
+    def needed(self, batch: int) -> int:
+        """Bytes that an epoch takes on each device if the global batch has another size."""
 
 
 def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool = False) -> bool:
@@ -52,8 +70,8 @@ def make(
     devices: parallel.Devices,
     start: tuple[TrainState, PyTree, PyTree],
     plan: Plan,
-) -> Run:
-    """What trains an epoch; compiled here.
+) -> Feed:
+    """What trains an epoch.
 
     Args:
       streams: see `is_streaming`.
@@ -63,46 +81,96 @@ def make(
       start: state, keys and settings, `place`d.
       plan: one epoch's; all have its shape.
     """
-    return (_streaming if streams else _resident)(learner, x, devices, start, plan)
+    return (_Streaming if streams else _Resident)(learner, x, devices, start, plan)
 
 
-def _resident(
-    learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
-) -> Run:
-    state, *rest = start
-    rows = parallel.place(sources.read(x), devices)
-    placed = parallel.split(plan, devices)
-    program = parallel.compiled_epoch(learner, devices, state, rows, placed, *rest)
-    return lambda state, plan: program(state, rows, parallel.split(plan, devices), *rest)
+class _Resident:
+    """All rows on every device."""
+
+    def __init__(
+        self, learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
+    ):
+        self._state, *self._rest = start
+        self._learner, self._devices, self._plan, self._shape = learner, devices, plan, x.shape
+        self._x, self._rows = x, None
+
+    def compile(self) -> None:
+        self._rows = parallel.place(sources.read(self._x), self._devices)
+        plan = parallel.split(self._plan, self._devices)
+        args = self._state, self._rows, plan, *self._rest
+        self._program = parallel.compiled_epoch(self._learner, self._devices, *args)
+        memory.refuse_program(self._program, self._devices)
+        self._state = _shapes(self._state)  # what it holds is donated
+
+    def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
+        plan = parallel.split(plan, self._devices)
+        return self._program(state, self._rows, plan, *self._rest)
+
+    def needed(self, batch: int) -> int:
+        count, steps = len(self._devices), ceil_div(self._shape[0], batch)
+        rows = jax.ShapeDtypeStruct(self._shape, np.float32)
+        plan = jax.ShapeDtypeStruct((count, steps, batch // count), np.int32)
+        args = _shapes((self._state, rows, plan, *self._rest))
+        return memory.of_program(parallel.compiled_epoch(self._learner, self._devices, *args))
 
 
-def _streaming(
-    learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
-) -> Run:
-    state, *rest = start
-    _, steps, share = plan.shape
-    of_step = 4 * share * math.prod(x.shape[1:]) * len(parallel.here(devices))  # bytes
-    part = _steps_of_part(steps, tuning.FEED_BYTES // of_step)
-    programs = {}
-    for length in sorted({part, steps % part} - {0}):  # an epoch ends with what is left
-        rows = _blank((len(devices), length * share, *x.shape[1:]), devices)
-        own = np.arange(length * share, dtype=np.int32).reshape(length, share)
-        own = parallel.split(np.broadcast_to(own, (len(devices), *own.shape)), devices)
-        program = parallel.compiled_epoch(learner, devices, state, rows, own, *rest, own_rows=True)
-        programs[length] = program, own
+class _Streaming:
+    """The rows of the next steps on the devices whose they are; read by another thread."""
 
-    def epoch(state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
+    def __init__(
+        self, learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
+    ):
+        self._state, *self._rest = start
+        self._learner, self._devices, self._x = learner, devices, x
+        _, self._steps, self._share = plan.shape
+        self._part = self._steps_of_part(self._steps, self._share)
+        self._programs: dict[int, tuple[Callable, jax.Array]] = {}
+
+    def _steps_of_part(self, steps: int, share: int) -> int:
+        of_step = 4 * share * math.prod(self._x.shape[1:]) * len(parallel.here(self._devices))
+        return _steps_of_part(steps, tuning.FEED_BYTES // of_step)
+
+    def compile(self) -> None:
+        count, share, row = len(self._devices), self._share, self._x.shape[1:]
+        for length in sorted({self._part, self._steps % self._part} - {0}):  # of the end
+            rows = _blank((count, length * share, *row), self._devices)
+            own = np.arange(length * share, dtype=np.int32).reshape(length, share)
+            plan = parallel.split(np.broadcast_to(own, (count, *own.shape)), self._devices)
+            args = self._state, rows, plan, *self._rest
+            program = parallel.compiled_epoch(self._learner, self._devices, *args, own_rows=True)
+            memory.refuse_program(program, self._devices)
+            self._programs[length] = program, plan
+        self._state = _shapes(self._state)
+
+    def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
         found: list[Metrics] = []
-        for length, rows in _ahead(lambda first: _part(x, plan, first, part, devices), steps, part):
-            program, own = programs[length]
+
+        def read(first: int) -> tuple[int, jax.Array]:
+            return _part(self._x, plan, first, self._part, self._devices)
+
+        for length, rows in _ahead(read, self._steps, self._part):
+            program, own = self._programs[length]
             if len(found) > 1:  # so that no more than a few parts lie on the devices
                 jax.block_until_ready(found[-2])
-            state, metrics = program(state, rows, own, *rest)
+            state, metrics = program(state, rows, own, *self._rest)
             found.append(metrics)
         parts = [parallel.fetch(metrics) for metrics in found]
         return state, jax.tree.map(lambda *a: np.concatenate(a, axis=1), *parts)
 
-    return epoch
+    def needed(self, batch: int) -> int:
+        count = len(self._devices)
+        share = batch // count
+        length = self._steps_of_part(ceil_div(len(self._x), batch), share)
+        rows = jax.ShapeDtypeStruct((count, length * share, *self._x.shape[1:]), np.float32)
+        plan = jax.ShapeDtypeStruct((count, length, share), np.int32)
+        args = _shapes((self._state, rows, plan, *self._rest))
+        program = parallel.compiled_epoch(self._learner, self._devices, *args, own_rows=True)
+        return memory.of_program(program)
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    """What there is to know of arrays without their values."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _blank(shape: tuple, devices: parallel.Devices) -> jax.Array:

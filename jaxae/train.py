@@ -120,7 +120,8 @@ def fit(
 
     Raises:
       FloatingPointError: a metric is NaN or infinite; names the epoch, the step and the metric.
-      UserError: there are no rows in float32, or the batch does not fit them or the devices.
+      UserError: there are no rows in float32, or the batch does not fit them, or the memory of the
+        devices: then it names one that does.
     """
     checks.refuse_rows(x)
     apart = apart or ensemble(learner, cfg, len(x))
@@ -135,14 +136,17 @@ def fit(
     state, keys, settings = parallel.place((state, apart.noise, apart.settings), devices)
 
     clock = time.perf_counter()
-    run = feeds.make(streams, learner, x, devices, (state, keys, settings), first_plan)
+    feed = feeds.make(streams, learner, x, devices, (state, keys, settings), first_plan)
+    advice = memory.Advice(cfg.train.batch_size, feed.needed, devices)
+    with advice:
+        feed.compile()
     compile_s = time.perf_counter() - clock
 
-    with progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
+    with advice, progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
         for epoch in range(start, cfg.train.epochs):
             clock = time.perf_counter()
             with _trace(cfg, epoch, start):
-                state, metrics = run(state, apart.plan(epoch, len(devices)))
+                state, metrics = feed(state, apart.plan(epoch, len(devices)))
                 metrics = parallel.fetch(metrics)
             speed = np.float64(steps / (time.perf_counter() - clock))
             _check_steps(metrics, epoch + 1)

@@ -7,7 +7,17 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from benchmarks import cases, compare, programs, scaling, startup, throughput, whole_runs
+from benchmarks import (
+    accelerators,
+    cases,
+    compare,
+    cost_model,
+    programs,
+    scaling,
+    startup,
+    throughput,
+    whole_runs,
+)
 from benchmarks.workers import Worker
 
 
@@ -166,9 +176,83 @@ def test_throughput_quick(tmp_path, capsys):
 
 
 def test_flax_is_compared_where_it_ran():
-    rates = [("jaxae", 8, [3.0, 1.0, 2.0]), ("jaxae", 32, [6.0]), ("flax", 8, [0.5])]
-    found = [dict(zip(("framework", "x", "examples_per_s"), r, strict=True)) for r in rates]
+    rates = [
+        ("jaxae", "jaxae", 8, [3.0, 1.0, 2.0]),
+        ("jaxae", "one device", 8, [9.0]),
+        ("jaxae", "jaxae", 32, [6.0]),
+        ("flax", "plain Flax", 8, [0.5]),
+    ]
+    names = ("framework", "setting", "x", "examples_per_s")
+    found = [dict(zip(names, r, strict=True)) for r in rates]
     assert scaling.against_flax(found) == {8: 4.0}
+
+
+def test_efficiency_is_one_where_devices_add_up():
+    rates = {("same batch", 1): 10.0, ("same batch", 2): 15.0, ("batch each", 1): 10.0,
+             ("batch each", 2): 20.0, ("lonely", 2): 1.0}  # fmt: skip
+    found = [{"setting": s, "x": n, "examples_per_s": [r]} for (s, n), r in rates.items()]
+    assert scaling.efficiencies(found) == {("same batch", 2): 0.75, ("batch each", 2): 1.0}
+
+
+def test_the_constants_of_a_known_cost_are_found():
+    batches = [1, 8, 32, 128]
+    found = cost_model.fit(batches, [3e-4 + 2e-6 * b for b in batches])
+    assert found == pytest.approx((3e-4, 2e-6, 0), abs=1e-9)
+    assert cost_model.fit(batches, [b * 1e-6 for b in batches]).fixed == pytest.approx(0, abs=1e-9)
+    assert cost_model.fit([1, 2], [2.0, 1.0]).row == 0.0, "nothing is negative"
+
+
+def test_what_was_measured_is_fitted_by_model():
+    def point(study, setting, x, seconds, **more):
+        return {"study": study, "setting": setting, "x": x, "batch": 32, "framework": "jaxae",
+                "model": "ecg_dense", **more} | {
+                    "examples_per_s": [more.get("batch", 32) * more.get("ensemble", 1) / seconds]
+                }  # fmt: skip
+
+    records = [point("batch", "one device", b, 1e-4 + 1e-6 * b, batch=b) for b in (8, 512)]
+    records += [point("devices", "same batch", 2, 5e-4, batch=512)]
+    records += [point("ensemble", "jaxae", n, 1e-4 * n, ensemble=n) for n in (1, 2)]
+    lines = cost_model.measured(records, "ecg_dense")
+    assert lines[0].startswith("one device: 100 us + 1.00 us a row (within 0% from 8 to 512")
+    assert lines[1] == "2 devices: reducing takes 144 us of 500"
+    assert lines[2] == "members: 0 us + 100 us each (within 0%)"
+
+
+def test_a_step_costs_its_kernels_its_work_and_its_reduction():
+    target = cost_model.Target("H100", 4, 1, 1e12, 1e9, 1e8, 1e-6, 1e-5)
+    step = cost_model.Step(3e9, accelerators.Body(10, 2_000_000, 1_000_000, 2))
+    assert cost_model.seconds(step, target, 1) == pytest.approx(10e-6 + 1e-2)
+    crossing = 2e-5 + 2 * 3 / 4 * 1e-2
+    assert cost_model.seconds(step, target, 4) == pytest.approx(10e-6 + 1e-2 + crossing)
+
+
+HLO = """HloModule m
+
+%fused (p: f32[4]) -> f32[4] {
+  %p = f32[4]{0} parameter(0)
+  ROOT %a = f32[4]{0} add(%p, %p)
+}
+
+%step (s: (f32[4], bf16[2,3])) -> (f32[4], bf16[2,3]) {
+  %s = (f32[4]{0}, bf16[2,3]{1,0}) parameter(0)
+  %x = f32[4]{0} get-tuple-element(%s), index=0
+  %y = bf16[2,3]{1,0} get-tuple-element(%s), index=1
+  %f = f32[4]{0} fusion(%x), kind=kLoop, calls=%fused
+  %start = f32[4]{0} all-reduce-start(%f), to_apply=%add
+  %done = f32[4]{0} all-reduce-done(%start)
+  ROOT %t = (f32[4]{0}, bf16[2,3]{1,0}) tuple(%done, %y)
+}
+
+ENTRY %main (s: (f32[4], bf16[2,3])) -> f32[4] {
+  %s = (f32[4]{0}, bf16[2,3]{1,0}) parameter(0)
+  %w = (f32[4]{0}, bf16[2,3]{1,0}) while(%s), condition=%c, body=%step
+  ROOT %r = f32[4]{0} get-tuple-element(%w), index=0
+}
+"""
+
+
+def test_the_loop_of_a_program_is_read():
+    assert accelerators.body(HLO) == accelerators.Body(2, 4 * 16, 16, 1)
 
 
 @pytest.mark.slow
@@ -179,8 +263,8 @@ def test_scaling_quick(tmp_path):
          "devices", "ensemble", "--out", str(out), "--plot", str(plot)]
     )  # fmt: skip
     found = [json.loads(line) for line in out.read_text().splitlines()]
-    assert {(r["study"], r["x"]) for r in found} == {
-        ("devices", 1), ("devices", 2), ("ensemble", 1), ("ensemble", 2),
+    assert {(r["study"], r["setting"], r["x"]) for r in found} >= {
+        ("devices", "same batch", 1), ("devices", "batch each", 1), ("ensemble", "jaxae", 2),
     }  # fmt: skip
     assert all(r["examples_per_s"][0] > 0 for r in found)
     assert plot.exists()

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from probes import DEVICES, METHODS, SHAPE, initial, tiny
 
 from jaxae import learners, members, scoring, train
 from jaxae.learners import METHODS as FACTS
-from jaxae.parallel import epoch_fn
-from jaxae.types import Batch, Inferred
+from jaxae.parallel import drivers, epoch_fn
+from jaxae.types import AXIS, Batch, Inferred
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 X = jax.ShapeDtypeStruct((4, *SHAPE), jnp.float32)
@@ -92,6 +93,36 @@ def test_an_epoch_is_one_program(method, size):
     text = epoch_fn(learner, devices).lower(state, rows, plan, *numbers(learner, size)).as_text()
     assert "while" in text  # the scan
     assert "all_reduce" in text  # the mean over devices
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("own_rows", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_program_of_many_hosts_lowers_with_either_feed(method, own_rows, platform, monkeypatch):
+    """For 16 devices of nobody: all processes run one program, and whose they are is no part."""
+    mesh = AbstractMesh((16,), (AXIS,))
+    monkeypatch.setattr(drivers, "Mesh", lambda devices, names: mesh)
+    monkeypatch.setitem(drivers._using, "driver", "shard_map")
+    learner = learners.build(tiny(method), SHAPE)
+
+    def of(leaf, *spec):
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    rows = (16, 32, *SHAPE) if own_rows else (32, *SHAPE)
+    rows = of(jax.ShapeDtypeStruct(rows, jnp.float32), *((AXIS,) if own_rows else ()))
+    plan = of(jax.ShapeDtypeStruct((16, 4, 2), jnp.int32), AXIS)
+    state, (keys, settings) = train.abstract_state(learner, SHAPE, 1), numbers(learner, 1)
+    state, keys, settings = jax.tree.map(of, (state, keys, settings))
+    traced = epoch_fn(learner, DEVICES[:2], own_rows=own_rows).trace(
+        state, rows, plan, keys, settings
+    )
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert '"data"=16' in text
+    assert "while" in text
+    # The gradients and the loss cross in one vector; batch normalisation adds its own moments.
+    crossing = text.count("all_reduce")
+    assert crossing == 1 if method != "alocc" else crossing > 2
 
 
 def fit(score, row_blocks):

@@ -1,9 +1,9 @@
 import jax
 import numpy as np
 import pytest
-from probes import SHAPE, tiny
+from probes import DEVICES, SHAPE, images, initial, tiny
 
-from jaxae import learners, memory, train
+from jaxae import data, feeds, learners, memory, parallel, train
 from jaxae.errors import UserError
 
 
@@ -67,3 +67,94 @@ def test_what_a_large_model_needs_is_said(capsys):
 
 def test_the_memory_of_this_machine_is_known():
     assert memory.held(jax.local_devices()[0]) > 2**28
+
+
+def test_a_control_group_grants_less_than_the_machine_has(tmp_path):
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("1:cpu:/old\n0::/job/step\n")
+    (tmp_path / "memory.max").write_text("9000\n")
+    (tmp_path / "job" / "memory.max").write_text("5000\n")
+    (tmp_path / "job" / "step" / "memory.max").write_text("max\n")
+    assert memory._granted(tmp_path / "cgroup", tmp_path) == [5000, 9000]
+    assert memory._granted(tmp_path / "nowhere", tmp_path) == []
+
+
+@pytest.mark.parametrize("unit", [1, 2, 4, 6])
+@pytest.mark.parametrize("fixed", [0, 1000])
+@pytest.mark.parametrize("room", [0, 999, 1001, 2500, 4321, 30_000])
+def test_the_largest_batch_fits_and_is_not_far_from_what_would(unit, fixed, room):
+    asked = []
+
+    def needed(batch):
+        asked.append(batch)
+        return float(fixed + 10 * batch)
+
+    found = memory.largest_batch(needed, 4096, needed(4096), unit, float(room))
+    ideal = max(0, (room - fixed) // 10)
+    assert found % unit == 0
+    assert found <= min(ideal, 4096)
+    assert found > 0.8 * min(ideal, 4096) - 2 * unit
+    assert len(asked) < 16
+
+
+def test_a_batch_that_cannot_be_compiled_is_halved():
+    found = memory.largest_batch(lambda b: 4.0 * b, 1 << 20, float("inf"), 2, float("inf"))
+    assert found == 1 << 19
+
+
+def fed(feed, x, batch, count=2, method="dense"):
+    """A feed on some devices, not yet compiled."""
+    cfg, devices = tiny(method, train__batch_size=batch), DEVICES[:count]
+    learner = learners.build(cfg, SHAPE)
+    apart = train.ensemble(learner, cfg, len(x))
+    start = parallel.place((initial(learner), apart.noise, apart.settings), devices)
+    plan = data.index_plan(0, 0, len(x), batch, count)
+    return feeds.make(feed == "streaming", learner, x, devices, start, plan)
+
+
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+def test_what_a_batch_takes_is_known_before_it_runs_and_after(feed):
+    x = images(2048)
+    found = fed(feed, x, 512)
+    small, large = found.needed(64), found.needed(512)
+    assert 0 < small < large
+    found.compile()
+    assert found.needed(512) == large, "from shapes as from what it was compiled for"
+    rows = 4 * x[0].size * (len(x) if feed == "resident" else 512)
+    assert large > rows
+
+
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+def test_a_batch_that_no_device_holds_is_refused_with_one_that_fits(feed, monkeypatch):
+    x, devices = images(2048), DEVICES[:2]
+    room = fed(feed, x, 512).needed(256)
+    monkeypatch.setattr(memory, "held", lambda device: 2 * room)  # host devices share it
+    cfg = tiny("dense", train__batch_size=512, train__feed=feed)
+    with pytest.raises(
+        UserError, match=r"train\.batch_size 512 takes more .*; \d+ would"
+    ) as caught:
+        train.fit(learners.build(cfg, SHAPE), x, cfg, devices, quiet=True)
+    fits = int(str(caught.value).split("; ")[-1].split()[0])
+    assert 256 <= fits < 512
+    cfg = tiny("dense", train__batch_size=fits, train__feed=feed, train__epochs=1)
+    train.fit(learners.build(cfg, SHAPE), x, cfg, devices, quiet=True)
+
+
+def test_memory_that_ends_while_training_is_one_line_too():
+    def exhausted(epoch, state, metrics):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    cfg, x = tiny("dense", train__batch_size=64), images(128)
+    with pytest.raises(UserError, match=r"64 takes .*allocating 9 bytes.*; \d+ would fit"):
+        train.fit(learners.build(cfg, SHAPE), x, cfg, DEVICES[:1], on_epoch=exhausted, quiet=True)
+
+
+def test_another_error_stays_what_it_was():
+    def broken(epoch, state, metrics):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    cfg = tiny("dense")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        train.fit(
+            learners.build(cfg, SHAPE), images(32), cfg, DEVICES[:1], on_epoch=broken, quiet=True
+        )
