@@ -6,6 +6,7 @@ AVX2, two cores each; JAX 0.10. Accelerators take the plain form of everything h
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -131,13 +132,20 @@ def mean(values: jax.Array) -> jax.Array:
 def mean_over(tree: PyTree, axis: str | None) -> PyTree:
     """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None).
 
-    All leaves meet in one vector: on a CPU every array that is reduced costs the devices a
+    On a CPU all leaves meet in one vector: every array that is reduced costs the devices a
     rendezvous of its own. They are written into it one by one, because XLA would fuse a
-    concatenation with the gradients' sums and compute those element by element.
+    concatenation with the gradients' sums and compute those element by element. Elsewhere XLA
+    combines what is reduced itself, without copies.
     """
     # Denoising 370 -> 493, ECG on two devices 814 -> 2,340 steps/s; S2 concatenated 560 (Intel).
     if not axis or lax.axis_size(axis) == 1:
         return tree
+    return lax.platform_dependent(
+        tree, cpu=partial(_mean_of_one_vector, axis), default=lambda tree: lax.pmean(tree, axis)
+    )
+
+
+def _mean_of_one_vector(axis: str, tree: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(tree)
     ends = np.cumsum([leaf.size for leaf in leaves])
     vector = jnp.zeros(ends[-1], jnp.result_type(*leaves))
