@@ -22,7 +22,7 @@ def read(path: Path) -> list[Record]:
     found = {}
     for line in path.read_text().splitlines():
         record = json.loads(line)
-        keys = ("model", "dtype", "batch", "framework", "setting", "threads")
+        keys = ("model", "dtype", "batch", "framework", "setting", "threads", "environment")
         found[tuple(record.get(key) for key in keys)] = record
     return list(found.values())
 
@@ -47,12 +47,16 @@ def _fastest(records: list[Record], speed) -> Record | None:
     return max(records, key=speed, default=None)
 
 
-def compare(records: list[Record], speed, best: bool = False) -> dict:
-    """One model's row: jaxae and those it is compared with, each a record or None."""
+def compare(records: list[Record], speed, best: bool = False, ours: str | None = None) -> dict:
+    """One model's row: jaxae and those it is compared with, each a record or None.
+
+    `ours` names the environment in which jaxae ran; None = its own.
+    """
     by = {
         name: [r for r in records if r["framework"] == name] for name in (*PEERS, "flax", "jaxae")
     }
-    own = by["jaxae"] if best else [r for r in by["jaxae"] if r["setting"] == "default"]
+    own = [r for r in by["jaxae"] if r.get("environment") == ours]
+    own = own if best else [r for r in own if r["setting"] == "default"]
     most = max((r["threads"] for r in by["torch"]), default=0)
     return {
         "jaxae": _fastest(own, speed),
@@ -93,7 +97,7 @@ def _cell(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.2f}"
 
 
-def table(records: list[Record], best: bool = False) -> str:
+def table(records: list[Record], best: bool = False, ours: str | None = None) -> str:
     """Markdown: training and scoring of each model, and geometric means per dtype."""
     head = (
         "| model | dtype | train steps/s [range] | best peer | ratio | / Keras fit | "
@@ -101,7 +105,7 @@ def table(records: list[Record], best: bool = False) -> str:
     )
     lines, means = [head, "|" + " --- |" * 11], {}
     for (model, dtype), group in _groups(records).items():
-        train, score = compare(group, train_speed, best), compare(group, score_speed, best)
+        train, score = (compare(group, speed, best, ours) for speed in (train_speed, score_speed))
         if not (train["jaxae"] and train["peer"]):
             continue
         t, s = ratios(train, train_speed), ratios(score, score_speed)
@@ -124,13 +128,14 @@ def table(records: list[Record], best: bool = False) -> str:
             f"| geometric mean | {dtype} | | | **{mean['peer']}** | {mean.get('fit', '')} | "
             f"{mean.get('eager', '')} | {mean.get('flax', '')} | | | **{mean['score']}** |"
         )
-    return "\n".join(lines) + "\n\n" + footnote(records) + "\n"
+    return "\n".join(lines) + "\n\n" + footnote(records, ours) + "\n"
 
 
-def footnote(records: list[Record]) -> str:
+def footnote(records: list[Record], ours: str | None = None) -> str:
     """What the figures hold for."""
-    last, versions = records[-1]["machine"], {}
-    for record in records:
+    own = [r for r in records if r["framework"] == "jaxae" and r.get("environment") == ours]
+    last, versions = (own or records)[-1]["machine"], {}
+    for record in [r for r in records if r["framework"] in PEERS] + own:
         versions |= record["versions"]
     listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     rounds = len(records[-1]["train_steps_per_s"]["rounds"])
@@ -191,11 +196,12 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--best", action="store_true", help="jaxae's best device count, not default"
     )
+    parser.add_argument("--ours", metavar="NAME", help="jaxae as throughput's --python NAME ran it")
     options = parser.parse_args(args)
     if not options.results.is_file():
         parser.error(f"{options.results} does not exist; make it with benchmarks.throughput")
     records = read(options.results)
-    print(table(records, options.best))
+    print(table(records, options.best, options.ours))
     plot(records, options.plot, options.best)
 
 

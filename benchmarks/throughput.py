@@ -3,6 +3,7 @@
     python -m benchmarks.throughput            # every model, about 40 minutes
     python -m benchmarks.throughput --quick    # two models, a minute: does it still work?
     python -m benchmarks.throughput --dtype bfloat16
+    python -m benchmarks.throughput --python newer=/elsewhere/bin/python torch=/there/bin/python
 
 Every competitor runs in a process of its own. First a gate: from the same weights and rows, loss
 and gradients must agree with jaxae's, or nothing is timed. Then rounds: in each, every competitor
@@ -40,8 +41,20 @@ TOLERANCE = {"float32": (1e-5, 1e-4), "bfloat16": (2e-2, 3e-1)}
 SMALL = 0.01
 
 
-def competitors(model: str, dtype: str, batch: int, quick: bool) -> list[dict]:
-    """What is compared on a model, jaxae's default split of the machine first."""
+def competitors(
+    model: str, dtype: str, batch: int, quick: bool, pythons: dict[str, str] | None = None
+) -> list[dict]:
+    """What is compared on a model, jaxae's default split of the machine first.
+
+    Args:
+      model: of `CASES`.
+      dtype: that is computed in.
+      batch: the global batch.
+      quick: few settings.
+      pythons: framework -> the command of the Python that it runs under; under another name jaxae
+        competes once more.
+    """
+    pythons = pythons or {}
     common = {"model": model, "dtype": dtype, "batch": batch}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     specs = [{"framework": "jaxae", "setting": "default", "devices": 0}]
@@ -49,7 +62,7 @@ def competitors(model: str, dtype: str, batch: int, quick: bool) -> list[dict]:
         {"framework": "jaxae", "setting": f"{n} devices", "devices": n} for n in (1, 2)
     ]  # fmt: skip
     specs += [{"framework": "flax", "setting": "jitted step"}]
-    if find_spec("torch"):
+    if find_spec("torch") or "torch" in pythons:
         compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
         ways = ["eager"] + ([] if CASES[model].dense else ["channels_last"])
         ways += ["compile"] if compiler else []
@@ -58,9 +71,18 @@ def competitors(model: str, dtype: str, batch: int, quick: bool) -> list[dict]:
             for way in (ways[:1] if quick else ways)
             for n in ([1] if quick else sorted({1, cores}))
         ]
-    if find_spec("tensorflow"):
+    if find_spec("tensorflow") or "keras" in pythons:
         ways = ("function",) if quick else ("function", "xla", "loop", "fit")
         specs += [{"framework": "keras", "setting": way} for way in ways]
+    for spec in specs:
+        if spec["framework"] in pythons:
+            spec["python"] = pythons[spec["framework"]]
+    others = pythons.keys() - {spec["framework"] for spec in specs}
+    specs += [
+        {"framework": "jaxae", "setting": "default", "devices": 0, "environment": name,
+         "python": pythons[name]}
+        for name in sorted(others)
+    ]  # fmt: skip
     return [common | spec for spec in specs]
 
 
@@ -97,7 +119,8 @@ def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple
     for worker in workers:
         record = worker.spec | worker.ask(do="prepare", weights=weights)
         # jaxae's default is one of the device counts asked for: once is enough.
-        twin = worker.spec["framework"] == "jaxae" and record.get("devices") in used
+        place = record.get("environment"), record.get("devices")
+        twin = worker.spec["framework"] == "jaxae" and place in used
         if "unavailable" in record or twin:
             if not twin:
                 print(f"  skipped {_label(record)}: {record['unavailable']}")
@@ -109,7 +132,7 @@ def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple
         with np.load(folder / "gradients.npz") as stored:
             gradients = dict(stored)
         if worker.spec["framework"] == "jaxae":
-            used.add(record["devices"])
+            used.add(place)
         ours = ours or (found, gradients)
         record |= {"gate": check(ours, (found, gradients), record)}
         record |= {"train_steps_per_s": [], "score_per_s": {str(c): [] for c in chunks}}
@@ -188,7 +211,8 @@ def machine() -> dict:
 def _label(record: dict) -> str:
     threads = f", {record['threads']} threads" if "threads" in record else ""
     devices = f" ({record['devices']})" if record.get("devices") else ""
-    return f"{record['framework']} {record['setting']}{devices}{threads}"
+    where = f", {record['environment']}" if "environment" in record else ""
+    return f"{record['framework']} {record['setting']}{devices}{threads}{where}"
 
 
 def batch_size(model: str) -> int:
@@ -209,7 +233,17 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/throughput.jsonl"),
                         help="results are appended to this file")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="two models, few settings, a minute")
+    parser.add_argument("--python", nargs="+", type=_environment, metavar="NAME=COMMAND",
+                        default=[], help="the Python of torch, keras, flax or jaxae; under another "
+                        "name jaxae runs there once more")  # fmt: skip
     return parser.parse_args(args)
+
+
+def _environment(text: str) -> tuple[str, str]:
+    name, _, command = text.partition("=")
+    if not (name and command):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=COMMAND")
+    return name, command
 
 
 def main(args: list[str] | None = None) -> None:
@@ -224,7 +258,7 @@ def main(args: list[str] | None = None) -> None:
     for model in models:
         print(model, flush=True)
         batch = batch_size(model)
-        specs = competitors(model, options.dtype, batch, options.quick)
+        specs = competitors(model, options.dtype, batch, options.quick, dict(options.python))
         records = [finish(r, batch) for r in measure(specs, rounds, seconds, chunks)]
         with options.out.open("a") as file:
             file.writelines(json.dumps(record) + "\n" for record in records)

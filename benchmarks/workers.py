@@ -7,6 +7,7 @@ read. Started by `Worker`; the child runs `python -m benchmarks.workers '{"frame
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -24,8 +25,9 @@ class Worker:
 
     def __init__(self, spec: dict, env: dict[str, str] | None = None):
         self.spec = spec
+        python = shlex.split(spec.get("python", "")) or [sys.executable]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.workers", json.dumps(spec)],
+            [*python, "-m", "benchmarks.workers", json.dumps(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

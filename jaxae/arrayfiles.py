@@ -102,13 +102,27 @@ def header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
         raise _unreadable(path, ".npy", error) from None
 
 
+def header_of_rows(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
+    """`header` of a .npy file of rows [N, ...] that can be read one by one.
+
+    Raises:
+      UserError: see `header`; or it holds no rows, or no real numbers.
+    """
+    shape, dtype, start = header(path)
+    if len(shape) < 2 or 0 in shape:
+        raise UserError(f"{path} holds an array {list(shape)}; it must be [N, ...] with rows")
+    if dtype.kind not in "fiub":
+        raise UserError(f"{path} holds {dtype}; rows are real numbers")
+    return shape, dtype, start
+
+
 def is_rows(path: Path) -> bool:
     """Whether a .npy file holds rows [N, ...] that can be read one by one."""
     try:
-        shape, dtype, _ = header(path)
+        header_of_rows(path)
     except UserError:
         return False
-    return len(shape) > 1 and 0 not in shape and dtype.kind in "fiub"
+    return True
 
 
 def _array(file: Any, size: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The report of a run: everything that a results table needs, as `report.json` holds it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,14 @@ def table(report: dict[str, Any]) -> str:
 
 
 _INTERVAL = "_interval"
+_DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(of)}" for name, of in value.items())
+    if isinstance(value, str) and _DIGEST.fullmatch(value):
+        return value[:12]  # enough to see; `report.json` has all of it
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 

@@ -90,11 +90,7 @@ class _File:
 
     def __init__(self, path: Path):
         self.path = path
-        shape, self.dtype, self.start = arrayfiles.header(path)
-        if len(shape) < 2 or 0 in shape:
-            raise UserError(f"{path} holds an array {list(shape)}; it must be [N, ...] with rows")
-        if self.dtype.kind not in "fiub":
-            raise UserError(f"{path} holds {self.dtype}; rows are real numbers")
+        shape, self.dtype, self.start = arrayfiles.header_of_rows(path)
         self.count, self.row = shape[0], tuple(shape[1:])
         self._bytes = int(np.prod(self.row)) * self.dtype.itemsize
         self._is_slow = False

@@ -13,6 +13,7 @@ from benchmarks import (
     compare,
     cost_model,
     programs,
+    saving,
     scaling,
     startup,
     throughput,
@@ -50,6 +51,19 @@ def test_ratios_are_against_the_fastest_setting_of_any_peer():
     }  # fmt: skip
     row = compare.compare(RECORDS, compare.score_speed)
     assert compare.ratios(row, compare.score_speed)["peer"] == 0.25
+
+
+def test_an_environment_of_its_own_is_a_competitor_of_its_own():
+    pythons = {"newer": "a python", "keras": "b python"}
+    specs = throughput.competitors("ecg_dense", "float32", 8, True, pythons)
+    assert [s["python"] for s in specs if s["framework"] == "keras"] == ["b python"]
+    (newer,) = [s for s in specs if s.get("environment") == "newer"]
+    assert (newer["framework"], newer["python"]) == ("jaxae", "a python")
+    there = record("jaxae", "default", 60.0, environment="newer", devices=1)
+    row = compare.compare([*RECORDS, there], compare.train_speed, ours="newer")
+    assert compare.ratios(row, compare.train_speed)["peer"] == 1.0
+    row = compare.compare([*RECORDS, there], compare.train_speed)
+    assert compare.ratios(row, compare.train_speed)["peer"] == 2.0
 
 
 def test_best_is_the_fastest_device_count():
@@ -268,6 +282,15 @@ def test_scaling_quick(tmp_path):
     }  # fmt: skip
     assert all(r["examples_per_s"][0] > 0 for r in found)
     assert plot.exists()
+
+
+@pytest.mark.slow
+def test_saving_is_off_the_critical_path(capsys):
+    found = saving.measure("fmnist_one_class", epochs=6, rounds=2, seconds=0.1)
+    critical = {kind: np.median([c.critical for c in costs]) for kind, costs in found.items()}
+    assert critical["none"] < critical["asynchronous"] < 0.7 * critical["waited for"]
+    saving.main(["--models", "ecg_dense", "--epochs", "2", "--rounds", "1", "--seconds", "0.1"])
+    assert "| ecg_dense | asynchronous | " in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import pytest
 from probes import (
     DEVICES,
     FAST_AND_SLOW,
+    METHODS,
     SHAPE,
     assert_close,
     assert_same,
@@ -67,6 +71,40 @@ def test_losses_do_not_depend_on_the_number_of_devices(method):
         assert state.step.tolist() == [STEPS]
         for name in expected:
             np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+
+
+EIGHT = """
+import sys
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 8)
+sys.path.insert(0, "tests")
+from test_parallel import losses
+(_, expected), *others = [losses(sys.argv[1], count) for count in map(int, sys.argv[2:])]
+for _, metrics in others:
+    for name in expected:
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_eight_devices_follow_the_course_of_one(method):
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT, method, "1", "8"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_the_order_of_rows_does_not_depend_on_the_number_of_devices(count):
+    alone = data.index_plan(3, 1, 163, 16, 1)
+    shared = data.index_plan(3, 1, 163, 16, count)
+    np.testing.assert_array_equal(shared.swapaxes(0, 1).reshape(-1, 16), alone[0])
 
 
 @pytest.fixture

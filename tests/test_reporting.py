@@ -59,6 +59,12 @@ def test_the_table_shows_what_is_nested():
     ]
 
 
+def test_the_table_shows_the_beginning_of_a_digest():
+    table = reporting.table({"digest": {"scores": "0a" * 32}, "name": "b" * 64 + "!"})
+    assert "digest.scores  0a0a0a0a0a0a\n" in table
+    assert "b" * 64 + "!" in table
+
+
 def test_warnings_stand_below_the_table():
     *_, rule, warning = reporting.table({"name": "x", "warnings": ["it died"]}).splitlines()
     assert warning == "warning: it died"
