@@ -138,11 +138,9 @@ def fit(
     clock = time.perf_counter()
     feed = feeds.make(streams, learner, x, devices, (state, keys, settings), first_plan)
     advice = memory.Advice(cfg.train.batch_size, feed.needed, devices)
-    with advice:
-        feed.compile()
-    compile_s = time.perf_counter() - clock
-
     with advice, progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
+        feed.compile()
+        compile_s = time.perf_counter() - clock
         for epoch in range(start, cfg.train.epochs):
             clock = time.perf_counter()
             with _trace(cfg, epoch, start):
