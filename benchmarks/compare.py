@@ -1,40 +1,36 @@
 """The benchmark table of docs/speed.md and plot from the results of `benchmarks.throughput`.
 
     python -m benchmarks.compare build/throughput.jsonl --plot benchmarks/throughput.png
+    python -m benchmarks.compare theirs.jsonl ours.jsonl       # two machines, or two versions
 
-A ratio is jaxae's median over the other's. "Best peer" is the fastest setting of PyTorch and
-TensorFlow/Keras on that model; jaxae is represented by what it does by default, unless `--best`.
+A ratio is the median over rounds of jaxae's speed over the other's, with a bootstrap interval of
+95 % over the rounds. "Best peer" is the fastest setting of PyTorch and TensorFlow/Keras on that
+model; jaxae is represented by what it does by default, unless `--best`. "A/A" is jaxae against
+itself: what it is not one by is noise.
 """
 
 import argparse
-import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-Record = dict
+import numpy as np
+
+from benchmarks.records import Ratio, Record, apart, paired, read
+
 PEERS = ("torch", "keras")
+Speed = Callable[[Record], dict]  # a record -> its summary of a speed over rounds
 
 
-def read(path: Path) -> list[Record]:
-    """The last record of every competitor on every model."""
-    found = {}
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
-        keys = ("model", "dtype", "batch", "framework", "setting", "threads", "environment")
-        found[tuple(record.get(key) for key in keys)] = record
-    return list(found.values())
+def training(record: Record) -> dict:
+    """Training steps per second."""
+    return record["train_steps_per_s"]
 
 
-def train_speed(record: Record) -> float:
-    """Median training steps per second."""
-    return record["train_steps_per_s"]["median"]
-
-
-def score_speed(record: Record) -> float:
+def scoring(record: Record) -> dict:
     """Rows scored per second at the best chunk size."""
-    return max(chunk["median"] for chunk in record["score_per_s"].values())
+    return max(record["score_per_s"].values(), key=lambda chunk: chunk["median"])
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -43,11 +39,13 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(statistics.fmean(logs)) if logs else math.nan
 
 
-def _fastest(records: list[Record], speed) -> Record | None:
-    return max(records, key=speed, default=None)
+def _fastest(records: list[Record], speed: Speed) -> Record | None:
+    return max(records, key=lambda record: speed(record)["median"], default=None)
 
 
-def compare(records: list[Record], speed, best: bool = False, ours: str | None = None) -> dict:
+def compare(
+    records: list[Record], speed: Speed, best: bool = False, ours: str | None = None
+) -> dict[str, Record | None]:
     """One model's row: jaxae and those it is compared with, each a record or None.
 
     `ours` names the environment in which jaxae ran; None = its own.
@@ -56,6 +54,7 @@ def compare(records: list[Record], speed, best: bool = False, ours: str | None =
         name: [r for r in records if r["framework"] == name] for name in (*PEERS, "flax", "jaxae")
     }
     own = [r for r in by["jaxae"] if r.get("environment") == ours]
+    again = [r for r in own if r["setting"] == "again"]
     own = own if best else [r for r in own if r["setting"] == "default"]
     most = max((r["threads"] for r in by["torch"]), default=0)
     return {
@@ -67,68 +66,137 @@ def compare(records: list[Record], speed, best: bool = False, ours: str | None =
         "eager": _fastest(
             [r for r in by["torch"] if r["setting"] == "eager" and r["threads"] == most], speed
         ),
+        "again": _fastest(again, speed),
     }
 
 
-def ratios(row: dict, speed) -> dict[str, float]:
+def ratios(row: dict[str, Record | None], speed: Speed) -> dict[str, Ratio]:
     """How many times as fast jaxae is as each of the others' that was measured."""
+    own = speed(row["jaxae"])["rounds"]
     return {
-        name: speed(row["jaxae"]) / speed(other)
+        name: paired(own, speed(other)["rounds"])
         for name, other in row.items()
         if name != "jaxae" and other
     }
 
 
-def _groups(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
-    groups: dict = {}
+def groups(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
+    """(model, dtype) -> its records."""
+    found: dict = {}
     for record in records:
-        groups.setdefault((record["model"], record["dtype"]), []).append(record)
-    return groups
+        found.setdefault((record["model"], record["dtype"]), []).append(record)
+    return found
 
 
-def _name(record: Record | None) -> str:
+def name(record: Record | None) -> str:
+    """Framework, setting and threads."""
     if record is None:
         return ""
     threads = f", {record['threads']} thr." if "threads" in record else ""
     return f"{record['framework']} {record['setting']}{threads}"
 
 
-def _cell(value: float | None) -> str:
+def _cell(value: Ratio | float | None) -> str:
+    value = value.middle if isinstance(value, Ratio) else value
     return "" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+_HEAD = (
+    *("model", "dtype", "train steps/s [range]", "best peer", "ratio [95 %]", "/ Keras fit"),
+    *("/ eager torch", "/ plain Flax", "A/A", "scored rows/s", "best peer", "ratio [95 %]", "A/A"),
+)
 
 
 def table(records: list[Record], best: bool = False, ours: str | None = None) -> str:
     """Markdown: training and scoring of each model, and geometric means per dtype."""
-    head = (
-        "| model | dtype | train steps/s [range] | best peer | ratio | / Keras fit | "
-        "/ eager torch | / plain Flax | scored rows/s | best peer | ratio |"
-    )
-    lines, means = [head, "|" + " --- |" * 11], {}
-    for (model, dtype), group in _groups(records).items():
-        train, score = (compare(group, speed, best, ours) for speed in (train_speed, score_speed))
+    lines, means = [_row(*_HEAD), _row(*["---"] * len(_HEAD))], {}
+    for (model, dtype), group in groups(records).items():
+        train, score = (compare(group, speed, best, ours) for speed in (training, scoring))
         if not (train["jaxae"] and train["peer"]):
             continue
-        t, s = ratios(train, train_speed), ratios(score, score_speed)
-        spread, peer = train["jaxae"]["train_steps_per_s"], train["peer"]
+        t, s = ratios(train, training), ratios(score, scoring)
+        spread = training(train["jaxae"])
         lines.append(
-            f"| {model} | {dtype} | {spread['median']:.4g} [{spread['min']:.4g}, "
-            f"{spread['max']:.4g}] | {train_speed(peer):.4g} ({_name(peer)}) "
-            f"| **{t['peer']:.2f}** | "
-            f"{_cell(t.get('fit'))} | {_cell(t.get('eager'))} | {_cell(t.get('flax'))} | "
-            f"{score_speed(score['jaxae']):.4g} | {score_speed(score['peer']):.4g} "
-            f"({_name(score['peer'])}) | **{s['peer']:.2f}** |"
+            _row(
+                model,
+                dtype,
+                f"{spread['median']:.4g} [{spread['min']:.4g}, {spread['max']:.4g}]",
+                f"{training(train['peer'])['median']:.4g} ({name(train['peer'])})",
+                f"**{t['peer'].middle:.2f}** [{t['peer'].low:.2f}, {t['peer'].high:.2f}]",
+                *(_cell(t.get(other)) for other in ("fit", "eager", "flax", "again")),
+                f"{scoring(score['jaxae'])['median']:.4g}",
+                f"{scoring(score['peer'])['median']:.4g} ({name(score['peer'])})",
+                f"**{s['peer'].middle:.2f}** [{s['peer'].low:.2f}, {s['peer'].high:.2f}]",
+                _cell(s.get("again")),
+            )
         )
         bucket = means.setdefault(dtype, {})
-        for key, value in t.items():
-            bucket.setdefault(key, []).append(value)
-        bucket.setdefault("score", []).append(s["peer"])
+        for key, ratio in [*t.items(), ("score", s["peer"])]:
+            bucket.setdefault(key, []).append(ratio.middle)
     for dtype, bucket in means.items():
         mean = {key: _cell(geometric_mean(values)) for key, values in bucket.items()}
+        others = (mean.get(other, "") for other in ("fit", "eager", "flax", "again"))
         lines.append(
-            f"| geometric mean | {dtype} | | | **{mean['peer']}** | {mean.get('fit', '')} | "
-            f"{mean.get('eager', '')} | {mean.get('flax', '')} | | | **{mean['score']}** |"
-        )
+            _row("geometric mean", dtype, "", "", f"**{mean['peer']}**", *others, "", "",
+                 f"**{mean['score']}**", "")
+        )  # fmt: skip
     return "\n".join(lines) + "\n\n" + footnote(records, ours) + "\n"
+
+
+def roofline(records: list[Record]) -> str:
+    """Markdown: what a step is made of, how near the machine's peaks it runs, and times apart."""
+    head = ("model", "dtype", "MFLOP/step", "MB/step", "of the peak of products (MFU)",
+            "of the roofline", "compile, s", "transfer, ms", "steady step, ms", "peak memory, MB",
+            "precision")  # fmt: skip
+    lines = [_row(*head), _row(*["---"] * len(head))]
+    for (model, dtype), group in groups(records).items():
+        own = compare(group, training)["jaxae"]
+        if own is None or "flops_per_step" not in own:
+            continue
+        peaks, steady = own["machine"]["peaks"], training(own)["median"]
+        of_peak = own["flops_per_step"] * steady / peaks["flops_per_s"]
+        least = max(
+            own["flops_per_step"] / peaks["flops_per_s"],
+            own["bytes_per_step"] / peaks["bytes_per_s"],
+        )
+        lines.append(
+            _row(
+                model,
+                dtype,
+                f"{own['flops_per_step'] / 1e6:,.0f}",
+                f"{own['bytes_per_step'] / 1e6:,.1f}",
+                f"{of_peak:.2f}",
+                f"{least * steady:.2f}",
+                f"{own['compile_s']:.1f}",
+                f"{1e3 * own['transfer_s']:.1f}",
+                f"{1e3 / steady:.2f}",
+                f"{own['peak_mb']:.0f}",
+                own["precision"],
+            )
+        )
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def between(first: list[Record], second: list[Record]) -> str:
+    """Markdown: jaxae's speed in two files, of two machines or versions, and its ratio."""
+    head = ("model", "dtype", "training, first", "second", "second / first [95 %]",
+            "scoring, first", "second", "second / first [95 %]")  # fmt: skip
+    lines, other = [_row(*head), _row(*["---"] * len(head))], groups(second)
+    for key, group in groups(first).items():
+        cells = list(key)
+        for speed in (training, scoring):
+            a, b = (compare(g, speed)["jaxae"] for g in (group, other.get(key, [])))
+            if not (a and b):
+                break
+            ratio = apart(speed(b)["rounds"], speed(a)["rounds"])
+            cells += [f"{speed(a)['median']:.4g}", f"{speed(b)['median']:.4g}", str(ratio)]
+        else:
+            lines.append(_row(*cells))
+    return "\n".join([*lines, "", f"first: {footnote(first)}", f"second: {footnote(second)}"])
 
 
 def footnote(records: list[Record], ours: str | None = None) -> str:
@@ -152,7 +220,7 @@ def plot(records: list[Record], path: Path, best: bool = False) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    groups = {k: v for k, v in _groups(records).items() if compare(v, train_speed)["peer"]}
+    shown_groups = {k: v for k, v in groups(records).items() if compare(v, training)["peer"]}
     shown = {
         "peer": "best peer",
         "fit": "Keras fit",
@@ -161,17 +229,20 @@ def plot(records: list[Record], path: Path, best: bool = False) -> None:
     }
     colours = ("#0072b2", "#e69f00", "#d55e00", "#999999")
     figure, axes = plt.subplots(2, 1, figsize=(10, 7), layout="constrained", sharex=True)
-    for ax, speed, title in zip(
-        axes, (train_speed, score_speed), ("training", "scoring"), strict=True
-    ):
-        for i, (name, label) in enumerate(shown.items()):
-            if name == "fit" and speed is score_speed:
+    for ax, speed, title in zip(axes, (training, scoring), ("training", "scoring"), strict=True):
+        for i, (other, label) in enumerate(shown.items()):
+            if other == "fit" and speed is scoring:
                 continue  # scored by the same function as Keras's other settings
-            found = [ratios(compare(g, speed, best), speed).get(name) for g in groups.values()]
-            places = [n + (i - 1.5) * 0.2 for n, v in enumerate(found) if v]
-            heights = [v - 1 for v in found if v]
-            bars = ax.bar(places, heights, 0.2, bottom=1, label=label, color=colours[i])
-            ax.bar_label(bars, [f"{v:.2g}" for v in found if v], fontsize=7)
+            each = shown_groups.values()
+            ratio = [ratios(compare(g, speed, best), speed).get(other) for g in each]
+            found = {n + (i - 1.5) * 0.2: r for n, r in enumerate(ratio) if r}
+            bars = ax.bar(
+                list(found), [r.middle - 1 for r in found.values()], 0.2, bottom=1, label=label,
+                color=colours[i],
+                yerr=np.transpose([(r.middle - r.low, r.high - r.middle) for r in found.values()]),
+                error_kw={"elinewidth": 0.8},
+            )  # fmt: skip
+            ax.bar_label(bars, [f"{r.middle:.2g}" for r in found.values()], fontsize=7)
         ax.axhline(1, color="black", linewidth=0.8)
         ax.set_yscale("log")
         low, high = ax.get_ylim()
@@ -180,8 +251,8 @@ def plot(records: list[Record], path: Path, best: bool = False) -> None:
         ax.minorticks_off()
         ax.set_ylim(low / 1.2, high * 1.2)
         ax.set_ylabel(f"{title}: jaxae's speed / other's")
-    names = [m if d == "float32" else f"{m}\n{d}" for m, d in groups]
-    axes[1].set_xticks(range(len(groups)), names, rotation=20, ha="right")
+    names = [m if d == "float32" else f"{m}\n{d}" for m, d in shown_groups]
+    axes[1].set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes[0].legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.15), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
@@ -191,17 +262,28 @@ def plot(records: list[Record], path: Path, best: bool = False) -> None:
 def main(args: list[str] | None = None) -> None:
     """Print the table, draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("results", type=Path, nargs="?", default=Path("build/throughput.jsonl"))
+    parser.add_argument("results", type=Path, nargs="*", default=[Path("build/throughput.jsonl")],
+                        help="one file, or two to set beside each other")  # fmt: skip
     parser.add_argument("--plot", type=Path, default=Path("benchmarks/throughput.png"))
     parser.add_argument(
         "--best", action="store_true", help="jaxae's best device count, not default"
     )
     parser.add_argument("--ours", metavar="NAME", help="jaxae as throughput's --python NAME ran it")
     options = parser.parse_args(args)
-    if not options.results.is_file():
-        parser.error(f"{options.results} does not exist; make it with benchmarks.throughput")
-    records = read(options.results)
+    for path in options.results:
+        if not path.is_file():
+            parser.error(f"{path} does not exist; make it with benchmarks.throughput")
+    if len(options.results) > 2:
+        parser.error("one file, or two to set beside each other")
+    try:
+        records, *others = map(read, options.results)
+    except ValueError as error:
+        parser.error(str(error))
+    if others:
+        print(between(records, *others))
+        return
     print(table(records, options.best, options.ours))
+    print(roofline(records))
     plot(records, options.plot, options.best)
 
 

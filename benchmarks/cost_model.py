@@ -23,7 +23,7 @@ import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,6 +114,12 @@ def step_of(model: str, target: Target, count: int, batch: int) -> Step:
 
 def flops(cfg, shape: tuple[int, ...], batch: int) -> float:
     """Of a step on one device, as XLA counts them in what is lowered for accelerators."""
+    traced = traced_step(cfg, shape, batch)
+    return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
+
+
+def traced_step(cfg, shape: tuple[int, ...], batch: int) -> Any:
+    """A step on one device, traced: `.lower()` and `.compile()` make a program of it."""
     import jax
     import jax.numpy as jnp
 
@@ -129,8 +135,7 @@ def flops(cfg, shape: tuple[int, ...], batch: int) -> float:
     slot = jax.ShapeDtypeStruct((batch,), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     rates = dict.fromkeys(learner.settings, jax.ShapeDtypeStruct((), jnp.float32))
-    traced = jax.jit(learner.step).trace(state, Batch(rows, slot), key, rates)
-    return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
+    return jax.jit(learner.step).trace(state, Batch(rows, slot), key, rates)
 
 
 def prediction(model: str, target: Target) -> str:

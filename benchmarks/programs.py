@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,9 @@ class Program(NamedTuple):
       devices: how many devices work.
       device: what they are.
       versions: of the framework.
+      precision: of products in float32, as the framework names it.
+      transfer_s: seconds until the training rows were on the devices.
+      cost: `{"flops_per_step": ..., "bytes_per_step": ...}`; None = the framework does not say.
     """
 
     gradients: Callable[[np.ndarray], tuple[dict[str, float], Weights]]
@@ -36,6 +39,9 @@ class Program(NamedTuple):
     devices: int
     device: str
     versions: dict[str, str]
+    precision: str
+    transfer_s: float
+    cost: Callable[[], dict[str, float]] | None = None
 
 
 def _order(case: Case, batch: int) -> np.ndarray:
@@ -80,7 +86,9 @@ def jaxae(spec: dict, weights: Weights) -> Program:
         raise Unavailable(str(error)) from None
     order = _order(case, cfg.train.batch_size)
     # One copy of the rows on every device, and each device's columns of the plan.
-    x = parallel.place(rows(case, order.size), devices)
+    x, transfer = placed(
+        rows(case, order.size), lambda a: jax.block_until_ready(parallel.place(a, devices))
+    )
     split = lambda plan: parallel.split(  # noqa: E731
         np.ascontiguousarray(plan.reshape(len(plan), len(devices), -1).swapaxes(0, 1), np.int32),
         devices,
@@ -144,10 +152,13 @@ def jaxae(spec: dict, weights: Weights) -> Program:
         placed = parallel.place(box[0].variables, judges)
         parallel.map_rows(scorer, placed, blocks[chunk], SCORED)
 
-    kind = devices[0].device_kind
+    def cost() -> dict[str, float]:
+        return step_cost(cfg, case.shape)
+
     return Program(
-        gradients, train, score, len(order), len(devices), kind, _versions("jax", "flax")
-    )
+        gradients, train, score, len(order), len(devices), devices[0].device_kind,
+        _versions("jax", "flax"), _jax_precision(), transfer, cost,
+    )  # fmt: skip
 
 
 def flax(spec: dict, weights: Weights) -> Program:
@@ -160,7 +171,9 @@ def flax(spec: dict, weights: Weights) -> Program:
     case, cfg = _parse(spec)
     init, gradients_of, step, score_of = reference_flax.build(case, cfg)
     order = list(jnp.asarray(_order(case, cfg.train.batch_size)))
-    x = jnp.asarray(rows(case, sum(map(len, order))))
+    x, transfer = placed(
+        rows(case, sum(map(len, order))), lambda a: jax.block_until_ready(jnp.asarray(a))
+    )
     scored = jnp.asarray(rows(case, SCORED))
     run = jax.jit(
         lambda state, x, rows, i, key: step(state, x[rows], jax.random.fold_in(key, i)),
@@ -184,8 +197,10 @@ def flax(spec: dict, weights: Weights) -> Program:
         parts = [judge(box[0], scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
         np.concatenate(parts)
 
-    kind = jax.local_devices()[0].device_kind
-    return Program(gradients, train, score, 0, 1, kind, _versions("jax", "flax"))
+    return Program(
+        gradients, train, score, 0, 1, jax.local_devices()[0].device_kind,
+        _versions("jax", "flax"), _jax_precision(), transfer,
+    )  # fmt: skip
 
 
 def torch(spec: dict, weights: Weights) -> Program:
@@ -200,7 +215,8 @@ def torch(spec: dict, weights: Weights) -> Program:
     case, cfg = _parse(spec)
     program = reference_torch.build(case, cfg, spec["setting"])
     order = torch.from_numpy(_order(case, cfg.train.batch_size)).to(reference_torch.DEVICE)
-    x, scored = (program.prepare(rows(case, n)) for n in (order.numel(), SCORED))
+    x, transfer = placed(rows(case, order.numel()), program.prepare)
+    scored = program.prepare(rows(case, SCORED))
     program.load(weights)
 
     def done() -> None:
@@ -221,7 +237,8 @@ def torch(spec: dict, weights: Weights) -> Program:
         torch.cat(parts).cpu().numpy()
 
     kind = torch.cuda.get_device_name() if reference_torch.DEVICE.type == "cuda" else "cpu"
-    return Program(gradients, train, score, 0, 1, kind, _versions("torch"))
+    precision = torch.get_float32_matmul_precision()
+    return Program(gradients, train, score, 0, 1, kind, _versions("torch"), precision, transfer)
 
 
 def keras(spec: dict, weights: Weights) -> Program:
@@ -233,7 +250,8 @@ def keras(spec: dict, weights: Weights) -> Program:
     case, cfg = _parse(spec)
     program = reference_keras.build(case, cfg, spec["setting"])
     order = _order(case, cfg.train.batch_size)
-    x, scored = (program.prepare(rows(case, n)) for n in (order.size, SCORED))
+    x, transfer = placed(rows(case, order.size), program.prepare)
+    scored = program.prepare(rows(case, SCORED))
     program.load(weights)
 
     def gradients(sample):
@@ -251,7 +269,11 @@ def keras(spec: dict, weights: Weights) -> Program:
     fixed = len(order) if spec["setting"] in ("loop", "fit") else 0
     gpus = tf.config.list_physical_devices("GPU")
     kind = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
-    return Program(gradients, train, score, fixed, 1, kind, _versions("tensorflow", "keras"))
+    fast = tf.config.experimental.tensor_float_32_execution_enabled()
+    return Program(
+        gradients, train, score, fixed, 1, kind, _versions("tensorflow", "keras"),
+        "tensorfloat32 allowed" if fast else "highest", transfer,
+    )  # fmt: skip
 
 
 FRAMEWORKS = {"jaxae": jaxae, "flax": flax, "torch": torch, "keras": keras}
@@ -261,6 +283,48 @@ def _versions(*names: str) -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in names}
+
+
+def _jax_precision() -> str:
+    import jax
+
+    return jax.config.jax_default_matmul_precision or "default"
+
+
+def step_cost(cfg, shape: tuple[int, ...]) -> dict[str, float]:
+    """Operations of a step as any device makes them, and bytes that it touches on this one."""
+    from benchmarks.cost_model import flops, traced_step
+
+    batch = cfg.train.batch_size
+    found = traced_step(cfg, shape, batch).lower().compile().cost_analysis() or {}
+    return {
+        "flops_per_step": flops(cfg, shape, batch),
+        "bytes_per_step": found.get("bytes accessed", 0.0),
+    }
+
+
+def peaks(size: int = 2048, megabytes: int = 256) -> dict[str, float]:
+    """What this machine reaches: a large product of float32, and a large array read and written."""
+    import jax
+    import jax.numpy as jnp
+
+    a, x = jnp.ones((size, size)), jnp.ones(megabytes << 18)
+    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+
+    def best(call: Callable[[], object]) -> float:
+        call()
+        return min(timed(lambda: jax.block_until_ready(call())) for _ in range(7))
+
+    return {
+        "flops_per_s": 2 * size**3 / best(lambda: product(a, a)),
+        "bytes_per_s": 2 * x.nbytes / best(lambda: copy(x)),
+    }
+
+
+def placed(values: np.ndarray, place: Callable[[np.ndarray], Any]) -> tuple[Any, float]:
+    """Rows where a framework wants them, and the seconds that it took."""
+    start = time.perf_counter()
+    return place(values), time.perf_counter() - start
 
 
 def timed(call: Callable[[], object]) -> float:

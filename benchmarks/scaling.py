@@ -14,7 +14,10 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.cases import CASES, config
+from benchmarks.records import Ratio, paired
 from benchmarks.workers import Worker
 from jaxae import tuning
 
@@ -93,14 +96,20 @@ def _too_many(spec: dict, answer: dict) -> str:
     return ""
 
 
-def efficiencies(records: list[dict]) -> dict[tuple[str, int], float]:
+def efficiencies(records: list[dict]) -> dict[tuple[str, int], Ratio]:
     """Setting and number of devices -> examples per second, over devices times those of one."""
-    rates = {(r["setting"], r["x"]): statistics.median(r["examples_per_s"]) for r in records}
+    rates = {(r["setting"], r["x"]): r["examples_per_s"] for r in records}
     return {
-        (setting, n): rate / (n * rates[setting, 1])
+        (setting, n): paired(rate, n * np.array(rates[setting, 1]))
         for (setting, n), rate in rates.items()
         if n > 1 and (setting, 1) in rates
     }
+
+
+def of_devices(model: str, rounds: int, seconds: float) -> list[str]:
+    """Lines: strong and weak scaling of a model over the devices that there are."""
+    found = efficiencies(measure(points("devices", model, False), rounds, seconds))
+    return [f"{setting:10} {n:5d} devices: efficiency {e}" for (setting, n), e in found.items()]
 
 
 def against_flax(records: list[dict]) -> dict[int, float]:
@@ -185,7 +194,7 @@ def main(args: list[str] | None = None) -> None:
                 print(f"  times the speed of plain Flax: {shown}")
             if study == "devices":
                 for (setting, n), share in efficiencies(found).items():
-                    print(f"  {setting:10} {n:5d} devices: efficiency {share:.2f}")
+                    print(f"  {setting:10} {n:5d} devices: efficiency {share}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("".join(json.dumps(r) + "\n" for r in records))
     plot(records, options.plot)

@@ -7,10 +7,11 @@
 
 Every competitor runs in a process of its own. First a gate: from the same weights and rows, loss
 and gradients must agree with jaxae's, or nothing is timed. Then rounds: in each, every competitor
-trains for `--seconds` and scores for as long, in turn, so that what else the machine does hits all
-alike. Reported are medians over the rounds with their range. References run in every setting that a
+trains for `--seconds` and scores for as long, in an order drawn anew, so that what else the machine
+does hits all alike. jaxae competes twice by default: the second time says what is noise. Reported
+are medians over the rounds with their range. References run in every setting that a
 competent user would try; the fastest one is the peer. Results are JSON lines, which
-`benchmarks.compare` turns into a table and a plot.
+`benchmarks.compare` turns into tables and a plot; docs/benchmark.md says what they hold.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import json
 import math
 import os
 import platform
+import random
 import shutil
 import statistics
 import sys
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import records, scaling
 from benchmarks.cases import CASES, rows
 from benchmarks.workers import Worker
 
@@ -74,6 +77,7 @@ def competitors(
     if find_spec("tensorflow") or "keras" in pythons:
         ways = ("function",) if quick else ("function", "xla", "loop", "fit")
         specs += [{"framework": "keras", "setting": way} for way in ways]
+    specs.insert(1, specs[0] | {"setting": "again"})
     for spec in specs:
         if spec["framework"] in pythons:
             spec["python"] = pythons[spec["framework"]]
@@ -98,16 +102,20 @@ def measure(specs: list[dict], rounds: int, seconds: float, chunks=CHUNKS) -> li
     workers = [Worker(spec) for spec in specs]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            records, workers = _ready(workers, Path(folder), seconds, chunks)
+            found, workers = _ready(workers, Path(folder), seconds, chunks)
+        both = list(zip(workers, found, strict=True))
+        order = random.Random(0)
         for _ in range(rounds):
-            for worker, record in zip(workers, records, strict=True):
+            for place, (worker, record) in enumerate(order.sample(both, len(both))):
                 _round(worker, record, seconds, chunks)
-        for worker, record in zip(workers, records, strict=True):
-            record.update(worker.ask(do="memory"))
+                record["places"].append(place)
+        for worker, record in both:
+            record.update(worker.ask(do="memory"))  # before anything more is compiled
+            record.update(worker.ask(do="cost"))
     finally:
         for worker in workers:
             worker.close()
-    return records
+    return found
 
 
 def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple[list, list]:
@@ -115,12 +123,13 @@ def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple
     weights, sample = str(folder / "weights.npz"), str(folder / "rows.npy")
     np.save(sample, rows(CASES[workers[0].spec["model"]], GATE_ROWS, seed=3))
     workers[0].ask(do="init", out=weights)
-    records, kept, ours, used = [], [], None, set()
+    ready, kept, ours, used = [], [], None, set()
     for worker in workers:
         record = worker.spec | worker.ask(do="prepare", weights=weights)
         # jaxae's default is one of the device counts asked for: once is enough.
         place = record.get("environment"), record.get("devices")
-        twin = worker.spec["framework"] == "jaxae" and place in used
+        again = worker.spec["setting"] == "again"
+        twin = worker.spec["framework"] == "jaxae" and place in used and not again
         if "unavailable" in record or twin:
             if not twin:
                 print(f"  skipped {_label(record)}: {record['unavailable']}")
@@ -136,10 +145,11 @@ def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple
         ours = ours or (found, gradients)
         record |= {"gate": check(ours, (found, gradients), record)}
         record |= {"train_steps_per_s": [], "score_per_s": {str(c): [] for c in chunks}}
+        record |= {"places": []}
         print(f"  ready {_label(record)}: first call {record['first_call_s']:.1f} s", flush=True)
-        records.append(record)
+        ready.append(record)
         kept.append(worker)
-    return records, kept
+    return ready, kept
 
 
 def check(ours: tuple[dict, dict], theirs: tuple[dict, dict], record: dict) -> dict[str, float]:
@@ -185,16 +195,17 @@ def summary(values: list[float]) -> dict:
             "rounds": values}  # fmt: skip
 
 
-def finish(record: dict, batch: int) -> dict:
+def finish(record: dict, batch: int, peaks: dict | None = None) -> dict:
     """A record with its rounds summarised and compile time told from the steady state."""
     steady = statistics.median(record["train_steps_per_s"])
     return record | {
+        "schema": records.SCHEMA,
         "batch": batch,
         "train_steps_per_s": summary(record["train_steps_per_s"]),
         "train_examples_per_s": steady * batch,
         "score_per_s": {k: summary(v) for k, v in record["score_per_s"].items()},
         "compile_s": max(0.0, record["first_call_s"] - record["first_call_steps"] / steady),
-        "machine": machine(),
+        "machine": machine() | ({"peaks": peaks} if peaks else {}),
     }
 
 
@@ -233,6 +244,11 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("build/throughput.jsonl"),
                         help="results are appended to this file")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="two models, few settings, a minute")
+    parser.add_argument(
+        "--device-scaling",
+        action="store_true",
+        help="strong and weak scaling over the devices there are, instead",
+    )
     parser.add_argument("--python", nargs="+", type=_environment, metavar="NAME=COMMAND",
                         default=[], help="the Python of torch, keras, flax or jaxae; under another "
                         "name jaxae runs there once more")  # fmt: skip
@@ -254,15 +270,21 @@ def main(args: list[str] | None = None) -> None:
     if options.quick:
         models, rounds, seconds = options.models or ["fmnist_dense", "fmnist_denoise"], 2, 0.3
         chunks = CHUNKS[-1:]
+    if options.device_scaling:
+        for model in models:
+            print(model, *scaling.of_devices(model, rounds, seconds), sep="\n  ", flush=True)
+        return
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    with Worker({"framework": "jaxae", "devices": 1}) as worker:
+        peaks = worker.ask(do="peaks")
     for model in models:
         print(model, flush=True)
         batch = batch_size(model)
         specs = competitors(model, options.dtype, batch, options.quick, dict(options.python))
-        records = [finish(r, batch) for r in measure(specs, rounds, seconds, chunks)]
+        found = [finish(r, batch, peaks) for r in measure(specs, rounds, seconds, chunks)]
         with options.out.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-        for record in records:
+            file.writelines(json.dumps(record) + "\n" for record in found)
+        for record in found:
             train = record["train_steps_per_s"]
             score = max(v["median"] for v in record["score_per_s"].values())
             print(f"  {_label(record):38} {train['median']:8.1f} steps/s [{train['min']:.1f}, "

@@ -96,7 +96,18 @@ class _Child:
         setup = time.perf_counter() - self.born
         return {
             "setup_s": setup, "devices": p.devices, "device": p.device, "versions": p.versions,
+            "transfer_s": p.transfer_s, "precision": p.precision,
         }  # fmt: skip
+
+    def cost(self) -> dict:
+        """Operations and bytes of a step, where the framework says."""
+        return self.program.cost() if self.program.cost else {}
+
+    def peaks(self) -> dict:
+        from benchmarks import programs
+
+        _prepare_jax(self.spec)
+        return programs.peaks()
 
     def gate(self, rows: str, out: str) -> dict:
         losses, gradients = self.program.gradients(np.load(rows))

@@ -13,6 +13,7 @@ from benchmarks import (
     compare,
     cost_model,
     programs,
+    records,
     saving,
     scaling,
     startup,
@@ -23,11 +24,13 @@ from benchmarks.workers import Worker
 
 
 def record(framework, setting, steps, scored=100.0, model="ecg_dense", **extra):
-    speeds, chunks = throughput.summary([steps]), {"64": scored / 2, "512": scored}
+    rounds = steps if isinstance(steps, list) else [steps]
+    speeds, chunks = throughput.summary(rounds), {"64": scored / 2, "512": scored}
     return {
-        "model": model, "dtype": "float32", "batch": 8, "framework": framework,
+        "schema": records.SCHEMA, "model": model, "dtype": "float32", "batch": 8,
+        "framework": framework,
         "setting": setting, "train_steps_per_s": speeds,
-        "score_per_s": {k: throughput.summary([v]) for k, v in chunks.items()},
+        "score_per_s": {k: throughput.summary([v] * len(rounds)) for k, v in chunks.items()},
         "versions": {framework: "1"}, "machine": throughput.machine(), **extra,
     }  # fmt: skip
 
@@ -45,12 +48,63 @@ RECORDS = [
 
 
 def test_ratios_are_against_the_fastest_setting_of_any_peer():
-    row = compare.compare(RECORDS, compare.train_speed)
-    assert compare.ratios(row, compare.train_speed) == {
-        "peer": 2.0, "flax": 4.0, "fit": 12.0, "eager": 6.0,
-    }  # fmt: skip
-    row = compare.compare(RECORDS, compare.score_speed)
-    assert compare.ratios(row, compare.score_speed)["peer"] == 0.25
+    row = compare.compare(RECORDS, compare.training)
+    found = {name: ratio.middle for name, ratio in compare.ratios(row, compare.training).items()}
+    assert found == {"peer": 2.0, "flax": 4.0, "fit": 12.0, "eager": 6.0}
+    row = compare.compare(RECORDS, compare.scoring)
+    assert compare.ratios(row, compare.scoring)["peer"] == (0.25, 0.25, 0.25)
+
+
+def test_a_ratio_is_that_of_the_rounds_and_its_interval_holds_the_truth():
+    generator = np.random.default_rng(0)
+    machine = np.exp(generator.normal(0, 1, 400).reshape(20, 20))  # what hits both alike
+    own = 1.5 * np.exp(generator.normal(0, 0.05, (20, 20)))
+    found = [records.paired(list(m * o), list(m)) for m, o in zip(machine, own, strict=True)]
+    assert sum(r.low <= 1.5 <= r.high for r in found) >= 16
+    assert all(r.low <= r.middle <= r.high < 1.7 for r in found)
+    with pytest.raises(ValueError, match="3 rounds stand against 2"):
+        records.paired([1.0, 1.0, 1.0], [1.0, 1.0])
+    wide = records.apart(list(2 * machine[0]), list(machine[1]))
+    assert wide.high / wide.low > 2, "between machines nothing is paired"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": 1}, "schema is 1; this version reads 2"),
+        ({"model": None}, "model is None, which is no str"),
+        ({"train_steps_per_s": {"rounds": [0.0]}}, "speeds above zero"),
+        ({"train_steps_per_s": {}}, "speeds above zero"),
+    ],
+)
+def test_a_line_that_is_no_result_is_named(change, words, tmp_path, capsys):
+    path = tmp_path / "r.jsonl"
+    lines = [json.dumps(RECORDS[0]), json.dumps(RECORDS[1] | change)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(SystemExit) as caught:
+        compare.main([str(path)])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert f"{path}, line 2" in said
+    assert words in said
+
+
+def test_two_files_stand_beside_each_other(tmp_path, capsys):
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path, times in zip(paths, (1.0, 3.0), strict=True):
+        found = [record("jaxae", "default", [times * s for s in (9.0, 10.0, 11.0)])]
+        path.write_text("".join(json.dumps(r) + "\n" for r in found))
+    compare.main([str(path) for path in paths])
+    assert "| ecg_dense | float32 | 10 | 30 | 3.00 [2." in capsys.readouterr().out
+
+
+def test_what_is_near_the_peaks_is_told_apart():
+    own = record("jaxae", "default", 100.0, flops_per_step=2e9, bytes_per_step=1e6, compile_s=1.0,
+                 transfer_s=0.5, peak_mb=7.0, precision="highest", devices=1)  # fmt: skip
+    own["machine"] = own["machine"] | {"peaks": {"flops_per_s": 1e12, "bytes_per_s": 2e8}}
+    text = compare.roofline([own])
+    assert "| ecg_dense | float32 | 2,000 | 1.0 | 0.20 | 0.50 | 1.0 | 500.0 | 10.00 | 7 |" in text
+    assert compare.roofline(RECORDS) == "", "nothing is known of others"
 
 
 def test_an_environment_of_its_own_is_a_competitor_of_its_own():
@@ -60,14 +114,14 @@ def test_an_environment_of_its_own_is_a_competitor_of_its_own():
     (newer,) = [s for s in specs if s.get("environment") == "newer"]
     assert (newer["framework"], newer["python"]) == ("jaxae", "a python")
     there = record("jaxae", "default", 60.0, environment="newer", devices=1)
-    row = compare.compare([*RECORDS, there], compare.train_speed, ours="newer")
-    assert compare.ratios(row, compare.train_speed)["peer"] == 1.0
-    row = compare.compare([*RECORDS, there], compare.train_speed)
-    assert compare.ratios(row, compare.train_speed)["peer"] == 2.0
+    row = compare.compare([*RECORDS, there], compare.training, ours="newer")
+    assert compare.ratios(row, compare.training)["peer"].middle == 1.0
+    row = compare.compare([*RECORDS, there], compare.training)
+    assert compare.ratios(row, compare.training)["peer"].middle == 2.0
 
 
 def test_best_is_the_fastest_device_count():
-    row = compare.compare(RECORDS, compare.train_speed, best=True)
+    row = compare.compare(RECORDS, compare.training, best=True)
     assert row["jaxae"]["setting"] == "2 devices"
 
 
@@ -89,7 +143,7 @@ def test_the_last_result_of_a_competitor_counts(tmp_path):
     path = tmp_path / "r.jsonl"
     later = RECORDS[0] | {"peak_mb": 1.0}
     path.write_text("".join(json.dumps(r) + "\n" for r in [*RECORDS, later]))
-    found = compare.read(path)
+    found = records.read(path)
     assert len(found) == len(RECORDS)
     assert found[0]["peak_mb"] == 1.0
 
@@ -184,7 +238,7 @@ def test_throughput_quick(tmp_path, capsys):
     assert {r["framework"] for r in records} == expected
     for r in records:
         assert r["train_steps_per_s"]["median"] > 0
-        assert compare.score_speed(r) > 0
+        assert compare.scoring(r) > 0
         assert r["peak_mb"] > 10
     assert "steps/s" in capsys.readouterr().out
 
@@ -205,7 +259,8 @@ def test_efficiency_is_one_where_devices_add_up():
     rates = {("same batch", 1): 10.0, ("same batch", 2): 15.0, ("batch each", 1): 10.0,
              ("batch each", 2): 20.0, ("lonely", 2): 1.0}  # fmt: skip
     found = [{"setting": s, "x": n, "examples_per_s": [r]} for (s, n), r in rates.items()]
-    assert scaling.efficiencies(found) == {("same batch", 2): 0.75, ("batch each", 2): 1.0}
+    middle = {key: share.middle for key, share in scaling.efficiencies(found).items()}
+    assert middle == {("same batch", 2): 0.75, ("batch each", 2): 1.0}
 
 
 def test_the_constants_of_a_known_cost_are_found():
