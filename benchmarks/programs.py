@@ -80,6 +80,8 @@ def jaxae(spec: dict, weights: Weights) -> Program:
 
     case, cfg = _parse(spec)
     learner = learners.build(cfg, case.shape)
+    tuned = learner.tuning._replace(**spec.get("tuning", {}))
+    learner = learner._replace(tuning=tuned)
     try:
         devices = training.devices_for(learner, cfg, case.shape)
     except UserError as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxae import (
+    begun,
     checkpoint,
     checks,
     choices,
@@ -50,7 +51,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     parallel.start(cfg)
     cfg, dataset = choices.settle(cfg)
     check(cfg, dataset)
-    learner = learners.build(cfg, dataset.shape)
+    learner = begun.as_begun(cfg.run_path, learners.build(cfg, dataset.shape))
     scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
     devices = train.devices_for(learner, cfg, dataset.shape)
     all_devices = parallel.everywhere()  # scoring has no batch to keep whole
@@ -63,6 +64,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         runlog.enter(cfg, dataset.digest) as folder,
         checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
     ):
+        begun.write(folder, learner)
         log = logs.Log(cfg, folder, loggers)
         variables, compile_s = _train(cfg, learner, apart, dataset, devices, log, manager)
         detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)

@@ -198,4 +198,5 @@ def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learn
 
 @functools.lru_cache(maxsize=32)
 def _built(method: Method, cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
-    return method.build(cfg, shape, axis)
+    learner = method.build(cfg, shape, axis)
+    return learner._replace(tuning=tuning.kept(cfg.method, learner.tuning))

@@ -83,7 +83,7 @@ def _copy(folder: Path) -> Iterator[Path]:
 _ENTERED = "run folder entered"
 _FOLDERS = ("arrays", "checkpoints", "detector", "figures")
 _FILES = (
-    *("config.json", "data.json", "report.json"),
+    *("config.json", "data.json", "report.json", "tuning.json"),
     *("metrics.jsonl", "provenance.jsonl", "scores.npz"),
 )
 

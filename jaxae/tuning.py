@@ -1,12 +1,21 @@
 """What was measured to be fast, by platform and method: the results do not depend on it.
 
 Each constant stands with its evidence. "Intel" is a Xeon with AVX-512 and AMX, "AMD" an EPYC with
-AVX2, two cores each; JAX 0.10. Accelerators take the plain form of everything here.
+AVX2, "Zen 5" one with AVX-512, two cores each; JAX 0.10 where nothing else is said. Accelerators
+take the plain form of everything here.
+
+`python -m benchmarks.tune` measures these choices on another machine and writes a table; where the
+variable JAXAE_TUNING names one, it wins over what stands here. A run records what it began with.
 """
 
+import importlib.metadata
+import json
 import os
+import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from platform import machine
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +23,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxae.errors import UserError, words
+
 PyTree = Any
 Options = dict[str, object]  # of XLA's compiler
+
+
+def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
+    """Bits of the vectors that XLA should make; 0 = as it does by itself, 256.
+
+    Zen 5 (AMD's family 26) computes 512 at once: dense models train 1.02 to 1.13, S1 1.10,
+    others 1.00 to 1.03 times as fast, dense models score 1.08 to 1.12 times. No other processor was
+    measured.
+    """
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        return 0
+    family = re.search(r"^cpu family\s*: (\d+)$", text, re.MULTILINE)
+    is_amd = "AuthenticAMD" in text and "avx512f" in text
+    return 512 if is_amd and family and int(family[1]) >= 26 else 0
+
+
+def _has_onednn() -> bool:
+    """Whether products can be oneDNN's: XLA 0.10 dies of what 0.12 can."""
+    version = importlib.metadata.version("jaxlib").split(".")
+    return tuple(map(int, version[:2])) >= (0, 12) and machine() in ("x86_64", "AMD64")
 
 
 class Tuning(NamedTuple):
@@ -29,6 +62,9 @@ class Tuning(NamedTuple):
       part: rows whose gradients are taken at a time, see `mean_by_parts`; 0 = the whole share.
       ynnpack: whether XLA may hand sums and products in float32 to YNNPACK when it trains.
       in_place: whether XLA is told to look harder for parameters that it need not copy.
+      onednn: whether products in float32 are oneDNN's where a device works alone; not before JAX
+        0.12.
+      width: bits of vectors; 0 = as XLA chooses.
     """
 
     share: int = 16
@@ -36,6 +72,8 @@ class Tuning(NamedTuple):
     part: int = 0
     ynnpack: bool = True
     in_place: bool = False
+    onednn: bool = False
+    width: int = _vector_width()
 
 
 # Activations of 32 rows stay in the cache of a core: denoising at batch 4,096 6.9 -> 17.2 thousand
@@ -44,13 +82,64 @@ CONV = Tuning(part=32)
 # A dense model is mostly parameters, and few of its products are worth a second device: S2 at batch
 # 32 makes .64 - .71 of the steps on two, ECG at 512 makes 1.32 times as many; S3, with two million
 # parameters, is split from 2,048 rows on. Without YNNPACK ECG trains 9 %, S2 30 % faster; in place
-# S2 gains 1 - 6 %, S3 2 - 5 % (Intel).
-DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True)
+# S2 gains 1 - 6 %, S3 2 - 5 % (Intel). With oneDNN's products S2 makes 1.42, S3 1.11 times as many
+# steps on one device (Zen 5, JAX 0.12, whose own are slower than 0.10's by a fifth); on two devices
+# ECG makes .84, denoising .95.
+DENSE = Tuning(
+    share=256, parameters_per_row=2000, ynnpack=False, in_place=True, onednn=_has_onednn()
+)
 
 _ALONE = 4  # a device that works alone has every core, whose products want so many times the part
 
 _WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
 _IN_PLACE: Options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+_ONEDNN: Options = {
+    "xla_cpu_use_onednn": True,
+    "xla_cpu_experimental_onednn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
+}
+
+
+def _vectors(width: int) -> Options:
+    return {"xla_cpu_prefer_vector_width": width} if width else {}
+
+
+def kept(method: str, default: Tuning) -> Tuning:
+    """A method's choices with those of the table that JAXAE_TUNING names, if it names one.
+
+    Raises:
+      UserError: the table cannot be read, or holds something else.
+    """
+    path = os.environ.get("JAXAE_TUNING")
+    if not path:
+        return default
+    try:
+        table = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"JAXAE_TUNING is {path}, which cannot be read ({words(error)})") from None
+    except ValueError as error:
+        raise UserError(f"JAXAE_TUNING is {path}, which is no JSON ({error})") from None
+    methods = table.get("methods") if isinstance(table, dict) else None
+    if not isinstance(methods, dict):
+        raise UserError(f'{path} has no "methods"; write it with python -m benchmarks.tune')
+    return merged(default, methods.get(method, {}), f"{path}, {method}")
+
+
+def merged(default: Tuning, values: Any, where: str) -> Tuning:
+    """Choices with others in their place.
+
+    Raises:
+      UserError: one that does not exist, or a value of another kind; names it and `where` it is.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: {values!r} is no table of choices")
+    for name, value in values.items():
+        if name not in default._fields:
+            raise UserError(f"{where}: unknown choice {name!r}; known: {', '.join(Tuning._fields)}")
+        kind = type(getattr(default, name))
+        if type(value) is not kind or (kind is int and value < 0):
+            kinds = {int: "a number from 0 up", bool: "true or false"}
+            raise UserError(f"{where}: {name} is {value!r}; it must be {kinds[kind]}")
+    return default._replace(**values)
 
 
 def cores() -> int:
@@ -81,14 +170,18 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
     options: Options = {"xla_cpu_multi_thread_eigen": devices == 1}
     if not tuning.ynnpack and dtype == "float32":
         options |= _WITHOUT_YNNPACK
-    return options | (_IN_PLACE if tuning.in_place else {})
+    if tuning.onednn and _has_onednn() and devices == 1 and dtype == "float32":
+        options |= _ONEDNN
+    return options | _vectors(tuning.width) | (_IN_PLACE if tuning.in_place else {})
 
 
 def scoring_options(dtype: str, platform: str) -> Options:
     """What XLA is told when a scorer is compiled."""
     # In float32 dense models score two to three times as fast without YNNPACK (ECG .8 -> 2.3
     # million rows/s, S2 170 -> 490 thousand, Intel); convolutions lose nothing.
-    return _WITHOUT_YNNPACK if platform == "cpu" and dtype == "float32" else {}
+    if platform != "cpu":
+        return {}
+    return _vectors(Tuning().width) | (_WITHOUT_YNNPACK if dtype == "float32" else {})
 
 
 def compiled(lowered: Any, options: Options) -> Callable:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxae import (
+    begun,
     checkpoint,
     config,
     data,
@@ -122,6 +124,9 @@ def _of_training(folder: Path) -> str:
     cfg = config.from_dict(runlog.read_json(folder / "config.json"))
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
         again = dataclasses.replace(cfg, run_dir=f"{scratch}/run", studies=(), hosts=HostsConfig())
+        if (folder / begun.NAME).is_file():
+            again.run_path.mkdir()
+            shutil.copy(folder / begun.NAME, again.run_path)
         with contextlib.redirect_stdout(io.StringIO()), train.quietly():
             experiment.run(again)
         made, found = (detectors.load(f / "detector") for f in (folder, Path(scratch) / "run"))

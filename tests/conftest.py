@@ -9,6 +9,7 @@ os.environ["MPLBACKEND"] = "Agg"
 ROOT = Path(__file__).parents[1] / "jaxae"
 _cache = tempfile.TemporaryDirectory(prefix="jaxae-tests-")
 os.environ["JAXAE_CACHE_DIR"] = _cache.name
+os.environ.pop("JAXAE_TUNING", None)
 
 import jax  # noqa: E402 - after the environment that it reads
 import pytest  # noqa: E402

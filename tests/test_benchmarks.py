@@ -18,9 +18,11 @@ from benchmarks import (
     scaling,
     startup,
     throughput,
+    tune,
     whole_runs,
 )
 from benchmarks.workers import Worker
+from jaxae import tuning
 
 
 def record(framework, setting, steps, scored=100.0, model="ecg_dense", **extra):
@@ -293,6 +295,32 @@ def test_a_step_costs_its_kernels_its_work_and_its_reduction():
     assert cost_model.seconds(step, target, 1) == pytest.approx(10e-6 + 1e-2)
     crossing = 2e-5 + 2 * 3 / 4 * 1e-2
     assert cost_model.seconds(step, target, 4) == pytest.approx(10e-6 + 1e-2 + crossing)
+
+
+def test_choices_are_taken_that_gain_and_cost_nothing():
+    gain, cost, even = (records.Ratio(m, m - 0.02, m + 0.02) for m in (1.2, 0.9, 1.005))
+    best = records.Ratio(1.4, 1.3, 1.5)
+    found = {
+        "a": {'{"width": 512}': gain, '{"width": 256}': best, '{"onednn": true}': best,
+              '{"part": 0}': even},
+        "b": {'{"width": 512}': even, '{"width": 256}': even, '{"onednn": true}': cost,
+              '{"part": 0}': even, '{"share": 1}': best},
+    }  # fmt: skip
+    assert tune.taken(found) == {"width": 256}
+    for method in ("dense", "conv"):
+        own = tune._own(method)
+        for variant in tune.variants(method):
+            assert own._replace(**variant) != own
+
+
+@pytest.mark.slow
+def test_a_machine_is_tuned(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tune, "CHOICES", {"share": (1, 256), "ynnpack": (True,)})
+    out = tmp_path / "tuning.json"
+    tune.main(f"--models ecg_dense --rounds 2 --seconds 0.1 --out {out}".split())
+    assert "dense would take" in capsys.readouterr().out
+    monkeypatch.setenv("JAXAE_TUNING", str(out))
+    tuning.kept("dense", tuning.DENSE)
 
 
 HLO = """HloModule m

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from probes import edit, images, tiny, write_npz
 
-from jaxae import data, experiment, plots
+from jaxae import data, experiment, learners, plots
 from jaxae.config import DataConfig
 from jaxae.datasets import splits
 from jaxae.datasets.raw import Raw
@@ -149,3 +149,21 @@ def test_the_digest_is_of_rows_classes_and_splits_and_of_nothing_else():
     ]  # fmt: skip
     assert len({digest, *(made.digest for made in others)}) == 5
     assert data.load(DataConfig(normal=(1,))).digest != data.load(DataConfig(normal=(2,))).digest
+
+
+def test_a_run_goes_on_with_the_choices_of_speed_that_it_began_with(again, tmp_path, monkeypatch):
+    folder, enter = again
+    began = json.loads((folder / "tuning.json").read_text())
+    shutil.copytree(folder, tmp_path / "other")
+    expected = enter(run_dir=str(tmp_path / "other"), train__epochs=4)
+    table = {"methods": {"dense": {"part": 1 + began["part"], "share": 1}}}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    monkeypatch.setenv("JAXAE_TUNING", str(tmp_path / "table.json"))
+    learners._built.cache_clear()
+    try:
+        assert enter(train__epochs=4)["digest"] == expected["digest"]
+        assert json.loads((folder / "tuning.json").read_text()) == began
+        enter(run_dir=str(tmp_path / "new"))
+        assert json.loads((tmp_path / "new" / "tuning.json").read_text())["share"] == 1
+    finally:
+        learners._built.cache_clear()

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -5,7 +7,8 @@ import numpy as np
 import pytest
 from probes import DEVICES, SHAPE, assert_close, batch, images, initial, leaves, stepped, tiny
 
-from jaxae import learners, members, parallel, tuning
+from jaxae import begun, learners, members, parallel, tuning
+from jaxae.errors import UserError
 from jaxae.types import AXIS
 
 KEY = jax.random.key(7)
@@ -140,7 +143,7 @@ def test_accelerators_are_told_nothing(platform):
 @pytest.mark.parametrize("unknown", [("xla_cpu_no_such",), ("xla_no_such", "xla_cpu_no_such")])
 def test_an_option_that_xla_does_not_know_is_dropped_alone(unknown):
     known = tuning.training_options(tuning.DENSE, "float32", "cpu", 1)
-    assert len(known) == 3
+    assert len(known) >= 3
     lowered = Lowered()
     run = tuning.compiled(lowered, dict.fromkeys(unknown, True) | known)
     np.testing.assert_array_equal(run(lowered.x), lowered.x + 1)
@@ -170,6 +173,86 @@ def test_an_error_of_the_program_itself_is_an_error():
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
         tuning.compiled(Broken(), {"xla_cpu_multi_thread_eigen": True})
+
+
+# Which choices there are, and who makes them.
+
+
+def test_oneDNN_makes_products_where_a_device_works_alone_and_xla_can(monkeypatch):
+    tuned = tuning.DENSE._replace(onednn=True)
+
+    def asked(*args):
+        return "xla_cpu_use_onednn" in tuning.training_options(tuned, *args)
+
+    monkeypatch.setattr(tuning, "_has_onednn", lambda: True)
+    assert asked("float32", "cpu", 1)
+    assert not asked("float32", "cpu", 2)
+    assert not asked("bfloat16", "cpu", 1)
+    assert not asked("float32", "gpu", 1)
+    monkeypatch.setattr(tuning, "_has_onednn", lambda: False)
+    assert not asked("float32", "cpu", 1), "a run that began elsewhere goes on"
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t: sse avx512f\n", 512),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 25\nflags\t: sse avx512f\n", 0),
+        ("vendor_id\t: AuthenticAMD\ncpu family\t: 26\nflags\t: sse avx2\n", 0),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6\nflags\t: avx512f\n", 0),
+        ("nothing of the kind", 0),
+    ],
+)
+def test_vectors_are_as_wide_as_the_processor_was_measured_to_like(text, width, tmp_path):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert tuning._vector_width(tmp_path / "cpuinfo") == width
+    assert tuning._vector_width(tmp_path / "nowhere") == 0
+    options = tuning.training_options(tuning.CONV._replace(width=width), "float32", "cpu", 2)
+    assert options.get("xla_cpu_prefer_vector_width", 0) == width
+
+
+def test_a_table_of_the_user_wins(tmp_path, monkeypatch):
+    path = tmp_path / "tuning.json"
+    path.write_text('{"methods": {"dense": {"share": 3, "ynnpack": true}}}')
+    monkeypatch.setenv("JAXAE_TUNING", str(path))
+    assert tuning.kept("dense", tuning.DENSE) == tuning.DENSE._replace(share=3, ynnpack=True)
+    assert tuning.kept("conv", tuning.CONV) == tuning.CONV
+    cfg = tiny("dense", model__latent=5)  # not built before
+    assert learners.build(cfg, SHAPE).tuning.share == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("{", "no JSON"),
+        ("[]", 'has no "methods"'),
+        ('{"methods": {"dense": 3}}', "is no table of choices"),
+        ('{"methods": {"dense": {"speed": 1}}}', "unknown choice 'speed'; known: share"),
+        ('{"methods": {"dense": {"share": true}}}', "share is True; it must be a number"),
+        ('{"methods": {"dense": {"part": -1}}}', "part is -1; it must be a number from 0 up"),
+        ('{"methods": {"dense": {"onednn": 1}}}', "onednn is 1; it must be true or false"),
+    ],
+)
+def test_a_table_that_is_none_is_named(text, words, tmp_path, monkeypatch):
+    path = tmp_path / "tuning.json"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setenv("JAXAE_TUNING", str(path))
+    with pytest.raises(UserError, match=re.escape(str(path))) as caught:
+        tuning.kept("dense", tuning.DENSE)
+    assert words in str(caught.value)
+
+
+def test_a_training_goes_on_with_the_choices_that_it_began_with(tmp_path):
+    learner = learners.build(tiny("conv"), SHAPE)
+    assert begun.as_begun(tmp_path, learner) is learner
+    begun.write(tmp_path, learner._replace(tuning=learner.tuning._replace(part=7, width=128)))
+    found = begun.as_begun(tmp_path, learner)
+    assert found.tuning == learner.tuning._replace(part=7, width=128)
+    (tmp_path / begun.NAME).write_text('{"part": "many"}')
+    with pytest.raises(UserError, match=r"tuning\.json: part is 'many'"):
+        begun.as_begun(tmp_path, learner)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxae import (
+    begun,
     checkpoint,
     config,
     detectors,
@@ -45,7 +46,7 @@ def _work(
     cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
 ) -> Work:
     shape = next(iter(datasets.values())).shape
-    learner = learners.build(todo[0], shape, axis=None)
+    learner = begun.as_begun(cfg.run_path, learners.build(todo[0], shape, axis=None))
     for member in todo:
         settings = learners.build(member, shape, axis=None).settings
         if settings.keys() != learner.settings.keys():
@@ -81,6 +82,8 @@ def train_members(
             member: held.enter_context(runlog.enter(member, datasets[member.data].digest))
             for member in todo
         }
+        if work:
+            begun.write(cfg.run_path, work.learner)
         found, failed = _fitted(cfg, work, [folders[m] for m in fresh]) if work else ({}, {})
         states |= found
         judging = learners.build(config.for_scoring(todo[0]), shape)

@@ -1,0 +1,128 @@
+"""The choices of `jaxae.tuning`, measured on this machine: what another one would gain.
+
+    python -m benchmarks.tune                               # all methods, about ten minutes
+    python -m benchmarks.tune --models fmnist_dense --out tuning.json
+    JAXAE_TUNING=tuning.json python -m experiments.fmnist_dense --run-dir runs/tuned
+
+Each choice is changed alone, then those that gained together, in interleaved rounds against what
+jaxae does by itself. A method takes a choice that is faster on one of its models, by the whole
+interval of 95 %, and on none slower. A run keeps the choices that it began with in `tuning.json`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks import throughput
+from benchmarks.cases import CASES, config
+from benchmarks.records import Ratio, paired
+from benchmarks.workers import Worker
+
+CHOICES = {
+    "width": (0, 128, 256, 512),
+    "onednn": (False, True),
+    "ynnpack": (False, True),
+    "in_place": (False, True),
+    "part": (0, 16, 32, 64),
+    "share": (1, 16, 256, 1 << 20),  # rows for each host device: from all devices to one
+}
+_WORTH = 1.02  # a choice that gains less is not taken
+
+
+def variants(method: str) -> list[dict]:
+    """One choice each, other than the method's own; a dense model takes no batch in parts."""
+    own = _own(method)
+    names = [name for name in CHOICES if name != "part" or method == "conv"]
+    return [{name: v} for name in names for v in CHOICES[name] if v != getattr(own, name)]
+
+
+def _own(method: str):
+    from jaxae import tuning
+
+    return {"dense": tuning.DENSE, "conv": tuning.CONV}.get(method, tuning.Tuning())
+
+
+def measure(model: str, tried: list[dict], rounds: int, seconds: float) -> dict[str, Ratio]:
+    """Variant as JSON -> its steps per second over those of the method's own choices.
+
+    One that this version of XLA cannot compile is left out; it may take its process along.
+    """
+    spec = {"framework": "jaxae", "model": model, "dtype": "float32", "devices": 0}
+    weights = Path("build/tune-weights.npz").resolve()
+    weights.parent.mkdir(exist_ok=True)
+    workers: dict[str, Worker] = {}
+    speeds: dict[str, list[float]] = {}
+    try:
+        for variant in [{}, *tried]:
+            worker, name = Worker(spec | {"tuning": variant}), json.dumps(variant)
+            try:
+                worker.ask(do="init", out=str(weights))
+                worker.ask(do="prepare", weights=str(weights))
+                worker.ask(do="warm_up", seconds=seconds, chunks=[])
+            except RuntimeError:
+                print(f"  left out {name}: it cannot be compiled here")
+                worker.close()
+                continue
+            workers[name], speeds[name] = worker, []
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                run = worker.ask(do="train", seconds=seconds)
+                speeds[name].append(run["done"] / run["seconds"])
+    finally:
+        for worker in workers.values():
+            worker.close()
+        weights.unlink(missing_ok=True)
+    return {name: paired(found, speeds["{}"]) for name, found in speeds.items() if name != "{}"}
+
+
+def taken(found: dict[str, dict[str, Ratio]]) -> dict:
+    """The choices worth taking, of model -> variant -> ratio; of each choice the best value."""
+    best: dict[str, tuple[float, object]] = {}
+    for name in set.intersection(*(set(ratios) for ratios in found.values())):
+        ratios = [of[name] for of in found.values()]
+        gain = max(ratio.middle for ratio in ratios)
+        gains = any(r.low > 1 and r.middle >= _WORTH for r in ratios)
+        if gains and all(r.high >= 1 for r in ratios):
+            ((choice, value),) = json.loads(name).items()
+            best[choice] = max(best.get(choice, (0.0, None)), (gain, value), key=lambda b: b[0])
+    return {choice: value for choice, (_, value) in sorted(best.items())}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Measure, print, and write the table where it was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL",
+                        default=[name for name in CASES if name != "mnist_alocc"])  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--out", type=Path, help="write a table for JAXAE_TUNING")
+    options = parser.parse_args(args)
+    models: dict[str, list[str]] = {}
+    for model in options.models:
+        models.setdefault(config(model).method, []).append(model)
+    methods = {}
+    for method, names in models.items():
+        found = {}
+        for model in names:
+            print(f"{model} ({method}), times the speed of what jaxae does by itself", flush=True)
+            found[model] = measure(model, variants(method), options.rounds, options.seconds)
+            for name, ratio in sorted(found[model].items(), key=lambda r: -r[1].middle):
+                print(f"  {name:24} {ratio}")
+        chosen = taken(found)
+        if chosen:
+            together = {m: measure(m, [chosen], options.rounds, options.seconds) for m in names}
+            ratios = [ratio for of in together.values() for ratio in of.values()]
+            kept = bool(ratios) and all(r.high >= 1 for r in ratios)
+            shown = ", ".join(f"{m} {r}" for m, of in together.items() for r in of.values())
+            print(f"{method} would take {chosen}: {shown}{'' if kept else '; not kept'}")
+            methods |= {method: chosen} if kept else {}
+        else:
+            print(f"{method} would take nothing else")
+    if options.out:
+        table = {"machine": throughput.machine(), "methods": methods}
+        options.out.write_text(json.dumps(table, indent=2) + "\n")
+        print(f"JAXAE_TUNING={options.out} has runs take it")
+
+
+if __name__ == "__main__":
+    main()
