@@ -1,5 +1,6 @@
 """Settings that make tests strict: four CPU devices, shapes checked, no silent broadcasting."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -33,6 +34,20 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}: set JAXAE_DATA_DIR to a folder with mnist/, ...")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs():
+    """Let go of compiled programs before they are too many.
+
+    Each takes some hundred mappings of memory, of which Linux grants a process 65,530: the next one
+    would crash.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 15_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_runtest_setup(item):

@@ -19,6 +19,11 @@ FAST_AND_SLOW = tuple(
     pytest.param(method, marks=pytest.mark.slow) if method == "alocc" else method
     for method in METHODS
 )
+# Each method on some numbers of devices; the slow one on two, where every part of it is at work.
+ON_DEVICES = (
+    *((method, count) for method in METHODS if method != "alocc" for count in (1, 2, 4)),
+    pytest.param("alocc", 2, marks=pytest.mark.slow),
+)
 # Asked for here, the four devices exist before an experiment under test can ask for another number.
 DEVICES = jax.local_devices()
 

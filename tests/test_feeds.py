@@ -5,7 +5,7 @@ import threading
 import jax
 import numpy as np
 import pytest
-from probes import DEVICES, FAST_AND_SLOW, SHAPE, assert_same, images, tiny
+from probes import DEVICES, ON_DEVICES, SHAPE, assert_same, images, tiny
 
 from jaxae import feeds, learners, memory, parallel, train, tuning
 from jaxae.errors import UserError
@@ -27,8 +27,7 @@ def trained(method, feed, count=1, x=X, **changes):
     return jax.device_get(fitted.state), np.array(course)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize("method", FAST_AND_SLOW)
+@pytest.mark.parametrize(("method", "count"), ON_DEVICES)
 def test_a_streaming_feed_trains_the_same_bits(method, count, monkeypatch):
     expected = trained(method, "resident", count)
     for bytes_of_part in (1, 8 * ROW * 5, 8 * ROW * 20, 1 << 25):  # 2, 5, 21 and all steps

@@ -12,6 +12,7 @@ from probes import (
     DEVICES,
     FAST_AND_SLOW,
     METHODS,
+    ON_DEVICES,
     SHAPE,
     assert_close,
     assert_same,
@@ -120,8 +121,7 @@ def test_an_unknown_driver_is_named():
     assert parallel.driver() == "pmap"
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize("method", FAST_AND_SLOW)
+@pytest.mark.parametrize(("method", "count"), ON_DEVICES)
 def test_both_drivers_compute_the_same_bits(method, count):
     expected = losses(method, count)
     parallel.use("shard_map")
