@@ -20,7 +20,6 @@ from benchmarks.workers import Worker
 
 CHOICES = {
     "width": (0, 128, 256, 512),
-    "onednn": (False, True),
     "ynnpack": (False, True),
     "in_place": (False, True),
     "part": (0, 16, 32, 64),

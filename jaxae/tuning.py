@@ -8,14 +8,12 @@ take the plain form of everything here.
 variable JAXAE_TUNING names one, it wins over what stands here. A run records what it began with.
 """
 
-import importlib.metadata
 import json
 import os
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from platform import machine
 from typing import Any, NamedTuple
 
 import jax
@@ -45,12 +43,6 @@ def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
     return 512 if is_amd and family and int(family[1]) >= 26 else 0
 
 
-def _has_onednn() -> bool:
-    """Whether products can be oneDNN's: XLA 0.10 dies of what 0.12 can."""
-    version = importlib.metadata.version("jaxlib").split(".")
-    return tuple(map(int, version[:2])) >= (0, 12) and machine() in ("x86_64", "AMD64")
-
-
 class Tuning(NamedTuple):
     """How a method is computed fastest on a CPU; the defaults suit convolutions.
 
@@ -62,8 +54,6 @@ class Tuning(NamedTuple):
       part: rows whose gradients are taken at a time, see `mean_by_parts`; 0 = the whole share.
       ynnpack: whether XLA may hand sums and products in float32 to YNNPACK when it trains.
       in_place: whether XLA is told to look harder for parameters that it need not copy.
-      onednn: whether products in float32 are oneDNN's where a device works alone; not before JAX
-        0.12.
       width: bits of vectors; 0 = as XLA chooses.
     """
 
@@ -72,7 +62,6 @@ class Tuning(NamedTuple):
     part: int = 0
     ynnpack: bool = True
     in_place: bool = False
-    onednn: bool = False
     width: int = _vector_width()
 
 
@@ -82,21 +71,18 @@ CONV = Tuning(part=32)
 # A dense model is mostly parameters, and few of its products are worth a second device: S2 at batch
 # 32 makes .64 - .71 of the steps on two, ECG at 512 makes 1.32 times as many; S3, with two million
 # parameters, is split from 2,048 rows on. Without YNNPACK ECG trains 9 %, S2 30 % faster; in place
-# S2 gains 1 - 6 %, S3 2 - 5 % (Intel). With oneDNN's products S2 makes 1.42, S3 1.11 times as many
-# steps on one device (Zen 5, JAX 0.12, whose own are slower than 0.10's by a fifth); on two devices
-# ECG makes .84, denoising .95.
-DENSE = Tuning(
-    share=256, parameters_per_row=2000, ynnpack=False, in_place=True, onednn=_has_onednn()
-)
+# S2 gains 1 - 6 %, S3 2 - 5 % (Intel).
+# JAX 0.12's products of 32 rows are slower (Zen 5, one core, 0.10 -> 0.12: x w 14.1 -> 15.7 us,
+# h w 10.1 -> 13.5, h' dy 10.6 -> 15.1, dy w' 20.5 -> 25.5, x' dh 14.0 -> 23.7): S2 makes .80 of the
+# steps. oneDNN's fused products (xla_cpu_use_onednn with its fusion type) made 1.42 times as many,
+# but kill the process at other shapes, and cannot be kept in the cache of programs; YNNPACK's for
+# single products and the scheduler that saves memory bring 1.05 and 1.04, within the noise.
+DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True)
 
 _ALONE = 4  # a device that works alone has every core, whose products want so many times the part
 
 _WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
 _IN_PLACE: Options = {"xla_cpu_copy_insertion_use_region_analysis": True}
-_ONEDNN: Options = {
-    "xla_cpu_use_onednn": True,
-    "xla_cpu_experimental_onednn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
-}
 
 
 def _vectors(width: int) -> Options:
@@ -170,8 +156,6 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
     options: Options = {"xla_cpu_multi_thread_eigen": devices == 1}
     if not tuning.ynnpack and dtype == "float32":
         options |= _WITHOUT_YNNPACK
-    if tuning.onednn and _has_onednn() and devices == 1 and dtype == "float32":
-        options |= _ONEDNN
     return options | _vectors(tuning.width) | (_IN_PLACE if tuning.in_place else {})
 
 

@@ -301,9 +301,9 @@ def test_choices_are_taken_that_gain_and_cost_nothing():
     gain, cost, even = (records.Ratio(m, m - 0.02, m + 0.02) for m in (1.2, 0.9, 1.005))
     best = records.Ratio(1.4, 1.3, 1.5)
     found = {
-        "a": {'{"width": 512}': gain, '{"width": 256}': best, '{"onednn": true}': best,
+        "a": {'{"width": 512}': gain, '{"width": 256}': best, '{"in_place": false}': best,
               '{"part": 0}': even},
-        "b": {'{"width": 512}': even, '{"width": 256}': even, '{"onednn": true}': cost,
+        "b": {'{"width": 512}': even, '{"width": 256}': even, '{"in_place": false}': cost,
               '{"part": 0}': even, '{"share": 1}': best},
     }  # fmt: skip
     assert tune.taken(found) == {"width": 256}

@@ -178,21 +178,6 @@ def test_an_error_of_the_program_itself_is_an_error():
 # Which choices there are, and who makes them.
 
 
-def test_oneDNN_makes_products_where_a_device_works_alone_and_xla_can(monkeypatch):
-    tuned = tuning.DENSE._replace(onednn=True)
-
-    def asked(*args):
-        return "xla_cpu_use_onednn" in tuning.training_options(tuned, *args)
-
-    monkeypatch.setattr(tuning, "_has_onednn", lambda: True)
-    assert asked("float32", "cpu", 1)
-    assert not asked("float32", "cpu", 2)
-    assert not asked("bfloat16", "cpu", 1)
-    assert not asked("float32", "gpu", 1)
-    monkeypatch.setattr(tuning, "_has_onednn", lambda: False)
-    assert not asked("float32", "cpu", 1), "a run that began elsewhere goes on"
-
-
 @pytest.mark.parametrize(
     ("text", "width"),
     [
@@ -231,7 +216,7 @@ def test_a_table_of_the_user_wins(tmp_path, monkeypatch):
         ('{"methods": {"dense": {"speed": 1}}}', "unknown choice 'speed'; known: share"),
         ('{"methods": {"dense": {"share": true}}}', "share is True; it must be a number"),
         ('{"methods": {"dense": {"part": -1}}}', "part is -1; it must be a number from 0 up"),
-        ('{"methods": {"dense": {"onednn": 1}}}', "onednn is 1; it must be true or false"),
+        ('{"methods": {"dense": {"in_place": 1}}}', "in_place is 1; it must be true or false"),
     ],
 )
 def test_a_table_that_is_none_is_named(text, words, tmp_path, monkeypatch):
