@@ -30,9 +30,8 @@ Options = dict[str, object]  # of XLA's compiler
 def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
     """Bits of the vectors that XLA should make; 0 = as it does by itself, 256.
 
-    Zen 5 (AMD's family 26) computes 512 at once: dense models train 1.02 to 1.13, S1 1.10,
-    others 1.00 to 1.03 times as fast, dense models score 1.08 to 1.12 times. No other processor was
-    measured.
+    Zen 5 (AMD's family 26) computes 512 at once: dense models train 1.02 to 1.13, S1 1.06 to 1.10,
+    others 1.00 to 1.03 times as fast. No other processor was measured.
     """
     try:
         text = cpuinfo.read_text()
@@ -54,7 +53,7 @@ class Tuning(NamedTuple):
       part: rows whose gradients are taken at a time, see `mean_by_parts`; 0 = the whole share.
       ynnpack: whether XLA may hand sums and products in float32 to YNNPACK when it trains.
       in_place: whether XLA is told to look harder for parameters that it need not copy.
-      width: bits of vectors; 0 = as XLA chooses.
+      width: bits of vectors in training; 0 = as XLA chooses.
     """
 
     share: int = 16
@@ -163,9 +162,9 @@ def scoring_options(dtype: str, platform: str) -> Options:
     """What XLA is told when a scorer is compiled."""
     # In float32 dense models score two to three times as fast without YNNPACK (ECG .8 -> 2.3
     # million rows/s, S2 170 -> 490 thousand, Intel); convolutions lose nothing.
-    if platform != "cpu":
-        return {}
-    return _vectors(Tuning().width) | (_WITHOUT_YNNPACK if dtype == "float32" else {})
+    # Wide vectors would score dense models 1.08 to 1.12 times as fast (Zen 5), but with JAX 0.12 a
+    # row's score then depends on how many devices share the rows, in its last bit.
+    return _WITHOUT_YNNPACK if platform == "cpu" and dtype == "float32" else {}
 
 
 def compiled(lowered: Any, options: Options) -> Callable:
