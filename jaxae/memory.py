@@ -129,8 +129,9 @@ class Advice(contextlib.AbstractContextManager):
         if error is None or not is_exhausted(error):
             return
         fits = self._fitting()
-        remedy = f"{fits} would fit" if fits else "no batch fits: make the model smaller"
-        problem = str(error).splitlines()[0]
+        none = "no batch fits: make the model smaller, or read rows with --train.feed streaming"
+        remedy = f"{fits} would fit" if fits else none
+        problem = (str(error) or "out of memory").splitlines()[0]
         raise UserError(
             f"train.batch_size {self._batch} takes more memory than there is ({problem}); {remedy}"
         ) from None

@@ -138,12 +138,13 @@ def fit(
     clock = time.perf_counter()
     feed = feeds.make(streams, learner, x, devices, (state, keys, settings), first_plan)
     advice = memory.Advice(cfg.train.batch_size, feed.needed, devices)
-    with advice, progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
-        feed.compile()
+    with progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
+        with advice:
+            feed.compile()
         compile_s = time.perf_counter() - clock
         for epoch in range(start, cfg.train.epochs):
             clock = time.perf_counter()
-            with _trace(cfg, epoch, start):
+            with advice, _trace(cfg, epoch, start):
                 state, metrics = feed(state, apart.plan(epoch, len(devices)))
                 metrics = parallel.fetch(metrics)
             speed = np.float64(steps / (time.perf_counter() - clock))

@@ -140,13 +140,24 @@ def test_a_batch_that_no_device_holds_is_refused_with_one_that_fits(feed, monkey
     train.fit(learners.build(cfg, SHAPE), x, cfg, devices, quiet=True)
 
 
-def test_memory_that_ends_while_training_is_one_line_too():
-    def exhausted(epoch, state, metrics):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+            r"64 takes .*allocating 9 bytes.*; \d+ would fit",
+        ),
+        (MemoryError(), r"64 takes .*out of memory.*; \d+ would fit"),
+    ],
+)
+def test_memory_that_ends_while_training_is_one_line_too(error, words, monkeypatch):
+    def exhausted(tree):
+        raise error
 
+    monkeypatch.setattr(train.parallel, "fetch", exhausted)
     cfg, x = tiny("dense", train__batch_size=64), images(128)
-    with pytest.raises(UserError, match=r"64 takes .*allocating 9 bytes.*; \d+ would fit"):
-        train.fit(learners.build(cfg, SHAPE), x, cfg, DEVICES[:1], on_epoch=exhausted, quiet=True)
+    with pytest.raises(UserError, match=words):
+        train.fit(learners.build(cfg, SHAPE), x, cfg, DEVICES[:1], quiet=True)
 
 
 def test_another_error_stays_what_it_was():
