@@ -137,11 +137,10 @@ def fit(
 
     clock = time.perf_counter()
     feed = feeds.make(streams, learner, x, devices, (state, keys, settings), first_plan)
-    advice = memory.Advice(cfg.train.batch_size, feed.needed, devices)
+    with (advice := memory.Advice(cfg.train.batch_size, feed.needed, devices)):
+        feed.compile()
+    compile_s = time.perf_counter() - clock
     with progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
-        with advice:
-            feed.compile()
-        compile_s = time.perf_counter() - clock
         for epoch in range(start, cfg.train.epochs):
             clock = time.perf_counter()
             with advice, _trace(cfg, epoch, start):
