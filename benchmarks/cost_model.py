@@ -19,7 +19,6 @@ their makers' or, where nobody states one, assumed: see `TARGETS`.
 
 import argparse
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -202,7 +201,6 @@ def measured(records: list[dict], model: str) -> list[str]:
 
 def main(args: list[str] | None = None) -> None:
     """Print both tables."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # compiling asks no cloud who this is
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL", default=list(CASES))
     parser.add_argument("--measured", type=Path, default=Path("build/scaling.jsonl"))

@@ -3,8 +3,6 @@
 Needs the `compilers` extra; skipped, loudly, without it.
 """
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +13,6 @@ from benchmarks import accelerators, cost_model
 from jaxae import learners, memory, parallel, scoring, train
 from jaxae.types import Inferred
 
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 HOSTS = {"H100": 2, "TPU v5e": 4}
 
 
@@ -54,7 +51,7 @@ def test_an_epoch_of_many_hosts_is_compiled(method, own_rows, devices, driver):
     if method != "alocc":  # whose batch normalisation has statistics of the whole batch
         assert body.collectives == 1
         assert body.reduced == 4 * (count + 1)
-    assert memory.of_program(program) > 4 * 4 * count, "state and gradients, on each device"
+    assert memory.of_program(program) > 3 * 4 * count, "parameters and moments, on each device"
 
 
 @pytest.mark.slow
