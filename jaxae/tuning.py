@@ -109,6 +109,9 @@ def kept(method: str, default: Tuning) -> Tuning:
     return merged(default, methods.get(method, {}), f"{path}, {method}")
 
 
+_MOST = 1 << 20  # of any choice: a share of so many rows is one device
+
+
 def merged(default: Tuning, values: Any, where: str) -> Tuning:
     """Choices with others in their place.
 
@@ -121,8 +124,8 @@ def merged(default: Tuning, values: Any, where: str) -> Tuning:
         if name not in default._fields:
             raise UserError(f"{where}: unknown choice {name!r}; known: {', '.join(Tuning._fields)}")
         kind = type(getattr(default, name))
-        if type(value) is not kind or (kind is int and value < 0):
-            kinds = {int: "a number from 0 up", bool: "true or false"}
+        if type(value) is not kind or not 0 <= value <= _MOST:
+            kinds = {int: f"a number from 0 up to {_MOST}", bool: "true or false"}
             raise UserError(f"{where}: {name} is {value!r}; it must be {kinds[kind]}")
     return default._replace(**values)
 
@@ -141,7 +144,7 @@ def host_devices(tuning: Tuning, batch_size: int, parameters: int) -> int:
     one device per core. Small batches of dense models leave the cores to one device's products.
     """
     by_parameters = parameters // tuning.parameters_per_row if tuning.parameters_per_row else 0
-    return max(1, batch_size // max(tuning.share, by_parameters))
+    return max(1, batch_size // max(1, tuning.share, by_parameters))
 
 
 def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) -> Options:

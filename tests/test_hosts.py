@@ -81,6 +81,15 @@ def assert_alike(folder, other, exactly):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
 
 
+def assert_refused(asked, words, run):
+    """A command ends with one line that holds these words, code 2 and no run folder."""
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not run.exists()
+
+
 ENV = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
 
 
@@ -138,18 +147,7 @@ def test_what_is_named_wins_over_the_environment():
     ],
 )
 def test_what_cannot_work_is_one_line(args, words, tmp_path):
-    done = subprocess.run(
-        command(tmp_path / "run", *args),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "run").exists()
+    assert_refused(command(tmp_path / "run", *args), words, tmp_path / "run")
 
 
 def test_one_process_is_the_first_and_waits_for_nobody():
@@ -165,18 +163,9 @@ def test_one_process_is_the_first_and_waits_for_nobody():
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["one_vs_rest", "ecg_cross"])
 def test_a_grid_refuses_what_it_would_ignore(name, args, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", "--run-dir", str(tmp_path / "run"), *args],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "but a grid of members does not read it; leave it at" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "run").exists()
+    run = tmp_path / "run"
+    grid = [sys.executable, "-m", f"experiments.{name}", "--run-dir", str(run), *args]
+    assert_refused(grid, "but a grid of members does not read it; leave it at", run)
 
 
 def test_an_error_of_one_process_alone_is_no_loss():

@@ -216,6 +216,8 @@ def test_a_table_of_the_user_wins(tmp_path, monkeypatch):
         ('{"methods": {"dense": {"speed": 1}}}', "unknown choice 'speed'; known: share"),
         ('{"methods": {"dense": {"share": true}}}', "share is True; it must be a number"),
         ('{"methods": {"dense": {"part": -1}}}', "part is -1; it must be a number from 0 up"),
+        ('{"methods": {"dense": {"width": 1e20}}}', "width is 1e+20; it must be a number"),
+        ('{"methods": {"dense": {"width": 9999999}}}', "a number from 0 up to 1048576"),
         ('{"methods": {"dense": {"in_place": 1}}}', "in_place is 1; it must be true or false"),
     ],
 )
@@ -227,6 +229,10 @@ def test_a_table_that_is_none_is_named(text, words, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=re.escape(str(path))) as caught:
         tuning.kept("dense", tuning.DENSE)
     assert words in str(caught.value)
+
+
+def test_no_least_share_is_a_device_for_each_row():
+    assert tuning.host_devices(tuning.CONV._replace(share=0), 8, 100) == 8
 
 
 def test_a_training_goes_on_with_the_choices_that_it_began_with(tmp_path):
