@@ -1,5 +1,8 @@
 """The command line of an experiment; light, so that it is on guard before anything is loaded."""
 
+import atexit
+import gc
+
 from jaxae import hosts
 from jaxae.arguments import parse_cli
 from jaxae.checks import AUTO
@@ -39,6 +42,9 @@ def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) 
         from jaxae import compiled, experiment, protocol  # a second, in which minds are changed
 
         compiled.keep()
+        # Python's last search for cycles takes half a second among JAX's objects, and finds nothing
+        # that the end of the process does not free.
+        atexit.register(gc.freeze)
         runs = {ProtocolConfig: protocol.run, CrossConfig: protocol.cross.run}
         with hosts.losses_named():
             return runs.get(type(cfg), experiment.run)(cfg)

@@ -22,6 +22,7 @@ from jaxae.errors import UserError
 from jaxae.filters import gaussian_blur
 from jaxae.registry import Registry
 from jaxae.rng import Purpose, row_keys, stream
+from jaxae.tuning import BRIEF
 from jaxae.types import AnyArray, Key, Scalar, Shape, Source
 
 _CHUNK = 256  # rows corrupted side by side: bounds the memory
@@ -229,7 +230,7 @@ def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.nda
     return np.asarray(_corrupt(name, jnp.asarray(x, jnp.float32), jnp.float32(severity), key))
 
 
-@partial(jax.jit, static_argnames="name")
+@partial(jax.jit, static_argnames="name", compiler_options=BRIEF)
 def _corrupt(name: str, x: Array, severity: Array, key: Key) -> Array:
     def one(row: tuple[Array, Key]) -> Array:
         return CORRUPTIONS[name].apply(row[0], severity, row[1])

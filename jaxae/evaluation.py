@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jaxae import members, metrics, parallel, sources
+from jaxae import members, metrics, parallel, sources, tuning
 from jaxae.errors import UserError
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
@@ -21,7 +21,7 @@ def inference(learner: Learner, devices: parallel.Devices) -> Callable[[PyTree, 
 
 @functools.lru_cache(maxsize=16)
 def _inference(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable:
-    run = parallel.rows_fn(learner.infer, devices, learner.dtype)
+    run = parallel.rows_fn(learner.infer, devices, learner.dtype, brief=True)
 
     def outputs(variables: PyTree, x: Source) -> Outputs:
         placed = parallel.place(variables, devices)
@@ -54,15 +54,41 @@ def scorer(
     return _scorer(learner, score, tuple(devices))
 
 
-@functools.lru_cache(maxsize=16)
 def _scorer(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
-    run = parallel.rows_fn(_scored(learner, score), devices, learner.dtype)
+    run = _score_program(learner, score, devices)
 
     def scores(variables: PyTree, fitted: PyTree, x: Source) -> np.ndarray:
         placed = parallel.place((variables, fitted), devices)
         return parallel.map_rows(run, placed, parallel.blocks(x, devices), len(x))
 
     return scores
+
+
+@functools.lru_cache(maxsize=16)
+def _score_program(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
+    return parallel.rows_fn(_scored(learner, score), devices, learner.dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def scores_at_once(
+    learner: Learner, scores: tuple[Score, ...], devices: tuple[jax.Device, ...]
+) -> Callable[[PyTree, Source], list[Float[np.ndarray, "E N"]]]:
+    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each that fits nothing, in one program.
+
+    For the studies, which ask a few times: it is made to be compiled fast.
+    """
+    by_each = [_scored(learner, score) for score in scores]
+
+    def of_rows(variables: PyTree, x: Array) -> list[Array]:
+        return [scored((variables, {}), x) for scored in by_each]
+
+    run = parallel.rows_fn(of_rows, devices, learner.dtype, brief=True)
+
+    def found(variables: PyTree, x: Source) -> list[np.ndarray]:
+        placed = parallel.place(variables, devices)
+        return parallel.map_rows(run, placed, parallel.blocks(x, devices), len(x))
+
+    return found
 
 
 def _scored(learner: Learner, score: Score) -> Callable:
@@ -80,7 +106,7 @@ def scores_fn(
     learner: Learner, score: Score, x: Source, devices: parallel.Devices
 ) -> Callable[[PyTree, PyTree], Float[np.ndarray, "E N"]]:
     """`(variables [E, ...], fitted [E, ...]) -> scores [E, N]` of the same rows, epoch by epoch."""
-    run = _again(_scored(learner, score), learner, x, devices)
+    run = _again(_score_program(learner, score, tuple(devices)), x, devices)
     return lambda variables, fitted: run((variables, fitted))
 
 
@@ -88,23 +114,25 @@ def loss_fn(
     learner: Learner, x: Source, devices: parallel.Devices
 ) -> Callable[[PyTree, Settings], Float[np.ndarray, " E"]]:
     """`(variables [E, ...], settings [E]) -> mean of the learner's own loss [E]`, without noise."""
+    run = _again(_loss_program(learner, tuple(devices)), x, devices)
+    return lambda variables, settings: np.mean(run((variables, settings)), axis=1)
 
+
+@functools.lru_cache(maxsize=16)
+def _loss_program(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable:
     def of_rows(params: tuple[PyTree, Settings], x: Array) -> Array:
         variables, settings = params
         rows = Inferred(x, learner.infer(variables, x))
         return jax.vmap(learner.loss, in_axes=(0, None))(rows, settings)
 
-    run = _again(of_rows, learner, x, devices)
-    return lambda variables, settings: np.mean(run((variables, settings)), axis=1)
+    return parallel.rows_fn(of_rows, devices, learner.dtype, brief=True)
 
 
 def _again(
-    of_rows: Callable, learner: Learner, x: Source, devices: parallel.Devices
+    run: Callable, x: Source, devices: parallel.Devices
 ) -> Callable[[PyTree], Float[np.ndarray, "E N"]]:
-    """`params [E, ...] -> of_rows(params, x) [E, N]`: what is in memory stays on the devices."""
-    run = parallel.rows_fn(of_rows, devices, learner.dtype)
-    placed = parallel.blocks(x, devices, parallel.tight_chunk(len(x), devices))
-    kept = list(placed) if sources.is_resident(x) else None
+    """`params [E, ...] -> run(params, x) [E, N]`: what is in memory stays on the devices."""
+    kept = list(parallel.blocks(x, devices)) if sources.is_resident(x) else None
 
     def found(params: PyTree) -> np.ndarray:
         rows = kept or parallel.blocks(x, devices)
@@ -151,7 +179,7 @@ def evaluate(
     return values | {"n_normal": int((~y).sum()), "n_anomaly": int(y.sum())}
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=tuning.BRIEF)
 def measure(scores: Array, y: Array, is_anomaly: Array) -> Quality:
     """`Quality` of scores [N], truth and decisions [N] bool, on the device; NaN = there is none."""
     confusion = metrics.confusion(is_anomaly, y)

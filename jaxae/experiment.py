@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from jaxae import (
+    ahead,
     begun,
     checkpoint,
     checks,
@@ -63,6 +64,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     with (
         runlog.enter(cfg, dataset.digest) as folder,
         checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
+        ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices),
     ):
         begun.write(folder, learner)
         log = logs.Log(cfg, folder, loggers)

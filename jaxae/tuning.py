@@ -161,13 +161,15 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
     return options | _vectors(tuning.width) | (_IN_PLACE if tuning.in_place else {})
 
 
-def scoring_options(dtype: str, platform: str) -> Options:
-    """What XLA is told when a scorer is compiled."""
+def scoring_options(dtype: str, platform: str, brief: bool = False) -> Options:
+    """What XLA is told when a scorer is compiled; a brief one is used a few times."""
     # In float32 dense models score two to three times as fast without YNNPACK (ECG .8 -> 2.3
     # million rows/s, S2 170 -> 490 thousand, Intel); convolutions lose nothing.
     # Wide vectors would score dense models 1.08 to 1.12 times as fast (Zen 5), but with JAX 0.12 a
     # row's score then depends on how many devices share the rows, in its last bit.
-    return _WITHOUT_YNNPACK if platform == "cpu" and dtype == "float32" else {}
+    if platform != "cpu":
+        return {}
+    return (_WITHOUT_YNNPACK if dtype == "float32" else {}) | (BRIEF if brief else {})
 
 
 def compiled(lowered: Any, options: Options) -> Callable:
@@ -182,11 +184,20 @@ def compiled(lowered: Any, options: Options) -> Callable:
             options = {n: value for n, value in options.items() if n not in unknown}
 
 
+# Of programs that run a few times, where compiling is what takes long: LLVM's first level makes the
+# initial state in .46 s instead of .74 (ECG) and .88 instead of 1.84 (ALOCC), a scorer of ALOCC in
+# .68 instead of 1.31 (Zen 5). At that level denoising trains .80 times as fast, other models 1.00
+# to 1.04, and convolutions score .93 to .96 times: what runs often is left alone.
+BRIEF: Options = {"xla_backend_optimization_level": 1}
+
 # Rows that are scored side by side: few on a CPU, so that activations stay in its cache. Denoising
 # scores 35 thousand rows/s by 64 and 20 by 512 (Intel). A dispatch makes so many steps at most.
 _CHUNK = {"cpu": 64}
 _ACCELERATOR_CHUNK = 1024
 STEPS_PER_DISPATCH = 16
+# On a CPU few rows are padded to so many steps too, up to so many bytes: copying zeros takes 1 or 2
+# ms, a program of its own for them .2 to 1.3 s to compile.
+PADDED_BYTES = 16 << 20
 # Rows of a source that does not lie in memory that are read at a time.
 BLOCK = 8192
 # Bytes of training rows that a streaming feed reads at a time; three such parts are in memory.

@@ -149,12 +149,13 @@ def test_official_split_keeps_the_sources_order():
     assert len(made.valid.id) == round(0.1 * 15)
 
 
-def test_random_split_is_scikit_learns():
+@pytest.mark.parametrize(("seed", "fraction"), [(21, 0.2), (0, 1 / 3), (2**32 - 1, 0.515)])
+def test_random_split_is_scikit_learns(seed, fraction):
     from sklearn.model_selection import train_test_split
 
-    raw = make_raw()
-    made = splits.make(raw, DataConfig(normal=(0,), split="random", valid="test", split_seed=21))
-    train, test = train_test_split(np.arange(100), test_size=0.2, random_state=21)
+    raw, how = make_raw(), {"split": "random", "test_fraction": fraction, "split_seed": seed}
+    made = splits.make(raw, DataConfig(normal=(0,), valid="test", **how))
+    train, test = train_test_split(np.arange(100), test_size=fraction, random_state=seed)
     np.testing.assert_array_equal(made.test.id, test)
     np.testing.assert_array_equal(made.train.id, train[pool_class_id(raw)[train] == 0])
 

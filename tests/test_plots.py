@@ -7,7 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from jaxae import plots, studies
 from jaxae.errors import UserError
@@ -594,3 +599,18 @@ def test_runs_without_auroc_cannot_be_compared(tmp_path):
     with pytest.raises(UserError, match=r"metrics\.jsonl has no test_auroc"):
         plots.training_curves_over_seeds([tmp_path], tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("levels", [3, 10_000])  # ties, and hardly any
+def test_curves_are_scikit_learns(levels):
+    rng = np.random.default_rng(levels)
+    y = rng.random(300) < 0.3
+    scores = rng.integers(0, levels, 300) + levels * 0.3 * y
+    cuts = detection._cuts(scores, y)
+    false, true, at = roc_curve(y, scores, drop_intermediate=False)
+    np.testing.assert_allclose(cuts.false_positive_rate, false)
+    np.testing.assert_allclose(cuts.recall, true)
+    np.testing.assert_array_equal(cuts.threshold, at)
+    precision, recall, _ = precision_recall_curve(y, scores)
+    np.testing.assert_allclose(cuts.precision[::-1], precision)
+    np.testing.assert_allclose(cuts.recall[::-1], recall)

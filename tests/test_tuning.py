@@ -285,7 +285,7 @@ def test_options_follow_the_dtype_that_a_learner_states(dtype, told):
         )  # fmt: skip
         parallel.compiled_epoch(learner._replace(dtype=stated), DEVICES[:1], *args)
         score = parallel.rows_fn(learner.infer, DEVICES[:1], stated)
-        score(state.variables, next(parallel.blocks(images(8), DEVICES[:1])))
+        score(state.variables, next(parallel.blocks(images(8), DEVICES[:1])), 1)
         assert [YNNPACK in options for options in told[-2:]] == [stated == "float32"] * 2
 
 

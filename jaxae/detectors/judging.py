@@ -30,7 +30,9 @@ def scores_of(
     scorer = evaluation.scorer(learner, score, devices)
 
     def scores(x: Source) -> Float[np.ndarray, " N"]:
-        return np.asarray(scoring.combine(jnp.asarray(scorer(variables, fitted, x))))
+        found = scorer(variables, fitted, x)
+        # The mean of one is itself, and needs no program.
+        return found[0] if len(found) == 1 else np.asarray(scoring.combine(jnp.asarray(found)))
 
     return scores
 

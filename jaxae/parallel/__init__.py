@@ -16,11 +16,10 @@ from jaxae.parallel.programs import (
     epoch_fn,
     map_rows,
     rows_fn,
-    tight_chunk,
 )
 
 __all__ = [
     "DRIVERS", "Devices", "at_home", "blocks", "choose", "compiled_epoch", "driver", "epoch_fn",
     "everywhere", "fetch", "here", "initialize", "map_rows", "mapped", "place",
-    "placed_like", "rows_fn", "split", "split_by", "start", "tight_chunk", "use",
+    "placed_like", "rows_fn", "split", "split_by", "start", "use",
 ]  # fmt: skip

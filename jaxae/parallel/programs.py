@@ -1,6 +1,9 @@
 """What devices compute together: an epoch of training, and what a model says of rows."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -12,7 +15,7 @@ from jaxae import members, tuning
 from jaxae.ops import ceil_div
 from jaxae.parallel.devices import Devices
 from jaxae.parallel.drivers import driver, mapped
-from jaxae.parallel.placing import fetch, split_by
+from jaxae.parallel.placing import fetch, place, split_by
 from jaxae.types import (
     AXIS,
     Array,
@@ -77,56 +80,92 @@ RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S
 
 
 def blocks(x: Source, devices: Devices, chunk: int = 0) -> Iterator[Array]:
-    """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices; the last is padded with row 0.
+    """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices.
 
-    Equal, so that a scorer is compiled once however many rows there are. `chunk` = 0 takes
-    `tuning.chunk_rows`.
+    Equal, so that a scorer is compiled once however many rows there are: on a CPU K is always
+    `tuning.STEPS_PER_DISPATCH`, but 1 where that is enough and rows are large. The rows of the last
+    one fill as few steps of each device as they can, see `_filled`; what follows, and the end of
+    its last step, is padding, row 0. `chunk` = 0 takes `tuning.chunk_rows`.
     """
     chunk = chunk or tuning.chunk_rows(devices[0].platform)
-    steps = min(tuning.STEPS_PER_DISPATCH, ceil_div(len(x), len(devices) * chunk))
+    of_step = 4 * len(devices) * chunk * math.prod(x.shape[1:])
+    steps = _steps(ceil_div(len(x), len(devices) * chunk), of_step, devices[0].platform)
     per_block = len(devices) * steps * chunk
     for start in range(0, len(x), per_block):
-        index = np.arange(start, start + per_block)
-        index[index >= len(x)] = 0
-        of_device, shape = index.reshape(len(devices), -1), (steps, chunk, *x.shape[1:])
+        filled = _filled(len(x) - start, (len(devices), steps, chunk))
+        index = np.zeros((len(devices), steps * chunk), np.int64)
+        of_rows = start + np.arange(len(devices) * filled * chunk).reshape(len(devices), -1)
+        index[:, : of_rows.shape[1]] = np.where(of_rows < len(x), of_rows, 0)
+        shape = steps, chunk, *x.shape[1:]
 
-        def read(own: np.ndarray, at: np.ndarray = of_device, shape: tuple = shape) -> np.ndarray:
+        def read(own: np.ndarray, at: np.ndarray = index, shape: tuple = shape) -> np.ndarray:
             return x[at[own].ravel()].reshape(len(own), *shape)
 
         yield split_by(read, (len(devices), *shape), devices)
 
 
-def tight_chunk(n: int, devices: Devices) -> int:
-    """The chunk that pads little when the same few rows are mapped again and again."""
-    share = ceil_div(n, len(devices))
-    return min(tuning.chunk_rows(devices[0].platform), 1 << (share - 1).bit_length())
+def _steps(wanted: int, of_step: int, platform: str) -> int:
+    """Of a block, each of so many bytes. One step has a program of its own, without a loop."""
+    most = tuning.STEPS_PER_DISPATCH
+    padded = platform == "cpu" and (wanted > 1 or most * of_step <= tuning.PADDED_BYTES)
+    return most if padded else min(wanted, most)
 
 
-def rows_fn(fn: RowFn, devices: Devices, dtype: str = "float32") -> Callable:
-    """`fn` over one block: `(variables [E, ...], [D, K, chunk, *S]) -> [D, E, K, chunk, ...]`.
+def _filled(left: int, block: tuple[int, ...]) -> int:
+    """Steps of a block [D, K, chunk, ...] that hold rows where so many are left."""
+    devices, steps, chunk = block[:3]
+    return min(steps, ceil_div(left, devices * chunk))
 
-    Compiled once for all arguments of the same shapes. `dtype` is what `fn` computes in.
+
+def rows_fn(
+    fn: RowFn, devices: Devices, dtype: str = "float32", *, brief: bool = False
+) -> Callable:
+    """`fn` over a block: `(variables [E, ...], [D, K, chunk, *S], steps) -> [D, E, K, chunk, ...]`.
+
+    Compiled once for all arguments of the same shapes. On a CPU only the first `steps` of K are
+    computed, the others are 0; accelerators compute all, since a loop of unknown length would ask
+    the host after each step. `dtype` is what `fn` computes in; `brief`: it is used a few times.
     """
     platform = devices[0].platform
 
-    def run(variables: PyTree, rows: Array) -> PyTree:
+    def run(variables: PyTree, rows: Array, steps: Array) -> PyTree:
         def member(variables: PyTree) -> PyTree:
-            return lax.map(lambda chunk: fn(variables, chunk), rows)
+            if platform != "cpu" or len(rows) == 1:
+                return lax.map(lambda chunk: fn(variables, chunk), rows)
+            return _first(steps, lambda chunk: fn(variables, chunk), rows)
 
         return members.each(member, variables, one_by_one=platform == "cpu")
 
-    options = tuning.scoring_options(dtype, platform)
+    options = tuning.scoring_options(dtype, platform, brief)
     programs: dict[tuple, Callable] = {}
+    compiling = threading.Lock()  # who comes second waits, see `jaxae.ahead`
 
-    def call(variables: PyTree, rows: Array) -> PyTree:
-        shapes = tuple((a.shape, a.dtype) for a in jax.tree.leaves((variables, rows)))
-        known = driver(), *shapes
-        if known not in programs:
-            lowered = mapped(run, devices, (None, 0), (0,)).lower(variables, rows)
-            programs[known] = tuning.compiled(lowered, options)
-        return programs[known](variables, rows)
+    def call(variables: PyTree, rows: Array, steps: int) -> PyTree:
+        args = variables, rows, _placed_number(steps, tuple(devices))
+        known = driver(), *((a.shape, a.dtype) for a in jax.tree.leaves(args))
+        with compiling:
+            if known not in programs:
+                lowered = mapped(run, devices, (None, 0, None), (0,)).lower(*args)
+                programs[known] = tuning.compiled(lowered, options)
+        return programs[known](*args)
 
     return call
+
+
+@functools.lru_cache(maxsize=64)
+def _placed_number(value: int, devices: tuple[jax.Device, ...]) -> Array:
+    return place(np.int32(value), devices)
+
+
+def _first(count: Array, fun: Callable[[Array], PyTree], chunks: Array) -> PyTree:
+    """`fun` of the first `count` of chunks [K, ...], and zeros for the others."""
+
+    def add(i: Array, found: PyTree) -> PyTree:
+        return jax.tree.map(lambda all, one: all.at[i].set(one), found, fun(chunks[i]))
+
+    one = jax.eval_shape(fun, chunks[0])
+    zeros = jax.tree.map(lambda a: jnp.zeros((len(chunks), *a.shape), a.dtype), one)
+    return lax.fori_loop(0, count, add, zeros)
 
 
 def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) -> PyTree:
@@ -138,16 +177,23 @@ def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) 
       placed: the `blocks` of the rows.
       n: number of rows before padding.
     """
-    parts, ahead = [], None
+    parts, left = [], n
+    ahead: tuple[PyTree, int] | None = None
     for block in placed:  # a block is fetched while the next one is computed
-        ahead, done = run(variables, block), ahead
-        if done is not None:
-            parts.append(fetch(done))
-    parts.append(fetch(ahead))
-    return jax.tree.map(lambda *leaves: _in_order(leaves)[:, :n], *parts)
+        steps = _filled(left, block.shape)
+        left -= math.prod(block.shape[:3])
+        ahead, done = (run(variables, block, steps), steps), ahead
+        if done:
+            parts.append(_in_order(*done))
+    assert ahead, "there are no rows"
+    parts.append(_in_order(*ahead))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n], *parts)
 
 
-def _in_order(leaves: Sequence[np.ndarray]) -> np.ndarray:
-    """What devices found of blocks, [D, E, K, chunk, ...] each, as [E, rows, ...]."""
-    flat = [a.swapaxes(0, 1).reshape(a.shape[1], -1, *a.shape[4:]) for a in leaves]
-    return np.concatenate(flat, axis=1)
+def _in_order(found: PyTree, steps: int) -> PyTree:
+    """What devices found of a block's first steps, [D, E, K, chunk, ...], as [E, rows, ...]."""
+
+    def rows(a: np.ndarray) -> np.ndarray:
+        return a[:, :, :steps].swapaxes(0, 1).reshape(a.shape[1], -1, *a.shape[4:])
+
+    return jax.tree.map(rows, fetch(found))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jaxae.errors import UserError
 from jaxae.plots import classes, conformal, curves, detection, files, images, series
 from jaxae.plots.curves import training_curves_over_seeds
-from jaxae.plots.style import save
+from jaxae.plots.style import load, save
 
 __all__ = [
     "CROSS_FIGURES",
@@ -19,6 +19,7 @@ __all__ = [
     "PROTOCOL_FIGURES",
     "FigureSpec",
     "draw",
+    "load",
     "training_curves_over_seeds",
 ]
 

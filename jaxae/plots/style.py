@@ -26,6 +26,14 @@ NORMAL, ANOMALY = GREEN, VERMILLION
 ORIGINAL, RECONSTRUCTION = BLACK, BLUE
 
 
+def load() -> None:
+    """Import what draws."""
+    from matplotlib.backends import backend_agg
+    from matplotlib.figure import Figure
+
+    _ = backend_agg, Figure
+
+
 def canvas(width: float, height: float, rows: int = 1, cols: int = 1, **subplots):
     """A figure of width x height inches, but wide enough for titles; its axes as [rows, cols]."""
     from matplotlib.figure import Figure

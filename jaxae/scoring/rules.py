@@ -100,4 +100,5 @@ def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
 
 def decide(decision: Decision, scores: Float[AnyArray, " N"]) -> Bool[np.ndarray, " N"]:
     """What a fitted rule says of scores, True = anomaly: the one place where scores are judged."""
-    return np.asarray(rule(decision.rule).decide(decision.state, scores))
+    state = jax.device_get(decision.state)  # a comparison on the host needs no program
+    return np.asarray(rule(decision.rule).decide(state, np.asarray(scores)))

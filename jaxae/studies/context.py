@@ -1,7 +1,7 @@
 """What every study has in hand: a finished run and the means to question it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -53,10 +53,12 @@ class Context:
         """Scores of rows by the detector."""
         return detectors.score_fn(self.detector, self.learner, self.devices)
 
-    def score_by(self, name: str, x: Source) -> Float[np.ndarray, " N"]:
-        """Scores of rows by another score, one that fits nothing, and the first member."""
-        scorer = evaluation.scorer(self.learner, scoring.SCORES[name], self.devices)
-        return scorer(self.variables, {}, x)[0]
+    def scores_by(self, names: Sequence[str], x: Source) -> dict[str, Float[np.ndarray, " N"]]:
+        """Scores of rows by other scores, which fit nothing, and the first member."""
+        scores = tuple(scoring.SCORES[name] for name in names)
+        found = evaluation.scores_at_once(self.learner, scores, tuple(self.devices))
+        by_each = found(self.variables, x)
+        return {name: of[0] for name, of in zip(names, by_each, strict=True)}
 
     @cached_property
     def variables(self) -> PyTree:

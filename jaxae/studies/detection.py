@@ -1,5 +1,6 @@
 """Studies of what is detected: corrupted rows, other thresholds, the course over the epochs."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxae import corruptions, learners, metrics, rng, runlog, scoring, selection
+from jaxae import corruptions, learners, rng, runlog, scoring, selection, tuning
+from jaxae.intervals import headline
 from jaxae.studies.context import Context, Findings
 from jaxae.types import AnyArray, Scalar
 
@@ -18,7 +20,7 @@ ROWS = 256  # of the severity surface
 
 def _auroc(normal: Float[np.ndarray, " N"], anomalous: Float[np.ndarray, " M"]) -> float:
     y = np.arange(len(normal) + len(anomalous)) >= len(normal)
-    return float(metrics.auroc(np.concatenate([normal, anomalous]), y))
+    return headline.auroc(headline.by_score(np.concatenate([normal, anomalous]), y)).value
 
 
 def corrupted(context: Context) -> Findings:
@@ -27,7 +29,7 @@ def corrupted(context: Context) -> Findings:
     The AUROC is also given by squared error, since it ranks the corruptions otherwise.
     """
     clean = context.data.test.x[~context.data.test.y]
-    normal, normal_mse = context.score(clean), context.score_by("mse", clean)
+    normal, normal_mse = context.score(clean), context.scores_by(("mse",), clean)["mse"]
     scalars = {"flagged_normal": float(np.mean(context.decide(normal)))}
     for spec in TRIED:
         x = corruptions.corrupt(spec, clean, context.cfg.seed)
@@ -35,7 +37,7 @@ def corrupted(context: Context) -> Findings:
         scalars |= {
             f"flagged_{name}": float(np.mean(context.decide(scores))),
             f"auroc_{name}": _auroc(normal, scores),
-            f"auroc_{name}_mse": _auroc(normal_mse, context.score_by("mse", x)),
+            f"auroc_{name}_mse": _auroc(normal_mse, context.scores_by(("mse",), x)["mse"]),
         }
     return Findings({}, scalars)
 
@@ -121,12 +123,12 @@ def scores_compared(context: Context) -> Findings:
         for name, score in scoring.SCORES.items()
         if score.needs and score.needs <= outputs and not score.is_fitted
     ]
-    for name in ("mse", "mae", *special):
-        scores = context.score_by(name, test.x)
+    names = ("mse", "mae", *special)
+    found = context.scores_by(names, test.x)
+    for name, scores in found.items():
         scalars[f"auroc_{name}"] = _auroc(scores[~test.y], scores[test.y])
-        if name == "mse":
-            train = context.score_by("mse", context.data.train.x)
-            scalars |= {"mse_train": float(train.mean()), "mse_test": float(scores[~test.y].mean())}
+    train = context.scores_by(names, context.data.train.x)["mse"]
+    scalars |= {"mse_train": float(train.mean()), "mse_test": float(found["mse"][~test.y].mean())}
     return Findings({}, scalars)
 
 
@@ -139,19 +141,18 @@ def severity(context: Context) -> Findings:
     names = corruptions.applicable(clean.shape[1:])
     grid = np.array([corruptions.CORRUPTIONS[name].severities for name in names])
     key = rng.stream(context.cfg.seed, rng.Purpose.CORRUPTION)
-    made = np.asarray(corruptions.severity_grid(names, clean, key, grid))
+    make = functools.partial(corruptions.severity_grid, names)
+    made = np.asarray(jax.jit(make, compiler_options=tuning.BRIEF)(clean, key, grid))
     flat = made.reshape(-1, *clean.shape[1:])
     found = context.score(flat)
     scores, flagged = (a.reshape(*grid.shape, len(clean)) for a in (found, context.decide(found)))
     normal = context.score(clean)
-    y = np.arange(2 * len(clean)) >= len(clean)
-    both = np.concatenate([np.broadcast_to(normal, scores.shape), scores], axis=-1)
-    auroc = jax.vmap(jax.vmap(lambda s: metrics.auroc(s, y)))(both)
+    auroc = np.apply_along_axis(lambda anomalous: _auroc(normal, anomalous), -1, scores)
     arrays = {
         "names": np.array(names),
         "severities": grid,
         "unit": np.array([corruptions.CORRUPTIONS[name].unit for name in names]),
-        "auroc": np.asarray(auroc),
+        "auroc": auroc,
         "flagged": np.mean(flagged, axis=-1),
     }
     if clean.ndim == 4:
