@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -134,13 +135,18 @@ class _Child:
 
         return self._repeat(lambda: self.program.score(chunk), SCORED, seconds)
 
-    def whole(self, steps: int, scored: int) -> dict:
-        """Train for so many steps, then score at least so many rows: a user's whole run."""
+    def whole(self, steps: int, scored: int, embedded: Sequence[int] = ()) -> dict:
+        """A user's whole run: so many steps, about so many rows scored, codes [N, L] embedded."""
         from benchmarks.programs import SCORED
 
         self.program.train(steps)
-        for _ in range(-(-scored // SCORED)):
+        for _ in range(max(1, round(scored / SCORED))):
             self.program.score(512)
+        if embedded:
+            from sklearn.manifold import TSNE
+
+            codes = np.random.default_rng(0).normal(size=embedded).astype(np.float32)
+            TSNE(random_state=0).fit_transform(codes)
         return {}
 
     def memory(self) -> dict:

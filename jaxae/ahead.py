@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from jaxae import evaluation, plots, scoring, train, tuning
+from jaxae import evaluation, plots, quality, scoring, train, tuning
 from jaxae.config import ExperimentConfig
 from jaxae.parallel import Devices
 from jaxae.types import Dataset, Learner
@@ -66,6 +66,6 @@ def _tasks(
     if not score.is_fitted:
         yield lambda: evaluation.scorer(scoring_learner, score, devices)(zeros, {}, few)
     truth = np.zeros(len(data.test.y), bool)
-    yield lambda: evaluation.measure(np.zeros(len(truth), np.float32), truth, truth)
+    yield lambda: quality.measure(np.zeros(len(truth), np.float32), truth, truth)
     yield lambda: evaluation.inference(scoring_learner, devices)(zeros, few)
     yield plots.load

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from jaxae import hosts, runlog
+from jaxae import hosts, parallel, runlog
 from jaxae.config import TrainConfig
 from jaxae.errors import UserError, naming
 from jaxae.types import PyTree
@@ -177,26 +177,13 @@ def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTre
       OSError: this one or the one before it cannot be written.
     """
     about = {**about, "leaves": _leaves(state)}
-    items = {"state": _stored(state), "about": ocp.args.JsonSave(about)}
+    # Of arrays on several devices Orbax would compile a slice for each, so that all of them write.
+    alone = parallel.on_one if jax.process_count() == 1 else lambda tree: tree
+    items = {"state": ocp.args.StandardSave(alone(state)), "about": ocp.args.JsonSave(about)}
     if chosen is not None:
-        items[_CHOSEN] = _stored(chosen)
+        items[_CHOSEN] = ocp.args.StandardSave(alone(chosen))
     with _writing(Path(manager.directory)):
         manager.save(epoch, args=ocp.args.Composite(**items))
-
-
-def _stored(tree: PyTree) -> ocp.args.StandardSave:
-    """A tree for Orbax; what several devices of this process have alike is taken from the first.
-
-    Orbax would compile a slice of each array for each device, so that all of them write.
-    """
-    if jax.process_count() == 1:
-        tree = jax.tree.map(_first_copy, tree)
-    return ocp.args.StandardSave(tree)
-
-
-def _first_copy(leaf: Any) -> Any:
-    replicated = isinstance(leaf, jax.Array) and leaf.is_fully_replicated
-    return leaf.addressable_data(0) if replicated else leaf
 
 
 def _seal(folder: Path) -> None:

@@ -2,14 +2,13 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jaxae import members, metrics, parallel, sources, tuning
+from jaxae import members, parallel, quality, sources
 from jaxae.errors import UserError
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
@@ -54,6 +53,7 @@ def scorer(
     return _scorer(learner, score, tuple(devices))
 
 
+@functools.lru_cache(maxsize=16)
 def _scorer(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
     run = _score_program(learner, score, devices)
 
@@ -73,10 +73,7 @@ def _score_program(learner: Learner, score: Score, devices: tuple[jax.Device, ..
 def scores_at_once(
     learner: Learner, scores: tuple[Score, ...], devices: tuple[jax.Device, ...]
 ) -> Callable[[PyTree, Source], list[Float[np.ndarray, "E N"]]]:
-    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each that fits nothing, in one program.
-
-    For the studies, which ask a few times: it is made to be compiled fast.
-    """
+    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each that fits nothing, in one program."""
     by_each = [_scored(learner, score) for score in scores]
 
     def of_rows(variables: PyTree, x: Array) -> list[Array]:
@@ -141,28 +138,10 @@ def _again(
     return found
 
 
-class Quality(NamedTuple):
-    """What scores are worth; anomaly = positive unless a name says otherwise."""
-
-    auroc: Array
-    average_precision: Array
-    fpr_at_95_tpr: Array  # false-positive rate where 95 % of the anomalies are found
-    accuracy: Array  # from here to recall_normal_positive: of the detector's decisions
-    precision: Array
-    recall: Array
-    f1: Array
-    fpr: Array
-    precision_normal_positive: Array
-    recall_normal_positive: Array
-    equal_error_threshold: Array  # where false-positive and false-negative rates meet
-    equal_error_f1: Array
-    best_f1_oracle: Array  # over all thresholds: it looks at the truth and is no result
-
-
 def evaluate(
     scores: Float[AnyArray, " N"], y: Shaped[AnyArray, " N"], is_anomaly: Shaped[AnyArray, " N"]
 ) -> dict[str, float | int | None]:
-    """`Quality` of scores and decisions against the truth, and both class counts.
+    """`jaxae.quality` of scores and decisions against the truth, and both class counts.
 
     A value that does not exist is None: the equal-error threshold, say, where flagging every row
     is the best cut.
@@ -174,31 +153,6 @@ def evaluate(
     """
     if y.dtype != bool or is_anomaly.dtype != bool:
         raise UserError(f"truth is {y.dtype}, decisions are {is_anomaly.dtype}; both must be bool")
-    found = jax.device_get(measure(*map(jnp.asarray, (scores, y, is_anomaly))))._asdict()
+    found = jax.device_get(quality.measure(*map(jnp.asarray, (scores, y, is_anomaly))))._asdict()
     values = {name: float(v) if np.isfinite(v) else None for name, v in found.items()}
     return values | {"n_normal": int((~y).sum()), "n_anomaly": int(y.sum())}
-
-
-@functools.partial(jax.jit, compiler_options=tuning.BRIEF)
-def measure(scores: Array, y: Array, is_anomaly: Array) -> Quality:
-    """`Quality` of scores [N], truth and decisions [N] bool, on the device; NaN = there is none."""
-    confusion = metrics.confusion(is_anomaly, y)
-    flipped = metrics.normal_as_positive(is_anomaly, y)
-    equal_error = metrics.equal_error(scores, y)
-    found = Quality(
-        auroc=metrics.auroc(scores, y),
-        average_precision=metrics.average_precision(scores, y),
-        fpr_at_95_tpr=metrics.fpr_at_tpr(scores, y),
-        accuracy=confusion.accuracy,
-        precision=confusion.precision,
-        recall=confusion.recall,
-        f1=confusion.f1,
-        fpr=confusion.fpr,
-        precision_normal_positive=flipped.precision,
-        recall_normal_positive=flipped.recall,
-        equal_error_threshold=equal_error.threshold,
-        equal_error_f1=equal_error.f1,
-        best_f1_oracle=metrics.best_f1(scores, y),
-    )
-    # A score that is not a number was never judged.
-    return jax.tree.map(lambda value: jnp.where(jnp.isnan(scores).any(), jnp.nan, value), found)

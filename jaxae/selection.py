@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxae import checkpoint, detectors, evaluation, learners, rng, scoring
+from jaxae import checkpoint, detectors, evaluation, learners, quality, rng, scoring
 from jaxae.config import ExperimentConfig, for_scoring
 from jaxae.errors import UserError
 from jaxae.intervals import headline
@@ -112,7 +112,7 @@ def _auroc_of_pairs(scores: Float[np.ndarray, "E N"]) -> Float[np.ndarray, " E"]
 
 def _on_test(scores: Float[np.ndarray, "E N"], y: Bool[np.ndarray, " N"]) -> Metrics:
     """With the program that measures the detector in the end: it is compiled once."""
-    of_members = [jax.device_get(evaluation.measure(row, y, y)) for row in scores]
+    of_members = [jax.device_get(quality.measure(row, y, y)) for row in scores]
     return {
         "test_auroc": np.array([found.auroc for found in of_members]),
         "test_equal_error_f1": np.array([found.equal_error_f1 for found in of_members]),

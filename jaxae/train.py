@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -61,24 +62,17 @@ def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
     return Members(members.keys(init, size), members.keys(noise, size), settings, plan)
 
 
+@functools.partial(jax.jit, static_argnames=("learner", "shape"), compiler_options=tuning.BRIEF)
 def initial_state(learner: Learner, shape: Shape, keys: Key) -> TrainState:
     """The state before the first step, of members with these keys [E]; compiled once."""
-    return _initial_state(learner, shape, keys)
-
-
-def _initial(learner: Learner, shape: Shape, keys: Key) -> TrainState:
     row = jnp.zeros((1, *shape))
     return members.each(lambda key: learner.init(key, row), keys, one_by_one=False)
 
 
-_initial_state = jax.jit(
-    _initial, static_argnames=("learner", "shape"), compiler_options=tuning.BRIEF
-)
-
-
 def abstract_state(learner: Learner, shape: Shape, size: int) -> TrainState:
     """Shapes and dtypes of the state of `size` members, without computing one."""
-    return jax.eval_shape(lambda: _initial(learner, shape, members.keys(jax.random.key(0), size)))
+    keys = jax.eval_shape(lambda: members.keys(jax.random.key(0), size))
+    return initial_state.eval_shape(learner, shape, keys)
 
 
 def devices_for(learner: Learner, cfg: ExperimentConfig, shape: Shape) -> list[jax.Device]:

@@ -68,6 +68,7 @@ FLOORS = {
     "pure": {
         "models",
         "metrics",
+        "quality",
         "intervals",
         "filters",
         "inputs",
@@ -112,7 +113,7 @@ FLOORS = {
         "guards",
     },
     "views": {"studies", "plots", "reporting", "pages"},
-    "story": {"experiment", "comparison", "protocol"},
+    "story": {"experiment", "ahead", "comparison", "protocol"},
     "doors": {
         *(
             "jaxae",
@@ -178,6 +179,8 @@ BESIDE = {
     ("pages", "plots"),
     ("logs", "runlog"),
     ("protocol", "experiment"),
+    ("experiment", "ahead"),
+    ("quality", "metrics"),
     ("__main__", "cli"),
     ("cli", "command"),
     ("commands", "exporting"),
@@ -195,6 +198,7 @@ BESIDE = {
     ("commands", "verification"),
     ("verification", "loader"),
     ("checkpoint", "runlog"),
+    ("checkpoint", "parallel"),
 }
 # What lies lower and is still none of a module's business.
 FILES = {"runlog", "checkpoint", "archive"}

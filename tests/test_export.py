@@ -1,5 +1,6 @@
 """Every program lowers for CPUs, NVIDIA GPUs and TPUs; traced with tiny shapes, never compiled."""
 
+import re
 from functools import partial
 
 import jax
@@ -15,6 +16,10 @@ from jaxae.parallel import drivers, epoch_fn
 from jaxae.types import AXIS, Batch, Inferred
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+# Of a step: all, those that give the gradient of a kernel, and those over a dilated input: the
+# transposed ones, and the input gradients of the others.
+CONVOLUTIONS = {"dense": (0, 0, 0), "conv": (11, 4, 3), "alocc": (43, 14, 15)}
+ON_A_CPU_ONLY = ("optimization_barrier", "scatter")
 X = jax.ShapeDtypeStruct((4, *SHAPE), jnp.float32)
 SLOT = jax.ShapeDtypeStruct((4,), jnp.int32)
 
@@ -125,6 +130,15 @@ def test_the_program_of_many_hosts_lowers_with_either_feed(method, own_rows, pla
     own = len(jax.tree.leaves(state.params)) + 1
     crossing = text.count("stablehlo.all_reduce")
     assert crossing == own if method != "alocc" else crossing > own
+    # One loop, that over the steps: a batch is not taken in parts. No product is kept from XLA's
+    # own order of operands, and nothing is scattered but by a convolution.
+    counts = {name: text.count(f"stablehlo.{name}") for name in ("while", *ON_A_CPU_ONLY)}
+    assert counts == {"while": 1, **dict.fromkeys(ON_A_CPU_ONLY, 0)}
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    of_kernels = [line for line in convolutions if re.search(r"->\[0, 1, b, f\]", line)]
+    dilated = [line for line in convolutions if re.search(r"lhs_dilate = \[(?!1, 1)", line)]
+    assert (len(convolutions), len(of_kernels), len(dilated)) == CONVOLUTIONS[method]
+    assert not set(of_kernels) & set(dilated)  # the slow way to a weight gradient, see `jaxae.ops`
 
 
 def fit(score, row_blocks):

@@ -9,7 +9,7 @@ moves between machines as it is. Only the plan of an epoch and the rows to score
 
 from jaxae.parallel.devices import Devices, choose, everywhere, here, initialize
 from jaxae.parallel.drivers import DRIVERS, driver, mapped, start, use
-from jaxae.parallel.placing import at_home, fetch, place, placed_like, split, split_by
+from jaxae.parallel.placing import at_home, fetch, on_one, place, placed_like, split, split_by
 from jaxae.parallel.programs import (
     blocks,
     compiled_epoch,
@@ -20,6 +20,6 @@ from jaxae.parallel.programs import (
 
 __all__ = [
     "DRIVERS", "Devices", "at_home", "blocks", "choose", "compiled_epoch", "driver", "epoch_fn",
-    "everywhere", "fetch", "here", "initialize", "map_rows", "mapped", "place",
+    "everywhere", "fetch", "here", "initialize", "map_rows", "mapped", "on_one", "place",
     "placed_like", "rows_fn", "split", "split_by", "start", "use",
 ]  # fmt: skip

@@ -90,6 +90,16 @@ def at_home(tree: PyTree) -> PyTree:
     return jax.tree.map(own, tree)
 
 
+def on_one(tree: PyTree) -> PyTree:
+    """What lies whole on every device as the first has it; other leaves are given back."""
+
+    def first(leaf: Any) -> Any:
+        whole = isinstance(leaf, jax.Array) and leaf.is_fully_replicated
+        return leaf.addressable_data(0) if whole else leaf
+
+    return jax.tree.map(first, tree)
+
+
 def fetch(tree: PyTree) -> PyTree:
     """A tree of arrays, whole or split over the devices of all processes, on every host."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]

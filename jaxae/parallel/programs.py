@@ -84,8 +84,8 @@ def blocks(x: Source, devices: Devices, chunk: int = 0) -> Iterator[Array]:
 
     Equal, so that a scorer is compiled once however many rows there are: on a CPU K is always
     `tuning.STEPS_PER_DISPATCH`, but 1 where that is enough and rows are large. The rows of the last
-    one fill as few steps of each device as they can, see `_filled`; what follows, and the end of
-    its last step, is padding, row 0. `chunk` = 0 takes `tuning.chunk_rows`.
+    one fill as few steps of each device as they can, the end of them with row 0; what follows is 0.
+    `chunk` = 0 takes `tuning.chunk_rows`.
     """
     chunk = chunk or tuning.chunk_rows(devices[0].platform)
     of_step = 4 * len(devices) * chunk * math.prod(x.shape[1:])
@@ -93,15 +93,19 @@ def blocks(x: Source, devices: Devices, chunk: int = 0) -> Iterator[Array]:
     per_block = len(devices) * steps * chunk
     for start in range(0, len(x), per_block):
         filled = _filled(len(x) - start, (len(devices), steps, chunk))
-        index = np.zeros((len(devices), steps * chunk), np.int64)
-        of_rows = start + np.arange(len(devices) * filled * chunk).reshape(len(devices), -1)
-        index[:, : of_rows.shape[1]] = np.where(of_rows < len(x), of_rows, 0)
-        shape = steps, chunk, *x.shape[1:]
+        index = start + np.arange(len(devices) * filled * chunk)
+        index[index >= len(x)] = 0
+        of_device = index.reshape(len(devices), filled, chunk)
 
-        def read(own: np.ndarray, at: np.ndarray = index, shape: tuple = shape) -> np.ndarray:
-            return x[at[own].ravel()].reshape(len(own), *shape)
+        def read(own: np.ndarray, index: np.ndarray = of_device) -> np.ndarray:
+            rows = x[index[own].ravel()].reshape(len(own), *index.shape[1:], *x.shape[1:])
+            if len(rows[0]) == steps:
+                return rows
+            padded = np.zeros((len(own), steps, *rows.shape[2:]), rows.dtype)
+            padded[:, : len(rows[0])] = rows
+            return padded
 
-        yield split_by(read, (len(devices), *shape), devices)
+        yield split_by(read, (len(devices), steps, chunk, *x.shape[1:]), devices)
 
 
 def _steps(wanted: int, of_step: int, platform: str) -> int:
@@ -113,8 +117,7 @@ def _steps(wanted: int, of_step: int, platform: str) -> int:
 
 def _filled(left: int, block: tuple[int, ...]) -> int:
     """Steps of a block [D, K, chunk, ...] that hold rows where so many are left."""
-    devices, steps, chunk = block[:3]
-    return min(steps, ceil_div(left, devices * chunk))
+    return min(block[1], ceil_div(left, block[0] * block[2]))
 
 
 def rows_fn(
