@@ -145,7 +145,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
 
     # As experiments do: scoring has no batch to keep whole, so it takes every device.
     judges = devices if spec["devices"] else jax.local_devices()
-    scorer = parallel.rows_fn(of_rows, judges, learner.dtype)
+    scorer = parallel.rows_fn(of_rows, judges, learner)
     scored, blocks = rows(case, SCORED), {}
 
     def score(chunk: int) -> None:

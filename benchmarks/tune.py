@@ -38,7 +38,7 @@ def variants(method: str) -> list[dict]:
 def _own(method: str):
     from jaxae import tuning
 
-    return {"dense": tuning.DENSE, "conv": tuning.CONV}.get(method, tuning.Tuning())
+    return {"dense": tuning.DENSE, "conv": tuning.CONV, "alocc": tuning.ALOCC}[method]
 
 
 def measure(model: str, tried: list[dict], rounds: int, seconds: float) -> dict[str, Ratio]:

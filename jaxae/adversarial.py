@@ -116,7 +116,7 @@ def adversarial(
         return losses.real(row.out.extra["d_of_r"]) + settings["recon_weight"] * recon
 
     init, infer = partial(_init, nets, tx, "ema" in settings), partial(_infer, nets)
-    return Learner(init, step, infer, loss, settings, dtype=dtype)
+    return Learner(init, step, infer, loss, settings, dtype=dtype, tuning=tuning.ALOCC)
 
 
 def _signed(x: Array) -> Array:

@@ -61,7 +61,7 @@ def _tasks(
     state = train.abstract_state(learner, data.shape, cfg.ensemble)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables)
     settings = {name: np.zeros(cfg.ensemble, np.float32) for name in learner.settings}
-    few = data.test.x[: len(devices) * tuning.chunk_rows(devices[0].platform) + 1]
+    few = data.test.x[: len(devices) * tuning.chunk_rows(learner.tuning, devices[0].platform) + 1]
     yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)
     if not score.is_fitted:
         yield lambda: evaluation.scorer(scoring_learner, score, devices)(zeros, {}, few)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from jaxae import members, parallel, quality, sources
+from jaxae import members, parallel, quality, sources, tuning
 from jaxae.errors import UserError
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
@@ -20,13 +20,23 @@ def inference(learner: Learner, devices: parallel.Devices) -> Callable[[PyTree, 
 
 @functools.lru_cache(maxsize=16)
 def _inference(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable:
-    run = parallel.rows_fn(learner.infer, devices, learner.dtype, brief=True)
+    run = parallel.rows_fn(learner.infer, devices, learner, brief=True)
+    return _over_rows(run, learner, devices)
 
-    def outputs(variables: PyTree, x: Source) -> Outputs:
-        placed = parallel.place(variables, devices)
-        return parallel.map_rows(run, placed, parallel.blocks(x, devices), len(x))
 
-    return outputs
+def _blocks(learner: Learner, x: Source, devices: parallel.Devices) -> Iterator[Array]:
+    chunk = tuning.chunk_rows(learner.tuning, devices[0].platform)
+    return parallel.blocks(x, devices, chunk)
+
+
+def _over_rows(run: Callable, learner: Learner, devices: parallel.Devices) -> Callable:
+    """`(params [E, ...], x [N, *S]) -> run(params, x) [E, N, ...]` on the host."""
+
+    def found(params: PyTree, x: Source) -> PyTree:
+        placed = parallel.place(params, devices)
+        return parallel.map_rows(run, placed, _blocks(learner, x, devices), len(x))
+
+    return found
 
 
 class Blocks:
@@ -55,37 +65,27 @@ def scorer(
 
 @functools.lru_cache(maxsize=16)
 def _scorer(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
-    run = _score_program(learner, score, devices)
-
-    def scores(variables: PyTree, fitted: PyTree, x: Source) -> np.ndarray:
-        placed = parallel.place((variables, fitted), devices)
-        return parallel.map_rows(run, placed, parallel.blocks(x, devices), len(x))
-
-    return scores
+    found = _over_rows(_score_program(learner, score, devices), learner, devices)
+    return lambda variables, fitted, x: found((variables, fitted), x)
 
 
 @functools.lru_cache(maxsize=16)
 def _score_program(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
-    return parallel.rows_fn(_scored(learner, score), devices, learner.dtype)
+    return parallel.rows_fn(_scored(learner, score), devices, learner)
 
 
 @functools.lru_cache(maxsize=16)
 def scores_at_once(
     learner: Learner, scores: tuple[Score, ...], devices: tuple[jax.Device, ...]
 ) -> Callable[[PyTree, Source], list[Float[np.ndarray, "E N"]]]:
-    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each that fits nothing, in one program."""
+    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each that fits nothing, at once."""
     by_each = [_scored(learner, score) for score in scores]
 
     def of_rows(variables: PyTree, x: Array) -> list[Array]:
         return [scored((variables, {}), x) for scored in by_each]
 
-    run = parallel.rows_fn(of_rows, devices, learner.dtype, brief=True)
-
-    def found(variables: PyTree, x: Source) -> list[np.ndarray]:
-        placed = parallel.place(variables, devices)
-        return parallel.map_rows(run, placed, parallel.blocks(x, devices), len(x))
-
-    return found
+    run = parallel.rows_fn(of_rows, devices, learner, brief=True)
+    return _over_rows(run, learner, devices)
 
 
 def _scored(learner: Learner, score: Score) -> Callable:
@@ -103,7 +103,7 @@ def scores_fn(
     learner: Learner, score: Score, x: Source, devices: parallel.Devices
 ) -> Callable[[PyTree, PyTree], Float[np.ndarray, "E N"]]:
     """`(variables [E, ...], fitted [E, ...]) -> scores [E, N]` of the same rows, epoch by epoch."""
-    run = _again(_score_program(learner, score, tuple(devices)), x, devices)
+    run = _again(_score_program(learner, score, tuple(devices)), learner, x, devices)
     return lambda variables, fitted: run((variables, fitted))
 
 
@@ -111,7 +111,7 @@ def loss_fn(
     learner: Learner, x: Source, devices: parallel.Devices
 ) -> Callable[[PyTree, Settings], Float[np.ndarray, " E"]]:
     """`(variables [E, ...], settings [E]) -> mean of the learner's own loss [E]`, without noise."""
-    run = _again(_loss_program(learner, tuple(devices)), x, devices)
+    run = _again(_loss_program(learner, tuple(devices)), learner, x, devices)
     return lambda variables, settings: np.mean(run((variables, settings)), axis=1)
 
 
@@ -122,17 +122,17 @@ def _loss_program(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable
         rows = Inferred(x, learner.infer(variables, x))
         return jax.vmap(learner.loss, in_axes=(0, None))(rows, settings)
 
-    return parallel.rows_fn(of_rows, devices, learner.dtype, brief=True)
+    return parallel.rows_fn(of_rows, devices, learner, brief=True)
 
 
 def _again(
-    run: Callable, x: Source, devices: parallel.Devices
+    run: Callable, learner: Learner, x: Source, devices: parallel.Devices
 ) -> Callable[[PyTree], Float[np.ndarray, "E N"]]:
     """`params [E, ...] -> run(params, x) [E, N]`: what is in memory stays on the devices."""
-    kept = list(parallel.blocks(x, devices)) if sources.is_resident(x) else None
+    kept = list(_blocks(learner, x, devices)) if sources.is_resident(x) else None
 
     def found(params: PyTree) -> np.ndarray:
-        rows = kept or parallel.blocks(x, devices)
+        rows = kept or _blocks(learner, x, devices)
         return parallel.map_rows(run, parallel.place(params, devices), rows, len(x))
 
     return found

@@ -206,7 +206,7 @@ def _manifest(detector: Detector, files: dict[str, bytes]) -> dict:
         "exported": today.isoformat(),
         "expires": (today + datetime.timedelta(days=_PROMISED)).isoformat(),
         "platforms": PLATFORMS,
-        "cpu_options": tuning.scoring_options(about.config.score_dtype, "cpu"),
+        "cpu_options": tuning.scoring_options(tuning.Tuning(), about.config.score_dtype, "cpu"),
         "shape": about.shape,
         "dtype": row_dtype(about.dtype),
         "units": detectors.units(about.dtype),

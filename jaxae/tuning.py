@@ -8,11 +8,12 @@ take the plain form of everything here.
 variable JAXAE_TUNING names one, it wins over what stands here. A run records what it began with.
 """
 
+import contextlib
+import functools
 import json
 import os
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxae import ops
 from jaxae.errors import UserError, words
 
 PyTree = Any
@@ -54,6 +56,9 @@ class Tuning(NamedTuple):
       ynnpack: whether XLA may hand sums and products in float32 to YNNPACK when it trains.
       in_place: whether XLA is told to look harder for parameters that it need not copy.
       width: bits of vectors in training; 0 = as XLA chooses.
+      chunk: rows that are scored side by side, so few that activations stay in the cache.
+      library: whether XLA may call oneDNN for the convolutions of a scorer, where it can; see
+        `jaxae.ops.library`.
     """
 
     share: int = 16
@@ -62,6 +67,8 @@ class Tuning(NamedTuple):
     ynnpack: bool = True
     in_place: bool = False
     width: int = _vector_width()
+    chunk: int = 64
+    library: bool = False
 
 
 # Activations of 32 rows stay in the cache of a core: denoising at batch 4,096 6.9 -> 17.2 thousand
@@ -78,14 +85,40 @@ CONV = Tuning(part=32)
 # single products and the scheduler that saves memory bring 1.05 and 1.04, within the noise.
 DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True)
 
+# oneDNN's convolutions score 1.32 times as fast (JAX 0.12; 0.10 does not call them), and 32 rows at
+# a time 1.06 times as fast as 64 (JAX 0.10: 1.09; Zen 5). In training they make .88 of the steps:
+# the backward pass needs the patches that the matrix form has gathered by then.
+ALOCC = Tuning(chunk=32, library=True)
+
 _ALONE = 4  # a device that works alone has every core, whose products want so many times the part
 
 _WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+_CALLS: Options = {"xla_cpu_experimental_onednn_custom_call": True}
 _IN_PLACE: Options = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 
 def _vectors(width: int) -> Options:
     return {"xla_cpu_prefer_vector_width": width} if width else {}
+
+
+@functools.cache
+def _has_library() -> bool:
+    """Whether this XLA calls oneDNN where it is told to: that of JAX 0.12, and not that of 0.10."""
+    x, k = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 9, 9, 16), (5, 5, 16, 16)))
+    with ops.calling_library(), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = jax.jit(ops.conv).lower(x, k)
+    text: Any = compiled(lowered, _CALLS)
+    return "onednn" in text.as_text()
+
+
+def _calls_library(tuned: Tuning, platform: str) -> bool:
+    return platform == "cpu" and tuned.library and _has_library()
+
+
+def tracing_scorers(tuned: Tuning, platform: str) -> contextlib.AbstractContextManager:
+    """In which programs are traced that will be compiled with `scoring_options`."""
+    called = _calls_library(tuned, platform)
+    return ops.calling_library() if called else contextlib.nullcontext()
 
 
 def kept(method: str, default: Tuning) -> Tuning:
@@ -161,7 +194,7 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
     return options | _vectors(tuning.width) | (_IN_PLACE if tuning.in_place else {})
 
 
-def scoring_options(dtype: str, platform: str, brief: bool = False) -> Options:
+def scoring_options(tuning: Tuning, dtype: str, platform: str, brief: bool = False) -> Options:
     """What XLA is told when a scorer is compiled; a brief one is used a few times."""
     # In float32 dense models score two to three times as fast without YNNPACK (ECG .8 -> 2.3
     # million rows/s, S2 170 -> 490 thousand, Intel); convolutions lose nothing.
@@ -169,7 +202,8 @@ def scoring_options(dtype: str, platform: str, brief: bool = False) -> Options:
     # row's score then depends on how many devices share the rows, in its last bit.
     if platform != "cpu":
         return {}
-    return (_WITHOUT_YNNPACK if dtype == "float32" else {}) | (BRIEF if brief else {})
+    options = _CALLS if _calls_library(tuning, platform) else {}
+    return options | (_WITHOUT_YNNPACK if dtype == "float32" else {}) | (BRIEF if brief else {})
 
 
 def compiled(lowered: Any, options: Options) -> Callable:
@@ -190,11 +224,9 @@ def compiled(lowered: Any, options: Options) -> Callable:
 # to 1.04, and convolutions score .93 to .96 times: what runs often is left alone.
 BRIEF: Options = {"xla_backend_optimization_level": 1}
 
-# Rows that are scored side by side: few on a CPU, so that activations stay in its cache. Denoising
-# scores 35 thousand rows/s by 64 and 20 by 512 (Intel). A dispatch makes so many steps at most.
-_CHUNK = {"cpu": 64}
+# Denoising scores 35 thousand rows/s by 64 and 20 by 512 (Intel); accelerators want many.
 _ACCELERATOR_CHUNK = 1024
-STEPS_PER_DISPATCH = 16
+STEPS_PER_DISPATCH = 16  # at most, a chunk each
 # On a CPU few rows are padded to so many steps too, up to so many bytes: copying zeros takes 1 or 2
 # ms, a program of its own for them .2 to 1.3 s to compile.
 PADDED_BYTES = 16 << 20
@@ -204,9 +236,9 @@ BLOCK = 8192
 FEED_BYTES = 32 << 20
 
 
-def chunk_rows(platform: str) -> int:
+def chunk_rows(tuned: Tuning, platform: str) -> int:
     """Rows to score at a time."""
-    return _CHUNK.get(platform, _ACCELERATOR_CHUNK)
+    return tuned.chunk if platform == "cpu" else _ACCELERATOR_CHUNK
 
 
 def mean(values: jax.Array) -> jax.Array:
@@ -231,7 +263,9 @@ def mean_over(tree: PyTree, axis: str | None) -> PyTree:
     if not axis or lax.axis_size(axis) == 1:
         return tree
     return lax.platform_dependent(
-        tree, cpu=partial(_mean_of_one_vector, axis), default=lambda tree: lax.pmean(tree, axis)
+        tree,
+        cpu=functools.partial(_mean_of_one_vector, axis),
+        default=lambda tree: lax.pmean(tree, axis),
     )
 
 

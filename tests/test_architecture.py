@@ -161,6 +161,7 @@ BESIDE = {
     ("archive", "runlog"),
     ("begun", "runlog"),
     ("tuning", "errors"),
+    ("tuning", "ops"),
     ("detectors", "evaluation"),
     ("detectors", "learners"),
     ("explanation", "detectors"),

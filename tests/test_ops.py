@@ -253,3 +253,58 @@ def test_each_platform_gets_its_formulation(platform, layout):
     assert len(weight_gradients) == 2
     assert not any("lhs_dilate" in line for line in weight_gradients)
     assert sum("lhs_dilate" in line for line in convolutions) == 1  # the transposed one itself
+
+
+def convolutions(fun, *args):
+    """How many there are in the program of a CPU."""
+    exported = jax.export.export(jax.jit(fun), platforms=["cpu"])(*args)
+    return exported.mlir_module().count("stablehlo.convolution")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_library_is_called_for_large_convolutions_where_it_may_be(layout):
+    """Forward ones only: what a gradient takes stays matrices."""
+    x, k = as_layout(normal(0, 2, 9, 8, 16), layout), normal(1, 5, 5, 16, 24)
+    how = functools.partial(ops.conv, strides=(2, 2), layout=layout)
+    plain = jax.jit(how)(x, k)
+    assert convolutions(how, x, k) == 0
+    with ops.calling_library():
+        assert convolutions(functools.partial(how), x, k) == 1
+        called = jax.jit(functools.partial(how))(x, k)
+        forced = functools.partial(how, form="matrix")
+        assert convolutions(forced, x, k) == 0
+        gradients = jax.grad(lambda x, k: jnp.sum(how(x, k) ** 2), (0, 1))
+        assert convolutions(gradients, x, k) == 1
+        found = gradients(x, k)
+    np.testing.assert_allclose(called, plain, atol=1e-5 * np.abs(plain).max())
+    for a, b in zip(
+        found, jax.grad(lambda x, k: jnp.sum(how(x, k) ** 2), (0, 1))(x, k), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+    assert convolutions(functools.partial(how), x, k) == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "k"),
+    [
+        ((2, 14, 14, 16), (3, 3, 16, 16)),  # few taps
+        ((2, 28, 28, 1), (5, 5, 1, 16)),  # few channels
+        ((2, 4, 4, 16), (5, 5, 16, 16)),  # maps of 2 x 2
+        ((2, 5, 5, 16), (5, 5, 16, 16)),  # one product
+    ],
+)
+def test_no_library_is_called_where_matrices_are_faster(x, k):
+    padding = "VALID" if x[1] == 5 else "SAME"
+    with ops.calling_library():
+        how = functools.partial(ops.conv, strides=(2, 2), padding=padding)
+        assert convolutions(how, normal(0, *x), normal(1, *k)) == 0
+        assert (
+            convolutions(
+                how,
+                *(
+                    a.astype(jnp.bfloat16)
+                    for a in (normal(0, 2, 9, 9, 16), normal(1, 5, 5, 16, 16))
+                ),
+            )
+            == 0
+        )

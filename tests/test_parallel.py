@@ -137,7 +137,7 @@ def test_the_driver_in_use_is_the_one_that_runs():
     assert "shard_map" in str(jax.make_jaxpr(parallel.epoch_fn(learner, DEVICES[:2]))(*args))
     rows = parallel.rows_fn(scaled, DEVICES)
     found = parallel.map_rows(
-        rows, parallel.place(jnp.ones(2), DEVICES), parallel.blocks(X, DEVICES), len(X)
+        rows, parallel.place(jnp.ones(2), DEVICES), parallel.blocks(X, DEVICES, 64), len(X)
     )
     np.testing.assert_array_equal(found["times"], np.stack([X, X]))
 
@@ -212,7 +212,7 @@ def test_map_rows_is_the_function_itself_for_awkward_numbers_of_rows(size, count
     variables = parallel.place(jnp.asarray(factors), devices)
     for n in (1, 127, 129, 1000):
         x = np.random.default_rng(n).random((n, 3), np.float32)
-        found = parallel.map_rows(run, variables, parallel.blocks(x, devices), n)
+        found = parallel.map_rows(run, variables, parallel.blocks(x, devices, 64), n)
         np.testing.assert_array_equal(found["times"], factors[:, None, None] * x[None])
         assert found["sum"].shape == (size, n)
         for sums in found["sum"]:
@@ -225,7 +225,7 @@ def test_map_rows_of_more_than_one_block():
     x = np.random.default_rng(0).random((5000, 3), np.float32)
     variables = parallel.place(jnp.float32([2, 3]), devices)
     run = parallel.rows_fn(scaled, devices)
-    found = parallel.map_rows(run, variables, parallel.blocks(x, devices), len(x))
+    found = parallel.map_rows(run, variables, parallel.blocks(x, devices, 64), len(x))
     np.testing.assert_array_equal(found["times"], np.stack([2 * x, 3 * x]))
 
 
@@ -237,7 +237,7 @@ def test_map_rows_of_inference_is_inference():
     infer = jax.jit(learner.infer)
     expected = [infer(members.pick(state.variables, e), X) for e in range(2)]
     for n in (1, 127, 129):
-        found = parallel.map_rows(run, variables, parallel.blocks(X[:n], DEVICES), n)
+        found = parallel.map_rows(run, variables, parallel.blocks(X[:n], DEVICES, 64), n)
         for e in range(2):
             np.testing.assert_allclose(found.x_hat[e], expected[e].x_hat[:n], atol=1e-6)
             np.testing.assert_allclose(found.z[e], expected[e].z[:n], atol=1e-5)
@@ -246,7 +246,7 @@ def test_map_rows_of_inference_is_inference():
 def test_blocks_are_equal_and_hold_every_row_once():
     devices = DEVICES[:2]
     x = np.arange(5000, dtype=np.float32)[:, None]
-    blocks = [np.asarray(block) for block in parallel.blocks(x, devices)]
+    blocks = [np.asarray(block) for block in parallel.blocks(x, devices, 64)]
     assert {block.shape for block in blocks} == {(2, 16, 64, 1)}
     *whole, last = blocks
     np.testing.assert_array_equal(np.concatenate([b.reshape(-1) for b in whole]), x[:4096, 0])
@@ -267,10 +267,10 @@ def test_one_program_serves_any_number_of_rows_of_more_than_one_step():
     run = parallel.rows_fn(counted, devices)
     for n in (129, 700, 2048, 2049, 5000):
         x = np.random.default_rng(n).random((n, 3), np.float32)
-        found = parallel.map_rows(run, jnp.float32([2.0]), parallel.blocks(x, devices), n)
+        found = parallel.map_rows(run, jnp.float32([2.0]), parallel.blocks(x, devices, 64), n)
         np.testing.assert_array_equal(found["times"][0], 2 * x)
     assert len(traces) <= 3  # traced for its shapes too
-    block = next(parallel.blocks(np.ones((200, 3), np.float32), devices))
+    block = next(parallel.blocks(np.ones((200, 3), np.float32), devices, 64))
     raw = np.asarray(run(jnp.float32([2.0]), block, 2)["sum"])
     assert (raw[:, 0, :2] == 3).all()
     assert (raw[:, 0, 2:] == 0).all()

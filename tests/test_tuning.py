@@ -1,3 +1,4 @@
+import platform
 import re
 
 import jax
@@ -9,6 +10,7 @@ from probes import DEVICES, SHAPE, assert_close, batch, images, initial, leaves,
 
 from jaxae import begun, learners, members, parallel, tuning
 from jaxae.errors import UserError
+from jaxae.ops import library
 from jaxae.types import AXIS
 
 KEY = jax.random.key(7)
@@ -127,7 +129,7 @@ def test_xla_knows_every_option_that_it_is_given(method, dtype, count):
     """`compiled` does without options that it cannot have, so nothing else would notice."""
     training = tuning.training_options(TUNED[method], dtype, "cpu", count)
     assert training
-    for options in (training, tuning.scoring_options(dtype, "cpu")):
+    for options in (training, tuning.scoring_options(tuning.Tuning(), dtype, "cpu")):
         lowered = Lowered(count)
         tuning.compiled(lowered, options)
         assert lowered.asked == [options]  # all at once, and none was dropped
@@ -137,7 +139,7 @@ def test_xla_knows_every_option_that_it_is_given(method, dtype, count):
 def test_accelerators_are_told_nothing(platform):
     for tuned in TUNED.values():
         assert tuning.training_options(tuned, "float32", platform, 2) == {}
-    assert tuning.scoring_options("float32", platform) == {}
+    assert tuning.scoring_options(tuning.ALOCC, "float32", platform) == {}
 
 
 @pytest.mark.parametrize("unknown", [("xla_cpu_no_such",), ("xla_no_such", "xla_cpu_no_such")])
@@ -262,7 +264,7 @@ def told(monkeypatch):
 def test_bfloat16_keeps_ynnpack():
     for options in (
         lambda dtype: tuning.training_options(tuning.DENSE, dtype, "cpu", 1),
-        lambda dtype: tuning.scoring_options(dtype, "cpu"),
+        lambda dtype: tuning.scoring_options(tuning.Tuning(), dtype, "cpu"),
     ):
         assert options("float32")[YNNPACK] == ""
         assert YNNPACK not in options("bfloat16")
@@ -284,8 +286,8 @@ def test_options_follow_the_dtype_that_a_learner_states(dtype, told):
                             DEVICES[:1]),
         )  # fmt: skip
         parallel.compiled_epoch(learner._replace(dtype=stated), DEVICES[:1], *args)
-        score = parallel.rows_fn(learner.infer, DEVICES[:1], stated)
-        score(state.variables, next(parallel.blocks(images(8), DEVICES[:1])), 1)
+        score = parallel.rows_fn(learner.infer, DEVICES[:1], learner._replace(dtype=stated))
+        score(state.variables, next(parallel.blocks(images(8), DEVICES[:1], 64)), 1)
         assert [YNNPACK in options for options in told[-2:]] == [stated == "float32"] * 2
 
 
@@ -307,5 +309,51 @@ def test_one_device_is_the_least(batch_size):
 
 
 def test_a_cpu_scores_fewer_rows_at_a_time_than_an_accelerator():
-    assert tuning.chunk_rows("cpu") == 64
-    assert tuning.chunk_rows("gpu") == tuning.chunk_rows("tpu") > 64
+    assert tuning.chunk_rows(tuning.CONV, "cpu") == 64
+    assert tuning.chunk_rows(tuning.CONV, "gpu") == tuning.chunk_rows(tuning.ALOCC, "tpu") > 64
+
+
+# A library for convolutions.
+
+VERSION = tuple(int(n) for n in jax.__version__.split(".")[:2])
+CALLS = "xla_cpu_experimental_onednn_custom_call"
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_a_library_is_called_by_scorers_where_xla_has_it(has, monkeypatch):
+    monkeypatch.setattr(tuning, "_has_library", lambda: has)
+    for tuned in (tuning.ALOCC, tuning.CONV, tuning.DENSE):
+        calls = has and tuned.library
+        for brief in (False, True):
+            options = tuning.scoring_options(tuned, "float32", "cpu", brief)
+            assert (CALLS in options) == calls
+        assert CALLS not in tuning.scoring_options(tuned, "float32", "gpu")
+        assert CALLS not in tuning.training_options(tuned, "float32", "cpu", 2)
+        with tuning.tracing_scorers(tuned, "cpu"):
+            assert library.is_called() == calls
+        with tuning.tracing_scorers(tuned, "gpu"):
+            assert not library.is_called()
+    assert not library.is_called()
+
+
+def test_scores_are_the_same_with_a_library_and_without(monkeypatch):
+    """Of a version of XLA that has none, the same program runs more slowly."""
+    learner = learners.build(tiny("alocc", data__name="mnist"), (28, 28, 1))
+    variables = initial(learner, shape=(28, 28, 1)).variables
+    x = np.random.default_rng(0).random((5, 28, 28, 1), np.float32)
+    found = []
+    for has in (False, True):
+        monkeypatch.setattr(tuning, "_has_library", lambda has=has: has)
+        run = parallel.rows_fn(learner.infer, DEVICES[:2], learner)
+        placed = parallel.place(variables, DEVICES[:2])
+        found.append(parallel.map_rows(run, placed, parallel.blocks(x, DEVICES[:2], 2), len(x)))
+    for a, b in zip(*(jax.tree.leaves(outputs) for outputs in found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or VERSION == (0, 11),
+    reason="measured of JAX 0.10 and 0.12, x86",
+)
+def test_whether_xla_has_the_library_is_seen_by_asking_it():
+    assert tuning._has_library() == (VERSION >= (0, 12))

@@ -1,5 +1,7 @@
 """What a device does with the members that it holds, and how it is compiled."""
 
+import contextlib
+import functools
 from collections.abc import Callable
 
 import jax
@@ -76,10 +78,19 @@ def compiled(learner: Learner, devices: parallel.Devices) -> tuple[Callable, Cal
     platform = devices[0].platform
     epoch, losses = programs(learner, platform)
     training = tuning.training_options(learner.tuning, learner.dtype, platform, len(devices))
-    scoring = tuning.scoring_options(learner.dtype, platform)
+    scoring = tuning.scoring_options(learner.tuning, learner.dtype, platform)
+    traced = functools.partial(tuning.tracing_scorers, learner.tuning, platform)
     return (
-        _mapped(epoch, devices, (0, None, 0, 0, 0, 0), (0, 0), training, donate=(0,)),
-        _mapped(losses, devices, (0, None, 0, 0), (0,), scoring),
+        _mapped(
+            epoch,
+            devices,
+            (0, None, 0, 0, 0, 0),
+            (0, 0),
+            contextlib.nullcontext,
+            training,
+            donate=(0,),
+        ),
+        _mapped(losses, devices, (0, None, 0, 0), (0,), traced, scoring),
     )
 
 
@@ -88,6 +99,7 @@ def _mapped(
     devices: parallel.Devices,
     in_axes: tuple,
     outs: tuple,
+    traced: Callable[[], contextlib.AbstractContextManager],
     options: dict,
     donate: tuple[int, ...] = (),
 ) -> Callable:
@@ -97,7 +109,9 @@ def _mapped(
 
     def call(*args: PyTree) -> PyTree:
         if not program:
-            program.append(tuning.compiled(mapped.lower(*args), options))
+            with traced():
+                lowered = mapped.lower(*args)
+            program.append(tuning.compiled(lowered, options))
         return program[0](*args)
 
     return call

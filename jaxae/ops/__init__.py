@@ -22,7 +22,8 @@ no derivative is left to automatic differentiation of a dilated input. Each map 
 * `native` (GPU, TPU): one `lax.conv_general_dilated`. Only `input_gradient` dilates its input;
   `kernel_gradient` is a plain convolution, with a dilated window at most.
 * `matrix` (CPU): gather patches, one matrix product, scatter. It contains no convolution, so that
-  it runs at full speed inside a loop.
+  it runs at full speed inside a loop. Where XLA can be told to call a library for convolutions,
+  inside of `calling_library`, large forward ones are left to it; see `jaxae.ops.library`.
 
 The platform is chosen when the program is lowered, so that one traced or exported function has the
 right form everywhere. Reverse-mode derivatives of any order and `vmap` work; forward mode (`jvp`,
@@ -39,7 +40,7 @@ import jax
 from jax import lax
 from jaxtyping import Float
 
-from jaxae.ops import matrix, native
+from jaxae.ops import library, matrix, native
 from jaxae.ops.geometry import (
     Formulation,
     Geometry,
@@ -50,6 +51,7 @@ from jaxae.ops.geometry import (
     resolve,
     transposed_size,
 )
+from jaxae.ops.library import calling as calling_library
 from jaxae.ops.matrix import as_stated
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "as_stated",
     "batch_first",
     "batch_last",
+    "calling_library",
     "ceil_div",
     "conv",
     "conv_transpose",
@@ -100,8 +103,8 @@ def conv(
     Raises:
       ValueError: the kernel does not fit into the padded input.
     """
-    geo = resolve(x.shape[1:3], kernel.shape[:2], strides, padding, layout=layout, form=form)
-    return forward(geo, x, kernel)
+    how = {"layout": layout, "form": _form(form)}
+    return forward(resolve(x.shape[1:3], kernel.shape[:2], strides, padding, **how), x, kernel)
 
 
 def conv_transpose(
@@ -136,10 +139,14 @@ def conv_transpose(
     """
     size, kernel_size = tuple(x.shape[1:3]), kernel.shape[:2]
     output_size = output_size or transposed_size(size, kernel_size, strides, padding)
-    geo = resolve(output_size, kernel_size, strides, padding, layout=layout, form=form)
+    geo = resolve(output_size, kernel_size, strides, padding, layout=layout, form=_form(form))
     if geo.out_size != size:
         raise ValueError(f"output_size {output_size} needs an input of {geo.out_size}, not {size}")
     return input_gradient(geo, x, kernel)
+
+
+def _form(asked: Formulation) -> Formulation:
+    return "library" if asked == "auto" and library.is_called() else asked
 
 
 def batch_last(x: Float[Array, "B H W C"]) -> Float[Array, "C H W B"]:
@@ -195,7 +202,7 @@ def _by_platform(geo, by_matrix, by_convolution, a, b):
     """The one place where a formulation is chosen."""
     by_matrix = functools.partial(by_matrix, geo)
     by_convolution = functools.partial(by_convolution, geo)
-    if geo.form == "matrix" or (geo.form == "auto" and geo.is_full_window):
+    if geo.form == "matrix" or (geo.form != "native" and geo.is_full_window):
         return by_matrix(a, b)  # a full window is one matrix product, everywhere
     if geo.form == "native":
         return by_convolution(a, b)
@@ -206,6 +213,8 @@ def _by_platform(geo, by_matrix, by_convolution, a, b):
 
 
 def _forward_matrix(geo, x, k):
+    if not geo.is_full_window and library.suits(geo, x, k):
+        return library.forward(geo, x, k)
     if geo.layout == "CHWB":
         return matrix.forward(geo, x, k)
     return batch_first(matrix.forward(geo, batch_last(x), k))

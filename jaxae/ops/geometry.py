@@ -8,7 +8,7 @@ from jax import lax
 Size = tuple[int, int]
 Padding = Literal["SAME", "VALID"] | Sequence[tuple[int, int]]
 Layout = Literal["BHWC", "CHWB"]
-Formulation = Literal["auto", "matrix", "native"]
+Formulation = Literal["auto", "matrix", "native", "library"]
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -79,15 +79,13 @@ def compiled_epoch(
 RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S]) -> [B, ...]
 
 
-def blocks(x: Source, devices: Devices, chunk: int = 0) -> Iterator[Array]:
+def blocks(x: Source, devices: Devices, chunk: int) -> Iterator[Array]:
     """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices.
 
     Equal, so that a scorer is compiled once however many rows there are: on a CPU K is always
     `tuning.STEPS_PER_DISPATCH`, but 1 where that is enough and rows are large. The rows of the last
     one fill as few steps of each device as they can, the end of them with row 0; what follows is 0.
-    `chunk` = 0 takes `tuning.chunk_rows`.
     """
-    chunk = chunk or tuning.chunk_rows(devices[0].platform)
     of_step = 4 * len(devices) * chunk * math.prod(x.shape[1:])
     steps = _steps(ceil_div(len(x), len(devices) * chunk), of_step, devices[0].platform)
     per_block = len(devices) * steps * chunk
@@ -121,13 +119,13 @@ def _filled(left: int, block: tuple[int, ...]) -> int:
 
 
 def rows_fn(
-    fn: RowFn, devices: Devices, dtype: str = "float32", *, brief: bool = False
+    fn: RowFn, devices: Devices, learner: Learner | None = None, *, brief: bool = False
 ) -> Callable:
     """`fn` over a block: `(variables [E, ...], [D, K, chunk, *S], steps) -> [D, E, K, chunk, ...]`.
 
     Compiled once for all arguments of the same shapes. On a CPU only the first `steps` of K are
     computed, the others are 0; accelerators compute all, since a loop of unknown length would ask
-    the host after each step. `dtype` is what `fn` computes in; `brief`: it is used a few times.
+    the host after each step. `learner` says how `fn` computes; `brief`: it is used a few times.
     """
     platform = devices[0].platform
 
@@ -139,7 +137,8 @@ def rows_fn(
 
         return members.each(member, variables, one_by_one=platform == "cpu")
 
-    options = tuning.scoring_options(dtype, platform, brief)
+    tuned, dtype = (learner.tuning, learner.dtype) if learner else (tuning.Tuning(), "float32")
+    options = tuning.scoring_options(tuned, dtype, platform, brief)
     programs: dict[tuple, Callable] = {}
     compiling = threading.Lock()  # who comes second waits, see `jaxae.ahead`
 
@@ -148,7 +147,8 @@ def rows_fn(
         known = driver(), *((a.shape, a.dtype) for a in jax.tree.leaves(args))
         with compiling:
             if known not in programs:
-                lowered = mapped(run, devices, (None, 0, None), (0,)).lower(*args)
+                with tuning.tracing_scorers(tuned, platform):
+                    lowered = mapped(run, devices, (None, 0, None), (0,)).lower(*args)
                 programs[known] = tuning.compiled(lowered, options)
         return programs[known](*args)
 
