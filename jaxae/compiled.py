@@ -29,4 +29,4 @@ def keep() -> None:
         print(f"compiled programs are not kept in {folder} ({words(error)}); {remedy}")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
