@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import random
+import shlex
 import shutil
 import statistics
 import sys
@@ -259,6 +260,9 @@ def _environment(text: str) -> tuple[str, str]:
     name, _, command = text.partition("=")
     if not (name and command):
         raise argparse.ArgumentTypeError(f"{text} is not NAME=COMMAND")
+    program = shlex.split(command)[0]
+    if not shutil.which(program):
+        raise argparse.ArgumentTypeError(f"{name}: there is no program {program}")
     return name, command
 
 

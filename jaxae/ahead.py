@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from jaxae import evaluation, plots, quality, scoring, train, tuning
+from jaxae import evaluation, plots, quality, scoring, studies, train, tuning
 from jaxae.config import ExperimentConfig
 from jaxae.parallel import Devices
 from jaxae.types import Dataset, Learner
@@ -69,3 +69,4 @@ def _tasks(
     yield lambda: quality.measure(np.zeros(len(truth), np.float32), truth, truth)
     yield lambda: evaluation.inference(scoring_learner, devices)(zeros, few)
     yield plots.load
+    yield from studies.compiling(cfg, data)

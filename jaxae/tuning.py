@@ -88,7 +88,9 @@ DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True)
 # oneDNN's convolutions score 1.32 times as fast (JAX 0.12; 0.10 does not call them), and 32 rows at
 # a time 1.06 times as fast as 64 (JAX 0.10: 1.09; Zen 5). In training they make .88 of the steps:
 # the backward pass needs the patches that the matrix form has gathered by then.
-ALOCC = Tuning(chunk=32, library=True)
+# One device trains 128 rows 1.13 times (JAX 0.12: 1.11) as fast as two on Zen 5, .94 on Intel:
+# batch normalisation has devices wait for each other in every layer.
+ALOCC = Tuning(share=128 if Tuning().width else 16, chunk=32, library=True)
 
 _ALONE = 4  # a device that works alone has every core, whose products want so many times the part
 
@@ -230,8 +232,7 @@ STEPS_PER_DISPATCH = 16  # at most, a chunk each
 # On a CPU few rows are padded to so many steps too, up to so many bytes: copying zeros takes 1 or 2
 # ms, a program of its own for them .2 to 1.3 s to compile.
 PADDED_BYTES = 16 << 20
-# Rows of a source that does not lie in memory that are read at a time.
-BLOCK = 8192
+BLOCK = 8192  # rows that are read at a time of a source that does not lie in memory
 # Bytes of training rows that a streaming feed reads at a time; three such parts are in memory.
 FEED_BYTES = 32 << 20
 

@@ -107,7 +107,7 @@ def test_only_a_cpu_takes_a_batch_in_parts():
 
 # What XLA is told.
 
-TUNED = {"dense": tuning.DENSE, "conv": tuning.CONV}
+TUNED = {"dense": tuning.DENSE, "conv": tuning.CONV, "alocc": tuning.ALOCC}
 
 
 class Lowered:
@@ -129,7 +129,7 @@ def test_xla_knows_every_option_that_it_is_given(method, dtype, count):
     """`compiled` does without options that it cannot have, so nothing else would notice."""
     training = tuning.training_options(TUNED[method], dtype, "cpu", count)
     assert training
-    for options in (training, tuning.scoring_options(tuning.Tuning(), dtype, "cpu")):
+    for options in (training, tuning.scoring_options(TUNED[method], dtype, "cpu")):
         lowered = Lowered(count)
         tuning.compiled(lowered, options)
         assert lowered.asked == [options]  # all at once, and none was dropped

@@ -5,7 +5,8 @@ function `Context -> Findings`, what it needs, and the figures of the arrays tha
 run folder as `arrays/NAME.npz`.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from jaxae.studies import detection, latent, pictures
 from jaxae.studies.context import Context, Findings
 from jaxae.types import Dataset
 
-__all__ = ["STUDIES", "Context", "Findings", "Study", "check", "figures", "run"]
+__all__ = ["STUDIES", "Context", "Findings", "Study", "check", "compiling", "figures", "run"]
 
 
 class Study(NamedTuple):
@@ -34,6 +35,8 @@ class Study(NamedTuple):
     run: Callable[[Context], Findings]
     needs: frozenset[str] = frozenset()  # of the configuration: names in `NEEDS`
     figures: dict[str, FigureSpec] = {}  # noqa: RUF012 - by the name of the picture
+    # Compiles what takes long, beside the training: see `jaxae.ahead`.
+    compile: Callable[[Dataset], object] | None = None
 
 
 class Need(NamedTuple):
@@ -114,6 +117,7 @@ STUDIES: Registry[Study] = Registry(
             detection.severity,
             _CORRUPTIBLE,
             _figure("severity", curves.severity, ("severity_examples", images.severity_examples)),
+            compile=detection.compile_severity,
         ),
         "loss_histograms": Study(
             detection.loss_histograms,
@@ -160,6 +164,14 @@ def run(context: Context) -> dict[str, float]:
         if found.table:
             runlog.write_text(context.folder / f"{name}.md", found.table)
     return scalars
+
+
+def compiling(cfg: ExperimentConfig, data: Dataset) -> Iterator[Callable[[], object]]:
+    """What the studies of a run would have to wait for, as tasks for another thread."""
+    for name in cfg.studies:
+        compile = STUDIES[name].compile
+        if compile:
+            yield functools.partial(compile, data)
 
 
 def figures() -> dict[str, FigureSpec]:

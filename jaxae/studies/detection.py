@@ -1,6 +1,7 @@
 """Studies of what is detected: corrupted rows, other thresholds, the course over the epochs."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from jaxae import corruptions, learners, rng, runlog, scoring, selection, tuning
 from jaxae.intervals import headline
 from jaxae.studies.context import Context, Findings
-from jaxae.types import AnyArray, Scalar
+from jaxae.types import AnyArray, Dataset, Scalar
 
 # What the Keras tutorial tries on normal digits, with the clipped noise for comparison.
 TRIED = ("rotation:90", "negative:1", "noise_rescaled:0.05", "noise:0.05")
@@ -132,6 +133,26 @@ def scores_compared(context: Context) -> Findings:
     return Findings({}, scalars)
 
 
+def _severities(names: tuple[str, ...]) -> Float[np.ndarray, "K L"]:
+    levels = [corruptions.CORRUPTIONS[name].severities for name in names]
+    return np.array(levels, np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def _surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callable:
+    """`jaxae.corruptions.severity_grid` of so many rows, compiled."""
+    make = functools.partial(corruptions.severity_grid, names)
+    key = jax.eval_shape(lambda: rng.stream(0, rng.Purpose.CORRUPTION))
+    clean = jax.ShapeDtypeStruct(shape, np.float32)
+    return jax.jit(make).lower(clean, key, _severities(names)).compile(tuning.BRIEF)
+
+
+def compile_severity(data: Dataset) -> None:
+    """What `severity` makes its rows with."""
+    shape = min(ROWS, int(np.sum(~data.test.y))), *data.shape
+    _surface(corruptions.applicable(data.shape), shape)
+
+
 def severity(context: Context) -> Findings:
     """AUROC and share flagged against severity, for every corruption that fits the rows.
 
@@ -139,10 +160,9 @@ def severity(context: Context) -> Findings:
     """
     clean = context.data.test.x[context.pick(~context.data.test.y, ROWS)]
     names = corruptions.applicable(clean.shape[1:])
-    grid = np.array([corruptions.CORRUPTIONS[name].severities for name in names])
+    grid = _severities(names)
     key = rng.stream(context.cfg.seed, rng.Purpose.CORRUPTION)
-    make = functools.partial(corruptions.severity_grid, names)
-    made = np.asarray(jax.jit(make, compiler_options=tuning.BRIEF)(clean, key, grid))
+    made = np.asarray(_surface(names, clean.shape)(clean, key, grid))
     flat = made.reshape(-1, *clean.shape[1:])
     found = context.score(flat)
     scores, flagged = (a.reshape(*grid.shape, len(clean)) for a in (found, context.decide(found)))
