@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from jaxae import evaluation, plots, quality, scoring, studies, train, tuning
+from jaxae import evaluation, parallel, plots, quality, scoring, studies, train, tuning
 from jaxae.config import ExperimentConfig
 from jaxae.parallel import Devices
 from jaxae.types import Dataset, Learner
@@ -61,12 +61,17 @@ def _tasks(
     state = train.abstract_state(learner, data.shape, cfg.ensemble)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables)
     settings = {name: np.zeros(cfg.ensemble, np.float32) for name in learner.settings}
-    few = data.test.x[: len(devices) * tuning.chunk_rows(learner.tuning, devices[0].platform) + 1]
-    yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)
-    if not score.is_fitted:
+    chunk = tuning.chunk_rows(learner.tuning, devices[0].platform)
+    few = data.test.x[: len(devices) * chunk + 1]
+    # Else programs differ by how many rows there are.
+    of_any_number = parallel.is_padded(few.shape, devices, chunk)
+    if of_any_number:
+        yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)
+    if of_any_number and not score.is_fitted:
         yield lambda: evaluation.scorer(scoring_learner, score, devices)(zeros, {}, few)
     truth = np.zeros(len(data.test.y), bool)
     yield lambda: quality.measure(np.zeros(len(truth), np.float32), truth, truth)
-    yield lambda: evaluation.inference(scoring_learner, devices)(zeros, few)
+    if of_any_number:
+        yield lambda: evaluation.inference(scoring_learner, devices)(zeros, few)
     yield plots.load
     yield from studies.compiling(cfg, data)

@@ -229,9 +229,9 @@ BRIEF: Options = {"xla_backend_optimization_level": 1}
 # Denoising scores 35 thousand rows/s by 64 and 20 by 512 (Intel); accelerators want many.
 _ACCELERATOR_CHUNK = 1024
 STEPS_PER_DISPATCH = 16  # at most, a chunk each
-# On a CPU few rows are padded to so many steps too, up to so many bytes: copying zeros takes 1 or 2
-# ms, a program of its own for them .2 to 1.3 s to compile.
-PADDED_BYTES = 16 << 20
+# On a CPU few rows are padded to so many steps too: copying zeros takes 1 or 2 ms, a program of its
+# own for them .2 to 1.3 s to compile. Up to so many bytes for rows of one step, and of more.
+PADDED_BYTES, PADDED_BYTES_OF_MORE = 16 << 20, 256 << 20
 BLOCK = 8192  # rows that are read at a time of a source that does not lie in memory
 # Bytes of training rows that a streaming feed reads at a time; three such parts are in memory.
 FEED_BYTES = 32 << 20

@@ -255,6 +255,25 @@ def test_blocks_are_equal_and_hold_every_row_once():
     assert (last[1, 7, 8:] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("n", "side", "steps"),
+    [
+        (1, 8, 16),
+        (129, 8, 16),
+        (9000, 8, 16),
+        (1, 64, 1),
+        (129, 64, 16),
+        (1, 256, 1),
+        (129, 256, 2),
+    ],
+)
+def test_blocks_of_large_rows_have_no_more_steps_than_they_fill(n, side, steps):
+    rows = np.broadcast_to(np.float32(1), (n, side, side, 1))
+    block = next(parallel.blocks(rows, DEVICES[:2], 64))
+    assert block.shape == (2, steps, 64, side, side, 1)
+    assert parallel.is_padded(rows.shape, DEVICES[:2], 64) == (steps == 16)
+
+
 def test_one_program_serves_any_number_of_rows_of_more_than_one_step():
     """And computes no padding: a row that is not a number would be seen in no other."""
     traces = []

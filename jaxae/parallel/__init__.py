@@ -14,12 +14,13 @@ from jaxae.parallel.programs import (
     blocks,
     compiled_epoch,
     epoch_fn,
+    is_padded,
     map_rows,
     rows_fn,
 )
 
 __all__ = [
     "DRIVERS", "Devices", "at_home", "blocks", "choose", "compiled_epoch", "driver", "epoch_fn",
-    "everywhere", "fetch", "here", "initialize", "map_rows", "mapped", "on_one", "place",
-    "placed_like", "rows_fn", "split", "split_by", "start", "use",
+    "everywhere", "fetch", "here", "initialize", "is_padded", "map_rows", "mapped", "on_one",
+    "place", "placed_like", "rows_fn", "split", "split_by", "start", "use",
 ]  # fmt: skip

@@ -82,12 +82,12 @@ RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S
 def blocks(x: Source, devices: Devices, chunk: int) -> Iterator[Array]:
     """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices.
 
-    Equal, so that a scorer is compiled once however many rows there are: on a CPU K is always
-    `tuning.STEPS_PER_DISPATCH`, but 1 where that is enough and rows are large. The rows of the last
-    one fill as few steps of each device as they can, the end of them with row 0; what follows is 0.
+    Equal, so that a scorer is compiled once however many rows there are: on a CPU K is
+    `tuning.STEPS_PER_DISPATCH` unless rows are large, see `is_padded`. The rows of the last one
+    fill as few steps of each device as they can, the end of them with row 0; what follows is 0.
     """
-    of_step = 4 * len(devices) * chunk * math.prod(x.shape[1:])
-    steps = _steps(ceil_div(len(x), len(devices) * chunk), of_step, devices[0].platform)
+    wanted, most = ceil_div(len(x), len(devices) * chunk), tuning.STEPS_PER_DISPATCH
+    steps = most if is_padded(x.shape, devices, chunk) else min(wanted, most)
     per_block = len(devices) * steps * chunk
     for start in range(0, len(x), per_block):
         filled = _filled(len(x) - start, (len(devices), steps, chunk))
@@ -106,11 +106,12 @@ def blocks(x: Source, devices: Devices, chunk: int) -> Iterator[Array]:
         yield split_by(read, (len(devices), steps, chunk, *x.shape[1:]), devices)
 
 
-def _steps(wanted: int, of_step: int, platform: str) -> int:
-    """Of a block, each of so many bytes. One step has a program of its own, without a loop."""
-    most = tuning.STEPS_PER_DISPATCH
-    padded = platform == "cpu" and (wanted > 1 or most * of_step <= tuning.PADDED_BYTES)
-    return most if padded else min(wanted, most)
+def is_padded(shape: tuple[int, ...], devices: Devices, chunk: int) -> bool:
+    """Whether blocks of rows [N, *S] have `tuning.STEPS_PER_DISPATCH` steps, few rows as well."""
+    per_step = len(devices) * chunk
+    padded = 4 * per_step * tuning.STEPS_PER_DISPATCH * math.prod(shape[1:])
+    limit = tuning.PADDED_BYTES if shape[0] <= per_step else tuning.PADDED_BYTES_OF_MORE
+    return devices[0].platform == "cpu" and padded <= limit
 
 
 def _filled(left: int, block: tuple[int, ...]) -> int:
