@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxae import rng, tuning
+from jaxae import means, rng, tuning
 from jaxae.registry import Registry
 from jaxae.scoring import LOSSES
 from jaxae.types import (
@@ -108,7 +108,7 @@ def adversarial(
         discriminate = partial(_run, nets.discriminator)
         weight = settings["recon_weight"]
         grads, stats, metrics = _gradients(refine, discriminate, losses, state, x, noisy, weight)
-        grads, metrics = tuning.mean_over((grads, metrics), axis)
+        grads, metrics = means.over((grads, metrics), axis)
         return _updated(tx, state, grads, stats, settings), metrics
 
     def loss(row: Inferred, settings: Settings) -> Scalar:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxae import rng, tuning
+from jaxae import means, rng, tuning
 from jaxae.types import (
     AXIS,
     Batch,
@@ -48,7 +48,7 @@ def descent(
       prepare: what the losses see of a batch, its random numbers drawn.
       losses: one for each row.
       tx: the optimiser at a rate, `settings["lr"]`.
-      part: see `jaxae.tuning.mean_by_parts`.
+      part: see `jaxae.means.by_parts`.
       axis: mapped axis over which gradients and metrics are averaged; None outside a map.
     """
 
@@ -63,8 +63,8 @@ def descent(
             return jax.value_and_grad(lambda p: losses(p, rows).mean())(state.params)
 
         rows = prepare(batch, jax.random.fold_in(key, state.step), settings)
-        found = tuning.mean_by_parts(gradients, rows, part, axis)
-        value, grads = tuning.mean_over(found, axis)
+        found = means.by_parts(gradients, rows, part, axis)
+        value, grads = means.over(found, axis)
         updates, opt_state = tx(settings["lr"]).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, {}, opt_state), {"loss": value}

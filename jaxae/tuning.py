@@ -13,19 +13,17 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from jaxae import ops
 from jaxae.errors import UserError, words
 
-PyTree = Any
 Options = dict[str, object]  # of XLA's compiler
 
 
@@ -52,7 +50,7 @@ class Tuning(NamedTuple):
         splitting the batch costs more than it brings.
       parameters_per_row: every device updates every parameter: a share has at least one row for
         so many of them. 0: parameters do not matter beside the activations.
-      part: rows whose gradients are taken at a time, see `mean_by_parts`; 0 = the whole share.
+      part: rows whose gradients are taken at a time, see `jaxae.means.by_parts`; 0 = all.
       ynnpack: whether XLA may hand sums and products in float32 to YNNPACK when it trains.
       in_place: whether XLA is told to look harder for parameters that it need not copy.
       width: bits of vectors in training; 0 = as XLA chooses.
@@ -92,8 +90,6 @@ DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True)
 # batch normalisation has devices wait for each other in every layer.
 ALOCC = Tuning(share=128 if Tuning().width else 16, chunk=32, library=True)
 
-_ALONE = 4  # a device that works alone has every core, whose products want so many times the part
-
 _WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
 _CALLS: Options = {"xla_cpu_experimental_onednn_custom_call": True}
 _IN_PLACE: Options = {"xla_cpu_copy_insertion_use_region_analysis": True}
@@ -121,6 +117,29 @@ def tracing_scorers(tuned: Tuning, platform: str) -> contextlib.AbstractContextM
     """In which programs are traced that will be compiled with `scoring_options`."""
     called = _calls_library(tuned, platform)
     return ops.calling_library() if called else contextlib.nullcontext()
+
+
+_KEEPING = threading.RLock()
+
+
+@contextlib.contextmanager
+def _not_kept() -> Iterator[None]:
+    """Write no program to JAX's cache: one that calls oneDNN kills the process when it is written.
+
+    JAX asks for no program what it asks for all: what another thread compiles meanwhile is not
+    written either, and is compiled again another time.
+    """
+    with _KEEPING:
+        known: Any = jax.config
+        before = known.jax_persistent_cache_min_compile_time_secs
+        jax.config.update(_LEAST, float("inf"))
+        try:
+            yield
+        finally:
+            jax.config.update(_LEAST, before)
+
+
+_LEAST = "jax_persistent_cache_min_compile_time_secs"
 
 
 def kept(method: str, default: Tuning) -> Tuning:
@@ -211,8 +230,10 @@ def scoring_options(tuning: Tuning, dtype: str, platform: str, brief: bool = Fal
 def compiled(lowered: Any, options: Options) -> Callable:
     """A lowered program compiled with options, without those that this version of XLA lacks."""
     while True:
+        calls = not options.keys().isdisjoint(_CALLS)
         try:
-            return lowered.compile(compiler_options=options)
+            with _not_kept() if calls else contextlib.nullcontext():
+                return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             unknown = [n for n in options if f"No such compile option: '{n}'" in str(error)]
             if not unknown:
@@ -239,82 +260,4 @@ FEED_BYTES = 32 << 20
 
 def chunk_rows(tuned: Tuning, platform: str) -> int:
     """Rows to score at a time."""
-    return tuned.chunk if platform == "cpu" else _ACCELERATOR_CHUNK
-
-
-def mean(values: jax.Array) -> jax.Array:
-    """The mean of [F], as a product on a CPU, where XLA sums one by one what it just computed."""
-    # A loss value was a quarter of a dense step: S2 3,010 -> 3,570, ECG 2,550 -> 2,770 steps/s.
-    return lax.platform_dependent(
-        values,
-        cpu=lambda v: jnp.dot(v, jnp.ones_like(v), precision="highest") / v.size,
-        default=jnp.mean,
-    )
-
-
-def mean_over(tree: PyTree, axis: str | None) -> PyTree:
-    """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None).
-
-    On a CPU all leaves meet in one vector: every array that is reduced costs the devices a
-    rendezvous of its own. They are written into it one by one, because XLA would fuse a
-    concatenation with the gradients' sums and compute those element by element. Elsewhere XLA
-    combines what is reduced itself, without copies.
-    """
-    # Denoising 370 -> 493, ECG on two devices 814 -> 2,340 steps/s; S2 concatenated 560 (Intel).
-    if not axis or lax.axis_size(axis) == 1:
-        return tree
-    return lax.platform_dependent(
-        tree,
-        cpu=functools.partial(_mean_of_one_vector, axis),
-        default=lambda tree: lax.pmean(tree, axis),
-    )
-
-
-def _mean_of_one_vector(axis: str, tree: PyTree) -> PyTree:
-    leaves, treedef = jax.tree.flatten(tree)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    vector = jnp.zeros(ends[-1], jnp.result_type(*leaves))
-    for leaf, end in zip(leaves, ends, strict=True):
-        flat = leaf.reshape(-1).astype(vector.dtype)
-        vector = lax.dynamic_update_slice(vector, flat, (end - leaf.size,))
-    vector = lax.pmean(vector, axis)
-    means = [
-        vector[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
-        for leaf, end in zip(leaves, ends, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, means)
-
-
-def mean_by_parts(
-    fun: Callable[[PyTree], PyTree], rows: PyTree, part: int, axis: str | None
-) -> PyTree:
-    """What `fun` says of rows, on a CPU as the mean of what it says of equal parts of them.
-
-    Gradients of a large batch are so accumulated over small ones, whose activations stay in the
-    cache. Where no part of between half the size asked for and all of it divides the rows they are
-    taken as a whole, as on accelerators.
-
-    Args:
-      fun: arrays [B, ...] -> means over B, for any B.
-      rows: arrays [B, ...].
-      part: rows of a part, at most, on a device that shares the batch over a mapped axis; `_ALONE`
-        times as many on one that works alone. 0 = all.
-      axis: the mapped axis, or None.
-    """
-    size = part if axis and lax.axis_size(axis) > 1 else _ALONE * part
-    count = len(jax.tree.leaves(rows)[0])
-    part = max((n for n in range(size // 2, size + 1) if n and count % n == 0), default=count)
-    if part >= count:
-        return fun(rows)
-
-    def accumulated(rows: PyTree) -> PyTree:
-        parts = jax.tree.map(lambda a: a.reshape(-1, part, *a.shape[1:]), rows)
-        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(fun, rows))
-
-        def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, total, fun(part)), None
-
-        total, _ = lax.scan(add, zeros, parts)
-        return jax.tree.map(lambda a: a * (part / count), total)
-
-    return lax.platform_dependent(rows, cpu=accumulated, default=fun)
+    return max(1, tuned.chunk) if platform == "cpu" else _ACCELERATOR_CHUNK

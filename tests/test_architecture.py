@@ -64,7 +64,7 @@ def home(name):
 
 # From the ground up: a module uses what lies on lower floors, and on its own what BESIDE says.
 FLOORS = {
-    "ground": {"types", "errors", "private", "provenance", "registry", "tuning", "ops"},
+    "ground": {"types", "errors", "private", "provenance", "registry", "tuning", "means", "ops"},
     "pure": {
         "models",
         "metrics",

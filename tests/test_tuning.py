@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from probes import DEVICES, SHAPE, assert_close, batch, images, initial, leaves, stepped, tiny
 
-from jaxae import begun, learners, members, parallel, tuning
+from jaxae import begun, learners, means, members, parallel, tuning
 from jaxae.errors import UserError
 from jaxae.ops import library
 from jaxae.types import AXIS
@@ -23,10 +23,10 @@ YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 @pytest.mark.parametrize("shape", [(1,), (784,), (4097,)])
 def test_the_mean_of_a_vector_is_numpys(shape):
     values = np.random.default_rng(0).normal(1, 2, shape).astype(np.float32)
-    found = jax.jit(tuning.mean)(values)
+    found = jax.jit(means.of_vector)(values)
     assert found.shape == ()
     assert found == pytest.approx(values.astype(np.float64).mean(), rel=1e-5)
-    grad = jax.jit(jax.grad(tuning.mean))(values)
+    grad = jax.jit(jax.grad(means.of_vector))(values)
     np.testing.assert_allclose(grad, np.full(shape, 1 / values.size), rtol=1e-6)
 
 
@@ -40,7 +40,7 @@ def test_the_mean_over_devices_is_numpys_leaf_by_leaf(count):
         "empty": np.zeros((count, 0), np.float32),
         "half": rng.normal(size=(count, 7)).astype(jnp.bfloat16),
     }
-    found = jax.pmap(lambda t: tuning.mean_over(t, AXIS), AXIS, devices=DEVICES[:count])(tree)
+    found = jax.pmap(lambda t: means.over(t, AXIS), AXIS, devices=DEVICES[:count])(tree)
     for name, leaf in tree.items():
         assert found[name].dtype == leaf.dtype
         expected = np.broadcast_to(np.float32(leaf).mean(axis=0), leaf.shape)
@@ -50,7 +50,7 @@ def test_the_mean_over_devices_is_numpys_leaf_by_leaf(count):
 
 def test_where_nothing_is_mapped_the_mean_is_the_tree_itself():
     tree = {"a": jnp.arange(3.0)}
-    assert tuning.mean_over(tree, None) is tree
+    assert means.over(tree, None) is tree
 
 
 @pytest.mark.parametrize("count", [256, 192, 131])
@@ -73,7 +73,7 @@ def test_gradients_of_a_batch_are_those_of_its_parts(count, monkeypatch):
         seen.append(len(rows))
         return rows.mean(0)
 
-    found = tuning.mean_by_parts(mean, jnp.asarray(x), 32, None)
+    found = means.by_parts(mean, jnp.asarray(x), 32, None)
     np.testing.assert_allclose(found, x.mean(0), rtol=1e-5, atol=1e-6)
     assert min(seen) == {256: 128, 192: 96, 131: 131}[count]
 
@@ -89,7 +89,7 @@ def test_a_device_that_works_alone_takes_larger_parts(devices, part):
 
     x = np.random.default_rng(0).random((devices, 64, 3), np.float32)
     run = jax.pmap(
-        lambda rows: tuning.mean_by_parts(mean, rows, 8, AXIS), AXIS, devices=DEVICES[:devices]
+        lambda rows: means.by_parts(mean, rows, 8, AXIS), AXIS, devices=DEVICES[:devices]
     )
     np.testing.assert_allclose(run(x), x.mean(axis=1), rtol=1e-5)
     assert min(seen) == part
@@ -97,7 +97,7 @@ def test_a_device_that_works_alone_takes_larger_parts(devices, part):
 
 def test_only_a_cpu_takes_a_batch_in_parts():
     rows = jax.ShapeDtypeStruct((64, 3), jnp.float32)
-    mean = jax.jit(lambda rows: tuning.mean_by_parts(lambda part: part.mean(0), rows, 8, None))
+    mean = jax.jit(lambda rows: means.by_parts(lambda part: part.mean(0), rows, 8, None))
     loops = {
         platform: "while" in jax.export.export(mean, platforms=[platform])(rows).mlir_module()
         for platform in ("cpu", "cuda", "tpu")
@@ -357,3 +357,29 @@ def test_scores_are_the_same_with_a_library_and_without(monkeypatch):
 )
 def test_whether_xla_has_the_library_is_seen_by_asking_it():
     assert tuning._has_library() == (VERSION >= (0, 12))
+
+
+def test_what_calls_the_library_is_not_written_to_the_cache_of_programs():
+    """Writing such a program kills the process (JAX 0.12)."""
+    seen = []
+
+    class Seen:
+        def compile(self, compiler_options):
+            seen.append(jax.config.jax_persistent_cache_min_compile_time_secs)
+            if compiler_options.get("fails"):
+                raise ValueError("it fails")
+            return print
+
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    assert before < float("inf")
+    calls = tuning.scoring_options(tuning.ALOCC, "float32", "cpu") | {CALLS: True}
+    tuning.compiled(Seen(), calls)
+    tuning.compiled(Seen(), tuning.scoring_options(tuning.CONV, "float32", "cpu"))
+    with pytest.raises(ValueError, match="it fails"):
+        tuning.compiled(Seen(), calls | {"fails": True})
+    assert seen == [float("inf"), before, float("inf")]
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == before
+
+
+def test_a_table_of_choices_may_name_a_chunk_of_no_rows():
+    assert tuning.chunk_rows(tuning.ALOCC._replace(chunk=0), "cpu") == 1

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxae.means import of_vector as mean
 from jaxae.registry import Registry
-from jaxae.tuning import mean
 from jaxae.types import LossFn, Scalar
 
 

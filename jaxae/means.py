@@ -1,0 +1,90 @@
+"""Means in the form that is fastest on a CPU; accelerators take the plain ones."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+PyTree = Any
+
+_ALONE = 4  # a device that works alone has every core, whose products want so many times the part
+
+
+def of_vector(values: jax.Array) -> jax.Array:
+    """The mean of [F], as a product on a CPU, where XLA sums one by one what it just computed."""
+    # A loss value was a quarter of a dense step: S2 3,010 -> 3,570, ECG 2,550 -> 2,770 steps/s.
+    return lax.platform_dependent(
+        values,
+        cpu=lambda v: jnp.dot(v, jnp.ones_like(v), precision="highest") / v.size,
+        default=jnp.mean,
+    )
+
+
+def over(tree: PyTree, axis: str | None) -> PyTree:
+    """The mean over a mapped axis, or the tree itself where nothing is mapped (`axis` = None).
+
+    On a CPU all leaves meet in one vector: every array that is reduced costs the devices a
+    rendezvous of its own. They are written into it one by one, because XLA would fuse a
+    concatenation with the gradients' sums and compute those element by element. Elsewhere XLA
+    combines what is reduced itself, without copies.
+    """
+    # Denoising 370 -> 493, ECG on two devices 814 -> 2,340 steps/s; S2 concatenated 560 (Intel).
+    if not axis or lax.axis_size(axis) == 1:
+        return tree
+    return lax.platform_dependent(
+        tree,
+        cpu=functools.partial(_of_one_vector, axis),
+        default=lambda tree: lax.pmean(tree, axis),
+    )
+
+
+def _of_one_vector(axis: str, tree: PyTree) -> PyTree:
+    leaves, treedef = jax.tree.flatten(tree)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    vector = jnp.zeros(ends[-1], jnp.result_type(*leaves))
+    for leaf, end in zip(leaves, ends, strict=True):
+        flat = leaf.reshape(-1).astype(vector.dtype)
+        vector = lax.dynamic_update_slice(vector, flat, (end - leaf.size,))
+    vector = lax.pmean(vector, axis)
+    means = [
+        vector[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+        for leaf, end in zip(leaves, ends, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, means)
+
+
+def by_parts(fun: Callable[[PyTree], PyTree], rows: PyTree, part: int, axis: str | None) -> PyTree:
+    """What `fun` says of rows, on a CPU as the mean of what it says of equal parts of them.
+
+    Gradients of a large batch are so accumulated over small ones, whose activations stay in the
+    cache. Where no part of between half the size asked for and all of it divides the rows they are
+    taken as a whole, as on accelerators.
+
+    Args:
+      fun: arrays [B, ...] -> means over B, for any B.
+      rows: arrays [B, ...].
+      part: rows of a part, at most, on a device that shares the batch over a mapped axis; `_ALONE`
+        times as many on one that works alone. 0 = all.
+      axis: the mapped axis, or None.
+    """
+    size = part if axis and lax.axis_size(axis) > 1 else _ALONE * part
+    count = len(jax.tree.leaves(rows)[0])
+    part = max((n for n in range(size // 2, size + 1) if n and count % n == 0), default=count)
+    if part >= count:
+        return fun(rows)
+
+    def accumulated(rows: PyTree) -> PyTree:
+        parts = jax.tree.map(lambda a: a.reshape(-1, part, *a.shape[1:]), rows)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(fun, rows))
+
+        def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, total, fun(part)), None
+
+        total, _ = lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda a: a * (part / count), total)
+
+    return lax.platform_dependent(rows, cpu=accumulated, default=fun)
