@@ -26,6 +26,7 @@ from jaxae import (
     scoring,
     train,
 )
+from jaxae.detectors import fitting
 from jaxae.errors import UserError
 from jaxae.types import Decision, Learner, Outputs, Rule, Scaling
 
@@ -153,6 +154,18 @@ def test_a_score_that_tells_no_row_apart_is_refused():
     flat = DATA._replace(test=DATA.test._replace(x=0 * DATA.test.x))
     with pytest.raises(FloatingPointError, match=r"score 'mae' is 0\.1 for every test row"):
         fit(shift_learner(), {"by": jnp.array([0.1])}, data=flat)
+
+
+@pytest.mark.parametrize(("test", "tie_is_chance"), [(2, True), (3, False)])
+def test_two_rows_may_tie_where_others_do_not(test, tie_is_chance):
+    tied, apart = np.zeros(test, np.float32), np.float32([-1, 2, 0])
+    if tie_is_chance:
+        fitting._check_scores(detectors.Scores(apart, tied, tied), "mse")
+    else:
+        with pytest.raises(FloatingPointError, match="0 for every test row"):
+            fitting._check_scores(detectors.Scores(apart, tied, tied), "mse")
+    with pytest.raises(FloatingPointError, match="0 for every test row"):
+        fitting._check_scores(detectors.Scores(0 * apart, tied, tied), "mse")
 
 
 def test_members_of_an_ensemble_are_averaged_with_a_fit_of_their_own():
