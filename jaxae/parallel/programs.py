@@ -165,11 +165,11 @@ def _first(count: Array, fun: Callable[[Array], PyTree], chunks: Array) -> PyTre
     """`fun` of the first `count` of chunks [K, ...], and zeros for the others."""
 
     def add(i: Array, found: PyTree) -> PyTree:
-        return jax.tree.map(lambda all, one: all.at[i].set(one), found, fun(chunks[i]))
+        one = fun(lax.dynamic_index_in_dim(chunks, i, keepdims=False))
+        return jax.tree.map(lambda a, b: lax.dynamic_update_index_in_dim(a, b, i, 0), found, one)
 
-    one = jax.eval_shape(fun, chunks[0])
-    zeros = jax.tree.map(lambda a: jnp.zeros((len(chunks), *a.shape), a.dtype), one)
-    return lax.fori_loop(0, count, add, zeros)
+    shapes = jax.eval_shape(lambda chunks: lax.map(fun, chunks), chunks)
+    return lax.fori_loop(0, count, add, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
 
 
 def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) -> PyTree:
