@@ -258,7 +258,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
 
 def _environment(text: str) -> tuple[str, str]:
     name, _, command = text.partition("=")
-    if not (name and command):
+    if not (name and command.strip()):
         raise argparse.ArgumentTypeError(f"{text} is not NAME=COMMAND")
     program = shlex.split(command)[0]
     if not shutil.which(program):

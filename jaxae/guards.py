@@ -89,7 +89,7 @@ def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> 
     """An AUROC below 1/2. It is never turned round: that would be a choice by test labels."""
     if y.all() or not y.any():
         return
-    area = headline.auroc(headline.by_score(scores, y)).value
+    area = headline.area(scores, y)
     if area < 0.5:
         yield (
             f"AUROC is {area:.4f}, below chance: anomalies score lower than normals; scores are "

@@ -109,7 +109,7 @@ def test_what_is_near_the_peaks_is_told_apart():
     assert compare.roofline(RECORDS) == "", "nothing is known of others"
 
 
-@pytest.mark.parametrize("given", ["newer", "=python", "newer=no-such-program -X dev"])
+@pytest.mark.parametrize("given", ["newer", "=python", "newer= ", "newer=no-such-program -X dev"])
 def test_an_environment_that_there_is_not_is_refused_before_anything_is_measured(given, capsys):
     with pytest.raises(SystemExit, match="2"):
         throughput.parse(["--python", given])

@@ -85,6 +85,11 @@ def by_score(scores: Shaped[np.ndarray, " N"], y: Shaped[np.ndarray, " N"]) -> C
     return Counts(*(np.bincount(rank[of], minlength=size) for of in (~y, y)))
 
 
+def area(scores: Shaped[np.ndarray, " N"], y: Shaped[np.ndarray, " N"]) -> float:
+    """The AUROC alone, of scores and the truth, bool."""
+    return auroc(by_score(scores, y)).value
+
+
 def auroc(counts: Counts) -> Estimate:
     """The mean placement and DeLong's variance of it; see `placements`."""
     normals, anomalies = counts

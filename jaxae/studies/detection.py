@@ -21,7 +21,7 @@ ROWS = 256  # of the severity surface
 
 def _auroc(normal: Float[np.ndarray, " N"], anomalous: Float[np.ndarray, " M"]) -> float:
     y = np.arange(len(normal) + len(anomalous)) >= len(normal)
-    return headline.auroc(headline.by_score(np.concatenate([normal, anomalous]), y)).value
+    return headline.area(np.concatenate([normal, anomalous]), y)
 
 
 def corrupted(context: Context) -> Findings:
