@@ -241,6 +241,15 @@ def compiled(lowered: Any, options: Options) -> Callable:
             options = {n: value for n, value in options.items() if n not in unknown}
 
 
+def compiled_scorer(
+    program: Any, args: tuple, tuned: Tuning, dtype: str, platform: str, *, brief: bool = False
+) -> Callable:
+    """A program traced and compiled as `scoring_options` has it: the two belong together."""
+    with tracing_scorers(tuned, platform):
+        lowered = program.lower(*args)
+    return compiled(lowered, scoring_options(tuned, dtype, platform, brief))
+
+
 # Of programs that run a few times, where compiling is what takes long: LLVM's first level makes the
 # initial state in .46 s instead of .74 (ECG) and .88 instead of 1.84 (ALOCC), a scorer of ALOCC in
 # .68 instead of 1.31 (Zen 5). At that level denoising trains .80 times as fast, other models 1.00

@@ -1,8 +1,7 @@
 """What a device does with the members that it holds, and how it is compiled."""
 
-import contextlib
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,19 +77,17 @@ def compiled(learner: Learner, devices: parallel.Devices) -> tuple[Callable, Cal
     platform = devices[0].platform
     epoch, losses = programs(learner, platform)
     training = tuning.training_options(learner.tuning, learner.dtype, platform, len(devices))
-    scoring = tuning.scoring_options(learner.tuning, learner.dtype, platform)
-    traced = functools.partial(tuning.tracing_scorers, learner.tuning, platform)
+    how = learner.tuning, learner.dtype, platform
+
+    def of_training(program: Any, args: tuple) -> Callable:
+        return tuning.compiled(program.lower(*args), training)
+
+    def of_scoring(program: Any, args: tuple) -> Callable:
+        return tuning.compiled_scorer(program, args, *how)
+
     return (
-        _mapped(
-            epoch,
-            devices,
-            (0, None, 0, 0, 0, 0),
-            (0, 0),
-            contextlib.nullcontext,
-            training,
-            donate=(0,),
-        ),
-        _mapped(losses, devices, (0, None, 0, 0), (0,), traced, scoring),
+        _mapped(epoch, devices, (0, None, 0, 0, 0, 0), (0, 0), of_training, donate=(0,)),
+        _mapped(losses, devices, (0, None, 0, 0), (0,), of_scoring),
     )
 
 
@@ -99,8 +96,7 @@ def _mapped(
     devices: parallel.Devices,
     in_axes: tuple,
     outs: tuple,
-    traced: Callable[[], contextlib.AbstractContextManager],
-    options: dict,
+    compiled: Callable[[Any, tuple], Callable],
     donate: tuple[int, ...] = (),
 ) -> Callable:
     """`fun` of what each device holds, compiled at its first call."""
@@ -109,9 +105,7 @@ def _mapped(
 
     def call(*args: PyTree) -> PyTree:
         if not program:
-            with traced():
-                lowered = mapped.lower(*args)
-            program.append(tuning.compiled(lowered, options))
+            program.append(compiled(mapped, args))
         return program[0](*args)
 
     return call

@@ -139,7 +139,6 @@ def rows_fn(
         return members.each(member, variables, one_by_one=platform == "cpu")
 
     tuned, dtype = (learner.tuning, learner.dtype) if learner else (tuning.Tuning(), "float32")
-    options = tuning.scoring_options(tuned, dtype, platform, brief)
     programs: dict[tuple, Callable] = {}
     compiling = threading.Lock()  # who comes second waits, see `jaxae.ahead`
 
@@ -148,9 +147,9 @@ def rows_fn(
         known = driver(), *((a.shape, a.dtype) for a in jax.tree.leaves(args))
         with compiling:
             if known not in programs:
-                with tuning.tracing_scorers(tuned, platform):
-                    lowered = mapped(run, devices, (None, 0, None), (0,)).lower(*args)
-                programs[known] = tuning.compiled(lowered, options)
+                program = mapped(run, devices, (None, 0, None), (0,))
+                how = tuned, dtype, platform
+                programs[known] = tuning.compiled_scorer(program, args, *how, brief=brief)
         return programs[known](*args)
 
     return call
