@@ -327,12 +327,14 @@ def test_a_library_is_called_by_scorers_where_xla_has_it(has, monkeypatch):
         for brief in (False, True):
             options = tuning.scoring_options(tuned, "float32", "cpu", brief)
             assert (CALLS in options) == calls
+        assert CALLS not in tuning.scoring_options(tuned, "bfloat16", "cpu")
         assert CALLS not in tuning.scoring_options(tuned, "float32", "gpu")
         assert CALLS not in tuning.training_options(tuned, "float32", "cpu", 2)
-        with tuning.tracing_scorers(tuned, "cpu"):
+        with tuning.tracing_scorers(tuned, "float32", "cpu"):
             assert library.is_called() == calls
-        with tuning.tracing_scorers(tuned, "gpu"):
-            assert not library.is_called()
+        for dtype, where in (("bfloat16", "cpu"), ("float32", "gpu")):
+            with tuning.tracing_scorers(tuned, dtype, where):
+                assert not library.is_called()
     assert not library.is_called()
 
 
