@@ -168,7 +168,8 @@ def _long_weights_first(k: Array, columns: Array) -> Array:
     """`_weights_first` for a K much larger than M, as that of a full window."""
     if k.dtype != jnp.float32:
         return _weights_first(k, columns)
-    return _dot(as_stated(k.reshape(-1, k.shape[-1]).T), columns, 1, 0)
+    # Nor may the result be transposed by whoever takes it: [128, 32] of K = 3136 .45 -> .12 ms.
+    return as_stated(_dot(as_stated(k.reshape(-1, k.shape[-1]).T), columns, 1, 0))
 
 
 def _rows_of_both(a: Array, b: Array) -> Array:
