@@ -24,8 +24,8 @@ def preparing(
     learner: Learner,
     scoring_learner: Learner,
     devices: Devices,
-) -> Iterator[None]:
-    """Compile what monitors and judges, and load what draws, meanwhile.
+) -> Iterator[plots.Helper | None]:
+    """Compile what monitors and judges, and load what draws, meanwhile; give who helps to draw.
 
     In one process only: several would have to agree upon an order. What fails is left alone, since
     it fails where it is used, with the words for it.
@@ -38,15 +38,23 @@ def preparing(
       devices: to score on.
     """
     if jax.process_count() > 1:
-        yield
+        yield None
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+    with (
+        _helper() as helper,
+        ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool,
+    ):
         for task in _tasks(cfg, data, learner, scoring_learner, devices):
             pool.submit(task)
         try:
-            yield
+            yield helper
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _helper() -> contextlib.AbstractContextManager:
+    """None where it would have no core to itself."""
+    return contextlib.closing(plots.Helper()) if tuning.cores() > 1 else contextlib.nullcontext()
 
 
 def _tasks(

@@ -39,12 +39,13 @@ def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) 
     with hosts.left_alone(), user_errors():
         cfg = parse_cli(default, args, **more)
         hosts.watch(cfg.hosts)
+        # Python's searches for cycles, among all of JAX's objects, would take half a second of a
+        # run of six, and the last one another half; it frees what the process's end frees.
+        gc.set_threshold(20_000, 20, 20)
+        atexit.register(gc.freeze)
         from jaxae import compiled, experiment, protocol  # a second, in which minds are changed
 
         compiled.keep()
-        # Python's last search for cycles takes half a second among JAX's objects, and finds nothing
-        # that the end of the process does not free.
-        atexit.register(gc.freeze)
         runs = {ProtocolConfig: protocol.run, CrossConfig: protocol.cross.run}
         with hosts.losses_named():
             return runs.get(type(cfg), experiment.run)(cfg)

@@ -64,7 +64,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     with (
         runlog.enter(cfg, dataset.digest) as folder,
         checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
-        ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices),
+        ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices) as helper,
     ):
         begun.write(folder, learner)
         log = logs.Log(cfg, folder, loggers)
@@ -81,7 +81,8 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         found = guards.look(scoring_learner, initial, detector, scores, dataset, here)
         report |= {"warnings": found, "wall_s": time.perf_counter() - clock, "compile_s": compile_s}
         runlog.write_json(folder / "report.json", report)
-        drawn = plots.draw(folder, plots.FIGURES | studies.figures()) if hosts.first() else []
+        figures = plots.FIGURES | studies.figures()
+        drawn = plots.draw(folder, figures, helper) if hosts.first() else []
         report["wall_s"] = time.perf_counter() - clock
         runlog.write_json(folder / "report.json", report)
         log.finish(report)

@@ -1,5 +1,6 @@
 """Settings that make tests strict: four CPU devices, shapes checked, no silent broadcasting."""
 
+import contextlib
 import gc
 import os
 import tempfile
@@ -22,6 +23,11 @@ from jaxtyping import install_import_hook  # noqa: E402
 UNCHECKED = {"__init__", "__main__", "checks", "config", "estimator", "plots", "types"}
 CHECKED = [f"jaxae.{path.stem}" for path in ROOT.iterdir() if path.stem not in UNCHECKED]
 install_import_hook(CHECKED, "beartype.beartype")
+
+from jaxae import ahead  # noqa: E402
+
+# Each of the many short runs would wait for matplotlib to be loaded once more.
+ahead._helper = contextlib.nullcontext
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -4,12 +4,13 @@ Nothing here imports jax: figures can be drawn, or drawn again, on a machine tha
 files. matplotlib is imported when a figure is drawn.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.plots import classes, conformal, curves, detection, files, images, series
+from jaxae.plots import beside, classes, conformal, curves, detection, files, images, series
+from jaxae.plots.beside import Helper
 from jaxae.plots.curves import training_curves_over_seeds
 from jaxae.plots.style import load, save
 
@@ -18,6 +19,7 @@ __all__ = [
     "FIGURES",
     "PROTOCOL_FIGURES",
     "FigureSpec",
+    "Helper",
     "draw",
     "load",
     "training_curves_over_seeds",
@@ -33,7 +35,7 @@ class FigureSpec(NamedTuple):
     """A figure that a run may have."""
 
     needs: tuple[str, ...]  # files of the run folder without which it is skipped
-    draw: Callable[[Path], Any]  # run folder -> matplotlib Figure; None = nothing to show
+    draw: beside.Draw
 
 
 def reconstructions(run_dir: Path):
@@ -83,12 +85,15 @@ CROSS_FIGURES = {"p_values": FigureSpec((files.REPORT, files.SCORES), conformal.
 """Of a run without held-out rows."""
 
 
-def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Path]:
+def draw(
+    run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES, helper: Helper | None = None
+) -> list[Path]:
     """Draws every figure whose files exist into `run_dir`/figures/NAME.png.
 
     Args:
       run_dir: a run folder.
       figures: name -> what is drawn; `FIGURES | studies.figures()` are all that there are.
+      helper: a process that draws some of them meanwhile.
 
     Returns:
       The pictures written, in the order of `figures`.
@@ -99,11 +104,9 @@ def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Pat
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"there is no run folder {run_dir}; give the folder of a finished run")
-    drawn = []
-    for name, spec in figures.items():
-        if not all((run_dir / needed).exists() for needed in spec.needs):
-            continue
-        figure = spec.draw(run_dir)
-        if figure is not None:
-            drawn.append(save(figure, run_dir / "figures" / f"{name}.png"))
-    return drawn
+    orders = [
+        (spec.draw, run_dir, run_dir / "figures" / f"{name}.png")
+        for name, spec in figures.items()
+        if all((run_dir / needed).exists() for needed in spec.needs)
+    ]
+    return beside.pictures(orders, helper)

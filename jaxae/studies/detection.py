@@ -1,6 +1,7 @@
 """Studies of what is detected: corrupted rows, other thresholds, the course over the epochs."""
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -138,9 +139,17 @@ def _severities(names: tuple[str, ...]) -> Float[np.ndarray, "K L"]:
     return np.array(levels, np.float32)
 
 
-@functools.lru_cache(maxsize=4)
+_COMPILING = threading.Lock()  # who comes second waits, see `jaxae.ahead`
+
+
 def _surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callable:
     """`jaxae.corruptions.severity_grid` of so many rows, compiled."""
+    with _COMPILING:
+        return _compiled_surface(names, shape)
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled_surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callable:
     make = functools.partial(corruptions.severity_grid, names)
     key = jax.eval_shape(lambda: rng.stream(0, rng.Purpose.CORRUPTION))
     clean = jax.ShapeDtypeStruct(shape, np.float32)
