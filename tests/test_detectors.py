@@ -665,7 +665,7 @@ def alone(tmp_path_factory):
     work, place, rows = (tmp_path_factory.mktemp(name) for name in ("work", "place", "rows"))
     written = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "draw", lambda folder, figures: [])
+        patch.setattr(plots, "draw", lambda *args: [])
         for name, (kind, method, changes) in ALONE.items():
             np.save(rows / f"{name}.npy", write_rows(work / f"{name}.npz", kind))
             data = {"data.name": f"npz:{work / name}.npz", "run_dir": str(work / name)}

@@ -348,7 +348,7 @@ def data_sets(draw, wrong):
     return arrays
 
 
-@pytest.mark.parametrize("how_many", cases(8, 80))
+@pytest.mark.parametrize("how_many", cases(8, 50))
 def test_runs_of_hostile_settings_are_right_or_one_line(how_many, tmp_path):
     ended = {0: 0, 1: 0, 2: 0}
     folders = (tmp_path / str(i) for i in range(10**6))

@@ -366,7 +366,7 @@ def test_an_interrupted_change_of_score_leaves_the_configuration_of_the_detector
 ):
     data = {"data.name": f"npz:{write_npz(tmp_path / 'x.npz')}", "train.epochs": 1}
     cfg = in_folder(tmp_path / "run", **data)
-    monkeypatch.setattr(plots, "draw", lambda folder, figures: [])
+    monkeypatch.setattr(plots, "draw", lambda *args: [])
     experiment.run(cfg)
     before = [(tmp_path / "run" / name).read_text() for name in ("config.json", "report.json")]
 

@@ -74,7 +74,7 @@ def cfg(tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    monkeypatch.setattr(plots, "draw", lambda folder, figures: [])
+    monkeypatch.setattr(plots, "draw", lambda *args: [])
 
 
 def run(cfg, folder, **changes):
