@@ -1,6 +1,6 @@
 """The choices of `jaxae.tuning`, measured on this machine: what another one would gain.
 
-    python -m benchmarks.tune                               # all methods, about ten minutes
+    python -m benchmarks.tune                               # all methods, a quarter of an hour
     python -m benchmarks.tune --models fmnist_dense --out tuning.json
     JAXAE_TUNING=tuning.json python -m experiments.fmnist_dense --run-dir runs/tuned
 
@@ -10,7 +10,9 @@ interval of 95 %, and on none slower. A run keeps the choices that it began with
 """
 
 import argparse
+import contextlib
 import json
+import tempfile
 from pathlib import Path
 
 from benchmarks import throughput
@@ -18,20 +20,24 @@ from benchmarks.cases import CASES, config
 from benchmarks.records import Ratio, paired
 from benchmarks.workers import Worker
 
-CHOICES = {
+CHOICES: dict[str, tuple] = {
     "width": (0, 128, 256, 512),
     "ynnpack": (False, True),
     "in_place": (False, True),
     "part": (0, 16, 32, 64),
     "share": (1, 16, 256, 1 << 20),  # rows for each host device: from all devices to one
+    "chunk": (16, 32, 64, 128, 256),
+    "library": (False, True),
 }
+SCORING = frozenset({"chunk", "library"})  # choices of scorers; the others are of training
+_METHODS = {"part": ("conv",), "library": ("conv", "alocc")}  # that a choice concerns, if not all
 _WORTH = 1.02  # a choice that gains less is not taken
 
 
 def variants(method: str) -> list[dict]:
-    """One choice each, other than the method's own; a dense model takes no batch in parts."""
+    """One choice each, other than the method's own."""
     own = _own(method)
-    names = [name for name in CHOICES if name != "part" or method == "conv"]
+    names = [name for name in CHOICES if method in _METHODS.get(name, (method,))]
     return [{name: v} for name in names for v in CHOICES[name] if v != getattr(own, name)]
 
 
@@ -42,36 +48,56 @@ def _own(method: str):
 
 
 def measure(model: str, tried: list[dict], rounds: int, seconds: float) -> dict[str, Ratio]:
-    """Variant as JSON -> its steps per second over those of the method's own choices.
+    """Variant as JSON -> its steps, or scored rows, per second over those of the method's own.
 
-    One that this version of XLA cannot compile is left out; it may take its process along.
+    A variant is of training or of scoring. One that this version of XLA cannot compile is left
+    out; it may take its process along.
     """
+    own = _own(config(model).method)
+    beside = {
+        False: {},
+        True: {"chunk": own.chunk},
+    }  # what those of training, of scoring are set to
+    every = [*(beside[scores] for scores in sorted({*map(_scores, tried)})), *tried]
     spec = {"framework": "jaxae", "model": model, "dtype": "float32", "devices": 0}
-    weights = Path("build/tune-weights.npz").resolve()
-    weights.parent.mkdir(exist_ok=True)
-    workers: dict[str, Worker] = {}
     speeds: dict[str, list[float]] = {}
-    try:
-        for variant in [{}, *tried]:
-            worker, name = Worker(spec | {"tuning": variant}), json.dumps(variant)
+    with contextlib.ExitStack() as stack:
+        weights = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "weights.npz"
+        workers: dict[str, Worker] = {}
+        for tuned in dict.fromkeys(map(_of_process, every)):
+            of_it = [variant for variant in every if _of_process(variant) == tuned]
+            chunks = [variant.get("chunk", own.chunk) for variant in of_it if _scores(variant)]
+            worker = stack.enter_context(Worker(spec | {"tuning": json.loads(tuned)}))
             try:
                 worker.ask(do="init", out=str(weights))
                 worker.ask(do="prepare", weights=str(weights))
-                worker.ask(do="warm_up", seconds=seconds, chunks=[])
+                worker.ask(do="warm_up", seconds=seconds, chunks=chunks)
             except RuntimeError:
-                print(f"  left out {name}: it cannot be compiled here")
-                worker.close()
+                print(f"  left out {tuned}: it cannot be compiled here")
                 continue
-            workers[name], speeds[name] = worker, []
+            workers[tuned] = worker
+            speeds |= {json.dumps(variant): [] for variant in of_it}
         for _ in range(rounds):
-            for name, worker in workers.items():
-                run = worker.ask(do="train", seconds=seconds)
-                speeds[name].append(run["done"] / run["seconds"])
-    finally:
-        for worker in workers.values():
-            worker.close()
-        weights.unlink(missing_ok=True)
-    return {name: paired(found, speeds["{}"]) for name, found in speeds.items() if name != "{}"}
+            for name, found in speeds.items():
+                variant = json.loads(name)
+                do = {"do": "train"}
+                if _scores(variant):
+                    do = {"do": "score", "chunk": variant.get("chunk", own.chunk)}
+                run = workers[_of_process(variant)].ask(**do, seconds=seconds)
+                found.append(run["done"] / run["seconds"])
+    known = [variant for variant in tried if json.dumps(variant) in speeds]
+    against = {json.dumps(v): speeds[json.dumps(beside[_scores(v)])] for v in known}
+    return {name: paired(speeds[name], base) for name, base in against.items()}
+
+
+def _scores(variant: dict) -> bool:
+    """Whether it is of scoring."""
+    return not SCORING.isdisjoint(variant)
+
+
+def _of_process(variant: dict) -> str:
+    """What its process starts with; how many rows it scores at a time it is told each time."""
+    return json.dumps({name: value for name, value in variant.items() if name != "chunk"})
 
 
 def taken(found: dict[str, dict[str, Ratio]]) -> dict:
@@ -109,7 +135,9 @@ def main(args: list[str] | None = None) -> None:
                 print(f"  {name:24} {ratio}")
         chosen = taken(found)
         if chosen:
-            together = {m: measure(m, [chosen], options.rounds, options.seconds) for m in names}
+            parts = [{n: v for n, v in chosen.items() if (n in SCORING) == s} for s in (0, 1)]
+            parts = [part for part in parts if part]
+            together = {m: measure(m, parts, options.rounds, options.seconds) for m in names}
             ratios = [ratio for of in together.values() for ratio in of.values()]
             kept = bool(ratios) and all(r.high >= 1 for r in ratios)
             shown = ", ".join(f"{m} {r}" for m, of in together.items() for r in of.values())

@@ -53,8 +53,11 @@ def preparing(
 
 
 def _helper() -> contextlib.AbstractContextManager:
-    """None where it would have no core to itself."""
-    return contextlib.closing(plots.Helper()) if tuning.cores() > 1 else contextlib.nullcontext()
+    """None where it would have no core to itself, or cannot be."""
+    if tuning.cores() > 1:
+        with contextlib.suppress(OSError):
+            return contextlib.closing(plots.Helper())
+    return contextlib.nullcontext()
 
 
 def _tasks(

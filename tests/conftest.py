@@ -1,6 +1,5 @@
 """Settings that make tests strict: four CPU devices, shapes checked, no silent broadcasting."""
 
-import contextlib
 import gc
 import os
 import tempfile
@@ -24,11 +23,14 @@ UNCHECKED = {"__init__", "__main__", "checks", "config", "estimator", "plots", "
 CHECKED = [f"jaxae.{path.stem}" for path in ROOT.iterdir() if path.stem not in UNCHECKED]
 install_import_hook(CHECKED, "beartype.beartype")
 
-from jaxae import ahead  # noqa: E402
+from jaxae import ahead, plots  # noqa: E402, F401 - `ahead` states the helper's type
 
-# Each of the many short runs would wait for matplotlib to be loaded once more.
-ahead._helper = contextlib.nullcontext
 
+def _refused():
+    raise OSError("each of the many short runs would load matplotlib once more")
+
+
+plots.Helper = _refused
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -314,18 +314,58 @@ def test_choices_are_taken_that_gain_and_cost_nothing():
               '{"part": 0}': even, '{"share": 1}': best},
     }  # fmt: skip
     assert tune.taken(found) == {"width": 256}
-    for method in ("dense", "conv"):
+    for method in ("dense", "conv", "alocc"):
         own = tune._own(method)
-        for variant in tune.variants(method):
-            assert own._replace(**variant) != own
+        variants = tune.variants(method)
+        assert all(own._replace(**variant) != own for variant in variants)
+        concerned = {name for variant in variants for name in variant}
+        assert {"part", "library"} & concerned == {
+            "dense": set(), "conv": {"part", "library"}, "alocc": {"library"}
+        }[method]  # fmt: skip
+
+
+def test_a_choice_of_scoring_needs_no_training_and_no_process_of_its_own(monkeypatch):
+    asked = []
+
+    class Recorded:
+        def __init__(self, spec):
+            self.tuning = spec["tuning"]
+            asked.append(("process", self.tuning))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def ask(self, **order):
+            if order["do"] in ("train", "score"):
+                asked.append((order["do"], order.get("chunk"), self.tuning))
+            return {"done": order.get("chunk", 1), "seconds": 1.0}
+
+    monkeypatch.setattr(tune, "Worker", Recorded)
+    found = tune.measure("mnist_conv", [{"chunk": 128}, {"library": True}, {"width": 128}], 3, 0.1)
+    assert [asked.count(("process", t)) for t in ({}, {"library": True}, {"width": 128})] == [1] * 3
+    assert len([order for order in asked if order[0] == "process"]) == 3
+    for order in [("train", None, {}), ("score", 64, {}), ("score", 128, {}),
+                  ("score", 64, {"library": True}), ("train", None, {"width": 128})]:  # fmt: skip
+        assert asked.count(order) == 3
+    assert {name: ratio.middle for name, ratio in found.items()} == {
+        '{"chunk": 128}': 2.0, '{"library": true}': 1.0, '{"width": 128}': 1.0
+    }  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_machine_is_tuned(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tune, "CHOICES", {"share": (1, 256), "ynnpack": (True,)})
+    tried = {"share": (1, 256), "ynnpack": (True,), "chunk": (32, 128)}
+    monkeypatch.setattr(tune, "CHOICES", tried)
     out = tmp_path / "tuning.json"
     tune.main(f"--models ecg_dense --rounds 2 --seconds 0.1 --out {out}".split())
-    assert "dense would take" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "dense would take" in printed
+    for variant in ('{"share": 1}', '{"ynnpack": true}', '{"chunk": 32}'):
+        assert f"  {variant}" in printed
+    assert '"chunk": 128' not in printed  # its own
     monkeypatch.setenv("JAXAE_TUNING", str(out))
     tuning.kept("dense", tuning.DENSE)
 

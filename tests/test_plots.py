@@ -18,9 +18,9 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from jaxae import plots, studies
+from jaxae import ahead, plots, studies, tuning
 from jaxae.errors import UserError
-from jaxae.plots import curves, detection, latent, mosaic, series, style
+from jaxae.plots import beside, curves, detection, latent, mosaic, series, style
 
 RNG = np.random.default_rng(0)
 THRESHOLD = 0.5
@@ -200,7 +200,7 @@ def test_only_the_figures_of_every_run_are_drawn_unless_others_are_named(run_dir
 
 @pytest.fixture
 def helper():
-    with contextlib.closing(plots.Helper()) as helper:
+    with contextlib.closing(beside.Helper()) as helper:
         yield helper
 
 
@@ -249,6 +249,24 @@ def test_another_process_loads_nothing_of_others(draw, run_dir, helper, tmp_path
     assert len(plots.draw(copied(run_dir, tmp_path / "run"), figures, helper)) == 3
 
 
+def test_the_other_process_has_the_code_of_this_one(run_dir, tmp_path, monkeypatch):
+    for name in ("jaxae", "json"):  # which a process would take from the folder that it runs in
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(beside.Helper()) as helper:
+        assert helper.picture(curves.loss_curves, run_dir, tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("can_be", [False, True])
+def test_a_run_has_help_where_there_are_a_core_and_room(cores, can_be, monkeypatch):
+    monkeypatch.setattr(tuning, "cores", lambda: cores)
+    monkeypatch.setattr(plots, "Helper", beside.Helper if can_be else plots.Helper)  # see conftest
+    with ahead._helper() as helper:
+        assert isinstance(helper, beside.Helper) == (cores > 1 and can_be)
+
+
 def test_where_the_other_process_died_all_is_drawn_here(run_dir, helper, tmp_path):
     helper._process.kill()
     folder = copied(run_dir, tmp_path / "run")
@@ -264,7 +282,7 @@ def test_what_the_other_process_could_not_draw_is_an_error_of_this_one(helper, t
 
 
 def test_the_other_process_ends_when_it_is_closed_and_with_its_input(helper):
-    other = plots.Helper()
+    other = beside.Helper()
     other.close()
     assert other._process.returncode is not None
     other.close()

@@ -76,13 +76,22 @@ def _beside(work: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
+# The same code as this process has, whatever lies in the folder that it runs in.
+_ROOT = str(Path(__file__).parents[2])
+_START = f"import sys; sys.path.insert(0, sys.argv[1]); from {__name__} import serve; serve()"
+
+
 class Helper:
-    """The other process; it ends when it is closed, and with this one."""
+    """The other process; it ends when it is closed, and with this one.
+
+    Raises:
+      OSError: there can be no other process.
+    """
 
     def __init__(self) -> None:
         # Errors are those of whoever draws what it could not.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+            [sys.executable, "-P", "-c", _START, _ROOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
