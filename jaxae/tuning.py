@@ -81,7 +81,7 @@ CONV = Tuning(part=32)
 # steps. oneDNN's fused products (xla_cpu_use_onednn with its fusion type) made 1.42 times as many,
 # but kill the process at other shapes, and cannot be kept in the cache of programs; YNNPACK's for
 # single products and the scheduler that saves memory bring 1.05 and 1.04, within the noise.
-# 128 rows at a time score S2 1.01, ECG 1.27 and S3 1.13 times as fast as 64 (JAX 0.12: 1.12, 1.18 and
+# 128 rows at a time score S2 1.01, ECG 1.27 and S3 1.13 times as fast as 64 (JAX 0.12: 1.12, 1.18,
 # 1.14), 512 only S3, 1.17 times (Zen 5).
 DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True, chunk=128)
 
