@@ -116,7 +116,8 @@ class _Interrupts:
         if not self.code:  # raised, not signalled: whoever called the command may go on
             print(_line(130), file=sys.stderr)
             sys.exit(130)
-        signal.pthread_sigmask(signal.SIG_BLOCK, self.before)
+        for number in self.before:  # a mask is this thread's alone: another one would be told
+            signal.signal(number, signal.SIG_IGN)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         print(_line(self.code), file=sys.stderr, flush=True)
