@@ -54,10 +54,8 @@ def measure(model: str, tried: list[dict], rounds: int, seconds: float) -> dict[
     out; it may take its process along.
     """
     own = _own(config(model).method)
-    beside = {
-        False: {},
-        True: {"chunk": own.chunk},
-    }  # what those of training, of scoring are set to
+    # What variants of training, and of scoring, are set against.
+    beside: dict[bool, dict] = {False: {}, True: {"chunk": own.chunk}}
     every = [*(beside[scores] for scores in sorted({*map(_scores, tried)})), *tried]
     spec = {"framework": "jaxae", "model": model, "dtype": "float32", "devices": 0}
     speeds: dict[str, list[float]] = {}

@@ -267,6 +267,13 @@ def test_a_run_has_help_where_there_are_a_core_and_room(cores, can_be, monkeypat
         assert isinstance(helper, beside.Helper) == (cores > 1 and can_be)
 
 
+@pytest.mark.parametrize("executable", [None, "", "/nowhere/python"])
+def test_a_program_that_has_no_python_to_start_is_an_oserror(executable, monkeypatch):
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises((FileNotFoundError, PermissionError)):
+        beside.Helper()
+
+
 def test_where_the_other_process_died_all_is_drawn_here(run_dir, helper, tmp_path):
     helper._process.kill()
     folder = copied(run_dir, tmp_path / "run")

@@ -91,7 +91,7 @@ class Helper:
     def __init__(self) -> None:
         # Errors are those of whoever draws what it could not.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, _ROOT],
+            [sys.executable or "", "-P", "-c", _START, _ROOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
