@@ -45,7 +45,7 @@ def preparing(
         ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool,
     ):
         for task in _tasks(cfg, data, learner, scoring_learner, devices):
-            pool.submit(task)
+            pool.submit(parallel.on_host()(task))
         try:
             yield helper
         finally:

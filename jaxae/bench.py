@@ -52,7 +52,7 @@ def measure(cfg: ExperimentConfig, shape: Shape, epochs: int = 6) -> dict[str, A
 
     fitted = train.fit(learner, x, cfg, devices, on_epoch=on_epoch, quiet=True)
     score = evaluation.scorer(
-        learners.build(for_scoring(cfg), shape), scoring.SCORES["mse"], jax.local_devices()
+        learners.build(for_scoring(cfg), shape), scoring.resolve("mse"), jax.local_devices()
     )
     rows, times = x[:_SCORED], []
     for _ in range(epochs):

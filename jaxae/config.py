@@ -146,6 +146,9 @@ class TrainConfig:
     """global: split over the devices, which must divide it; auto = 128, or less for few rows"""
     loss: str = "mse"
     """mse, mae or bce"""
+    precision: Literal["default", "high", "highest"] = "default"
+    """of products in training on GPUs and TPUs: default = the platform's own (TF32, bfloat16),
+    high, or highest = full float32, in which everything else is computed anyway"""
     noise_std: float = 0.0
     """Gaussian noise on the input; the target stays clean"""
     noise_clip: bool = True

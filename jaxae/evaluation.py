@@ -12,6 +12,8 @@ from jaxae import members, parallel, quality, sources, tuning
 from jaxae.errors import UserError
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
+Pending = Callable[[], np.ndarray]  # waits for what devices compute, and gives it on the host
+
 
 def inference(learner: Learner, devices: parallel.Devices) -> Callable[[PyTree, Source], Outputs]:
     """`(variables [E, ...], x [N, *S]) -> Outputs` of [E, N, ...] on the host; compiled once."""
@@ -101,18 +103,29 @@ def _scored(learner: Learner, score: Score) -> Callable:
 
 def scores_fn(
     learner: Learner, score: Score, x: Source, devices: parallel.Devices
-) -> Callable[[PyTree, PyTree], Float[np.ndarray, "E N"]]:
-    """`(variables [E, ...], fitted [E, ...]) -> scores [E, N]` of the same rows, epoch by epoch."""
+) -> Callable[[PyTree, PyTree], Pending]:
+    """`(variables [E, ...], fitted [E, ...]) -> scores [E, N]` of the same rows, epoch by epoch.
+
+    The devices begin at once; what is returned is called for the scores.
+    """
     run = _again(_score_program(learner, score, tuple(devices)), learner, x, devices)
     return lambda variables, fitted: run((variables, fitted))
 
 
 def loss_fn(
     learner: Learner, x: Source, devices: parallel.Devices
-) -> Callable[[PyTree, Settings], Float[np.ndarray, " E"]]:
-    """`(variables [E, ...], settings [E]) -> mean of the learner's own loss [E]`, without noise."""
+) -> Callable[[PyTree, Settings], Pending]:
+    """`(variables [E, ...], settings [E]) -> mean of the learner's own loss [E]`, without noise.
+
+    The devices begin at once; what is returned is called for the means.
+    """
     run = _again(_loss_program(learner, tuple(devices)), learner, x, devices)
-    return lambda variables, settings: np.mean(run((variables, settings)), axis=1)
+
+    def begin(variables: PyTree, settings: Settings) -> Pending:
+        losses = run((variables, settings))
+        return lambda: np.mean(losses(), axis=1)
+
+    return begin
 
 
 @functools.lru_cache(maxsize=16)
@@ -127,15 +140,15 @@ def _loss_program(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable
 
 def _again(
     run: Callable, learner: Learner, x: Source, devices: parallel.Devices
-) -> Callable[[PyTree], Float[np.ndarray, "E N"]]:
+) -> Callable[[PyTree], Pending]:
     """`params [E, ...] -> run(params, x) [E, N]`: what is in memory stays on the devices."""
     kept = list(_blocks(learner, x, devices)) if sources.is_resident(x) else None
 
-    def found(params: PyTree) -> np.ndarray:
+    def begin(params: PyTree) -> Pending:
         rows = kept or _blocks(learner, x, devices)
-        return parallel.map_rows(run, parallel.place(params, devices), rows, len(x))
+        return parallel.dispatch_rows(run, parallel.place(params, devices), rows, len(x))
 
-    return found
+    return begin
 
 
 def evaluate(

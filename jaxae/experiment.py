@@ -62,6 +62,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     hosts.agree("data set or configuration", runlog.shared(cfg, dataset.digest))
 
     with (
+        parallel.on_host(),
         runlog.enter(cfg, dataset.digest) as folder,
         checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
         ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices) as helper,
@@ -131,7 +132,6 @@ def _train(
 
     def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
         nonlocal chosen
-        found |= watch(state.variables, apart.settings)
         train.check_finite(found, f"after epoch {epoch}")
         chosen = selection.keep(cfg, chosen, epoch, state.variables, found)
         # The log before the state: what no state has behind it is dropped and written again.
@@ -142,7 +142,14 @@ def _train(
         return found
 
     fitted = train.fit(
-        learner, dataset.train.x, cfg, devices, apart=apart, state=state, on_epoch=on_epoch
+        learner,
+        dataset.train.x,
+        cfg,
+        devices,
+        apart=apart,
+        state=state,
+        measure=lambda state: watch(state.variables, apart.settings),
+        on_epoch=on_epoch,
     )
     manager.wait_until_finished()
     return parallel.at_home((chosen or fitted.state).variables), fitted.compile_s

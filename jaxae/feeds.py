@@ -3,6 +3,7 @@
 Both follow the plan of `jaxae.data.index_plan`: same batches, and the same bits of the state.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +15,10 @@ from jaxtyping import Int
 
 from jaxae import memory, parallel, sources, tuning
 from jaxae.ops import ceil_div
-from jaxae.types import AnyArray, Learner, Metrics, PyTree, Source, TrainState
+from jaxae.types import Learner, Metrics, PyTree, Source, TrainState
 
 Plan = Int[np.ndarray, "D T B"]
-Measured = dict[str, AnyArray]  # metrics of [E, T], on the devices or on the host
+Measured = Callable[[], dict[str, np.ndarray]]  # waits for the metrics, each [E, T]
 
 
 @runtime_checkable
@@ -32,7 +33,7 @@ class Feed(Protocol):
         """
 
     def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
-        """An epoch; the state is donated."""
+        """Have the devices begin with an epoch; the state is donated."""
 
     def needed(self, batch: int) -> int:
         """Bytes that an epoch takes on each device if the global batch has another size."""
@@ -104,7 +105,8 @@ class _Resident:
 
     def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
         plan = parallel.split(plan, self._devices)
-        return self._program(state, self._rows, plan, *self._rest)
+        state, metrics = self._program(state, self._rows, plan, *self._rest)
+        return state, functools.partial(parallel.fetch, metrics)
 
     def needed(self, batch: int) -> int:
         count, steps = len(self._devices), ceil_div(self._shape[0], batch)
@@ -154,8 +156,12 @@ class _Streaming:
                 jax.block_until_ready(found[-2])
             state, metrics = program(state, rows, own, *self._rest)
             found.append(metrics)
-        parts = [parallel.fetch(metrics) for metrics in found]
-        return state, jax.tree.map(lambda *a: np.concatenate(a, axis=1), *parts)
+
+        def fetch() -> dict[str, np.ndarray]:
+            parts = [parallel.fetch(metrics) for metrics in found]
+            return jax.tree.map(lambda *a: np.concatenate(a, axis=1), *parts)
+
+        return state, fetch
 
     def needed(self, batch: int) -> int:
         count = len(self._devices)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxae import checks, sources, tuning
+from jaxae import checks, precision, sources, tuning
 from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
 from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
@@ -199,4 +199,10 @@ def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learn
 @functools.lru_cache(maxsize=32)
 def _built(method: Method, cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
     learner = method.build(cfg, shape, axis)
-    return learner._replace(tuning=tuning.kept(cfg.method, learner.tuning))
+    return learner._replace(
+        step=precision.at(cfg.train.precision, learner.step),
+        infer=precision.exact(learner.infer),
+        loss=precision.exact(learner.loss),
+        decode=learner.decode and precision.exact(learner.decode),
+        tuning=tuning.kept(cfg.method, learner.tuning),
+    )

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxae import precision
+
 _PACKAGES = (
     "jaxae",
     "jax",
@@ -24,14 +26,24 @@ _PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+# What compiles and runs programs on an accelerator, where one of them is installed.
+_PLUGINS = (
+    *("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt"),
+    *("jax-rocm7-plugin", "jax-rocm7-pjrt", "libtpu"),
+)
 
 
 # What changes how XLA computes.
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64")
 
 
-def provenance() -> dict:
-    """Where a result comes from: revision, versions, devices, flags and command."""
+def provenance(training: str = "default") -> dict:
+    """Where a result comes from: revision, versions, devices, precision, flags and command.
+
+    Args:
+      training: the precision of training, `train.precision`.
+    """
+    device = jax.local_devices()[0]
     return {
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain")),
@@ -42,7 +54,8 @@ def provenance() -> dict:
         "processor": _processor(),
         "cpu_count": os.cpu_count(),
         "devices": [str(device) for device in jax.devices()],
-        "device_kind": jax.devices()[0].device_kind,
+        "device_kind": device.device_kind,
+        "precision": {"training": precision.in_words(training, device), "all else": "float32"},
         "processes": jax.process_count(),
         "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ},
         "versions": packages(),
@@ -71,7 +84,7 @@ def differences(made: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 _BITS = (
     *("git_revision", "python", "platform", "cpu_count", "devices", "device_kind", "processes"),
-    *("processor", "flags", "versions"),
+    *("processor", "precision", "flags", "versions"),
 )
 
 
@@ -97,8 +110,9 @@ def _processor() -> str:
 
 
 def packages() -> dict[str, str | None]:
-    """The versions that a result depends on."""
-    return {name: version(name) for name in _PACKAGES}
+    """The versions that a result depends on, those of accelerators' plugins where there are any."""
+    plugins = {name: found for name in _PLUGINS if (found := version(name))}
+    return {name: version(name) for name in _PACKAGES} | plugins
 
 
 def version(package: str) -> str | None:

@@ -62,7 +62,7 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
         trained = any((folder / "checkpoints").glob("*"))
         if not trained and not (folder / "config.json").exists():
             write_about(folder, cfg, digest)
-        _append(folder / "provenance.jsonl", provenance())
+        _append(folder / "provenance.jsonl", provenance(cfg.train.precision))
         hosts.wait(_ENTERED)
         yield folder
 

@@ -71,8 +71,10 @@ def check(cfg: ExperimentConfig) -> None:
 
 def watch(
     cfg: ExperimentConfig, learner: Learner, data: Dataset, devices: Devices
-) -> Callable[[PyTree, Settings], Metrics]:
+) -> Callable[[PyTree, Settings], Callable[[], Metrics]]:
     """`(variables [E, ...], settings [E]) -> metrics of one epoch`, all that it may be chosen by.
+
+    The devices begin at once; what is returned is called for the metrics.
 
     valid_loss always. Where epochs are monitored or chosen by them: pseudo_auroc, the AUROC of the
     run's score between valid rows and `pseudo_anomalies` made of them; test_auroc and
@@ -86,22 +88,32 @@ def watch(
     score = scoring.resolve(cfg.score)
     scorer = learners.build(for_scoring(cfg), data.shape)
     pairs = _pairs(data.valid.x, cfg.data.split_seed) if "pseudo_auroc" in wanted else None
-    of_pairs, of_test = (
-        evaluation.scores_fn(scorer, score, x, devices) if name in wanted else None
+    scorers = {
+        name: evaluation.scores_fn(scorer, score, x, devices)
         for name, x in (("pseudo_auroc", pairs), ("test_auroc", data.test.x))
-    )
+        if name in wanted
+    }
 
-    def measure(variables: PyTree, settings: Settings) -> Metrics:
-        found = {"valid_loss": losses(variables, settings)}
-        if of_pairs or of_test:
-            fitted = detectors.fit_score(scorer, variables, data, cfg, devices)
-        if of_pairs:
-            found["pseudo_auroc"] = _auroc_of_pairs(of_pairs(variables, fitted))
-        if of_test:
-            found |= _on_test(of_test(variables, fitted), data.test.y)
-        return found
+    def scored(variables: PyTree) -> dict[str, evaluation.Pending]:
+        fitted = detectors.fit_score(scorer, variables, data, cfg, devices) if scorers else {}
+        return {name: begin(variables, fitted) for name, begin in scorers.items()}
 
-    return measure
+    def begin(variables: PyTree, settings: Settings) -> Callable[[], Metrics]:
+        valid_loss = losses(variables, settings)
+        begun = None if score.is_fitted else scored(variables)  # fitting has to wait for outputs
+
+        def measured() -> Metrics:
+            found = {"valid_loss": valid_loss()}
+            scores = {name: of() for name, of in (begun or scored(variables)).items()}
+            if "pseudo_auroc" in scores:
+                found["pseudo_auroc"] = _auroc_of_pairs(scores["pseudo_auroc"])
+            if "test_auroc" in scores:
+                found |= _on_test(scores["test_auroc"], data.test.y)
+            return found
+
+        return measured
+
+    return begin
 
 
 def _auroc_of_pairs(scores: Float[np.ndarray, "E N"]) -> Float[np.ndarray, " E"]:

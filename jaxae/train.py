@@ -20,6 +20,7 @@ from jaxae.types import Key, Learner, Settings, Shape, Source, TrainState
 
 SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # beside the progress bar
 EpochMetrics = dict[str, Float[np.ndarray, "..."]]  # one value for each member [E], or [] for all
+Measure = Callable[[TrainState], Callable[[], EpochMetrics]]  # begins, then waits
 OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add metrics of its own
 
 
@@ -47,6 +48,7 @@ class Fitted(NamedTuple):
     compile_s: float  # compilation of the epoch, apart from everything else
 
 
+@parallel.on_host()
 def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
     """The members that a configuration asks for: same n rows, same batches, other random numbers.
 
@@ -90,6 +92,7 @@ def devices_for(learner: Learner, cfg: ExperimentConfig, shape: Shape) -> list[j
     return devices
 
 
+@parallel.on_host()
 def fit(
     learner: Learner,
     x: Source,
@@ -98,6 +101,7 @@ def fit(
     *,
     apart: Members | None = None,
     state: TrainState | None = None,
+    measure: Measure = lambda state: dict,
     on_epoch: OnEpoch = lambda epoch, state, metrics: metrics,
     quiet: bool = False,
 ) -> Fitted:
@@ -113,6 +117,7 @@ def fit(
       devices: see `devices_for`.
       apart: what tells members apart; None = `ensemble(learner, cfg, N)`.
       state: where to start; None = `initial_state`. It is donated: copy to keep.
+      measure: begins to measure the state after an epoch; what it returns gives the metrics.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
         metrics; returns the metrics to show. The state is donated to the next epoch: copy to keep.
       quiet: no progress bar.
@@ -124,8 +129,8 @@ def fit(
     """
     checks.refuse_rows(x)
     apart = apart or ensemble(learner, cfg, len(x))
-    first_plan = apart.plan(0, len(devices))  # checks the batch before anything is compiled
-    steps = first_plan.shape[1]
+    plan = apart.plan(0, len(devices))  # checks the batch before anything is compiled
+    steps = plan.shape[1]
     if state is None:
         state = initial_state(learner, x.shape[1:], apart.init)
     start = epochs_done(state, steps)
@@ -135,21 +140,43 @@ def fit(
     state, keys, settings = parallel.place((state, apart.noise, apart.settings), devices)
 
     clock = time.perf_counter()
-    feed = feeds.make(streams, learner, x, devices, (state, keys, settings), first_plan)
+    feed = feeds.make(streams, learner, x, devices, (state, keys, settings), plan)
     with (advice := memory.Advice(cfg.train.batch_size, feed.needed, devices)):
         feed.compile()
     compile_s = time.perf_counter() - clock
     with progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
+        plans = (apart.plan(epoch, len(devices)) for epoch in range(start, cfg.train.epochs))
+        plan = next(plans)
         for epoch in range(start, cfg.train.epochs):
-            clock = time.perf_counter()
-            with advice, _trace(cfg, epoch, start):
-                state, metrics = feed(state, apart.plan(epoch, len(devices)))
-                metrics = parallel.fetch(metrics)
-            speed = np.float64(steps / (time.perf_counter() - clock))
-            _check_steps(metrics, epoch + 1)
-            means = {name: values.mean(axis=1) for name, values in metrics.items()}
-            show(bar, steps, on_epoch(epoch + 1, state, means | {"steps_per_s": speed}))
+            with _trace(cfg, epoch, start):
+                state, found, plan = _epoch(epoch + 1, feed, state, plan, plans, measure, advice)
+            show(bar, steps, on_epoch(epoch + 1, state, found))
     return Fitted(state, compile_s)
+
+
+def _epoch(
+    epoch: int,
+    feed: feeds.Feed,
+    state: TrainState,
+    plan: feeds.Plan,
+    following: Iterator[feeds.Plan],
+    measure: Measure,
+    advice: memory.Advice,
+) -> tuple[TrainState, EpochMetrics, feeds.Plan]:
+    """The state after an epoch, the epoch's metrics, and the plan of the next one, if there is one.
+
+    What measures the state is begun, and the next plan made, while the devices train.
+    """
+    clock = time.perf_counter()
+    with advice:
+        state, fetch = feed(state, plan)
+    steps, measured, plan = plan.shape[1], measure(state), next(following, plan)
+    with advice:
+        metrics = fetch()
+    speed = np.float64(steps / (time.perf_counter() - clock))
+    _check_steps(metrics, epoch)
+    means = {name: values.mean(axis=1) for name, values in metrics.items()}
+    return state, means | {"steps_per_s": speed, **measured()}, plan
 
 
 def epochs_done(state: TrainState, steps: int) -> int:

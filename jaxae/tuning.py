@@ -2,7 +2,7 @@
 
 Each constant stands with its evidence. "Intel" is a Xeon with AVX-512 and AMX, "AMD" an EPYC with
 AVX2, "Zen 5" one with AVX-512, two cores each; JAX 0.10 where nothing else is said. Accelerators
-take the plain form of everything here.
+take the plain form of everything here, and what a table says of `graphs` and `unroll`.
 
 `python -m benchmarks.tune` measures these choices on another machine and writes a table; where the
 variable JAXAE_TUNING names one, it wins over what stands here. A run records what it began with.
@@ -43,7 +43,10 @@ def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
 
 
 class Tuning(NamedTuple):
-    """How a method is computed fastest on a CPU; the defaults suit convolutions.
+    """How a method is computed fastest; all but `graphs` and `unroll` are of CPUs.
+
+    The defaults suit convolutions. Nobody has measured `graphs` and `unroll` on a GPU yet: they are
+    off, and `python -m benchmarks.accelerator_check` measures them.
 
     Attributes:
       share: rows of a batch that a host device, one core's worth of work, should have. With fewer,
@@ -57,6 +60,9 @@ class Tuning(NamedTuple):
       chunk: rows that are scored side by side, so few that activations stay in the cache.
       library: whether XLA may call oneDNN for the convolutions of a scorer, where it can; see
         `jaxae.ops.library`.
+      graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on a GPU,
+        so that the host starts one thing and not every kernel of every step.
+      unroll: steps of training that are one turn of the epoch's loop; it may change the last bits.
     """
 
     share: int = 16
@@ -67,6 +73,8 @@ class Tuning(NamedTuple):
     width: int = _vector_width()
     chunk: int = 64
     library: bool = False
+    graphs: bool = False
+    unroll: int = 1
 
 
 # Activations of 32 rows stay in the cache of a core: denoising at batch 4,096 6.9 -> 17.2 thousand
@@ -95,6 +103,17 @@ ALOCC = Tuning(share=128 if Tuning().width else 16, chunk=32, library=True)
 _WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
 _CALLS: Options = {"xla_cpu_experimental_onednn_custom_call": True}
 _IN_PLACE: Options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+
+
+# XLA captures neither loops nor what calls cuDNN unless it is told to; and of the few operations of
+# an epoch's entry it makes no graph, unless one operation is enough. Read off its log for an H100
+# (JAX 0.10.2 and 0.11.2): the loop over steps is then one graph.
+_GRAPHS: Options = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
+    "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE,CONVOLUTION",
+    "xla_gpu_graph_min_graph_size": 1,
+}
+_GPUS = ("gpu", "cuda", "rocm")
 
 
 def _vectors(width: int) -> Options:
@@ -210,12 +229,16 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
     In bfloat16 YNNPACK is what reaches the matrix units: it stays.
     """
     if platform != "cpu":
-        return {}
+        return _on_accelerator(tuning, platform)
     # Devices that share a batch have a core each already.
     options: Options = {"xla_cpu_multi_thread_eigen": devices == 1}
     if not tuning.ynnpack and dtype == "float32":
         options |= _WITHOUT_YNNPACK
     return options | _vectors(tuning.width) | (_IN_PLACE if tuning.in_place else {})
+
+
+def _on_accelerator(tuning: Tuning, platform: str) -> Options:
+    return _GRAPHS if tuning.graphs and platform in _GPUS else {}
 
 
 def scoring_options(tuning: Tuning, dtype: str, platform: str, brief: bool = False) -> Options:
@@ -225,23 +248,36 @@ def scoring_options(tuning: Tuning, dtype: str, platform: str, brief: bool = Fal
     # Wide vectors would score dense models 1.08 to 1.12 times as fast (Zen 5), but with JAX 0.12 a
     # row's score then depends on how many devices share the rows, in its last bit.
     if platform != "cpu":
-        return {}
+        return _on_accelerator(tuning, platform)
     options = _CALLS if _calls_library(tuning, dtype, platform) else {}
     return options | (_WITHOUT_YNNPACK if dtype == "float32" else {}) | (BRIEF if brief else {})
 
 
 def compiled(lowered: Any, options: Options) -> Callable:
-    """A lowered program compiled with options, without those that this version of XLA lacks."""
+    """A lowered program compiled with options, without what this version of XLA does not know."""
     while True:
         calls = not options.keys().isdisjoint(_CALLS)
         try:
             with _not_kept() if calls else contextlib.nullcontext():
                 return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
-            unknown = [n for n in options if f"No such compile option: '{n}'" in str(error)]
-            if not unknown:
+            known = _known(options, str(error))
+            if known == options:
                 raise
-            options = {n: value for n, value in options.items() if n not in unknown}
+            options = known
+
+
+_BAD_VALUE = re.compile(r"While setting option (\w+), '([^']*)' is not a valid enum value")
+
+
+def _known(options: Options, error: str) -> Options:
+    """The options without the one, or the one value of a list, that an error of XLA's names."""
+    known = {n: value for n, value in options.items() if f"option: '{n}'" not in error}
+    if (bad := _BAD_VALUE.search(error)) and bad[1] in known:
+        name, value = bad.groups()
+        others = [part for part in str(known.pop(name)).split(",") if part != value]
+        known |= {name: ",".join(others)} if others else {}
+    return known
 
 
 def compiled_scorer(

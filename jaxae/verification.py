@@ -137,7 +137,8 @@ def _of_training(folder: Path) -> str:
     if not off and not off_scores:
         return "the digests of parameters and scores agree, bit for bit"
     lines = runlog.read_lines(folder / "provenance.jsonl")
-    apart = provenance.differences(lines[-1] if lines else {}, provenance.provenance())
+    here = provenance.provenance(cfg.train.precision)
+    apart = provenance.differences(lines[-1] if lines else {}, here)
     if len(lines) > 1:
         apart.append(f"the run was made in {len(lines)} parts")
     words = (

@@ -1,4 +1,8 @@
-"""Settings that make tests strict: four CPU devices, shapes checked, no silent broadcasting."""
+"""Settings that make tests strict: four CPU devices, shapes checked, no silent broadcasting.
+
+On an accelerator, `JAX_PLATFORMS=cuda,cpu python -m pytest -m device` runs what makes sense there;
+what takes more devices than there are is skipped.
+"""
 
 import gc
 import os
@@ -7,6 +11,11 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["MPLBACKEND"] = "Agg"
+if os.environ["JAX_PLATFORMS"] != "cpu":
+    # What is compared with NumPy is compared in full float32.
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+# Processes that run tests side by side share an accelerator.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 ROOT = Path(__file__).parents[1] / "jaxae"
 _cache = tempfile.TemporaryDirectory(prefix="jaxae-tests-")
 os.environ["JAXAE_CACHE_DIR"] = _cache.name
@@ -31,7 +40,7 @@ def _refused():
 
 
 plots.Helper = _refused
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", int(os.environ.get("JAX_NUM_CPU_DEVICES", "4")))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

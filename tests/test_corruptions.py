@@ -8,6 +8,8 @@ from jaxae.corruptions import CORRUPTIONS, applicable, corrupt, severity_grid
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, stream
 
+pytestmark = pytest.mark.device
+
 ALL = [(name, "images") for name in applicable((8, 8, 1))]
 ALL += [(name, "series") for name in applicable((30, 2))]
 

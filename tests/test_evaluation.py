@@ -8,6 +8,8 @@ from jaxae import evaluation, members, scoring, sources, tuning
 from jaxae.errors import UserError
 from jaxae.types import Learner, Outputs
 
+pytestmark = pytest.mark.device
+
 DEVICES = DEVICES[:2]
 X = images(40, 3)
 
@@ -97,7 +99,7 @@ def test_the_loss_is_each_members_own_over_all_rows_wherever_they_lie():
         measure = evaluation.loss_fn(shift_learner(), x, DEVICES)
         for shifts in ((0.1, 0.3), (0.2, 0.2)):  # of one epoch after another
             expected = [shifts[0], 10 * shifts[1]]
-            np.testing.assert_allclose(measure(by(*shifts), weight), expected, rtol=1e-4)
+            np.testing.assert_allclose(measure(by(*shifts), weight)(), expected, rtol=1e-4)
 
 
 def test_truth_and_decisions_that_are_not_bool_are_refused():

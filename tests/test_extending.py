@@ -276,7 +276,7 @@ def test_a_source_is_read_in_blocks_and_gives_what_an_array_gives(own, monkeypat
         dataset = splits.make(raw, cfg.data)
         scored = detectors.fit(learner, variables, dataset, cfg, device)
         loss = evaluation.loss_fn(learner, dataset.valid.x, device)
-        found[raw is lazy] = (dataset.scaling, scored[1], loss(variables, {}))
+        found[raw is lazy] = (dataset.scaling, scored[1], loss(variables, {})())
         if raw is lazy:
             assert isinstance(dataset.train.x[:3], np.ndarray)
             # Scoring pads its rows to whole chunks: that is the most it asks for.

@@ -10,6 +10,8 @@ from probes import DEVICES, ON_DEVICES, SHAPE, assert_same, images, tiny
 from jaxae import feeds, learners, memory, parallel, train, tuning
 from jaxae.errors import UserError
 
+pytestmark = pytest.mark.device
+
 X = images(163)  # 21 steps, the last completed
 ROW = 4 * 64  # bytes
 
@@ -109,7 +111,7 @@ def test_each_process_makes_the_slices_of_its_own_devices():
         asked.append(own.tolist())
         return np.stack([np.full((2, 3), d, np.float32) for d in own])
 
-    made = parallel.split_by(read, (4, 2, 3), DEVICES)
+    made = parallel.split_by(read, (4, 2, 3), DEVICES[:4])
     assert asked == [[0, 1, 2, 3]]
     assert made[:, 0, 0].tolist() == [0, 1, 2, 3]
     assert [shard.device for shard in made.addressable_shards] == DEVICES

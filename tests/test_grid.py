@@ -8,6 +8,8 @@ from jaxae import evaluation, grid, learners, train
 from jaxae.errors import UserError
 from jaxae.grid import lanes, programs
 
+pytestmark = pytest.mark.device
+
 X = images(150)
 SIZES = (40, 25, 60)
 RATES = (1e-3, 3e-3, 2e-3)
@@ -42,7 +44,7 @@ def alone(member, state=None):
     losses = []
 
     def on_epoch(epoch, state, found):
-        losses.append((found["loss"][0], valid_loss(state.variables, settings)[0]))
+        losses.append((found["loss"][0], valid_loss(state.variables, settings)()[0]))
         return found
 
     rows = X[member.train]

@@ -26,6 +26,8 @@ from jaxae.errors import UserError
 from jaxae.models.alocc import Discriminator, Refiner
 from jaxae.types import Batch
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(7)
 X = images(8)
 

@@ -18,6 +18,8 @@ from probes import (
 
 from jaxae import data, learners, members, parallel, rng, train
 
+pytestmark = pytest.mark.device
+
 KEY = jax.random.key(7)
 ROWS, SIZE = 40, 3  # rows of each member, and members
 

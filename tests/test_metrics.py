@@ -9,6 +9,8 @@ from sklearn import metrics as sk
 from jaxae import metrics
 from jaxae.errors import UserError
 
+pytestmark = pytest.mark.device
+
 THRESHOLD_FREE = (
     metrics.auroc,
     metrics.average_precision,

@@ -13,6 +13,8 @@ from jax import lax
 from jaxae import ops
 from jaxae.models import layers
 
+pytestmark = pytest.mark.device
+
 FORMS = ("matrix", "native")
 LAYOUTS = ("BHWC", "CHWB")
 PLAIN = ("NHWC", "HWIO", "NHWC")

@@ -7,6 +7,8 @@ from jaxae.config import OptimConfig
 from jaxae.errors import UserError
 from jaxae.optimisers import OPTIMISERS, optimiser
 
+pytestmark = pytest.mark.device
+
 # Optimisers, against NumPy on the loss sum(p^2) / 2 with gradient p.
 
 

@@ -234,7 +234,7 @@ ENTRANT = """
 import contextlib, sys, time
 from jaxae import config, errors, runlog
 
-runlog.provenance = dict  # it starts JAX and asks git, which takes long
+runlog.provenance = lambda precision: {}  # which starts JAX and asks git: it takes long
 for line in sys.stdin:
     instant, folder = line.strip().split(maxsplit=1)
     cfg = config.ExperimentConfig("tiny", run_dir=folder)

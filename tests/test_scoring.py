@@ -16,6 +16,8 @@ from jaxae.errors import UserError
 from jaxae.studies.detection import batch_mean_std
 from jaxae.types import Argument, Inferred, Outputs, Rule
 
+pytestmark = pytest.mark.device
+
 SHAPES = {"image": (9, 7, 2), "series": (11, 2), "vector": (6,)}
 SUMS = ("mse+latent_knn", "d_of_r+blurred_energy+latent_mahalanobis")
 

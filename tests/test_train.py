@@ -11,6 +11,8 @@ from jaxae import checkpoint, data, evaluation, learners, members, parallel, rng
 from jaxae.adversarial import ADVERSARIAL
 from jaxae.errors import UserError
 
+pytestmark = pytest.mark.device
+
 X = images(32)
 DEVICES = DEVICES[:2]
 
@@ -277,7 +279,7 @@ def test_validation_loss_is_free_of_noise_and_weighs_rows_equally(loss, expected
     learner = learners.build(cfg, SHAPE)
     variables = initial(learner, size=3).variables
     x = X[:13]  # not a multiple of anything: the padding must not count
-    found = evaluation.loss_fn(learner, x, DEVICES)(variables, stacked_settings(learner, 3))
+    found = evaluation.loss_fn(learner, x, DEVICES)(variables, stacked_settings(learner, 3))()
     assert found.shape == (3,)
     assert len(set(found.tolist())) == 3
     for e in range(3):
@@ -293,7 +295,7 @@ def test_validation_loss_of_an_adversarial_method_is_what_its_refiner_minimises(
     variables, x = initial(learner, size=2).variables, X[:13]
     settings = stacked_settings(learner, 2) | {"recon_weight": jnp.array([0.5, 3.0])}
     assert learner.settings["recon_weight"] == losses.recon_weight
-    found = evaluation.loss_fn(learner, x, DEVICES)(variables, settings)
+    found = evaluation.loss_fn(learner, x, DEVICES)(variables, settings)()
     assert found.shape == (2,)
     for e, weight in enumerate((0.5, 3.0)):
         out = jax.jit(learner.infer)(members.pick(variables, e), x)

@@ -41,6 +41,7 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
         jax.eval_shape(rule.fit, normals)  # raises by the number of rows alone
 
 
+@parallel.on_host()
 def fit(
     learner: Learner,
     variables: PyTree,
@@ -89,7 +90,7 @@ def fit_score(
     outputs = evaluation.inference(learner, devices)
     aside, _ = calibration.parts(cfg, len(data.valid.y))
     scale_rows = data.valid.x[aside] if cfg.threshold.aside else data.valid.x
-    found = []
+    variables, found = jax.device_get(variables), []
     for member in range(members.count(variables)):
         one = members.pick(variables, member)
         train, valid = (evaluation.Blocks(outputs, one, x) for x in (data.train.x, scale_rows))

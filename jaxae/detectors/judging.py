@@ -52,6 +52,7 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) ->
     return judge_prepared(detector, prepared(detector, raw, first), first)
 
 
+@parallel.on_host()
 def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"], first: int = 0) -> Judgement:
     """The same of rows that are `prepared`; a `UserError` where a score is not finite."""
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])

@@ -158,14 +158,23 @@ def _epoch_of(
     valid = lanes.out(valid.reshape(len(grid), -1, chunk))
     sizes = [len(member.valid) for member in grid]
 
+    def planned(epoch: int) -> PyTree:
+        return lanes.out(padded([member.plan(epoch - 1) for member in grid], 1))
+
+    plans: dict[int, PyTree] = {}  # of the next epoch, made while the devices are at work
+
     def train_epoch(state: TrainState, epoch: int) -> tuple[TrainState, train.EpochMetrics]:
         clock = time.perf_counter()
-        plan = lanes.out(padded([member.plan(epoch - 1) for member in grid], 1))
+        plan = plans.pop(epoch, None)
+        plan = planned(epoch) if plan is None else plan
         state, metrics = run(state, rows, plan, counts, keys, settings)
+        losses = measure(state.variables, rows, valid, settings)
+        if epoch < grid[0].cfg.train.epochs:
+            plans[epoch + 1] = planned(epoch + 1)
         found = _means(lanes.back(metrics), steps)
         speed = np.array(sum(steps) / (time.perf_counter() - clock))
-        losses = lanes.back(measure(state.variables, rows, valid, settings))
-        return state, found | _means({"valid_loss": losses}, sizes) | {"steps_per_s": speed}
+        valid_losses = _means({"valid_loss": lanes.back(losses)}, sizes)
+        return state, found | valid_losses | {"steps_per_s": speed}
 
     return train_epoch
 

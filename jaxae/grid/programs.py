@@ -1,5 +1,6 @@
 """What a device does with the members that it holds, and how it is compiled."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,7 @@ def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
       (state, metrics of [K, T])`, of which the first `counts` count, and
       `(variables [K, ...], rows, valid [K, C, chunk], settings) -> losses [K, C * chunk]`.
     """
-    one_by_one = platform == "cpu"
+    one_by_one, unroll = platform == "cpu", max(1, learner.tuning.unroll)
 
     def epoch(
         state: TrainState, rows: Array, plan: Array, counts: Array, keys: Key, settings: Settings
@@ -45,17 +46,12 @@ def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
         ) -> tuple[TrainState, Metrics]:
             slot = jnp.arange(plan.shape[-1], dtype=jnp.int32)
 
-            def step(i: Array, carry: tuple) -> tuple:
-                state, kept = carry
-                x = flat[plan[i]].reshape(len(slot), *rows.shape[1:])
-                state, found = learner.step(state, Batch(x, slot), key, settings)
-                return state, {name: kept[name].at[i].set(found[name]) for name in kept}
+            def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+                x = flat[index].reshape(len(slot), *rows.shape[1:])
+                return learner.step(state, Batch(x, slot), key, settings)
 
-            x = jnp.zeros((len(slot), *rows.shape[1:]))
-            _, found = jax.eval_shape(learner.step, state, Batch(x, slot), key, settings)
-            nothing = {name: jnp.zeros(len(plan), leaf.dtype) for name, leaf in found.items()}
-            # A loop that ends where the member's rows do: the others' steps cost it nothing.
-            return lax.fori_loop(0, count, step, (state, nothing))
+            run = _until if one_by_one else functools.partial(_through, unroll=unroll)
+            return run(step, state, plan, count)
 
         return members.each(course, state, plan, counts, keys, settings, one_by_one=one_by_one)
 
@@ -70,6 +66,42 @@ def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
         return members.each(of_member, variables, valid, settings, one_by_one=one_by_one)
 
     return epoch, losses
+
+
+Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+
+
+def _until(step: Step, state: TrainState, plan: Array, count: Array) -> tuple[TrainState, Metrics]:
+    """The first `count` steps of a plan [T, B]; of the others' metrics [T] nothing is said.
+
+    A loop that ends where the member's rows do: the steps that others make more cost it nothing.
+    """
+
+    def one(i: Array, carry: tuple) -> tuple:
+        state, kept = carry
+        state, found = step(state, plan[i])
+        return state, {name: kept[name].at[i].set(found[name]) for name in kept}
+
+    _, found = jax.eval_shape(step, state, plan[0])
+    nothing = {name: jnp.zeros(len(plan), leaf.dtype) for name, leaf in found.items()}
+    return lax.fori_loop(0, count, one, (state, nothing))
+
+
+def _through(
+    step: Step, state: TrainState, plan: Array, count: Array, *, unroll: int
+) -> tuple[TrainState, Metrics]:
+    """The same in a loop of T steps, of which those after `count` change nothing.
+
+    For members side by side: a loop that ends where the last of them does has an end that depends
+    on data, and an accelerator would ask the host for it at every step.
+    """
+
+    def one(state: TrainState, of_step: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
+        i, index = of_step
+        new, found = step(state, index)
+        return jax.tree.map(lambda a, b: jnp.where(i < count, a, b), new, state), found
+
+    return lax.scan(one, state, (jnp.arange(len(plan)), plan), unroll=unroll)
 
 
 def compiled(learner: Learner, devices: parallel.Devices) -> tuple[Callable, Callable]:

@@ -20,7 +20,8 @@ each map are the other two, to any order. So each is a `jax.custom_vjp` that cal
 no derivative is left to automatic differentiation of a dilated input. Each map has two forms:
 
 * `native` (GPU, TPU): one `lax.conv_general_dilated`. Only `input_gradient` dilates its input;
-  `kernel_gradient` is a plain convolution, with a dilated window at most.
+  `kernel_gradient` is a plain convolution, with a dilated window at most. Where `vmap` maps both
+  operands, as over the members of an ensemble, the matrix form stands in for a grouped convolution.
 * `matrix` (CPU): gather patches, one matrix product, scatter. It contains no convolution, so that
   it runs at full speed inside a loop. Where XLA can be told to call a library for convolutions,
   inside of `calling_library`, large forward ones are left to it; see `jaxae.ops.library`.
@@ -38,6 +39,7 @@ import functools
 
 import jax
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Float
 
 from jaxae.ops import library, matrix, native
@@ -206,7 +208,30 @@ def _by_platform(geo, by_matrix, by_convolution, a, b):
         return by_matrix(a, b)  # a full window is one matrix product, everywhere
     if geo.form == "native":
         return by_convolution(a, b)
+    by_convolution = _ungrouped(by_convolution, by_matrix)
     return lax.platform_dependent(a, b, cpu=by_matrix, default=by_convolution)
+
+
+def _ungrouped(by_convolution, by_matrix):
+    """`by_convolution`, which takes the matrix form where `vmap` maps both of its operands.
+
+    XLA has no batched convolution: `vmap` over kernels, as over the members of an ensemble, makes
+    one with a group for each. On a GPU that is slow, and the kernel gradient of S0 for 50 members
+    takes 600 MB of windows; products are batched by nature.
+    """
+    mapped = custom_vmap(by_convolution)
+
+    @mapped.def_vmap
+    def rule(axis_size, in_batched, a, b):
+        del axis_size
+        axes = tuple(0 if batched else None for batched in in_batched)
+        side_by_side = jax.vmap(by_matrix, in_axes=axes)
+        if not all(in_batched):  # one more `vmap` around may map the other operand
+            by_both = jax.vmap(by_convolution, in_axes=axes)
+            side_by_side = _ungrouped(by_both, side_by_side)
+        return side_by_side(a, b), True
+
+    return mapped
 
 
 # The matrix form knows one layout; the other one pays for a conversion.

@@ -7,12 +7,13 @@ A state has no device axis: it is replicated, so that it has one shape on any nu
 moves between machines as it is. Only the plan of an epoch and the rows to score are split.
 """
 
-from jaxae.parallel.devices import Devices, choose, everywhere, here, initialize
+from jaxae.parallel.devices import Devices, choose, everywhere, here, initialize, on_host
 from jaxae.parallel.drivers import DRIVERS, driver, mapped, start, use
 from jaxae.parallel.placing import at_home, fetch, on_one, place, placed_like, split, split_by
 from jaxae.parallel.programs import (
     blocks,
     compiled_epoch,
+    dispatch_rows,
     epoch_fn,
     is_padded,
     map_rows,
@@ -20,7 +21,8 @@ from jaxae.parallel.programs import (
 )
 
 __all__ = [
-    "DRIVERS", "Devices", "at_home", "blocks", "choose", "compiled_epoch", "driver", "epoch_fn",
-    "everywhere", "fetch", "here", "initialize", "is_padded", "map_rows", "mapped", "on_one",
-    "place", "placed_like", "rows_fn", "split", "split_by", "start", "use",
+    "DRIVERS", "Devices", "at_home", "blocks", "choose", "compiled_epoch", "dispatch_rows",
+    "driver", "epoch_fn", "everywhere", "fetch", "here", "initialize", "is_padded", "map_rows",
+    "mapped", "on_host", "on_one", "place", "placed_like", "rows_fn", "split", "split_by", "start",
+    "use",
 ]  # fmt: skip

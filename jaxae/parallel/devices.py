@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +49,22 @@ def initialize(count: int = 0, deterministic: bool = False) -> None:
         return
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay
         jax.config.update("jax_num_cpu_devices", max(tuning.cores(), count))
+
+
+@contextlib.contextmanager
+def on_host() -> Iterator[None]:
+    """Have the CPU compute, beside an accelerator, what is not placed on any device.
+
+    Initial states, fitted rules and scores, corruptions and metrics are brief: an accelerator would
+    compile a program for each, and wait for the host between them. A CPU alone does so anyway, and
+    where JAX_PLATFORMS leaves the CPU out they stay on the accelerator.
+    """
+    beside = None
+    if jax.local_devices()[0].platform != "cpu":
+        with contextlib.suppress(RuntimeError):
+            beside = jax.local_devices(backend="cpu")[0]
+    with jax.default_device(beside) if beside else contextlib.nullcontext():
+        yield
 
 
 def everywhere() -> list[jax.Device]:

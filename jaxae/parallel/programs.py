@@ -56,7 +56,7 @@ def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> A
                 batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
                 return learner.step(state, batch, key, settings)
 
-            return lax.scan(step, state, plan)
+            return lax.scan(step, state, plan, unroll=max(1, learner.tuning.unroll))
 
         one_by_one = devices[0].platform == "cpu"
         return members.each(course, state, keys, settings, one_by_one=one_by_one)
@@ -83,10 +83,13 @@ def blocks(x: Source, devices: Devices, chunk: int) -> Iterator[Array]:
     """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices.
 
     Equal, so that a scorer is compiled once however many rows there are: on a CPU K is
-    `tuning.STEPS_PER_DISPATCH` unless rows are large, see `is_padded`. The rows of the last one
-    fill as few steps of each device as they can, the end of them with row 0; what follows is 0.
+    `tuning.STEPS_PER_DISPATCH` unless rows are large, see `is_padded`; on an accelerator, which
+    computes all steps, the next power of two. The rows of the last one fill as few steps of each
+    device as they can, the end of them with row 0; what follows is 0.
     """
     wanted, most = ceil_div(len(x), len(devices) * chunk), tuning.STEPS_PER_DISPATCH
+    if devices[0].platform != "cpu":
+        wanted = 1 << (wanted - 1).bit_length()
     steps = most if is_padded(x.shape, devices, chunk) else min(wanted, most)
     per_block = len(devices) * steps * chunk
     for start in range(0, len(x), per_block):
@@ -180,17 +183,36 @@ def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) 
       placed: the `blocks` of the rows.
       n: number of rows before padding.
     """
-    parts, left = [], n
-    ahead: tuple[PyTree, int] | None = None
-    for block in placed:  # a block is fetched while the next one is computed
+    return dispatch_rows(run, variables, placed, n)()
+
+
+def dispatch_rows(
+    run: Callable, variables: PyTree, placed: Iterable[Array], n: int
+) -> Callable[[], PyTree]:
+    """Have the devices begin with `map_rows`; what is returned waits for its result."""
+    dispatched = _dispatched(run, variables, placed, n)
+    first = next(dispatched)
+
+    def fetch() -> PyTree:
+        parts, ahead = [], first
+        for following in dispatched:  # a block is fetched while the next one is computed
+            parts.append(_in_order(*ahead))
+            ahead = following
+        parts.append(_in_order(*ahead))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n], *parts)
+
+    return fetch
+
+
+def _dispatched(
+    run: Callable, variables: PyTree, placed: Iterable[Array], n: int
+) -> Iterator[tuple[PyTree, int]]:
+    """What devices are about to find of each block, and its steps that hold rows."""
+    left = n
+    for block in placed:
         steps = _filled(left, block.shape)
         left -= math.prod(block.shape[:3])
-        ahead, done = (run(variables, block, steps), steps), ahead
-        if done:
-            parts.append(_in_order(*done))
-    assert ahead, "there are no rows"
-    parts.append(_in_order(*ahead))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n], *parts)
+        yield run(variables, block, steps), steps
 
 
 def _in_order(found: PyTree, steps: int) -> PyTree:

@@ -36,7 +36,8 @@ def run(cfg: ProtocolConfig) -> dict | None:
     todo = [member for member in mine if not is_finished(member)]
     print(f"{len(wanted)} members in {cfg.run_path}; {len(todo)} of {len(mine)} to train")
     if todo:
-        training.train_members(cfg, todo, datasets)
+        with parallel.on_host():
+            training.train_members(cfg, todo, datasets)
     missing = [i for i, member in enumerate(wanted) if not is_finished(member)]
     if missing:
         print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report so far")

@@ -215,7 +215,7 @@ def _watch(cfg: ProtocolConfig, work: Work, placed: Sequence[grid.Member]) -> gr
         for i, member in enumerate(placed):
             settings = {name: np.float32([value]) for name, value in member.settings.items()}
             own = members.only(states, i)
-            found.append(of_class[member.cfg.data](own, settings))
+            found.append(of_class[member.cfg.data](own, settings)())
         return jax.tree.map(lambda *of: np.concatenate(of), *found)
 
     return watch

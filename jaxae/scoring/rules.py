@@ -3,7 +3,9 @@
 To add one, name a `Rule` in `RULES`, or call `RULES.add` from outside of the package.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -94,8 +96,16 @@ def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
       UserError: see `rule`; a score is NaN, or the rule needs more of them.
     """
     conformal.refuse_nan(calibration=scores)
+    rule(spec)  # raises where there is none
     scores = jnp.asarray(scores)
-    return Decision(spec, jax.jit(rule(spec).fit)(scores), scores)
+    name, _, text = spec.partition(":")
+    return Decision(spec, _fitting(RULES[name].fit, text)(scores), scores)
+
+
+@functools.lru_cache(maxsize=64)
+def _fitting(fit: Callable[..., dict], number: str) -> Callable[[Array], dict]:
+    """A rule's own `fit` with its number, compiled once for all who have as many scores."""
+    return jax.jit(lambda scores: fit(scores, float(number)) if number else fit(scores))
 
 
 def decide(decision: Decision, scores: Float[AnyArray, " N"]) -> Bool[np.ndarray, " N"]:

@@ -12,6 +12,7 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
+from jaxae import precision
 from jaxae.errors import UserError
 from jaxae.filters import gaussian_blur
 from jaxae.registry import Registry
@@ -164,10 +165,20 @@ def resolve(spec: str) -> Score:
     names = spec.split("+")
     parts = tuple((name, SCORES[name]) for name in names)
     if len(parts) == 1:
-        return parts[0][1]
+        return _exact(parts[0][1])
     if len(set(names)) < len(names):
         raise UserError(f"score {spec!r} names a score twice; name each one once")
-    return _sum(parts)
+    return _exact(_sum(parts))
+
+
+@functools.lru_cache(maxsize=64)
+def _exact(score: Score) -> Score:
+    """The score with products in full float32 on every platform; one object for one score."""
+    return score._replace(
+        apply=precision.exact(score.apply),
+        fit=score.fit and precision.exact(score.fit),
+        standardise=score.standardise and precision.exact(score.standardise),
+    )
 
 
 @functools.lru_cache(maxsize=32)

@@ -55,7 +55,7 @@ class Context:
 
     def scores_by(self, names: Sequence[str], x: Source) -> dict[str, Float[np.ndarray, " N"]]:
         """Scores of rows by other scores, which fit nothing, and the first member."""
-        scores = tuple(scoring.SCORES[name] for name in names)
+        scores = tuple(scoring.resolve(name) for name in names)
         found = evaluation.scores_at_once(self.learner, scores, tuple(self.devices))
         by_each = found(self.variables, x)
         return {name: of[0] for name, of in zip(names, by_each, strict=True)}

@@ -1,0 +1,63 @@
+"""How exactly products of float32 are computed, on whatever device.
+
+Unless a program says otherwise, an NVIDIA GPU since Ampere multiplies float32 in TensorFloat-32
+(ten bits of mantissa), and a TPU in bfloat16 (seven). For training that is a setting. What is
+compared with other machines - scores, reconstructions, codes, validation losses, exports - is
+always computed in full float32. A CPU has full float32 only: there both are the same program.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+
+Function = TypeVar("Function", bound=Callable)
+
+_EXACT = "highest"  # as JAX names full float32
+
+
+def at(precision: str, function: Function) -> Function:
+    """`function`, whose products of float32 are computed at a precision wherever it is traced.
+
+    Args:
+      precision: JAX's: "highest" is float32 itself, "high" three passes of bfloat16 on a TPU and
+        TensorFloat-32 on a GPU. "default" leaves it to the platform, or to
+        JAX_DEFAULT_MATMUL_PRECISION where that is set.
+      function: traced by JAX, or computed at once.
+    """
+    if precision == "default":
+        return function
+
+    @functools.wraps(function)
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*args, **kwargs)
+
+    return computed  # type: ignore[return-value]
+
+
+def exact(function: Function) -> Function:
+    """`function` in full float32, on every platform and whatever the environment asks for."""
+    return at(_EXACT, function)
+
+
+def in_words(precision: str, device: Any) -> str:
+    """What training computes products of float32 in on a device, for the record.
+
+    Returns:
+      "default (TensorFloat-32)", "highest (float32)" and the like.
+    """
+    known: Any = jax.config
+    asked = known.jax_default_matmul_precision if precision == "default" else precision
+    if device.platform == "cpu" or asked in (_EXACT, "float32"):
+        means = "float32"
+    elif asked not in (None, "default", "high"):
+        means = "set by JAX_DEFAULT_MATMUL_PRECISION"
+    elif device.platform == "tpu":
+        means = "bfloat16, three passes" if asked == "high" else "bfloat16"
+    else:
+        capability = getattr(device, "compute_capability", None)
+        ampere = capability is None or float(capability) >= 8
+        means = "TensorFloat-32" if ampere else "float32"
+    return f"{asked or 'default'} ({means})"
