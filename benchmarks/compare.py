@@ -158,11 +158,11 @@ def roofline(records: list[Record]) -> str:
         if own is None or "flops_per_step" not in own:
             continue
         peaks, steady = own["machine"]["peaks"], training(own)["median"]
-        of_peak = own["flops_per_step"] * steady / peaks["flops_per_s"]
-        least = max(
-            own["flops_per_step"] / peaks["flops_per_s"],
-            own["bytes_per_step"] / peaks["bytes_per_s"],
-        )
+        peak = peaks["flops_per_s"]
+        if own["precision"] == "highest":  # on a CPU one peak stands for both
+            peak = peaks.get("highest_flops_per_s", peak)
+        of_peak = own["flops_per_step"] * steady / peak
+        least = max(own["flops_per_step"] / peak, own["bytes_per_step"] / peaks["bytes_per_s"])
         lines.append(
             _row(
                 model,

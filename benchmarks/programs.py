@@ -1,12 +1,13 @@
 """Every competitor behind one interface, so that one loop can check and time them all."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.cases import CASES, Case, Weights, config, flatten, rows, unflatten
+from benchmarks.cases import CASES, Case, Weights, config, flatten, replace, rows, unflatten
 
 SCORED = 4096  # rows of one scoring pass
 _RATE = 2.0**24  # see tests/test_parity.py: a huge SGD step gives gradients to float32 precision
@@ -20,14 +21,16 @@ class Program(NamedTuple):
     """A model ready to be checked and timed; every call returns when the work is done.
 
     Attributes:
-      gradients: rows [B, *S] -> ({"loss": ...}, gradients), at the weights given, without noise.
+      gradients: rows [B, *S] -> ({"loss": ...}, gradients), at the weights given, without noise,
+        products of float32 being exact.
       train: make this many steps.
-      score: score all `SCORED` rows in chunks of this many.
-      steps: the number of steps that `train` must be called with; 0 = any.
+      score: score all `SCORED` rows in chunks of this many, products of float32 being exact.
+      steps: `train` takes multiples of this number, which are one dispatch, or replay of a CUDA
+        graph; 0 = any number.
       devices: how many devices work.
       device: what they are.
       versions: of the framework.
-      precision: of products in float32, as the framework names it.
+      precision: of products of float32 in training, as the framework names it.
       transfer_s: seconds until the training rows were on the devices.
       cost: `{"flops_per_step": ..., "bytes_per_step": ...}`; None = the framework does not say.
     """
@@ -47,6 +50,11 @@ class Program(NamedTuple):
 def _order(case: Case, batch: int) -> np.ndarray:
     """Row numbers [T, B] of one block of steps: a shuffled epoch."""
     return np.random.default_rng(1).permutation(case.block * batch).reshape(-1, batch)
+
+
+def _precision(spec: dict) -> str:
+    """Of products of float32 in training: "default", TF32 on GPUs that have it, or "highest"."""
+    return spec.get("precision", "default")
 
 
 def _parse(spec: dict) -> tuple[Case, object]:
@@ -79,6 +87,8 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     from jaxae.types import Inferred
 
     case, cfg = _parse(spec)
+    if _precision(spec) != "default":
+        cfg = replace(cfg, ["train", "precision"], _precision(spec))
     learner = learners.build(cfg, case.shape)
     tuned = learner.tuning._replace(**spec.get("tuning", {}))
     learner = learner._replace(tuning=tuned)
@@ -120,9 +130,10 @@ def jaxae(spec: dict, weights: Weights) -> Program:
         once = learners.build(quiet, case.shape)
         at_weights, *others = start(once)
         index = split(np.arange(len(sample))[None])
-        new, metrics = parallel.epoch_fn(once, devices)(
-            at_weights, parallel.place(sample, devices), index, *others
-        )
+        with _exact(devices[0]):
+            new, metrics = parallel.epoch_fn(once, devices)(
+                at_weights, parallel.place(sample, devices), index, *others
+            )
         new, metrics = jax.device_get(members.pick((new.params, metrics), 0))
         after = flatten(new)
         grads = {k: (weights[k] - after[k]) / np.float32(_RATE) for k in weights}
@@ -131,10 +142,14 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     programs = []
 
     def train(steps: int) -> None:
-        args = (box[0], x, plan, keys, settings)
+        if steps % len(order):
+            raise ValueError(f"{steps} steps are no multiple of {len(order)}")
         if not programs:
+            args = (box[0], x, plan, keys, settings)
             programs.append(parallel.compiled_epoch(learner, devices, *args))
-        box[0], metrics = programs[0](*args)
+        metrics = None
+        for _ in range(steps // len(order)):
+            box[0], metrics = programs[0](box[0], x, plan, keys, settings)
         jax.block_until_ready((box[0], metrics))
 
     mse = SCORES["mse"]
@@ -152,14 +167,15 @@ def jaxae(spec: dict, weights: Weights) -> Program:
         if chunk not in blocks:
             blocks[chunk] = list(parallel.blocks(scored, judges, chunk))
         placed = parallel.place(box[0].variables, judges)
-        parallel.map_rows(scorer, placed, blocks[chunk], SCORED)
+        with _exact(judges[0]):
+            parallel.map_rows(scorer, placed, blocks[chunk], SCORED)
 
     def cost() -> dict[str, float]:
         return step_cost(cfg, case.shape)
 
     return Program(
         gradients, train, score, len(order), len(devices), devices[0].device_kind,
-        _versions("jax", "flax"), _jax_precision(), transfer, cost,
+        _versions("jax", "flax"), _jax_precision(spec), transfer, cost,
     )  # fmt: skip
 
 
@@ -181,66 +197,70 @@ def flax(spec: dict, weights: Weights) -> Program:
         lambda state, x, rows, i, key: step(state, x[rows], jax.random.fold_in(key, i)),
         donate_argnums=0,
     )
-    judge, key = jax.jit(score_of), jax.random.key(2)
+    judge, key, device = jax.jit(score_of), jax.random.key(2), jax.local_devices()[0]
     # Jitted, so that every leaf has a buffer of its own to donate.
     box = [jax.jit(init)(unflatten(weights))]
 
     def gradients(sample):
         state = init(jax.tree.map(jnp.array, unflatten(weights)))
-        losses, grads, _ = jax.jit(gradients_of)(state, sample, sample)
+        with _exact(device):
+            losses, grads, _ = jax.jit(gradients_of)(state, sample, sample)
         return {k: float(v) for k, v in losses.items()}, flatten(grads)
 
     def train(steps: int) -> None:
-        for i in range(steps):
-            box[0] = run(box[0], x, order[i % len(order)], i, key)
+        with _products(_precision(spec)):
+            for i in range(steps):
+                box[0] = run(box[0], x, order[i % len(order)], i, key)
         jax.block_until_ready(box[0])
 
     def score(chunk: int) -> None:
-        parts = [judge(box[0], scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
+        with _exact(device):
+            parts = [judge(box[0], scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
         np.concatenate(parts)
 
     return Program(
-        gradients, train, score, 0, 1, jax.local_devices()[0].device_kind,
-        _versions("jax", "flax"), _jax_precision(), transfer,
+        gradients, train, score, 0, 1, device.device_kind,
+        _versions("jax", "flax"), _jax_precision(spec), transfer,
     )  # fmt: skip
 
 
 def torch(spec: dict, weights: Weights) -> Program:
-    """PyTorch: eager, channels_last or compiled, on so many threads."""
+    """PyTorch in one of the settings of its reference, on so many threads of a CPU."""
     import torch
 
     from benchmarks import reference_torch
 
-    if reference_torch.DEVICE.type == "cuda" and spec["threads"] != 1:
+    cuda = reference_torch.DEVICE.type == "cuda"
+    if cuda and spec["threads"] != 1:
         raise Unavailable("the number of threads matters on a CPU only")
-    torch.set_num_threads(spec["threads"])
     case, cfg = _parse(spec)
-    program = reference_torch.build(case, cfg, spec["setting"])
+    able = reference_torch.settings(case)
+    if spec["setting"] not in able:
+        raise Unavailable(
+            f"PyTorch cannot run {case.name} as {spec['setting']} on this device, only as "
+            f"{', '.join(able)}"
+        )
+    torch.set_num_threads(spec["threads"])
+    program = reference_torch.build(case, cfg, spec["setting"], _precision(spec))
     order = torch.from_numpy(_order(case, cfg.train.batch_size)).to(reference_torch.DEVICE)
     x, transfer = placed(rows(case, order.numel()), program.prepare)
-    scored = program.prepare(rows(case, SCORED))
     program.load(weights)
-
-    def done() -> None:
-        if reference_torch.DEVICE.type == "cuda":
-            torch.cuda.synchronize()
+    run, score = program.trainer(x, order), program.scorer(program.prepare(rows(case, SCORED)))
 
     def gradients(sample):
         program.load(weights)
         return program.gradients(program.prepare(sample))
 
     def train(steps: int) -> None:
-        for i in range(steps):
-            program.step(x[order[i % len(order)]])
-        done()
+        run(steps)
+        if cuda:
+            torch.cuda.synchronize()
 
-    def score(chunk: int) -> None:
-        parts = [program.score(scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
-        torch.cat(parts).cpu().numpy()
-
-    kind = torch.cuda.get_device_name() if reference_torch.DEVICE.type == "cuda" else "cpu"
-    precision = torch.get_float32_matmul_precision()
-    return Program(gradients, train, score, 0, 1, kind, _versions("torch"), precision, transfer)
+    kind = torch.cuda.get_device_name() if cuda else "cpu"
+    return Program(
+        gradients, train, score, program.steps, 1, kind, _versions("torch"), program.precision,
+        transfer,
+    )  # fmt: skip
 
 
 def keras(spec: dict, weights: Weights) -> Program:
@@ -250,7 +270,7 @@ def keras(spec: dict, weights: Weights) -> Program:
     from benchmarks import reference_keras
 
     case, cfg = _parse(spec)
-    program = reference_keras.build(case, cfg, spec["setting"])
+    program = reference_keras.build(case, cfg, spec["setting"], _precision(spec))
     order = _order(case, cfg.train.batch_size)
     x, transfer = placed(rows(case, order.size), program.prepare)
     scored = program.prepare(rows(case, SCORED))
@@ -263,6 +283,7 @@ def keras(spec: dict, weights: Weights) -> Program:
     def train(steps: int) -> None:
         for first in range(0, steps, len(order)):
             program.train(x, order[: steps - first])
+        tf.test.experimental.sync_devices()
 
     def score(chunk: int) -> None:
         parts = [program.score(scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
@@ -271,14 +292,35 @@ def keras(spec: dict, weights: Weights) -> Program:
     fixed = len(order) if spec["setting"] in ("loop", "fit") else 0
     gpus = tf.config.list_physical_devices("GPU")
     kind = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
-    fast = tf.config.experimental.tensor_float_32_execution_enabled()
     return Program(
         gradients, train, score, fixed, 1, kind, _versions("tensorflow", "keras"),
-        "tensorfloat32 allowed" if fast else "highest", transfer,
+        program.precision, transfer,
     )  # fmt: skip
 
 
 FRAMEWORKS = {"jaxae": jaxae, "flax": flax, "torch": torch, "keras": keras}
+
+
+def found(framework: str) -> dict[str, Any]:
+    """What "jaxae" or "torch" finds on this machine.
+
+    Returns:
+      `platform`, "cpu" or an accelerator's, and `count` of its devices; of torch also `settings`,
+      those of each of `CASES`.
+    """
+    if framework == "torch":
+        import torch
+
+        from benchmarks import reference_torch
+
+        return {
+            "platform": reference_torch.DEVICE.type,
+            "count": torch.cuda.device_count() or 1,
+            "settings": {name: reference_torch.settings(case) for name, case in CASES.items()},
+        }
+    import jax
+
+    return {"platform": jax.default_backend(), "count": jax.local_device_count()}
 
 
 def _versions(*names: str) -> dict[str, str]:
@@ -287,10 +329,26 @@ def _versions(*names: str) -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-def _jax_precision() -> str:
+def _jax_precision(spec: dict) -> str:
     import jax
 
-    return jax.config.jax_default_matmul_precision or "default"
+    asked = _precision(spec)
+    return jax.config.jax_default_matmul_precision or asked if asked == "default" else asked
+
+
+def _products(precision: str) -> contextlib.AbstractContextManager:
+    """In which JAX traces programs whose products have this precision; "default" = its own."""
+    import jax
+
+    return (
+        contextlib.nullcontext() if precision == "default"
+        else jax.default_matmul_precision(precision)
+    )  # fmt: skip
+
+
+def _exact(device) -> contextlib.AbstractContextManager:
+    """In which JAX traces programs whose products are exact; on a CPU all are."""
+    return _products("default" if device.platform == "cpu" else "highest")
 
 
 def step_cost(cfg, shape: tuple[int, ...]) -> dict[str, float]:
@@ -305,22 +363,39 @@ def step_cost(cfg, shape: tuple[int, ...]) -> dict[str, float]:
     }
 
 
-def peaks(size: int = 2048, megabytes: int = 256) -> dict[str, float]:
-    """What this machine reaches: a large product of float32, and a large array read and written."""
+def peaks(size: int = 0, megabytes: int = 0) -> dict[str, float]:
+    """What this machine reaches: a large product of float32, and a large array read and written.
+
+    Operands are random: those of ones take less power, and so run at a higher clock.
+
+    Args:
+      size: N of a product of [N, N] matrices; 0 = 2,048 on a CPU, 8,192 elsewhere.
+      megabytes: of the array; 0 = 256 on a CPU, 2,048 elsewhere.
+
+    Returns:
+      `flops_per_s` and `bytes_per_s`; off the CPU also `highest_flops_per_s`, of exact products,
+      where the first is of those that JAX makes by default.
+    """
     import jax
     import jax.numpy as jnp
 
-    a, x = jnp.ones((size, size)), jnp.ones(megabytes << 18)
-    product, copy = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    cpu = jax.default_backend() == "cpu"
+    size, megabytes = size or (2048 if cpu else 8192), megabytes or (256 if cpu else 2048)
+    a, b = (jax.random.normal(jax.random.key(seed), (size, size)) for seed in (0, 1))
+    x = jnp.ones(megabytes << 18)
+    copy = jax.jit(lambda x: x + 1)
 
     def best(call: Callable[[], object]) -> float:
         call()
         return min(timed(lambda: jax.block_until_ready(call())) for _ in range(7))
 
-    return {
-        "flops_per_s": 2 * size**3 / best(lambda: product(a, a)),
-        "bytes_per_s": 2 * x.nbytes / best(lambda: copy(x)),
-    }
+    def rate(precision: str) -> float:
+        product = jax.jit(jnp.matmul)
+        with _products(precision):
+            return 2 * size**3 / best(lambda: product(a, b))
+
+    found = {"flops_per_s": rate("default"), "bytes_per_s": 2 * x.nbytes / best(lambda: copy(x))}
+    return found if cpu else found | {"highest_flops_per_s": rate("highest")}
 
 
 def placed(values: np.ndarray, place: Callable[[np.ndarray], Any]) -> tuple[Any, float]:

@@ -1,7 +1,8 @@
 """The reference systems as a competent TensorFlow/Keras user writes them."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -138,8 +139,22 @@ LOSSES = {
 }
 
 
+@contextlib.contextmanager
+def computing(precision: str) -> Iterator[None]:
+    """Products and convolutions of float32 on a GPU: "default" = in TF32, "highest" = exact."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(precision == "default")
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
 class Program(NamedTuple):
     """One model in Keras, for rows made by `prepare`; see `reference_torch.Program`.
+
+    Losses and gradients of `gradients`, `outputs` and scores are computed in exact float32,
+    training in the precision that was asked for.
 
     Attributes:
       prepare: rows [N, *S] -> the tensor that the other functions take.
@@ -148,6 +163,7 @@ class Program(NamedTuple):
       gradients: `x -> ({name: loss}, gradients)` without input noise.
       train: `(rows, order [T, B]) -> None`: T steps in the setting's way.
       score: `(rows) -> [B]` mean squared error, pixels in [0, 1].
+      precision: of products of float32 in training, in words.
     """
 
     prepare: Callable[[np.ndarray], tf.Tensor]
@@ -156,9 +172,10 @@ class Program(NamedTuple):
     gradients: Callable[[tf.Tensor], tuple[dict[str, float], Weights]]
     train: Callable[[tf.Tensor, np.ndarray], None]
     score: Callable[[tf.Tensor], tf.Tensor]
+    precision: str
 
 
-def build(case: Case, cfg, setting: str = "function") -> Program:
+def build(case: Case, cfg, setting: str = "function", precision: str = "default") -> Program:
     """The model of a case in Keras.
 
     Args:
@@ -166,6 +183,7 @@ def build(case: Case, cfg, setting: str = "function") -> Program:
       cfg: the experiment's configuration; its optimiser, loss, noise and compute dtype are used.
       setting: "function" (a `tf.function` per step), "xla" (the same with `jit_compile`), "loop"
         (many steps in one `tf.function`) or "fit" (`Model.fit`).
+      precision: that training is computed in, see `computing`.
     """
     keras.config.set_dtype_policy(
         "mixed_bfloat16" if cfg.model.compute_dtype == "bfloat16" else "float32"
@@ -211,7 +229,11 @@ def build(case: Case, cfg, setting: str = "function") -> Program:
             for index in tf.constant(order):
                 one(rows, index)
 
-    return Program(prepare, lambda w: load(model, case, w), outputs, gradients, train, score)
+    exact, stated = computing("highest"), computing(precision)
+    return Program(
+        prepare, lambda w: load(model, case, w), exact(outputs), exact(gradients), stated(train),
+        exact(score), "tensorfloat32 allowed" if precision == "default" else "highest",
+    )  # fmt: skip
 
 
 def _reconstruction(model, cfg):

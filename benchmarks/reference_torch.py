@@ -1,12 +1,17 @@
 """The reference systems as a competent PyTorch user writes them.
 
-Layers are padded the native way, and `torch_weights` makes the comparison exact nevertheless.
+Layers are padded the native way, and `torch_weights` makes the comparison exact nevertheless. On a
+GPU a model may also be run from CUDA graphs, which launch many kernels at once, and in TF32.
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +22,14 @@ from benchmarks.cases import Case, Weights, recon_weight
 from benchmarks.torch_weights import MIRRORED, load, weights
 
 torch.set_flush_denormal(True)  # measured: without it long runs slow down several times
+torch.backends.cudnn.benchmark = True  # XLA too picks convolutions by their speed
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PRECISIONS = ("default", "highest")  # of products of float32
+UNROLLED = 16  # steps of one replay of a CUDA graph
+WARM_UP = 3  # runs before anything is recorded: they compile, choose kernels and allocate
+# Whether compiled settings also compile what surrounds the network: the gathering of rows, noise,
+# errors, RMSprop. Each of their kernels costs a launch, which matters on a GPU only.
+COMPILE_ALL = DEVICE.type == "cuda"
 
 
 def _down(n_in: int, n_out: int, kernel: int = 3) -> nn.Conv2d:
@@ -98,114 +110,408 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 LOSSES = {"mse": F.mse_loss, "mae": F.l1_loss, "bce": F.binary_cross_entropy}
 
 
-def settings(case: Case) -> list[str]:
-    """The ways in which a PyTorch user may run a model."""
-    return ["eager", "compile"] + ([] if case.dense else ["channels_last"])
-
-
-class Program(NamedTuple):
-    """One model in PyTorch, for rows made by `prepare`.
+class Way(NamedTuple):
+    """How a setting runs a model.
 
     Attributes:
-      prepare: rows [N, *S] -> the tensor that the other functions take.
-      load: set the weights; running statistics and the optimiser stay.
-      outputs: reconstructions [B, *S] in evaluation mode, pixels in [0, 1], as NumPy.
-      gradients: `x -> ({name: loss}, gradients)` without input noise, as floats and NumPy.
-      step: one update; returns the loss.
-      score: mean squared reconstruction error [B], pixels in [0, 1], in evaluation mode.
+      mode: of `torch.compile`; empty = not compiled.
+      graph: whether many steps, and a whole pass of scoring, are one CUDA graph.
+      channels_last: whether images lie in memory with their channels innermost.
     """
 
-    prepare: Callable[[np.ndarray], torch.Tensor]
-    load: Callable[[Weights], None]
-    outputs: Callable[[torch.Tensor], np.ndarray]
-    gradients: Callable[[torch.Tensor], tuple[dict[str, float], Weights]]
-    step: Callable[[torch.Tensor], torch.Tensor]
-    score: Callable[[torch.Tensor], torch.Tensor]
+    mode: str = ""
+    graph: bool = False
+    channels_last: bool = False
+
+    def compile(self, function: Callable, mode: str = "") -> Callable:
+        """A function compiled in this mode, or in another one; itself where nothing is."""
+        if not self.mode:
+            return function
+        # PyTorch counts programs by the code that they came from, whatever model it belongs to, and
+        # from the ninth on runs them uncompiled.
+        known = torch._dynamo.config
+        known.cache_size_limit, known.accumulated_cache_size_limit = 256, 1024
+        known.fail_on_cache_limit_hit = True
+        # One program for each batch size.
+        return torch.compile(function, dynamic=False, mode=mode or self.mode)
 
 
-def build(case: Case, cfg, setting: str = "eager") -> Program:
+WAYS = {
+    "eager": Way(),
+    "compile": Way("default"),
+    "reduce_overhead": Way("reduce-overhead"),  # the compiler captures CUDA graphs by itself
+    "graph": Way(graph=True),
+    "graph_compile": Way("default", graph=True),
+}
+
+
+def way(setting: str) -> Way:
+    """What the name of a setting stands for: "graph", "graph_channels_last", "channels_last".
+
+    Raises:
+      KeyError: there is no such setting.
+    """
+    name = "eager" if setting == "channels_last" else setting.removesuffix("_channels_last")
+    return WAYS[name]._replace(channels_last=setting.endswith("channels_last"))
+
+
+def settings(case: Case) -> list[str]:
+    """The ways in which a PyTorch user may run a model on the device at hand.
+
+    On a CPU: eager, with channels last, and compiled where there is a C++ compiler. On a GPU each
+    of `WAYS`, for convolutional models with channels last too; compiled ones where there are Triton
+    and a C compiler.
+    """
+    if DEVICE.type == "cpu":
+        compiled = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+        names = ["eager"] + ([] if case.dense else ["channels_last"])
+        return names + (["compile"] if compiled else [])
+    compiled = find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
+    names = [name for name, known in WAYS.items() if compiled or not known.mode]
+    last = ["channels_last" if name == "eager" else f"{name}_channels_last" for name in names]
+    return names + ([] if case.dense else last)
+
+
+@contextlib.contextmanager
+def computing(precision: str) -> Iterator[None]:
+    """Products and convolutions of float32 on a GPU: in TF32, as JAX's by default, or exact.
+
+    PyTorch by itself computes convolutions in TF32 and products exactly. The switches are the older
+    ones: they set the newer `fp32_precision` too, whereas after the newer ones alone
+    `torch.compile` of PyTorch 2.9 refuses to work.
+
+    Args:
+      precision: "default" = TF32, or "highest" = exact; on a CPU both are exact.
+
+    Raises:
+      ValueError: of another precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn) if DEVICE.type == "cuda" else ()
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = precision == "default"
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+def captured(work: Callable[[], Any], rehearsal: Callable[[], Any]) -> Callable[[], Any]:
+    """Work recorded once in a CUDA graph, to be made again by every call.
+
+    On a CPU, which has no such graphs, every call does the work itself: the same results from the
+    same tensors.
+
+    Args:
+      work: takes no arguments, waits for nothing, reads and writes tensors that stay where they
+        are.
+      rehearsal: is run `WARM_UP` times before, on the stream that is then recorded. It compiles,
+        chooses kernels, and allocates what must outlive the recording, as optimisers' states.
+
+    Returns:
+      A function that gives what `work` gave; each call overwrites those tensors.
+    """
+    if DEVICE.type == "cpu":
+        for _ in range(WARM_UP):
+            rehearsal()
+        return work
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            rehearsal()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        found = work()
+
+    def replay() -> Any:
+        graph.replay()
+        return found
+
+    return replay
+
+
+@contextlib.contextmanager
+def undone(net: nn.Module, optimisers: list[torch.optim.Optimizer]) -> Iterator[None]:
+    """Put weights, running statistics and optimisers' states back afterwards, where they lie."""
+
+    def states() -> list[torch.Tensor]:
+        known = [state for optimiser in optimisers for state in optimiser.state.values()]
+        return [value for state in known for value in state.values()]
+
+    kept = {name: value.clone() for name, value in net.state_dict().items()}
+    before = {value: value.clone() for value in states()}
+    yield
+    net.load_state_dict(kept)
+    for value in states():
+        # What did not exist yet starts from zero in Adam and in RMSprop.
+        value.copy_(before[value]) if value in before else value.zero_()
+
+
+class Program:
+    """One model in PyTorch, for rows made by `prepare`.
+
+    Losses and gradients of `gradients`, `outputs` and scores are computed in exact float32,
+    training in the precision that was asked for.
+
+    Attributes:
+      steps: the number of steps of which a trainer makes multiples; 0 = any number.
+      precision: of products of float32 in training: "tf32", or as PyTorch names it.
+    """
+
+    def __init__(self, case: Case, cfg, setting: str, precision: str):
+        self._case, self._cfg, self._way, self._precision = case, cfg, way(setting), precision
+        self.steps = UNROLLED if self._way.graph else 0
+        with computing(precision):
+            known = torch.get_float32_matmul_precision()
+            self.precision = "tf32" if known == "high" else known
+        net = NETWORKS[case.name]().to(DEVICE).train()
+        last = torch.channels_last if self._way.channels_last else torch.preserve_format
+        self._net = net.to(memory_format=last)
+        autocast = torch.autocast(
+            DEVICE.type, torch.bfloat16, enabled=cfg.model.compute_dtype == "bfloat16"
+        )
+        around = functools.partial(self._way.compile, mode="default") if COMPILE_ALL else _as_it_is
+        make = _adversarial if cfg.method == "alocc" else _reconstruction
+        self._losses, self._optimisers = make(self._net, cfg, self._way, autocast)
+        self._updates = [
+            # Adam's fused step is one kernel as it is.
+            around(known.step) if isinstance(known, torch.optim.RMSprop) else known.step
+            for known in self._optimisers
+        ]
+        self._draw = around(_draw(cfg))
+        compile_ = self._way.compile
+        self._errors = (
+            compile_(_errors(self._net, cfg, autocast)) if COMPILE_ALL
+            else _errors(compile_(self._net), cfg, autocast)
+        )  # fmt: skip
+        self._outputs = _outputs(self._net, autocast)
+
+    def prepare(self, x: np.ndarray) -> torch.Tensor:
+        """Rows [N, *S] in [0, 1] -> the tensor that the other functions take."""
+        out = _images(torch.from_numpy(x), self._case).to(DEVICE)
+        out = 2 * out - 1 if self._cfg.method == "alocc" else out
+        return out.to(memory_format=torch.channels_last) if self._way.channels_last else out
+
+    def load(self, new: Weights) -> None:
+        """Set the weights, and running statistics to the start; the optimiser's state stays."""
+        load(self._net, self._case, new)
+
+    def parameters(self) -> Weights:
+        """The weights as they are now."""
+        return weights(self._net, self._case)
+
+    def outputs(self, x: torch.Tensor) -> np.ndarray:
+        """Reconstructions [B, *S] in evaluation mode, pixels in [0, 1]."""
+        with computing("highest"), self._evaluating():
+            return _rows(self._outputs(x), self._case, self._cfg.method == "alocc")
+
+    def gradients(self, x: torch.Tensor) -> tuple[dict[str, float], Weights]:
+        """`({name: loss}, gradients)` without input noise, the way in which steps are made."""
+
+        def work() -> dict[str, torch.Tensor]:
+            self._net.zero_grad()
+            values = self._losses(x, x)
+            _fill_gradients(self._net, values)
+            return values
+
+        with computing("highest"):
+            run = captured(work, work) if self._way.graph else work  # lives until all is read
+            found = {f"loss{k}": v.item() for k, v in run().items()}
+            return found, weights(self._net, self._case, of=lambda p: p.grad)
+
+    def step(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """One update from the rows of x [N, ...] that `index` [B] picks; returns the loss."""
+        self._net.zero_grad()
+        values = self._losses(*self._draw(x, index))
+        _fill_gradients(self._net, values)
+        for update in self._updates:
+            update()
+        return values[""].detach()
+
+    def trainer(self, x: torch.Tensor, order: torch.Tensor) -> Callable[[int], None]:
+        """`train(steps)`: that many updates from rows x [N, ...], batches order [T, B] in turn.
+
+        The first call compiles and records what it needs, without a trace in the weights.
+
+        Returns:
+          A function that starts with the first batch at every call. It raises ValueError where
+          `steps` is no multiple of what this way makes at a time.
+        """
+        made: list[Callable[[int], None]] = []
+
+        def train(steps: int) -> None:
+            if self.steps and steps % self.steps:
+                raise ValueError(f"{steps} steps are no multiple of {self.steps}")
+            with computing(self._precision):
+                if not made:
+                    made.append(self._replayed(x, order) if self.steps else self._each(x, order))
+                made[0](steps)
+
+        return train
+
+    def _each(self, x: torch.Tensor, order: torch.Tensor) -> Callable[[int], None]:
+        """Steps that are started one by one."""
+        if self._way.mode == "reduce-overhead":
+            with undone(self._net, self._optimisers):
+                for _ in range(WARM_UP):  # this compiler records at the second call
+                    self.step(x, order[0])
+
+        def run(steps: int) -> None:
+            for i in range(steps):
+                self.step(x, order[i % len(order)])
+
+        return run
+
+    def _replayed(self, x: torch.Tensor, order: torch.Tensor) -> Callable[[int], None]:
+        """Steps of which `UNROLLED` are started at once."""
+        blocks = in_blocks(order, UNROLLED)
+        at = blocks[0].clone()
+        with undone(self._net, self._optimisers):
+            replay = captured(
+                lambda: [self.step(x, index) for index in at], lambda: self.step(x, at[0])
+            )
+
+        def run(steps: int) -> None:
+            for i in range(steps // UNROLLED):
+                at.copy_(blocks[i % len(blocks)])
+                replay()
+
+        return run
+
+    def score(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean squared reconstruction error [B], pixels in [0, 1], in evaluation mode."""
+        with computing("highest"), self._evaluating():
+            return self._errors(x)
+
+    def scorer(self, x: torch.Tensor) -> Callable[[int], np.ndarray]:
+        """`score(chunk)`: scores [N] of all of x [N, ...], so many rows at a time."""
+        recorded: dict[int, Callable[[], torch.Tensor]] = {}
+        # What the compiler recorded by itself overwrites its results at the next call.
+        keep = torch.clone if self._way.mode == "reduce-overhead" else _as_it_is
+
+        def work(chunk: int) -> torch.Tensor:
+            parts = [keep(self._errors(x[i : i + chunk])) for i in range(0, len(x), chunk)]
+            return torch.cat(parts)
+
+        def score(chunk: int) -> np.ndarray:
+            once = functools.partial(work, chunk)
+            with computing("highest"), self._evaluating():
+                if chunk not in recorded:
+                    for _ in range(WARM_UP if self._way.mode == "reduce-overhead" else 0):
+                        once()
+                    recorded[chunk] = captured(once, once) if self._way.graph else once
+                return recorded[chunk]().cpu().numpy()
+
+        return score
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        self._net.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self._net.train()
+
+
+def build(case: Case, cfg, setting: str = "eager", precision: str = "default") -> Program:
     """The model of a case in PyTorch.
 
     Args:
       case: see `benchmarks.cases`.
       cfg: the experiment's configuration; its optimiser, loss, noise and compute dtype are used.
-      setting: one of `settings(case)`.
+      setting: see `way`; `settings` lists those of the device at hand.
+      precision: that training is computed in, see `computing`.
     """
-    net = NETWORKS[case.name]().to(DEVICE).train()
-    if setting == "channels_last":
-        net = net.to(memory_format=torch.channels_last)
-    static = functools.partial(torch.compile, dynamic=False)  # one program for each batch size
-    compile_ = static if setting == "compile" else lambda f: f
-    autocast = torch.autocast(
-        DEVICE.type, torch.bfloat16, enabled=cfg.model.compute_dtype == "bfloat16"
-    )
-    losses, update = (_adversarial if cfg.method == "alocc" else _reconstruction)(
-        net, cfg, compile_, autocast
-    )
-    apply = compile_(net)
+    return Program(case, cfg, setting, precision)
 
-    def prepare(x: np.ndarray) -> torch.Tensor:
-        out = _images(torch.from_numpy(x), case).to(DEVICE)
-        out = 2 * out - 1 if cfg.method == "alocc" else out
-        return out.to(memory_format=torch.channels_last) if setting == "channels_last" else out
 
-    def noisy(x: torch.Tensor) -> torch.Tensor:
-        std = cfg.train.noise_std
-        out = x + std * torch.randn_like(x) if std else x
-        return out.clamp(0, 1) if std and cfg.train.noise_clip and cfg.method != "alocc" else out
+def in_blocks(order: torch.Tensor, size: int) -> torch.Tensor:
+    """Batches [T, B] in turn as blocks [K, size, B], over and over until the last one is whole."""
+    times = size // math.gcd(len(order), size)
+    return order.repeat(times, 1).reshape(-1, size, order.shape[1])
 
-    def outputs(x: torch.Tensor) -> np.ndarray:
-        net.eval()
-        with torch.inference_mode(), autocast:
-            x_hat = net(x).float()
-        net.train()
-        return _rows(x_hat, case, cfg.method == "alocc")
 
-    def gradients(x: torch.Tensor) -> tuple[dict[str, float], Weights]:
-        values = losses(x, x)
-        found = {f"loss{k}": v.item() for k, v in values.items()}
-        _fill_gradients(net, values)
-        return found, weights(net, case, of=lambda p: p.grad)
+def _as_it_is(value: Any) -> Any:
+    return value
 
-    def step(x: torch.Tensor) -> torch.Tensor:
-        values = losses(x, noisy(x))
-        _fill_gradients(net, values)
-        update()
-        return values[""].detach()
 
-    def score(x: torch.Tensor) -> torch.Tensor:
-        net.eval()
-        with torch.inference_mode(), autocast:
-            error = (apply(x).float() - x).square().flatten(1).mean(1)
-        net.train()
+def _draw(cfg) -> Callable:
+    """(rows [N, ...], index [B]) -> the rows picked [B, ...], and the same with noise."""
+    std, clip = cfg.train.noise_std, cfg.train.noise_clip and cfg.method != "alocc"
+
+    def draw(x: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = x[index]
+        noisy = rows + std * torch.randn_like(rows) if std else rows
+        return rows, noisy.clamp(0, 1) if std and clip else noisy
+
+    return draw
+
+
+def _outputs(apply: Callable, autocast) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What the network gives, as float32."""
+
+    def outputs(x: torch.Tensor) -> torch.Tensor:
+        with autocast:
+            x_hat = apply(x)
+        return x_hat.float()
+
+    return outputs
+
+
+def _errors(apply: Callable, cfg, autocast) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Mean squared errors [B] of rows, pixels in [0, 1]."""
+    outputs = _outputs(apply, autocast)
+
+    def errors(x: torch.Tensor) -> torch.Tensor:
+        error = (outputs(x) - x).square().flatten(1).mean(1)
         return error / 4 if cfg.method == "alocc" else error  # a range of [-1, 1] is twice as wide
 
-    return Program(prepare, lambda w: load(net, case, w), outputs, gradients, step, score)
+    return errors
 
 
-def _optimiser(cfg, params, lr: float) -> torch.optim.Optimizer:
+def optimiser_options(name: str, device: str, graph: bool) -> dict[str, bool]:
+    """The fastest form of an optimiser that PyTorch has on a device.
+
+    Args:
+      name: "adam", or "rmsprop", which has no fused form.
+      device: "cpu" or "cuda".
+      graph: whether its steps are captured in a CUDA graph.
+    """
+    form = {"foreach": device == "cuda"} if name == "rmsprop" else {"fused": True}
+    return form | {"capturable": graph and device == "cuda"}
+
+
+def _optimiser(cfg, params, lr: float, graph: bool) -> torch.optim.Optimizer:
+    options = optimiser_options(cfg.optim.name, DEVICE.type, graph)
     if cfg.optim.name == "rmsprop":
-        return torch.optim.RMSprop(params, lr, alpha=0.9, eps=1e-7)
-    return torch.optim.Adam(params, lr, weight_decay=cfg.optim.weight_decay, fused=True)
+        return torch.optim.RMSprop(params, lr, alpha=0.9, eps=1e-7, **options)
+    return torch.optim.Adam(params, lr, weight_decay=cfg.optim.weight_decay, **options)
 
 
-def _reconstruction(net, cfg, compile_, autocast):
-    """(losses of (x, noisy x), update from the gradients in place)."""
-    loss, optimiser = LOSSES[cfg.train.loss], _optimiser(cfg, net.parameters(), cfg.optim.lr)
+def _reconstruction(net, cfg, way: Way, autocast):
+    """(losses of (x, noisy x), optimisers)."""
+    loss = LOSSES[cfg.train.loss]
 
     def losses(x, noisy):
         with autocast:
             x_hat = net(noisy)
         return {"": loss(x_hat.float(), x)}
 
-    return compile_(losses), optimiser.step
+    return way.compile(losses), [_optimiser(cfg, net.parameters(), cfg.optim.lr, way.graph)]
 
 
-def _adversarial(net: Alocc, cfg, compile_, autocast):
+def _adversarial(net: Alocc, cfg, way: Way, autocast):
     """The same for ALOCC: both networks' losses from one pass, two optimisers."""
-    opt_r = _optimiser(cfg, net.refiner.parameters(), cfg.optim.lr)
-    opt_d = _optimiser(cfg, net.discriminator.parameters(), cfg.optim.lr_discriminator)
-    refiner, discriminator = compile_(net.refiner), compile_(net.discriminator)
+    opt_r = _optimiser(cfg, net.refiner.parameters(), cfg.optim.lr, way.graph)
+    rate = cfg.optim.lr_discriminator
+    opt_d = _optimiser(cfg, net.discriminator.parameters(), rate, way.graph)
+    refiner, discriminator = way.compile(net.refiner), way.compile(net.discriminator)
     faithful = cfg.variant == "faithful"
 
     def losses(x, noisy):
@@ -223,17 +529,12 @@ def _adversarial(net: Alocc, cfg, compile_, autocast):
             "_discriminator": F.softplus(-real).mean() + F.softplus(fake).mean(),
         }
 
-    def update():
-        opt_r.step()
-        opt_d.step()
-
-    return losses, update
+    return losses, [opt_r, opt_d]
 
 
 def _fill_gradients(net: nn.Module, losses: dict[str, torch.Tensor]) -> None:
     """Set `.grad` of each network's parameters from its own loss; both losses share one graph."""
     if len(losses) == 1:
-        net.zero_grad()
         losses[""].backward()
         return
     parts = (net.refiner, losses[""], True), (net.discriminator, losses["_discriminator"], False)

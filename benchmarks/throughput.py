@@ -34,7 +34,8 @@ from benchmarks import records, scaling
 from benchmarks.cases import CASES, rows
 from benchmarks.workers import Worker
 
-CHUNKS = (32, 64, 128, 512)
+CHUNKS = (32, 64, 128, 512)  # rows that are scored at a time on a CPU
+ACCELERATOR_CHUNKS = (512, 1024, 4096)
 BFLOAT16 = ("mnist_conv", "fmnist_one_class", "mnist_alocc")
 GATE_ROWS = 32
 # Allowed relative error of the losses, and of each gradient by norm. In bfloat16, of 8 significant
@@ -45,8 +46,33 @@ TOLERANCE = {"float32": (1e-5, 1e-4), "bfloat16": (2e-2, 3e-1)}
 SMALL = 0.01
 
 
+def devices(pythons: dict[str, str]) -> dict[str, dict]:
+    """Framework -> what it finds on this machine, see `programs.found`; torch only where it is.
+
+    Args:
+      pythons: framework -> the command of the Python that it runs under.
+    """
+    asked = ["jaxae"] + (["torch"] if find_spec("torch") or "torch" in pythons else [])
+    found = {}
+    for name in asked:
+        own = {"python": pythons[name]} if name in pythons else {}
+        with Worker({"framework": name, "devices": 0} | own) as worker:
+            found[name] = worker.ask(do="devices")
+    return found
+
+
+def chunks_for(found: dict[str, dict]) -> tuple[int, ...]:
+    """How many rows are scored at a time, by what `devices` found."""
+    return CHUNKS if found["jaxae"]["platform"] == "cpu" else ACCELERATOR_CHUNKS
+
+
 def competitors(
-    model: str, dtype: str, batch: int, quick: bool, pythons: dict[str, str] | None = None
+    model: str,
+    dtype: str,
+    batch: int,
+    quick: bool,
+    pythons: dict[str, str] | None = None,
+    found: dict[str, dict] | None = None,
 ) -> list[dict]:
     """What is compared on a model, jaxae's default split of the machine first.
 
@@ -57,24 +83,18 @@ def competitors(
       quick: few settings.
       pythons: framework -> the command of the Python that it runs under; under another name jaxae
         competes once more.
+      found: what `devices` found; None = it is asked.
     """
     pythons = pythons or {}
-    common = {"model": model, "dtype": dtype, "batch": batch}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = found or devices(pythons)
     specs = [{"framework": "jaxae", "setting": "default", "devices": 0}]
     specs += [] if quick else [
-        {"framework": "jaxae", "setting": f"{n} devices", "devices": n} for n in (1, 2)
+        {"framework": "jaxae", "setting": f"{n} devices", "devices": n}
+        for n in _device_counts(found["jaxae"])
     ]  # fmt: skip
     specs += [{"framework": "flax", "setting": "jitted step"}]
-    if find_spec("torch") or "torch" in pythons:
-        compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
-        ways = ["eager"] + ([] if CASES[model].dense else ["channels_last"])
-        ways += ["compile"] if compiler else []
-        specs += [
-            {"framework": "torch", "setting": way, "threads": n}
-            for way in (ways[:1] if quick else ways)
-            for n in ([1] if quick else sorted({1, cores}))
-        ]
+    if "torch" in found:
+        specs += _of_torch(model, quick, found["torch"])
     if find_spec("tensorflow") or "keras" in pythons:
         ways = ("function",) if quick else ("function", "xla", "loop", "fit")
         specs += [{"framework": "keras", "setting": way} for way in ways]
@@ -88,7 +108,26 @@ def competitors(
          "python": pythons[name]}
         for name in sorted(others)
     ]  # fmt: skip
-    return [common | spec for spec in specs]
+    return [{"model": model, "dtype": dtype, "batch": batch} | spec for spec in specs]
+
+
+def _device_counts(found: dict) -> tuple[int, ...]:
+    """Of jaxae beside its default; host devices are made as asked for, accelerators are there."""
+    if found["platform"] == "cpu":
+        return (1, 2)
+    return tuple(n for n in (1, 2) if n <= found["count"]) if found["count"] > 1 else ()
+
+
+def _of_torch(model: str, quick: bool, found: dict) -> list[dict]:
+    """Every setting with one thread and, on a CPU, with all cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = sorted({1, cores}) if found["platform"] == "cpu" and not quick else [1]
+    ways = found["settings"][model]
+    return [
+        {"framework": "torch", "setting": way, "threads": n}
+        for way in (ways[:1] if quick else ways)
+        for n in threads
+    ]
 
 
 def measure(specs: list[dict], rounds: int, seconds: float, chunks=CHUNKS) -> list[dict]:
@@ -270,25 +309,27 @@ def main(args: list[str] | None = None) -> None:
     """Measure, print a line for each competitor, append to the file of results."""
     options = parse(args)
     models = options.models or (BFLOAT16 if options.dtype == "bfloat16" else list(CASES))
-    rounds, seconds, chunks = options.rounds, options.seconds, CHUNKS
+    rounds, seconds = options.rounds, options.seconds
     if options.quick:
         models, rounds, seconds = options.models or ["fmnist_dense", "fmnist_denoise"], 2, 0.3
-        chunks = CHUNKS[-1:]
     if options.device_scaling:
         for model in models:
             print(model, *scaling.of_devices(model, rounds, seconds), sep="\n  ", flush=True)
         return
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    pythons = dict(options.python)
+    found = devices(pythons)
+    chunks = chunks_for(found)[-1:] if options.quick else chunks_for(found)
     with Worker({"framework": "jaxae", "devices": 1}) as worker:
         peaks = worker.ask(do="peaks")
     for model in models:
         print(model, flush=True)
         batch = batch_size(model)
-        specs = competitors(model, options.dtype, batch, options.quick, dict(options.python))
-        found = [finish(r, batch, peaks) for r in measure(specs, rounds, seconds, chunks)]
+        specs = competitors(model, options.dtype, batch, options.quick, pythons, found)
+        measured = [finish(r, batch, peaks) for r in measure(specs, rounds, seconds, chunks)]
         with options.out.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in found)
-        for record in found:
+            file.writelines(json.dumps(record) + "\n" for record in measured)
+        for record in measured:
             train = record["train_steps_per_s"]
             score = max(v["median"] for v in record["score_per_s"].values())
             print(f"  {_label(record):38} {train['median']:8.1f} steps/s [{train['min']:.1f}, "

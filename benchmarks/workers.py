@@ -82,6 +82,14 @@ class _Child:
         np.savez(out, **programs.initial_weights(self.spec))
         return {}
 
+    def devices(self) -> dict:
+        """What the framework finds on this machine, see `programs.found`."""
+        from benchmarks import programs
+
+        if self.spec["framework"] == "jaxae":
+            _prepare_jax(self.spec)
+        return programs.found(self.spec["framework"])
+
     def prepare(self, weights: str) -> dict:
         from benchmarks import programs
 
@@ -122,7 +130,7 @@ class _Child:
         steps = self.program.steps or 1
         first = timed(lambda: self.program.train(steps))
         second = timed(lambda: self.program.train(steps))
-        self.calibrated = self.program.steps or max(1, int(CALIBRATION * seconds / second))
+        self.calibrated = steps * max(1, int(CALIBRATION * seconds / second))
         for chunk in chunks:
             self.program.score(chunk)
         return {"first_call_s": first, "second_call_s": second, "first_call_steps": steps}

@@ -107,6 +107,9 @@ def test_what_is_near_the_peaks_is_told_apart():
     text = compare.roofline([own])
     assert "| ecg_dense | float32 | 2,000 | 1.0 | 0.20 | 0.50 | 1.0 | 500.0 | 10.00 | 7 |" in text
     assert compare.roofline(RECORDS) == "", "nothing is known of others"
+    own["machine"]["peaks"]["highest_flops_per_s"] = 4e11  # of a GPU, where the first is of TF32
+    assert "| 2,000 | 1.0 | 0.50 | 0.50 |" in compare.roofline([own])
+    assert "| 2,000 | 1.0 | 0.20 | 0.50 |" in compare.roofline([own | {"precision": "default"}])
 
 
 @pytest.mark.parametrize("given", ["newer", "=python", "newer= ", "newer=no-such-program -X dev"])
@@ -116,9 +119,101 @@ def test_an_environment_that_there_is_not_is_refused_before_anything_is_measured
     assert given.split()[0].removeprefix("newer=") in capsys.readouterr().err
 
 
+def found_on(platform: str, count: int = 1) -> dict[str, dict]:
+    """What `throughput.devices` finds on such a machine."""
+    ways = ["eager", "channels_last"] + ([] if platform == "cpu" else ["graph"])
+    return {
+        "jaxae": {"platform": platform, "count": count},
+        "torch": {"platform": platform, "count": count, "settings": {"mnist_conv": ways,
+                                                                     "ecg_dense": ways[:1]}},
+    }  # fmt: skip
+
+
+def listed(found: dict[str, dict], quick: bool = False) -> list[tuple]:
+    specs = throughput.competitors("mnist_conv", "float32", 8, quick, {}, found)
+    return [(s["framework"], s["setting"], s.get("threads", s.get("devices"))) for s in specs]
+
+
+def test_every_competitor_can_run_where_it_is_started(monkeypatch):
+    monkeypatch.setattr(throughput, "find_spec", lambda name: None)
+    monkeypatch.setattr(throughput.os, "sched_getaffinity", lambda pid: set(range(4)),
+                        raising=False)  # fmt: skip
+    ours = [("jaxae", "default", 0), ("jaxae", "again", 0)]
+    step = [("flax", "jitted step", None)]
+    counts = [("jaxae", "1 devices", 1), ("jaxae", "2 devices", 2)]
+    torch = [("torch", way, n) for way in ("eager", "channels_last") for n in (1, 4)]
+    assert listed(found_on("cpu")) == ours + counts + step + torch
+    assert listed(found_on("cpu"), quick=True) == ours + step + torch[:1]
+    torch = [("torch", way, 1) for way in ("eager", "channels_last", "graph")]
+    assert listed(found_on("gpu")) == ours + step + torch
+    assert listed(found_on("gpu", 2)) == ours + counts + step + torch
+    without = {"jaxae": found_on("gpu")["jaxae"]}
+    assert listed(without) == ours + step
+
+
+def test_accelerators_score_as_many_rows_at_a_time_as_jaxae_does_there():
+    assert throughput.chunks_for(found_on("cpu")) == (32, 64, 128, 512)
+    chunks = throughput.chunks_for(found_on("gpu"))
+    assert tuning.chunk_rows(tuning.DENSE, "gpu") in chunks
+    assert all(programs.SCORED % chunk == 0 for chunk in chunks)
+
+
+def test_peaks_of_an_accelerator_are_known_at_both_precisions(monkeypatch):
+    import jax
+
+    on_cpu = programs.peaks(64, 1)
+    assert on_cpu.keys() == {"flops_per_s", "bytes_per_s"}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found = programs.peaks(64, 1)
+    assert found.keys() == on_cpu.keys() | {"highest_flops_per_s"}
+    assert all(value > 0 for value in found.values())
+
+
+def test_the_gate_and_scores_are_exact_off_the_cpu():
+    from types import SimpleNamespace
+
+    import jax
+
+    for platform, stated in (("cpu", None), ("gpu", "highest")):
+        with programs._exact(SimpleNamespace(platform=platform)):
+            assert jax.config.jax_default_matmul_precision == stated
+    with programs._products("default"):
+        assert jax.config.jax_default_matmul_precision is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["jaxae", "flax"])
+def test_a_program_says_in_which_precision_it_trains(framework):
+    spec = {"model": "ecg_dense", "dtype": "float32", "batch": 8, "block": 2, "devices": 1}
+    weights, make = programs.initial_weights(spec), programs.FRAMEWORKS[framework]
+    assert make(spec, weights).precision == "default"
+    stated = make(spec | {"precision": "highest"}, weights)
+    assert stated.precision == "highest"
+    stated.train(2)
+
+
+@pytest.mark.slow
+def test_a_dispatch_is_not_cut():
+    spec = {"model": "ecg_dense", "dtype": "float32", "batch": 8, "block": 2, "devices": 1}
+    program = programs.jaxae(spec, programs.initial_weights(spec))
+    program.train(4)
+    with pytest.raises(ValueError, match="3 steps are no multiple of 2"):
+        program.train(3)
+
+
+@pytest.mark.slow
+def test_devices_are_found_by_one_process_of_each_framework():
+    found = throughput.devices({})
+    assert found["jaxae"]["platform"] == "cpu"
+    assert set(found) == {"jaxae"} | ({"torch"} if find_spec("torch") else set())
+    if "torch" in found:
+        assert found["torch"]["settings"].keys() == cases.CASES.keys()
+        assert all("eager" in ways for ways in found["torch"]["settings"].values())
+
+
 def test_an_environment_of_its_own_is_a_competitor_of_its_own():
     pythons = {"newer": "a python", "keras": "b python"}
-    specs = throughput.competitors("ecg_dense", "float32", 8, True, pythons)
+    specs = throughput.competitors("ecg_dense", "float32", 8, True, pythons, found_on("cpu"))
     assert [s["python"] for s in specs if s["framework"] == "keras"] == ["b python"]
     (newer,) = [s for s in specs if s.get("environment") == "newer"]
     assert (newer["framework"], newer["python"]) == ("jaxae", "a python")
