@@ -29,16 +29,20 @@ CHOICES: dict[str, tuple] = {
     "chunk": (16, 32, 64, 128, 256),
     "library": (False, True),
 }
+ON_ACCELERATORS: dict[str, tuple] = {
+    "graphs": (False, True),
+    "unroll": (1, 2, 4, 8),
+}
 SCORING = frozenset({"chunk", "library"})  # choices of scorers; the others are of training
 _METHODS = {"part": ("conv",), "library": ("conv", "alocc")}  # that a choice concerns, if not all
 _WORTH = 1.02  # a choice that gains less is not taken
 
 
-def variants(method: str) -> list[dict]:
-    """One choice each, other than the method's own."""
-    own = _own(method)
-    names = [name for name in CHOICES if method in _METHODS.get(name, (method,))]
-    return [{name: v} for name in names for v in CHOICES[name] if v != getattr(own, name)]
+def variants(method: str, platform: str = "cpu") -> list[dict]:
+    """One choice each, other than the method's own, of those that concern a platform."""
+    own, choices = _own(method), CHOICES if platform == "cpu" else ON_ACCELERATORS
+    names = [name for name in choices if method in _METHODS.get(name, (method,))]
+    return [{name: v} for name in names for v in choices[name] if v != getattr(own, name)]
 
 
 def _own(method: str):
@@ -120,6 +124,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--out", type=Path, help="write a table for JAXAE_TUNING")
     options = parser.parse_args(args)
+    platform = throughput.devices({})["jaxae"]["platform"]
     models: dict[str, list[str]] = {}
     for model in options.models:
         models.setdefault(config(model).method, []).append(model)
@@ -128,7 +133,9 @@ def main(args: list[str] | None = None) -> None:
         found = {}
         for model in names:
             print(f"{model} ({method}), times the speed of what jaxae does by itself", flush=True)
-            found[model] = measure(model, variants(method), options.rounds, options.seconds)
+            found[model] = measure(
+                model, variants(method, platform), options.rounds, options.seconds
+            )
             for name, ratio in sorted(found[model].items(), key=lambda r: -r[1].middle):
                 print(f"  {name:24} {ratio}")
         chosen = taken(found)

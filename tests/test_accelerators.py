@@ -280,6 +280,29 @@ def test_a_value_that_xla_does_not_know_is_dropped_alone(known):
     assert program.asked[-1] == kept | {"xla_gpu_other": 1}
 
 
+def test_products_that_triton_has_no_tiles_for_are_left_to_another_library():
+    asked = []
+
+    class Untiled:
+        def compile(self, compiler_options):
+            asked.append(compiler_options)
+            if "xla_gpu_enable_triton_gemm" not in compiler_options:
+                raise jax.errors.JaxRuntimeError(
+                    "INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot"
+                )
+            return print
+
+    assert tuning.compiled(Untiled(), {"a": 1}) is print
+    assert asked == [{"a": 1}, {"a": 1, "xla_gpu_enable_triton_gemm": False}]
+
+    class Hopeless:
+        def compile(self, compiler_options):
+            raise jax.errors.JaxRuntimeError("INTERNAL: Couldn't find output tile sizes")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="tile sizes"):
+        tuning.compiled(Hopeless(), {})
+
+
 # What is compiled for an accelerator, and what for the CPU beside it.
 
 COUNTED = {"digits_conv": (57, 28), "one_vs_rest": (112, 56)}

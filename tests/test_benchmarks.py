@@ -414,6 +414,9 @@ def test_choices_are_taken_that_gain_and_cost_nothing():
         variants = tune.variants(method)
         assert all(own._replace(**variant) != own for variant in variants)
         concerned = {name for variant in variants for name in variant}
+        on_accelerator = tune.variants(method, "gpu")
+        assert all(own._replace(**variant) != own for variant in on_accelerator)
+        assert {name for variant in on_accelerator for name in variant} == {"graphs", "unroll"}
         assert {"part", "library"} & concerned == {
             "dense": set(), "conv": {"part", "library"}, "alocc": {"library"}
         }[method]  # fmt: skip

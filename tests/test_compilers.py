@@ -10,7 +10,8 @@ import pytest
 from probes import METHODS, SHAPE, tiny
 
 from benchmarks import accelerators, cost_model
-from jaxae import learners, memory, parallel, scoring, train
+from jaxae import learners, memory, parallel, scoring, train, tuning
+from jaxae.grid import programs
 from jaxae.types import Inferred
 
 HOSTS = {"H100": 2, "TPU v5e": 4}
@@ -66,6 +67,47 @@ def test_members_go_side_by_side_in_one_program(devices):
     ]
     assert bodies[1].kernels < 2 * bodies[0].kernels
     assert bodies[1].reduced == 8 * bodies[0].reduced
+
+
+def compiled_grid(cfg, device, size=50, steps=6):
+    """The epoch of so many members of a grid, as XLA compiles it for one device."""
+    learner = learners.build(cfg, SHAPE, axis=None)
+    epoch, _ = programs.programs(learner, device.platform)
+    sharding = jax.sharding.SingleDeviceSharding(device)
+
+    def of(shape, dtype):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    state, keys = (
+        train.abstract_state(learner, SHAPE, size),
+        jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size)),
+    )
+    state, keys = jax.tree.map(lambda a: of(a.shape, a.dtype), (state, keys))
+    settings = {name: of((size,), jnp.float32) for name in learner.settings}
+    rows, plan = of((64, *SHAPE), jnp.float32), of((size, steps, 8), jnp.int32)
+    lowered = jax.jit(epoch).lower(state, rows, plan, of((size,), jnp.int32), keys, settings)
+    return tuning.compiled(lowered, {}).as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dense", "conv"])
+def test_a_grid_is_compiled(method, devices):
+    """For a GPU as a loop of known length, without a convolution."""
+    text = compiled_grid(tiny(method), devices[0])
+    if devices[0].platform != "tpu":  # whose compiler writes products as convolutions
+        assert 'known_trip_count":{"n":"6"}' in text
+        assert not [word for word in ("convolution(", "_group_count", "cudnn$conv") if word in text]
+
+
+@pytest.mark.slow
+def test_xla_knows_what_captures_an_epoch_in_one_graph(devices):
+    """`tuning.compiled` does without what it cannot have, so nothing else would notice."""
+    if devices[0].platform == "tpu":
+        pytest.skip("a TPU has no CUDA graphs")
+    lowered = accelerators.epoch(tiny("conv", train__batch_size=32), SHAPE, devices[:1])
+    options = tuning.training_options(tuning.CONV._replace(graphs=True), "float32", "gpu", 1)
+    assert len(options) == 2
+    assert lowered.compile(compiler_options=options)
 
 
 @pytest.mark.slow
