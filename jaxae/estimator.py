@@ -135,7 +135,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         self.detector_ = detector
         self.decision_scores_ = self._judged(x).score
         if self.alpha is None:  # the threshold is of all rows, the p-values of those held out
-            decision = scoring.fit_rule(cfg.threshold.rule, self.decision_scores_)
+            with parallel.on_host():
+                decision = scoring.fit_rule(cfg.threshold.rule, self.decision_scores_)
             kept = decision._replace(calibration=detector.decision.calibration)
             detector = detector._replace(decision=kept)
         self.detector_ = jax.device_get(detector)

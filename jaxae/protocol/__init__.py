@@ -42,7 +42,8 @@ def run(cfg: ProtocolConfig) -> dict | None:
     if missing:
         print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report so far")
         return None
-    report = summary.of(cfg, wanted, datasets)
+    with parallel.on_host():
+        report = summary.of(cfg, wanted, datasets)
     report |= {"wall_s": time.perf_counter() - clock}
     runlog.write_json(cfg.run_path / "report.json", report)
     (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)

@@ -70,7 +70,7 @@ def run(cfg: CrossConfig) -> dict:
     n = len(normals.y)
     conformal.rank_allowed(n, cfg.alpha)  # raises where no p-value is as small
     parts = bootstrap(n, cfg.bags, cfg.seed) if cfg.bags else folds(n, cfg.folds, cfg.seed)
-    with runlog.enter(base, dataset.digest) as folder:
+    with parallel.on_host(), runlog.enter(base, dataset.digest) as folder:
         states = _trained(base, sources.read(normals.x), parts)
         own, test = _scores(base, dataset, normals, parts, states)
         p = _p_values(parts, own, test, bool(cfg.bags))
