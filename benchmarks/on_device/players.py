@@ -1,0 +1,169 @@
+"""A framework in a process of its own, with many programs that are timed in turn.
+
+`benchmarks.workers` gives every competitor a process; on an accelerator, where starting one takes
+ten seconds and minutes are all there is, a framework has one process for all of its settings. Each
+`Player` answers one order at a time. The child: `python -m benchmarks.on_device.players FRAMEWORK`.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+from benchmarks.on_device.results import words
+from benchmarks.on_device.stages import ROOT
+
+CALIBRATION = 0.25  # share of a timed block that one uninterrupted call should take
+
+
+class Player:
+    """The parent's end."""
+
+    def __init__(self, framework: str):
+        self.framework = framework
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.on_device.players", framework],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+
+    def ask(self, **order: Any) -> dict:
+        """The answer: `{"error": ...}` or `{"unavailable": ...}` where nothing came of it."""
+        line = ""
+        with contextlib.suppress(BrokenPipeError, OSError):
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        if not line:
+            return {"error": f"the process of {self.framework} ended with {self._process.wait()}"}
+        return json.loads(line)
+
+    def __enter__(self) -> "Player":
+        """Itself; leaving ends the child."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the child."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+class _Child:
+    """The framework's end; each public method answers one order."""
+
+    def __init__(self) -> None:
+        self.programs: dict[str, Any] = {}
+        self.steps: dict[str, int] = {}
+
+    def weights(self, spec: dict, out: str) -> dict:
+        """Write the library's own initial weights of a model, for everybody to start from."""
+        from benchmarks import programs
+
+        np.savez(out, **programs.initial_weights(spec))
+        return {}
+
+    def settings(self, model: str) -> dict:
+        """The ways in which PyTorch can run a model here."""
+        from benchmarks import reference_torch
+        from benchmarks.cases import CASES
+
+        return {"settings": reference_torch.settings(CASES[model])}
+
+    def prepare(self, name: str, spec: dict, weights: str) -> dict:
+        """Build a program under a name: its own framework is in the spec."""
+        from benchmarks import programs
+
+        if spec["framework"] == "jaxae":
+            from jaxae import parallel
+
+            parallel.initialize(spec["devices"])
+        with np.load(weights) as stored:
+            made = programs.FRAMEWORKS[spec["framework"]](spec, dict(stored))
+        self.programs[name] = made
+        return {"precision": made.precision, "versions": made.versions, "steps": made.steps,
+                "kind": made.device}  # fmt: skip
+
+    def gate(self, name: str, rows: str, out: str) -> dict:
+        """Losses; gradients are written to `out`. Both in exact products of float32."""
+        losses, gradients = self.programs[name].gradients(np.load(rows))
+        np.savez(out, **gradients)
+        return {"losses": losses}
+
+    def warm_up(self, name: str, seconds: float, chunks: list[int]) -> dict:
+        """Compile everything, and find how many steps one call should make."""
+        from benchmarks.programs import timed
+
+        program = self.programs[name]
+        unit = program.steps or 1
+        first = timed(lambda: program.train(unit))
+        second = timed(lambda: program.train(unit))
+        self.steps[name] = unit * max(1, int(CALIBRATION * seconds / second))
+        for chunk in chunks:
+            program.score(chunk)
+        return {"first_call_s": first, "second_call_s": second, "first_call_steps": unit}
+
+    def train(self, name: str, seconds: float) -> dict:
+        """Steps per second."""
+        steps = self.steps[name]
+        return self._repeat(lambda: self.programs[name].train(steps), steps, seconds)
+
+    def score(self, name: str, seconds: float, chunk: int) -> dict:
+        """Rows per second."""
+        from benchmarks.programs import SCORED
+
+        return self._repeat(lambda: self.programs[name].score(chunk), SCORED, seconds)
+
+    def forget(self) -> dict:
+        """Let go of all programs and of what they hold on the device."""
+        self.programs.clear()
+        self.steps.clear()
+        if "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
+        if "torch" in sys.modules:
+            torch = sys.modules["torch"]
+            getattr(getattr(torch, "_dynamo", None), "reset", lambda: None)()
+        gc.collect()
+        return {}
+
+    @staticmethod
+    def _repeat(call: Any, amount: int, seconds: float) -> dict:
+        from time import perf_counter
+
+        start, done = perf_counter(), 0
+        while (elapsed := perf_counter() - start) < seconds:
+            call()
+            done += amount
+        return {"per_s": done / elapsed}
+
+
+def answer(child: _Child, order: dict) -> dict:
+    """What comes of an order; whatever goes wrong is said, and the process goes on."""
+    try:
+        return getattr(child, order.pop("do"))(**order)
+    except Exception as error:
+        name = "unavailable" if type(error).__name__ == "Unavailable" else "error"
+        return {name: str(error)[:300] if name == "unavailable" else words(error)}
+
+
+def main() -> None:
+    """Answer orders until stdin closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what frameworks print must not mix with answers
+    child = _Child()
+    for line in sys.stdin:
+        answers.write(json.dumps(answer(child, json.loads(line)), default=float) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

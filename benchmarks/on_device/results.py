@@ -1,0 +1,184 @@
+"""Results of `benchmarks.accelerator_check` as files: written at once, checked when they are read.
+
+Each line is one finding, as JSON. All of them say what was run (`stage`, `what`, `model`,
+`setting`), on what (`device`, `versions`, `revision`, `precision`), when (`at_s`), and either what
+was found or why not: `error`, `unavailable` (this device or machine cannot), or `no_time`.
+`SCHEMA` is raised whenever a field changes its meaning.
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+NAME = "results.jsonl"
+Record = dict[str, Any]
+
+_NUMBER = (int, float)
+# Fields that every line has. The precision is that of products of float32, as JAX names it.
+NEEDED = {
+    "schema": int,
+    "stage": str,
+    "what": str,
+    "model": str,
+    "setting": str,
+    "precision": str,
+    "device": dict,
+    "versions": dict,
+    "rehearsal": bool,
+    "at_s": _NUMBER,
+}
+# Why there is nothing but a reason.
+REASONS = {"error": str, "unavailable": str, "no_time": str}
+_SPEEDS = {"unit": str, "rounds": list, "median": _NUMBER, "min": _NUMBER, "max": _NUMBER,
+           "framework": str}  # fmt: skip
+# What a finding holds beside that, by what was run.
+HELD = {
+    "train": _SPEEDS,
+    "score": _SPEEDS,
+    "prepare": {"seconds": _NUMBER, "gate": dict},
+    "grid": _SPEEDS | {"members": int},
+    "loop": _SPEEDS,
+    "batch": _SPEEDS | {"x": int},
+    "ensemble": _SPEEDS | {"x": int},
+    "run": {"seconds": _NUMBER, "code": int, "members": int},
+    "agreement": {"quantity": str, "deviation": _NUMBER},
+    "verified": {"ok": bool, "words": str},
+    "tests": {"passed": int, "failed": int, "skipped": int, "names": list, "whole": bool},
+    "stage": {"outcome": str, "seconds": _NUMBER},
+}
+# What some findings hold.
+_SOMETIMES = {"allowed": _NUMBER, "ok": bool, "revision": str}
+# What makes a finding another one than that of the line before.
+_IDENTITY = ("stage", "what", "model", "framework", "setting", "quantity", "x", "part", "precision")
+
+
+class Journal:
+    """Appends findings to a file; each is on the disk before the next thing is tried."""
+
+    def __init__(self, folder: Path, common: Record, began: float):
+        """Write to `folder` what all lines share, and the seconds since `began` (of `time.time`).
+
+        Raises:
+          OSError: the file cannot be written.
+        """
+        self.common, self._began = common, began
+        self._file = os.open(folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, what: str, model: str = "", setting: str = "", **values: Any) -> Record:
+        """One finding; what is given wins over what all lines share."""
+        known = {"stage": "", "what": what, "model": model, "setting": setting}
+        record = known | {"precision": "default"} | self.common | values
+        record["at_s"] = round(time.time() - self._began, 2)
+        line = json.dumps(_finite(record), default=_plain) + "\n"
+        os.write(self._file, line.encode())  # one call, so that lines of two processes do not mix
+        os.fsync(self._file)
+        return record
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy as JSON has them."""
+    return value.tolist()
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: where a number is none, its name stands as text."""
+    if isinstance(value, dict):
+        return {key: _finite(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(of) for of in value]
+    is_odd = isinstance(value, float) and (value != value or abs(value) == float("inf"))
+    return str(value) if is_odd else value
+
+
+def speeds(rounds: Sequence[float], unit: str) -> Record:
+    """Median and range of the rounds, which stay beside them."""
+    return {"unit": unit, "median": statistics.median(rounds), "min": min(rounds),
+            "max": max(rounds), "rounds": list(rounds)}  # fmt: skip
+
+
+def words(error: BaseException) -> str:
+    """An error in one line of at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def read(folder: Path) -> list[Record]:
+    """The last finding of every kind, in the order in which the kinds came.
+
+    Raises:
+      ValueError: no results, or a line that is none; names the file, the line and the field.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; make it with benchmarks.accelerator_check")
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} is no JSON ({error.msg})") from None
+        check(record, where)
+        records.append(record)
+    if not records:
+        raise ValueError(f"{path} holds no results")
+    return latest(records)
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The last finding of every kind on every device."""
+    found: dict[tuple, Record] = {}
+    for record in records:
+        found[(record["device"].get("kind"), *map(record.get, _IDENTITY))] = record
+    return list(found.values())
+
+
+def check(record: Record, where: str) -> None:
+    """Refuse what `NEEDED` and `HELD` do not describe.
+
+    Raises:
+      ValueError: names the field.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is no object")
+    _check_fields(record, NEEDED, where)
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"{where}: schema is {record['schema']}; this version reads {SCHEMA}")
+    if record["what"] not in HELD:
+        raise ValueError(f"{where}: what is {record['what']!r}; known: {', '.join(HELD)}")
+    for name in ("kind", "platform"):
+        if not isinstance(record["device"].get(name), str):
+            raise ValueError(f"{where}: device.{name} is {record['device'].get(name)!r}, no text")
+    reasons = {name: kind for name, kind in REASONS.items() if name in record}
+    _check_fields(record, reasons or HELD[record["what"]], where)
+    known = {name: kind for name, kind in _SOMETIMES.items() if record.get(name) is not None}
+    _check_fields(record, known, where)
+    if "ok" in record and record["what"] == "agreement":
+        _check_fields(record, {"allowed": _NUMBER}, where)
+    rounds = record.get("rounds")
+    if rounds is not None and not (rounds and all(_is_speed(of) for of in rounds)):
+        raise ValueError(f"{where}: rounds are {rounds!r}; they are speeds above zero")
+
+
+def _check_fields(record: Record, fields: dict, where: str) -> None:
+    for name, kind in fields.items():
+        value = record.get(name)
+        is_number = kind == _NUMBER
+        odd = is_number and value in ("nan", "inf", "-inf")  # what `Journal` wrote of such numbers
+        if odd or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
+            continue
+        wanted = "number" if is_number else kind.__name__
+        raise ValueError(f"{where}: {name} is {value!r}, which is no {wanted}")
+
+
+def _is_speed(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def has_value(record: Record) -> bool:
+    """Whether there is a finding, not only a reason why there is none."""
+    return not any(name in record for name in REASONS)

@@ -1,0 +1,283 @@
+"""How fast models train and score: jaxae, plain Flax and PyTorch, in turns.
+
+One process for JAX and one for PyTorch. They prepare beside each other; then one works while the
+other waits, in rounds whose order is drawn anew. Nothing is timed that computes something else.
+"""
+
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import throughput
+from benchmarks.cases import CASES, rows
+from benchmarks.on_device.part import Order
+from benchmarks.on_device.players import Player
+from benchmarks.on_device.results import Record, speeds
+
+# What of `jaxae.tuning` concerns accelerators, and both together.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as is": {},
+    "graphs": {"graphs": True},
+    "unroll 4": {"unroll": 4},
+    "graphs, unroll 4": {"graphs": True, "unroll": 4},
+}
+PRECISION = "default"  # of what is timed: TF32 on NVIDIA
+# Seconds that a setting may take to prepare, until one of its name has been measured.
+_GUESSED = {"compile": 25.0, "graph": 6.0, "": 8.0}
+_LEAST = 15.0  # seconds for a model
+REFERENCE = "jaxae as is"  # what the others must agree with
+
+
+class Sizes(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+      rounds: of every competitor.
+      train_s: seconds of training in each.
+      score_s: seconds of scoring in each, by each chunk.
+      chunks: rows that are scored at a time; the fastest counts.
+      batch: of all models; 0 = the experiments' own.
+      block: steps in one dispatch of jaxae; 0 = those of `benchmarks.cases`.
+      models: how many are measured at most.
+    """
+
+    rounds: int
+    train_s: float
+    score_s: float
+    chunks: tuple[int, ...]
+    batch: int
+    block: int
+    models: int
+
+    @property
+    def turn_s(self) -> float:
+        """Seconds of one competitor in one round."""
+        return self.train_s + self.score_s * len(self.chunks)
+
+
+FULL = Sizes(3, 0.2, 0.06, (1024, 4096), 0, 0, len(CASES))
+SMALL = Sizes(2, 0.05, 0.02, (1024,), 16, 16, 1)
+
+
+class Competitor(NamedTuple):
+    """A setting of a framework; its name is that of its program."""
+
+    framework: str
+    setting: str
+    spec: dict
+
+    @property
+    def name(self) -> str:
+        """Framework and setting."""
+        return f"{self.framework} {self.setting}"
+
+
+def main(order: Order) -> None:
+    """Measure model by model while there is time; what there is none for is said."""
+    sizes = SMALL if order.rehearsal else FULL
+    with tempfile.TemporaryDirectory() as folder, Player("jax") as ours:
+        players = {"jax": ours}
+        if find_spec("torch"):
+            with Player("torch") as theirs:
+                players["torch"] = theirs
+                _models(order, sizes, players, Path(folder))
+        else:
+            order.journal.write("prepare", framework="torch", unavailable="torch is not installed")
+            _models(order, sizes, players, Path(folder))
+
+
+def _models(order: Order, sizes: Sizes, players: dict[str, Player], folder: Path) -> None:
+    costs: dict[str, float] = {}
+    for model in order.models[: sizes.models]:
+        if not order.clock.allows(_LEAST):
+            order.journal.write("train", model, no_time=f"{order.clock.left():.0f} s are left")
+            continue
+        _Duel(order, sizes, players, folder, model, costs).fight()
+
+
+def specs(model: str, sizes: Sizes) -> dict[str, Any]:
+    """What all competitors on a model have in common."""
+    found: dict[str, Any] = {"model": model, "dtype": "float32", "precision": PRECISION}
+    batch = sizes.batch or throughput.batch_size(model)
+    found |= {"batch": batch, "devices": 1}
+    return found | ({"block": sizes.block} if sizes.block else {})
+
+
+def of_jax(common: dict) -> list[Competitor]:
+    """The variants of jaxae, and plain Flax."""
+    found = [
+        Competitor("jaxae", name, common | {"framework": "jaxae", "tuning": tuned})
+        for name, tuned in VARIANTS.items()
+    ]
+    flax = Competitor("flax", "jitted step", common | {"framework": "flax"})
+    return [found[0], flax, *found[1:]]
+
+
+def of_torch(common: dict, settings: Sequence[str]) -> list[Competitor]:
+    """PyTorch's settings: those that are ready soon come first; threads matter on a CPU only."""
+    quick_first = sorted(settings, key=_is_slow)
+    return [
+        Competitor("torch", name, common | {"framework": "torch", "setting": name,
+                                            "threads": 1})
+        for name in quick_first
+    ]  # fmt: skip
+
+
+def _is_slow(setting: str) -> bool:
+    """Whether PyTorch's compiler is at work, which takes up to half a minute."""
+    return "compile" in setting or "reduce" in setting
+
+
+class _Duel:
+    """One model: everybody is prepared and checked, then measured."""
+
+    def __init__(self, order: Order, sizes: Sizes, players: dict[str, Player], folder: Path,
+                 model: str, costs: dict[str, float]):  # fmt: skip
+        self.order, self.sizes, self.players, self.model = order, sizes, players, model
+        self.costs, self.common = costs, specs(model, sizes)
+        self.weights, self.rows = folder / f"{model}.npz", folder / f"{model}.npy"
+        self.folder = folder
+        self.ready: dict[str, tuple[Competitor, dict]] = {}
+
+    def fight(self) -> None:
+        """Prepare all beside each other, check, time."""
+        np.save(self.rows, rows(CASES[self.model], throughput.GATE_ROWS, seed=3))
+        told = self.players["jax"].ask(do="weights", spec=self.common, out=str(self.weights))
+        if "error" in told:
+            self.order.journal.write("train", self.model, error=told["error"])
+            return
+        chosen = {"jax": of_jax(self.common)}
+        if "torch" in self.players:
+            chosen["torch"] = self._torch_settings()
+        threads = [
+            threading.Thread(target=self._prepare, args=(self.players[name], competitors))
+            for name, competitors in chosen.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self._time(self._checked())
+        for player in self.players.values():
+            player.ask(do="forget")
+
+    def _torch_settings(self) -> list[Competitor]:
+        known = self.players["torch"].ask(do="settings", model=self.model)
+        if "error" in known:
+            self.order.journal.write("prepare", self.model, framework="torch", **known)
+            return []
+        return of_torch(self.common, known["settings"])
+
+    def _prepare(self, player: Player, competitors: list[Competitor]) -> None:
+        """One after another while there is time to measure them too."""
+        for i, one in enumerate(competitors):
+            to_measure = 1.3 * (len(self.ready) + i) * self.sizes.rounds * self.sizes.turn_s
+            guessed = self.costs.get(one.name, self._guess(one.setting))
+            if not self.order.clock.allows(guessed + to_measure + 2):
+                left = f"{self.order.clock.left():.0f} s are left, {guessed:.0f} needed to prepare"
+                self._say("train", one, no_time=left)
+                continue
+            began = time.perf_counter()
+            told = self._made(player, one)
+            self.costs[one.name] = seconds = time.perf_counter() - began
+            if "error" in told or "unavailable" in told:
+                self._say("train", one, **told)
+            else:
+                self.ready[one.name] = one, told | {"seconds": seconds}
+
+    def _guess(self, setting: str) -> float:
+        kind = "compile" if _is_slow(setting) else "graph" if "graph" in setting else ""
+        return _GUESSED[kind] * (0.2 if self.order.rehearsal else 1.0)
+
+    def _made(self, player: Player, one: Competitor) -> dict:
+        """Built, its losses and gradients taken, compiled: what is known of it, or an error."""
+        known: dict = {}
+        orders: list[dict] = [
+            {"do": "prepare", "spec": one.spec, "weights": str(self.weights)},
+            {"do": "gate", "rows": str(self.rows), "out": str(self._gradients(one))},
+            {"do": "warm_up", "seconds": self.sizes.train_s, "chunks": self.sizes.chunks},
+        ]
+        for told in orders:
+            found = player.ask(name=one.name, **told)
+            known |= found
+            if "error" in found or "unavailable" in found:
+                return found
+        return known
+
+    def _gradients(self, one: Competitor) -> Path:
+        return self.folder / f"{self.model}-{one.name}.npz"
+
+    def _checked(self) -> list[Competitor]:
+        """Those whose losses and gradients are jaxae's; of the others it is said."""
+        found = []
+        ours = self._found(REFERENCE)
+        for one, known in self.ready.values():
+            if ours is None:
+                self._say("train", one, error="jaxae as is could not be prepared: nothing to check")
+                continue
+            try:
+                label = {"framework": one.framework, "setting": one.setting, "dtype": "float32"}
+                gate = throughput.check(ours, self._found(one.name), label | {"model": self.model})
+            except RuntimeError as error:
+                self._say("train", one, error=str(error)[:300])
+                continue
+            named = {"gate": gate, "precision_as_named": known["precision"]}
+            self._say("prepare", one, **known | named | {"precision": PRECISION})
+            found.append(one)
+        return found
+
+    def _found(self, name: str) -> tuple[dict, dict] | None:
+        """Losses and gradients of a competitor; None where it is not ready."""
+        if name not in self.ready:
+            return None
+        one, known = self.ready[name]
+        with np.load(self._gradients(one)) as stored:
+            return known["losses"], dict(stored)
+
+    def _time(self, able: list[Competitor]) -> None:
+        """Rounds; after each all that is known is written."""
+        draw = random.Random(0)
+        found: dict[tuple[str, str], list[float]] = {}
+        for _ in range(self.sizes.rounds):
+            for one in draw.sample(able, len(able)):
+                if not self.order.clock.allows(self.sizes.turn_s + 1):
+                    break
+                self._turn(one, found)
+        for one in able:
+            self._write(one, found)
+
+    def _turn(self, one: Competitor, found: dict) -> None:
+        player = self.players["torch" if one.framework == "torch" else "jax"]
+        told = player.ask(do="train", name=one.name, seconds=self.sizes.train_s)
+        turns = [("train", told)]
+        for chunk in self.sizes.chunks:
+            told = player.ask(do="score", name=one.name, seconds=self.sizes.score_s, chunk=chunk)
+            turns.append((f"score {chunk}", told))
+        for what, told in turns:
+            found.setdefault((one.name, what), []).append(told.get("per_s", told))
+
+    def _write(self, one: Competitor, found: dict) -> None:
+        units = {"train": "steps/s", "score": "rows/s"}
+        for what, unit in units.items():
+            rounds = {key[1]: of for key, of in found.items()
+                      if key[0] == one.name and key[1].startswith(what)}  # fmt: skip
+            errors = [of for each in rounds.values() for of in each if isinstance(of, dict)]
+            if errors or not rounds:
+                self._say(what, one, **(errors[0] if errors else {"no_time": "none to measure"}))
+                continue
+            best = max(rounds, key=lambda key: speeds(rounds[key], unit)["median"])
+            extra = {"chunk": int(best.split()[1])} if what == "score" else {}
+            self._say(what, one, **speeds(rounds[best], unit), **extra)
+
+    def _say(self, what: str, one: Competitor, **values: Any) -> Record:
+        values = {"framework": one.framework, "batch": one.spec["batch"]} | values
+        versions = self.order.journal.common["versions"] | values.pop("versions", {})
+        values |= {"versions": versions}
+        return self.order.journal.write(what, self.model, one.setting, **values)
