@@ -47,6 +47,8 @@ def _of_one_vector(axis: str, tree: PyTree) -> PyTree:
     ends = np.cumsum([leaf.size for leaf in leaves])
     vector = jnp.zeros(ends[-1], jnp.result_type(*leaves))
     for leaf, end in zip(leaves, ends, strict=True):
+        if not leaf.size:  # writing nothing crashes the compiler of JAX 0.11
+            continue
         flat = leaf.reshape(-1).astype(vector.dtype)
         vector = lax.dynamic_update_slice(vector, flat, (end - leaf.size,))
     vector = lax.pmean(vector, axis)

@@ -283,7 +283,7 @@ def test_tests_that_take_too_long_report_what_they_have(tmp_path):
     tests, report = tmp_path / "test_slow.py", tmp_path / "tests.xml"
     tests.write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(600)\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-c", os.devnull]
-    code = marked_tests.run([*command, f"--junitxml={report}", str(tests)], 4.0)
+    code = marked_tests.run([*command, f"--junitxml={report}", str(tests)], 6.0)
     assert code == 2
     assert marked_tests.counts(report)["passed"] == 1
 

@@ -105,6 +105,15 @@ def test_only_a_cpu_takes_a_batch_in_parts():
     assert loops == {"cpu": True, "cuda": False, "tpu": False}
 
 
+def test_a_mean_over_devices_takes_arrays_without_values():
+    """Writing nothing into the vector that crosses devices crashed the compiler of JAX 0.11."""
+    tree = {"none": np.zeros((2, 0), np.float32), "some": np.float32([[0, 2], [4, 8]])}
+    mean = jax.pmap(lambda tree: means.over(tree, "data"), axis_name="data", devices=DEVICES[:2])
+    found = jax.device_get(mean(tree))
+    assert found["none"].shape == (2, 0)
+    np.testing.assert_array_equal(found["some"], [[2, 5]] * 2)
+
+
 # What XLA is told.
 
 TUNED = {"dense": tuning.DENSE, "conv": tuning.CONV, "alocc": tuning.ALOCC}

@@ -45,9 +45,10 @@ def run(command: list[str], seconds: float) -> int:
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(max(1.0, seconds))
-    process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(_TO_STOP)
+    for _ in range(2):  # what is being imported may swallow the first
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(_TO_STOP / 2)
     process.kill()
     return process.wait()
 
