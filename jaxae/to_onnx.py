@@ -163,7 +163,7 @@ def _evaluated(jaxpr: Any, consts: Any, args: Any) -> list:
     return [read(variable) for variable in jaxpr.outvars]
 
 
-_INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # what jit and custom derivatives call
+_INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")  # of jit, custom derivatives and `vmap`
 
 
 def _conv(x: jax.Array, kernel: jax.Array, params: dict) -> jax.Array:

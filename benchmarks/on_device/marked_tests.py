@@ -42,15 +42,24 @@ def main(order: Order) -> None:
 
 def run(command: list[str], seconds: float) -> int:
     """Run pytest; after so many seconds interrupt it, so that it reports what it has."""
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - this process has no other thread
+    )
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(max(1.0, seconds))
-    for _ in range(2):  # what is being imported may swallow the first
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(_TO_STOP / 2)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(_TO_STOP)
     process.kill()
     return process.wait()
+
+
+def _heed_interrupts() -> None:
+    """A shell has what it starts in the background ignore them, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def counts(report: Path) -> dict:
