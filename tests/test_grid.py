@@ -150,3 +150,34 @@ def test_members_go_side_by_side_on_accelerators(platform):
         state, rows, plan, counts, keys, settings
     )
     assert "tensor<3x64x16xf32>" in lowered.mlir_module()  # weights of all, in one product
+
+
+def test_what_measures_is_begun_before_metrics_are_fetched(monkeypatch):
+    """And the next plan made: else the devices idle between epochs."""
+    events, compiled, back, out = [], grid.compiled, lanes.Lanes.back, lanes.Lanes.out
+
+    def recording(learner, devices):
+        def recorded(name, program):
+            return lambda *args: events.append(name) or program(*args)
+
+        return map(recorded, ("train", "measure"), compiled(learner, devices))
+
+    def planned(self, tree, empty=None):
+        if isinstance(tree, np.ndarray) and tree.ndim == 3 and tree.dtype == np.int32:
+            events.append("plan")
+        return out(self, tree, empty)
+
+    monkeypatch.setattr(grid, "compiled", recording)
+    monkeypatch.setattr(lanes.Lanes, "out", planned)
+    monkeypatch.setattr(
+        lanes.Lanes, "back", lambda self, tree: events.append("fetch") or back(self, tree)
+    )
+    members = members_of()
+    trained(members)
+    epochs = members[0].cfg.train.epochs
+    assert epochs >= 2
+    of_epoch = ["train", "measure", "plan", "fetch", "fetch"]
+    events = events[events.index("train") - 1 :]  # the plan of the first epoch
+    assert events[:1] == ["plan"]
+    assert events[1 : 1 + 5 * (epochs - 1)] == of_epoch * (epochs - 1)
+    assert events[1 + 5 * (epochs - 1) :][:4] == ["train", "measure", "fetch", "fetch"]
