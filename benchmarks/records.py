@@ -6,7 +6,7 @@ other conclusions; `SCHEMA` is raised whenever a field changes its meaning.
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,16 +50,26 @@ def read(path: Path) -> list[Record]:
       ValueError: a line that is no result; names the file, the line and the field.
     """
     found = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is no JSON ({error.msg})") from None
-        check(record, f"{path}, line {number}")
+    for record, where in lines(path):
+        check(record, where)
         found[tuple(record.get(key) for key in COMPETITOR)] = record
     if not found:
         raise ValueError(f"{path} holds no results")
     return list(found.values())
+
+
+def lines(path: Path) -> Iterator[tuple[Any, str]]:
+    """What each line of a file of JSON lines holds, and where that is, for messages.
+
+    Raises:
+      ValueError: a line that is no JSON; names the file and the line.
+    """
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        where = f"{path}, line {number}"
+        try:
+            yield json.loads(line), where
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} is no JSON ({error.msg})") from None
 
 
 def check(record: Record, where: str) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import lines
+
 SCHEMA = 1
 NAME = "results.jsonl"
 Record = dict[str, Any]
@@ -116,12 +118,7 @@ def read(folder: Path) -> list[Record]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist; make it with benchmarks.accelerator_check")
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is no JSON ({error.msg})") from None
+    for record, where in lines(path):
         check(record, where)
         records.append(record)
     if not records:
