@@ -7,6 +7,7 @@ always computed in full float32. A CPU has full float32 only: there both are the
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -57,7 +58,9 @@ def in_words(precision: str, device: Any) -> str:
     elif device.platform == "tpu":
         means = "bfloat16, three passes" if asked == "high" else "bfloat16"
     else:
-        capability = getattr(device, "compute_capability", None)
-        ampere = capability is None or float(capability) >= 8
-        means = "TensorFloat-32" if ampere else "float32"
+        generation = re.match(r"\d+", str(getattr(device, "compute_capability", "")))
+        if generation is None:  # no NVIDIA GPU: an AMD one calls itself "gfx942", say
+            means = "the platform's own"
+        else:
+            means = "TensorFloat-32" if int(generation[0]) >= 8 else "float32"
     return f"{asked or 'default'} ({means})"

@@ -104,7 +104,8 @@ def watch(
 
         def measured() -> Metrics:
             found = {"valid_loss": valid_loss()}
-            scores = {name: of() for name, of in (begun or scored(variables)).items()}
+            pending = scored(variables) if begun is None else begun
+            scores = {name: fetch() for name, fetch in pending.items()}
             if "pseudo_auroc" in scores:
                 found["pseudo_auroc"] = _auroc_of_pairs(scores["pseudo_auroc"])
             if "test_auroc" in scores:
