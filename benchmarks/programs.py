@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks.cases import CASES, Case, Weights, config, flatten, replace, rows, unflatten
 
-SCORED = 4096  # rows of one scoring pass
+SCORED = 4096  # rows of one scoring pass on a CPU
+SCORED_ELSEWHERE = 65_536  # rows that occupy an accelerator for longer than it takes to start
 _RATE = 2.0**24  # see tests/test_parity.py: a huge SGD step gives gradients to float32 precision
 
 
@@ -24,9 +25,10 @@ class Program(NamedTuple):
       gradients: rows [B, *S] -> ({"loss": ...}, gradients), at the weights given, without noise,
         products of float32 being exact.
       train: make this many steps.
-      score: score all `SCORED` rows in chunks of this many, products of float32 being exact.
+      score: score `scored` rows in chunks of this many, products of float32 being exact.
       steps: `train` takes multiples of this number, which are one dispatch, or replay of a CUDA
         graph; 0 = any number.
+      scored: rows of one scoring pass.
       devices: how many devices work.
       device: what they are.
       versions: of the framework.
@@ -39,12 +41,17 @@ class Program(NamedTuple):
     train: Callable[[int], None]
     score: Callable[[int], None]
     steps: int
+    scored: int
     devices: int
     device: str
     versions: dict[str, str]
     precision: str
     transfer_s: float
     cost: Callable[[], dict[str, float]] | None = None
+
+
+def _scored(platform: str) -> int:
+    return SCORED if platform == "cpu" else SCORED_ELSEWHERE
 
 
 def _order(case: Case, batch: int) -> np.ndarray:
@@ -161,20 +168,20 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     # As experiments do: scoring has no batch to keep whole, so it takes every device.
     judges = devices if spec["devices"] else jax.local_devices()
     scorer = parallel.rows_fn(of_rows, judges, learner)
-    scored, blocks = rows(case, SCORED), {}
+    scored, blocks = rows(case, _scored(judges[0].platform)), {}
 
     def score(chunk: int) -> None:
         if chunk not in blocks:
             blocks[chunk] = list(parallel.blocks(scored, judges, chunk))
         placed = parallel.place(box[0].variables, judges)
         with _exact(judges[0]):
-            parallel.map_rows(scorer, placed, blocks[chunk], SCORED)
+            parallel.map_rows(scorer, placed, blocks[chunk], len(scored))
 
     def cost() -> dict[str, float]:
         return step_cost(cfg, case.shape)
 
     return Program(
-        gradients, train, score, len(order), len(devices), devices[0].device_kind,
+        gradients, train, score, len(order), len(scored), len(devices), devices[0].device_kind,
         _versions("jax", "flax"), _jax_precision(spec), transfer, cost,
     )  # fmt: skip
 
@@ -192,12 +199,12 @@ def flax(spec: dict, weights: Weights) -> Program:
     x, transfer = placed(
         rows(case, sum(map(len, order))), lambda a: jax.block_until_ready(jnp.asarray(a))
     )
-    scored = jnp.asarray(rows(case, SCORED))
     run = jax.jit(
         lambda state, x, rows, i, key: step(state, x[rows], jax.random.fold_in(key, i)),
         donate_argnums=0,
     )
     judge, key, device = jax.jit(score_of), jax.random.key(2), jax.local_devices()[0]
+    scored = jnp.asarray(rows(case, _scored(device.platform)))
     # Jitted, so that every leaf has a buffer of its own to donate.
     box = [jax.jit(init)(unflatten(weights))]
 
@@ -215,11 +222,11 @@ def flax(spec: dict, weights: Weights) -> Program:
 
     def score(chunk: int) -> None:
         with _exact(device):
-            parts = [judge(box[0], scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
+            parts = [judge(box[0], scored[i : i + chunk]) for i in range(0, len(scored), chunk)]
         np.concatenate(parts)
 
     return Program(
-        gradients, train, score, 0, 1, device.device_kind,
+        gradients, train, score, 0, len(scored), 1, device.device_kind,
         _versions("jax", "flax"), _jax_precision(spec), transfer,
     )  # fmt: skip
 
@@ -245,7 +252,8 @@ def torch(spec: dict, weights: Weights) -> Program:
     order = torch.from_numpy(_order(case, cfg.train.batch_size)).to(reference_torch.DEVICE)
     x, transfer = placed(rows(case, order.numel()), program.prepare)
     program.load(weights)
-    run, score = program.trainer(x, order), program.scorer(program.prepare(rows(case, SCORED)))
+    scored = program.prepare(rows(case, _scored(reference_torch.DEVICE.type)))
+    run, score = program.trainer(x, order), program.scorer(scored)
 
     def gradients(sample):
         program.load(weights)
@@ -258,8 +266,8 @@ def torch(spec: dict, weights: Weights) -> Program:
 
     kind = torch.cuda.get_device_name() if cuda else "cpu"
     return Program(
-        gradients, train, score, program.steps, 1, kind, _versions("torch"), program.precision,
-        transfer,
+        gradients, train, score, program.steps, len(scored), 1, kind, _versions("torch"),
+        program.precision, transfer,
     )  # fmt: skip
 
 
@@ -273,7 +281,8 @@ def keras(spec: dict, weights: Weights) -> Program:
     program = reference_keras.build(case, cfg, spec["setting"], _precision(spec))
     order = _order(case, cfg.train.batch_size)
     x, transfer = placed(rows(case, order.size), program.prepare)
-    scored = program.prepare(rows(case, SCORED))
+    gpus = tf.config.list_physical_devices("GPU")
+    scored = program.prepare(rows(case, _scored("gpu" if gpus else "cpu")))
     program.load(weights)
 
     def gradients(sample):
@@ -286,14 +295,13 @@ def keras(spec: dict, weights: Weights) -> Program:
         tf.test.experimental.sync_devices()
 
     def score(chunk: int) -> None:
-        parts = [program.score(scored[i : i + chunk]) for i in range(0, SCORED, chunk)]
+        parts = [program.score(scored[i : i + chunk]) for i in range(0, len(scored), chunk)]
         np.concatenate([part.numpy() for part in parts])
 
     fixed = len(order) if spec["setting"] in ("loop", "fit") else 0
-    gpus = tf.config.list_physical_devices("GPU")
     kind = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
     return Program(
-        gradients, train, score, fixed, 1, kind, _versions("tensorflow", "keras"),
+        gradients, train, score, fixed, len(scored), 1, kind, _versions("tensorflow", "keras"),
         program.precision, transfer,
     )  # fmt: skip
 

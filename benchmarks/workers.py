@@ -139,16 +139,12 @@ class _Child:
         return self._repeat(lambda: self.program.train(self.calibrated), self.calibrated, seconds)
 
     def score(self, seconds: float, chunk: int) -> dict:
-        from benchmarks.programs import SCORED
-
-        return self._repeat(lambda: self.program.score(chunk), SCORED, seconds)
+        return self._repeat(lambda: self.program.score(chunk), self.program.scored, seconds)
 
     def whole(self, steps: int, scored: int, embedded: Sequence[int] = ()) -> dict:
         """A user's whole run: so many steps, about so many rows scored, codes [N, L] embedded."""
-        from benchmarks.programs import SCORED
-
         self.program.train(steps)
-        for _ in range(max(1, round(scored / SCORED))):
+        for _ in range(max(1, round(scored / self.program.scored))):
             self.program.score(512)
         if embedded:
             from sklearn.manifold import TSNE

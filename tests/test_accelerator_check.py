@@ -209,6 +209,8 @@ class Fake:
         self.asked, self.wrong = [], wrong
 
     def ask(self, do, name="", **order):
+        if do == "make_all":
+            return {"answers": [self._made(orders) for orders in order["orders"]]}
         self.asked.append((do, name))
         if do == "settings":
             return {"settings": ["graph_compile", "eager", "graph"]}
@@ -224,10 +226,18 @@ class Fake:
         known = {"train": {"per_s": rate}, "score": {"per_s": 100 * rate}, "prepare": made}
         return known.get(do, {})
 
+    def _made(self, orders):
+        known = {"seconds": 1.0}
+        for order in orders:
+            known |= (found := self.ask(**order))
+            if "unavailable" in found:
+                return found
+        return known
+
 
 def test_competitors_are_checked_before_they_are_timed(parts):
     told = order_of(parts) | {"stage": "speed", "part": "speed", "until": time.time() + 600}
-    players_ = {"jax": Fake(), "torch": Fake(wrong="torch graph")}
+    players_ = {"jax": Fake(), "torch": Fake(wrong="torch graph"), "torch compiler": Fake()}
     sizes = speed.SMALL._replace(rounds=2, chunks=(8, 16))
     order = part.parse(told | {"models": ["ecg_dense"]})
     speed._models(order, sizes, players_, parts)
@@ -267,25 +277,29 @@ def test_a_framework_that_dies_or_cannot_is_an_answer():
     assert players.answer(child, {"do": "forget"}) == {"unavailable": "not on this device"}
 
 
-def test_tests_are_counted_from_their_report(tmp_path):
-    report = tmp_path / "tests.xml"
-    report.write_text(
-        "<testsuites><testsuite tests='4' failures='1' errors='1' skipped='1'>"
-        "<testcase classname='t' name='a'/><testcase classname='t' name='b'>"
-        "<failure/></testcase><testcase classname='t' name='c'><skipped/></testcase>"
-        "<testcase classname='t' name='d'><error/></testcase></testsuite></testsuites>"
-    )
-    found = marked_tests.counts(report)
-    assert found == {"passed": 1, "failed": 2, "skipped": 1, "names": ["t::b", "t::d"]}
+TESTS = """
+import pytest, time
+def test_a(): pass
+def test_b(): assert False
+def test_c(): pytest.skip("not here")
+@pytest.fixture
+def broken(): raise OSError
+def test_d(broken): pass
+def test_e(): time.sleep({})
+"""
 
 
-def test_tests_that_take_too_long_report_what_they_have(tmp_path):
-    tests, report = tmp_path / "test_slow.py", tmp_path / "tests.xml"
-    tests.write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(600)\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-c", os.devnull]
-    code = marked_tests.run([*command, f"--junitxml={report}", str(tests)], 4.0)
-    assert code == 2
-    assert marked_tests.counts(report)["passed"] == 1
+@pytest.mark.parametrize(("seconds", "code"), [(0, 1), (600, None)])
+@pytest.mark.parametrize("side_by_side", [(), ("-n", "2")])
+def test_tests_are_counted_however_they_end(tmp_path, seconds, code, side_by_side):
+    tests, said = tmp_path / "test_slow.py", tmp_path / "said.txt"
+    tests.write_text(TESTS.format(seconds))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-c", os.devnull,
+               "-p", "benchmarks.on_device.outcomes", *side_by_side, str(tests)]  # fmt: skip
+    assert marked_tests.run(command, 8.0 if seconds else 60.0, said) == code
+    found = marked_tests.counts(said)
+    assert (found["passed"], found["failed"], found["skipped"]) == (1 if seconds else 2, 2, 1)
+    assert [name.rsplit("::")[-1] for name in sorted(found["names"])] == ["test_b", "test_d"]
 
 
 def speeds(what, model, framework, setting, rounds, stage="speed", **more):

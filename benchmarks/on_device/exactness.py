@@ -29,6 +29,7 @@ _FITTED, _SCORED = 128, 64  # rows
 _RATE = 2.0**24  # a huge step of SGD gives gradients to float32 precision
 _LOSS, _GRADIENT = throughput.TOLERANCE["float32"]
 _LEAST = 8.0  # seconds for a model
+_PARTS = 3  # processes that share the models out, see `benchmarks.on_device.stages`
 _VARIED = ("fmnist_dense", "mnist_conv", "ecg_dense")  # on which choices of tuning are tried
 _SCORE = 1e-5  # relative to the score or to 1, as `jaxae.verification` has it
 
@@ -44,19 +45,28 @@ class Found(NamedTuple):
 
 
 def main(order: Order) -> None:
-    """Every model and score, then the choices of `jaxae.tuning`, then a run made on a CPU."""
+    """Every model and score, then the choices of `jaxae.tuning`, then a run made on a CPU.
+
+    Parts beside each other share the models out; the run is the first one's.
+    """
     parallel.initialize()
-    made = cpu_run.start(order.out / "cpu-run", order.rehearsal)  # beside what follows
+    number = int(order.part.partition(" ")[2] or 1)
+    own = order.models[number - 1 :: _PARTS]
+    attempts = Attempts(order, _LEAST)
+    made = None
     try:
-        _methods(order)
-        attempts = Attempts(order, _LEAST)
-        for model in order.models:
+        if number == 1:
+            made = cpu_run.start(order.out / "cpu-run", order.rehearsal)  # beside what follows
+            _methods(order)
+        for model in own:
             attempts.make(functools.partial(_model, order, model), "agreement", model)
-        for model in [model for model in _VARIED if model in order.models]:
+        for model in [model for model in own if model in _VARIED]:
             attempts.make(functools.partial(_variants, order, model), "agreement", model)
-        _verified(order, made)
+        if made:
+            _verified(order, made)
     finally:
-        made.kill()
+        if made:
+            made.kill()
 
 
 def _methods(order: Order) -> None:

@@ -1,20 +1,19 @@
 """The tests that are meant for a device: `pytest -m device`, where pytest is installed."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
-from xml.etree import ElementTree
 
+from benchmarks.on_device import outcomes
 from benchmarks.on_device.part import Order
 from benchmarks.on_device.stages import ROOT
 
-# Of pytest's exit codes: all passed, or some failed; it was interrupted; there was no test.
-_RAN, _INTERRUPTED, _NONE_SELECTED = (0, 1), 2, 5
-_TO_STOP = 10.0  # seconds in which it can report when it is interrupted
+# Of pytest's exit codes: all passed, or some failed; there was no test.
+_RAN, _NONE_SELECTED = (0, 1), 5
+_TO_STOP = 3.0  # seconds of the part's time that are left for what follows
 _REHEARSED = "tests/test_scoring.py"
 
 
@@ -24,60 +23,46 @@ def main(order: Order) -> None:
     if missing:
         order.journal.write("tests", unavailable=f"{' and '.join(missing)} not installed")
         return
-    report = order.out / "tests.xml"
-    report.unlink(missing_ok=True)
+    said = order.out / "tests.txt"
+    said.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "-m", "device and not slow",
-               f"--junitxml={report}", "-p", "no:cacheprovider"]  # fmt: skip
+               "-p", "benchmarks.on_device.outcomes", "-p", "no:cacheprovider"]  # fmt: skip
     command += [_REHEARSED] if order.rehearsal else []
-    if find_spec("xdist") and (workers := min(4, (os.cpu_count() or 1) // 4)) > 1:
+    if find_spec("xdist") and (workers := min(8, (os.cpu_count() or 1) // 2)) > 1:
         command += ["-n", str(workers)]
-    code = run(command, order.clock.left() - _TO_STOP)
+    code = run(command, order.clock.left() - _TO_STOP, said)
     if code == _NONE_SELECTED:
         order.journal.write("tests", unavailable="no test has the marker device")
-    elif code not in (*_RAN, _INTERRUPTED) or not report.is_file():
+    elif code not in (*_RAN, None) or not said.is_file():
         order.journal.write("tests", error=f"pytest ended with {code}; see tests.log")
     else:
-        order.journal.write("tests", whole=code != _INTERRUPTED, **counts(report))
+        order.journal.write("tests", whole=code is not None, **counts(said))
 
 
-def run(command: list[str], seconds: float) -> int:
-    """Run pytest; after so many seconds interrupt it, so that it reports what it has."""
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - this process has no other thread
-    )
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(max(1.0, seconds))
-    process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(_TO_STOP)
-    process.kill()
-    return process.wait()
+def run(command: list[str], seconds: float, said: Path) -> int | None:
+    """Run pytest with `benchmarks.on_device.outcomes` writing to `said`; its exit code.
 
-
-def _heed_interrupts() -> None:
-    """A shell has what it starts in the background ignore them, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def counts(report: Path) -> dict:
-    """Of a report in JUnit's XML: passed, failed, skipped, and the names of failures.
-
-    The sums are those of the report: a test that was interrupted stands in it as if it had passed.
+    After so many seconds it is ended: None. Its workers end with the part, which leads their group.
     """
-    root = ElementTree.parse(report).getroot()
-    sums = [
-        sum(int(suite.get(name, 0)) for suite in root.iter("testsuite"))
-        for name in ("tests", "failures", "errors", "skipped")
-    ]
-    tests, failures, errors, skipped = sums
-    names = [
-        f"{case.get('classname')}::{case.get('name')}"
-        for case in root.iter("testcase")
-        if {"failure", "error"} & {child.tag for child in case}
-    ]
-    failed = failures + errors
-    return {"passed": tests - failed - skipped, "failed": failed, "skipped": skipped,
+    env = os.environ | {outcomes.FILE: str(said), "PYTHONPATH": _with(ROOT)}
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=env)
+    try:
+        return process.wait(max(1.0, seconds))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
+
+
+def _with(folder: Path) -> str:
+    known = os.environ.get("PYTHONPATH")
+    return f"{folder}{os.pathsep}{known}" if known else str(folder)
+
+
+def counts(said: Path) -> dict:
+    """Passed, failed, skipped, and the names of failures, each once."""
+    found = [line.split(" ", 1) for line in said.read_text().splitlines()]
+    of = Counter(outcome for outcome, _ in found)
+    names = list(dict.fromkeys(name for outcome, name in found if outcome == "failed"))
+    return {"passed": of["passed"], "failed": len(names), "skipped": of["skipped"],
             "names": names}  # fmt: skip

@@ -175,7 +175,7 @@ def _torch(order: Order, sizes: Sizes, model: str) -> None:
         setting = _best(order, model, able["settings"])
         told = player.ask(do="prepare", name="torch", spec=spec | {"setting": setting},
                           weights=weights)  # fmt: skip
-        told |= player.ask(do="warm_up", name="torch", seconds=sizes.seconds, chunks=[])
+        told |= player.ask(do="warm_up", name="torch", chunks=[])
         rounds = [
             player.ask(do="train", name="torch", seconds=sizes.seconds) for _ in range(sizes.rounds)
         ]

@@ -1,9 +1,11 @@
 """How fast models train and score: jaxae, plain Flax and PyTorch, in turns.
 
-One process for JAX and one for PyTorch. They prepare beside each other; then one works while the
-other waits, in rounds whose order is drawn anew. Nothing is timed that computes something else.
+One process for JAX, and two for PyTorch: one of them is for what its compiler makes. They prepare
+beside each other; then one works while the others wait, in rounds whose order is drawn anew.
+Nothing is timed that computes something else.
 """
 
+import contextlib
 import random
 import tempfile
 import threading
@@ -20,6 +22,7 @@ from benchmarks.cases import CASES, rows
 from benchmarks.on_device.part import Order
 from benchmarks.on_device.players import Player
 from benchmarks.on_device.results import Record, speeds
+from benchmarks.on_device.stages import Clock
 
 # What of `jaxae.tuning` concerns accelerators, and both together.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -29,10 +32,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "graphs, unroll 4": {"graphs": True, "unroll": 4},
 }
 PRECISION = "default"  # of what is timed: TF32 on NVIDIA
-# Seconds that a setting may take to prepare, until one of its name has been measured.
-_GUESSED = {"compile": 25.0, "graph": 6.0, "": 8.0}
+# Seconds that settings may take to prepare, until they have been measured.
+_GUESSED = {"jax": 25.0, "torch": 8.0, "torch compiler": 25.0}
 _LEAST = 15.0  # seconds for a model
+_GENEROUS = 1.5  # times its share of the time may go by before a model's last setting is begun
 REFERENCE = "jaxae as is"  # what the others must agree with
+PLAYERS = ("jax", "torch", "torch compiler")  # each a framework, in a process of its own
 
 
 class Sizes(NamedTuple):
@@ -62,7 +67,7 @@ class Sizes(NamedTuple):
         return self.train_s + self.score_s * len(self.chunks)
 
 
-FULL = Sizes(3, 0.2, 0.06, (1024, 4096), 0, 0, len(CASES))
+FULL = Sizes(3, 0.2, 0.04, (1024, 4096, 16_384), 0, 0, len(CASES))
 SMALL = Sizes(2, 0.05, 0.02, (1024,), 16, 16, 1)
 
 
@@ -78,28 +83,36 @@ class Competitor(NamedTuple):
         """Framework and setting."""
         return f"{self.framework} {self.setting}"
 
+    @property
+    def player(self) -> str:
+        """The process that it works in: of `PLAYERS`."""
+        if self.framework == "torch":
+            return "torch compiler" if _is_slow(self.setting) else "torch"
+        return "jax"
+
 
 def main(order: Order) -> None:
     """Measure model by model while there is time; what there is none for is said."""
     sizes = SMALL if order.rehearsal else FULL
-    with tempfile.TemporaryDirectory() as folder, Player("jax") as ours:
-        players = {"jax": ours}
-        if find_spec("torch"):
-            with Player("torch") as theirs:
-                players["torch"] = theirs
-                _models(order, sizes, players, Path(folder))
-        else:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        able = PLAYERS if find_spec("torch") else PLAYERS[:1]
+        if able != PLAYERS:
             order.journal.write("prepare", framework="torch", unavailable="torch is not installed")
-            _models(order, sizes, players, Path(folder))
+        players = {name: stack.enter_context(Player(name.split()[0])) for name in able}
+        _models(order, sizes, players, folder)
 
 
 def _models(order: Order, sizes: Sizes, players: dict[str, Player], folder: Path) -> None:
     costs: dict[str, float] = {}
-    for model in order.models[: sizes.models]:
+    models = order.models[: sizes.models]
+    for i, model in enumerate(models):
         if not order.clock.allows(_LEAST):
             order.journal.write("train", model, no_time=f"{order.clock.left():.0f} s are left")
             continue
-        _Duel(order, sizes, players, folder, model, costs).fight()
+        share = _GENEROUS * order.clock.left() / (len(models) - i)
+        until = time.time() + min(share, order.clock.left())
+        _Duel(order, sizes, players, folder, model, costs, Clock(until)).fight()
 
 
 def specs(model: str, sizes: Sizes) -> dict[str, Any]:
@@ -121,8 +134,8 @@ def of_jax(common: dict) -> list[Competitor]:
 
 
 def of_torch(common: dict, settings: Sequence[str]) -> list[Competitor]:
-    """PyTorch's settings: those that are ready soon come first; threads matter on a CPU only."""
-    quick_first = sorted(settings, key=_is_slow)
+    """PyTorch's settings: what may be fastest comes first; threads matter on a CPU only."""
+    quick_first = sorted(settings, key=lambda name: (_is_slow(name), "graph" not in name))
     return [
         Competitor("torch", name, common | {"framework": "torch", "setting": name,
                                             "threads": 1})
@@ -139,8 +152,9 @@ class _Duel:
     """One model: everybody is prepared and checked, then measured."""
 
     def __init__(self, order: Order, sizes: Sizes, players: dict[str, Player], folder: Path,
-                 model: str, costs: dict[str, float]):  # fmt: skip
+                 model: str, costs: dict[str, float], clock: Clock):  # fmt: skip
         self.order, self.sizes, self.players, self.model = order, sizes, players, model
+        self.clock = clock  # for further settings; the first ones may take what there is
         self.costs, self.common = costs, specs(model, sizes)
         self.weights, self.rows = folder / f"{model}.npz", folder / f"{model}.npy"
         self.folder = folder
@@ -153,13 +167,11 @@ class _Duel:
         if "error" in told:
             self.order.journal.write("train", self.model, error=told["error"])
             return
-        chosen = {"jax": of_jax(self.common)}
-        if "torch" in self.players:
-            chosen["torch"] = self._torch_settings()
-        threads = [
-            threading.Thread(target=self._prepare, args=(self.players[name], competitors))
-            for name, competitors in chosen.items()
-        ]
+        # XLA compiles in many threads at once; PyTorch is given one setting after another.
+        turns = {"jax": [of_jax(self.common)]}
+        for one in self._torch_settings() if "torch" in self.players else ():
+            turns.setdefault(one.player, []).append([one])
+        threads = [threading.Thread(target=self._prepare, args=turn) for turn in turns.items()]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -175,41 +187,39 @@ class _Duel:
             return []
         return of_torch(self.common, known["settings"])
 
-    def _prepare(self, player: Player, competitors: list[Competitor]) -> None:
-        """One after another while there is time to measure them too."""
-        for i, one in enumerate(competitors):
-            to_measure = 1.3 * (len(self.ready) + i) * self.sizes.rounds * self.sizes.turn_s
-            guessed = self.costs.get(one.name, self._guess(one.setting))
-            if not self.order.clock.allows(guessed + to_measure + 2):
-                left = f"{self.order.clock.left():.0f} s are left, {guessed:.0f} needed to prepare"
-                self._say("train", one, no_time=left)
+    def _prepare(self, player: str, turns: list[list[Competitor]]) -> None:
+        """Turn by turn while there is time to measure them too."""
+        for i, competitors in enumerate(turns):
+            clock = self.clock if i else self.order.clock
+            measured = len(self.ready) + len(competitors)
+            to_measure = 1.3 * measured * self.sizes.rounds * self.sizes.turn_s
+            name = competitors[0].name
+            known = self.costs.get(name)
+            guessed = known or _GUESSED[player] * (0.2 if self.order.rehearsal else 1.0)
+            if not clock.allows(guessed + to_measure + 2):
+                left = f"{max(0.0, clock.left()):.0f} s are left, {guessed:.0f} needed to prepare"
+                for one in competitors:
+                    self._say("train", one, no_time=left)
                 continue
             began = time.perf_counter()
-            told = self._made(player, one)
-            self.costs[one.name] = seconds = time.perf_counter() - began
-            if "error" in told or "unavailable" in told:
-                self._say("train", one, **told)
-            else:
-                self.ready[one.name] = one, told | {"seconds": seconds}
+            orders = [self._orders(one) for one in competitors]
+            told = self.players[player].ask(do="make_all", orders=orders)
+            self.costs[name] = time.perf_counter() - began
+            answers = [told] * len(competitors) if "error" in told else told["answers"]
+            for one, found in zip(competitors, answers, strict=True):
+                if "error" in found or "unavailable" in found:
+                    self._say("train", one, **found)
+                else:
+                    self.ready[one.name] = one, found
 
-    def _guess(self, setting: str) -> float:
-        kind = "compile" if _is_slow(setting) else "graph" if "graph" in setting else ""
-        return _GUESSED[kind] * (0.2 if self.order.rehearsal else 1.0)
-
-    def _made(self, player: Player, one: Competitor) -> dict:
-        """Built, its losses and gradients taken, compiled: what is known of it, or an error."""
-        known: dict = {}
+    def _orders(self, one: Competitor) -> list[dict]:
+        """Build it, take its losses and gradients, compile the rest."""
         orders: list[dict] = [
             {"do": "prepare", "spec": one.spec, "weights": str(self.weights)},
             {"do": "gate", "rows": str(self.rows), "out": str(self._gradients(one))},
-            {"do": "warm_up", "seconds": self.sizes.train_s, "chunks": self.sizes.chunks},
+            {"do": "warm_up", "chunks": self.sizes.chunks},
         ]
-        for told in orders:
-            found = player.ask(name=one.name, **told)
-            known |= found
-            if "error" in found or "unavailable" in found:
-                return found
-        return known
+        return [order | {"name": one.name} for order in orders]
 
     def _gradients(self, one: Competitor) -> Path:
         return self.folder / f"{self.model}-{one.name}.npz"
@@ -254,7 +264,7 @@ class _Duel:
             self._write(one, found)
 
     def _turn(self, one: Competitor, found: dict) -> None:
-        player = self.players["torch" if one.framework == "torch" else "jax"]
+        player = self.players[one.player]
         told = player.ask(do="train", name=one.name, seconds=self.sizes.train_s)
         turns = [("train", told)]
         for chunk in self.sizes.chunks:

@@ -58,7 +58,10 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("equality", 0.22, 0.5, (
-            Part(f"{_HERE}.exactness", "exactness", _UNTUNED, keeps=True),
+            *(
+                Part(f"{_HERE}.exactness", label, _UNTUNED, keeps=True)
+                for label in ("exactness", "exactness 2", "exactness 3")
+            ),
             Part(f"{_HERE}.repeats", "repeats", keeps=True),
             Part(f"{_HERE}.repeats", "deterministic", _DETERMINISTIC, keeps=True),
             Part(f"{_HERE}.marked_tests", "tests", _UNTUNED),

@@ -33,7 +33,9 @@ def _run(order: Order, setting: str) -> float:
             command, cwd=ROOT, env=env, capture_output=True, text=True, check=False,
             timeout=max(1.0, order.clock.left()), stdin=subprocess.DEVNULL,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as late:
+        for said in filter(None, (late.stdout, late.stderr)):
+            print(said.decode(errors="replace") if isinstance(said, bytes) else said, flush=True)
         order.journal.write("run", "dense", setting, no_time="it takes longer")
         return float("inf")
     seconds = time.perf_counter() - began
