@@ -60,7 +60,9 @@ def section(records: Sequence[Record]) -> str:
 def _device(records: Sequence[Record]) -> str:
     last = records[-1]
     versions = ", ".join(f"{name} {value}" for name, value in sorted(last["versions"].items()))
-    lines = [f"**{last['device']['kind']}** ({versions}; revision {last.get('revision')}):", ""]
+    revisions = dict.fromkeys(str(r.get("revision"))[:7] for r in records)
+    about = f"{versions}; revision {', '.join(revisions)}"
+    lines = [f"**{last['device']['kind']}** ({about}):", ""]
     for make in (_speed, _members, _whole, _equality, _missing):
         lines += [*found, ""] if (found := make(records)) else []
     return "\n".join(lines)
@@ -173,6 +175,20 @@ def _equality(records: Sequence[Record]) -> list[str]:
         f"allowed {r['allowed']:.0e}"
         for r in bad
     ]
+    return lines + _checked(records)
+
+
+def _checked(records: Sequence[Record]) -> list[str]:
+    """Of the tests for a device, and of a run and an export that were made on a CPU."""
+    lines = []
+    for r in (r for r in records if r["what"] == "tests" and has_value(r)):
+        cut = "" if r["whole"] else ", as far as there was time"
+        counts = f"{r['passed']} passed, {r['failed']} failed, {r['skipped']} were skipped"
+        lines.append(f"Of the tests for a device{cut}, {counts}.")
+    checks = [r for r in records if r["what"] == "verified" and has_value(r)]
+    if checks:
+        good = sum(r["ok"] for r in checks)
+        lines.append(f"Trained on a CPU and verified there: {good} of {len(checks)} checks agree.")
     return lines
 
 

@@ -72,7 +72,7 @@ def _tasks(
     state = train.abstract_state(learner, data.shape, cfg.ensemble)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables)
     settings = {name: np.zeros(cfg.ensemble, np.float32) for name in learner.settings}
-    chunk = tuning.chunk_rows(learner.tuning, devices[0].platform)
+    chunk = tuning.chunk_rows(learner.tuning, devices[0].platform, data.shape, cfg.ensemble)
     few = data.test.x[: len(devices) * chunk + 1]
     # Else programs differ by how many rows there are.
     of_any_number = parallel.is_padded(few.shape, devices, chunk)

@@ -26,8 +26,11 @@ def _inference(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable:
     return _over_rows(run, learner, devices)
 
 
-def _blocks(learner: Learner, x: Source, devices: parallel.Devices) -> Iterator[Array]:
-    chunk = tuning.chunk_rows(learner.tuning, devices[0].platform)
+def _blocks(
+    learner: Learner, params: PyTree, x: Source, devices: parallel.Devices
+) -> Iterator[Array]:
+    size = len(jax.tree.leaves(params)[0])
+    chunk = tuning.chunk_rows(learner.tuning, devices[0].platform, x.shape[1:], size)
     return parallel.blocks(x, devices, chunk)
 
 
@@ -36,7 +39,7 @@ def _over_rows(run: Callable, learner: Learner, devices: parallel.Devices) -> Ca
 
     def found(params: PyTree, x: Source) -> PyTree:
         placed = parallel.place(params, devices)
-        return parallel.map_rows(run, placed, _blocks(learner, x, devices), len(x))
+        return parallel.map_rows(run, placed, _blocks(learner, params, x, devices), len(x))
 
     return found
 
@@ -142,10 +145,12 @@ def _again(
     run: Callable, learner: Learner, x: Source, devices: parallel.Devices
 ) -> Callable[[PyTree], Pending]:
     """`params [E, ...] -> run(params, x) [E, N]`: what is in memory stays on the devices."""
-    kept = list(_blocks(learner, x, devices)) if sources.is_resident(x) else None
+    kept: list[Array] = []
 
     def begin(params: PyTree) -> Pending:
-        rows = kept or _blocks(learner, x, devices)
+        rows = kept or _blocks(learner, params, x, devices)
+        if not kept and sources.is_resident(x):
+            rows = kept[:] = list(rows)
         return parallel.dispatch_rows(run, parallel.place(params, devices), rows, len(x))
 
     return begin

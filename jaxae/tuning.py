@@ -2,7 +2,7 @@
 
 Each constant stands with its evidence. "Intel" is a Xeon with AVX-512 and AMX, "AMD" an EPYC with
 AVX2, "Zen 5" one with AVX-512, two cores each; JAX 0.10 where nothing else is said. Accelerators
-take the plain form of everything here, and what a table says of `graphs` and `unroll`.
+take the plain form of everything here but `graphs` and `unroll`.
 
 `python -m benchmarks.tune` measures these choices on another machine and writes a table; where the
 variable JAXAE_TUNING names one, it wins over what stands here. A run records what it began with.
@@ -11,6 +11,7 @@ variable JAXAE_TUNING names one, it wins over what stands here. A run records wh
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 import threading
@@ -45,8 +46,8 @@ def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
 class Tuning(NamedTuple):
     """How a method is computed fastest; all but `graphs` and `unroll` are of CPUs.
 
-    The defaults suit convolutions. Nobody has measured `graphs` and `unroll` on a GPU yet: they are
-    off, and `python -m benchmarks.accelerator_check` measures them.
+    The defaults suit convolutions on a CPU. What is measured on a GPU, by
+    `python -m benchmarks.accelerator_check`, stands in benchmarks/results/.
 
     Attributes:
       share: rows of a batch that a host device, one core's worth of work, should have. With fewer,
@@ -60,9 +61,10 @@ class Tuning(NamedTuple):
       chunk: rows that are scored side by side, so few that activations stay in the cache.
       library: whether XLA may call oneDNN for the convolutions of a scorer, where it can; see
         `jaxae.ops.library`.
-      graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on a GPU,
-        so that the host starts one thing and not every kernel of every step.
+      graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on an NVIDIA
+        GPU, so that the host starts one thing and not every kernel of every step.
       unroll: steps of training that are one turn of the epoch's loop; it may change the last bits.
+        0 = 4 where epochs are captured in graphs, else 1.
     """
 
     share: int = 16
@@ -74,12 +76,14 @@ class Tuning(NamedTuple):
     chunk: int = 64
     library: bool = False
     graphs: bool = False
-    unroll: int = 1
+    unroll: int = 0
 
 
 # Activations of 32 rows stay in the cache of a core: denoising at batch 4,096 6.9 -> 17.2 thousand
 # rows/s, S1 15.6 -> 29.7, S0 6.5 -> 12.4 (Intel). With YNNPACK convolutions train a tenth faster.
-CONV = Tuning(part=32)
+# In graphs, four steps a turn, S0 makes 1.20 times as many steps, in graphs alone 1.05 (H200, JAX
+# 0.11). S2 makes .86 in graphs, S3 .92 with four steps a turn: dense models are left as they are.
+CONV = Tuning(part=32, graphs=True)
 # A dense model is mostly parameters, and few of its products are worth a second device: S2 at batch
 # 32 makes .64 - .71 of the steps on two, ECG at 512 makes 1.32 times as many; S3, with two million
 # parameters, is split from 2,048 rows on. Without YNNPACK ECG trains 9 %, S2 30 % faster; in place
@@ -114,6 +118,23 @@ _GRAPHS: Options = {
     "xla_gpu_graph_min_graph_size": 1,
 }
 _GPUS = ("gpu", "cuda", "rocm")
+_UNROLLED = 4
+
+
+@functools.cache
+def _is_amd() -> bool:
+    """Whether the GPU at hand is AMD's, on which nobody has captured anything."""
+    local = [device for device in jax.local_devices() if device.platform in _GPUS]
+    return any("rocm" in device.client.platform_version.lower() for device in local)
+
+
+def _captures(tuned: Tuning, platform: str) -> bool:
+    return tuned.graphs and platform in _GPUS and not _is_amd()
+
+
+def unrolled(tuned: Tuning, platform: str) -> int:
+    """Steps of training in one turn of the loop."""
+    return tuned.unroll or (_UNROLLED if _captures(tuned, platform) else 1)
 
 
 def _vectors(width: int) -> Options:
@@ -238,7 +259,13 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
 
 
 def _on_accelerator(tuning: Tuning, platform: str) -> Options:
-    return _GRAPHS if tuning.graphs and platform in _GPUS else {}
+    return _GRAPHS if _captures(tuning, platform) else {}
+
+
+# Exact products are what XLA makes most Triton kernels of before it chooses one. Without, a scorer
+# of S2 is compiled in .15 s instead of 3.0 and scores .94 times as fast, one of S0 in .45 instead
+# of 2.1 and .98 (H200, JAX 0.11); a scorer of the digits' dense model took 12 s.
+_WITHOUT_TRITON: Options = {"xla_gpu_enable_triton_gemm": False}
 
 
 def scoring_options(tuning: Tuning, dtype: str, platform: str, brief: bool = False) -> Options:
@@ -248,7 +275,8 @@ def scoring_options(tuning: Tuning, dtype: str, platform: str, brief: bool = Fal
     # Wide vectors would score dense models 1.08 to 1.12 times as fast (Zen 5), but with JAX 0.12 a
     # row's score then depends on how many devices share the rows, in its last bit.
     if platform != "cpu":
-        return _on_accelerator(tuning, platform)
+        products = _WITHOUT_TRITON if platform in _GPUS else {}
+        return _on_accelerator(tuning, platform) | products
     options = _CALLS if _calls_library(tuning, dtype, platform) else {}
     return options | (_WITHOUT_YNNPACK if dtype == "float32" else {}) | (BRIEF if brief else {})
 
@@ -269,7 +297,7 @@ def compiled(lowered: Any, options: Options) -> Callable:
 
 # XLA for an H100 (JAX 0.10.2) finds no tiles for some small batched products of its Triton kernels
 # and gives the program up; cuBLAS has the same products.
-_NO_TILES, _WITHOUT_TRITON = "output tile sizes", {"xla_gpu_enable_triton_gemm": False}
+_NO_TILES = "output tile sizes"
 
 
 _BAD_VALUE = re.compile(r"While setting option (\w+), '([^']*)' is not a valid enum value")
@@ -302,8 +330,11 @@ def compiled_scorer(
 # to 1.04, and convolutions score .93 to .96 times: what runs often is left alone.
 BRIEF: Options = {"xla_backend_optimization_level": 1}
 
-# Denoising scores 35 thousand rows/s by 64 and 20 by 512 (Intel); accelerators want many.
-_ACCELERATOR_CHUNK = 1024
+# Denoising scores 35 thousand rows/s by 64 and 20 by 512 (Intel); accelerators want many: 16,384
+# rows at a time score S2 1.97 times and S0 1.24 times as fast as 1,024 (H200). But few rows are
+# padded to as many, and large ones must leave room for what is computed of them.
+_ACCELERATOR_CHUNK = 4096
+_ACCELERATOR_CHUNK_BYTES = 64 << 20
 STEPS_PER_DISPATCH = 16  # at most, a chunk each
 # On a CPU few rows are padded to so many steps too: copying zeros takes 1 or 2 ms, a program of its
 # own for them .2 to 1.3 s to compile. Up to so many bytes for rows of one step, and of more.
@@ -313,6 +344,10 @@ BLOCK = 8192  # rows that are read at a time of a source that does not lie in me
 FEED_BYTES = 32 << 20
 
 
-def chunk_rows(tuned: Tuning, platform: str) -> int:
-    """Rows to score at a time."""
-    return max(1, tuned.chunk) if platform == "cpu" else _ACCELERATOR_CHUNK
+def chunk_rows(tuned: Tuning, platform: str, shape: tuple[int, ...], members: int = 1) -> int:
+    """Rows of a shape to score at a time, by so many members, which an accelerator has at once."""
+    if platform == "cpu":
+        return max(1, tuned.chunk)
+    fitting = _ACCELERATOR_CHUNK_BYTES // (4 * math.prod(shape))
+    fitting = max(1, min(_ACCELERATOR_CHUNK, fitting) // members)
+    return 1 << (fitting.bit_length() - 1)  # a power of two

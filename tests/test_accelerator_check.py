@@ -319,7 +319,7 @@ def findings(models=accelerator_check.MODELS):
     """What a device might give."""
     found = []
     for model in models:
-        for i, setting in enumerate(speed.VARIANTS):
+        for i, setting in enumerate(("as is", "plain", "graphs", "graphs, unroll 4")):
             rate = 1000.0 * (i + 1)
             found.append(speeds("train", model, "jaxae", setting, [rate, 1.1 * rate, 0.9 * rate]))
             found.append(speeds("score", model, "jaxae", setting, [1e6, 1.2e6, 1.1e6]))

@@ -249,9 +249,18 @@ def test_graphs_are_asked_for_where_there_are_any(platform, told):
         tuning.training_options(on, "float32", platform, 1),
         tuning.scoring_options(on, "float32", platform),
     ):
-        assert bool(options) == told
+        assert ("xla_gpu_enable_command_buffer" in options) == told
         assert all(name.startswith("xla_gpu_") for name in options)
     assert not any("gpu" in name for name in tuning.training_options(on, "float32", "cpu", 1))
+    assert tuning.unrolled(on, platform) == (4 if told else 1)
+    assert tuning.unrolled(on._replace(unroll=2), platform) == 2
+    assert tuning.unrolled(on, "cpu") == tuning.unrolled(tuning.DENSE, platform) == 1
+
+
+def test_graphs_are_not_asked_of_a_gpu_on_which_nobody_has_measured_them(monkeypatch):
+    monkeypatch.setattr(tuning, "_is_amd", lambda: True)
+    assert not tuning.training_options(tuning.CONV, "float32", "gpu", 1)
+    assert tuning.unrolled(tuning.CONV, "gpu") == 1
 
 
 class Refusing:

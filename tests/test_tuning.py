@@ -145,10 +145,12 @@ def test_xla_knows_every_option_that_it_is_given(method, dtype, count):
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
-def test_accelerators_are_told_nothing(platform):
+def test_accelerators_are_told_nothing_of_cpus(platform):
     for tuned in TUNED.values():
-        assert tuning.training_options(tuned, "float32", platform, 2) == {}
-    assert tuning.scoring_options(tuning.ALOCC, "float32", platform) == {}
+        options = tuning.training_options(tuned, "float32", platform, 2)
+        options |= tuning.scoring_options(tuned, "float32", platform)
+        assert all(name.startswith("xla_gpu_") for name in options)
+        assert platform == "gpu" or not options
 
 
 @pytest.mark.parametrize("unknown", [("xla_cpu_no_such",), ("xla_no_such", "xla_cpu_no_such")])
@@ -318,8 +320,12 @@ def test_one_device_is_the_least(batch_size):
 
 
 def test_a_cpu_scores_fewer_rows_at_a_time_than_an_accelerator():
-    assert tuning.chunk_rows(tuning.CONV, "cpu") == 64
-    assert tuning.chunk_rows(tuning.CONV, "gpu") == tuning.chunk_rows(tuning.ALOCC, "tpu") > 64
+    assert tuning.chunk_rows(tuning.CONV, "cpu", (28, 28, 1)) == 64
+    assert tuning.chunk_rows(tuning.CONV, "gpu", (28, 28, 1)) == 4096
+    assert tuning.chunk_rows(tuning.ALOCC, "tpu", (256, 256, 3)) == 64  # 50 MB
+    assert tuning.chunk_rows(tuning.DENSE, "gpu", (10_000, 10_000, 1)) == 1
+    assert tuning.chunk_rows(tuning.CONV, "gpu", (28, 28, 1), members=50) == 64
+    assert tuning.chunk_rows(tuning.CONV, "gpu", (28, 28, 1), members=5000) == 1
 
 
 # A library for convolutions.
@@ -393,4 +399,4 @@ def test_what_calls_the_library_is_not_written_to_the_cache_of_programs():
 
 
 def test_a_table_of_choices_may_name_a_chunk_of_no_rows():
-    assert tuning.chunk_rows(tuning.ALOCC._replace(chunk=0), "cpu") == 1
+    assert tuning.chunk_rows(tuning.ALOCC._replace(chunk=0), "cpu", (28, 28, 1)) == 1

@@ -10,10 +10,18 @@ from typing import Any
 FILE = "JAXAE_TEST_OUTCOMES"  # the variable that names it
 
 
-def pytest_runtest_logreport(report: Any) -> None:
-    """Write `outcome name` of a call, or of what kept a test from being called."""
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        return
-    if report.when == "call" or report.outcome != "passed":
-        with open(os.environ[FILE], "a") as file:
-            file.write(f"{report.outcome} {report.nodeid}\n")
+class _Writer:
+    def __init__(self, path: str):
+        self._path = path
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Write `outcome name` of a call, or of what kept a test from being called."""
+        if report.when == "call" or report.outcome != "passed":
+            with open(self._path, "a") as file:
+                file.write(f"{report.outcome} {report.nodeid}\n")
+
+
+def pytest_configure(config: Any) -> None:
+    """Listen, unless this is a worker."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Writer(os.environ[FILE]))

@@ -153,7 +153,9 @@ def _epoch_of(
     settings = lanes.out({name: np.float32(of) for name, of in values.items()})
     steps = [member.steps for member in grid]
     counts = lanes.out(np.int32(steps), empty=0)
-    chunk = tuning.chunk_rows(learner.tuning, lanes.devices[0].platform)
+    side_by_side = ceil_div(len(grid), len(lanes.devices))
+    platform = lanes.devices[0].platform
+    chunk = tuning.chunk_rows(learner.tuning, platform, rows.shape[1:], side_by_side)
     valid = padded([member.valid for member in grid], chunk)
     valid = lanes.out(valid.reshape(len(grid), -1, chunk))
     sizes = [len(member.valid) for member in grid]

@@ -43,6 +43,7 @@ def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> A
       `(state [E, ...], rows [N, *S], plan [D, T, B/D] int32, keys [E], settings of [E]) ->
       (state, metrics of [E, T])`. The plan is `split`, all else is `place`d; the state is donated.
     """
+    platform = devices[0].platform
 
     def epoch(
         state: TrainState, rows: Array, plan: Array, keys: Key, settings: Settings
@@ -56,9 +57,10 @@ def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> A
                 batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
                 return learner.step(state, batch, key, settings)
 
-            return lax.scan(step, state, plan, unroll=max(1, learner.tuning.unroll))
+            unroll = tuning.unrolled(learner.tuning, platform)
+            return lax.scan(step, state, plan, unroll=unroll)
 
-        one_by_one = devices[0].platform == "cpu"
+        one_by_one = platform == "cpu"
         return members.each(course, state, keys, settings, one_by_one=one_by_one)
 
     rows_axis = 0 if own_rows else None
