@@ -94,7 +94,9 @@ def epoch(
     import jax.numpy as jnp
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from jaxae import learners, members, parallel, train
+    from jaxae.devices import members, parallel
+    from jaxae.methods import learners
+    from jaxae.training import train
     from jaxae.types import AXIS
 
     mesh = Mesh(np.array(devices), (AXIS,))

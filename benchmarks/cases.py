@@ -101,7 +101,7 @@ def replace(node, path: list[str], value):
 
 def recon_weight(cfg) -> float:
     """ALOCC: the weight of the reconstruction against the adversarial loss in this variant."""
-    from jaxae.adversarial import ADVERSARIAL
+    from jaxae.methods.adversarial import ADVERSARIAL
 
     return ADVERSARIAL[cfg.variant].recon_weight
 

@@ -122,7 +122,8 @@ def traced_step(cfg, shape: tuple[int, ...], batch: int) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from jaxae import learners, train
+    from jaxae.methods import learners
+    from jaxae.training import train
     from jaxae.types import Batch
 
     learner = learners.build(cfg, shape, axis=None)

@@ -75,7 +75,10 @@ def _parse(spec: dict) -> tuple[Case, object]:
 
 def initial_weights(spec: dict) -> Weights:
     """The library's own initial weights of one model, for everybody to start from."""
-    from jaxae import learners, members, rng, train
+    from jaxae import rng
+    from jaxae.devices import members
+    from jaxae.methods import learners
+    from jaxae.training import train
 
     case, cfg = _parse(spec)
     learner = learners.build(cfg, case.shape, axis=None)
@@ -87,10 +90,11 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     """The library as its experiments run it: many steps in one dispatch, on resident rows."""
     import jax
 
-    from jaxae import learners, members, parallel
-    from jaxae import train as training
+    from jaxae.devices import members, parallel
     from jaxae.errors import UserError
+    from jaxae.methods import learners
     from jaxae.scoring import SCORES
+    from jaxae.training import train as training
     from jaxae.types import Inferred
 
     case, cfg = _parse(spec)

@@ -3,12 +3,12 @@
     python -m benchmarks.protocol --data-dir DIR    # ten digits x 3 seeds, 20 epochs
     python -m benchmarks.protocol --data-dir DIR --models fmnist_one_class --singles 1
 
-The call is `jaxae.protocol.run` in a fresh process without baselines: from the start of the
-interpreter to the report, with an empty compilation cache. The loop over single runs starts
-`jaxae.experiment.run` of a member in a process of its own, as `python -m experiments.NAME` does,
-with its figures. The Keras loop imports once and then, for every member, makes the model, fits it
-as often and scores as many rows. Of both loops a few members are run, spread over the classes, and
-their mean stands for all of them.
+The call is `jaxae.workflows.protocol.run` in a fresh process without baselines: from the start of
+the interpreter to the report, with an empty compilation cache. The loop over single runs starts
+`jaxae.workflows.experiment.run` of a member in a process of its own, as `python -m
+experiments.NAME` does, with its figures. The Keras loop imports once and then, for every member,
+makes the model, fits it as often and scores as many rows. Of both loops a few members are run,
+spread over the classes, and their mean stands for all of them.
 """
 
 import argparse
@@ -32,7 +32,7 @@ MODELS = ("fmnist_one_class", "mnist_conv")  # one dense, one convolutional
 def protocol_of(name: str, folder: str, data_dir: str, epochs: int, seeds: int):
     """The protocol over a published model's configuration, on MNIST."""
     from jaxae.config import DataConfig
-    from jaxae.gridconfig import ProtocolConfig
+    from jaxae.config.grids import ProtocolConfig
 
     cfg = config(name, **{"train.epochs": epochs, "train.batch_size": 128, "train.monitor": False})
     fields = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
@@ -42,8 +42,9 @@ def protocol_of(name: str, folder: str, data_dir: str, epochs: int, seeds: int):
 
 def child(order: dict) -> None:
     """Run the whole protocol, or one member of it, in this process."""
-    from jaxae import experiment, parallel, protocol
-    from jaxae.protocol.expansion import expand
+    from jaxae.devices import parallel
+    from jaxae.workflows import experiment, protocol
+    from jaxae.workflows.protocol.expansion import expand
 
     cfg = protocol_of(**order["protocol"])
     if order["member"] is None:

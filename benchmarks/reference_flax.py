@@ -1,7 +1,7 @@
 """The same networks in plain Flax: `nn.Conv`, `nn.ConvTranspose` and one jitted step per dispatch.
 
-This is what a Flax user writes, and what `jaxae.ops` and `jaxae.parallel` are measured against.
-Dense models, and the losses, are jaxae's own; only the dispatch differs there.
+This is what a Flax user writes, and what `jaxae.ops` and `jaxae.devices.parallel` are measured
+against. Dense models, and the losses, are jaxae's own; only the dispatch differs there.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from benchmarks.cases import Case, recon_weight
-from jaxae.models.dense import DenseAutoencoder
-from jaxae.optimisers import optimiser
+from jaxae.methods.networks.dense import DenseAutoencoder
+from jaxae.methods.optimisers import optimiser
 from jaxae.scoring import LOSSES
 from jaxae.types import Array
 

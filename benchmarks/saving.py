@@ -32,7 +32,8 @@ class Cost(NamedTuple):
 
 def run(learner, x, cfg, devices, kind: str, folder: Path) -> list[Cost]:
     """Train, saving after each epoch; the first epoch is left out, and the last, which waits."""
-    from jaxae import checkpoint, train
+    from jaxae.storage import checkpoint
+    from jaxae.training import train
 
     ends, critical = [], []
 
@@ -54,7 +55,8 @@ def run(learner, x, cfg, devices, kind: str, folder: Path) -> list[Cost]:
 
 def measure(model: str, epochs: int, rounds: int, seconds: float) -> dict[str, list[Cost]]:
     """The costs of every kind; epochs take about so many seconds."""
-    from jaxae import learners, train
+    from jaxae.methods import learners
+    from jaxae.training import train
 
     case, cfg = CASES[model], config(model)
     found: dict[str, list[Cost]] = {kind: [] for kind in KINDS}
@@ -72,7 +74,7 @@ def measure(model: str, epochs: int, rounds: int, seconds: float) -> dict[str, l
 
 def main(args: list[str] | None = None) -> None:
     """Measure and print."""
-    from jaxae import parallel
+    from jaxae.devices import parallel
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL", default=MODELS)

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.cases import CASES, config
 from benchmarks.records import Ratio, paired
 from benchmarks.workers import Worker
-from jaxae import tuning
+from jaxae.devices import tuning
 
 BATCHES = (1, 8, 32, 128, 512, 4096)
 DEVICES = (1, 2, 4, 8, 16)

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.cases import CASES
 from benchmarks.workers import Worker
 
-IMPORTS = ("jax", "jaxae", "jaxae.ops", "jaxae.experiment")
+IMPORTS = ("jax", "jaxae", "jaxae.ops", "jaxae.workflows.experiment")
 
 
 def import_seconds(module: str, repeats: int = 3) -> float:

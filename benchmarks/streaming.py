@@ -44,7 +44,7 @@ def write(folder: Path, shape: tuple[int, ...], gigabytes: float) -> int:
 
 def disk(path: Path, rows: int = 100_000) -> float:
     """Rows per second that the source gives, in random order, from the cache or not."""
-    from jaxae.shards import Shards
+    from jaxae.data.shards import Shards
 
     source = Shards([path])
     index = np.random.default_rng(time.time_ns()).permutation(len(source))[: rows + 2048]
@@ -59,8 +59,11 @@ def child(order: dict) -> None:
     """Train in this process, and print steps per second and the peak of memory."""
     import jax
 
-    from jaxae import data, learners, parallel, train
-    from jaxae.shards import Shards
+    from jaxae import data
+    from jaxae.data.shards import Shards
+    from jaxae.devices import parallel
+    from jaxae.methods import learners
+    from jaxae.training import train
 
     cfg = config(order["model"])
     cfg = dataclasses.replace(

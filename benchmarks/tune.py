@@ -1,4 +1,4 @@
-"""The choices of `jaxae.tuning`, measured on this machine: what another one would gain.
+"""The choices of `jaxae.devices.tuning`, measured on this machine: what another one would gain.
 
     python -m benchmarks.tune                               # all methods, a quarter of an hour
     python -m benchmarks.tune --models fmnist_dense --out tuning.json
@@ -46,7 +46,7 @@ def variants(method: str, platform: str = "cpu") -> list[dict]:
 
 
 def _own(method: str):
-    from jaxae import tuning
+    from jaxae.devices import tuning
 
     return {"dense": tuning.DENSE, "conv": tuning.CONV, "alocc": tuning.ALOCC}[method]
 

@@ -171,7 +171,7 @@ class _Child:
 
 def _prepare_jax(spec: dict) -> None:
     """Share the cores out as the library does: must come before JAX starts."""
-    from jaxae import parallel
+    from jaxae.devices import parallel
 
     if spec["framework"] != "flax":
         parallel.initialize(spec["devices"])

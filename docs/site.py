@@ -15,14 +15,27 @@ PAGES = ROOT / "build/site-pages"
 # What users call, by page section; everything else is found through it.
 REFERENCE = {
     "From arrays": ["jaxae.estimator.AutoencoderDetector"],
-    "Runs": ["jaxae.experiment.run", "jaxae.config", "jaxae.choices.settle", "jaxae.logs"],
-    "Data": ["jaxae.data", "jaxae.datasets.own", "jaxae.datasets.kinds"],
-    "Methods and training": ["jaxae.learners", "jaxae.train", "jaxae.types"],
+    "Runs": [
+        "jaxae.workflows.experiment.run",
+        "jaxae.config.schema",
+        "jaxae.workflows.choices.settle",
+        "jaxae.storage.logs",
+    ],
+    "Data": ["jaxae.data.loading", "jaxae.data.datasets.own", "jaxae.data.datasets.kinds"],
+    "Methods and training": ["jaxae.methods.learners", "jaxae.training.train", "jaxae.types"],
     "Scores and decisions": ["jaxae.scoring.scores", "jaxae.scoring.rules", "jaxae.detectors"],
-    "Guarantees": ["jaxae.conformal.ranks", "jaxae.conformal.guarantee", "jaxae.conformal.folds"],
-    "Metrics and intervals": ["jaxae.metrics", "jaxae.intervals", "jaxae.comparison"],
-    "Protocols": ["jaxae.protocol", "jaxae.gridconfig"],
-    "Export and pages": ["jaxae.exporting", "jaxae.loader", "jaxae.pages"],
+    "Guarantees": [
+        "jaxae.stats.conformal.ranks",
+        "jaxae.stats.conformal.guarantee",
+        "jaxae.stats.conformal.folds",
+    ],
+    "Metrics and intervals": [
+        "jaxae.stats.metrics",
+        "jaxae.stats.intervals",
+        "jaxae.reports.comparison",
+    ],
+    "Protocols": ["jaxae.workflows.protocol", "jaxae.config.grids"],
+    "Export and pages": ["jaxae.export.exporting", "jaxae.export.loader", "jaxae.reports.pages"],
 }
 
 

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae import config, data, detectors, inputs, learners, metrics, parallel, sources
-from jaxae.datasets import splits
+from jaxae import config, data, detectors
+from jaxae.data import inputs, sources
+from jaxae.data.datasets import splits
+from jaxae.devices import parallel
 from jaxae.errors import UserError, user_errors
-from jaxae.plots import files
-from jaxae.selection import pseudo_anomalies
+from jaxae.methods import learners
+from jaxae.reports.plots import files
+from jaxae.stats import metrics
+from jaxae.training.selection import pseudo_anomalies
 
 
 def pseudo_auroc(folder: Path, draws: int = 3) -> float:

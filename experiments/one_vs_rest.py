@@ -10,9 +10,9 @@ call that was stopped goes on, and slices (--members) merge.
 
 import sys
 
-from jaxae.command import main
+from jaxae.cli.command import main
 from jaxae.config import AloccConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxae.gridconfig import ProtocolConfig
+from jaxae.config.grids import ProtocolConfig
 
 RECIPES = {
     "dense": ProtocolConfig(

@@ -15,9 +15,9 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxae import plots
-from jaxae.plots.files import LAST
-from jaxae.runlog import write_text
+from jaxae.reports import plots
+from jaxae.reports.plots.files import LAST
+from jaxae.storage.runlog import write_text
 
 BY = ", epoch by "  # what selects an epoch follows, where that is not the last
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

@@ -4,9 +4,9 @@ from jaxae.errors import user_errors
 
 
 def main() -> None:
-    """Entry point; see `jaxae.cli`."""
+    """Entry point; see `jaxae.cli.main`."""
     with user_errors():
-        from jaxae import cli  # takes a second, in which minds are changed
+        from jaxae.cli import main as cli  # takes a second, in which minds are changed
 
         cli.main()
 

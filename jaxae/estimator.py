@@ -11,18 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
-from jaxae import (
-    checks,
-    choices,
-    detectors,
-    experiment,
-    learners,
-    parallel,
-    scoring,
-    sources,
-    train,
-)
-from jaxae.checks import AUTO
+from jaxae import detectors, scoring
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,
@@ -30,10 +19,17 @@ from jaxae.config import (
     OptimConfig,
     ThresholdConfig,
     TrainConfig,
+    checks,
     for_scoring,
 )
-from jaxae.datasets import splits
+from jaxae.config.checks import AUTO
+from jaxae.data import sources
+from jaxae.data.datasets import splits
+from jaxae.devices import parallel
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.training import train
+from jaxae.workflows import choices, experiment
 
 _FEWEST = 3  # rows: two to train on, one to hold out
 

@@ -21,15 +21,15 @@ One word for one thing:
   metrics      what a step or an epoch measures, one value for each member
 """
 
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
-
-from jaxae.tuning import Tuning
 
 AnyArray = Array | np.ndarray  # on a device or on the host
 PyTree = Any
@@ -97,7 +97,7 @@ class Dataset(NamedTuple):
     dtype: str  # of the raw rows: "uint8" are pixels 0 ... 255, which x / 255 takes to [0, 1]
     digest: str = ""  # of rows, classes and splits: what a run must find again to go on
     raw_shape: Shape = ()  # of one raw row, where an input map gave it another; () = `shape`
-    schema: Any = None  # how raw rows are read from files: a `jaxae.datasets.schema.Schema`
+    schema: Any = None  # how raw rows are read from files: a `jaxae.data.datasets.schema.Schema`
 
 
 class Outputs(NamedTuple):
@@ -177,6 +177,57 @@ class Decode(Protocol):
 
     def __call__(self, variables: PyTree, z: Float[Array, "B L"]) -> Float[Array, " B *S"]:
         """Codes to rows."""
+
+
+def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
+    """Bits of the vectors that XLA should make; 0 = as it does by itself, 256.
+
+    Zen 5 (AMD's family 26) computes 512 at once: dense models train 1.02 to 1.13, S1 1.06 to 1.10,
+    others 1.00 to 1.03 times as fast. No other processor was measured.
+    """
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        return 0
+    family = re.search(r"^cpu family\s*: (\d+)$", text, re.MULTILINE)
+    is_amd = "AuthenticAMD" in text and "avx512f" in text
+    return 512 if is_amd and family and int(family[1]) >= 26 else 0
+
+
+class Tuning(NamedTuple):
+    """How a method is computed fastest; all but `graphs` and `unroll` are of CPUs.
+
+    The defaults suit convolutions on a CPU. What is measured on a GPU, by
+    `python -m benchmarks.accelerator_check`, stands in benchmarks/results/.
+
+    Attributes:
+      share: rows of a batch that a host device, one core's worth of work, should have. With fewer,
+        splitting the batch costs more than it brings.
+      parameters_per_row: every device updates every parameter: a share has at least one row for
+        so many of them. 0: parameters do not matter beside the activations.
+      part: rows whose gradients are taken at a time, see `jaxae.devices.means.by_parts`; 0 = all.
+      ynnpack: whether XLA may hand sums and products in float32 to YNNPACK when it trains.
+      in_place: whether XLA is told to look harder for parameters that it need not copy.
+      width: bits of vectors in training; 0 = as XLA chooses.
+      chunk: rows that are scored side by side, so few that activations stay in the cache.
+      library: whether XLA may call oneDNN for the convolutions of a scorer, where it can; see
+        `jaxae.ops.library`.
+      graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on an NVIDIA
+        GPU, so that the host starts one thing and not every kernel of every step.
+      unroll: steps of training that are one turn of the epoch's loop; it may change the last bits.
+        0 = 4 where epochs are captured in graphs, else 1.
+    """
+
+    share: int = 16
+    parameters_per_row: int = 0
+    part: int = 0
+    ynnpack: bool = True
+    in_place: bool = False
+    width: int = _vector_width()
+    chunk: int = 64
+    library: bool = False
+    graphs: bool = False
+    unroll: int = 0
 
 
 class Learner(NamedTuple):

@@ -49,11 +49,11 @@ def run(name, folder):
     """Two epochs of an experiment; ten members of one seed of the protocol."""
     module = importlib.import_module(f"experiments.{name}")
     if name == "digits_conv":
-        from jaxae import experiment
+        from jaxae.workflows import experiment
 
         cfg, start = module.CONFIG, experiment.run
     else:
-        from jaxae import protocol
+        from jaxae.workflows import protocol
 
         cfg, start = dataclasses.replace(module.RECIPES["dense"], seeds=1), protocol.run
         cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, name="digits"))

@@ -8,8 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxae import learners, members, rng, runlog, train
+from jaxae import rng
 from jaxae.config import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig, validate
+from jaxae.devices import members
+from jaxae.methods import learners
+from jaxae.storage import runlog
+from jaxae.training import train
 from jaxae.types import Batch, Dataset, Scaling, Split
 
 SHAPE = (8, 8, 1)

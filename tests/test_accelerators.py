@@ -22,9 +22,13 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from probes import DEVICES, SHAPE, images, tiny
 
 from benchmarks.cases import CASES, config
-from jaxae import evaluation, learners, members, ops, parallel, train, tuning
-from jaxae.grid import programs
-from jaxae.parallel import drivers
+from jaxae import ops
+from jaxae.detectors import evaluation
+from jaxae.devices import members, parallel, tuning
+from jaxae.devices.parallel import drivers
+from jaxae.methods import learners
+from jaxae.training import train
+from jaxae.training.grid import programs
 from jaxae.types import AXIS
 
 PLATFORMS = ("cuda", "tpu")

@@ -1,4 +1,4 @@
-"""Which module may use what: the floors of the package, enforced on its source."""
+"""Which module may use what: the order of the wings, enforced on the source."""
 
 import ast
 import graphlib
@@ -58,200 +58,77 @@ def ours(name):
 
 
 def home(name):
-    """The module right below jaxae that a module is, or is part of."""
+    """The wing, or the module right below jaxae, that a module is part of."""
     return name.removeprefix("jaxae.").split(".")[0]
 
 
-# From the ground up: a module uses what lies on lower floors, and on its own what BESIDE says.
-FLOORS = {
-    "ground": {
-        "types",
-        "errors",
-        "private",
-        "provenance",
-        "registry",
-        "tuning",
-        "means",
-        "ops",
-        "precision",
-    },
-    "pure": {
-        "models",
-        "metrics",
-        "quality",
-        "intervals",
-        "filters",
-        "inputs",
-        "rng",
-        "members",
-        "corruptions",
-        "scoring",
-        "conformal",
-        "tails",
-        "optimisers",
-        "sources",
-        "arrayfiles",
-        "shards",
-        "baselines",
-    },
-    "settings": {"config", "gridconfig", "checks", "arguments", "hosts", "hostsconfig", "identity"},
-    "machinery": {
-        "parallel",
-        "compiled",
-        "checkpoint",
-        "runlog",
-        "begun",
-        "logs",
-        "archive",
-        "calibration",
-        "datasets",
-        "memory",
-        "reconstruction",
-        "adversarial",
-    },
-    "verbs": {
-        "learners",
-        "data",
-        "choices",
-        "evaluation",
-        "feeds",
-        "train",
-        "grid",
-        "detectors",
-        "explanation",
-        "selection",
-        "guards",
-    },
-    "views": {"studies", "plots", "reporting", "pages"},
-    "story": {"experiment", "ahead", "comparison", "protocol"},
-    "doors": {
-        *(
-            "jaxae",
-            "cli",
-            "command",
-            "estimator",
-            "inspection",
-            "judging",
-            "judgements",
-            "runs",
-            "__main__",
-            "exporting",
-            "commands",
-            "verification",
-            "to_onnx",
-            "bench",
-            "loader",
-            "card",
-        ),
-    },
-}
-BESIDE = {
-    ("types", "tuning"),
-    ("registry", "errors"),
-    ("private", "errors"),
-    ("corruptions", "filters"),
-    ("inputs", "filters"),
-    ("corruptions", "rng"),
-    ("corruptions", "sources"),
-    ("choices", "data"),
-    ("choices", "learners"),
-    ("scoring", "filters"),
-    ("scoring", "conformal"),
-    ("scoring", "tails"),
-    ("config", "checks"),
-    ("hosts", "hostsconfig"),
-    ("config", "hostsconfig"),
-    ("identity", "config"),
-    ("shards", "arrayfiles"),
-    ("train", "feeds"),
-    ("judging", "judgements"),
-    ("gridconfig", "config"),
-    ("arguments", "config"),
-    ("arguments", "checks"),
-    ("archive", "runlog"),
-    ("begun", "runlog"),
-    ("provenance", "precision"),
-    ("tuning", "errors"),
-    ("tuning", "ops"),
-    ("detectors", "evaluation"),
-    ("detectors", "learners"),
-    ("explanation", "detectors"),
-    ("explanation", "evaluation"),
-    ("explanation", "learners"),
-    ("guards", "detectors"),
-    ("guards", "evaluation"),
-    ("guards", "learners"),
-    ("selection", "detectors"),
-    ("selection", "evaluation"),
-    ("selection", "learners"),
-    ("train", "data"),
-    ("grid", "data"),
-    ("grid", "train"),
-    ("studies", "plots"),
-    ("pages", "plots"),
-    ("logs", "runlog"),
-    ("protocol", "experiment"),
-    ("experiment", "ahead"),
-    ("quality", "metrics"),
-    ("__main__", "cli"),
-    ("cli", "command"),
-    ("commands", "exporting"),
-    ("exporting", "card"),
-    ("exporting", "loader"),
-    ("commands", "to_onnx"),
-    ("to_onnx", "exporting"),
-    ("to_onnx", "loader"),
-    ("commands", "inspection"),
-    ("commands", "judging"),
-    ("cli", "runs"),
-    ("cli", "commands"),
-    ("cli", "bench"),
-    ("commands", "command"),
-    ("commands", "verification"),
-    ("verification", "loader"),
-    ("checkpoint", "runlog"),
-    ("checkpoint", "parallel"),
-}
-# What lies lower and is still none of a module's business.
-FILES = {"runlog", "checkpoint", "archive"}
-METHODS = {"models", "optimisers", "scoring", "corruptions", "metrics"}
+# From the ground up: what is imported stands above what imports it; inside a wing any order will do
+# that has no circle. `jaxae` itself has lazy names only.
+WINGS = (
+    "ops",
+    "errors",
+    "types",
+    "registry",
+    "rng",
+    "config",
+    "devices",
+    "stats",
+    "data",
+    "scoring",
+    "methods",
+    "storage",
+    "detectors",
+    "training",
+    "reports",
+    "export",
+    "workflows",
+    "estimator",
+    "cli",
+    "__main__",
+    "jaxae",
+)
+# What stands above and is still none of a module's business.
 APART = {
-    "learners": {"parallel", "datasets", *FILES},
-    "reconstruction": {"config"},
-    "adversarial": {"config"},
-    "train": FILES,
-    "grid": FILES,
-    "evaluation": {"config", *FILES},
-    "data": {"parallel", *FILES},
-    "parallel": METHODS,
-    "checkpoint": METHODS,
-    "runlog": METHODS,
+    "methods": {"devices.parallel", "data.datasets"},
+    "methods.reconstruction": {"config"},
+    "methods.adversarial": {"config"},
+    "training.train": {"storage"},
+    "training.feeds": {"storage"},
+    "training.grid": {"storage"},
+    "detectors.evaluation": {"config", "storage"},
+    "data": {"devices.parallel"},
+    "storage": {"methods", "scoring", "stats", "data.corruptions"},
+    "export": {"training", "reports"},
+    "export.loader": {*WINGS},
 }
 
 
-def uses():
-    """(module right below jaxae, another one that it imports), for all of them."""
-    return {
-        (home(name), home(used))
-        for name in MODULES
-        for used in ours(name)
-        if home(used) != home(name)
-    }
+def within(name, part):
+    """Whether a module is a part of jaxae, or lies in it."""
+    return f"{name.removeprefix('jaxae.')}.".startswith(f"{part}.")
 
 
-def test_every_module_has_one_floor():
-    floors = [module for modules in FLOORS.values() for module in modules]
-    assert sorted(floors) == sorted({home(name) for name in MODULES})
+def test_every_module_has_its_wing():
+    assert sorted(WINGS) == sorted({home(name) for name in MODULES})
+
+
+def test_the_package_is_seen_at_one_glance():
+    entries = {path.name for path in (ROOT / "jaxae").iterdir()} - {"__pycache__", "experiments"}
+    assert len(entries) <= 22
+
+
+def test_no_wing_takes_the_name_of_a_public_function():
+    assert not {*WINGS} & {*jaxae.__all__}  # importing it would overwrite the function
 
 
 def test_every_import_goes_down():
-    height = {module: i for i, floor in enumerate(FLOORS.values()) for module in floor}
-    level, wrong = set(), set()
-    for module, used in uses():
-        if height[module] <= height[used]:
-            (level if height[module] == height[used] else wrong).add((module, used))
-    assert not wrong
-    assert level == BESIDE
+    height = {wing: i for i, wing in enumerate(WINGS)}
+    assert not {
+        (name, used)
+        for name in MODULES
+        for used in ours(name)
+        if height[home(used)] > height[home(name)]
+    }
 
 
 def test_no_import_goes_round_in_a_circle():
@@ -260,33 +137,51 @@ def test_no_import_goes_round_in_a_circle():
     assert set(order) == set(MODULES)
 
 
-@pytest.mark.parametrize("name", APART)
-def test_modules_that_stay_apart(name):
-    assert not {used for module, used in uses() if module == name} & APART[name]
+@pytest.mark.parametrize("part", APART)
+def test_modules_that_stay_apart(part):
+    members = [name for name in MODULES if within(name, part)]
+    assert members, "the place has moved"
+    used = {used for name in members for used in ours(name)}
+    assert not {used for used in used if any(within(used, other) for other in APART[part])}
 
 
-def test_models_know_no_configuration_and_no_training():
-    below = {used for module, used in uses() if module == "models"}
-    assert below <= {"types", "errors", "registry", "ops"}
+@pytest.mark.parametrize("wing", ["cli", "devices", "export", "reports", "storage", "workflows"])
+def test_wings_that_load_nothing_by_themselves(wing):
+    assert not list(imports(parsed(MODULES[f"jaxae.{wing}"])))
+
+
+def test_networks_know_no_configuration_and_no_training():
+    below = {used for name in MODULES if within(name, "methods.networks") for used in ours(name)}
+    allowed = ("types", "errors", "registry", "ops", "methods.networks")
+    assert {used for used in below if not any(within(used, part) for part in allowed)} == set()
 
 
 def test_plots_need_neither_jax_nor_the_rest_of_the_package():
-    for name in MODULES:
-        if name.startswith("jaxae.plots"):
-            assert {used for used in ours(name) if not used.startswith("plots")} <= {"errors"}, name
-    assert not {name for name in users_of("jax") if name.startswith("jaxae.plots")}
+    plots = {name for name in MODULES if within(name, "reports.plots")}
+    for name in plots:
+        assert {used for used in ours(name) if not within(used, "reports.plots")} <= {"errors"}, (
+            name
+        )
+    assert not users_of("jax") & plots
 
 
 @pytest.mark.parametrize(
     ("package", "homes"),
     [
-        ("orbax", ("jaxae.checkpoint",)),
-        ("tensorflow_datasets", ("jaxae.datasets.",)),
-        ("matplotlib", ("jaxae.plots",)),
-        ("tyro", ("jaxae.arguments",)),
-        ("tqdm", ("jaxae.train",)),
-        ("optax", ("jaxae.optimisers", "jaxae.reconstruction", "jaxae.adversarial")),
-        ("flax", ("jaxae.models.", "jaxae.types")),
+        ("orbax", ("jaxae.storage.checkpoint",)),
+        ("tensorflow_datasets", ("jaxae.data.datasets.",)),
+        ("matplotlib", ("jaxae.reports.plots",)),
+        ("tyro", ("jaxae.config.parsing",)),
+        ("tqdm", ("jaxae.training.train",)),
+        (
+            "optax",
+            (
+                "jaxae.methods.optimisers",
+                "jaxae.methods.reconstruction",
+                "jaxae.methods.adversarial",
+            ),
+        ),
+        ("flax", ("jaxae.methods.networks.", "jaxae.types")),
     ],
 )
 def test_each_package_has_its_place(package, homes):
@@ -304,7 +199,7 @@ def test_only_the_drivers_know_pmap_and_shard_map():
         )
 
     assert {name for name, path in MODULES.items() if calls_pmap(path)} == {
-        "jaxae.parallel.drivers"
+        "jaxae.devices.parallel.drivers"
     }
 
 
@@ -348,8 +243,8 @@ def test_scores_are_compared_with_thresholds_in_one_place():
     }
     assert found == {
         ("jaxae.types", "above_threshold"),  # what a rule decides unless it says otherwise
-        ("jaxae.plots.style", "verdict"),  # only the sign between the two numbers
-        ("jaxae.studies.detection", "batch_threshold"),  # the other rule, of the article
+        ("jaxae.reports.plots.style", "verdict"),  # only the sign between the two numbers
+        ("jaxae.reports.studies.detection", "batch_threshold"),  # the other rule, of the article
     }
     of_modules = {
         name
@@ -415,12 +310,12 @@ def loaded(statement, packages):
 
 def test_starting_an_experiment_loads_no_heavy_package():
     heavy = {"matplotlib", "tensorflow_datasets", "sklearn", "tensorflow", "torch", "beartype"}
-    assert loaded("import jaxae.experiment", heavy) == set()
+    assert loaded("import jaxae.workflows.experiment", heavy) == set()
 
 
 def test_importing_the_package_alone_loads_nothing():
     assert loaded("import jaxae", {"jax", "flax", "numpy", "jaxtyping", "beartype"}) == set()
-    doors = "import jaxae.__main__, jaxae.command"  # on guard before what takes long
+    doors = "import jaxae.__main__, jaxae.cli.command"  # on guard before what takes long
     assert loaded(doors, {"jax", "flax", "numpy", "tyro"}) == set()
     assert loaded("import jaxae.ops", {"jax", "flax", "optax", "orbax"}) == {"jax"}
 

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxae import arrayfiles
+from jaxae.data import arrayfiles
 from jaxae.errors import UserError
 
 ARRAYS = {

@@ -22,7 +22,7 @@ from benchmarks import (
     whole_runs,
 )
 from benchmarks.workers import Worker
-from jaxae import tuning
+from jaxae.devices import tuning
 
 
 def record(framework, setting, steps, scored=100.0, model="ecg_dense", **extra):
@@ -274,7 +274,7 @@ def test_compile_time_is_what_the_first_call_takes_beyond_its_steps():
 
 
 def test_every_case_names_its_experiments_parameters():
-    learners = pytest.importorskip("jaxae.learners")
+    learners = pytest.importorskip("jaxae.methods.learners")
     import jax
 
     for case in cases.CASES.values():

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from probes import DEVICES, METHODS, SHAPE, assert_same, tiny
 
-from jaxae import checkpoint, config, learners, members, parallel, runlog, train
+from jaxae import config
+from jaxae.devices import members, parallel
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.storage import checkpoint, runlog
+from jaxae.training import train
 
 
 def state_of(cfg, shape=SHAPE):

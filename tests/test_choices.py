@@ -10,9 +10,13 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from jaxae import choices, cli, data, experiment, learners, plots
+from jaxae import data
+from jaxae.cli import main as cli
 from jaxae.config import DataConfig
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.reports import plots
+from jaxae.workflows import choices, experiment
 
 
 def stored(path, x, y_test=None, y_train=None, n_train=60):

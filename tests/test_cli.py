@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 from probes import images
 
-from jaxae import cli, detectors, explanation, judging
+from jaxae import detectors
+from jaxae.cli import judging
+from jaxae.cli import main as cli
+from jaxae.detectors import explanation
+from jaxae.detectors.evaluation import evaluate
 from jaxae.errors import UserError
-from jaxae.evaluation import evaluate
 
 
 @pytest.fixture(scope="module")

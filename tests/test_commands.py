@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from probes import write_npz
 
-from jaxae import cli, exporting
-from jaxae.arrayfiles import read_npz
+from jaxae.cli import main as cli
+from jaxae.data.arrayfiles import read_npz
+from jaxae.export import exporting
 
 ROOT = Path(__file__).parents[1]
 

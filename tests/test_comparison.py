@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from jaxae import cli, comparison
+from jaxae.cli import main as cli
 from jaxae.errors import UserError
+from jaxae.reports import comparison
 
 N = 300
 

@@ -10,8 +10,11 @@ import pytest
 from probes import METHODS, SHAPE, tiny
 
 from benchmarks import accelerators, cost_model
-from jaxae import learners, memory, parallel, scoring, train, tuning
-from jaxae.grid import programs
+from jaxae import scoring
+from jaxae.devices import memory, parallel, tuning
+from jaxae.methods import learners
+from jaxae.training import train
+from jaxae.training.grid import programs
 from jaxae.types import Inferred
 
 HOSTS = {"H100": 2, "TPU v5e": 4}

@@ -5,8 +5,6 @@ import re
 import pytest
 from probes import edit, tiny
 
-from jaxae import experiment, learners
-from jaxae.arguments import parse_cli
 from jaxae.config import (
     FORMAT,
     DataConfig,
@@ -17,8 +15,11 @@ from jaxae.config import (
     to_json,
     validate,
 )
+from jaxae.config.identity import training_identity
+from jaxae.config.parsing import parse_cli
 from jaxae.errors import UserError
-from jaxae.identity import training_identity
+from jaxae.methods import learners
+from jaxae.workflows import experiment
 
 CONFIG = ExperimentConfig(
     name="trial", data=DataConfig(normal=(1, 2), anomaly=(7,)), studies=("verdicts",)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jaxae import conformal, scoring
+from jaxae import scoring
 from jaxae.errors import UserError
+from jaxae.stats import conformal
 
 SPLITS = 1000
 split_p_values = jax.jit(conformal.split_p_values)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxae import conformal
-from jaxae.conformal.drift import EPSILONS, JUMP
 from jaxae.errors import UserError
+from jaxae.stats import conformal
+from jaxae.stats.conformal.drift import EPSILONS, JUMP
 
 STREAMS, N, STEPS = 1000, 19, 120
 KEYS = jax.random.split(jax.random.key(0), STREAMS)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxae import conformal
 from jaxae.errors import UserError
+from jaxae.stats import conformal
 
 SPLITS, N = 1000, 20
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from jaxae.corruptions import CORRUPTIONS, applicable, corrupt, severity_grid
+from jaxae.data.corruptions import CORRUPTIONS, applicable, corrupt, severity_grid
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, stream
 

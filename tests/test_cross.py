@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from probes import edit, tiny, write_npz
 
-from jaxae import conformal
-from jaxae.arrayfiles import read_npz
+from jaxae.config.grids import CrossConfig
+from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
-from jaxae.gridconfig import CrossConfig
-from jaxae.protocol import cross
+from jaxae.stats import conformal
+from jaxae.workflows.protocol import cross
 
 
 def config(folder, **changes):

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxae import data, sources, tuning
+from jaxae import data
 from jaxae.config import DataConfig
-from jaxae.datasets import splits
-from jaxae.datasets.raw import Raw, to_float
+from jaxae.data import sources
+from jaxae.data.datasets import splits
+from jaxae.data.datasets.raw import Raw, to_float
+from jaxae.devices import tuning
 from jaxae.errors import UserError
 from jaxae.types import Source
 
@@ -487,7 +489,9 @@ def test_corrupted_copies_are_the_anomalies(monkeypatch, valid):
         calls.append((spec, seed))
         return 1 - x
 
-    monkeypatch.setitem(sys.modules, "jaxae.corruptions", types.SimpleNamespace(corrupt=corrupt))
+    monkeypatch.setitem(
+        sys.modules, "jaxae.data.corruptions", types.SimpleNamespace(corrupt=corrupt)
+    )
     made = splits.make(
         make_raw(), DataConfig(corruption="negative:1", normal=(0, 2), valid=valid, split_seed=5)
     )

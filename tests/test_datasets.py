@@ -14,8 +14,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxae.datasets import files, idx, local, prepared, published, ucr
-from jaxae.datasets.raw import Raw, to_float
+from jaxae.data.datasets import files, idx, local, prepared, published, ucr
+from jaxae.data.datasets.raw import Raw, to_float
 from jaxae.errors import UserError
 
 
@@ -468,7 +468,7 @@ def test_tensorflow_is_never_imported(tmp_path):
     write_folder(tmp_path, publication, contents)
     code = (
         "import sys\n"
-        "from jaxae.datasets import published\n"
+        "from jaxae.data.datasets import published\n"
         "assert 'tensorflow_datasets' not in sys.modules and 'sklearn' not in sys.modules\n"
         f"publication = published.MNIST._replace(name='tiny', content={publication.content!r})\n"
         f"first, again = (published.load(publication, {str(tmp_path)!r}) for _ in range(2))\n"

@@ -13,22 +13,16 @@ import numpy as np
 import pytest
 from probes import DEVICES, METHODS, SHAPE, assert_same, dataset, edit, images, initial, tiny
 
-from jaxae import (
-    archive,
-    calibration,
-    config,
-    detectors,
-    experiment,
-    learners,
-    members,
-    plots,
-    runlog,
-    scoring,
-    train,
-)
-from jaxae.detectors import fitting
+from jaxae import config, detectors, scoring
+from jaxae.detectors import calibration, fitting
+from jaxae.devices import members
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.reports import plots
+from jaxae.storage import archive, runlog
+from jaxae.training import train
 from jaxae.types import Decision, Learner, Outputs, Rule, Scaling
+from jaxae.workflows import experiment
 
 DEVICES = DEVICES[:2]
 DATA = dataset(images(40, 1), images(30, 2), images(20, 3), 1 - images(20, 4))

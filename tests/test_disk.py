@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from probes import edit, tiny, write_npz
 
-from jaxae import checkpoint, detectors, experiment, plots, runlog
+from jaxae import detectors
 from jaxae.errors import UserError
+from jaxae.reports import plots
+from jaxae.storage import checkpoint, runlog
+from jaxae.workflows import experiment
 
 ROOT = Path(__file__).parents[1]
 FULL = os.strerror(errno.ENOSPC)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxae import cli
+from jaxae.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

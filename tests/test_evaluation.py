@@ -4,7 +4,10 @@ import pytest
 from probes import DEVICES, images
 from sklearn import metrics as sk
 
-from jaxae import evaluation, members, scoring, sources, tuning
+from jaxae import scoring
+from jaxae.data import sources
+from jaxae.detectors import evaluation
+from jaxae.devices import members, tuning
 from jaxae.errors import UserError
 from jaxae.types import Learner, Outputs
 

@@ -11,10 +11,15 @@ from probes import assert_same, edit, interrupted, write_npz
 from sklearn import manifold
 
 from experiments import digits_conv, ecg_cross, one_vs_rest
-from jaxae import checkpoint, command, config, detectors, experiment, guards, plots, runlog, scoring
-from jaxae.arrayfiles import read_npz
+from jaxae import config, detectors, scoring
+from jaxae.cli import command
 from jaxae.config import ExperimentConfig
-from jaxae.protocol import expand
+from jaxae.data.arrayfiles import read_npz
+from jaxae.detectors import guards
+from jaxae.reports import plots
+from jaxae.storage import checkpoint, runlog
+from jaxae.workflows import experiment
+from jaxae.workflows.protocol import expand
 
 ROOT = Path(__file__).parents[1] / "experiments"
 MODULES = [

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxae import explanation
 from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.detectors import explanation
 
 
 def test_the_residual_of_members_by_hand():

@@ -10,9 +10,12 @@ from jax import export
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from probes import DEVICES, METHODS, SHAPE, initial, tiny
 
-from jaxae import learners, members, scoring, train
-from jaxae.learners import METHODS as FACTS
-from jaxae.parallel import drivers, epoch_fn
+from jaxae import scoring
+from jaxae.devices import members
+from jaxae.devices.parallel import drivers, epoch_fn
+from jaxae.methods import learners
+from jaxae.methods.learners import METHODS as FACTS
+from jaxae.training import train
 from jaxae.types import AXIS, Batch, Inferred
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from probes import tiny, write_npz
 
-from jaxae import card, cli, detectors, experiment, exporting, loader
-from jaxae.arrayfiles import read_npz
+from jaxae import detectors
+from jaxae.cli import main as cli
+from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
+from jaxae.export import card, exporting, loader
+from jaxae.workflows import experiment
 
 
 def finished(folder, method="dense", **changes):

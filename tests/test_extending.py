@@ -14,19 +14,23 @@ import numpy as np
 import pytest
 from probes import assert_same, images, initial
 
-from jaxae import data, detectors, evaluation, experiment, learners, rng, tuning
+from jaxae import data, detectors, rng
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxae.data import DATASETS
-from jaxae.datasets import splits
-from jaxae.datasets.raw import Raw
-from jaxae.learners import METHODS, Method
-from jaxae.optimisers import optimiser
-from jaxae.plots import FigureSpec
-from jaxae.plots.style import canvas
-from jaxae.reconstruction import descent
+from jaxae.data.datasets import splits
+from jaxae.data.datasets.raw import Raw
+from jaxae.detectors import evaluation
+from jaxae.devices import tuning
+from jaxae.methods import learners
+from jaxae.methods.learners import METHODS, Method
+from jaxae.methods.optimisers import optimiser
+from jaxae.methods.reconstruction import descent
+from jaxae.reports.plots import FigureSpec
+from jaxae.reports.plots.style import canvas
+from jaxae.reports.studies import STUDIES, Findings, Study
 from jaxae.scoring import RULES, SCORES, mse
-from jaxae.studies import STUDIES, Findings, Study
 from jaxae.types import Argument, Learner, Outputs, Rule, Score
+from jaxae.workflows import experiment
 
 LATENT, SIDE = 3, 8
 

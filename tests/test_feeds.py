@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from probes import DEVICES, ON_DEVICES, SHAPE, assert_same, images, tiny
 
-from jaxae import feeds, learners, memory, parallel, train, tuning
+from jaxae.devices import memory, parallel, tuning
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.training import feeds, train
 
 pytestmark = pytest.mark.device
 

@@ -10,8 +10,8 @@ import struct
 import numpy as np
 import pytest
 
-from jaxae import arrayfiles
-from jaxae.datasets import files, idx, local, ucr
+from jaxae.data import arrayfiles
+from jaxae.data.datasets import files, idx, local, ucr
 from jaxae.errors import UserError
 
 MUTATIONS = int(os.environ.get("JAXAE_FUZZ", "1000"))

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from probes import golden, images
 
-from jaxae import detectors, experiment, runlog, verification
+from jaxae import detectors
+from jaxae.storage import runlog
+from jaxae.workflows import experiment, verification
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = sorted(path.name for path in GOLDEN.iterdir() if (path / "run").is_dir())

@@ -4,9 +4,11 @@ import pytest
 from jax import export
 from probes import DEVICES, SHAPE, assert_close, assert_same, images, tiny
 
-from jaxae import evaluation, grid, learners, train
+from jaxae.detectors import evaluation
 from jaxae.errors import UserError
-from jaxae.grid import lanes, programs
+from jaxae.methods import learners
+from jaxae.training import grid, train
+from jaxae.training.grid import lanes, programs
 
 pytestmark = pytest.mark.device
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxae import guards, learners
+from jaxae.detectors import guards
+from jaxae.methods import learners
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.random(40).astype(np.float32)

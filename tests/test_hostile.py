@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from jaxae import cli, plots
+from jaxae.cli import main as cli
+from jaxae.reports import plots
 
 MANY = int(os.environ.get("JAXAE_HOSTILE_CASES", "0"))
 

@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxae import checkpoint, detectors, hosts
+from jaxae import detectors
+from jaxae.config.hostsconfig import HostsConfig
+from jaxae.devices import hosts
 from jaxae.errors import UserError
-from jaxae.hostsconfig import HostsConfig
+from jaxae.storage import checkpoint
 
 ROOT = Path(__file__).parents[1]
 RUN = [

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from probes import edit, images, tiny, write_npz
 
-from jaxae import data, experiment, learners, plots
+from jaxae import data
 from jaxae.config import DataConfig
-from jaxae.datasets import splits
-from jaxae.datasets.raw import Raw
+from jaxae.data.datasets import splits
+from jaxae.data.datasets.raw import Raw
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.reports import plots
+from jaxae.workflows import experiment
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,12 @@ import pytest
 from probes import edit, images, tiny
 from scipy import ndimage
 
-from jaxae import data, detectors, experiment, inputs
-from jaxae.arrayfiles import read_npz
+from jaxae import data, detectors
 from jaxae.config import DataConfig
+from jaxae.data import inputs
+from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
+from jaxae.workflows import experiment
 
 MAPS = [name for name in inputs.INPUTS if name != "none"]
 

@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from jaxae import intervals, metrics
 from jaxae.errors import UserError
-from jaxae.intervals import bounds, headline, placements, resampling, rows, seeds
 from jaxae.rng import Purpose, stream
+from jaxae.stats import intervals, metrics
+from jaxae.stats.intervals import bounds, headline, placements, resampling, rows, seeds
 
 KEY = stream(0, Purpose.RESAMPLING)
 

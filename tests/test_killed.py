@@ -25,7 +25,7 @@ ATTEMPTS = """
 import os, random, shutil, signal, sys, time, warnings
 from pathlib import Path
 
-from jaxae import cli, experiment, protocol
+from jaxae.cli import main as cli; from jaxae.workflows import experiment, protocol
 
 kind, kills, seed, took, folder = sys.argv[1], *map(float, sys.argv[2:5]), Path(sys.argv[5])
 args, moments = sys.argv[6:], random.Random(int(seed))

@@ -19,11 +19,14 @@ from probes import (
     tiny,
 )
 
-from jaxae import learners, members, rng, train
-from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
+from jaxae import rng
 from jaxae.config import ExperimentConfig, ModelConfig
+from jaxae.devices import members
 from jaxae.errors import UserError
-from jaxae.models.alocc import Discriminator, Refiner
+from jaxae.methods import learners
+from jaxae.methods.adversarial import ADVERSARIAL, Pair, adversarial
+from jaxae.methods.networks.alocc import Discriminator, Refiner
+from jaxae.training import train
 from jaxae.types import Batch
 
 pytestmark = pytest.mark.device

@@ -6,8 +6,10 @@ import json
 import pytest
 from probes import tiny, write_npz
 
-from jaxae import Logger, experiment, runlog
+from jaxae import Logger
 from jaxae.errors import UserError
+from jaxae.storage import runlog
+from jaxae.workflows import experiment
 
 
 class Heard(Logger):

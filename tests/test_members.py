@@ -16,7 +16,10 @@ from probes import (
     tiny,
 )
 
-from jaxae import data, learners, members, parallel, rng, train
+from jaxae import data, rng
+from jaxae.devices import members, parallel
+from jaxae.methods import learners
+from jaxae.training import train
 
 pytestmark = pytest.mark.device
 

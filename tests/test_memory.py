@@ -3,8 +3,11 @@ import numpy as np
 import pytest
 from probes import DEVICES, SHAPE, images, initial, tiny
 
-from jaxae import data, feeds, learners, memory, parallel, train
+from jaxae import data
+from jaxae.devices import memory, parallel
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.training import feeds, train
 
 
 class Device:

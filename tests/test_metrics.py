@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from jaxae import metrics
 from jaxae.errors import UserError
+from jaxae.stats import metrics
 
 pytestmark = pytest.mark.device
 

@@ -17,12 +17,13 @@ from experiments import (
     mnist_conv_2d,
     mnist_conv_latent,
 )
-from jaxae import learners, ops
+from jaxae import ops
 from jaxae.errors import UserError
-from jaxae.models import layers
-from jaxae.models.alocc import Discriminator, Refiner
-from jaxae.models.conv import ConvAutoencoder
-from jaxae.models.dense import DenseAutoencoder
+from jaxae.methods import learners
+from jaxae.methods.networks import layers
+from jaxae.methods.networks.alocc import Discriminator, Refiner
+from jaxae.methods.networks.conv import ConvAutoencoder
+from jaxae.methods.networks.dense import DenseAutoencoder
 
 MNIST, ECG = (28, 28, 1), (140, 1)
 KEY = jax.random.key(0)

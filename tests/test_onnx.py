@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from probes import tiny, write_npz
 
-from jaxae import cli, detectors, experiment, to_onnx
-from jaxae.arrayfiles import read_npz
+from jaxae import detectors
+from jaxae.cli import main as cli
+from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
+from jaxae.export import to_onnx
+from jaxae.workflows import experiment
 
 INSTALLED = find_spec("jax2onnx") and find_spec("onnxruntime")
 needed = pytest.mark.skipif(

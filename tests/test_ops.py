@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxae import ops
-from jaxae.models import layers
+from jaxae.methods.networks import layers
 
 pytestmark = pytest.mark.device
 

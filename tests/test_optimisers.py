@@ -5,7 +5,7 @@ import pytest
 
 from jaxae.config import OptimConfig
 from jaxae.errors import UserError
-from jaxae.optimisers import OPTIMISERS, optimiser
+from jaxae.methods.optimisers import OPTIMISERS, optimiser
 
 pytestmark = pytest.mark.device
 

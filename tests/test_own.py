@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 from pyarrow import csv, parquet
 
-from jaxae import calibration, cli, data, detectors
-from jaxae.arrayfiles import read_npz
+from jaxae import data, detectors
+from jaxae.cli import main as cli
 from jaxae.config import DataConfig, ExperimentConfig, ThresholdConfig
-from jaxae.datasets import own, windows
+from jaxae.data.arrayfiles import read_npz
+from jaxae.data.datasets import own, windows
+from jaxae.detectors import calibration
 from jaxae.errors import UserError
 
 

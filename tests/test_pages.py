@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from probes import tiny, write_npz
 
-from jaxae import cli, conformal, experiment, metrics, pages
-from jaxae.arrayfiles import read_npz
+from jaxae.cli import main as cli
+from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
-from jaxae.pages import held, svg
-from jaxae.pages import run as single
+from jaxae.reports import pages
+from jaxae.reports.pages import held, svg
+from jaxae.reports.pages import run as single
+from jaxae.stats import conformal, metrics
+from jaxae.workflows import experiment
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 

@@ -24,10 +24,12 @@ from probes import (
     tiny,
 )
 
-from jaxae import data, learners, members, parallel, rng, tuning
-from jaxae.adversarial import ADVERSARIAL, Pair, adversarial
+from jaxae import data, rng
+from jaxae.devices import members, parallel, tuning
 from jaxae.errors import UserError
-from jaxae.models.alocc import Discriminator, Refiner
+from jaxae.methods import learners
+from jaxae.methods.adversarial import ADVERSARIAL, Pair, adversarial
+from jaxae.methods.networks.alocc import Discriminator, Refiner
 from jaxae.types import AXIS, Batch
 
 X = images(160)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import cases, reference_flax
-from jaxae import learners
+from jaxae.methods import learners
 from jaxae.types import Batch
 
 # The frameworks' own warnings at import and first use; ours stay errors.

@@ -18,9 +18,11 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from jaxae import ahead, plots, studies, tuning
+from jaxae.devices import tuning
 from jaxae.errors import UserError
-from jaxae.plots import beside, curves, detection, latent, mosaic, series, style
+from jaxae.reports import plots, studies
+from jaxae.reports.plots import beside, curves, detection, latent, mosaic, series, style
+from jaxae.workflows import ahead
 
 RNG = np.random.default_rng(0)
 THRESHOLD = 0.5
@@ -438,7 +440,7 @@ def test_neither_jax_nor_pyplot_is_imported(run_dir):
     script = f"""
 import sys
 from pathlib import Path
-from jaxae import plots
+from jaxae.reports import plots
 assert "matplotlib" not in sys.modules and "sklearn" not in sys.modules
 run_dir = Path({str(run_dir)!r})
 for draw in (plots.FIGURES["loss_curves"].draw, plots.verdicts):

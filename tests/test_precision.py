@@ -14,20 +14,14 @@ import pytest
 from jax.extend.core import primitives
 from probes import SHAPE, assert_same, batch, images, tiny, write_npz
 
-from jaxae import (
-    detectors,
-    experiment,
-    exporting,
-    learners,
-    loader,
-    plots,
-    precision,
-    provenance,
-    runlog,
-    scoring,
-    train,
-    verification,
-)
+from jaxae import detectors, scoring
+from jaxae.devices import precision
+from jaxae.export import exporting, loader
+from jaxae.methods import learners
+from jaxae.reports import plots
+from jaxae.storage import provenance, runlog
+from jaxae.training import train
+from jaxae.workflows import experiment, verification
 
 EXACT = (jax.lax.Precision.HIGHEST,) * 2
 PRODUCTS = (primitives.dot_general_p, primitives.conv_general_dilated_p)

@@ -5,7 +5,7 @@ import os
 import jax
 import pytest
 
-from jaxae import compiled, private
+from jaxae.devices import compiled, private
 from jaxae.errors import UserError
 
 

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from probes import DEVICES, dataset, edit, images, tiny
 
-from jaxae import detectors, evaluation, learners, scoring, train
+from jaxae import detectors, scoring
+from jaxae.detectors import evaluation
+from jaxae.methods import learners
+from jaxae.training import train
 
 DEVICES = DEVICES[:1]
 

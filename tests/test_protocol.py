@@ -7,11 +7,13 @@ import pytest
 from probes import edit, images, interrupted, tiny
 
 from experiments import label_free
-from jaxae import baselines, checkpoint, config, detectors, experiment, protocol, runlog
-from jaxae.arrayfiles import read_npz
+from jaxae import config, detectors
+from jaxae.config.grids import ProtocolConfig
+from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
-from jaxae.gridconfig import ProtocolConfig
-from jaxae.protocol import expansion
+from jaxae.storage import checkpoint, runlog
+from jaxae.workflows import baselines, experiment, protocol
+from jaxae.workflows.protocol import expansion
 
 CLASSES = (0, 1, 2)
 

@@ -1,14 +1,14 @@
 import pytest
 
-from jaxae.adversarial import ADVERSARIAL
 from jaxae.data import DATASETS
 from jaxae.errors import UserError
-from jaxae.learners import METHODS
-from jaxae.models.init import ACTIVATIONS, INITS
-from jaxae.optimisers import OPTIMISERS
+from jaxae.methods.adversarial import ADVERSARIAL
+from jaxae.methods.learners import METHODS
+from jaxae.methods.networks.init import ACTIVATIONS, INITS
+from jaxae.methods.optimisers import OPTIMISERS
 from jaxae.registry import Registry
+from jaxae.reports.studies import STUDIES
 from jaxae.scoring import LOSSES, RULES, SCORES
-from jaxae.studies import STUDIES
 
 ALL = (
     ACTIVATIONS,

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from experiments import results_table
-from jaxae import reporting
+from jaxae.reports import reporting
 
 
 def test_the_table_shows_an_interval_beside_what_it_is_of():

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from probes import edit, tiny, write_npz
 
-from jaxae import config, detectors, experiment, plots, runlog
-from jaxae.arrayfiles import read_npz
+from jaxae import config, detectors
 from jaxae.config import FORMAT
+from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
+from jaxae.reports import plots
+from jaxae.storage import runlog
+from jaxae.workflows import experiment
 
 
 def in_folder(folder, **changes):
@@ -232,7 +235,7 @@ def test_an_error_inside_lets_the_folder_go(tmp_path):
 # in; the next line makes it leave.
 ENTRANT = """
 import contextlib, sys, time
-from jaxae import config, errors, runlog
+from jaxae import config, errors; from jaxae.storage import runlog
 
 runlog.provenance = lambda precision: {}  # which starts JAX and asks git: it takes long
 for line in sys.stdin:

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from jaxae import scoring
 from jaxae.errors import UserError
-from jaxae.studies.detection import batch_mean_std
+from jaxae.reports.studies.detection import batch_mean_std
 from jaxae.types import Argument, Inferred, Outputs, Rule
 
 pytestmark = pytest.mark.device

@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 from probes import assert_same, edit, interrupted, tiny, write_npz
 
-from jaxae import config, detectors, experiment, plots, runlog, selection
+from jaxae import config, detectors
 from jaxae.errors import UserError
+from jaxae.reports import plots
+from jaxae.storage import runlog
+from jaxae.training import selection
+from jaxae.workflows import experiment
 
 COURSE = [
     {"epoch": 1, "valid_loss": 3.0, "pseudo_auroc": 0.7, "test_auroc": 0.8},

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from probes import images
 
-from jaxae import cli, data, detectors, judging, shards
+from jaxae import data, detectors
+from jaxae.cli import judging
+from jaxae.cli import main as cli
 from jaxae.config import DataConfig
+from jaxae.data import shards
 from jaxae.errors import UserError
 
 X = images(103)
@@ -173,7 +176,7 @@ def test_a_bad_row_far_down_is_named_and_leaves_no_file(run, tmp_path, monkeypat
 
 MEASURED = """
 import sys
-from jaxae import cli
+from jaxae.cli import main as cli
 cli.main(sys.argv[1:])
 with open("/proc/self/status") as lines:  # what the system says of a child counts its parent's too
     print(*(line.split()[1] for line in lines if line.startswith("VmHWM")))

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from probes import assert_same, dataset, edit, images, tiny
 
-from jaxae import experiment, plots, studies, tuning
 from jaxae.data import DATASETS
-from jaxae.datasets import local
+from jaxae.data.datasets import local
+from jaxae.devices import tuning
 from jaxae.errors import UserError
-from jaxae.plots import FigureSpec
-from jaxae.studies import STUDIES, Findings, Study
+from jaxae.reports import plots, studies
+from jaxae.reports.plots import FigureSpec
+from jaxae.reports.studies import STUDIES, Findings, Study
+from jaxae.workflows import experiment
 
 SHAPE = (8, 8, 1)
 NORMALS, ANOMALIES, EPOCHS = 48, 24, 2  # t-SNE needs more rows than its perplexity of 30

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxae import scoring, tails
+from jaxae import scoring
 from jaxae.errors import UserError
+from jaxae.scoring import tails
 
 
 def excess(xi, sigma, m, seed, repeats=200):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxae import intervals
 from jaxae.errors import UserError
-from jaxae.intervals.tasks import Task, over_tasks
 from jaxae.rng import Purpose, stream
+from jaxae.stats import intervals
+from jaxae.stats.intervals.tasks import Task, over_tasks
 
 KEY = stream(0, Purpose.RESAMPLING)
 

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 from probes import DEVICES, FAST_AND_SLOW, SHAPE, assert_same, images, initial, tiny
 
-from jaxae import checkpoint, data, evaluation, learners, members, parallel, rng, train, tuning
-from jaxae.adversarial import ADVERSARIAL
+from jaxae import data, rng
+from jaxae.detectors import evaluation
+from jaxae.devices import members, parallel, tuning
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.methods.adversarial import ADVERSARIAL
+from jaxae.storage import checkpoint
+from jaxae.training import train
 
 pytestmark = pytest.mark.device
 

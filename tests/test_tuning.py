@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from probes import DEVICES, SHAPE, assert_close, batch, images, initial, leaves, stepped, tiny
 
-from jaxae import begun, learners, means, members, parallel, tuning
+from jaxae import types
+from jaxae.devices import means, members, parallel, tuning
 from jaxae.errors import UserError
+from jaxae.methods import learners
 from jaxae.ops import library
+from jaxae.storage import begun
 from jaxae.types import AXIS
 
 KEY = jax.random.key(7)
@@ -203,8 +206,8 @@ def test_an_error_of_the_program_itself_is_an_error():
 )
 def test_vectors_are_as_wide_as_the_processor_was_measured_to_like(text, width, tmp_path):
     (tmp_path / "cpuinfo").write_text(text)
-    assert tuning._vector_width(tmp_path / "cpuinfo") == width
-    assert tuning._vector_width(tmp_path / "nowhere") == 0
+    assert types._vector_width(tmp_path / "cpuinfo") == width
+    assert types._vector_width(tmp_path / "nowhere") == 0
     options = tuning.training_options(tuning.CONV._replace(width=width), "float32", "cpu", 2)
     assert options.get("xla_cpu_prefer_vector_width", 0) == width
 

@@ -59,7 +59,8 @@ def synthetic(of_each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def main(folder: Path, epochs: int) -> None:
     """Train, and export."""
     from experiments.digits_conv import CONFIG
-    from jaxae import experiment, exporting
+    from jaxae.export import exporting
+    from jaxae.workflows import experiment
 
     cfg = dataclasses.replace(
         CONFIG,

@@ -18,9 +18,14 @@ from benchmarks.on_device import cpu_run
 from benchmarks.on_device.part import Attempts, Order
 from benchmarks.on_device.results import words
 from benchmarks.on_device.speed import VARIANTS
-from jaxae import evaluation, learners, members, parallel, rng, scoring, train, verification
+from jaxae import rng, scoring
+from jaxae.detectors import evaluation
+from jaxae.devices import members, parallel
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.training import train
 from jaxae.types import Learner, PyTree
+from jaxae.workflows import verification
 
 _ROWS = 32  # of a batch
 _STEPS = 6  # of the course that is compared
@@ -31,7 +36,7 @@ _LOSS, _GRADIENT = throughput.TOLERANCE["float32"]
 _LEAST = 8.0  # seconds for a model
 _PARTS = 3  # processes that share the models out, see `benchmarks.on_device.stages`
 _VARIED = ("fmnist_dense", "mnist_conv", "ecg_dense")  # on which choices of tuning are tried
-_SCORE = 1e-5  # relative to the score or to 1, as `jaxae.verification` has it
+_SCORE = 1e-5  # relative to the score or to 1, as `jaxae.workflows.verification` has it
 
 
 class Found(NamedTuple):
@@ -45,7 +50,7 @@ class Found(NamedTuple):
 
 
 def main(order: Order) -> None:
-    """Every model and score, then the choices of `jaxae.tuning`, then a run made on a CPU.
+    """Every model and score, the choices of `jaxae.devices.tuning`, and a run made on a CPU.
 
     Parts beside each other share the models out; the run is the first one's.
     """
@@ -221,7 +226,7 @@ def _scores(case: Case, device: jax.Device, variables: PyTree) -> dict[str, np.n
 
 
 def _variants(order: Order, model: str) -> None:
-    """Whether a choice of `jaxae.tuning` changes the course on the device."""
+    """Whether a choice of `jaxae.devices.tuning` changes the course on the device."""
     case, device = CASES[model], the_device()
     cfg, x = _config(case, "highest"), rows(case, _ROWS, seed=3)
     state = _initial(case, jax.devices("cpu")[0])

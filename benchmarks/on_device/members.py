@@ -26,8 +26,11 @@ from benchmarks.on_device.part import Attempts, Order
 from benchmarks.on_device.players import Player
 from benchmarks.on_device.results import NAME, has_value, read, speeds
 from benchmarks.on_device.speed import PRECISION
-from jaxae import data, grid, learners, parallel, train
+from jaxae import data
 from jaxae.config import DataConfig
+from jaxae.devices import parallel
+from jaxae.methods import learners
+from jaxae.training import grid, train
 
 MODELS = ("fmnist_dense", "mnist_conv")  # a dense and a convolutional one, of images
 _UNIT = "member-steps/s"
@@ -136,7 +139,7 @@ def _grid(order: Order, sizes: Sizes, model: str) -> None:
 
 
 def _alone(order: Order, sizes: Sizes, model: str) -> None:
-    """Members one after another, as a loop over `jaxae.train.fit` has them."""
+    """Members one after another, as a loop over `jaxae.training.train.fit` has them."""
     x, members = placed(sizes, model, order.rehearsal)
     rounds, whole = [], []
     for member in members[: sizes.alone]:

@@ -86,7 +86,7 @@ class _Child:
         from benchmarks import programs
 
         if spec["framework"] == "jaxae":
-            from jaxae import parallel
+            from jaxae.devices import parallel
 
             parallel.initialize(spec["devices"])
         with np.load(weights) as stored:

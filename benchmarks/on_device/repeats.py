@@ -16,8 +16,10 @@ import numpy as np
 
 from benchmarks.on_device.exactness import apart, relative, the_device
 from benchmarks.on_device.part import Attempts, Order
-from jaxae import grid, learners, members, parallel, train
 from jaxae.config import ExperimentConfig, ModelConfig, TrainConfig
+from jaxae.devices import members, parallel
+from jaxae.methods import learners
+from jaxae.training import grid, train
 from jaxae.types import PyTree
 
 SHAPE = (8, 8, 1)

@@ -24,7 +24,7 @@ from benchmarks.on_device.players import Player
 from benchmarks.on_device.results import Record, speeds
 from benchmarks.on_device.stages import Clock
 
-# What of `jaxae.tuning` concerns accelerators: as a method has it, and one after another.
+# What of `jaxae.devices.tuning` concerns accelerators: as a method has it, and one after another.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as is": {},
     "graphs, unroll 4": {"graphs": True, "unroll": 4},

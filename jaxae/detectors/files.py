@@ -3,10 +3,13 @@
 import dataclasses
 from pathlib import Path
 
-from jaxae import archive, calibration, config, members
-from jaxae.datasets.schema import from_dict
+from jaxae import config
+from jaxae.data.datasets.schema import from_dict
+from jaxae.detectors import calibration
 from jaxae.detectors.parts import Description, Detector, units
+from jaxae.devices import members
 from jaxae.errors import UserError
+from jaxae.storage import archive
 from jaxae.types import Decision, PyTree, Scaling
 
 

@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxae import calibration, evaluation, learners, members, parallel, scoring
+from jaxae import scoring
 from jaxae.config import ExperimentConfig
-from jaxae.datasets.schema import Schema
+from jaxae.data.datasets.schema import Schema
+from jaxae.detectors import calibration, evaluation
 from jaxae.detectors.judging import scores_of
 from jaxae.detectors.parts import Description, Detector, Scores
+from jaxae.devices import members, parallel
 from jaxae.errors import UserError
-from jaxae.provenance import version
+from jaxae.methods import learners
+from jaxae.storage.provenance import version
 from jaxae.types import Dataset, Learner, PyTree
 
 
@@ -52,7 +55,7 @@ def fit(
     """Fit the score, score every row, and fit the threshold rule on scores of normals.
 
     Args:
-      learner: that of `config.for_scoring(cfg)`; see `jaxae.learners.build`.
+      learner: that of `config.for_scoring(cfg)`; see `jaxae.methods.learners.build`.
       variables: of the trained state.
       data: the score is fitted on its training rows.
       cfg: names score and rule, and which normals the rule is fitted on.

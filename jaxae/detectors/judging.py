@@ -7,11 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxae import config, evaluation, inputs, learners, parallel, scoring
-from jaxae.conformal import p_values
-from jaxae.datasets.raw import scaled
+from jaxae import config, scoring
+from jaxae.data import inputs
+from jaxae.data.datasets.raw import scaled
+from jaxae.detectors import evaluation
 from jaxae.detectors.parts import Description, Detector, Judgement, units
+from jaxae.devices import parallel
 from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.stats.conformal import p_values
 from jaxae.types import Learner, PyTree, Score, Source
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxae.config import ExperimentConfig
-from jaxae.datasets.schema import Schema
+from jaxae.data.datasets.schema import Schema
 from jaxae.types import Decision, PyTree, Scaling, Shape
 
 
@@ -23,7 +23,7 @@ class Judgement(NamedTuple):
     """What a detector says of rows."""
 
     score: Float[np.ndarray, " N"]
-    p_value: Float[np.ndarray, " N"]  # the rank of the score; see `jaxae.calibration`
+    p_value: Float[np.ndarray, " N"]  # the rank of the score; see `jaxae.detectors.calibration`
     is_anomaly: Bool[np.ndarray, " N"]
 
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from jaxae import conformal, tails
 from jaxae.errors import UserError
 from jaxae.registry import Registry
+from jaxae.scoring import tails
+from jaxae.stats import conformal
 from jaxae.types import AnyArray, Argument, Decision, Rule
 
 

@@ -12,9 +12,9 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from jaxae import precision
+from jaxae.devices import precision
 from jaxae.errors import UserError
-from jaxae.filters import gaussian_blur
+from jaxae.ops.blur import gaussian_blur
 from jaxae.registry import Registry
 from jaxae.scoring.losses import bce, mae, mse
 from jaxae.types import Inferred, LossFn, Scalar, Score

@@ -18,7 +18,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 import numpy as np  # noqa: E402
 from probes import golden, images  # noqa: E402
 
-from jaxae import experiment  # noqa: E402
+from jaxae.workflows import experiment  # noqa: E402
 
 
 def main(version: str) -> None:

@@ -1,0 +1,52 @@
+"""The command line of an experiment; light, so that it is on guard before anything is loaded."""
+
+import atexit
+import gc
+
+from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
+from jaxae.config.checks import AUTO
+from jaxae.config.grids import CrossConfig, ProtocolConfig
+from jaxae.config.parsing import parse_cli
+from jaxae.devices import hosts
+from jaxae.errors import user_errors
+
+# What `jaxae train` starts from: all that rows can say is left to them.
+OPEN = ExperimentConfig(
+    name="run",
+    method=AUTO,
+    score=AUTO,
+    data=DataConfig(scale=AUTO),
+    model=ModelConfig(latent=AUTO, output_activation=AUTO),
+    train=TrainConfig(epochs=AUTO, batch_size=AUTO),
+)
+
+
+TRAIN = """Train a detector on your own data or on a published data set.
+
+What the settings leave open is chosen by the training rows, and said. Examples: `jaxae train
+--data.name table.csv --data.label kind`, `jaxae train --data.name images/ --run-dir runs/mine`,
+`jaxae train --config runs/mine/config.json --seed 1 --run-dir runs/again`."""
+
+
+def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) -> dict | None:
+    """Parse, run, report; see `jaxae.errors.user_errors` for what happens to errors.
+
+    Args:
+      default: what is not named on the command line.
+      args: None = those of the process.
+      more: see `jaxae.config.parsing.parse`.
+    """
+    with hosts.left_alone(), user_errors():
+        cfg = parse_cli(default, args, **more)
+        hosts.watch(cfg.hosts)
+        # Python's searches for cycles, among all of JAX's objects, would take half a second of a
+        # run of six, and the last one another half; it frees what the process's end frees.
+        gc.set_threshold(20_000, 20, 20)
+        atexit.register(gc.freeze)
+        from jaxae.devices import compiled  # a second, in which minds are changed
+        from jaxae.workflows import experiment, protocol
+
+        compiled.keep()
+        runs = {ProtocolConfig: protocol.run, CrossConfig: protocol.cross.run}
+        with hosts.losses_named():
+            return runs.get(type(cfg), experiment.run)(cfg)

@@ -1,0 +1,168 @@
+"""What a data set holds, before anything is trained on it: the command `jaxae data`."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from jaxae import data
+from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.data import sources
+from jaxae.data.datasets import kinds, splits, tables
+from jaxae.data.datasets.raw import Raw
+from jaxae.workflows import choices
+
+_NAMED = 8  # columns, at most, that a line names
+
+
+def columns(cfg: DataConfig) -> list[dict[str, Any]]:
+    """Of each column of a user's table: its name, role, kind, and how many values are missing.
+
+    Returns:
+      An empty list where the data are no table.
+
+    Raises:
+      UserError: the file cannot be read, or a setting names a column that is not there.
+    """
+    kind, path = kinds.find(cfg, data.DATASETS)
+    if kind not in ("table", "series") or path.suffix.lower() not in tables.SUFFIXES:
+        return []
+    table = tables.read(path)
+    roles = dataclasses.asdict(tables.roles(table, cfg))
+    role = {column: name for name, column in roles.items()}
+    role |= dict.fromkeys(cfg.ignore, "ignored")
+    found = []
+    for name in table.column_names:
+        gaps, _ = tables.missing(table, (name,)).get(name, (0, 0))
+        known = {"name": name, "role": role.get(name, "feature"), "missing": gaps}
+        found.append(known | {"holds": tables.column_kind(table, name)})
+    return found
+
+
+def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
+    """What was found in the data, and what training would make of them.
+
+    Returns:
+      JSON-able: `rows` of both parts, `shape` and `dtype` of one, `range` over the training rows,
+      `classes` with their rows, `constant` features, `duplicates` within and between the parts,
+      and `chosen`, the settings that were left to the rows.
+
+    Raises:
+      UserError: see `jaxae.data.load`.
+    """
+    raw = data.raw(cfg.data)
+    make = functools.partial(splits.make, raw)
+    shape, span = tuple(raw.x_train.shape[1:]), sources.span(raw.x_train)
+    settled, dataset = choices.settle_rows(cfg, shape, choices.in_floats(span), make)
+    return {
+        "name": cfg.data.name,
+        "kind": raw.schema.kind if kinds.find(cfg.data, data.DATASETS)[0] else "published",
+        "rows": {"train": len(raw.x_train), "test": len(raw.x_test)},
+        "used": {part: len(getattr(dataset, part).x) for part in ("train", "valid", "test")},
+        "shape": list(shape),
+        "dtype": str(raw.x_train.dtype),
+        "range": [float(end) for end in span],
+        "classes": _classes(raw, cfg.data),
+        "constant": _constant(raw),
+        "duplicates": _duplicates(raw),
+        "chosen": choices.chosen(cfg, settled),
+    }
+
+
+def _classes(raw: Raw, cfg: DataConfig) -> list[dict[str, Any]]:
+    normal, _ = splits.choose_classes(raw, cfg)
+    train = raw.train_class_id
+    train = np.full(len(raw.x_train), normal[0]) if train is None else train
+    return [
+        {
+            "class": k,
+            "name": raw.schema.called(k),
+            "train": int(np.sum(train == k)),
+            "test": int(np.sum(raw.test_class_id == k)),
+            "normal": k in normal,
+        }
+        for k in np.unique(np.concatenate([train, raw.test_class_id])).tolist()
+    ]
+
+
+def _constant(raw: Raw) -> list[str]:
+    """Features, channels or pixels that are the same in every training row."""
+    ends = [(b.min(axis=0), b.max(axis=0)) for b in sources.blocks(raw.x_train)]
+    low = functools.reduce(np.minimum, (lowest for lowest, _ in ends))
+    high = functools.reduce(np.maximum, (highest for _, highest in ends))
+    if len(raw.x_train.shape) == 3:  # of a series, channels
+        low, high = low.min(axis=0), high.max(axis=0)
+    at = np.argwhere(low == high)
+    names = raw.schema.features
+    return [names[i[0]] if names else " ".join(map(str, i)) for i in at.tolist()]
+
+
+def _duplicates(raw: Raw) -> dict[str, int]:
+    """Rows that another row equals, bit for bit: within a part, and test rows seen in training."""
+    train, test = (_fingerprints(x) for x in (raw.x_train, raw.x_test))
+    return {
+        "train": len(train) - len(np.unique(train)),
+        "test": len(test) - len(np.unique(test)),
+        "test_in_train": int(np.isin(test, train).sum()),
+    }
+
+
+def _fingerprints(x: sources.Source) -> np.ndarray:
+    """A value for each row, the same for equal rows."""
+    found = []
+    for block in sources.blocks(x):
+        flat = np.ascontiguousarray(block).reshape(len(block), -1)
+        found += [hash(row.tobytes()) for row in flat]
+    return np.array(found)
+
+
+def text(found: dict[str, Any], of_columns: list[dict[str, Any]]) -> str:
+    """What `inspect` found, as lines."""
+    rows, used = found["rows"], found["used"]
+    low, high = found["range"]
+    lines = [
+        f"{found['name']} ({found['kind']}): rows {found['shape']} of {found['dtype']} from "
+        f"{low:g} to {high:g}",
+        f"  rows: {rows['train']} to train on, {rows['test']} to test; used as {used['train']} "
+        f"training, {used['valid']} valid, {used['test']} test",
+    ]
+    for known in found["classes"]:
+        side = "normal" if known["normal"] else "anomaly"
+        lines.append(f"  class {known['name']}: {known['train']} + {known['test']} rows, {side}")
+    lines += column_lines(of_columns)
+    if found["constant"]:
+        words = named(found["constant"])
+        if len(found["shape"]) == 3:
+            words = f"{len(found['constant'])} of the values of an image"
+        lines.append(f"  constant in training: {words}")
+    same = found["duplicates"]
+    if any(same.values()):
+        lines.append(
+            f"  equal rows: {same['train']} in training, {same['test']} in test, "
+            f"{same['test_in_train']} test rows are training rows too"
+        )
+    return "\n".join(lines)
+
+
+def column_lines(found: list[dict[str, Any]]) -> list[str]:
+    """What `columns` found, as lines."""
+    lines = []
+    for role in ("label", "group", "split", "ignored"):
+        names = [column["name"] for column in found if column["role"] == role]
+        lines += [f"  {role}: {named(names)}"] if names else []
+    texts = [f"{c['name']} ({c['holds']})" for c in found if _is_odd(c)]
+    lines += [f"  no numbers: {named(texts)}"] if texts else []
+    gaps = [f"{c['name']} ({c['missing']})" for c in found if c["missing"]]
+    lines += [f"  missing values: {named(gaps)}"] if gaps else []
+    return lines
+
+
+def _is_odd(column: dict[str, Any]) -> bool:
+    return column["role"] == "feature" and column["holds"] not in ("number", "empty")
+
+
+def named(names: list[str]) -> str:
+    """The first few of a list of names, and how many there are more."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

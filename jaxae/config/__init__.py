@@ -1,0 +1,33 @@
+"""Every setting, its default and what is valid: a configuration is data and nothing but data.
+
+`schema` has the settings of a run, `grids` those of protocols, `hostsconfig` those of many
+processes; `checks` says what makes sense, `identity` what fixes the course of a training, `parsing`
+reads command lines. It is loaded before anything that takes long, so it uses no array and nothing
+of jaxae but `errors`. It does not know what its settings do: no method, no data, no device.
+"""
+
+from jaxae.config.checks import AUTO, validate
+from jaxae.config.grids import CrossConfig, ProtocolConfig
+from jaxae.config.hostsconfig import HostsConfig
+from jaxae.config.schema import (
+    FORMAT,
+    AloccConfig,
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimConfig,
+    ThresholdConfig,
+    TrainConfig,
+    cache_dir,
+    for_scoring,
+    from_dict,
+    from_json,
+    to_dict,
+    to_json,
+)
+
+__all__ = [
+    "AUTO", "FORMAT", "AloccConfig", "CrossConfig", "DataConfig", "ExperimentConfig", "HostsConfig",
+    "ModelConfig", "OptimConfig", "ProtocolConfig", "ThresholdConfig", "TrainConfig", "cache_dir",
+    "for_scoring", "from_dict", "from_json", "to_dict", "to_json", "validate",
+]  # fmt: skip

@@ -1,0 +1,145 @@
+"""A folder of images: a class by subfolder, one size for all. The only module that names Pillow."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxae.data.datasets.schema import Schema
+from jaxae.errors import UserError
+
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
+    *(".pgm", ".ppm", ".pnm"),
+)
+LARGEST = 64  # pixels on each side, where the configuration does not say
+_GREY = {"1", "L", "LA", "I", "F"}  # and "I;16..."
+_PARTS = ("train", "test")
+
+
+class Found(NamedTuple):
+    """One image file."""
+
+    path: Path
+    label: str  # its class: the name of its subfolder
+    part: str  # "train", "test", or "" where the folder does not say
+
+
+def scan(folder: Path) -> list[Found]:
+    """The images below a folder, in the order of their names.
+
+    The folder holds a subfolder for each class, or `train` and `test` with a subfolder for each
+    class; MVTec AD's `ground_truth` beside these is left alone. Images that lie in no subfolder of
+    a class are of the class "good".
+
+    Raises:
+      UserError: it is no folder, or holds no images.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name one with images in it")
+    below = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    parts = {part: below[part] for part in _PARTS if part in below}
+    if len(parts) != len(_PARTS):
+        parts = {"": folder}
+    found = [
+        Found(path, _class_of(path, root), part)
+        for part, root in parts.items()
+        for path in files(root)
+    ]
+    if not found:
+        raise UserError(f"{folder} holds no images; files that end in {', '.join(SUFFIXES)} are")
+    return found
+
+
+def files(root: Path) -> list[Path]:
+    """Every image below a folder, in the order of their names."""
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _class_of(path: Path, root: Path) -> str:
+    inside = path.relative_to(root).parts
+    return inside[0] if len(inside) > 1 else "good"
+
+
+def fit(paths: Iterable[Path], side: int) -> Schema:
+    """One size and one mode for all images.
+
+    Args:
+      paths: the images to train on and to test.
+      side: pixels on each side; 0 = as they are where all are of one size and no larger than
+        `LARGEST`, else that many.
+    """
+    modes, sizes = set(), set()
+    for path in paths:
+        with _opened(path) as image:
+            modes.add(image.mode)
+            sizes.add((image.height, image.width))
+    grey = all(mode in _GREY or mode.startswith("I;16") for mode in modes)
+    size = (side, side)
+    if not side:
+        alike = len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST
+        size = next(iter(sizes)) if alike else (LARGEST, LARGEST)
+    return Schema("images", mode="L" if grey else "RGB", size=size)
+
+
+def decode(paths: list[Path], schema: Schema) -> UInt8[np.ndarray, "N H W C"]:
+    """The images in one size and mode; values beyond 8 bits are rounded to these.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    channels = 1 if schema.mode == "L" else 3
+    x = np.empty((len(paths), *schema.size, channels), np.uint8)
+    for i, path in enumerate(paths):
+        x[i] = _pixels(path, schema).reshape(*schema.size, channels)
+    return x
+
+
+def _pixels(path: Path, schema: Schema) -> np.ndarray:
+    from PIL import Image
+
+    height, width = schema.size
+    with _opened(path) as image:
+        try:
+            image.draft(schema.mode, (2 * width, 2 * height))  # a large JPEG is decoded smaller
+            deep = image.mode.startswith(("I", "F"))
+            known = Image.fromarray(_eight_bits(np.asarray(image))) if deep else image
+            shown = known.convert(schema.mode)
+            if shown.size != (width, height):
+                shown = shown.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+            return np.asarray(shown)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise _damaged(path, error) from None
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of 16 bits, or of floats in [0, 1], as 8 bits."""
+    whole = values.dtype.kind in "iu"
+    top = 65535.0 if whole else 1.0
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
+        raise ValueError(f"its values leave 0 to {top:g}")
+    return np.round(values.astype(np.float64) / top * 255).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An image whose header can be read, closed in the end."""
+    from PIL import Image
+
+    try:
+        image = Image.open(path)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _damaged(path, error) from None
+    with image:
+        yield image
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is no readable image ({error}); replace it or take it away")

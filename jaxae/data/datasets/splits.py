@@ -1,0 +1,312 @@
+"""From raw arrays to train, valid and test: a pure function of the arrays and the configuration.
+
+Train and valid hold normals only, test holds both, and no row is in two of them (but with
+`valid = "test"`, where valid is the normal part of test by request).
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
+
+from jaxae.config import DataConfig
+from jaxae.data import inputs, sources
+from jaxae.data.datasets.raw import Raw, scaled
+from jaxae.data.datasets.scaling import fit_scaling
+from jaxae.errors import UserError
+from jaxae.rng import Purpose, host_generator
+from jaxae.types import Dataset, Source, Split
+
+_FEWEST = 2  # rows to train on: of a single one every model makes the mean
+_HOLDOUT, _BALANCE = 0, 1  # addresses of the draws below Purpose.SPLIT
+
+
+def make(raw: Raw, cfg: DataConfig) -> Dataset:
+    """Choose rows, scale them and corrupt copies, as the configuration says.
+
+    A row's `id` is its position in the pool: the training rows as published, then the test rows.
+    Corrupted copies of row i have the id -(1 + i).
+
+    Args:
+      raw: arrays as published.
+      cfg: see `DataConfig`.
+
+    Returns:
+      the data set, x float32; rows that do not lie in memory are read when they are asked for.
+
+    Raises:
+      UserError: a class without rows, no anomalies or no normals in the test set, too few rows to
+        hold some out or to balance.
+    """
+    if not 0 <= cfg.split_seed < 2**32:
+        raise UserError(f"data.split_seed is {cfg.split_seed}; it must be from 0 to 2**32 - 1")
+    normal, anomaly = choose_classes(raw, cfg)
+    pool = sources.joined(raw.x_train, raw.x_test)
+    class_id = _class_ids(raw, min(normal))
+    train_part, test_part = _parts(len(raw.x_train), len(class_id), cfg)
+    if raw.train_class_id is not None:
+        _check_present(cfg.normal, class_id[train_part], "normal", "training rows")
+    _check_present(cfg.anomaly, class_id[test_part], "anomaly", "test rows")
+
+    kept = train_part[np.isin(class_id[train_part], normal)]
+    test_normal = test_part[np.isin(class_id[test_part], normal)]
+    _require_normals(kept, "training", cfg)
+    _require_normals(test_normal, "test", cfg)
+    group = None if raw.group is None else raw.group[kept]
+    train, valid = (kept, test_normal) if cfg.valid == "test" else _hold_out(kept, group, cfg)
+    train = train[: cfg.limit or None]
+    test = test_part[np.isin(class_id[test_part], [*normal, *anomaly])]
+    if len(test) == len(test_normal) and not cfg.corruption:
+        raise UserError(
+            f"the test set has no anomalies: it holds no rows of the classes {_listed(anomaly)}; "
+            "set data.anomaly, data.corruption or another split"
+        )
+    if cfg.balance and not cfg.corruption:
+        test = _balance(test, np.isin(class_id[test], normal), cfg)
+
+    held_out = () if cfg.valid == "test" else valid
+    fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, held_out)
+    scaling = fit_scaling(cfg.scale, pool, fitted_on)
+
+    def split(ids: np.ndarray) -> Split:
+        x = sources.view(pool, ids, partial(scaled, scaling=scaling))
+        return Split(x, ~np.isin(class_id[ids], normal), class_id[ids], ids.astype(np.int64))
+
+    shape, dtype = tuple(pool.shape[1:]), str(pool.dtype)
+    digest = _digest(pool, class_id, train, valid, test)
+    made = Dataset(
+        shape, split(train), split(valid), split(test), scaling, dtype, digest, schema=raw.schema
+    )
+    if cfg.corruption:
+        made = made._replace(test=_with_corrupted(made.test, cfg))
+    check_disjoint(made, valid_in_test=cfg.valid == "test")
+    return made if cfg.input == "none" else _through_input(made, cfg.input)
+
+
+def of_normals(x: Source, cfg: DataConfig) -> Dataset:
+    """A data set of unlabelled rows that are all taken for normals: some are held out, none tested.
+
+    Its test rows are the valid ones.
+
+    Raises:
+      UserError: too few rows to hold some out.
+    """
+    ids = np.arange(len(x))
+    train, valid = _hold_out(ids, None, cfg)
+    scaling = fit_scaling(cfg.scale, x, train)
+
+    def split(at: np.ndarray) -> Split:
+        values = sources.view(x, at, partial(scaled, scaling=scaling))
+        return Split(values, np.zeros(len(at), bool), np.zeros(len(at), np.int32), at)
+
+    parts = split(train), split(valid), split(valid)
+    made = Dataset(tuple(x.shape[1:]), *parts, scaling, str(x.dtype))
+    return made if cfg.input == "none" else _through_input(made, cfg.input)
+
+
+def _through_input(data: Dataset, name: str) -> Dataset:
+    """The data set as its input map shows it to a model."""
+    shape = inputs.shape_of(name, data.shape)
+    if not sources.within(sources.span(data.train.x), 0.0, 1.0):
+        raise UserError(
+            f"data.input {name!r} takes rows in [0, 1], and the training rows are not; use "
+            "--data.scale minmax"
+        )
+
+    def seen(split: Split) -> Split:
+        everything = np.arange(len(split.x))
+        x = sources.view(split.x, everything, partial(inputs.mapped, name), shape)
+        return split._replace(x=x)
+
+    splits = {role: seen(getattr(data, role)) for role in ("train", "valid", "test")}
+    return data._replace(**splits, shape=shape, raw_shape=data.shape)
+
+
+def _digest(pool: Source, *arrays: np.ndarray) -> str:
+    """Of rows, their classes and who is where; what is made of them follows from the settings."""
+    parts = [sources.digest(part) for part in (pool, *arrays)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _class_ids(raw: Raw, normal: int) -> np.ndarray:
+    """Classes of the pool; unlabelled training rows are normal and take the class given."""
+    train = raw.train_class_id
+    train = np.full(len(raw.x_train), normal) if train is None else train
+    return np.concatenate([train, raw.test_class_id]).astype(np.int32)
+
+
+def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
+    """Which classes are normal and which anomalies, never empty for the normal ones.
+
+    `normal` = () stands for all classes but the anomalies, `anomaly` = () for all classes but the
+    normal ones. With a corruption the anomalies are made, so no class is one. Where neither is
+    configured, the data set itself may say which classes are normal, or imply it: a single one of
+    labelled training rows, 0 of the classes 0 and 1, and 1 of -1 and 1, as scikit-learn counts.
+
+    Raises:
+      UserError: a class that the data do not have, or no class left for one of the sides.
+    """
+    known = [part for part in (raw.train_class_id, raw.test_class_id) if part is not None]
+    present = np.unique(np.concatenate(known)).tolist()
+    for side in ("normal", "anomaly"):
+        strange = sorted(set(getattr(cfg, side)) - set(present))
+        if strange:
+            raise UserError(
+                f"data.{side} names the classes {_listed(strange)}, of which the data set has no "
+                f"rows; its classes are {_listed(present)}"
+            )
+    if cfg.corruption and cfg.anomaly:
+        raise UserError(
+            f"data.corruption {cfg.corruption!r} makes the anomalies, so data.anomaly "
+            f"({_listed(cfg.anomaly)}) cannot name them too; unset one of the two"
+        )
+    normal, anomaly = list(cfg.normal), list(cfg.anomaly)
+    if not normal and not anomaly and not cfg.corruption:
+        normal = list(raw.normal or _implied(raw))
+    normal = normal or [k for k in present if k not in anomaly]
+    anomaly = anomaly or [k for k in present if k not in normal]
+    if not normal:
+        raise UserError(
+            f"data.anomaly names every class ({_listed(present)}), so none is normal; leave one out"
+        )
+    if cfg.corruption:
+        return normal, []
+    if not anomaly:
+        raise UserError(
+            f"the test set has no anomalies because every class ({_listed(present)}) is normal; "
+            "set data.normal, data.anomaly or data.corruption"
+        )
+    return normal, anomaly
+
+
+def _implied(raw: Raw) -> tuple[int, ...]:
+    """The classes that are normal by how they are usually numbered; () where that is open."""
+    train = raw.train_class_id
+    trained = set() if train is None else set(np.unique(train).tolist())
+    if len(trained) == 1:
+        return tuple(trained)
+    present = trained | set(np.unique(raw.test_class_id).tolist())
+    if present <= {0, 1}:
+        return (0,)
+    return (1,) if present <= {-1, 1} else ()
+
+
+def check_disjoint(data: Dataset, valid_in_test: bool) -> None:
+    """Assert that no row is in two splits; with `valid_in_test`, that valid is part of test.
+
+    Raises:
+      AssertionError: names the two splits. It means a defect here, not in the user's input.
+    """
+    pairs = [("train", "valid"), ("train", "test")]
+    pairs += [] if valid_in_test else [("valid", "test")]
+    for one, other in pairs:
+        shared = np.intersect1d(getattr(data, one).id, getattr(data, other).id)
+        if shared.size:
+            raise AssertionError(f"{one} and {other} share {shared.size} rows")
+    if valid_in_test and not np.isin(data.valid.id, data.test.id).all():
+        raise AssertionError("valid holds rows that test lacks")
+
+
+def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Pool positions of the training and the test part."""
+    rows = np.arange(n)
+    if cfg.split == "official":
+        return rows[:n_train], rows[n_train:]
+    if not 1 <= np.ceil(cfg.test_fraction * n) < n:
+        raise UserError(f"data.test_fraction {cfg.test_fraction} of {n} rows leaves a part empty")
+    # The rows of scikit-learn's train_test_split, without the second that importing it takes.
+    drawn = np.random.RandomState(cfg.split_seed).permutation(rows)
+    count = math.ceil(cfg.test_fraction * n)
+    return drawn[count:], drawn[:count]
+
+
+def _hold_out(
+    rows: np.ndarray, group: np.ndarray | None, cfg: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and valid rows, both in their old order; those of a group stay together."""
+    if group is not None:
+        return _hold_out_groups(rows, group, cfg)
+    count = max(1, round(cfg.valid_fraction * len(rows)))
+    if count > len(rows) - _FEWEST:
+        raise UserError(
+            f"data.valid_fraction {cfg.valid_fraction} of {len(rows)} normal training rows leaves "
+            f"fewer than {_FEWEST} to train on; lower it or give more rows"
+        )
+    drawn = _draw(len(rows), count, cfg, _HOLDOUT)
+    return rows[~drawn], rows[drawn]
+
+
+def _hold_out_groups(
+    rows: np.ndarray, group: np.ndarray, cfg: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    names = np.unique(group)
+    count = max(1, round(cfg.valid_fraction * len(names)))
+    drawn = np.isin(group, names[_draw(len(names), count, cfg, _HOLDOUT)])
+    if np.sum(~drawn) < _FEWEST:
+        raise UserError(
+            f"the normal training rows are of {len(names)} groups, too few to hold {count} out; "
+            "give more, or lower data.valid_fraction"
+        )
+    return rows[~drawn], rows[drawn]
+
+
+def _balance(test: np.ndarray, is_normal: np.ndarray, cfg: DataConfig) -> np.ndarray:
+    """The test rows with only as many anomalies as normals, in their old order."""
+    normals, anomalies = int(is_normal.sum()), np.flatnonzero(~is_normal)
+    if len(anomalies) < normals:
+        raise UserError(
+            f"data.balance needs as many test anomalies as normals, but there are {len(anomalies)} "
+            f"against {normals}; unset it or name more classes in data.anomaly"
+        )
+    keep = is_normal.copy()
+    keep[anomalies[_draw(len(anomalies), normals, cfg, _BALANCE)]] = True
+    return test[keep]
+
+
+def _draw(n: int, count: int, cfg: DataConfig, purpose: int) -> np.ndarray:
+    """Mask [n] of `count` rows drawn without replacement."""
+    generator = host_generator(cfg.split_seed, Purpose.SPLIT, purpose)
+    mask = np.zeros(n, bool)
+    mask[generator.permutation(n)[:count]] = True
+    return mask
+
+
+def _with_corrupted(test: Split, cfg: DataConfig) -> Split:
+    """Normal test rows and, after them, their corrupted copies as anomalies.
+
+    Severities count in units of the scaled rows, which are what a model sees.
+    """
+    from jaxae.data.corruptions import corrupt
+
+    clean = sources.read(test.x)
+    copies = np.asarray(corrupt(cfg.corruption, clean, cfg.split_seed), np.float32)
+    return Split(
+        np.concatenate([clean, copies]),
+        np.concatenate([test.y, np.ones(len(copies), bool)]),
+        np.concatenate([test.class_id, test.class_id]),
+        np.concatenate([test.id, -(1 + test.id)]),
+    )
+
+
+def _check_present(classes: Iterable[int], class_id: np.ndarray, side: str, where: str) -> None:
+    present = np.unique(class_id).tolist()
+    absent = [k for k in classes if k not in present]
+    if absent:
+        raise UserError(
+            f"data.{side} names the classes {_listed(absent)}, but no {where} are of them; "
+            f"the {where} are of {_listed(present)}"
+        )
+
+
+def _require_normals(rows: np.ndarray, part: str, cfg: DataConfig) -> None:
+    if not rows.size:
+        raise UserError(
+            f"the {part} set has no normal rows (data.normal {_listed(cfg.normal) or 'is not set'})"
+            "; name other classes or another split"
+        )
+
+
+def _listed(classes: Iterable[int]) -> str:
+    return ", ".join(map(str, classes))

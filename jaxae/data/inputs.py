@@ -1,0 +1,141 @@
+"""Fixed feature maps of a row: what a model sees in place of the pixels.
+
+A map is a pure function of one row, without anything that is fitted, chosen by `data.input` and
+kept with the detector. Errors of a reconstruction then count in its terms: a bright stroke no more
+than a faint one, an edge that is a pixel off hardly at all.
+
+To add one, name an `Input` in `INPUTS`, or call `INPUTS.add` from outside of the package.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxae.errors import UserError
+from jaxae.ops.blur import gaussian_blur
+from jaxae.registry import Registry
+from jaxae.types import Shape
+
+ORIENTATIONS = 8
+_SIDE_BY_SIDE = 256  # rows mapped together: bounds the memory of what lies between
+
+
+class Input(NamedTuple):
+    """A feature map, and what must be known to use it.
+
+    Attributes:
+      apply: of one row [*S] with values in [0, 1] -> [*S'], values in [0, 1] too.
+      side: it takes images [H, W, C] only, of at least so many pixels on each side; 0 = any rows.
+    """
+
+    apply: Callable[[Array], Array]
+    side: int = 0
+
+
+def _pooled(x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
+    """Means of 2 x 2 pixels; a last odd row or column is left out."""
+    h, w, c = (x.shape[0] // 2, x.shape[1] // 2, x.shape[2])
+    return x[: 2 * h, : 2 * w].reshape(h, 2, w, 2, c).mean(axis=(1, 3))
+
+
+def _normalised(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """Divide x by sqrt(|x|): in [0, 1] as x is, because |x| is at least its largest value."""
+    return x / jnp.sqrt(jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(x))), 1e-6))
+
+
+def _smooth(x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
+    """sqrt(pool(blur(x))): a Gaussian of 1 pixel, means of 2 x 2 pixels.
+
+    The root keeps the sign: a row to judge may lie outside of [0, 1], and must not look black.
+    """
+    pooled = _pooled(gaussian_blur(x, 1.0, radius=4))
+    return jnp.sign(pooled) * jnp.sqrt(jnp.abs(pooled))
+
+
+def _gradients(x: Float[Array, "H W C"]) -> Float[Array, "H W K"]:
+    """How strongly, and in which of eight directions, x rises.
+
+    With the gradient g of x after a blur of 1 pixel, r_k = max(0, g . d_k)^2 / |g|: the length of
+    the gradient, shared out softly among the directions d_k = (cos, sin)(2 pi k / 8), as histograms
+    of oriented gradients do in bins (Dalal and Triggs, CVPR 2005).
+    """
+    smooth = gaussian_blur(x, 1.0, radius=4)
+    padded = jnp.pad(smooth, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    dy = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
+    dx = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
+    length = jnp.sqrt(dx**2 + dy**2) + 1e-6
+    angles = 2 * np.pi * np.arange(ORIENTATIONS) / ORIENTATIONS
+    along = [dx * float(np.cos(a)) + dy * float(np.sin(a)) for a in angles]
+    return jnp.concatenate([jnp.square(jnp.maximum(a, 0)) / length for a in along], axis=-1)
+
+
+def _fine_gradients(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
+    """Normalised sqrt(pool(r)): a direction for every 2 x 2 pixels."""
+    return _normalised(jnp.sqrt(_pooled(_gradients(x))))
+
+
+def _gradient_cells(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
+    """Normalised sqrt(pool(pool(blur(r)))): histograms of directions in cells of 4 x 4 pixels.
+
+    The blur of 1 pixel shares a gradient out among neighbouring cells, so that one on a border does
+    not jump.
+    """
+    cells = _pooled(_pooled(gaussian_blur(_gradients(x), 1.0, radius=4)))
+    return _normalised(jnp.sqrt(jnp.maximum(cells, 0)))
+
+
+INPUTS: Registry[Input] = Registry(
+    "input",
+    Input,
+    {
+        "none": Input(lambda x: x),
+        "smooth": Input(_smooth, 2),
+        "smooth_normalised": Input(lambda x: _normalised(_smooth(x)), 2),
+        "gradients": Input(_fine_gradients, 2),
+        "gradient_cells": Input(_gradient_cells, 4),
+    },
+)
+
+
+def shape_of(name: str, shape: Shape) -> Shape:
+    """S' of rows of shape S.
+
+    Raises:
+      UserError: an unknown map, or rows that it does not take.
+    """
+    found = INPUTS[name]
+    if found.side and (len(shape) != 3 or min(shape[:2]) < found.side):
+        raise UserError(
+            f"data.input {name!r} takes images [H, W, C] of {found.side} x {found.side} pixels or "
+            f"more, and the rows are of shape {list(shape)}; use --data.input none"
+        )
+    return tuple(jax.eval_shape(found.apply, jax.ShapeDtypeStruct(shape, jnp.float32)).shape)
+
+
+def mapped(name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, "N ..."]:
+    """Rows as a model sees them: `Input.apply` of each.
+
+    Args:
+      name: in `INPUTS`; "none" gives the rows back.
+      x: scaled rows, values in [0, 1] (others are the caller's to refuse).
+
+    Raises:
+      UserError: see `shape_of`.
+    """
+    if name == "none":
+        return x
+    shape = shape_of(name, x.shape[1:])
+    if not len(x):
+        return np.zeros((0, *shape), np.float32)
+    return np.asarray(_program(name)(x))
+
+
+@functools.lru_cache
+def _program(name: str) -> Callable:
+    apply = INPUTS[name].apply
+    return jax.jit(lambda x: jax.lax.map(apply, x, batch_size=_SIDE_BY_SIDE))

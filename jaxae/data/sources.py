@@ -1,0 +1,112 @@
+"""Rows by index: what is done with a source without asking for all of it at once.
+
+A NumPy array is a source that lies in memory, and every function here gives it back as an array;
+any other source is read in blocks, when its rows are wanted.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxae.devices import tuning
+from jaxae.types import Shape, Source
+
+_ROUNDING = 1e-5
+Span = tuple[float | np.number, float | np.number]  # the smallest and the largest value
+Transform = Callable[[np.ndarray], np.ndarray]  # of rows, one by one
+
+
+def is_resident(source: Source) -> bool:
+    """Whether the rows lie in memory already."""
+    return isinstance(source, np.ndarray) and not isinstance(source, np.memmap)
+
+
+def blocks(source: Source) -> Iterator[np.ndarray]:
+    """All rows in order: those in memory at once, others some thousands at a time."""
+    size = max(len(source), 1) if is_resident(source) else tuning.BLOCK
+    for start in range(0, len(source), size):
+        yield source[start : start + size]
+
+
+def read(source: Source) -> np.ndarray:
+    """All rows as one array."""
+    if isinstance(source, np.ndarray) and is_resident(source):
+        return source
+    return np.concatenate(list(blocks(source)))
+
+
+def joined(first: Source, second: Source) -> Source:
+    """The rows of one source, then those of another; both of one shape and dtype."""
+    if is_resident(first) and is_resident(second):
+        return np.concatenate([first, second])
+    return _Joined(first, second)
+
+
+def view(
+    source: Source, index: np.ndarray, transform: Transform, shape: Shape | None = None
+) -> Source:
+    """Some rows of a source, as float32 after a transformation that may give them a new shape."""
+    if is_resident(source):
+        return transform(source[index])
+    return _View(source, index, transform, shape or source.shape[1:])
+
+
+def span(source: Source) -> Span:
+    """The smallest and the largest value of all rows, in their own precision."""
+    ends = [(block.min(), block.max()) for block in blocks(source)]
+    return np.min([low for low, _ in ends]), np.max([high for _, high in ends])  # NaN stays
+
+
+def within(span: Span, low: float, high: float) -> bool:
+    """Whether a `span` lies between two values, but for the rounding of float32."""
+    return bool(low - _ROUNDING <= span[0] and span[1] <= high + _ROUNDING)
+
+
+def digest(source: Source) -> bytes:
+    """SHA-256 of type, shape and values; of rows that do not lie in memory, evenly spaced ones."""
+    found = hashlib.sha256(f"{source.dtype} {tuple(source.shape)}".encode())
+    if is_resident(source):
+        found.update(np.ascontiguousarray(source).data)
+    elif len(source):
+        at = np.unique(np.linspace(0, len(source) - 1, tuning.BLOCK).astype(int))
+        found.update(np.ascontiguousarray(source[at]).data)
+    return found.digest()
+
+
+class _Joined:
+    """Two sources as one."""
+
+    def __init__(self, first: Source, second: Source):
+        self._parts = first, second
+        self.shape: Shape = (len(first) + len(second), *first.shape[1:])
+        self.dtype = first.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        first, second = self._parts
+        at = np.arange(len(self))[index]
+        found = np.empty((len(at), *self.shape[1:]), self.dtype)
+        early = at < len(first)
+        found[early] = first[at[early]]
+        found[~early] = second[at[~early] - len(first)]
+        return found
+
+
+class _View:
+    """Chosen rows, transformed when they are read."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, source: Source, index: np.ndarray, transform: Transform, shape: Shape):
+        self._source, self._index, self._transform = source, index, transform
+        self.shape: Shape = (len(index), *shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self._transform(self._source[self._index[index]])

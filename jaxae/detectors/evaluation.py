@@ -1,0 +1,178 @@
+"""What a trained model says of rows, and what scores are worth. No file I/O."""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from jaxae.data import sources
+from jaxae.devices import members, parallel, tuning
+from jaxae.errors import UserError
+from jaxae.stats import quality
+from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
+
+Pending = Callable[[], np.ndarray]  # waits for what devices compute, and gives it on the host
+
+
+def inference(learner: Learner, devices: parallel.Devices) -> Callable[[PyTree, Source], Outputs]:
+    """`(variables [E, ...], x [N, *S]) -> Outputs` of [E, N, ...] on the host; compiled once."""
+    return _inference(learner, tuple(devices))
+
+
+@functools.lru_cache(maxsize=16)
+def _inference(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable:
+    run = parallel.rows_fn(learner.infer, devices, learner, brief=True)
+    return _over_rows(run, learner, devices)
+
+
+def _blocks(
+    learner: Learner, params: PyTree, x: Source, devices: parallel.Devices
+) -> Iterator[Array]:
+    size = len(jax.tree.leaves(params)[0])
+    chunk = tuning.chunk_rows(learner.tuning, devices[0].platform, x.shape[1:], size)
+    return parallel.blocks(x, devices, chunk)
+
+
+def _over_rows(run: Callable, learner: Learner, devices: parallel.Devices) -> Callable:
+    """`(params [E, ...], x [N, *S]) -> run(params, x) [E, N, ...]` on the host."""
+
+    def found(params: PyTree, x: Source) -> PyTree:
+        placed = parallel.place(params, devices)
+        return parallel.map_rows(run, placed, _blocks(learner, params, x, devices), len(x))
+
+    return found
+
+
+class Blocks:
+    """The rows of a source with what one member says of them, block by block, as often as asked."""
+
+    def __init__(self, outputs: Callable[[PyTree, Source], Outputs], variables: PyTree, x: Source):
+        self._outputs, self._x = outputs, x
+        self._variables = jax.tree.map(lambda leaf: leaf[None], variables)
+
+    def __iter__(self) -> Iterator[Inferred]:
+        for block in sources.blocks(self._x):
+            out = members.pick(self._outputs(self._variables, block), 0)
+            yield jax.tree.map(jnp.asarray, Inferred(block, out))
+
+
+def scorer(
+    learner: Learner, score: Score, devices: parallel.Devices
+) -> Callable[[PyTree, PyTree, Source], Float[np.ndarray, "E N"]]:
+    """`(variables [E, ...], fitted [E, ...], x [N, *S]) -> scores [E, N]`.
+
+    Compiled once for all who ask for the same learner's score: the epochs' monitor, the detector
+    and the studies.
+    """
+    return _scorer(learner, score, tuple(devices))
+
+
+@functools.lru_cache(maxsize=16)
+def _scorer(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
+    found = _over_rows(_score_program(learner, score, devices), learner, devices)
+    return lambda variables, fitted, x: found((variables, fitted), x)
+
+
+@functools.lru_cache(maxsize=16)
+def _score_program(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
+    return parallel.rows_fn(_scored(learner, score), devices, learner)
+
+
+@functools.lru_cache(maxsize=16)
+def scores_at_once(
+    learner: Learner, scores: tuple[Score, ...], devices: tuple[jax.Device, ...]
+) -> Callable[[PyTree, Source], list[Float[np.ndarray, "E N"]]]:
+    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each that fits nothing, at once."""
+    by_each = [_scored(learner, score) for score in scores]
+
+    def of_rows(variables: PyTree, x: Array) -> list[Array]:
+        return [scored((variables, {}), x) for scored in by_each]
+
+    run = parallel.rows_fn(of_rows, devices, learner, brief=True)
+    return _over_rows(run, learner, devices)
+
+
+def _scored(learner: Learner, score: Score) -> Callable:
+    """`((variables, fitted), x [B, *S]) -> scores [B]` of one member."""
+
+    def of_rows(params: tuple[PyTree, PyTree], x: Array) -> Array:
+        variables, fitted = params
+        rows = Inferred(x, learner.infer(variables, x))
+        return jax.vmap(score.apply, in_axes=(None, 0))(fitted, rows)
+
+    return of_rows
+
+
+def scores_fn(
+    learner: Learner, score: Score, x: Source, devices: parallel.Devices
+) -> Callable[[PyTree, PyTree], Pending]:
+    """`(variables [E, ...], fitted [E, ...]) -> scores [E, N]` of the same rows, epoch by epoch.
+
+    The devices begin at once; what is returned is called for the scores.
+    """
+    run = _again(_score_program(learner, score, tuple(devices)), learner, x, devices)
+    return lambda variables, fitted: run((variables, fitted))
+
+
+def loss_fn(
+    learner: Learner, x: Source, devices: parallel.Devices
+) -> Callable[[PyTree, Settings], Pending]:
+    """`(variables [E, ...], settings [E]) -> mean of the learner's own loss [E]`, without noise.
+
+    The devices begin at once; what is returned is called for the means.
+    """
+    run = _again(_loss_program(learner, tuple(devices)), learner, x, devices)
+
+    def begin(variables: PyTree, settings: Settings) -> Pending:
+        losses = run((variables, settings))
+        return lambda: np.mean(losses(), axis=1)
+
+    return begin
+
+
+@functools.lru_cache(maxsize=16)
+def _loss_program(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable:
+    def of_rows(params: tuple[PyTree, Settings], x: Array) -> Array:
+        variables, settings = params
+        rows = Inferred(x, learner.infer(variables, x))
+        return jax.vmap(learner.loss, in_axes=(0, None))(rows, settings)
+
+    return parallel.rows_fn(of_rows, devices, learner, brief=True)
+
+
+def _again(
+    run: Callable, learner: Learner, x: Source, devices: parallel.Devices
+) -> Callable[[PyTree], Pending]:
+    """`params [E, ...] -> run(params, x) [E, N]`: what is in memory stays on the devices."""
+    kept: list[Array] = []
+
+    def begin(params: PyTree) -> Pending:
+        rows = kept or _blocks(learner, params, x, devices)
+        if not kept and sources.is_resident(x):
+            rows = kept[:] = list(rows)
+        return parallel.dispatch_rows(run, parallel.place(params, devices), rows, len(x))
+
+    return begin
+
+
+def evaluate(
+    scores: Float[AnyArray, " N"], y: Shaped[AnyArray, " N"], is_anomaly: Shaped[AnyArray, " N"]
+) -> dict[str, float | int | None]:
+    """`jaxae.stats.quality` of scores and decisions against the truth, and both class counts.
+
+    A value that does not exist is None: the equal-error threshold, say, where flagging every row
+    is the best cut.
+
+    Args:
+      scores: higher = more anomalous.
+      y: the truth, True = anomaly.
+      is_anomaly: what a detector decided; a `UserError` is raised where one is not bool.
+    """
+    if y.dtype != bool or is_anomaly.dtype != bool:
+        raise UserError(f"truth is {y.dtype}, decisions are {is_anomaly.dtype}; both must be bool")
+    found = jax.device_get(quality.measure(*map(jnp.asarray, (scores, y, is_anomaly))))._asdict()
+    values = {name: float(v) if np.isfinite(v) else None for name, v in found.items()}
+    return values | {"n_normal": int((~y).sum()), "n_anomaly": int(y.sum())}

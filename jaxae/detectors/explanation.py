@@ -1,0 +1,90 @@
+"""Where in a row the reconstruction fails: which pixel, sample or feature."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxae import config, detectors
+from jaxae.detectors import evaluation
+from jaxae.methods import learners
+from jaxae.types import Shape
+
+_KINDS = {1: "feature", 2: "sample", 3: "pixel"}  # what a value of a row is, by the row's axes
+
+
+class Explanation(NamedTuple):
+    """Rows as the model sees them, what it makes of them, and how far that is off."""
+
+    x: Float[np.ndarray, " N *S"]  # scaled, and mapped by `data.input`
+    x_hat: Float[np.ndarray, " N *S"]  # mean over the members
+    residual: Float[np.ndarray, " N *S"]  # (x - x_hat)^2, mean over the members, in float64
+
+
+class Leading(NamedTuple):
+    """The K values of each row that are reconstructed worst, the worst first."""
+
+    index: Int[np.ndarray, "N K A"]  # type: ignore[assignment] # position along each of the row's A axes
+    share: Float[np.ndarray, "N K"]  # of the row's whole squared error, in [0, 1]
+
+
+def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Explanation:
+    """The squared error of each value of rows.
+
+    It explains a reconstruction error, and shows where that lies, which need not be its cause: one
+    value that is far off moves the code, and with it what all others are reconstructed as. A score
+    that looks at codes or neighbours may find a row strange for reasons that no value shows.
+
+    Args:
+      detector: see `jaxae.detectors.load`.
+      x: rows as `jaxae.detectors.prepared` gives them.
+
+    Raises:
+      UserError: a row is so far from those of the detector that its reconstruction is not finite.
+    """
+    learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
+    found = evaluation.inference(learner, jax.local_devices())(detector.variables, x)
+    explained = of(x, np.asarray(found.x_hat))
+    finite = np.isfinite(explained.residual)
+    detectors.require(finite, "rows are too far from those of the detector to be explained")
+    return explained
+
+
+def of(x: Float[np.ndarray, " N *S"], x_hat: Float[np.ndarray, "E N *S"]) -> Explanation:
+    """The explanation by the reconstructions of each member."""
+    # In float32 the square of a finite score's error may be infinite.
+    residual = np.mean([np.square(x.astype(np.float64) - own) for own in x_hat], axis=0)
+    return Explanation(x, x_hat.mean(axis=0), residual)
+
+
+def leading(residual: Float[np.ndarray, " N *S"], count: int = 3) -> Leading:
+    """The values with the largest residual, at most as many as there are; ties: the first."""
+    flat = residual.reshape(len(residual), -1)
+    order = np.argsort(-flat, axis=1, kind="stable")[:, :count]
+    whole = flat.sum(axis=1, keepdims=True)
+    share = np.take_along_axis(flat, order, axis=1) / np.where(whole > 0, whole, 1)
+    return Leading(np.stack(np.unravel_index(order, residual.shape[1:]), axis=-1), share)
+
+
+def kind(cfg: config.ExperimentConfig, shape: Shape) -> str:
+    """What a value of a row of a shape is, in a word: pixel, sample, feature, or cell of a map."""
+    if cfg.data.input != "none":
+        return "cell"
+    return _KINDS.get(len(shape), "value")
+
+
+def place(index: Int[np.ndarray, " A"], shape: Shape, features: Sequence[str] = ()) -> str:
+    """A position in words, without the axis of a single channel: "12 7".
+
+    Args:
+      index: of a value in a row.
+      shape: of the row.
+      features: names of the values of the last axis, where they have some; of vectors they say it
+        all.
+    """
+    if len(features) == shape[-1] and len(shape) <= 2:
+        return " ".join([*map(str, index[:-1]), features[int(index[-1])]])
+    shown = index[:-1] if len(shape) > 1 and shape[-1] == 1 else index
+    return " ".join(map(str, shown))

@@ -1,0 +1,168 @@
+"""Signs that something died in training, though every number is finite.
+
+Each guard looks at arrays on the host and says in a line what it found; a run that is well is
+silent. What leaves no detector at all is an error.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxae import detectors, scoring
+from jaxae.detectors import evaluation
+from jaxae.devices.parallel import Devices
+from jaxae.methods import learners
+from jaxae.stats.intervals import headline
+from jaxae.types import Dataset, Learner, PyTree, Source
+
+ROWS = 512  # that are looked at for dead units
+NEGLIGIBLE = 1e-4  # of its size: what varies less over rows is called constant
+SATURATED = 15.0  # log-odds beyond which a sigmoid passes less than a millionth of a gradient
+
+
+def look(
+    learner: Learner,
+    initial: PyTree,
+    detector: detectors.Detector,
+    scores: detectors.Scores,
+    data: Dataset,
+    devices: Devices,
+) -> list[str]:
+    """All that the guards find in a finished run, a line each.
+
+    Args:
+      learner: that of scoring.
+      initial: the parameters before the first step [E, ...].
+      detector: of the run.
+      scores: its scores.
+      data: on which it was made; some hundreds of rows are inferred.
+      devices: to infer on.
+
+    Raises:
+      FloatingPointError: no parameter of a member has moved.
+    """
+    cfg, variables = detector.about.config, detector.variables
+    method, infer = learners.METHODS[cfg.method], evaluation.inference(learner, devices)
+    found = [*constant_scores(scores.test), *below_chance(scores.test, data.test.y)]
+    judged = log_odds(method)
+    if judged:
+        extra = infer(variables, _some(data.test.x)).extra
+        found += dead_discriminator({name: np.asarray(extra[name]) for name in judged})
+    if "model.latent" in method.reads and cfg.model.latent:
+        found += dead_codes(infer(variables, _some(data.train.x)).z)
+    params = jax.device_get(variables["params"])
+    return [*found, *unmoved(jax.device_get(initial), params), *identical(params)]
+
+
+def log_odds(method: learners.Method) -> list[str]:
+    """Names of the outputs of a method that are a discriminator's: scores take them as they are."""
+    taken = (score.needs for score in scoring.SCORES.values() if not score.log_scale)
+    return sorted(frozenset().union(*taken) & method.outputs)
+
+
+def _some(x: Source) -> np.ndarray:
+    """Up to `ROWS` rows, spread over all."""
+    return x[np.unique(np.linspace(0, len(x) - 1, ROWS).astype(int))]
+
+
+def _of(member: int, size: int) -> str:
+    return f" of member {member}" if size > 1 else ""
+
+
+def constant_scores(scores: Float[np.ndarray, " N"]) -> Iterator[str]:
+    """Scores that hardly tell rows apart, or one score for half of the rows."""
+    size = np.abs(scores).max(initial=0)
+    if len(scores) > 1 and scores.std() <= NEGLIGIBLE * size:
+        yield (
+            f"test scores are nearly constant: their standard deviation is {scores.std():.2g}, the "
+            f"largest is {size:.4g}"
+        )
+    values, counts = np.unique(scores, return_counts=True)
+    if len(scores) > 2 and 2 * counts.max() >= len(scores):
+        yield (
+            f"{counts.max()} of {len(scores)} test rows have the same score, "
+            f"{values[counts.argmax()]:.4g}: it is saturated, or the rows are the same"
+        )
+
+
+def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> Iterator[str]:
+    """An AUROC below 1/2. It is never turned round: that would be a choice by test labels."""
+    if y.all() or not y.any():
+        return
+    area = headline.area(scores, y)
+    if area < 0.5:
+        yield (
+            f"AUROC is {area:.4f}, below chance: anomalies score lower than normals; scores are "
+            "not flipped"
+        )
+
+
+def dead_discriminator(log_odds: dict[str, Float[np.ndarray, "E N"]]) -> Iterator[str]:
+    """A discriminator that says the same of all rows, or whose sigmoid is saturated for all."""
+    for name, of_members in log_odds.items():
+        for member, values in enumerate(of_members):
+            who = f"the discriminator{_of(member, len(of_members))} is dead: {name}"
+            size = np.abs(values)
+            if values.std() <= NEGLIGIBLE * max(1.0, size.max()):
+                yield f"{who} is {values.mean():.4g} for all of {len(values)} test rows"
+            elif size.min() > SATURATED:
+                yield (
+                    f"{who}, log-odds, is beyond {SATURATED:g} for all of {len(values)} test rows, "
+                    "where a sigmoid has no gradient"
+                )
+
+
+def dead_codes(z: Float[np.ndarray, "E N L"]) -> Iterator[str]:
+    """Latent units that are constant over training rows, as ReLU units that never fire are."""
+    for member, codes in enumerate(z):
+        spread = codes.std(axis=0)
+        dead = int(np.sum(spread <= NEGLIGIBLE * np.abs(codes).max(axis=0)))
+        if dead and len(codes) > 1:
+            yield (
+                f"{dead} of {codes.shape[1]} latent units{_of(member, len(z))} are constant over "
+                f"{len(codes)} training rows"
+            )
+
+
+def unmoved(initial: PyTree, params: PyTree) -> Iterator[str]:
+    """Parameters that are, bit for bit, what they were before the first step.
+
+    Raises:
+      FloatingPointError: all of a member are.
+    """
+    before, after = (_leaves(tree) for tree in (initial, params))
+    size = len(next(iter(after.values())))
+    for member in range(size):
+        still = [
+            name for name in after if np.array_equal(before[name][member], after[name][member])
+        ]
+        if len(still) == len(after):
+            raise FloatingPointError(
+                f"no parameter{_of(member, size)} has moved from its initial value; raise optim.lr"
+            )
+        if still:
+            names = ", ".join(still[:3]) + (" ..." if len(still) > 3 else "")
+            yield (
+                f"{len(still)} of {len(after)} parameter arrays{_of(member, size)} have not moved "
+                f"from their initial values: {names}"
+            )
+
+
+def identical(params: PyTree) -> Iterator[str]:
+    """Members with the same parameters: an ensemble of fewer than it seems."""
+    leaves = _leaves(params).values()
+    first: dict[bytes, int] = {}
+    for member in range(len(next(iter(leaves)))):
+        held = b"".join(np.ascontiguousarray(leaf[member]).tobytes() for leaf in leaves)
+        if held in first:
+            yield f"members {first[held]} and {member} are identical"
+        first.setdefault(held, member)
+
+
+def _leaves(params: PyTree) -> dict[str, np.ndarray]:
+    """Name -> array [E, ...], of those that hold anything."""
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
+    return {name: np.asarray(leaf) for name, leaf in named.items() if leaf.size}

@@ -1,0 +1,226 @@
+"""What devices compute together: an epoch of training, and what a model says of rows."""
+
+import functools
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxae.devices import members, tuning
+from jaxae.devices.parallel.devices import Devices
+from jaxae.devices.parallel.drivers import driver, mapped
+from jaxae.devices.parallel.placing import fetch, place, split_by
+from jaxae.ops import ceil_div
+from jaxae.types import (
+    AXIS,
+    Array,
+    Batch,
+    Key,
+    Learner,
+    Metrics,
+    PyTree,
+    Settings,
+    Source,
+    TrainState,
+)
+
+
+def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> Any:
+    """An epoch, or a part of one, in one dispatch: `pmap(each member: scan(step))` over rows.
+
+    Args:
+      learner: built with the axis name of `jaxae.devices.parallel`.
+      devices: to train on.
+      own_rows: whether every device has rows of its own, [D, N, *S], and a plan that names them,
+        as a streaming feed has it; else all have the same.
+
+    Returns:
+      `(state [E, ...], rows [N, *S], plan [D, T, B/D] int32, keys [E], settings of [E]) ->
+      (state, metrics of [E, T])`. The plan is `split`, all else is `place`d; the state is donated.
+    """
+    platform = devices[0].platform
+
+    def epoch(
+        state: TrainState, rows: Array, plan: Array, keys: Key, settings: Settings
+    ) -> tuple[TrainState, Metrics]:
+        share = plan.shape[-1]
+        flat = rows.reshape(len(rows), -1)  # a row is then gathered as one piece
+        slot = lax.axis_index(AXIS) * share + jnp.arange(share, dtype=jnp.int32)
+
+        def course(state: TrainState, key: Key, settings: Settings) -> tuple[TrainState, Metrics]:
+            def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+                batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
+                return learner.step(state, batch, key, settings)
+
+            unroll = tuning.unrolled(learner.tuning, platform)
+            return lax.scan(step, state, plan, unroll=unroll)
+
+        one_by_one = platform == "cpu"
+        return members.each(course, state, keys, settings, one_by_one=one_by_one)
+
+    rows_axis = 0 if own_rows else None
+    ins = (None, rows_axis, 0, None, None)
+    return mapped(epoch, devices, ins, (None, None), donate=(0,))
+
+
+def compiled_epoch(
+    learner: Learner, devices: Devices, *args: PyTree, own_rows: bool = False
+) -> Callable:
+    """`epoch_fn`, compiled for these arguments as its learner trains fastest."""
+    platform, count = devices[0].platform, len(devices)
+    options = tuning.training_options(learner.tuning, learner.dtype, platform, count)
+    lowered = epoch_fn(learner, devices, own_rows=own_rows).lower(*args)
+    return tuning.compiled(lowered, options)
+
+
+RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S]) -> [B, ...]
+
+
+def blocks(x: Source, devices: Devices, chunk: int) -> Iterator[Array]:
+    """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices.
+
+    Equal, so that a scorer is compiled once however many rows there are: on a CPU K is
+    `tuning.STEPS_PER_DISPATCH` unless rows are large, see `is_padded`; on an accelerator, which
+    computes all steps, the next power of two. The rows of the last one fill as few steps of each
+    device as they can, the end of them with row 0; what follows is 0.
+    """
+    wanted, most = ceil_div(len(x), len(devices) * chunk), tuning.STEPS_PER_DISPATCH
+    if devices[0].platform != "cpu":
+        wanted = 1 << (wanted - 1).bit_length()
+    steps = most if is_padded(x.shape, devices, chunk) else min(wanted, most)
+    per_block = len(devices) * steps * chunk
+    for start in range(0, len(x), per_block):
+        filled = _filled(len(x) - start, (len(devices), steps, chunk))
+        index = start + np.arange(len(devices) * filled * chunk)
+        index[index >= len(x)] = 0
+        of_device = index.reshape(len(devices), filled, chunk)
+
+        def read(own: np.ndarray, index: np.ndarray = of_device) -> np.ndarray:
+            rows = x[index[own].ravel()].reshape(len(own), *index.shape[1:], *x.shape[1:])
+            if len(rows[0]) == steps:
+                return rows
+            padded = np.zeros((len(own), steps, *rows.shape[2:]), rows.dtype)
+            padded[:, : len(rows[0])] = rows
+            return padded
+
+        yield split_by(read, (len(devices), steps, chunk, *x.shape[1:]), devices)
+
+
+def is_padded(shape: tuple[int, ...], devices: Devices, chunk: int) -> bool:
+    """Whether blocks of rows [N, *S] have `tuning.STEPS_PER_DISPATCH` steps, few rows as well."""
+    per_step = len(devices) * chunk
+    padded = 4 * per_step * tuning.STEPS_PER_DISPATCH * math.prod(shape[1:])
+    limit = tuning.PADDED_BYTES if shape[0] <= per_step else tuning.PADDED_BYTES_OF_MORE
+    return devices[0].platform == "cpu" and padded <= limit
+
+
+def _filled(left: int, block: tuple[int, ...]) -> int:
+    """Steps of a block [D, K, chunk, ...] that hold rows where so many are left."""
+    return min(block[1], ceil_div(left, block[0] * block[2]))
+
+
+def rows_fn(
+    fn: RowFn, devices: Devices, learner: Learner | None = None, *, brief: bool = False
+) -> Callable:
+    """`fn` over a block: `(variables [E, ...], [D, K, chunk, *S], steps) -> [D, E, K, chunk, ...]`.
+
+    Compiled once for all arguments of the same shapes. On a CPU only the first `steps` of K are
+    computed, the others are 0; accelerators compute all, since a loop of unknown length would ask
+    the host after each step. `learner` says how `fn` computes; `brief`: it is used a few times.
+    """
+    platform = devices[0].platform
+
+    def run(variables: PyTree, rows: Array, steps: Array) -> PyTree:
+        def member(variables: PyTree) -> PyTree:
+            if platform != "cpu" or len(rows) == 1:
+                return lax.map(lambda chunk: fn(variables, chunk), rows)
+            return _first(steps, lambda chunk: fn(variables, chunk), rows)
+
+        return members.each(member, variables, one_by_one=platform == "cpu")
+
+    tuned, dtype = (learner.tuning, learner.dtype) if learner else (tuning.Tuning(), "float32")
+    programs: dict[tuple, Callable] = {}
+    compiling = threading.Lock()  # who comes second waits, see `jaxae.workflows.ahead`
+
+    def call(variables: PyTree, rows: Array, steps: int) -> PyTree:
+        args = variables, rows, _placed_number(steps, tuple(devices))
+        known = driver(), *((a.shape, a.dtype) for a in jax.tree.leaves(args))
+        with compiling:
+            if known not in programs:
+                program = mapped(run, devices, (None, 0, None), (0,))
+                how = tuned, dtype, platform
+                programs[known] = tuning.compiled_scorer(program, args, *how, brief=brief)
+        return programs[known](*args)
+
+    return call
+
+
+@functools.lru_cache(maxsize=64)
+def _placed_number(value: int, devices: tuple[jax.Device, ...]) -> Array:
+    return place(np.int32(value), devices)
+
+
+def _first(count: Array, fun: Callable[[Array], PyTree], chunks: Array) -> PyTree:
+    """`fun` of the first `count` of chunks [K, ...], and zeros for the others."""
+
+    def add(i: Array, found: PyTree) -> PyTree:
+        one = fun(lax.dynamic_index_in_dim(chunks, i, keepdims=False))
+        return jax.tree.map(lambda a, b: lax.dynamic_update_index_in_dim(a, b, i, 0), found, one)
+
+    shapes = jax.eval_shape(lambda chunks: lax.map(fun, chunks), chunks)
+    return lax.fori_loop(0, count, add, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
+
+
+def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) -> PyTree:
+    """Apply `rows_fn(...)` to every block and give [E, n, ...] back, on the host.
+
+    Args:
+      run: what `rows_fn` returned.
+      variables: `place`d, with members.
+      placed: the `blocks` of the rows.
+      n: number of rows before padding.
+    """
+    return dispatch_rows(run, variables, placed, n)()
+
+
+def dispatch_rows(
+    run: Callable, variables: PyTree, placed: Iterable[Array], n: int
+) -> Callable[[], PyTree]:
+    """Have the devices begin with `map_rows`; what is returned waits for its result."""
+    dispatched = _dispatched(run, variables, placed, n)
+    first = next(dispatched)
+
+    def fetch() -> PyTree:
+        parts, ahead = [], first
+        for following in dispatched:  # a block is fetched while the next one is computed
+            parts.append(_in_order(*ahead))
+            ahead = following
+        parts.append(_in_order(*ahead))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n], *parts)
+
+    return fetch
+
+
+def _dispatched(
+    run: Callable, variables: PyTree, placed: Iterable[Array], n: int
+) -> Iterator[tuple[PyTree, int]]:
+    """What devices are about to find of each block, and its steps that hold rows."""
+    left = n
+    for block in placed:
+        steps = _filled(left, block.shape)
+        left -= math.prod(block.shape[:3])
+        yield run(variables, block, steps), steps
+
+
+def _in_order(found: PyTree, steps: int) -> PyTree:
+    """What devices found of a block's first steps, [D, E, K, chunk, ...], as [E, rows, ...]."""
+
+    def rows(a: np.ndarray) -> np.ndarray:
+        return a[:, :, :steps].swapaxes(0, 1).reshape(a.shape[1], -1, *a.shape[4:])
+
+    return jax.tree.map(rows, fetch(found))

@@ -1,0 +1,95 @@
+"""The model card of a detector: what it was made of, what it is worth, and where its limits are."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxae import config, detectors
+from jaxae.detectors import Detector, calibration
+from jaxae.storage import runlog
+
+_METRICS = ("auroc", "average_precision", "f1", "recall", "precision", "fpr", "fpr_at_95_tpr")
+
+
+def make(detector: Detector, run: Path) -> dict[str, Any]:
+    """The card, JSON-able; metrics are those of the run's report, where there is one.
+
+    Args:
+      detector: is described.
+      run: the folder that may hold `report.json`.
+    """
+    about = detector.about
+    path = run / "report.json"
+    report = runlog.read_json(path) if path.is_file() else {}
+    return {
+        "name": about.config.name,
+        "data": {
+            "name": about.config.data.name,
+            "rows": list(about.shape),
+            "units": detectors.units(about.dtype),
+            "digest": about.data_digest,
+            "classes": list(about.schema.classes),
+            "features": about.schema.features,
+        },
+        "method": about.config.method,
+        "score": about.config.score,
+        "threshold": {"rule": detector.decision.rule, "value": float(detector.decision.threshold)},
+        "report": report,
+        "limits": _limits(detector, report),
+        "jaxae": about.version,
+        "config": config.to_dict(about.config),
+    }
+
+
+def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
+    """What a reader must know before trusting a decision."""
+    about = detector.about
+    n = len(detector.decision.calibration)
+    flaw = calibration.flaw(about.config)
+    promise = (
+        f"P-values are ranks and promise nothing: {flaw}."
+        if flaw
+        else (
+            f"At any alpha of at least {1 / (n + 1):.3g}, p <= alpha flags a new normal with a "
+            "probability of at most alpha, if it is exchangeable with the calibration rows."
+        )
+    )
+    return [
+        "It knows normal rows only: what it calls an anomaly is what it reconstructs badly, for "
+        "whatever reason.",
+        f"{n} normals calibrate its p-values. {promise}",
+        "A threshold with a guarantee does not make a bad detector good: see the AUROC.",
+        *(f"Warning of the run: {words}" for words in report.get("warnings", [])),
+    ]
+
+
+def text(about: dict[str, Any]) -> str:
+    """The card as Markdown."""
+    report, data = about["report"], about["data"]
+    lines = [
+        f"# {about['name']}: an anomaly detector",
+        "",
+        f"An autoencoder ({about['method']}) made with jaxae {about['jaxae']}; anomaly score "
+        f"`{about['score']}`, higher = more anomalous; threshold {about['threshold']['value']:.6g} "
+        f"by the rule `{about['threshold']['rule']}`.",
+        "",
+        "## Data",
+        "",
+        f"`{data['name']}`, rows {data['rows']} of {data['units']}, digest "
+        f"`{data['digest'][:16]}`.",
+    ]
+    if data["features"]:
+        lines += ["", f"Features: {', '.join(data['features'])}."]
+    if report:
+        counts = ("n_train", "n_valid", "n_normal", "n_anomaly")
+        rows = [f"{report[name]} {name[2:]}" for name in counts if name in report]
+        lines += ["", f"Rows: {', '.join(rows)}.", "", "## Metrics on the test rows", ""]
+        lines += ["| metric | value | 95 % interval |", "| --- | --- | --- |"]
+        for name in _METRICS:
+            if name in report:
+                ends = report.get(f"{name}_interval")
+                between = f"{ends[0]:.4f} - {ends[1]:.4f}" if ends else ""
+                lines.append(f"| {name} | {report[name]:.4f} | {between} |")
+    lines += ["", "## Limits", "", *(f"- {limit}" for limit in about["limits"])]
+    usage = "python detector.zip rows.npy --alpha 0.05 --out judged.csv"
+    lines += ["", "## Use", "", "```sh", usage, "```", ""]
+    return "\n".join(lines)

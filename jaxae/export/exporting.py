@@ -1,0 +1,238 @@
+"""A detector as one file that runs by itself: the command `jaxae export`.
+
+The archive holds a program of `jax.export` with its parameters, the detector from which it is
+rebuilt when it is too old, golden rows, a model card, and `jaxae.export.loader`, which needs JAX
+and NumPy alone.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export, lax
+from jaxtyping import Array, Float
+
+from jaxae import config, detectors, scoring
+from jaxae.data import inputs
+from jaxae.detectors import Detector, Judgement
+from jaxae.devices import parallel, tuning
+from jaxae.errors import UserError, words
+from jaxae.export import card, loader
+from jaxae.methods import learners
+from jaxae.stats.conformal import split_p_values
+from jaxae.storage import archive, runlog
+from jaxae.types import Inferred, PyTree
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_PROMISED = 180  # days that jax.export keeps an old program readable
+_GOLDEN = 32  # rows
+_CARD = "model_card.json"
+
+
+def write(run: Path, out: Path) -> Path:
+    """Export the detector of a finished run, or of an older export.
+
+    Args:
+      run: the run folder, its detector's, or an export.
+      out: the archive; replaced when the new one is whole.
+
+    Raises:
+      UserError: there is no detector, the archive cannot be written, or the exported program judges
+        golden rows otherwise than the detector does.
+    """
+    if not out.parent.is_dir() or out.suffix != ".zip":
+        raise UserError(f"{out} cannot be written; name a .zip or .onnx in a folder that exists")
+    with opened(run) as (folder, own):
+        return _written(folder, own, out)
+
+
+@contextlib.contextmanager
+def opened(run: Path) -> Iterator[tuple[Path, Path]]:
+    """The folders of a report and of a detector: a run's, a detector's alone, or an export's.
+
+    Raises:
+      UserError: an export that cannot be read.
+    """
+    if run.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            _unpack(run, Path(folder))
+            yield Path(folder), Path(folder, "detector")
+        return
+    yield run, detectors.folder_of(run)
+
+
+def _written(run: Path, own: Path, out: Path) -> Path:
+    detector = detectors.load(own)
+    parallel.initialize()
+    rows = golden_rows(detector)
+    judged = detectors.judge(detector, rows)
+    files = {
+        loader.PROGRAM: exported(detector),
+        loader.GOLDEN: _npz({"rows": rows, "score": judged.score, "p_value": judged.p_value}),
+        loader.CODE: Path(loader.__file__).read_bytes(),
+    }
+    files |= {f"{loader.DETECTOR}{path.name}": path.read_bytes() for path in own.glob("*.*")}
+    about = card.make(detector, run)
+    texts = {
+        loader.MANIFEST: json.dumps(_manifest(detector, files), indent=2),
+        "MODEL_CARD.md": card.text(about),
+        _CARD: json.dumps(about, indent=2),
+        "__main__.py": "import sys, loader\nsys.exit(loader.main())\n",
+    }
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, part in (files | texts | _flatbuffers()).items():
+            made.writestr(name, part)
+    _check(content, rows, judged)
+    try:
+        runlog.write_bytes(out, content.getvalue())
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({words(error)})") from None
+    return out
+
+
+def _check(content: io.BytesIO, rows: np.ndarray, judged: Judgement) -> None:
+    """The archive, read as a stranger would read it, judges as the detector does."""
+    try:
+        found = loader.load(content).judge(rows)
+    except loader.ExportError as error:
+        raise UserError(f"the export cannot be used: {error}") from None
+    if (found.is_anomaly != judged.is_anomaly).any():
+        raise UserError("the exported program decides golden rows otherwise than the detector")
+
+
+def exported(detector: Detector) -> bytes:
+    """The serialised program, for CPUs, NVIDIA GPUs and TPUs.
+
+    It is `(arrays, raw [k, 64, *S], alpha []) -> (score, p_value, is_anomaly)` of 64 k rows, for
+    any k; the arrays are those of the detector by their names in its file, and `unit`, by which raw
+    values are divided first. Where alpha is NaN the threshold rule decides.
+    """
+    about = detector.about
+    arrays = archive.flat(detectors.tree(detector)) | {"unit": np.float32(1)}
+    (k,) = export.symbolic_shape("k")
+    raw = jax.ShapeDtypeStruct((k, loader.CHUNK, *about.shape), row_dtype(about.dtype))
+    alpha = jax.ShapeDtypeStruct((), jnp.float32)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype), arrays)
+    made = export.export(jax.jit(_judge_fn(detector)), platforms=PLATFORMS)(shapes, raw, alpha)
+    return bytes(made.serialize())
+
+
+def row_dtype(dtype: str) -> str:
+    """What rows are given as: pixels, or float32."""
+    return "uint8" if dtype == "uint8" else "float32"
+
+
+def parts(detector: Detector) -> tuple[Callable, Callable]:
+    """What a program over raw rows is made of.
+
+    Returns:
+      `(scaling, unit, raw [B, *S]) -> rows as the model sees them`, where constants are arguments
+      so that XLA divides as NumPy does; and `(variables, fitted, rows) -> scores [B]` of a member.
+    """
+    cfg = detector.about.config
+    shape = inputs.shape_of(cfg.data.input, detector.about.shape)
+    learner = learners.build(config.for_scoring(cfg), shape, axis=None)
+    score = scoring.resolve(cfg.score)
+    apply = inputs.INPUTS[cfg.data.input].apply
+
+    def seen(scaling: dict, unit: Array, raw: Array) -> Array:
+        x = (raw.astype(jnp.float32) / unit - scaling["shift"][None]) / scaling["scale"][None]
+        return jax.vmap(apply)(x)
+
+    def member(variables: PyTree, fitted: PyTree, x: Array) -> Array:
+        rows = Inferred(x, learner.infer(variables, x))
+        return jax.vmap(score.apply, in_axes=(None, 0))(fitted, rows)
+
+    return seen, member
+
+
+def _judge_fn(detector: Detector) -> Callable:
+    """`exported`'s function."""
+    rule = scoring.rule(detector.decision.rule)
+    seen, member = parts(detector)
+
+    def judge(arrays: dict, raw: Array, alpha: Array) -> tuple[Array, Array, Array]:
+        known = archive.nested(arrays)
+        calibration, state = known["decision"]["calibration"], known["decision"]["state"]
+
+        def chunk(rows: Array) -> Float[Array, " 64"]:
+            x = seen(known["scaling"], known["unit"], rows)
+            own = (known["variables"], known.get("fitted", {}))
+            return scoring.combine(lax.map(lambda one: member(*one, x), own))
+
+        scores = lax.map(chunk, raw).reshape(-1)
+        p_value = split_p_values(calibration, scores)
+        by_rule = rule.decide(state, scores)
+        return scores, p_value, jnp.where(jnp.isnan(alpha), by_rule, p_value <= alpha)
+
+    return judge
+
+
+def golden_rows(detector: Detector) -> np.ndarray:
+    """Rows that are judged on export and on load: noise, from hardly any to much."""
+    about, generator = detector.about, np.random.default_rng(0)
+    noise = generator.normal(size=(_GOLDEN, *about.shape))
+    noise *= np.linspace(0.01, 2, _GOLDEN).reshape(-1, *(1,) * len(about.shape))
+    shift, scale = detector.scaling
+    if about.dtype == "uint8":
+        return np.clip(128 + 64 * noise, 0, 255).astype(np.uint8)
+    return (np.asarray(shift) + np.asarray(scale) * noise).astype(np.float32)
+
+
+def _manifest(detector: Detector, files: dict[str, bytes]) -> dict:
+    about, today = detector.about, datetime.date.today()
+    return {
+        "format": 1,
+        "jaxae": about.version,
+        "jax": jax.__version__,
+        "exported": today.isoformat(),
+        "expires": (today + datetime.timedelta(days=_PROMISED)).isoformat(),
+        "platforms": PLATFORMS,
+        "cpu_options": tuning.scoring_options(tuning.Tuning(), about.config.score_dtype, "cpu"),
+        "shape": about.shape,
+        "dtype": row_dtype(about.dtype),
+        "units": detectors.units(about.dtype),
+        "rule": detector.decision.rule,
+        "threshold": float(detector.decision.threshold),
+        "n_calibration": len(detector.decision.calibration),
+        "arrays": next(name for name in files if name.endswith(".npz") and "arrays" in name),
+        "digests": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def _flatbuffers() -> dict[str, bytes]:
+    """The pure Python package by which jax.export reads a program, and which JAX does not bring."""
+    found = importlib.metadata.files("flatbuffers") or []
+    kept = [path for path in found if path.suffix == ".py" or "LICENSE" in path.name]
+    return {str(path): path.read_binary() for path in kept if ".." not in path.parts}
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """The detector's own files out of an export."""
+    (folder / "detector").mkdir()
+    try:
+        with zipfile.ZipFile(path) as made:
+            names = [name for name in made.namelist() if name.startswith(loader.DETECTOR)]
+            for name in names:
+                (folder / "detector" / Path(name).name).write_bytes(made.read(name))
+            report = json.loads(made.read(_CARD))["report"]
+            (folder / "report.json").write_text(json.dumps(report))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no readable export ({error})") from None

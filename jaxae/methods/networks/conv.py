@@ -1,0 +1,173 @@
+"""A convolutional autoencoder whose decoder retraces the encoder's shapes, odd or even."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from jaxae import ops
+from jaxae.errors import UserError
+from jaxae.methods.networks.init import ACTIVATIONS, INITS
+from jaxae.methods.networks.layers import Conv, ConvTranspose, DenseFromMaps, DenseToMaps
+from jaxae.ops import batch_first, batch_last
+from jaxae.types import Shape
+
+
+def _padding(padding: str, spatial: int) -> ops.Padding:
+    """A configuration's padding for `spatial` axes: same, valid or a number of pixels."""
+    if padding in ("same", "valid"):
+        return "SAME" if padding == "same" else "VALID"
+    pixels = int(padding)
+    # A series has one real axis; the dummy axis beside it is not padded.
+    return ((pixels, pixels), (pixels, pixels) if spatial == 2 else (0, 0))
+
+
+class ConvAutoencoder(nn.Module):
+    """x [B, H, W, C] or [B, T, C] -> code [B, L] -> reconstruction of x's shape.
+
+    Encoder: strided convolutions, then a dense layer to the code. Decoder: a dense layer, then
+    transposed convolutions, each the adjoint of its encoder layer, so that 28 -> 14 -> 7 comes back
+    as 7 -> 14 -> 28 and 17 -> 9 -> 5 as 5 -> 9 -> 17. With `latent = 0` the last feature map, flat,
+    is the code and both dense layers are left out. Between its first and its last convolution a
+    half keeps the batch on the last axis: see `jaxae.ops`.
+
+    Attributes:
+      shape: S of one row, [H, W, C] or [T, C].
+      filters: channels of each encoder layer.
+      kernels: kernel size of each layer.
+      strides: stride of each layer.
+      paddings: "same", "valid" or a number of pixels, for each layer.
+      latent: L; 0 for a purely convolutional model.
+      head_kernel: 0 = the last transposed convolution makes the image, and each has as many outputs
+        as its encoder layer has inputs; k = each has as many outputs as its encoder layer, and a
+        k x k convolution makes the image.
+      activation: between layers; `encoder_activation` follows the last encoder convolution,
+        `code_activation` the code, `expand_activation` the decoder's dense layer.
+      encoder_activation: see `activation`.
+      code_activation: see `activation`.
+      expand_activation: see `activation`.
+      output_activation: on the reconstruction.
+      initializer: initial weights (see `jaxae.methods.networks.init.INITS`).
+      dtype: of activations; parameters are float32 and so are the outputs.
+    """
+
+    shape: Shape
+    filters: tuple[int, ...]
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    paddings: tuple[str, ...]
+    latent: int
+    head_kernel: int
+    activation: str
+    encoder_activation: str
+    code_activation: str
+    expand_activation: str
+    output_activation: str
+    initializer: str
+    dtype: Any
+
+    def setup(self):
+        """Lay the encoder out, remember the sizes it passes, and retrace them."""
+        if len(self.shape) not in (2, 3):
+            raise UserError(
+                f"a conv model needs rows of shape [H, W, C] or [T, C], not {self.shape}; "
+                "use method dense"
+            )
+        geometry, init = self._geometry(), INITS[self.initializer]
+        channels = (self.shape[-1], *self.filters)
+        common = {"dtype": self.dtype, "kernel_init": init.kernel, "layout": "CHWB"}
+        self.convs = [
+            Conv(
+                self.filters[i],
+                geo.kernel_size,
+                geo.strides,
+                geo.padding,
+                bias_init=init.bias(math.prod(geo.kernel_size) * channels[i]),
+                **common,
+            )
+            for i, geo in enumerate(geometry)
+        ]
+        outs = self.filters if self.head_kernel else channels[:-1]
+        self.deconvs = [
+            ConvTranspose(
+                outs[i],
+                geo.kernel_size,
+                geo.strides,
+                geo.padding,
+                output_size=geo.in_size,
+                bias_init=init.bias(math.prod(geo.kernel_size) * outs[i]),
+                **common,
+            )
+            for i, geo in reversed(list(enumerate(geometry)))
+        ]
+        if self.head_kernel:
+            kernel = self._pair(self.head_kernel)
+            bias_init = init.bias(math.prod(kernel) * self.filters[0])
+            self.head = Conv(self.shape[-1], kernel, (1, 1), "SAME", bias_init=bias_init, **common)
+        self.code_shape = (*geometry[-1].out_size, self.filters[-1])
+        if self.latent:
+            width = math.prod(self.code_shape)
+            dense = {"dtype": self.dtype, "kernel_init": init.kernel}
+            self.to_code = DenseFromMaps(self.latent, bias_init=init.bias(width), **dense)
+            self.expand = DenseToMaps(self.code_shape, bias_init=init.bias(self.latent), **dense)
+
+    def _pair(self, n: int) -> ops.Size:
+        return (n, n) if len(self.shape) == 3 else (n, 1)
+
+    def _image_size(self) -> ops.Size:
+        return self.shape[:2] if len(self.shape) == 3 else (self.shape[0], 1)
+
+    def _geometry(self) -> list[ops.Geometry]:
+        """Of each encoder layer."""
+        size, geometry = self._image_size(), []
+        for k, s, p in zip(self.kernels, self.strides, self.paddings, strict=True):
+            padding = _padding(p, len(self.shape) - 1)
+            try:
+                geometry.append(ops.resolve(size, self._pair(k), self._pair(s), padding))
+            except ValueError:
+                raise UserError(
+                    f"model.kernels {self.kernels} leave nothing of rows of shape {self.shape}; "
+                    "use smaller kernels or padding same"
+                ) from None
+            if k > 2 * max(size) + 1:
+                raise UserError(
+                    f"model.kernels {self.kernels} have a kernel of {k} on maps of {size[0]} x "
+                    f"{size[1]}, of which it would see little but padding; use smaller kernels"
+                )
+            size = geometry[-1].out_size
+        return geometry
+
+    def encode(self, x: Float[Array, " B *S"]) -> Float[Array, "B L"]:
+        """Rows to codes."""
+        x = batch_last(x.reshape(x.shape[0], *self._image_size(), self.shape[-1]))
+        for i, conv in enumerate(self.convs):
+            last = i == len(self.convs) - 1
+            x = ACTIVATIONS[self.encoder_activation if last else self.activation](conv(x))
+        if self.latent:
+            return ACTIVATIONS[self.code_activation](self.to_code(x))
+        x = batch_first(x)
+        return x.reshape(x.shape[0], -1)
+
+    def decode(self, z: Float[Array, "B L"]) -> Float[Array, " B *S"]:
+        """Codes to reconstructions, in float32."""
+        if self.latent:
+            x = ACTIVATIONS[self.expand_activation](self.expand(z))
+        else:
+            x = batch_last(z.reshape(z.shape[0], *self.code_shape))
+        for i, deconv in enumerate(self.deconvs):
+            makes_image = i == len(self.deconvs) - 1 and not self.head_kernel
+            x = deconv(x)
+            x = x if makes_image else ACTIVATIONS[self.activation](x)
+        if self.head_kernel:
+            x = self.head(x)
+        x = batch_first(ACTIVATIONS[self.output_activation](x))
+        return x.reshape(x.shape[0], *self.shape).astype(jnp.float32)
+
+    def __call__(
+        self, x: Float[Array, " B *S"]
+    ) -> tuple[Float[Array, " B *S"], Float[Array, "B L"]]:
+        """Rows to reconstructions and codes, both in float32."""
+        z = self.encode(x)
+        return self.decode(z), z.astype(jnp.float32)

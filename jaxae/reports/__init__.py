@@ -1,0 +1,8 @@
+"""What people look at: the report of a run, comparisons, studies, figures and pages.
+
+`reporting` makes the report, `comparison` sets two runs side by side, `studies` look beyond scores,
+`plots` draws with matplotlib and `pages` writes HTML.
+
+It uses all that computes and keeps. It does not know who asks: no workflow, no command. Nothing is
+loaded here, since the second process that draws loads `plots` and never JAX.
+"""

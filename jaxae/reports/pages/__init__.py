@@ -1,0 +1,48 @@
+"""Pages to look at: one HTML file for a run, a comparison or a grid, that asks the network nothing.
+
+They are made from the files of run folders alone, which `held` reads. `run` is the page of one run,
+`many` has those of several; `frame` holds what pages share, `svg` draws, `page.css` and `page.js`
+stand in every page.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from jaxae.errors import UserError, words
+from jaxae.reports.pages import held, many
+from jaxae.reports.pages import run as single
+from jaxae.reports.plots import files
+from jaxae.storage.runlog import write_text
+
+NAME = "report.html"
+
+
+def write(folder: Path) -> Path:
+    """Write the page of a run, or of a grid, into its folder.
+
+    Raises:
+      UserError: the folder holds neither, or cannot be written.
+    """
+    if not (folder / files.REPORT).is_file():
+        raise UserError(f"{folder} holds no finished run; name a folder with report.json")
+    report = files.report(folder)
+    if "classes" in report and "auroc_interval" in report:
+        return _written(folder / NAME, many.grid(folder, report))
+    return _written(folder / NAME, single.page(held.read(folder)))
+
+
+def write_comparison(one: Path, other: Path, found: dict[str, dict[str, Any]], out: Path) -> Path:
+    """Write the page of two runs.
+
+    Raises:
+      UserError: a report is missing, or the page cannot be written.
+    """
+    return _written(out, many.comparison((one, other), found))
+
+
+def _written(path: Path, content: str) -> Path:
+    try:
+        write_text(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({words(error)})") from None
+    return path

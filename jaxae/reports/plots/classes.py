@@ -1,0 +1,47 @@
+"""The figure of a protocol: each class against the rest."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.reports.plots import files
+from jaxae.reports.plots.style import BLUE, CLASSES, canvas, headings, style
+
+
+def one_vs_rest(run_dir: Path):
+    """AUROC of every class as the normal one, and their mean, with intervals; baselines beside."""
+    report = files.report(run_dir, "auroc", "auroc_interval", "classes", "baselines")
+    names = [*report["classes"], "mean"]
+    found = [*report["classes"].values(), report]
+    figure, axes = canvas(2.9 + 0.55 * len(names), 3.6)
+    ax = axes[0, 0]
+    style(ax, "", "normal class", "AUROC, 95 % interval")
+    at = np.arange(len(names))
+    for i, (name, baseline) in enumerate(report["baselines"].items()):
+        values = [of["auroc"] for of in (*baseline["classes"].values(), baseline)]
+        ax.plot(at, values, "_", ms=11, mew=2, color=CLASSES[i + 1], label=name)
+    auroc = np.array([of["auroc"] for of in found])
+    low, high = np.array([of["auroc_interval"] for of in found]).T
+    ends = np.maximum([auroc - low, high - auroc], 0)
+    ax.errorbar(
+        at, auroc, ends, fmt="o", ms=4.5, color=BLUE, capsize=3, lw=1.3, label=_label(report)
+    )
+    ax.axvline(len(names) - 1.5, color="#9A9A9A", lw=0.8)
+    ax.set_xticks(at, names)
+    if ax.get_ylim()[0] < 0.5:
+        ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
+    figure.legend(loc="outside right center", fontsize=7.5, frameon=False)
+    warned = len(report.get("warnings", ()))
+    more = f" - {warned} warning{'s' * (warned > 1)}, see report.json" if warned else ""
+    headings(figure, f"Each class against the rest{more}", _headline(report))
+    return figure
+
+
+def _label(report: dict) -> str:
+    return f"{report.get('method', 'detector')}: {report['auroc']:.4f}"
+
+
+def _headline(report: dict) -> str:
+    seeds = len(report.get("seeds", [0]))
+    what = ", ".join(str(report.get(name, "")) for name in ("dataset", "method"))
+    return f"{what}, score {report.get('score', '')}, {seeds} seed{'s' * (seeds > 1)}"

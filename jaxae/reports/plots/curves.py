@@ -1,0 +1,222 @@
+"""Figures over epochs and over corruption severity."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.errors import UserError
+from jaxae.reports.plots import files
+from jaxae.reports.plots.style import (
+    BLUE,
+    CLASSES,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    canvas,
+    headings,
+    legend,
+    rows_for,
+    save,
+    spans_decades,
+    style,
+    whole_number_ticks,
+)
+
+EPOCH_SCORES = "arrays/epoch_scores.npz"
+SEVERITY = "arrays/severity.npz"
+
+_LOSSES = {"loss": "train", "valid_loss": "validation"}
+_MONITORED = {
+    "test_auroc": "AUROC",
+    "test_equal_error_f1": "F1 at equal error",
+    "pseudo_auroc": "AUROC, pseudo-anomalies",
+}
+
+
+def loss_curves(run_dir: Path):
+    """Train and validation loss per epoch; beside them a method's partial losses and monitors.
+
+    A y axis is logarithmic when its curves span more than a factor of ten.
+    """
+    rows = files.metrics(run_dir)
+    partial = {key: key[5:] for row in rows for key in row if key.startswith("loss_")}
+    panels = [
+        ("Loss", "mean loss per row", _curves(rows, _LOSSES)),
+        ("Partial losses", "mean loss per row", _curves(rows, partial)),
+        ("Detection, monitored", "value in 0..1", _curves(rows, _MONITORED)),
+    ]
+    panels = [panel for panel in panels if panel[2]]
+    if not panels:
+        where = run_dir / files.METRICS
+        raise UserError(f"{where} holds no losses; write loss and valid_loss for each epoch")
+    figure, axes = canvas(1.0 + 4.2 * len(panels), 3.3, 1, len(panels))
+    for ax, (title, label, curves) in zip(axes[0], panels, strict=True):
+        style(ax, title, "epoch", label)
+        for colour, (name, (epochs, values)) in zip(CLASSES, curves.items(), strict=False):
+            ax.plot(epochs, values, marker=".", markersize=4, lw=1.3, color=colour, label=name)
+        if spans_decades(np.concatenate([values for _, values in curves.values()]), 10):
+            ax.set_yscale("log")
+        whole_number_ticks(ax)
+        legend(ax)
+    headings(figure, "Training", files.headline(run_dir))
+    return figure
+
+
+def _curves(rows: list[dict], names: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Legend name -> (epochs, values) for each key that some row holds."""
+    found = {}
+    for key, name in names.items():
+        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
+        if points:
+            epochs, values = np.asarray(points, float).T
+            found[name] = epochs, values
+    return found
+
+
+def epoch_scores(run_dir: Path):
+    """Test AUROC and equal-error F1 per epoch, with the epochs that three selections choose.
+
+    final = the last epoch, label-free = chosen without anomaly labels, oracle = chosen on the
+    test labels (a leak, shown for comparison only).
+    """
+    keys = ("epochs", "auroc", "equal_error_f1", "final", "label_free", "oracle")
+    data = files.arrays(run_dir / EPOCH_SCORES, *keys)
+    figure, axes = canvas(7.0, 3.4)
+    ax = axes[0, 0]
+    style(ax, "", "epoch", "on the test set")
+    ax.plot(data["epochs"], data["auroc"], ".-", lw=1.3, color=BLUE, label="AUROC")
+    f1_style = {"lw": 1.3, "color": ORANGE, "label": "F1 at equal error"}
+    ax.plot(data["epochs"], data["equal_error_f1"], ".--", **f1_style)
+    choices = (
+        ("final", "final epoch", ":", PURPLE),
+        ("label_free", "chosen without labels", "-", GREEN),
+        ("oracle", "oracle (test labels)", "--", VERMILLION),
+    )
+    shift = 0.006 * np.ptp(np.append(data["epochs"], 0))  # equal choices stay visible side by side
+    for place, (key, name, line, colour) in enumerate(choices):
+        epoch = int(data[key])
+        at = epoch + (place - 1) * shift
+        ax.axvline(at, ls=line, lw=1.3, color=colour, label=f"{name}: {epoch}")
+    ax.set_ylim(top=1.01)
+    whole_number_ticks(ax)
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="outside right center", fontsize=7.5, frameon=False
+    )
+    headings(figure, "Detection after each epoch", files.headline(run_dir))
+    return figure
+
+
+_CHOICES = (
+    ("last", "last epoch", ":", PURPLE),
+    ("valid_loss", "validation loss", "-.", ORANGE),
+    ("pseudo_anomalies", "pseudo-anomalies", "-", GREEN),
+    ("oracle", "oracle (test labels)", "--", VERMILLION),
+)
+
+
+def selection(run_dir: Path):
+    """AUROC per epoch with the epochs that four choices pick; None where epochs were not monitored.
+
+    The oracle looks at test labels: how far it lies above the others is what a choice without
+    labels costs.
+    """
+    known = files.report(run_dir)
+    if "selection" not in known:
+        return None
+    chosen, rows = known["selection"], files.metrics(run_dir)
+    figure, axes = canvas(7.4, 3.4)
+    ax = axes[0, 0]
+    style(ax, "", "epoch", "AUROC")
+    looks = {"AUROC": (".-", BLUE), "AUROC, pseudo-anomalies": (".--", GREY)}
+    names = {"test_auroc": "AUROC", "pseudo_auroc": "AUROC, pseudo-anomalies"}
+    for name, (epochs, values) in _curves(rows, names).items():
+        line, colour = looks[name]
+        ax.plot(epochs, values, line, lw=1.3, markersize=4, color=colour, label=name)
+    shift = 0.006 * len(rows)  # equal choices stay visible side by side
+    for place, (key, name, line, colour) in enumerate(_CHOICES):
+        epoch, auroc = chosen[key]["epoch"], chosen[key]["auroc"]
+        at = epoch + (place - 1.5) * shift
+        ax.axvline(at, ls=line, lw=1.3, color=colour, label=f"{name}: {epoch}, AUROC {auroc:.4f}")
+    whole_number_ticks(ax)
+    figure.legend(
+        *ax.get_legend_handles_labels(), loc="outside right center", fontsize=7.5, frameon=False
+    )
+    headings(figure, "Which epoch becomes the detector", files.headline(run_dir))
+    return figure
+
+
+def severity(run_dir: Path):
+    """AUROC and flagged share against severity, one small panel per corruption."""
+    keys = ("names", "severities", "auroc", "flagged", "unit")
+    data = files.arrays(run_dir / SEVERITY, *keys)
+    count = len(data["names"])
+    cols = min(4, count)
+    rows = rows_for(count, cols)
+    figure, axes = canvas(0.6 + 2.3 * cols, 1.1 + 1.75 * rows, rows, cols, sharey=True)
+    for i, ax in enumerate(axes.flat):
+        if i >= count:
+            ax.set_visible(False)
+            continue
+        style(ax, str(data["names"][i]), str(data["unit"][i]), "" if i % cols else "AUROC, share")
+        x = data["severities"][i]
+        ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
+        ax.plot(x, data["auroc"][i], ".-", color=BLUE, lw=1.3, label="AUROC (chance 0.5)")
+        ax.plot(x, data["flagged"][i], ".--", color=VERMILLION, lw=1.3, label="share flagged")
+        ax.set_ylim(-0.03, 1.03)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
+    headings(figure, "Corruption of growing severity", files.headline(run_dir))
+    return figure
+
+
+def training_curves_over_seeds(run_dirs: Sequence[Path], out: Path) -> Path:
+    """Draws the test AUROC per epoch of several runs: one panel per experiment, one line per run.
+
+    Runs whose report.json has the same name share a panel, so seeds of two variants of a method
+    stand side by side on one scale.
+
+    Args:
+      run_dirs: run folders, each with report.json and with arrays/epoch_scores.npz or test_auroc in
+        metrics.jsonl.
+      out: the PNG to write.
+
+    Returns:
+      `out`.
+
+    Raises:
+      UserError: no folder is given, or one has no AUROC per epoch.
+    """
+    if not run_dirs:
+        raise UserError("no run folders to compare; give at least one")
+    groups: dict[str, list[tuple[int, Path]]] = {}
+    for run_dir in map(Path, run_dirs):
+        known = files.report(run_dir, "name", "seed")
+        groups.setdefault(str(known["name"]), []).append((known["seed"], run_dir))
+    count = len(groups)
+    figure, axes = canvas(0.9 + 3.6 * count, 3.9, 1, count, sharey=True, sharex=True)
+    for ax, (name, members) in zip(axes[0], groups.items(), strict=True):
+        style(ax, name, "epoch", "" if ax is not axes[0, 0] else "AUROC on the test set")
+        ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
+        for i, (seed, run_dir) in enumerate(members):
+            epochs, auroc = _auroc_per_epoch(run_dir)
+            look = {"color": CLASSES[i % len(CLASSES)], "label": f"seed {seed}: {auroc[-1]:.3f}"}
+            ax.plot(epochs, auroc, ".-", lw=1.3, markersize=4, **look)
+        whole_number_ticks(ax)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 3}
+        legend(ax, title="after the last epoch", title_fontsize=7.5, **below)
+    headings(figure, "AUROC during training over repeated runs", "dotted: chance")
+    return save(figure, Path(out))
+
+
+def _auroc_per_epoch(run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
+    if (run_dir / EPOCH_SCORES).exists():
+        data = files.arrays(run_dir / EPOCH_SCORES, "epochs", "auroc")
+        return data["epochs"], data["auroc"]
+    curves = _curves(files.metrics(run_dir), _MONITORED)
+    if "AUROC" not in curves:
+        where = run_dir / files.METRICS
+        raise UserError(f"{where} has no test_auroc; train with the monitor on to compare runs")
+    return curves["AUROC"]

@@ -1,0 +1,192 @@
+"""Figures about scores and the threshold: how well normals and anomalies are told apart."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxae.errors import UserError
+from jaxae.reports.plots import files
+from jaxae.reports.plots.style import (
+    ANOMALY,
+    BLACK,
+    BLUE,
+    GREY,
+    NORMAL,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    canvas,
+    headings,
+    legend,
+    spans_decades,
+    style,
+    warning_lines,
+)
+
+LOSS_HISTOGRAMS = "arrays/loss_histograms.npz"
+
+_BINS = 60
+
+
+def score_histograms(run_dir: Path):
+    """Scores of normal rows (train, validation, test) and of anomalies, with the threshold.
+
+    Above them stands what the report warns of.
+
+    Bars give the share of a group's rows in a bin, so groups of unequal size compare; bins are
+    logarithmic when the scores are positive and span more than a factor of 30.
+    """
+    known = files.report(run_dir, "threshold")
+    data = _scores(run_dir)
+    y = data["test_y"]
+    outline = {"histtype": "step", "lw": 1.2}
+    groups = [
+        ("normal, train", data.get("train", np.empty(0)), {"color": GREY, **outline}),
+        ("normal, validation", data["valid"], {"color": BLUE, **outline}),
+        ("normal, test", data["test"][~y], {"color": NORMAL, "alpha": 0.55}),
+        ("anomaly, test", data["test"][y], {"color": ANOMALY, "alpha": 0.55}),
+    ]
+    groups = [(name, scores, look) for name, scores, look in groups if scores.size]
+    every = np.concatenate([scores for _, scores, _ in groups])
+    figure, axes = canvas(6.4, 3.5)
+    ax = axes[0, 0]
+    measured = f"anomaly score ({known.get('score', 'higher = more anomalous')})"
+    style(ax, "", measured, "share of rows")
+    ax.set_title(warning_lines(known), fontsize=7.5, color=VERMILLION, loc="left")
+    edges = _edges(ax, every)
+    for name, scores, look in groups:
+        weights = np.full(scores.size, 1 / scores.size)
+        ax.hist(scores, edges, weights=weights, label=f"{name} (n = {scores.size:,})", **look)
+    _threshold_line(ax, known)
+    legend(ax)
+    headings(figure, "Scores and threshold", files.headline(run_dir))
+    return figure
+
+
+def roc_and_precision_recall(run_dir: Path):
+    """ROC and precision-recall curves with the operating point; None without both classes."""
+    known = files.report(run_dir, "threshold")
+    data = _scores(run_dir)
+    scores, y = data["test"], data["test_y"]
+    if y.all() or not y.any():
+        return None
+    cuts = _cuts(scores, y)
+    flagged = data["test_is_anomaly"]
+    hit, alarm = flagged[y].mean(), flagged[~y].mean()
+    figure, axes = canvas(7.2, 3.8, 1, 2)
+    roc, pr = axes[0]
+    style(roc, "ROC", "false positive rate", "true positive rate (recall)")
+    roc.plot([0, 1], [0, 1], ":", color=GREY, lw=1, label="chance")
+    auroc = np.trapezoid(cuts.recall, cuts.false_positive_rate)
+    roc.plot(
+        cuts.false_positive_rate, cuts.recall, color=BLUE, lw=1.5, label=f"AUROC = {auroc:.4f}"
+    )
+    roc.plot(alarm, hit, "o", color=BLACK, ms=5, label=_at(known))
+    style(pr, "Precision and recall", "recall", "precision")
+    share = y.mean()
+    pr.axhline(share, ls=":", color=GREY, lw=1, label=f"chance ({share:.2f} anomalies)")
+    average = np.sum(np.diff(cuts.recall) * cuts.precision[1:])
+    step = {"drawstyle": "steps-pre", "lw": 1.5, "color": ORANGE}
+    pr.plot(cuts.recall, cuts.precision, label=f"AP = {average:.4f}", **step)
+    if flagged.any():
+        pr.plot(hit, y[flagged].mean(), "o", color=BLACK, ms=5, label=_at(known))
+    for ax in (roc, pr):
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        legend(ax, loc="lower right" if ax is roc else "lower left")
+    headings(figure, "Ranking of the test rows", files.headline(run_dir))
+    return figure
+
+
+def precision_recall_vs_threshold(run_dir: Path):
+    """Precision and recall if the threshold were at x; None without both classes."""
+    known = files.report(run_dir, "threshold")
+    data = _scores(run_dir)
+    scores, y = data["test"], data["test_y"]
+    if y.all() or not y.any():
+        return None
+    cuts = _cuts(scores, y)
+    thresholds = cuts.threshold[1:]
+    figure, axes = canvas(5.6, 3.3)
+    ax = axes[0, 0]
+    style(ax, "", "threshold on the anomaly score", "value in 0..1")
+    ax.plot(thresholds, cuts.precision[1:], color=BLUE, lw=1.5, label="precision")
+    ax.plot(thresholds, cuts.recall[1:], "--", color=ORANGE, lw=1.5, label="recall")
+    if spans_decades(thresholds, 30):
+        ax.set_xscale("log")
+    _threshold_line(ax, known)
+    ax.set_ylim(-0.02, 1.04)
+    legend(ax)
+    headings(figure, "Precision and recall against the threshold", files.headline(run_dir))
+    return figure
+
+
+def loss_histograms(run_dir: Path):
+    """Losses per row after the last epoch, train over validation, with mean and median."""
+    data = files.arrays(run_dir / LOSS_HISTOGRAMS, "train", "valid")
+    figure, axes = canvas(5.8, 4.4, 2, 1, sharex=True)
+    edges = np.histogram_bin_edges(np.concatenate([data["train"], data["valid"]]), _BINS)
+    panels = (("train", "Train", SKY), ("valid", "Validation", ORANGE))
+    for ax, (key, name, colour) in zip(axes[:, 0], panels, strict=True):
+        losses = data[key]
+        style(ax, f"{name} (n = {losses.size:,})", "loss per row" if key == "valid" else "", "rows")
+        ax.hist(losses, edges, color=colour, alpha=0.75)
+        mean, median = losses.mean(), np.median(losses)
+        ax.axvline(mean, color=BLACK, lw=1.3, label=f"mean {mean:.4g}")
+        ax.axvline(median, color=PURPLE, lw=1.3, ls="--", label=f"median {median:.4g}")
+        legend(ax)
+    headings(figure, "Losses of the last epoch", files.headline(run_dir))
+    return figure
+
+
+class Cuts(NamedTuple):
+    """What flagging all rows from a threshold up gives, from none [0] to all, [K + 1] each.
+
+    They are the points of `sklearn.metrics.roc_curve` and `precision_recall_curve`, which take a
+    second to import. Where nothing is flagged the precision is 1.
+    """
+
+    threshold: np.ndarray
+    false_positive_rate: np.ndarray
+    recall: np.ndarray
+    precision: np.ndarray
+
+
+def _cuts(scores: np.ndarray, y: np.ndarray) -> Cuts:
+    """Of rows of both classes: a cut at each score that there is."""
+    values, rank = np.unique(-scores, return_inverse=True)
+    false, true = (np.cumsum(np.bincount(rank[of], minlength=len(values))) for of in (~y, y))
+    precision = true / (true + false)
+    ends = (np.inf, -values), (0, false / false[-1]), (0, true / true[-1]), (1, precision)
+    return Cuts(*(np.r_[first, rest] for first, rest in ends))
+
+
+def _scores(run_dir: Path) -> dict[str, np.ndarray]:
+    path = run_dir / files.SCORES
+    data = files.arrays(path, "valid", "test", "test_y", "test_is_anomaly")
+    for key in {"train", "valid", "test"} & data.keys():
+        if not np.isfinite(data[key]).all():
+            raise UserError(f"{path} holds NaN or infinite scores under {key}; train again")
+    for key in ("test_y", "test_is_anomaly"):
+        if data["test"].shape != data[key].shape:
+            shapes = f"{data['test'].shape} and {data[key].shape}"
+            raise UserError(f"{path} holds test and {key} of shapes {shapes}; score the rows again")
+    return data | {name: data[name].astype(bool) for name in ("test_y", "test_is_anomaly")}
+
+
+def _edges(ax, scores: np.ndarray) -> np.ndarray:
+    """Bin edges over all scores; sets the x axis to log where the bins are logarithmic."""
+    if not spans_decades(scores, 30):
+        return np.histogram_bin_edges(scores, _BINS)
+    ax.set_xscale("log")
+    return np.geomspace(scores.min(), scores.max(), _BINS + 1)
+
+
+def _at(known: dict) -> str:
+    return f"threshold {known['threshold']:.3g}"
+
+
+def _threshold_line(ax, known: dict) -> None:
+    rule = f" ({known['threshold_rule']})" if known.get("threshold_rule") else ""
+    ax.axvline(known["threshold"], color=BLACK, lw=1.3, ls="--", label=_at(known) + rule)

@@ -1,0 +1,174 @@
+"""Figures of image rows."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.reports.plots import files
+from jaxae.reports.plots.mosaic import (
+    EDGE,
+    TITLE,
+    centres,
+    gap,
+    inches,
+    margin,
+    mosaic,
+    place,
+    rgb,
+    sheet,
+    show,
+)
+from jaxae.reports.plots.style import ANOMALY, NORMAL, headings, judged, rows_for, verdict
+
+EPOCH_GRID = "arrays/epoch_grid.npz"
+INTERPOLATION = "arrays/interpolation.npz"
+DENOISING = "arrays/denoising.npz"
+SEVERITY = "arrays/severity.npz"
+
+_NAMES_BELOW = 0.22  # inches for a line of column names
+
+
+def reconstructions(data: dict, subtitle: str):
+    """Originals over reconstructions, normals above anomalies, each with its score."""
+    y = data["y"].astype(bool)
+    groups = [("normal", ~y), ("anomaly", y)]
+    groups = [(name, rows) for name, rows in groups if rows.any()]
+    names = [(name, "reconstruction") for name, _ in groups]
+    left = margin(["reconstruction"])
+    width, height = inches(2, max(rows.sum() for _, rows in groups), data["x"].shape[1:])
+    block = height + _NAMES_BELOW + EDGE
+    figure = sheet(left + width + EDGE, TITLE + len(groups) * block)
+    for i, (pair, (_, rows)) in enumerate(zip(names, groups, strict=True)):
+        scores = data["score"][rows]
+        pictures = np.stack([data["x"][rows], data["x_hat"][rows]])
+        below = [f"{score:.3g}" for score in scores]
+        ax = show(figure, left, TITLE + i * block, pictures, pair, below)
+        for text, flagged in zip(ax.get_xticklabels(), data["is_anomaly"][rows], strict=True):
+            text.set_color(ANOMALY if flagged else NORMAL)
+            text.set_fontweight("bold" if flagged else "normal")
+    note = f"scores below; bold red = flagged, threshold {float(data['threshold']):.3g}"
+    headings(figure, f"Reconstructions ({note})", subtitle)
+    return figure
+
+
+def verdicts(data: dict, subtitle: str):
+    """Input | reconstruction | difference for each row, titled with the verdict in its colour."""
+    difference = np.asarray(data["x_hat"] - data["x"], np.float32).mean(axis=-1)
+    figure, bar = _trios(data, difference, (-1, 1), "RdBu_r", "difference")
+    bar.set_ticks([-1, -0.5, 0, 0.5, 1])
+    bar.set_label("reconstruction - input", fontsize=7, labelpad=1)
+    headings(figure, "Verdicts (score against threshold)", subtitle)
+    return figure
+
+
+def residuals(data: dict, subtitle: str):
+    """Input | reconstruction | squared error for each row, as shares of the row's largest error."""
+    error = np.asarray(data["residual"]).sum(axis=-1)
+    largest = error.max(axis=(1, 2), keepdims=True)
+    shares = error / np.where(largest > 0, largest, 1)
+    figure, bar = _trios(_visible(data), shares, (0, 1), "inferno", "squared error")
+    bar.set_ticks([0, 0.5, 1])
+    bar.set_label("error / the row's largest", fontsize=7, labelpad=1)
+    headings(figure, "Residuals (the strangest rows first)", subtitle)
+    return figure
+
+
+def _visible(data: dict) -> dict:
+    """Feature maps as grey images, their channels added up and as bright as the row allows."""
+    if data["x"].shape[-1] in (1, 3):
+        return data
+    x, x_hat = (np.asarray(data[name]).sum(axis=-1, keepdims=True) for name in ("x", "x_hat"))
+    brightest = x.max(axis=(1, 2, 3), keepdims=True)
+    unit = np.where(brightest > 0, brightest, 1)
+    return data | {"x": x / unit, "x_hat": x_hat / unit}
+
+
+def _trios(data: dict, values: np.ndarray, limits: tuple[float, float], colours: str, name: str):
+    """Input | reconstruction | values [N, H, W] in colours for each row, and their colour bar."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    count, _, width = data["x"].shape[:3]
+    cols = 1 if count < 3 else 2 if count < 9 else 3
+    rows = rows_for(count, cols)
+    scale = ScalarMappable(Normalize(*limits), colormaps[colours])
+    coloured = rgb(np.asarray(scale.cmap(scale.norm(values)))[..., :3])
+    trios = np.stack([rgb(data["x"]), rgb(data["x_hat"]), coloured], axis=1)
+    block = inches(1, 3, data["x"].shape[1:])
+    step = block[0] + 0.2, block[1] + 0.36  # room for two lines of words above each block
+    body = max(rows * step[1], 1.7)  # the colour bar and its name need that much
+    figure = sheet(EDGE + cols * step[0] + 0.75, TITLE + body + _NAMES_BELOW)
+    for i, trio in enumerate(trios):
+        row, col = divmod(i, cols)
+        ax = place(figure, EDGE + col * step[0], TITLE + row * step[1] + 0.34, *block)
+        ax.imshow(mosaic(trio[None], gap(width)), aspect="auto")
+        words, colour = verdict(*judged(data, i))
+        ax.set_title(words, fontsize=7.5, loc="left", color=colour, weight="bold", pad=2.5)
+        kind = {"xytext": (0, 13), "textcoords": "offset points", "va": "bottom", "fontsize": 7.5}
+        ax.annotate(str(data["kind"][i]), (0, 1), xycoords="axes fraction", color="#444444", **kind)
+        if i + cols >= count:
+            names = ["input", "reconstruction", name]
+            ax.set_xticks(centres(3, width, gap(width)), names, fontsize=6.5)
+    bar = place(figure, EDGE + cols * step[0], TITLE + 0.36, 0.12, min(2.0, body - 0.36))
+    drawn = figure.colorbar(scale, cax=bar)
+    bar.tick_params(labelsize=6.5, length=2)
+    return figure, drawn
+
+
+def epoch_grid(run_dir: Path):
+    """Rows of the data over their reconstructions after each saved epoch."""
+    data = files.arrays(run_dir / EPOCH_GRID, "epochs", "x", "x_hat")
+    pictures = np.concatenate([data["x"][None], data["x_hat"]])
+    names = ["original", *(f"epoch {epoch}" for epoch in data["epochs"])]
+    return _one_mosaic(run_dir, "Reconstructions during training", pictures, names)
+
+
+def interpolation(run_dir: Path):
+    """Decoded codes on the straight line between the codes of two originals, shown at the ends."""
+    data = files.arrays(run_dir / INTERPOLATION, "images", "ends", "class_id")
+    first, last = data["ends"]
+    pictures = np.concatenate([first[None], data["images"], last[None]])[None]
+    steps = [f"{step:.2f}" for step in np.linspace(0, 1, len(data["images"]))]
+    names = [f"class {data['class_id'][0]}", *steps, f"class {data['class_id'][1]}"]
+    title = "Between two latent codes (originals at both ends)"
+    return _one_mosaic(run_dir, title, pictures, [], names)
+
+
+def denoising(run_dir: Path):
+    """Clean, noisy and denoised images in three rows; None of rows that are no images."""
+    data = files.arrays(run_dir / DENOISING, "clean", "noisy", "denoised", "noise_std")
+    if data["clean"].ndim != 4:
+        return None
+    pictures = np.stack([data["clean"], data["noisy"], data["denoised"]])
+    title = f"Denoising (Gaussian noise, standard deviation {float(data['noise_std']):.3g})"
+    return _one_mosaic(run_dir, title, pictures, ["clean", "noisy", "denoised"])
+
+
+def severity_examples(run_dir: Path):
+    """One image under each corruption at each severity; None when the file has no examples."""
+    data = files.arrays(run_dir / SEVERITY, "names", "severities", "unit")
+    if "examples" not in data:
+        return None
+    pictures = data["examples"]
+    pairs = zip(data["names"], data["unit"], strict=True)
+    names = [f"{name}\n{unit}" for name, unit in pairs]
+    figure = _one_mosaic(run_dir, "Corruptions and their severities", pictures, names)
+    height, width = pictures.shape[2:4]
+    line = gap(width)
+    look = {"va": "top", "ha": "right", "color": "white", "fontsize": 6.5}
+    box = {"facecolor": "black", "alpha": 0.65, "edgecolor": "none", "pad": 1}
+    for (i, j), value in np.ndenumerate(data["severities"]):
+        at = (j + 1) * (width + line) - 2, i * (height + line) + line + height / 28
+        figure.axes[0].text(*at, f"{value:.3g}", bbox=box, **look)
+    return figure
+
+
+def _one_mosaic(run_dir: Path, title: str, images: np.ndarray, row_names, col_names=()):
+    left = margin(row_names)
+    width, height = inches(*images.shape[:2], images.shape[2:])
+    below = _NAMES_BELOW if len(col_names) else EDGE
+    figure = sheet(left + width + EDGE, TITLE + height + below)
+    show(figure, left, TITLE, images, row_names, col_names)
+    headings(figure, title, files.headline(run_dir))
+    return figure

@@ -1,0 +1,106 @@
+"""Figures of the latent space: codes as points, and the plane decoded."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.reports.plots import files
+from jaxae.reports.plots.mosaic import mosaic, rgb
+from jaxae.reports.plots.style import CLASSES, canvas, headings, style
+
+SCATTER = "arrays/latent_scatter.npz"
+GRID = "arrays/latent_grid.npz"
+TSNE = "arrays/tsne.npz"
+
+
+def latent_scatter(run_dir: Path):
+    """Two-dimensional codes coloured by class; the decoded centroid is drawn where it lies."""
+    keys = ("z", "class_id", "centroid_images", "centroids", "classes")
+    data = files.arrays(run_dir / SCATTER, *keys)
+    figure, axes = canvas(6.6, 5.8)
+    ax = axes[0, 0]
+    style(ax, "", "latent 1", "latent 2")
+    colours = _scatter(ax, data["z"], data["class_id"])
+    for class_id, centre, image in zip(
+        data["classes"], data["centroids"], data["centroid_images"], strict=True
+    ):
+        _place(ax, centre, image, colours.get(class_id.item(), "black"))
+    figure.legend(
+        loc="outside right center", frameon=False, title="class", fontsize=7.5, title_fontsize=8
+    )
+    headings(figure, "Latent codes with each class's decoded centroid", files.headline(run_dir))
+    return figure
+
+
+def tsne(run_dir: Path):
+    """A t-SNE of the codes coloured by class; the class is written at its median point."""
+    data = files.arrays(run_dir / TSNE, "points", "class_id")
+    figure, axes = canvas(6.2, 5.6)
+    ax = axes[0, 0]
+    style(ax, "", "t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
+    for class_id in _scatter(ax, data["points"], data["class_id"]):
+        centre = np.median(data["points"][data["class_id"] == class_id], axis=0)
+        box = {
+            "boxstyle": "circle,pad=0.2",
+            "facecolor": "white",
+            "alpha": 0.8,
+            "edgecolor": "none",
+        }
+        ax.text(
+            *centre, str(class_id), ha="center", va="center", fontsize=9, weight="bold", bbox=box
+        )
+    figure.legend(
+        loc="outside right center", frameon=False, title="class", fontsize=7.5, title_fontsize=8
+    )
+    headings(figure, "t-SNE of the latent codes", files.headline(run_dir))
+    return figure
+
+
+def latent_grid(run_dir: Path):
+    """The decoder's picture of a rectangle of the latent plane, y upwards."""
+    data = files.arrays(run_dir / GRID, "images", "x_range", "y_range")
+    rows, cols = data["images"].shape[:2]
+    left, right = _outer(data["x_range"], cols)
+    bottom, top = _outer(data["y_range"], rows)
+    figure, axes = canvas(7.4, 7.6)
+    ax = axes[0, 0]
+    style(ax, "", "latent 1", "latent 2")
+    picture = mosaic(rgb(data["images"]), 0)
+    ax.imshow(picture, extent=(left, right, bottom, top), aspect="auto", zorder=1)
+    ax.set_box_aspect(picture.shape[0] / picture.shape[1])
+    ax.grid(False)
+    headings(figure, "The latent plane, decoded", files.headline(run_dir))
+    return figure
+
+
+def _outer(ends: np.ndarray, count: int) -> tuple[float, float]:
+    """The picture's edges when the first and last of `count` images are centred on the ends."""
+    low, high = float(min(ends)), float(max(ends))
+    half = (high - low) / max(count - 1, 1) / 2
+    return low - half, high + half
+
+
+def _scatter(ax, points: np.ndarray, class_id: np.ndarray) -> dict:
+    """Draws all points in one call, in mixed order so that no class covers another.
+
+    Returns:
+      class -> colour.
+    """
+    classes = np.unique(class_id)
+    colours = {one.item(): CLASSES[i % len(CLASSES)] for i, one in enumerate(classes)}
+    order = np.random.default_rng(0).permutation(len(points))
+    shades = np.array(CLASSES)[np.searchsorted(classes, class_id) % len(CLASSES)]
+    size = float(np.clip(3e4 / len(points), 2, 25))
+    look = {"s": size, "alpha": 0.6, "linewidths": 0}
+    ax.scatter(*points[order].T, c=shades[order], **look)
+    for one, colour in colours.items():
+        ax.plot([], [], "o", color=colour, ms=5, label=str(one))
+    return colours
+
+
+def _place(ax, centre: np.ndarray, image: np.ndarray, colour: str) -> None:
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    picture = OffsetImage(rgb(image), zoom=0.26 * 72 / image.shape[1])
+    frame = {"edgecolor": colour, "linewidth": 1.8}
+    ax.add_artist(AnnotationBbox(picture, centre, pad=0.05, bboxprops=frame))

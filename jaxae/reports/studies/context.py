@@ -1,0 +1,94 @@
+"""What every study has in hand: a finished run and the means to question it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxae import detectors, rng, scoring
+from jaxae.config import ExperimentConfig
+from jaxae.detectors import evaluation
+from jaxae.devices import members, parallel
+from jaxae.storage import checkpoint
+from jaxae.training import train
+from jaxae.types import Dataset, Learner, Outputs, PyTree, Source
+
+Arrays = dict[str, np.ndarray]
+
+
+class Findings(NamedTuple):
+    """What a study found."""
+
+    arrays: Arrays  # to draw; {} where a study only measures
+    scalars: dict[str, float]  # to report
+    table: str = ""  # in Markdown, to read; "" where the scalars say it all
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """A finished run; pictures show the first member of an ensemble."""
+
+    cfg: ExperimentConfig
+    data: Dataset
+    learner: Learner
+    devices: parallel.Devices
+    detector: detectors.Detector
+    scores: detectors.Scores
+    manager: checkpoint.Manager
+    folder: Path
+
+    @property
+    def threshold(self) -> float:
+        """The detector's."""
+        return self.detector.decision.threshold
+
+    def decide(self, scores: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+        """What the detector says of scores, True = anomaly."""
+        return scoring.decide(self.detector.decision, scores)
+
+    @cached_property
+    def score(self) -> Callable[[Float[np.ndarray, " N *S"]], Float[np.ndarray, " N"]]:
+        """Scores of rows by the detector."""
+        return detectors.score_fn(self.detector, self.learner, self.devices)
+
+    def scores_by(self, names: Sequence[str], x: Source) -> dict[str, Float[np.ndarray, " N"]]:
+        """Scores of rows by other scores, which fit nothing, and the first member."""
+        scores = tuple(scoring.resolve(name) for name in names)
+        found = evaluation.scores_at_once(self.learner, scores, tuple(self.devices))
+        by_each = found(self.variables, x)
+        return {name: of[0] for name, of in zip(names, by_each, strict=True)}
+
+    @cached_property
+    def variables(self) -> PyTree:
+        """Of the model that pictures show: the first member, as [1, ...]."""
+        return members.only(self.detector.variables, 0)
+
+    def outputs(self, x: Source, variables: PyTree = None) -> Outputs:
+        """What the model, or another state of it [1, ...], says of rows; on the host."""
+        variables = self.variables if variables is None else variables
+        found = evaluation.inference(self.learner, self.devices)(variables, x)
+        return members.pick(found, 0)
+
+    @cached_property
+    def decode(self) -> Callable[[Float[np.ndarray, "N L"]], Float[np.ndarray, " N *S"]]:
+        """Codes to rows; for methods that decode."""
+        run, variables = jax.jit(self.learner.decode), members.pick(self.variables, 0)
+        return lambda z: np.asarray(run(variables, jnp.asarray(z)))
+
+    def at_epoch(self, epoch: int) -> PyTree:
+        """The variables that a checkpoint holds of the first member, as [1, ...]."""
+        template = train.abstract_state(self.learner, self.data.shape, self.cfg.ensemble)
+        template = parallel.placed_like(template, self.devices)
+        state = checkpoint.restore(self.manager, template, epoch)
+        return members.only(state.variables, 0)
+
+    def pick(self, mask: Bool[np.ndarray, " N"], n: int) -> Int[np.ndarray, " K"]:
+        """Positions of up to n of the test rows under a mask, always the same ones in one run."""
+        generator = rng.host_generator(self.cfg.seed, rng.Purpose.FIGURES)
+        return np.sort(generator.permutation(np.flatnonzero(mask))[:n])

@@ -1,0 +1,45 @@
+"""Conformal anomaly detection: p-values and decisions whose error rates hold in finite samples.
+
+Nothing is assumed of the scores but that a new normal and the calibration rows are exchangeable:
+that they could change places without any change in the distribution of what is seen. Rows on which
+a model or a score was fitted, and neighbouring windows of one series, are not exchangeable with new
+ones; then a p-value is a rank and no more.
+"""
+
+from jaxae.stats.conformal.drift import Wealth, bet, crossed
+from jaxae.stats.conformal.fdr import benjamini_hochberg
+from jaxae.stats.conformal.folds import (
+    cv_plus_bound,
+    cv_plus_p_values,
+    jackknife_after_bootstrap_p_values,
+)
+from jaxae.stats.conformal.guarantee import Band, fit, fpr_band, marginal_fpr, rank_allowed
+from jaxae.stats.conformal.ranks import (
+    group_scores,
+    p_values,
+    refuse_nan,
+    smoothed_p_values,
+    split_p_values,
+    stream_p_values,
+)
+
+__all__ = [
+    "Band",
+    "Wealth",
+    "benjamini_hochberg",
+    "bet",
+    "crossed",
+    "cv_plus_bound",
+    "cv_plus_p_values",
+    "fit",
+    "fpr_band",
+    "group_scores",
+    "jackknife_after_bootstrap_p_values",
+    "marginal_fpr",
+    "p_values",
+    "rank_allowed",
+    "refuse_nan",
+    "smoothed_p_values",
+    "split_p_values",
+    "stream_p_values",
+]

@@ -1,0 +1,82 @@
+"""Drift of a stream: a martingale that bets against its p-values being uniform.
+
+A gambler who starts with 1 and stakes it on small p-values gains nothing on average while the rows
+stay exchangeable. By Ville's inequality the wealth then ever reaches 1/delta with a probability of
+at most delta: the alarm holds at all times at once, however long one looks.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Bool, Float
+
+from jaxae.errors import UserError
+from jaxae.stats.conformal.ranks import refuse_other_than_p_values
+from jaxae.types import AnyArray
+
+# One gambler for each, who bets epsilon p^(epsilon - 1): low ones win more on small p-values and
+# lose more on others, so that some are right for a slight drift and some for a large one; the last
+# bets nothing and keeps what the others need once drift sets in.
+EPSILONS = np.float32([1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1])
+JUMP = 0.01  # share of the wealth that is dealt out anew after each row
+
+
+class Wealth(NamedTuple):
+    """What the gamblers have, in logarithms."""
+
+    log: Float[Array, " T"]  # of their mean, after each row
+    each: Float[Array, " E"]  # of each one after the last row: what a stream goes on from
+
+
+def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> Wealth:
+    """The jumper martingale over power bets: M_t = mean over epsilon of the gamblers' wealth.
+
+    With each row a gambler's wealth is multiplied by epsilon p^(epsilon - 1), whose mean is 1
+    (Vovk, Nouretdinov and Gammerman, 2003); then the share `JUMP` of everything is dealt out
+    equally, so that gamblers whom a long calm has ruined are back when drift begins (Vovk et al.,
+    2021). The mean grows when scores rise; a drift to lower scores it does not see.
+
+    Args:
+      p: of `stream_p_values`, in (0, 1]; of other p-values, that are not independent or not
+        uniform, the wealth is no martingale.
+      each: `Wealth.each` of the stream so far; None: it begins.
+
+    Raises:
+      UserError: a p-value is NaN or not in [0, 1].
+    """
+    refuse_other_than_p_values(p)
+    start = np.zeros_like(EPSILONS) if each is None else each
+    return _play(jnp.asarray(p, jnp.float32), jnp.asarray(start, jnp.float32))
+
+
+@jax.jit
+def _play(p: Array, start: Array) -> Wealth:
+    stakes = jnp.asarray(EPSILONS)
+
+    def step(each: Array, log_p: Array) -> tuple[Array, Array]:
+        won = each + jnp.log(stakes) + (stakes - 1) * log_p
+        mean = logsumexp(won) - math.log(len(stakes))
+        return jnp.logaddexp(math.log1p(-JUMP) + won, math.log(JUMP) + mean), mean
+
+    # 0 is no p-value of `stream_p_values`; of others it wins much, but not everything.
+    log_p = jnp.log(jnp.maximum(p, jnp.finfo(jnp.float32).tiny))
+    each, log = lax.scan(step, start, log_p)
+    return Wealth(log, each)
+
+
+def crossed(log_wealth: Float[AnyArray, " T"], delta: float) -> Bool[Array, " T"]:
+    """Whether the wealth has reached 1/delta yet: P(ever) <= delta while rows are exchangeable.
+
+    Ville's inequality, P(sup M_t >= 1/delta) <= delta.
+
+    Raises:
+      UserError: delta is not between 0 and 1.
+    """
+    if not 0 < delta < 1:
+        raise UserError(f"delta is {delta:g}; a probability of false alarm lies between 0 and 1")
+    return lax.cummax(jnp.asarray(log_wealth)) >= -math.log(delta)

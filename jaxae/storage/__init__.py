@@ -1,0 +1,9 @@
+"""What a run keeps, written whole or not at all: its folder, checkpoints, arrays, who is told.
+
+`runlog` is the run folder, `checkpoint` Orbax's states, `archive` arrays with their description,
+`provenance` where a result comes from, `begun` the choices of speed that a training started with,
+`logs` the listeners.
+
+It uses settings, devices and files of arrays. It does not know what the arrays mean: no method, no
+score, no metric. Nothing is loaded here, so that a run folder can be read without Orbax.
+"""

@@ -1,0 +1,222 @@
+"""Where the rows of each step come from: all of them on the devices, or the next steps' only.
+
+Both follow the plan of `jaxae.data.index_plan`: same batches, and the same bits of the state.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxae.data import sources
+from jaxae.devices import memory, parallel, tuning
+from jaxae.ops import ceil_div
+from jaxae.types import Learner, Metrics, PyTree, Source, TrainState
+
+Plan = Int[np.ndarray, "D T B"]
+Measured = Callable[[], dict[str, np.ndarray]]  # waits for the metrics, each [E, T]
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """Rows, and what trains an epoch on them."""
+
+    def compile(self) -> None:
+        """Before the first epoch; compiled once.
+
+        Raises:
+          MemoryError: the devices do not hold what the program takes.
+        """
+
+    def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
+        """Have the devices begin with an epoch; the state is donated."""
+
+    def needed(self, batch: int) -> int:
+        """Bytes that an epoch takes on each device if the global batch has another size."""
+
+
+def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool = False) -> bool:
+    """Whether rows are read while training, and, where that was left open, a line that says so.
+
+    Args:
+      asked: "resident", "streaming", or "auto": resident where the rows lie in memory, or would
+        fill a quarter of what the devices hold at most. Several processes always stream: each reads
+        the rows of its own devices and no others.
+      x: the training rows.
+      devices: that train.
+      quiet: no line.
+    """
+    if jax.process_count() > 1:
+        return True
+    if asked != "auto":
+        return asked == "streaming"
+    needed, held = memory.of_rows(x, devices), memory.held(devices[0])
+    streams = not sources.is_resident(x) and bool(held) and needed > memory.SHARE * held
+    if streams and not quiet:
+        print(
+            f"training rows are {needed / 1e9:.1f} GB of {held / 1e9:.1f} GB of memory: they are "
+            "read while training; --train.feed resident keeps them"
+        )
+    return streams
+
+
+def make(
+    streams: bool,
+    learner: Learner,
+    x: Source,
+    devices: parallel.Devices,
+    start: tuple[TrainState, PyTree, PyTree],
+    plan: Plan,
+) -> Feed:
+    """What trains an epoch.
+
+    Args:
+      streams: see `is_streaming`.
+      learner: see `jaxae.devices.parallel.epoch_fn`.
+      x: training rows [N, *S] float32.
+      devices: D of them, of all processes.
+      start: state, keys and settings, `place`d.
+      plan: one epoch's; all have its shape.
+    """
+    return (_Streaming if streams else _Resident)(learner, x, devices, start, plan)
+
+
+class _Resident:
+    """All rows on every device."""
+
+    def __init__(
+        self, learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
+    ):
+        self._state, *self._rest = start
+        self._learner, self._devices, self._plan, self._shape = learner, devices, plan, x.shape
+        self._x, self._rows = x, None
+
+    def compile(self) -> None:
+        self._rows = parallel.place(sources.read(self._x), self._devices)
+        plan = parallel.split(self._plan, self._devices)
+        args = self._state, self._rows, plan, *self._rest
+        self._program = parallel.compiled_epoch(self._learner, self._devices, *args)
+        memory.refuse_program(self._program, self._devices)
+        self._state = _shapes(self._state)  # what it holds is donated
+
+    def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
+        plan = parallel.split(plan, self._devices)
+        state, metrics = self._program(state, self._rows, plan, *self._rest)
+        return state, functools.partial(parallel.fetch, metrics)
+
+    def needed(self, batch: int) -> int:
+        count, steps = len(self._devices), ceil_div(self._shape[0], batch)
+        rows = jax.ShapeDtypeStruct(self._shape, np.float32)
+        plan = jax.ShapeDtypeStruct((count, steps, batch // count), np.int32)
+        args = _shapes((self._state, rows, plan, *self._rest))
+        return memory.of_program(parallel.compiled_epoch(self._learner, self._devices, *args))
+
+
+class _Streaming:
+    """The rows of the next steps on the devices whose they are; read by another thread."""
+
+    def __init__(
+        self, learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
+    ):
+        self._state, *self._rest = start
+        self._learner, self._devices, self._x = learner, devices, x
+        _, self._steps, self._share = plan.shape
+        self._part = self._steps_of_part(self._steps, self._share)
+        self._programs: dict[int, tuple[Callable, jax.Array]] = {}
+
+    def _steps_of_part(self, steps: int, share: int) -> int:
+        of_step = 4 * share * math.prod(self._x.shape[1:]) * len(parallel.here(self._devices))
+        return _steps_of_part(steps, tuning.FEED_BYTES // of_step)
+
+    def compile(self) -> None:
+        count, share, row = len(self._devices), self._share, self._x.shape[1:]
+        for length in sorted({self._part, self._steps % self._part} - {0}):  # of the end
+            rows = _blank((count, length * share, *row), self._devices)
+            own = np.arange(length * share, dtype=np.int32).reshape(length, share)
+            plan = parallel.split(np.broadcast_to(own, (count, *own.shape)), self._devices)
+            args = self._state, rows, plan, *self._rest
+            program = parallel.compiled_epoch(self._learner, self._devices, *args, own_rows=True)
+            memory.refuse_program(program, self._devices)
+            self._programs[length] = program, plan
+        self._state = _shapes(self._state)
+
+    def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
+        found: list[Metrics] = []
+
+        def read(first: int) -> tuple[int, jax.Array]:
+            return _part(self._x, plan, first, self._part, self._devices)
+
+        for length, rows in _ahead(read, self._steps, self._part):
+            program, own = self._programs[length]
+            if len(found) > 1:  # so that no more than a few parts lie on the devices
+                jax.block_until_ready(found[-2])
+            state, metrics = program(state, rows, own, *self._rest)
+            found.append(metrics)
+
+        def fetch() -> dict[str, np.ndarray]:
+            parts = [parallel.fetch(metrics) for metrics in found]
+            return jax.tree.map(lambda *a: np.concatenate(a, axis=1), *parts)
+
+        return state, fetch
+
+    def needed(self, batch: int) -> int:
+        count = len(self._devices)
+        share = batch // count
+        length = self._steps_of_part(ceil_div(len(self._x), batch), share)
+        rows = jax.ShapeDtypeStruct((count, length * share, *self._x.shape[1:]), np.float32)
+        plan = jax.ShapeDtypeStruct((count, length, share), np.int32)
+        args = _shapes((self._state, rows, plan, *self._rest))
+        program = parallel.compiled_epoch(self._learner, self._devices, *args, own_rows=True)
+        return memory.of_program(program)
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    """What there is to know of arrays without their values."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def _blank(shape: tuple, devices: parallel.Devices) -> jax.Array:
+    """To compile for: `pmap` in many processes takes no shapes."""
+    return parallel.split_by(
+        lambda own: np.zeros((len(own), *shape[1:]), np.float32), shape, devices
+    )
+
+
+def _steps_of_part(steps: int, wanted: int) -> int:
+    """About as many as wanted, so that no part has a single step of several.
+
+    XLA unrolls a loop of one step and fuses it differently: its bits would be others.
+    """
+    part = min(steps, max(2, wanted))
+    while part > 1 and steps % part == 1:
+        part += 1
+    return part
+
+
+def _part(
+    x: Source, plan: Plan, first: int, length: int, devices: parallel.Devices
+) -> tuple[int, jax.Array]:
+    """The rows of some steps, on the devices whose they are, and how many steps they are."""
+    index = plan[:, first : first + length]
+    of_device = (index.shape[1] * index.shape[2], *x.shape[1:])
+
+    def read(own: np.ndarray) -> np.ndarray:
+        return x[index[own].ravel()].reshape(len(own), *of_device)
+
+    return index.shape[1], parallel.split_by(read, (len(index), *of_device), devices)
+
+
+def _ahead(read: Callable[[int], Any], steps: int, part: int) -> Iterator[Any]:
+    """What `read` gives for each part, read by another thread while the one before is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
+        following: Future | None = pool.submit(read, 0)
+        for first in range(part, steps + part, part):
+            assert following is not None
+            rows = following.result()
+            following = pool.submit(read, first) if first < steps else None
+            yield rows

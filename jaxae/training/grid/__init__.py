@@ -1,0 +1,218 @@
+"""Many members in one program: each device trains its own, whole, and none waits for another.
+
+`jaxae.training.train` splits every batch of one model over the devices. A grid has as many models
+as its protocol has classes, seeds, folds and settings, so the models are what is shared out, and a
+device meets the others once an epoch. All rows lie on every device, once; a member is a selection
+of them, keys and settings.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxae import data, rng
+from jaxae.config import ExperimentConfig
+from jaxae.devices import members, memory, parallel, tuning
+from jaxae.ops import ceil_div
+from jaxae.training import train
+from jaxae.training.grid.lanes import Lanes, padded
+from jaxae.training.grid.programs import compiled
+from jaxae.types import (
+    Key,
+    Learner,
+    PyTree,
+    Settings,
+    Source,
+    TrainState,
+)
+
+
+class Member(NamedTuple):
+    """One of the models of a grid, in terms of rows that all of them share.
+
+    Attributes:
+      cfg: of the member alone: its seed orders the rows and draws weights and noise.
+      settings: `Learner.settings` of that configuration.
+      train: positions of its training rows; one that stands twice is seen twice as often.
+      valid: positions of its valid rows.
+    """
+
+    cfg: ExperimentConfig
+    settings: Settings
+    train: Int[np.ndarray, " N"]
+    valid: Int[np.ndarray, " V"]
+
+    @property
+    def steps(self) -> int:
+        """Of one epoch."""
+        return ceil_div(len(self.train), self.cfg.train.batch_size)
+
+    def plan(self, epoch: int) -> Int[np.ndarray, "T B"]:
+        """The rows of each step of an epoch, as `jaxae.data.index_plan` orders them."""
+        n, batch = len(self.train), self.cfg.train.batch_size
+        return self.train[data.index_plan(self.cfg.seed, epoch, n, batch, 1)[0]]
+
+
+class Progress(NamedTuple):
+    """Where the members [E] of a grid stand, in their own order."""
+
+    state: TrainState
+    kept: PyTree  # `TrainState.variables` of the best epoch so far, of equals the last; {} = none
+    kept_merit: Float[np.ndarray, " E"]
+    kept_epoch: Int[np.ndarray, " E"]
+
+
+Watch = Callable[[Callable[[], PyTree]], train.EpochMetrics]  # of variables, if asked for
+Merit = Callable[[train.EpochMetrics], Float[np.ndarray, " E"]]  # higher = better
+# (epoch from 1, progress on the host if asked for, metrics [E]); what is returned is shown.
+OnEpoch = Callable[[int, Callable[[], Progress], train.EpochMetrics], train.EpochMetrics]
+
+
+def start(learner: Learner, grid: Sequence[Member], shape: tuple[int, ...]) -> Progress:
+    """Before the first step: each member has the weights that it would have alone."""
+    keys = jnp.stack([_key(member, rng.Purpose.INIT) for member in grid])
+    state = jax.device_get(train.initial_state(learner, shape, keys))
+    size = len(grid)
+    return Progress(state, {}, np.full(size, -np.inf), np.zeros(size, np.int32))
+
+
+def fit(
+    learner: Learner,
+    rows: Source,
+    grid: Sequence[Member],
+    devices: parallel.Devices,
+    progress: Progress,
+    *,
+    done: int = 0,
+    watch: Watch = lambda variables: {},
+    merit: Merit | None = None,
+    on_epoch: OnEpoch = lambda epoch, progress, metrics: metrics,
+    quiet: bool = False,
+) -> Progress:
+    """Train every member for as many epochs as its configuration, the same for all, says.
+
+    A member takes the course that it takes alone on one device: its batches, weights and noise do
+    not depend on the others. Members with fewer rows make fewer steps.
+
+    Args:
+      learner: built without a mapped axis; members are told apart by their settings.
+      rows: float32 [N, *S], those of all members.
+      grid: the members [E].
+      devices: they share the members out among them.
+      progress: see `start`; or what an earlier call left.
+      done: epochs that `progress` has behind it.
+      watch: measures more after every epoch.
+      merit: of an epoch's metrics; the variables are kept of the epoch where it is highest. None:
+        none are.
+      on_epoch: called after that.
+      quiet: no progress bar.
+
+    Raises:
+      UserError: a batch larger than a member's rows.
+    """
+    epochs = grid[0].cfg.train.epochs
+    if done >= epochs:
+        return progress
+    lanes = Lanes([member.steps for member in grid], devices)
+    train_epoch = _epoch_of(learner, rows, grid, lanes)
+    kept = progress.kept or (progress.state.variables if merit else {})
+    state, kept = (lanes.out(tree) for tree in (progress.state, kept))
+    best, chosen = progress.kept_merit, progress.kept_epoch
+    steps = sum(member.steps for member in grid)
+    with train.progress_bar(epochs * steps, done * steps, quiet) as bar:
+        for epoch in range(done + 1, epochs + 1):
+            state, found = train_epoch(state, epoch)
+            found |= watch(functools.partial(lanes.back, state.variables))
+            if merit:
+                value = np.asarray(merit(found), np.float64)
+                better = value >= best
+                kept = _taken(lanes.out(better), state.variables, kept)
+                best = np.where(better, value, best)
+                chosen = np.where(better, np.int32(epoch), chosen)
+            so_far = functools.partial(_so_far, lanes, state, kept, best, chosen)
+            train.show(bar, steps, on_epoch(epoch, so_far, found))
+    return so_far()
+
+
+def _so_far(lanes: Lanes, state: TrainState, kept: PyTree, *chosen: np.ndarray) -> Progress:
+    return Progress(*lanes.back((state, kept)), *chosen)
+
+
+def _epoch_of(
+    learner: Learner, rows: Source, grid: Sequence[Member], lanes: Lanes
+) -> Callable[[TrainState, int], tuple[TrainState, train.EpochMetrics]]:
+    """`(state [D, K, ...], epoch from 1) -> (state, metrics [E])`, everything else in place."""
+    run, measure = compiled(learner, lanes.devices)
+    rows = parallel.place(np.asarray(rows), lanes.devices)
+    keys = lanes.out(jnp.stack([_key(member, rng.Purpose.NOISE) for member in grid]))
+    values = {name: [member.settings[name] for member in grid] for name in grid[0].settings}
+    settings = lanes.out({name: np.float32(of) for name, of in values.items()})
+    steps = [member.steps for member in grid]
+    counts = lanes.out(np.int32(steps), empty=0)
+    side_by_side = ceil_div(len(grid), len(lanes.devices))
+    platform = lanes.devices[0].platform
+    chunk = tuning.chunk_rows(learner.tuning, platform, rows.shape[1:], side_by_side)
+    valid = padded([member.valid for member in grid], chunk)
+    valid = lanes.out(valid.reshape(len(grid), -1, chunk))
+    sizes = [len(member.valid) for member in grid]
+
+    def planned(epoch: int) -> PyTree:
+        return lanes.out(padded([member.plan(epoch - 1) for member in grid], 1))
+
+    plans: dict[int, PyTree] = {}  # of the next epoch, made while the devices are at work
+
+    def train_epoch(state: TrainState, epoch: int) -> tuple[TrainState, train.EpochMetrics]:
+        clock = time.perf_counter()
+        plan = plans.pop(epoch, None)
+        plan = planned(epoch) if plan is None else plan
+        state, metrics = run(state, rows, plan, counts, keys, settings)
+        losses = measure(state.variables, rows, valid, settings)
+        if epoch < grid[0].cfg.train.epochs:
+            plans[epoch + 1] = planned(epoch + 1)
+        found = _means(lanes.back(metrics), steps)
+        speed = np.array(sum(steps) / (time.perf_counter() - clock))
+        valid_losses = _means({"valid_loss": lanes.back(losses)}, sizes)
+        return state, found | valid_losses | {"steps_per_s": speed}
+
+    return train_epoch
+
+
+def _key(member: Member, purpose: rng.Purpose) -> Key:
+    """The key that the member's own experiment has, which is an ensemble of one."""
+    return members.keys(rng.stream(member.cfg.seed, purpose), 1)[0]
+
+
+def _means(values: dict[str, np.ndarray], counts: Sequence[int]) -> dict[str, np.ndarray]:
+    """Means [E] of the first so many of each member's values [E, T]."""
+    return {
+        name: np.stack([np.mean(one[:n]) for one, n in zip(of, counts, strict=True)])
+        for name, of in values.items()
+    }
+
+
+_taken = jax.jit(
+    lambda better, new, old: jax.tree.map(
+        lambda a, b: jnp.where(better.reshape(better.shape + (1,) * (a.ndim - 2)), a, b), new, old
+    )
+)
+
+
+def devices_for(
+    learner: Learner, size: int, shape: tuple[int, ...], asked: int
+) -> list[jax.Device]:
+    """As many devices as are asked for, 0 = all there are, but no more than members.
+
+    Raises:
+      UserError: more devices than there are, or less memory than the members need all at once.
+    """
+    count = min(asked or len(jax.local_devices()), size)
+    devices = parallel.choose(count, size)
+    own = size if devices[0].platform == "cpu" else ceil_div(size, count)
+    memory.check(train.abstract_state(learner, shape, own), devices[:1])
+    return devices

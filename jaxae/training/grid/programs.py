@@ -1,0 +1,143 @@
+"""What a device does with the members that it holds, and how it is compiled."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxae.devices import members, parallel, tuning
+from jaxae.types import (
+    Array,
+    Batch,
+    Inferred,
+    Key,
+    Learner,
+    Metrics,
+    PyTree,
+    Settings,
+    TrainState,
+)
+
+
+def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
+    """What a device does with its members: train them for an epoch, measure their valid rows.
+
+    Args:
+      learner: built without a mapped axis.
+      platform: "cpu", where members go one by one, or one on which they go side by side.
+
+    Returns:
+      `(state [K, ...], rows [N, *S], plan [K, T, B], counts [K], keys [K], settings of [K]) ->
+      (state, metrics of [K, T])`, of which the first `counts` count, and
+      `(variables [K, ...], rows, valid [K, C, chunk], settings) -> losses [K, C * chunk]`.
+    """
+    one_by_one, unroll = platform == "cpu", tuning.unrolled(learner.tuning, platform)
+
+    def epoch(
+        state: TrainState, rows: Array, plan: Array, counts: Array, keys: Key, settings: Settings
+    ) -> tuple[TrainState, Metrics]:
+        flat = rows.reshape(len(rows), -1)  # a row is then gathered as one piece
+
+        def course(
+            state: TrainState, plan: Array, count: Array, key: Key, settings: Settings
+        ) -> tuple[TrainState, Metrics]:
+            slot = jnp.arange(plan.shape[-1], dtype=jnp.int32)
+
+            def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+                x = flat[index].reshape(len(slot), *rows.shape[1:])
+                return learner.step(state, Batch(x, slot), key, settings)
+
+            run = _until if one_by_one else functools.partial(_through, unroll=unroll)
+            return run(step, state, plan, count)
+
+        return members.each(course, state, plan, counts, keys, settings, one_by_one=one_by_one)
+
+    def losses(variables: PyTree, rows: Array, valid: Array, settings: Settings) -> Array:
+        def of_member(variables: PyTree, valid: Array, settings: Settings) -> Array:
+            def of_rows(index: Array) -> Array:
+                seen = Inferred(rows[index], learner.infer(variables, rows[index]))
+                return jax.vmap(learner.loss, in_axes=(0, None))(seen, settings)
+
+            return lax.map(of_rows, valid).ravel()
+
+        return members.each(of_member, variables, valid, settings, one_by_one=one_by_one)
+
+    return epoch, losses
+
+
+Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+
+
+def _until(step: Step, state: TrainState, plan: Array, count: Array) -> tuple[TrainState, Metrics]:
+    """The first `count` steps of a plan [T, B]; of the others' metrics [T] nothing is said.
+
+    A loop that ends where the member's rows do: the steps that others make more cost it nothing.
+    """
+
+    def one(i: Array, carry: tuple) -> tuple:
+        state, kept = carry
+        state, found = step(state, plan[i])
+        return state, {name: kept[name].at[i].set(found[name]) for name in kept}
+
+    _, found = jax.eval_shape(step, state, plan[0])
+    nothing = {name: jnp.zeros(len(plan), leaf.dtype) for name, leaf in found.items()}
+    return lax.fori_loop(0, count, one, (state, nothing))
+
+
+def _through(
+    step: Step, state: TrainState, plan: Array, count: Array, *, unroll: int
+) -> tuple[TrainState, Metrics]:
+    """The same in a loop of T steps, of which those after `count` change nothing.
+
+    For members side by side: a loop that ends where the last of them does has an end that depends
+    on data, and an accelerator would ask the host for it at every step.
+    """
+
+    def one(state: TrainState, of_step: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
+        i, index = of_step
+        new, found = step(state, index)
+        return jax.tree.map(lambda a, b: jnp.where(i < count, a, b), new, state), found
+
+    return lax.scan(one, state, (jnp.arange(len(plan)), plan), unroll=unroll)
+
+
+def compiled(learner: Learner, devices: parallel.Devices) -> tuple[Callable, Callable]:
+    """The programs on devices, as their learner trains and scores fastest."""
+    platform = devices[0].platform
+    epoch, losses = programs(learner, platform)
+    training = tuning.training_options(learner.tuning, learner.dtype, platform, len(devices))
+    how = learner.tuning, learner.dtype, platform
+
+    def of_training(program: Any, args: tuple) -> Callable:
+        return tuning.compiled(program.lower(*args), training)
+
+    def of_scoring(program: Any, args: tuple) -> Callable:
+        return tuning.compiled_scorer(program, args, *how)
+
+    return (
+        _mapped(epoch, devices, (0, None, 0, 0, 0, 0), (0, 0), of_training, donate=(0,)),
+        _mapped(losses, devices, (0, None, 0, 0), (0,), of_scoring),
+    )
+
+
+def _mapped(
+    fun: Callable,
+    devices: parallel.Devices,
+    in_axes: tuple,
+    outs: tuple,
+    compiled: Callable[[Any, tuple], Callable],
+    donate: tuple[int, ...] = (),
+) -> Callable:
+    """`fun` of what each device holds, compiled at its first call."""
+    program: list[Callable] = []
+    mapped = parallel.mapped(fun, devices, in_axes, outs, donate)
+
+    def call(*args: PyTree) -> PyTree:
+        if not program:
+            program.append(compiled(mapped, args))
+        return program[0](*args)
+
+    return call

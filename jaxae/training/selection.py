@@ -1,0 +1,248 @@
+"""Which epoch becomes the detector, and what the choice is worth.
+
+The last epoch, or one that looks good by something that needs no labels, is a detector that anybody
+could have made. The epoch that is best on the test rows is none: it knows the answers. That choice
+is called the oracle, must be allowed with a flag of its own, and shows how far the others are from
+what the course of training had in it.
+
+To add a choice, name it in `CHOICES` and in the type of `TrainConfig.select`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxae import detectors, rng, scoring
+from jaxae.config import ExperimentConfig, for_scoring
+from jaxae.detectors import evaluation
+from jaxae.devices.parallel import Devices
+from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.stats import quality
+from jaxae.stats.intervals import headline
+from jaxae.storage import checkpoint
+from jaxae.types import Dataset, Learner, PyTree, Settings, TrainState
+
+ROWS = 2048  # valid rows at most that are set against pseudo-anomalies, so that epochs stay short
+Metrics = dict[str, Float[np.ndarray, " E"]]
+
+
+class Choice(NamedTuple):
+    """A rule that picks an epoch."""
+
+    words: str  # what it picks by, for reports
+    metric: str  # of an epoch, as `metrics.jsonl` has it
+    sign: int = 1  # 1 = the highest is best, -1 = the lowest
+    oracle: bool = False  # whether it looks at test labels
+
+
+CHOICES: dict[str, Choice] = {
+    "last": Choice("last epoch", "epoch"),
+    "valid_loss": Choice("validation loss", "valid_loss", -1),
+    "pseudo_anomalies": Choice("pseudo-anomalies", "pseudo_auroc"),
+    "oracle": Choice("test labels (oracle)", "test_auroc", oracle=True),
+}
+
+
+class Chosen(NamedTuple):
+    """The best epoch so far, kept until a better one comes."""
+
+    epoch: int
+    merit: float  # higher = better
+    variables: PyTree  # of the model then
+
+    def stored(self) -> PyTree:
+        """What a checkpoint holds of it; its merit is in the log."""
+        return {"epoch": np.asarray(self.epoch, np.int32), "variables": self.variables}
+
+
+def check(cfg: ExperimentConfig) -> None:
+    """Refuse a choice by test labels that was not allowed.
+
+    Raises:
+      UserError: `train.select` is an oracle and `train.oracle` is off.
+    """
+    if CHOICES[cfg.train.select].oracle and not cfg.train.oracle:
+        raise UserError(
+            f"train.select {cfg.train.select} chooses the epoch by test labels, so its numbers are "
+            "no results; allow it with --train.oracle, or select valid_loss or pseudo_anomalies"
+        )
+
+
+def watch(
+    cfg: ExperimentConfig, learner: Learner, data: Dataset, devices: Devices
+) -> Callable[[PyTree, Settings], Callable[[], Metrics]]:
+    """`(variables [E, ...], settings [E]) -> metrics of one epoch`, all that it may be chosen by.
+
+    The devices begin at once; what is returned is called for the metrics.
+
+    valid_loss always. Where epochs are monitored or chosen by them: pseudo_auroc, the AUROC of the
+    run's score between valid rows and `pseudo_anomalies` made of them; test_auroc and
+    test_equal_error_f1, which look at the truth and may choose nothing without saying so. A score
+    that is fitted is fitted after each epoch, on all training rows.
+    """
+    losses = evaluation.loss_fn(learner, data.valid.x, devices)
+    wanted = {CHOICES[cfg.train.select].metric}
+    if cfg.train.monitor:
+        wanted = {choice.metric for choice in CHOICES.values()}
+    score = scoring.resolve(cfg.score)
+    scorer = learners.build(for_scoring(cfg), data.shape)
+    pairs = _pairs(data.valid.x, cfg.data.split_seed) if "pseudo_auroc" in wanted else None
+    scorers = {
+        name: evaluation.scores_fn(scorer, score, x, devices)
+        for name, x in (("pseudo_auroc", pairs), ("test_auroc", data.test.x))
+        if name in wanted
+    }
+
+    def scored(variables: PyTree) -> dict[str, evaluation.Pending]:
+        fitted = detectors.fit_score(scorer, variables, data, cfg, devices) if scorers else {}
+        return {name: begin(variables, fitted) for name, begin in scorers.items()}
+
+    def begin(variables: PyTree, settings: Settings) -> Callable[[], Metrics]:
+        valid_loss = losses(variables, settings)
+        begun = None if score.is_fitted else scored(variables)  # fitting has to wait for outputs
+
+        def measured() -> Metrics:
+            found = {"valid_loss": valid_loss()}
+            pending = scored(variables) if begun is None else begun
+            scores = {name: fetch() for name, fetch in pending.items()}
+            if "pseudo_auroc" in scores:
+                found["pseudo_auroc"] = _auroc_of_pairs(scores["pseudo_auroc"])
+            if "test_auroc" in scores:
+                found |= _on_test(scores["test_auroc"], data.test.y)
+            return found
+
+        return measured
+
+    return begin
+
+
+def _auroc_of_pairs(scores: Float[np.ndarray, "E N"]) -> Float[np.ndarray, " E"]:
+    """Of scores whose second half is that of anomalies."""
+    is_pseudo = np.arange(scores.shape[1]) >= scores.shape[1] // 2
+    return np.array([headline.area(row, is_pseudo) for row in scores])
+
+
+def _on_test(scores: Float[np.ndarray, "E N"], y: Bool[np.ndarray, " N"]) -> Metrics:
+    """With the program that measures the detector in the end: it is compiled once."""
+    of_members = [jax.device_get(quality.measure(row, y, y)) for row in scores]
+    return {
+        "test_auroc": np.array([found.auroc for found in of_members]),
+        "test_equal_error_f1": np.array([found.equal_error_f1 for found in of_members]),
+    }
+
+
+def _pairs(valid: Any, seed: int) -> Float[np.ndarray, " N *S"]:
+    """Valid rows, `ROWS` at most, and behind them as many pseudo-anomalies made of them."""
+    generator = rng.host_generator(seed, rng.Purpose.CORRUPTION, 1)
+    rows = valid[np.sort(generator.permutation(len(valid))[:ROWS])]
+    return np.concatenate([rows, pseudo_anomalies(rows, seed)])
+
+
+def pseudo_anomalies(x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:
+    """Anomalies made of normals alone: a part of each row is taken from another one.
+
+    Images [H, W, C]: a patch from a random place to another one, a quarter to a half of each side
+    (after Li et al., "CutPaste", CVPR 2021, who cut from the same image). Series [T, C]: a segment
+    as long, to another time. Vectors [F]: a random quarter to half of the features, each in its
+    place, since others have other units.
+    """
+    generator = rng.host_generator(seed, rng.Purpose.CORRUPTION)
+    made, order = x.copy(), generator.permutation(len(x))
+    for i, donor in zip(order, np.roll(order, 1), strict=True):  # no row gives to itself
+        to, source = (_features if x.ndim == 2 else _boxes)(x.shape[1:], generator)
+        made[(i, *to)] = x[(donor, *source)]
+    return made
+
+
+def _share(size: Int[np.ndarray, " A"], generator: np.random.Generator) -> Int[np.ndarray, " A"]:
+    """A quarter to a half of each number, at least 1."""
+    return generator.integers(np.maximum(size // 4, 1), np.maximum(size // 2, 1) + 1)
+
+
+def _features(shape: tuple, generator: np.random.Generator) -> tuple[tuple, tuple]:
+    picked = generator.permutation(shape[0])[: _share(np.array(shape), generator)[0]]
+    return (picked,), (picked,)
+
+
+def _boxes(shape: tuple, generator: np.random.Generator) -> tuple[tuple, ...]:
+    size = np.array(shape[:-1])
+    side = _share(size, generator)
+    places = (generator.integers(0, size - side + 1) for _ in range(2))
+    return tuple(
+        tuple(slice(a, a + n) for a, n in zip(place, side, strict=True)) for place in places
+    )
+
+
+def keep(
+    cfg: ExperimentConfig, best: Chosen | None, epoch: int, variables: PyTree, found: Metrics
+) -> Chosen | None:
+    """The better of the best epoch so far and this one, whose variables are copied if it is better.
+
+    Of equals the later one is. None where the last epoch is selected: training keeps it anyway.
+    """
+    if cfg.train.select == "last":
+        return None
+    choice = CHOICES[cfg.train.select]
+    merit = choice.sign * float(np.mean(found[choice.metric]))
+    if best and merit < best.merit:
+        return best
+    return Chosen(epoch, merit, jax.tree.map(jnp.copy, variables))
+
+
+def resumed(
+    cfg: ExperimentConfig, manager: checkpoint.Manager, state: TrainState, course: list[dict]
+) -> Chosen | None:
+    """The best epoch of those that a restored state has behind it.
+
+    Args:
+      cfg: its `train.select`.
+      manager: the state's checkpoint holds the best epoch's variables.
+      state: as it was restored.
+      course: as many epochs of `metrics.jsonl`.
+
+    Raises:
+      UserError: the checkpoint keeps no epoch, or another one than the log would choose.
+    """
+    if cfg.train.select == "last":
+        return None
+    like = {"epoch": np.zeros((), np.int32), "variables": state.variables}
+    stored = checkpoint.restore_chosen(manager, like, len(course))
+    epoch, choice = int(stored["epoch"]), CHOICES[cfg.train.select]
+    if epoch != best(course, choice):
+        raise UserError(
+            f"the checkpoint keeps epoch {epoch}, but metrics.jsonl has epoch "
+            f"{best(course, choice)} as the best by {choice.words}; put it back, or name another "
+            "--run-dir"
+        )
+    merit = choice.sign * course[epoch - 1][choice.metric]
+    return Chosen(epoch, merit, stored["variables"])
+
+
+def best(course: list[dict], choice: Choice) -> int:
+    """The number of the best epoch; of equals the last."""
+    return max(course, key=lambda line: (choice.sign * line[choice.metric], line["epoch"]))["epoch"]
+
+
+def summary(cfg: ExperimentConfig, course: list[dict]) -> dict[str, Any]:
+    """For a report: by what an epoch was selected, which one, and what other choices give.
+
+    "selection" is there where every epoch was monitored: by each choice its epoch and the test
+    AUROC then, a mean over members, and "gap", the oracle's AUROC minus that of the selected epoch.
+    """
+    choice = CHOICES[cfg.train.select]
+    found = {"selected_by": choice.words, "selected_epoch": best(course, choice)}
+    needed = {choice.metric for choice in CHOICES.values()}
+    if not all(needed <= line.keys() for line in course):
+        return found
+    epochs = {name: best(course, choice) for name, choice in CHOICES.items()}
+    by = {
+        name: {"epoch": epoch, "auroc": course[epoch - 1]["test_auroc"]}
+        for name, epoch in epochs.items()
+    }
+    gap = by["oracle"]["auroc"] - by[cfg.train.select]["auroc"]
+    return found | {"selection": by | {"gap": gap}}

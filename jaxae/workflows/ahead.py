@@ -1,0 +1,93 @@
+"""What a run will need soon, made by another thread while its own waits for a compiler or trains.
+
+Compilers run beside Python, so that a second core takes what would follow: on two cores a short run
+is over in three quarters of the time. Nothing depends on it: who comes before it does the work.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+
+from jaxae import scoring
+from jaxae.config import ExperimentConfig
+from jaxae.detectors import evaluation
+from jaxae.devices import parallel, tuning
+from jaxae.devices.parallel import Devices
+from jaxae.reports import plots, studies
+from jaxae.stats import quality
+from jaxae.training import train
+from jaxae.types import Dataset, Learner
+
+
+@contextlib.contextmanager
+def preparing(
+    cfg: ExperimentConfig,
+    data: Dataset,
+    learner: Learner,
+    scoring_learner: Learner,
+    devices: Devices,
+) -> Iterator[plots.Helper | None]:
+    """Compile what monitors and judges, and load what draws, meanwhile; give who helps to draw.
+
+    In one process only: several would have to agree upon an order. What fails is left alone, since
+    it fails where it is used, with the words for it.
+
+    Args:
+      cfg: of the run.
+      data: its splits have the shapes that are compiled for.
+      learner: that trains.
+      scoring_learner: that scores.
+      devices: to score on.
+    """
+    if jax.process_count() > 1:
+        yield None
+        return
+    with (
+        _helper() as helper,
+        ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool,
+    ):
+        for task in _tasks(cfg, data, learner, scoring_learner, devices):
+            pool.submit(parallel.on_host()(task))
+        try:
+            yield helper
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _helper() -> contextlib.AbstractContextManager:
+    """None where it would have no core to itself, or cannot be."""
+    if tuning.cores() > 1:
+        with contextlib.suppress(OSError):
+            return contextlib.closing(plots.Helper())
+    return contextlib.nullcontext()
+
+
+def _tasks(
+    cfg: ExperimentConfig,
+    data: Dataset,
+    learner: Learner,
+    scoring_learner: Learner,
+    devices: Devices,
+) -> Iterator[Callable[[], object]]:
+    """In the order in which a run asks: each calls a program as the run does, of a few rows."""
+    score = scoring.resolve(cfg.score)
+    state = train.abstract_state(learner, data.shape, cfg.ensemble)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables)
+    settings = {name: np.zeros(cfg.ensemble, np.float32) for name in learner.settings}
+    chunk = tuning.chunk_rows(learner.tuning, devices[0].platform, data.shape, cfg.ensemble)
+    few = data.test.x[: len(devices) * chunk + 1]
+    # Else programs differ by how many rows there are.
+    of_any_number = parallel.is_padded(few.shape, devices, chunk)
+    if of_any_number:
+        yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)
+    if of_any_number and not score.is_fitted:
+        yield lambda: evaluation.scorer(scoring_learner, score, devices)(zeros, {}, few)
+    truth = np.zeros(len(data.test.y), bool)
+    yield lambda: quality.measure(np.zeros(len(truth), np.float32), truth, truth)
+    if of_any_number:
+        yield lambda: evaluation.inference(scoring_learner, devices)(zeros, few)
+    yield plots.load
+    yield from studies.compiling(cfg, data)

@@ -1,0 +1,170 @@
+"""One experiment from configuration to report: what a newcomer reads first."""
+
+import time
+from collections.abc import Sequence
+
+import jax
+
+from jaxae import config, detectors
+from jaxae.config import ExperimentConfig, checks
+from jaxae.detectors import guards
+from jaxae.devices import hosts, parallel
+from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.reports import plots, reporting, studies
+from jaxae.storage import begun, checkpoint, logs, runlog
+from jaxae.training import selection, train
+from jaxae.types import Dataset, Learner, PyTree, TrainState
+from jaxae.workflows import ahead, choices
+
+
+def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
+    """Train, fit, score, draw and report, also to loggers; or resume where the run folder stands.
+
+    Where the folder holds the same experiment, training goes on after its last checkpoint, and a
+    finished run is only scored again: with another score, rule or study, if `cfg` says so.
+
+    Returns:
+      The report, as `report.json` holds it.
+
+    Raises:
+      UserError: see the modules named in the body; everything that can be checked is checked before
+        training starts.
+      FloatingPointError: training diverged or the model collapsed.
+    """
+    clock = time.perf_counter()
+    config.validate(cfg)
+    if not checks.open_fields(cfg):
+        check(cfg)  # before a download
+    hosts.join(cfg.hosts)
+    parallel.start(cfg)
+    cfg, dataset = choices.settle(cfg)
+    check(cfg, dataset)
+    learner = begun.as_begun(cfg.run_path, learners.build(cfg, dataset.shape))
+    scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
+    devices = train.devices_for(learner, cfg, dataset.shape)
+    all_devices = parallel.everywhere()  # scoring has no batch to keep whole
+    apart = train.ensemble(learner, cfg, len(dataset.train.x))
+    apart.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
+    loggers = logs.configured(cfg, loggers)
+    hosts.agree("data set or configuration", runlog.shared(cfg, dataset.digest))
+
+    with (
+        parallel.on_host(),
+        runlog.enter(cfg, dataset.digest) as folder,
+        checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
+        ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices) as helper,
+    ):
+        begun.write(folder, learner)
+        log = logs.Log(cfg, folder, loggers)
+        variables, compile_s = _train(cfg, learner, apart, dataset, devices, log, manager)
+        detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
+        detectors.save(folder / "detector", detector)
+        runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
+        runlog.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
+        report = reporting.make(cfg, dataset, detector, scores, folder)
+        here = jax.local_devices()  # what follows each process does by itself
+        made = detector, scores, manager, folder
+        report |= studies.run(studies.Context(cfg, dataset, scoring_learner, here, *made))
+        initial = train.initial_state(learner, dataset.shape, apart.init).params
+        found = guards.look(scoring_learner, initial, detector, scores, dataset, here)
+        report |= {"warnings": found, "wall_s": time.perf_counter() - clock, "compile_s": compile_s}
+        runlog.write_json(folder / "report.json", report)
+        figures = plots.FIGURES | studies.figures()
+        drawn = plots.draw(folder, figures, helper) if hosts.first() else []
+        report["wall_s"] = time.perf_counter() - clock
+        runlog.write_json(folder / "report.json", report)
+        log.finish(report)
+    print(reporting.table(report))
+    print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
+    return report
+
+
+def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
+    """Reject what can be seen to fail before training.
+
+    Args:
+      cfg: nothing in it is "auto".
+      dataset: None = what can be seen without data.
+
+    Raises:
+      UserError: a field, or several together, that cannot work, or not with these rows.
+    """
+    config.validate(cfg)
+    learners.check(cfg)
+    selection.check(cfg)
+    detectors.check(cfg, dataset)
+    studies.check(cfg, dataset)
+    if dataset:
+        learners.check_rows(cfg, dataset.train.x)
+
+
+def _train(
+    cfg: ExperimentConfig,
+    learner: Learner,
+    apart: train.Members,
+    dataset: Dataset,
+    devices: parallel.Devices,
+    log: logs.Log,
+    manager: checkpoint.Manager,
+) -> tuple[PyTree, float]:
+    """Fit from the last checkpoint, if there is one, saving as configured.
+
+    Gives the variables of the selected epoch, and the seconds that compilation took.
+    """
+    state, done = _resume(cfg, learner, apart, dataset, devices, manager)
+    past = log.start(done)
+    chosen = selection.resumed(cfg, manager, state, past) if state else None
+    is_due = checkpoint.due(cfg.train)
+    watch = selection.watch(cfg, learner, dataset, parallel.everywhere())
+
+    def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
+        nonlocal chosen
+        train.check_finite(found, f"after epoch {epoch}")
+        chosen = selection.keep(cfg, chosen, epoch, state.variables, found)
+        # The log before the state: what no state has behind it is dropped and written again.
+        log.epoch(epoch, found)
+        if is_due(epoch):
+            about = runlog.about(cfg, dataset.digest)
+            checkpoint.save(manager, epoch, state, about, chosen and chosen.stored())
+        return found
+
+    fitted = train.fit(
+        learner,
+        dataset.train.x,
+        cfg,
+        devices,
+        apart=apart,
+        state=state,
+        measure=lambda state: watch(state.variables, apart.settings),
+        on_epoch=on_epoch,
+    )
+    manager.wait_until_finished()
+    return parallel.at_home((chosen or fitted.state).variables), fitted.compile_s
+
+
+def _resume(
+    cfg: ExperimentConfig,
+    learner: Learner,
+    apart: train.Members,
+    dataset: Dataset,
+    devices: parallel.Devices,
+    manager: checkpoint.Manager,
+) -> tuple[TrainState | None, int]:
+    """The last saved state and its epoch; (None, 0) for a new run."""
+    saved = manager.latest_step()
+    if saved is None:
+        return None, 0
+    if saved > cfg.train.epochs:
+        raise UserError(
+            f"train.epochs is {cfg.train.epochs}, but {cfg.run_path} holds {saved} epochs; "
+            "ask for at least as many, or name another --run-dir"
+        )
+    about = checkpoint.about(manager, saved)
+    runlog.refuse_other(about, cfg, dataset.digest, cfg.run_path / "checkpoints")
+    template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
+    state = checkpoint.restore(manager, parallel.placed_like(template, devices))
+    behind = train.epochs_done(state, apart.plan(0, len(devices)).shape[1])
+    if behind != saved:
+        raise UserError(f"{manager.directory / str(saved)} holds {behind} epochs; rename it back")
+    return state, saved

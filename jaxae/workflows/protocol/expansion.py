@@ -1,0 +1,152 @@
+"""Which members a protocol has, and which of them are there already."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from jaxae import config, data
+from jaxae.config import DataConfig, ExperimentConfig, checks
+from jaxae.config.grids import ProtocolConfig, experiment_of
+from jaxae.data.datasets import splits
+from jaxae.errors import UserError
+from jaxae.types import Dataset
+from jaxae.workflows import choices, experiment
+
+# Settings of a learner, and where a configuration has them: what members of a grid may differ in.
+SWEPT = {
+    "optim.lr": "lr",
+    "optim.lr_discriminator": "lr_discriminator",
+    "train.noise_std": "noise_std",
+}
+
+
+def refuse_unread(cfg: ExperimentConfig) -> None:
+    """Refuse what a grid of members would ignore: it has resident rows, and one process.
+
+    Raises:
+      UserError: such a setting is not at its default.
+    """
+    hosts = ("hosts.auto", "hosts.coordinator")
+    rows = ("train.feed", "train.checkpoint_minutes", "train.fall_back")
+    checks.refuse_set(cfg, (*hosts, *rows), "a grid of members does not read it")
+
+
+def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig, Dataset]]:
+    """Every member's own configuration, and the data set of each class.
+
+    What is "auto" is settled once, on the first class, for all. A member is trained, scored and
+    reported as `jaxae.workflows.experiment.run` would its configuration on one device.
+
+    Raises:
+      UserError: nothing to sweep over, classes that the data do not have, or a field that cannot
+        work; see `jaxae.workflows.experiment.check`.
+    """
+    axes = _axes(cfg)
+    _check(cfg)
+    base = experiment_of(cfg)
+    raw = data.raw(base.data)
+    classes = cfg.classes or _classes(raw)
+    of_class = [dataclasses.replace(base.data, normal=(k,), anomaly=()) for k in classes]
+    base, _ = choices.settle(dataclasses.replace(base, data=of_class[0]))
+    of_class = [dataclasses.replace(base.data, normal=(k,)) for k in classes]
+    datasets = {of: splits.make(raw, of) for of in of_class}
+    found = []
+    seeds = range(cfg.seed, cfg.seed + cfg.seeds)
+    grid: Iterable[Any] = itertools.product(of_class, seeds, *(values for _, values in axes))
+    for of, seed, *point in grid:
+        member = dataclasses.replace(base, data=of, seed=seed)
+        name = f"class{of.normal[0]}-seed{seed}"
+        for (field, _), value in zip(axes, point, strict=True):
+            member = checks.replaced(member, field, value)
+            name += f"-{field.rpartition('.')[2]}{value:g}"
+        member = dataclasses.replace(member, run_dir=str(cfg.run_path / "members" / name))
+        if seed == cfg.seed:  # all others differ in nothing that could be refused
+            experiment.check(member, datasets[of])
+        found.append(member)
+    return found, datasets
+
+
+def _check(cfg: ProtocolConfig) -> None:
+    """All that can be refused before any data are read."""
+    checks.validate(cfg)
+    if cfg.seeds < 1 or cfg.seed + cfg.seeds > 2**32:
+        raise UserError(f"seeds is {cfg.seeds}; it must be at least 1, and the last below 2**32")
+    if len({*cfg.classes}) < len(cfg.classes):
+        raise UserError(f"classes is {cfg.classes}; name each class once")
+    checks.refuse_set(cfg, ("ensemble",), "members of a grid are single models, one for each seed")
+    of_classes = ("data.normal", "data.anomaly")
+    checks.refuse_set(cfg, of_classes, "each of --classes is normal in turn, the rest anomalies")
+    unread = ("studies", "profile", "tensorboard", "train.keep_checkpoints")
+    checks.refuse_set(cfg, unread, "a grid does without; run a member alone for it")
+
+
+def _classes(raw: Any) -> list[int]:
+    known = [] if raw.train_class_id is None else raw.train_class_id
+    classes = np.unique(known).tolist()
+    if len(classes) < 2:
+        raise UserError(
+            "one-vs-rest needs training rows of several classes: give y_train in the npz file"
+        )
+    return classes
+
+
+def _axes(cfg: ProtocolConfig) -> list[tuple[str, list[float]]]:
+    """What is swept, each field once and each of its values once."""
+    axes = [_axis(spec) for spec in cfg.sweep]
+    fields = [field for field, _ in axes]
+    for field, values in axes:
+        if fields.count(field) > 1 or len({f"{value:g}" for value in values}) < len(values):
+            raise UserError(
+                f"sweep over {field} names it, or values that agree in six digits, more than once"
+            )
+    return axes
+
+
+def _axis(spec: str) -> tuple[str, list[float]]:
+    """The field and the values of "optim.lr=1e-3,3e-4"."""
+    field, _, text = spec.partition("=")
+    try:
+        values = [float(value) for value in text.split(",")]
+    except ValueError:
+        values = []
+    if field not in SWEPT or not values:
+        raise UserError(f"sweep {spec!r} must be FIELD=A,B,C with a field of {', '.join(SWEPT)}")
+    return field, values
+
+
+def named(text: str, count: int) -> range:
+    """Which members "A:B" names."""
+    if not text:
+        return range(count)
+    low, colon, high = text.partition(":")
+    if not (colon and (low + high).isdecimal()) and text != ":":
+        raise UserError(f"members is {text!r}; write A:B, 0:10 for the first ten of {count}")
+    found = range(count)[int(low or 0) : int(high or count)]
+    if not found:
+        raise UserError(f"members {text} names none of the {count} members, 0 to {count - 1}")
+    return found
+
+
+def is_finished(member: ExperimentConfig) -> bool:
+    """Whether a member's folder holds just what is asked for."""
+    folder = member.run_path
+    try:
+        held = json.loads((folder / "config.json").read_bytes())
+        done = json.loads((folder / "report.json").read_bytes())["epochs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if not isinstance(held, dict):
+        return False
+    wanted = json.loads(config.to_json(member))
+    return _judged(held) == _judged(wanted) and done == member.train.epochs
+
+
+def _judged(values: dict) -> dict:
+    """A configuration without what no result depends on."""
+    return {
+        k: v for k, v in values.items() if k not in ("run_dir", "devices", "profile", "studies")
+    }

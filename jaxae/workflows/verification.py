@@ -1,0 +1,191 @@
+"""Whether a run folder, or an export, still is what it was: the command `jaxae verify`."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxae import config, data, detectors
+from jaxae.config.hostsconfig import HostsConfig
+from jaxae.data.arrayfiles import read_npz
+from jaxae.devices import parallel
+from jaxae.errors import UserError
+from jaxae.export import loader
+from jaxae.storage import begun, checkpoint, provenance, runlog
+from jaxae.training import train
+from jaxae.workflows import experiment
+
+_RETRAINED = 1e-2  # of the largest: rounding grows with the steps, another course does more
+_ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds otherwise
+
+
+_STORED = ("test", "test_is_anomaly")
+
+
+class Check(NamedTuple):
+    """What was looked at, and what was found."""
+
+    name: str
+    ok: bool
+    words: str
+
+
+def verify(path: Path, retrain: bool = False) -> list[Check]:
+    """Look at a run folder, its detector alone, or an export.
+
+    Of a run: its files can be read, detector and checkpoints are whole by their digests, the data
+    are the same by theirs, the parameters have the digest of the report, and the detector gives
+    every test row the score that is on record.
+
+    Args:
+      path: what is looked at.
+      retrain: train the run again, in a folder that is removed, and compare its parameters and
+        scores; where their bits differ, what differs in the surroundings is said.
+
+    Raises:
+      UserError: there is nothing of the kind, or nothing that could be trained again.
+    """
+    if retrain and not (path / "config.json").is_file():
+        raise UserError(f"{path} is no run folder: there is nothing to train again")
+    if path.is_file():
+        return [_check("export", lambda: _of_export(path))]
+    own = detectors.folder_of(path)
+    if not own.is_dir():
+        raise UserError(f"{path} holds no run and no detector; name a run folder or an export")
+    checks = [_check("detector", lambda: _of_detector(own))]
+    if own == path or not checks[0].ok:
+        return checks
+    checks.append(_check("configuration", lambda: _of_config(path)))
+    checks.append(_check("parameters", lambda: _of_parameters(path)))
+    checks += [
+        _check(f"checkpoint {epoch.name}", functools.partial(_of_checkpoint, epoch))
+        for epoch in sorted((path / "checkpoints").glob("*"), key=lambda p: p.name.zfill(9))
+        if epoch.name.isdecimal()
+    ]
+    checks.append(_check("data", lambda: _of_data(path)))
+    if checks[-1].ok:
+        checks.append(_check("scores", lambda: _of_scores(path)))
+        if retrain:
+            checks.append(_check("trained again", lambda: _of_training(path)))
+    return checks
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except (UserError, loader.ExportError) as error:
+        return Check(name, False, str(error))
+
+
+def _of_export(path: Path) -> str:
+    manifest = loader.load(path).manifest
+    return f"golden rows judged alike; readable until {manifest['expires']} at least"
+
+
+def _of_detector(folder: Path) -> str:
+    about = detectors.load(folder).about
+    return f"whole; {about.config.method}, score {about.config.score}"
+
+
+def _of_config(folder: Path) -> str:
+    return f"read; {config.from_dict(runlog.read_json(folder / 'config.json')).name}"
+
+
+def _of_parameters(folder: Path) -> str:
+    path = folder / "report.json"
+    report = runlog.read_json(path) if path.is_file() else {}
+    held = report.get("digest", {}) if isinstance(report, dict) else None
+    if held == {}:
+        return "no digest on record"
+    known = held.get("parameters") if isinstance(held, dict) else None
+    found = provenance.digest(detectors.load(folder / "detector").variables)
+    if found != known:
+        raise UserError(f"they have the digest {found[:16]}, not {str(known)[:16]}")
+    return f"as in the report, {found[:16]}"
+
+
+def _of_training(folder: Path) -> str:
+    """Train again, and compare."""
+    cfg = config.from_dict(runlog.read_json(folder / "config.json"))
+    with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
+        again = dataclasses.replace(cfg, run_dir=f"{scratch}/run", studies=(), hosts=HostsConfig())
+        if (folder / begun.NAME).is_file():
+            again.run_path.mkdir()
+            shutil.copy(folder / begun.NAME, again.run_path)
+        with contextlib.redirect_stdout(io.StringIO()), train.quietly():
+            experiment.run(again)
+        made, found = (detectors.load(f / "detector") for f in (folder, Path(scratch) / "run"))
+        stored = [read_npz(f / "scores.npz") for f in (folder, Path(scratch) / "run")]
+    leaves = [jax.tree.leaves(detector.variables) for detector in (made, found)]
+    off = max(_apart(a, b) for a, b in zip(*leaves, strict=True))
+    off_scores = max(_apart(*(of[name] for of in stored)) for name in ("train", "valid", "test"))
+    if not off and not off_scores:
+        return "the digests of parameters and scores agree, bit for bit"
+    lines = runlog.read_lines(folder / "provenance.jsonl")
+    here = provenance.provenance(cfg.train.precision)
+    apart = provenance.differences(lines[-1] if lines else {}, here)
+    if len(lines) > 1:
+        apart.append(f"the run was made in {len(lines)} parts")
+    words = (
+        f"no digest agrees: parameters differ by up to {off:.1e}, scores by {off_scores:.1e}, "
+        f"relative to the largest; {'; '.join(apart) or 'nothing else differs'}"
+    )
+    if max(off, off_scores) > _RETRAINED or not apart:
+        raise UserError(words)
+    return f"{words}; within {_RETRAINED:g}"
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference, relative to the largest value."""
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if one.shape != other.shape:
+        return float("inf")
+    return float(np.abs(one - other).max(initial=0) / max(np.abs(one).max(initial=0), 1e-30))
+
+
+def _of_checkpoint(path: Path) -> str:
+    checkpoint.check_whole(path)
+    return "whole"
+
+
+def _of_data(folder: Path) -> str:
+    cfg = detectors.load(folder / "detector").about.config
+    known = runlog.read_json(folder / "data.json")
+    digest = data.load(cfg.data).digest
+    if digest != known:
+        raise UserError(f"{cfg.data.name} has the digest {digest[:16]}, not {str(known)[:16]}")
+    return f"the same, {digest[:16]}"
+
+
+def _of_scores(folder: Path) -> str:
+    detector = detectors.load(folder / "detector")
+    stored = read_npz(folder / "scores.npz", _STORED)
+    parallel.initialize()
+    x = np.asarray(data.load(detector.about.config.data).test.x)
+    found = detectors.judge_prepared(detector, x)
+    shapes = [stored[name].shape if name in stored else () for name in _STORED]
+    if shapes != [found.score.shape] * len(_STORED):
+        raise UserError(f"{len(found.score)} test rows now, and {shapes} on record")
+    off = np.abs(found.score - stored["test"]) / np.maximum(1, np.abs(stored["test"]))
+    flipped = int(np.sum(found.is_anomaly != stored["test_is_anomaly"]))
+    if not off.max() <= _ROUNDING:  # a NaN on record is no score
+        raise UserError(f"scores differ by up to {off.max():.1e}, {flipped} decisions with them")
+    exact = "bit for bit" if not off.any() else f"but for {off.max():.0e}"
+    return f"{len(off)} test rows scored as on record, {exact}; {flipped} decisions differ"
+
+
+def table(checks: list[Check]) -> str:
+    """The checks, a line each."""
+    width = max(len(check.name) for check in checks)
+    return "\n".join(
+        f"{'ok    ' if check.ok else 'FAILED'}  {check.name:<{width}}  {check.words}"
+        for check in checks
+    )
