@@ -63,11 +63,19 @@ def run_parts(out, allowed, *names):
 
 
 def is_alive(pid):
-    """Whether a process runs; one that waits for its parent to notice its end does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    """Whether a process goes on running; the end of one that was killed may take a moment.
+
+    One that waits for its parent to notice its end does not run.
+    """
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return False
+        except OSError:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def test_a_part_that_overruns_is_ended_with_its_children_and_leaves_its_findings(parts):
