@@ -133,52 +133,6 @@ class TrainState:
         return self.model_state.get("ema") or {"params": self.params, **self.model_state}
 
 
-@runtime_checkable
-class Init(Protocol):
-    """The state before the first step."""
-
-    def __call__(self, key: Key, x: Float[Array, " 1 *S"]) -> TrainState:
-        """From a key; of `x` only the shape counts."""
-
-
-@runtime_checkable
-class Step(Protocol):
-    """One step of training."""
-
-    def __call__(
-        self, state: TrainState, batch: Batch, key: Key, settings: Settings
-    ) -> tuple[TrainState, Metrics]:
-        """The next state, and scalar metrics of the whole batch with "loss" among them.
-
-        `state.step` is folded into the key; gradients and metrics are averaged over the mapped
-        axis, if the learner was built with one. `settings` has the keys of `Learner.settings`.
-        """
-
-
-@runtime_checkable
-class Infer(Protocol):
-    """What the model says of rows, deterministically, with running statistics."""
-
-    def __call__(self, variables: PyTree, x: Float[Array, " B *S"]) -> Outputs:
-        """Row by row: no row sees another."""
-
-
-@runtime_checkable
-class RowLoss(Protocol):
-    """What the method minimises, of one row in evaluation mode: the validation loss is its mean."""
-
-    def __call__(self, row: Inferred, settings: Settings) -> Scalar:
-        """Of one row, without leading axes; lower = better."""
-
-
-@runtime_checkable
-class Decode(Protocol):
-    """The second half of an autoencoder."""
-
-    def __call__(self, variables: PyTree, z: Float[Array, "B L"]) -> Float[Array, " B *S"]:
-        """Codes to rows."""
-
-
 def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
     """Bits of the vectors that XLA should make; 0 = as it does by itself, 256.
 
@@ -230,19 +184,40 @@ class Tuning(NamedTuple):
     unroll: int = 0
 
 
+Init = Callable[[Key, Array], TrainState]
+Step = Callable[[TrainState, Batch, Key, Settings], tuple[TrainState, Metrics]]
+Infer = Callable[[PyTree, Array], Outputs]
+RowLoss = Callable[[Inferred, Settings], Scalar]
+Decode = Callable[[PyTree, Array], Array]
+
+
 class Learner(NamedTuple):
     """A training method: pure functions of one member, and the numbers that it starts from.
 
     Learners are compared, and cached, as objects.
+
+    Attributes:
+      init: `(key, x [1, *S]) -> state` before the first step; of `x` only the shape counts.
+      step: `(state, batch, key, settings) -> (next state, metrics)`: scalar metrics of the whole
+        batch, "loss" among them. `state.step` is folded into the key; gradients and metrics are
+        averaged over the mapped axis, if the learner was built with one.
+      infer: `(variables, x [B, *S]) -> outputs`, deterministic, with running statistics, and row by
+        row: no row sees another.
+      loss: `(one row with its outputs, settings) -> []`, what the method minimises, in evaluation
+        mode; the validation loss is its mean.
+      settings: what the configuration sets; `step` and `loss` are given the same keys.
+      decode: `(variables, z [B, L]) -> x [B, *S]`; None: codes cannot be decoded.
+      dtype: of activations.
+      tuning: how it is computed fastest.
     """
 
     init: Init
     step: Step
     infer: Infer
     loss: RowLoss
-    settings: Settings = {}  # noqa: RUF012 - of the configuration; never written to
-    decode: Decode | None = None  # None: codes cannot be decoded
-    dtype: str = "float32"  # of activations
+    settings: Settings = {}  # noqa: RUF012 - never written to
+    decode: Decode | None = None
+    dtype: str = "float32"
     tuning: Tuning = Tuning()
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[misc]

@@ -70,11 +70,6 @@ class ConvAutoencoder(nn.Module):
 
     def setup(self):
         """Lay the encoder out, remember the sizes it passes, and retrace them."""
-        if len(self.shape) not in (2, 3):
-            raise UserError(
-                f"a conv model needs rows of shape [H, W, C] or [T, C], not {self.shape}; "
-                "use method dense"
-            )
         geometry, init = self._geometry(), INITS[self.initializer]
         channels = (self.shape[-1], *self.filters)
         common = {"dtype": self.dtype, "kernel_init": init.kernel, "layout": "CHWB"}
