@@ -27,7 +27,7 @@ from jaxae.types import AXIS, Learner, Shape, Source
 
 
 class Method(NamedTuple):
-    """A training method, and what must be known to use it.
+    """A training method and the facts needed to use it.
 
     Attributes:
       build: `(configuration, shape of a row, mapped axis or None) -> Learner`.

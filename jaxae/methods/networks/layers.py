@@ -13,7 +13,7 @@ from jaxae.types import Initializer
 
 
 class _Convolution(nn.Module):
-    """What both convolutions are told; parameters are float32.
+    """The fields of both convolutions; parameters are float32.
 
     Attributes:
       features: number of output channels.
@@ -56,7 +56,7 @@ class ConvTranspose(_Convolution):
     """The adjoint of `Conv`: `flax.linen.ConvTranspose(transpose_kernel=True)`, any output size.
 
     The kernel is [kh, kw, features, C]. Glorot's bound is symmetric in the two channel axes; an
-    initialiser that uses fan-in alone must be told `in_axis=-1, out_axis=-2`.
+    initialiser that uses fan-in alone needs `in_axis=-1, out_axis=-2`.
 
     Attributes:
       output_size: (H, W) of the mirrored convolution's input; None = Flax's.
@@ -76,7 +76,7 @@ class ConvTranspose(_Convolution):
 
 
 class _DenseLayer(nn.Module):
-    """What all dense layers are told.
+    """The fields of dense layers.
 
     Attributes:
       features: number of outputs, D.
@@ -170,7 +170,7 @@ def _rounded_dot(a: Array, b: Array) -> Array:
 
 def _short_product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    return _rounded_dot(g, kernel.T), _rounded_dot(ops.as_stated(x.T), g)
+    return _rounded_dot(g, kernel.T), _rounded_dot(ops.keep_layout(x.T), g)
 
 
 _short_product.defvjp(
@@ -186,7 +186,7 @@ def _add_bias(y: Array, bias: Array, channel_axis: int) -> Array:
 def _add(y: Array, bias: Array) -> Array:
     """Add a bias in float32, then go back to the dtype of `y`.
 
-    The bias's gradient is then summed in float32 too. In bfloat16 a sum over a batch's pixels stops
+    This sums the bias's gradient in float32 too. In bfloat16 a sum over a batch's pixels stops
     growing after a few hundred terms, and the gradient would be off by more than half.
     """
     return (y + bias).astype(y.dtype)
