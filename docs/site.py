@@ -78,13 +78,10 @@ def main() -> None:
         (PAGES / path.name).write_text(text.replace("](../benchmarks/", "]("), encoding="utf-8")
     for path in (ROOT / "benchmarks").glob("*.png"):
         shutil.copy(path, PAGES)
-    front = (
-        (ROOT / "README.md")
-        .read_text(encoding="utf-8")
-        .replace("](docs/", "](")
-        .replace("](tour.ipynb)", "](tour.md)")
-    )
-    (PAGES / "index.md").write_text(front, encoding="utf-8")
+    for name, page in (("README", "index"), ("CONTRIBUTING", "CONTRIBUTING")):
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        text = text.replace("](docs/", "](").replace("](tour.ipynb)", "](tour.md)")
+        (PAGES / f"{page}.md").write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "CHANGELOG.md", PAGES / "changelog.md")
     (PAGES / "tour.md").write_text(_tour(), encoding="utf-8")
     lines = ["# Python"]

@@ -1,5 +1,9 @@
 """Rows: by name or from a user's files, split, scaled and corrupted.
 
+In a CSV or Parquet table, `tables.roles` decides which column is the label, the group or the split;
+all others are features. A new data set is entered in `loading.DATASETS`, a new kind of file in
+`kinds.FILES`.
+
 `loading` finds data sets by name and orders the rows of an epoch; `datasets` reads published data
 and a user's own; `sources`, `shards` and `arrayfiles` are rows that need not lie in memory;
 `inputs` are fixed feature maps of a row, `corruptions` make anomalies of normals.
