@@ -75,7 +75,8 @@ def main() -> None:
     PAGES.mkdir(parents=True)
     for path in (ROOT / "docs").glob("*.md"):
         text = path.read_text(encoding="utf-8")
-        (PAGES / path.name).write_text(text.replace("](../benchmarks/", "]("), encoding="utf-8")
+        text = text.replace("](../benchmarks/", "](").replace("](../CONTRIBUTING", "](CONTRIBUTING")
+        (PAGES / path.name).write_text(text, encoding="utf-8")
     for path in (ROOT / "benchmarks").glob("*.png"):
         shutil.copy(path, PAGES)
     for name, page in (("README", "index"), ("CONTRIBUTING", "CONTRIBUTING")):
