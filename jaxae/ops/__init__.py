@@ -1,7 +1,7 @@
 """Convolution and transposed convolution in the fastest formulation of each platform.
 
-Usable on its own: it needs only JAX and jaxtyping; `blur` smooths rows for scores and corruptions.
-Three known issues of XLA make the obvious program slow:
+Usable on its own: it needs only JAX and jaxtyping. `blur` smooths rows, see there. In convolutions
+three known issues of XLA make the obvious program slow:
 
 * jax-ml/jax #12868: on CPU a convolution inside a loop body (`lax.scan`, `while_loop`) is many
   times slower than the same convolution outside of it.

@@ -1,4 +1,4 @@
-"""Smoothing of one row in space or time; shared by scores and corruptions."""
+"""Smoothing of one row in space or time; shared by scores, inputs and corruptions."""
 
 import jax.numpy as jnp
 import numpy as np
