@@ -22,18 +22,9 @@ REFERENCE = {
         "jaxae.workflows.choices.settle",
         "jaxae.storage.logs",
     ],
-    "Data": [
-        "jaxae.data.loading",
-        "jaxae.data.datasets.raw.Raw",
-        "jaxae.data.datasets.own",
-        "jaxae.data.datasets.kinds",
-    ],
-    "Methods and training": [
-        "jaxae.methods.learners",
-        "jaxae.methods.reconstruction.descent",
-        "jaxae.training.train",
-        "jaxae.types",
-    ],
+    "Data": ["jaxae.data.loading", "jaxae.data.datasets.own", "jaxae.data.datasets.kinds"],
+    "Methods and training": ["jaxae.methods.learners", "jaxae.training.train", "jaxae.types"],
+    "Extending": ["jaxae.methods.reconstruction.descent", "jaxae.data.Raw"],
     "Scores and decisions": ["jaxae.scoring.scores", "jaxae.scoring.rules", "jaxae.detectors"],
     "Guarantees": [
         "jaxae.stats.conformal.ranks",

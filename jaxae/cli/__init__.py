@@ -1,7 +1,5 @@
 """The command `jaxae`, and that of every experiment.
 
-A new command is a dataclass of its arguments and a function, entered in `COMMANDS`.
-
 `main` has the commands, `commands` those that look at files and runs, `command` that of an
 experiment; `judging` and `judgements` judge files of rows, `inspection` says what a data set holds,
 `runs` lists.

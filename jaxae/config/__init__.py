@@ -1,8 +1,5 @@
 """Every setting, its default and what is valid: a configuration is data and nothing but data.
 
-A new setting is a field of a dataclass in `schema` (of a protocol, in `grids`), with its default
-and its help text.
-
 `schema` has the settings of a run, `grids` those of protocols, `hostsconfig` those of many
 processes; `checks` says what makes sense, `identity` what fixes the course of a training, `parsing`
 reads command lines. It is loaded before anything that takes long, so it uses no array and nothing

@@ -1,15 +1,15 @@
 """Rows: by name or from a user's files, split, scaled and corrupted.
 
-In a CSV or Parquet table, `tables.roles` decides which column is the label, the group or the split;
-all others are features. A new data set is entered in `loading.DATASETS`, a new kind of file in
-`kinds.FILES`.
-
 `loading` finds data sets by name and orders the rows of an epoch; `datasets` reads published data
 and a user's own; `sources`, `shards` and `arrayfiles` are rows that need not lie in memory;
 `inputs` are fixed feature maps of a row, `corruptions` make anomalies of normals.
 
 It uses settings and randomness by address. It does not know who takes the rows: no method, no
 training, no run folder.
+
+In a CSV or Parquet table, `tables.roles` decides which column is the label, the group or the split;
+all others are features. A new data set is entered in `loading.DATASETS`, a new kind of file in
+`kinds.FILES`.
 """
 
 from jaxae.data.datasets.raw import Raw

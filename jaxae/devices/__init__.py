@@ -1,13 +1,10 @@
-"""Devices: which ones there are, how programs run on them, and what they can hold.
+"""Machines: which devices there are, what runs on them how, and what they can hold.
 
-A new choice of speed belongs in `tuning`, with its measurement; results must not depend on it.
+`parallel` shares a batch out, `hosts` joins many processes, `members` is the axis of models side by
+side; `tuning` is every choice of speed that was measured, `means` and `precision` are how numbers
+are added and multiplied; `memory` asks before devices are filled; `compiled` keeps programs for the
+next run, in a folder that `private` makes.
 
-`parallel` splits a batch over devices, `hosts` joins many processes, `members` is the axis of
-models side by side; `tuning` has every choice of speed that was measured, `means` and `precision`
-how numbers are added and multiplied; `memory` checks what fits before devices are filled;
-`compiled` keeps programs for the next run, in a folder that `private` makes.
-
-It uses settings and convolutions. It takes functions and arrays, and knows no method, no data set
-and no file of a run. Nothing is loaded here, because the command line asks `hosts` before JAX is
-imported.
+It uses settings and convolutions. It knows no method, no data set and no file of a run: it is given
+functions and arrays. Nothing is loaded here, since a command line asks `hosts` before JAX is there.
 """

@@ -1,7 +1,5 @@
 """What scores are worth: metrics that treat ties exactly, intervals, and conformal guarantees.
 
-P-values are made in `conformal.ranks`, from scores and calibration scores.
-
 `metrics` and `quality` measure scores against the truth, `intervals` says how far that can be
 trusted, `conformal` turns scores into p-values whose error rates hold in finite samples.
 
