@@ -39,8 +39,8 @@ class Registry(dict[str, Entry]):
             raise UserError(f"{name!r} cannot name a {self.kind}; use letters, digits and _")
         if not isinstance(entry, self.entry_type):
             raise UserError(
-                f"{self.kind} {name!r} is given as {type(entry).__name__}; "
-                f"give a {self.entry_type.__name__}"
+                f"{self.kind} {name!r} must be a {self.entry_type.__name__}, "
+                f"not {type(entry).__name__}"
             )
         self[name] = entry
         return entry

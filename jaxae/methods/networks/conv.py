@@ -45,9 +45,6 @@ class ConvAutoencoder(nn.Module):
         and a k x k convolution after them gives the image.
       activation: between layers; `encoder_activation` follows the last encoder convolution,
         `code_activation` the code, `expand_activation` the decoder's dense layer.
-      encoder_activation: see `activation`.
-      code_activation: see `activation`.
-      expand_activation: see `activation`.
       output_activation: on the reconstruction.
       initializer: initial weights (see `jaxae.methods.networks.init.INITS`).
       dtype: of activations; parameters are float32 and so are the outputs.
