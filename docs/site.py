@@ -17,12 +17,14 @@ REFERENCE = {
     "From arrays": ["jaxae.estimator.AutoencoderDetector"],
     "Runs": [
         "jaxae.workflows.experiment.run",
+        "jaxae.cli.command.main",
         "jaxae.config.schema",
         "jaxae.workflows.choices.settle",
         "jaxae.storage.logs",
     ],
     "Data": ["jaxae.data.loading", "jaxae.data.datasets.own", "jaxae.data.datasets.kinds"],
     "Methods and training": ["jaxae.methods.learners", "jaxae.training.train", "jaxae.types"],
+    "Extending": ["jaxae.methods.reconstruction.descent", "jaxae.data.Raw"],
     "Scores and decisions": ["jaxae.scoring.scores", "jaxae.scoring.rules", "jaxae.detectors"],
     "Guarantees": [
         "jaxae.stats.conformal.ranks",
@@ -64,16 +66,14 @@ def main() -> None:
     PAGES.mkdir(parents=True)
     for path in (ROOT / "docs").glob("*.md"):
         text = path.read_text(encoding="utf-8")
-        (PAGES / path.name).write_text(text.replace("](../benchmarks/", "]("), encoding="utf-8")
+        text = text.replace("](../benchmarks/", "](").replace("](../CONTRIBUTING", "](CONTRIBUTING")
+        (PAGES / path.name).write_text(text, encoding="utf-8")
     for path in (ROOT / "benchmarks").glob("*.png"):
         shutil.copy(path, PAGES)
-    front = (
-        (ROOT / "README.md")
-        .read_text(encoding="utf-8")
-        .replace("](docs/", "](")
-        .replace("](tour.ipynb)", "](tour.md)")
-    )
-    (PAGES / "index.md").write_text(front, encoding="utf-8")
+    for name, page in (("README", "index"), ("CONTRIBUTING", "CONTRIBUTING")):
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        text = text.replace("](docs/", "](").replace("](tour.ipynb)", "](tour.md)")
+        (PAGES / f"{page}.md").write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "CHANGELOG.md", PAGES / "changelog.md")
     (PAGES / "tour.md").write_text(_tour(), encoding="utf-8")
     lines = ["# Python"]

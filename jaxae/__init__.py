@@ -1,6 +1,7 @@
 """Anomaly detection with autoencoders in JAX and Flax: pure functions over a state of arrays.
 
-The names below are loaded when they are first used, so that `jaxae.ops` can be imported alone.
+The names below are loaded on first use, so that `import jaxae` is quick and `jaxae.ops` can be
+imported alone. CONTRIBUTING.md says where each kind of change goes.
 """
 
 import importlib
@@ -14,10 +15,12 @@ _PUBLIC = {
     "ExperimentConfig": "config",
     "Learner": "types",
     "Logger": "storage.logs",
-    "METHODS": "methods.learners",
-    "Method": "methods.learners",
+    "METHODS": "methods",
+    "Method": "methods",
     "Outputs": "types",
+    "ProtocolConfig": "config",
     "RULES": "scoring",
+    "Raw": "data",
     "Rule": "types",
     "SCORES": "scoring",
     "STUDIES": "reports.studies",
@@ -25,11 +28,13 @@ _PUBLIC = {
     "Study": "reports.studies",
     "TrainState": "types",
     "UserError": "errors",
-    "build": "methods.learners",
+    "build": "methods",
+    "descent": "methods",
     "evaluate": "detectors.evaluation",
     "fit": "training.train",
     "judge": "detectors",
     "load": "data",
+    "main": "cli.command",
     "run": "workflows.experiment",
     "settle": "workflows.choices",
 }

@@ -1,4 +1,4 @@
-"""The command `jaxae`, also as `python -m jaxae`: on guard before anything is loaded."""
+"""The command `jaxae`, also as `python -m jaxae`; it handles errors before anything is loaded."""
 
 from jaxae.errors import user_errors
 
@@ -6,7 +6,7 @@ from jaxae.errors import user_errors
 def main() -> None:
     """Entry point; see `jaxae.cli.main`."""
     with user_errors():
-        from jaxae.cli import main as cli  # takes a second, in which minds are changed
+        from jaxae.cli import main as cli  # takes a second, in which Ctrl-C must already be handled
 
         cli.main()
 

@@ -1,4 +1,4 @@
-"""scikit-learn's contract over the verbs of jaxae: arrays in, verdicts out, nothing on disk."""
+"""jaxae as a scikit-learn estimator: arrays in, decisions out, nothing on disk."""
 
 import dataclasses
 import functools
@@ -37,34 +37,34 @@ _FEWEST = 3  # rows: two to train on, one to hold out
 class AutoencoderDetector(OutlierMixin, BaseEstimator):
     """An autoencoder as an outlier detector of scikit-learn.
 
-    It is trained on all rows that it is given, but for a share that is held out and calibrates. As
-    everywhere in scikit-learn a *lower* `score_samples` is more anomalous and `predict` gives -1
-    for outliers, 1 for inliers; `decision_scores_`, `labels_`, `threshold_` and `predict_proba`
-    count as PyOD does: higher, and 1, for outliers.
+    `fit` trains on all rows but a share that it holds out for calibration. As everywhere in
+    scikit-learn, a *lower* `score_samples` is more anomalous and `predict` gives -1 for outliers, 1
+    for inliers; `decision_scores_`, `labels_`, `threshold_` and `predict_proba` follow PyOD:
+    higher, and 1, for outliers.
 
     Args:
       method: "dense", "conv" (images [N, H, W, C]) or "auto".
-      anomaly_score: its name, see `jaxae.SCORES`; "auto" = mse+row_knn, or mse where there are many
-        rows.
+      anomaly_score: a name in `jaxae.SCORES`, or several joined by "+"; "auto" = mse+row_knn, or
+        mse for many rows.
       latent: size of the code, or "auto".
       hidden: widths between input and code of a dense model.
       epochs: of training, or "auto".
       batch_size: of a step, or "auto".
       scale: "none", "minmax", "standard" or "auto", fitted on the training rows.
       lr: learning rate of Adam.
-      contamination: the share of the rows of `fit` that are called outliers, in (0, 0.5].
-      alpha: where it is given it decides in place of `contamination`: rows with a p-value of at
-        most alpha are outliers, which new inliers are with a probability of at most alpha.
+      contamination: the share of the rows of `fit` that are flagged as outliers, in (0, 0.5].
+      alpha: if not None, it replaces `contamination`: rows with a p-value of at most alpha are
+        outliers. A new inlier is flagged with a probability of at most alpha.
       valid_fraction: the share of rows that is held out.
       settings: any other field of `jaxae.ExperimentConfig` by its dotted name, for instance
         {"train.noise_std": 0.1}.
       random_state: seed of weights, order and held-out rows.
 
     Attributes:
-      detector_: the `jaxae.Detector`; `jaxae.detectors.save` keeps it.
+      detector_: the `jaxae.Detector`; `jaxae.detectors.save` writes it.
       offset_: `decision_function(X) = score_samples(X) - offset_`.
-      n_features_in_: values of a row; of images, their height.
-      decision_scores_, labels_, threshold_: of the rows of `fit`, in PyOD's sense.
+      n_features_in_: number of values in a row; of images, their height.
+      decision_scores_, labels_, threshold_: PyOD's attributes, of the rows of `fit`.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
 
         Raises:
           UserError: a `ValueError`: a setting that cannot work, or too few rows.
-          FloatingPointError: training diverged, or the model collapsed, as on rows that are equal.
+          FloatingPointError: training diverged, or the model collapsed, as on equal rows.
         """
         x = self._rows(X, reset=True)
         if len(x) < _FEWEST:
             raise UserError(
-                f"n_samples = {len(x)}, but at least {_FEWEST} rows are needed: to train on and to "
-                "hold out"
+                f"n_samples = {len(x)}, but at least {_FEWEST} rows are needed: two to train on, "
+                "one to hold out"
             )
         self._check_decision()
         parallel.initialize()
@@ -130,11 +130,11 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         )
         self.detector_ = detector
         self.decision_scores_ = self._judged(x).score
-        if self.alpha is None:  # the threshold is of all rows, the p-values of those held out
+        if self.alpha is None:  # the threshold is that of all rows, the p-values of held-out rows
             with parallel.on_host():
                 decision = scoring.fit_rule(cfg.threshold.rule, self.decision_scores_)
-            kept = decision._replace(calibration=detector.decision.calibration)
-            detector = detector._replace(decision=kept)
+            decision = decision._replace(calibration=detector.decision.calibration)
+            detector = detector._replace(decision=decision)
         self.detector_ = jax.device_get(detector)
         self.threshold_ = float(self.detector_.decision.threshold)
         self.offset_ = -self.threshold_
@@ -156,16 +156,16 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
     def p_values(self, X: Any) -> np.ndarray:
         """Conformal p-values [N], (1 + #{held-out scores >= s}) / (n + 1), in (0, 1].
 
-        If rows and held-out rows are exchangeable, a p-value of at most alpha has a probability of
-        at most alpha, unless the score was standardised on the held-out rows, as a sum of scores
-        is: give `alpha`, or `anomaly_score="mse"`, where the promise matters.
+        If rows and held-out rows are exchangeable, a p-value is at most alpha with a probability of
+        at most alpha. This does not hold for a score that was standardised on the held-out rows, as
+        a sum of scores is: set `alpha`, or `anomaly_score="mse"`, where the guarantee matters.
         """
         return self._judged(X).p_value.astype(np.float64)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """PyOD's [N, 2], which is no probability; the second column is that of outliers.
+        """PyOD's [N, 2], not a true probability; the second column is that of outliers.
 
-        It is where a score lies between the smallest, 0, and the largest, 1, of the rows of `fit`.
+        It is the score, scaled to 0 for the smallest and 1 for the largest of the rows of `fit`.
         """
         check_is_fitted(self)
         low, high = self.decision_scores_.min(), self.decision_scores_.max()
@@ -187,7 +187,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         state = self.random_state
         if not isinstance(state, Integral):
             state = check_random_state(state).randint(2**31)
-        share, promise = f"quantile:{1 - self.contamination}", f"conformal:{self.alpha}"
+        quantile, conformal = f"quantile:{1 - self.contamination}", f"conformal:{self.alpha}"
         cfg = ExperimentConfig(
             name="estimator",
             method=self.method,
@@ -201,7 +201,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             ),
             optim=OptimConfig(lr=float(self.lr)),
             train=TrainConfig(epochs=self.epochs, batch_size=self.batch_size),
-            threshold=ThresholdConfig(rule=share if self.alpha is None else promise),
+            threshold=ThresholdConfig(rule=quantile if self.alpha is None else conformal),
         )
         for name, value in (self.settings or {}).items():
             cfg = _replaced(cfg, name, value)
@@ -216,11 +216,11 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
 
 def _replaced(cfg: ExperimentConfig, name: str, value: Any) -> ExperimentConfig:
     try:
-        held = checks.value(cfg, name)
+        current = checks.value(cfg, name)
     except AttributeError:
         raise UserError(
-            f"settings names {name!r}, which is no field; see jaxae.ExperimentConfig"
+            f"settings names {name!r}, which is no field of jaxae.ExperimentConfig"
         ) from None
-    if dataclasses.is_dataclass(held):
+    if dataclasses.is_dataclass(current):
         raise UserError(f"settings names the section {name!r}; name a field of it")
     return checks.replaced(cfg, name, value)

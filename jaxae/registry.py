@@ -1,4 +1,4 @@
-"""Names and what they stand for: how methods, scores, rules, data sets and studies are found."""
+"""Registries: methods, scores, rules, data sets and studies by name."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -6,14 +6,14 @@ from typing import TypeVar
 from jaxae.errors import UserError, unknown
 
 Entry = TypeVar("Entry")
-_RESERVED = "+: "  # these join scores, and set arguments and paths apart
+_RESERVED = "+: "  # "+" joins scores, ":" separates arguments and paths
 
 
 class Registry(dict[str, Entry]):
-    """Name -> entry; a name that is not there raises a `UserError` that lists those that are.
+    """Name -> entry; an unknown name raises a `UserError` that lists the known ones.
 
-    An entry holds all facts about what it names, so one entry is all that is added; what comes from
-    outside of the package is entered with `add`, before a configuration names it.
+    An entry holds all facts about what it names. Code outside the package enters its own with
+    `add`, before a configuration names it.
     """
 
     def __init__(self, kind: str, entry_type: type, entries: Mapping[str, Entry]):
@@ -24,7 +24,7 @@ class Registry(dict[str, Entry]):
         raise unknown(self.kind, name, self)
 
     def add(self, name: str, entry: Entry) -> Entry:
-        """Enter something from outside.
+        """Enter something from outside the package.
 
         Returns:
           The entry.
@@ -39,8 +39,8 @@ class Registry(dict[str, Entry]):
             raise UserError(f"{name!r} cannot name a {self.kind}; use letters, digits and _")
         if not isinstance(entry, self.entry_type):
             raise UserError(
-                f"{self.kind} {name!r} is given as {type(entry).__name__}; "
-                f"give a {self.entry_type.__name__}"
+                f"{self.kind} {name!r} must be a {self.entry_type.__name__}, "
+                f"not {type(entry).__name__}"
             )
         self[name] = entry
         return entry

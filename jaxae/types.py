@@ -1,24 +1,30 @@
-"""The types that the modules of jaxae exchange, and the words that all of them use.
+"""The types that the wings of jaxae exchange, and the terms that all of them use.
 
-One idea carries the design: a method is a `Learner`, pure functions over a state that holds arrays
-only. Parallelism, ensembles, checkpoints, scoring and benchmarks are written once for all.
+A method is a `Learner`: pure functions over a state that holds arrays only. Parallelism, ensembles,
+checkpoints, scoring and benchmarks are therefore written once, for every method.
 
-One word for one thing:
-
-  row          one example of a data set, x of shape S: [H, W, C], [T, C] or [F]
-  source       of rows: anything that gives them by index, a NumPy array for one
-  id           of a row: its identity in the data set, whichever split it is in
-  class_id     of a row: its class as published; colours figures, is never seen in training
-  y            of a row: the truth, True = anomaly
-  valid        rows: normals held out of training, for validation losses, scores and thresholds
-  member       one of E models that are trained side by side; every state has a leading axis [E]
-  settings     the numbers of a method that may differ from member to member: lr, noise_std ...
-  outputs      what a method says of rows; rows with their outputs are `Inferred`
-  score        how anomalous a row is, higher = more; a scorer computes it
-  calibration  scores of the normals on which a threshold rule was fitted
-  decision     a fitted rule: it says of scores whether they are those of anomalies
-  detector     all that judges raw rows: model, score, decision and scaling, with a description
-  metrics      what a step or an epoch measures, one value for each member
+  row            one example of a data set, x of shape S: [H, W, C], [T, C] or [F]
+  source         rows by index: a NumPy array, a memory-mapped file, or anything that acts like one
+  id             a row's identity in the data set, the same in every split
+  class_id       a row's class as published; colours figures, never seen in training
+  y              a row's ground truth, True = anomaly
+  held-out rows  normals kept out of training (`valid`): for validation loss, scores, thresholds
+  feed           brings rows to the devices in training: resident (all at once) or streaming
+  learner        a training method as pure functions of one member
+  member         one of E models trained side by side; every state has a leading axis [E]
+  settings       a method's numbers that may differ between members: lr, noise_std ...
+  outputs        what a model infers of rows; rows with their outputs are `Inferred`
+  metrics        measurements of a step or an epoch, one value for each member
+  score          how anomalous a row is, higher = more
+  calibration scores  the scores of normals on which a rule is fitted, or p-values are based
+  rule           turns calibration scores into a decision: "quantile:0.95", "conformal:0.05"
+  threshold      the score above which a decision flags a single row
+  decision       a fitted rule; says of scores whether they are anomalies
+  detector       model, score, decision and scaling in one: all that is needed to judge raw rows
+  run            one experiment from configuration to report, kept in one run folder
+  grid           many different members trained in one program
+  protocol       classes x seeds x settings, each a member of a grid and a run, with one report
+  export         a detector as one file that runs without jaxae
 """
 
 import re
@@ -46,7 +52,7 @@ AXIS = "data"  # the mapped axis over which a batch is split
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows by index. A NumPy array is a source; so is one that lies in a file, `numpy.memmap`."""
+    """Rows by index, such as a NumPy array or a `numpy.memmap`."""
 
     @property
     def shape(self) -> Shape:
@@ -71,7 +77,7 @@ class Batch(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """How raw rows become those that a model sees: (x - shift) / scale; both broadcast over S."""
+    """Scales raw rows for the model, (x - shift) / scale; both broadcast over S."""
 
     shift: Float[AnyArray, "*S"]
     scale: Float[AnyArray, "*S"]
@@ -94,22 +100,22 @@ class Dataset(NamedTuple):
     valid: Split
     test: Split
     scaling: Scaling  # fitted on training rows
-    dtype: str  # of the raw rows: "uint8" are pixels 0 ... 255, which x / 255 takes to [0, 1]
-    digest: str = ""  # of rows, classes and splits: what a run must find again to go on
+    dtype: str  # of the raw rows: "uint8" are pixels 0 ... 255, scaled to [0, 1] by x / 255
+    digest: str = ""  # of rows, classes and splits; a run resumes only if it is unchanged
     raw_shape: Shape = ()  # of one raw row, where an input map gave it another; () = `shape`
     schema: Any = None  # how raw rows are read from files: a `jaxae.data.datasets.schema.Schema`
 
 
 class Outputs(NamedTuple):
-    """What a method says of rows, in evaluation mode."""
+    """What a model infers of rows, in evaluation mode."""
 
     x_hat: Float[Array, " B *S"]  # reconstruction
     z: Float[Array, "B L"]  # latent code
-    extra: dict[str, Float[Array, " B"]] = {}  # noqa: RUF012 - by name: `Method.outputs` lists them
+    extra: dict[str, Float[Array, " B"]] = {}  # noqa: RUF012 - `Method.outputs` lists the names
 
 
 class Inferred(NamedTuple):
-    """Rows with what a method says of them; without their leading axis, one row."""
+    """Rows with their outputs; without the leading axis, one row."""
 
     x: Float[Array, " B *S"]
     out: Outputs
@@ -119,12 +125,12 @@ class Inferred(NamedTuple):
 class TrainState:
     """Everything that training carries from step to step: arrays only, no device axis, no key.
 
-    Learners see the state of one member; all others see a leading axis [E] on every leaf.
+    Learners see the state of one member; elsewhere every leaf has a leading axis [E].
     """
 
     step: Array  # int32
     params: PyTree
-    model_state: PyTree  # Flax's other collections; "ema": averages of them and of the parameters
+    model_state: PyTree  # Flax's other collections; "ema": averages of these and the parameters
     opt_state: PyTree
 
     @property
@@ -133,54 +139,8 @@ class TrainState:
         return self.model_state.get("ema") or {"params": self.params, **self.model_state}
 
 
-@runtime_checkable
-class Init(Protocol):
-    """The state before the first step."""
-
-    def __call__(self, key: Key, x: Float[Array, " 1 *S"]) -> TrainState:
-        """From a key; of `x` only the shape counts."""
-
-
-@runtime_checkable
-class Step(Protocol):
-    """One step of training."""
-
-    def __call__(
-        self, state: TrainState, batch: Batch, key: Key, settings: Settings
-    ) -> tuple[TrainState, Metrics]:
-        """The next state, and scalar metrics of the whole batch with "loss" among them.
-
-        `state.step` is folded into the key; gradients and metrics are averaged over the mapped
-        axis, if the learner was built with one. `settings` has the keys of `Learner.settings`.
-        """
-
-
-@runtime_checkable
-class Infer(Protocol):
-    """What the model says of rows, deterministically, with running statistics."""
-
-    def __call__(self, variables: PyTree, x: Float[Array, " B *S"]) -> Outputs:
-        """Row by row: no row sees another."""
-
-
-@runtime_checkable
-class RowLoss(Protocol):
-    """What the method minimises, of one row in evaluation mode: the validation loss is its mean."""
-
-    def __call__(self, row: Inferred, settings: Settings) -> Scalar:
-        """Of one row, without leading axes; lower = better."""
-
-
-@runtime_checkable
-class Decode(Protocol):
-    """The second half of an autoencoder."""
-
-    def __call__(self, variables: PyTree, z: Float[Array, "B L"]) -> Float[Array, " B *S"]:
-        """Codes to rows."""
-
-
 def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
-    """Bits of the vectors that XLA should make; 0 = as it does by itself, 256.
+    """Bits of the vectors that XLA should use; 0 = its own choice, 256.
 
     Zen 5 (AMD's family 26) computes 512 at once: dense models train 1.02 to 1.13, S1 1.06 to 1.10,
     others 1.00 to 1.03 times as fast. No other processor was measured.
@@ -195,27 +155,27 @@ def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
 
 
 class Tuning(NamedTuple):
-    """How a method is computed fastest; all but `graphs` and `unroll` are of CPUs.
+    """How a method is computed fastest; all fields but `graphs` and `unroll` are for CPUs.
 
-    The defaults suit convolutions on a CPU. What is measured on a GPU, by
-    `python -m benchmarks.accelerator_check`, stands in benchmarks/results/.
+    The defaults suit convolutions on a CPU. GPU measurements, by
+    `python -m benchmarks.accelerator_check`, are in benchmarks/results/.
 
     Attributes:
-      share: rows of a batch that a host device, one core's worth of work, should have. With fewer,
-        splitting the batch costs more than it brings.
-      parameters_per_row: every device updates every parameter: a share has at least one row for
-        so many of them. 0: parameters do not matter beside the activations.
-      part: rows whose gradients are taken at a time, see `jaxae.devices.means.by_parts`; 0 = all.
-      ynnpack: whether XLA may hand sums and products in float32 to YNNPACK when it trains.
-      in_place: whether XLA is told to look harder for parameters that it need not copy.
-      width: bits of vectors in training; 0 = as XLA chooses.
-      chunk: rows that are scored side by side, so few that activations stay in the cache.
-      library: whether XLA may call oneDNN for the convolutions of a scorer, where it can; see
-        `jaxae.ops.library`.
+      share: rows of a batch that a host device (one core) needs; with fewer, splitting the batch
+        costs more than it gains.
+      parameters_per_row: a device's share has at least one row for this many parameters, because
+        every device updates all of them; 0 = activations dominate.
+      part: rows whose gradients are computed at a time, see `jaxae.devices.means.by_parts`; 0 =
+        all.
+      ynnpack: whether XLA may use YNNPACK for float32 sums and products in training.
+      in_place: whether XLA searches harder for parameters that need no copy.
+      width: bits of vectors in training; 0 = XLA's choice.
+      chunk: rows scored at a time, few enough for activations to stay in the cache.
+      library: whether XLA may call oneDNN for convolutions in scoring; see `jaxae.ops.library`.
       graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on an NVIDIA
-        GPU, so that the host starts one thing and not every kernel of every step.
-      unroll: steps of training that are one turn of the epoch's loop; it may change the last bits.
-        0 = 4 where epochs are captured in graphs, else 1.
+        GPU, so that the host launches one graph instead of every kernel of every step.
+      unroll: training steps in one iteration of the epoch's loop; may change the last bits. 0 = 4
+        where epochs are captured in graphs, else 1.
     """
 
     share: int = 16
@@ -230,35 +190,56 @@ class Tuning(NamedTuple):
     unroll: int = 0
 
 
+Init = Callable[[Key, Array], TrainState]
+Step = Callable[[TrainState, Batch, Key, Settings], tuple[TrainState, Metrics]]
+Infer = Callable[[PyTree, Array], Outputs]
+RowLoss = Callable[[Inferred, Settings], Scalar]
+Decode = Callable[[PyTree, Array], Array]
+
+
 class Learner(NamedTuple):
     """A training method: pure functions of one member, and the numbers that it starts from.
 
     Learners are compared, and cached, as objects.
+
+    Attributes:
+      init: `(key, x [1, *S]) -> state` before the first step; of `x` only the shape counts.
+      step: `(state, batch, key, settings) -> (next state, metrics)`: scalar metrics of the whole
+        batch, "loss" among them. `state.step` is folded into the key; gradients and metrics are
+        averaged over the mapped axis, if the learner was built with one.
+      infer: `(variables, x [B, *S]) -> outputs`, deterministic, with running statistics, and row by
+        row: no row sees another.
+      loss: `(one row with its outputs, settings) -> []`, what the method minimises, in evaluation
+        mode; the validation loss is its mean.
+      settings: what the configuration sets; `step` and `loss` are given the same keys.
+      decode: `(variables, z [B, L]) -> x [B, *S]`; None: codes cannot be decoded.
+      dtype: of activations.
+      tuning: how it is computed fastest.
     """
 
     init: Init
     step: Step
     infer: Infer
     loss: RowLoss
-    settings: Settings = {}  # noqa: RUF012 - of the configuration; never written to
-    decode: Decode | None = None  # None: codes cannot be decoded
-    dtype: str = "float32"  # of activations
+    settings: Settings = {}  # noqa: RUF012 - never written to
+    decode: Decode | None = None
+    dtype: str = "float32"
     tuning: Tuning = Tuning()
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # type: ignore[misc]
 
 
 class Score(NamedTuple):
-    """An anomaly score, and what must be known to use it.
+    """An anomaly score and the facts needed to use it.
 
     Attributes:
       apply: `(fitted, one row) -> []`, higher = more anomalous; map it with `jax.vmap`.
-      fit: `training rows -> fitted`, a dict of arrays. The rows come in blocks that may be gone
-        through more than once. None: there is nothing to fit and `fitted` is {}.
-      standardise: `(fitted, valid rows) -> fitted`, for scores that put themselves on the scale of
-        rows that were not trained on; None: nothing to be done.
-      log_scale: how it is added to other scores: its logarithm, or as it is (log-odds).
-      needs: names in `Outputs.extra`.
+      fit: `training rows -> fitted`, a dict of arrays. The rows come in blocks that can be iterated
+        more than once. None: there is nothing to fit and `fitted` is {}.
+      standardise: `(fitted, held-out rows) -> fitted`, for scores that are scaled by rows that were
+        not trained on; None: not needed.
+      log_scale: whether a sum adds its logarithm; False for log-odds, which are added as they are.
+      needs: the names in `Outputs.extra` that it reads.
     """
 
     apply: Callable[[dict, Inferred], Scalar]
@@ -291,11 +272,12 @@ class Rule(NamedTuple):
     """How the scores of normals become decisions.
 
     Attributes:
-      fit: `(calibration [N], argument) -> state`, a dict of arrays in which "threshold" [] is the
-        score above which a single row is flagged; without the argument where there is none.
+      fit: `(calibration scores [N], argument) -> state`, a dict of arrays in which "threshold" []
+        is the score above which a single row is flagged; without `argument` if the rule takes none.
       argument: the number that follows the rule's name; None: it takes none.
       decide: `(state, scores [N]) -> [N] bool`, True = anomaly.
-      exchangeable: its promise rests on calibration rows that could change places with new normals.
+      exchangeable: whether its guarantee assumes that calibration rows and new normals are
+        exchangeable.
     """
 
     fit: Callable[..., dict]
@@ -305,7 +287,7 @@ class Rule(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A rule that was fitted; see `jaxae.scoring.decide`."""
+    """A fitted rule with its calibration scores; see `jaxae.scoring.decide`."""
 
     rule: str  # as the configuration names it, "quantile:0.95"
     state: dict[str, AnyArray]

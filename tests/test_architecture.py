@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,14 @@ def test_the_package_is_seen_at_one_glance():
 
 def test_no_wing_takes_the_name_of_a_public_function():
     assert not {*WINGS} & {*jaxae.__all__}  # importing it would overwrite the function
+
+
+def test_no_module_takes_the_name_of_a_function_that_its_package_offers():
+    for name, path in MODULES.items():
+        package = importlib.import_module(name) if path.name == "__init__.py" else None
+        for public in getattr(package, "__all__", ()):
+            if f"{name}.{public}" in MODULES:  # offered as the module that it is
+                assert getattr(package, public) is importlib.import_module(f"{name}.{public}")
 
 
 def test_every_import_goes_down():

@@ -12,7 +12,7 @@ import pytest
 from jaxae.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = [
     (path, code)
     for path in PAGES
@@ -67,6 +67,7 @@ def test_commands_and_links_lead_somewhere(path, monkeypatch):
 
 def test_the_front_door_is_one_screen():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 80
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 45
     assert len(cli.USAGE.splitlines()) <= 16
 
 

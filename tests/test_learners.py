@@ -387,8 +387,9 @@ def test_names_are_checked_before_anything_is_built(method, name, words):
 def test_rows_that_a_method_cannot_take():
     with pytest.raises(UserError, match="alocc needs images"):
         learners.build(tiny("alocc"), (140, 1))
-    with pytest.raises(UserError, match="conv needs rows of shape"):
-        learners.build(tiny("conv"), (140,))
+    for shape in ((140,), (4, 4, 4, 1)):
+        with pytest.raises(UserError, match="conv needs rows of shape"):
+            learners.build(tiny("conv"), shape)
 
 
 def test_a_dense_model_has_a_code():

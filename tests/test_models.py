@@ -327,13 +327,6 @@ def test_alocc_weights_are_as_wide_as_published():
     assert up.std() == pytest.approx(0.02, rel=0.02)
 
 
-@pytest.mark.parametrize("shape", [(9,), (4, 4, 4, 1)])
-def test_conv_needs_images_or_series(shape):
-    model = ConvAutoencoder(shape, filters=(2, 3), **CONV)
-    with pytest.raises(UserError, match="dense"):
-        jax.eval_shape(model.init, KEY, abstract(shape))
-
-
 def test_kernels_larger_than_the_row_are_refused():
     too_large = {"filters": (2, 3), "paddings": ("valid", "valid"), "kernels": (3, 7)}
     model = ConvAutoencoder((4, 4, 1), **(CONV | too_large))

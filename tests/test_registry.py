@@ -70,7 +70,7 @@ def test_a_name_that_no_configuration_can_hold_is_refused(name, numbers):
 
 @pytest.mark.parametrize("entry", ["three", 3.0, None, int])
 def test_an_entry_of_another_type_is_refused(entry, numbers):
-    with pytest.raises(UserError, match=rf"'three' is given as {type(entry).__name__}; give a int"):
+    with pytest.raises(UserError, match=rf"'three' must be a int, not {type(entry).__name__}"):
         numbers.add("three", entry)
     assert "three" not in numbers
 
@@ -94,6 +94,6 @@ def test_each_registry_says_what_it_holds(registry):
 
 @by_kind
 def test_no_registry_takes_a_text_for_an_entry(registry):
-    with pytest.raises(UserError, match=f"{registry.kind} 'odd' is given as str"):
+    with pytest.raises(UserError, match=f"{registry.kind} 'odd' must be .*, not str"):
         registry.add("odd", "text")
     assert "odd" not in registry

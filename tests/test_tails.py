@@ -102,5 +102,5 @@ def test_too_few_scores_have_no_tail():
 
 @pytest.mark.parametrize("spec", ["pot", "pot:0", "pot:0.1", "pot:0.5"])
 def test_a_risk_lies_in_the_tail(spec):
-    with pytest.raises(UserError, match="a risk after pot, as pot:"):
+    with pytest.raises(UserError, match="a risk after pot, as in pot:"):
         scoring.rule(spec)

@@ -6,6 +6,10 @@ and a user's own; `sources`, `shards` and `arrayfiles` are rows that need not li
 
 It uses settings and randomness by address. It does not know who takes the rows: no method, no
 training, no run folder.
+
+In a CSV or Parquet table, `tables.roles` decides which column is the label, the group or the split;
+all others are features. A new data set is entered in `loading.DATASETS`, a new kind of file in
+`kinds.FILES`.
 """
 
 from jaxae.data.datasets.raw import Raw

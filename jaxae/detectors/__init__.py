@@ -1,5 +1,7 @@
 """The detector: all that judges raw rows, in one folder that needs nothing else.
 
+`calibration` decides which held-out rows a threshold rule is fitted on.
+
 A detector is arrays (the model's variables, the score's fitted state, the decision with its
 calibration scores, the scaling) and a description of what they are. `parts` has its types,
 `fitting` makes one, `judging` asks it, `files` keeps it.

@@ -1,7 +1,9 @@
 """Training methods: each a `Learner`, pure functions over a state that holds arrays only.
 
-`learners` has them by name, with what each reads of a configuration; `reconstruction` and
-`adversarial` are their mathematics, `networks` their Linen modules, `optimisers` their steps.
+A new method is entered in `learners.METHODS`, with the settings that it reads. `reconstruction` and
+`adversarial` have the objectives and training steps, `networks` the Linen modules with their
+initialisers and activations, `optimisers` the optimisers by name. `descent` turns any loss of a row
+into a learner's `init` and `step`.
 
 They use losses, settings and what devices compute fastest. They do not know who trains them: no
 epoch, no device axis but its name, no file.

@@ -30,7 +30,7 @@ from jaxae.types import (
 
 
 class Pair(NamedTuple):
-    """Something for each of the two networks of an adversarial method."""
+    """One value for each of the two networks of an adversarial method."""
 
     refiner: Any
     discriminator: Any
@@ -40,7 +40,7 @@ class AdversarialLosses(NamedTuple):
     """What an adversarial method minimises; logits are D's raw outputs."""
 
     real: Callable[[Array], Array]  # logits [...] -> mean loss of calling them real
-    fake: Callable[[Array], Array]  # logits [...] -> mean loss of calling them made
+    fake: Callable[[Array], Array]  # logits [...] -> mean loss of calling them fake
     recon: LossFn  # (x, refined), pixels in [-1, 1] -> []
     recon_weight: float  # of the reconstruction against the adversarial loss
 
@@ -58,8 +58,8 @@ ADVERSARIAL: Registry[AdversarialLosses] = Registry(
             real=lambda logits: jax.nn.softplus(-logits).mean(),
             fake=lambda logits: jax.nn.softplus(logits).mean(),
             recon=LOSSES["mse"],
-            # At the tutorial's 0.2 the adversarial loss drowns the reconstruction, which is what
-            # tells anomalies apart; see the record in experiments/mnist_alocc.py.
+            # At the tutorial's 0.2 the adversarial loss drowns the reconstruction error, which is
+            # what separates anomalies; see the record in experiments/mnist_alocc.py.
             recon_weight=10.0,
         ),
         # FastEstimator's tutorial squashes D's output and feeds it to a loss that expects logits.
@@ -92,10 +92,10 @@ def adversarial(
 
     Args:
       nets: Linen modules `Refiner` and `Discriminator`, built with the same `axis`.
-      tx: the optimiser of both at a rate.
+      tx: learning rate -> optimiser, for both networks.
       losses: one of `ADVERSARIAL`.
       settings: "lr" of R, "lr_discriminator", "noise_std" on the [-1, 1] scale, "recon_weight";
-        where they are wanted "code_noise", see `Refiner`, and "ema", see `_averaged`.
+        optionally "code_noise", see `Refiner`, and "ema", see `_averaged`.
       dtype: in which the networks compute.
       axis: mapped axis over which gradients, statistics and metrics are averaged.
     """
@@ -125,11 +125,11 @@ def _signed(x: Array) -> Array:
     return 2.0 * x - 1.0
 
 
-_CODE = 2**32 - 1  # the address of noise on codes: no slot has it, so no row's noise does
+_CODE = 2**32 - 1  # the address of the noise on codes; no slot in a batch reaches it
 
 
 def _perturbation(batch: Batch, key: Key, settings: Settings) -> dict[str, Callable]:
-    """What stands between the refiner's halves: noise, if any is wanted."""
+    """The refiner's argument that adds noise to codes; none without the setting "code_noise"."""
     if "code_noise" not in settings:
         return {}
     code_key, std = jax.random.fold_in(key, _CODE), settings["code_noise"]
@@ -143,9 +143,9 @@ def _init(
         name: net.init(net_key, x, train=False)
         for name, net, net_key in zip(Pair._fields, nets, jax.random.split(key), strict=True)
     }
-    params = {name: made["params"] for name, made in variables.items()}
-    stats = {name: made["batch_stats"] for name, made in variables.items()}
-    opt_state = {name: tx(1.0).init(made) for name, made in params.items()}
+    params = {name: collections["params"] for name, collections in variables.items()}
+    stats = {name: collections["batch_stats"] for name, collections in variables.items()}
+    opt_state = {name: tx(1.0).init(weights) for name, weights in params.items()}
     ema = {"ema": {"params": params, "batch_stats": stats}} if averages else {}
     step, model_state = jnp.zeros((), jnp.int32), {"batch_stats": stats, **ema}
     return TrainState(step, params, model_state, opt_state)
@@ -180,7 +180,7 @@ def _gradients(
     noisy: Array,
     recon_weight: Array,
 ) -> tuple[dict, dict, Metrics]:
-    """Of both networks: gradients and new running statistics; and the metrics of the step."""
+    """Gradients and new running statistics of both networks, and the metrics of the step."""
     params, stats = state.params, state.model_state["batch_stats"]
     (refined, code), pull_refiner, stats_r = jax.vjp(
         lambda p: refine(p, stats["refiner"], noisy), params["refiner"], has_aux=True
@@ -238,8 +238,8 @@ def _updated(
 def _averaged(old: PyTree, new: PyTree, step: Array, decay: Array) -> PyTree:
     """Averages d * old + (1 - d) * new of parameters and statistics, after a step t = 0, 1, ...
 
-    d = min(decay, (1 + t) / (10 + t)): of the first steps little is kept, or the initial weights
-    would be among what is averaged for long.
+    d = min(decay, (1 + t) / (10 + t)): a smaller decay in the first steps, so that the initial
+    weights are forgotten soon.
     """
-    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda a, b: kept * a + (1.0 - kept) * b, old, new)
+    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, b: d * a + (1.0 - d) * b, old, new)

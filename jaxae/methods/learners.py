@@ -1,6 +1,6 @@
-"""Training methods: each builds a `Learner`, pure functions over a state of arrays.
+"""Training methods by name, with what each reads of a configuration.
 
-To add a method, name a `Method` in `METHODS`, or call `METHODS.add` from outside of the package.
+To add a method, enter a `Method` in `METHODS`, or call `METHODS.add` from outside the package.
 """
 
 import functools
@@ -27,15 +27,15 @@ from jaxae.types import AXIS, Learner, Shape, Source
 
 
 class Method(NamedTuple):
-    """A training method, and what must be known to use it.
+    """A training method and the facts needed to use it.
 
     Attributes:
       build: `(configuration, shape of a row, mapped axis or None) -> Learner`.
-      reads: the fields of the configuration that it reads, of those that not every method does (see
-        `jaxae.config.checks.refuse_unread`); what others are set to is refused.
-      span: `configuration -> (low, high)`, the values of rows that it can learn to reconstruct.
+      reads: the method-specific configuration fields that it reads, by their dotted names; a value
+        set for any other such field is refused (see `jaxae.config.checks.refuse_unread`).
+      span: `configuration -> (low, high)`, the range of values that it can learn to reconstruct.
       decodes: whether its learner has `decode`.
-      outputs: names of the `Outputs.extra` that its learner infers.
+      outputs: the keys of `Outputs.extra` that its learner infers.
     """
 
     build: Callable[[ExperimentConfig, Shape, str | None], Learner]
@@ -43,30 +43,6 @@ class Method(NamedTuple):
     span: Callable[[ExperimentConfig], tuple[float, float]] = lambda cfg: (-math.inf, math.inf)
     decodes: bool = False
     outputs: frozenset[str] = frozenset()
-
-
-def _autoencoder(cfg: ExperimentConfig, model: Any, tuned: tuning.Tuning, axis: str | None):
-    noise = {"noise_std": cfg.train.noise_std} if cfg.train.noise_std else {}
-    return reconstruction(
-        model,
-        functools.partial(optimiser, cfg.optim),
-        LOSSES[cfg.train.loss],
-        settings={"lr": cfg.optim.lr, **noise},
-        noise_clip=cfg.train.noise_clip,
-        dtype=cfg.model.compute_dtype,
-        tuned=tuned,
-        axis=axis,
-    )
-
-
-def _span(cfg: ExperimentConfig) -> tuple[float, float]:
-    """That of the output's activation; cross-entropy takes shares only."""
-    unit = cfg.train.loss == "bce"
-    return (0.0, 1.0) if unit else ACTIVATIONS[cfg.model.output_activation].span
-
-
-def _fields(cfg: ExperimentConfig, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(cfg.model, name) for name in names}
 
 
 _SHARED = ("latent", "activation", "code_activation", "output_activation", "initializer")
@@ -83,12 +59,16 @@ _CONV = (
 )
 
 
+def _span(cfg: ExperimentConfig) -> tuple[float, float]:
+    """That of the output's activation; cross-entropy takes values in [0, 1] only."""
+    unit = cfg.train.loss == "bce"
+    return (0.0, 1.0) if unit else ACTIVATIONS[cfg.model.output_activation].span
+
+
 def _dense(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
     if cfg.model.latent < 1:
         raise UserError(f"model.latent is {cfg.model.latent}; method dense needs at least 1")
-    dtype = jnp.dtype(cfg.model.compute_dtype)
-    model = DenseAutoencoder(shape, dtype=dtype, **_fields(cfg, _DENSE))
-    return _autoencoder(cfg, model, tuning.DENSE, axis)
+    return _autoencoder(cfg, DenseAutoencoder, _DENSE, shape, tuning.DENSE, axis)
 
 
 def _conv(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
@@ -97,9 +77,30 @@ def _conv(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
             f"method conv needs rows of shape [H, W, C] or [T, C], not {list(shape)}; "
             "use --method dense"
         )
+    return _autoencoder(cfg, ConvAutoencoder, _CONV, shape, tuning.CONV, axis)
+
+
+def _autoencoder(
+    cfg: ExperimentConfig,
+    network: Callable[..., Any],
+    fields: tuple[str, ...],
+    shape: Shape,
+    tuned: tuning.Tuning,
+    axis: str | None,
+) -> Learner:
+    """A reconstruction learner of a network that takes these fields of `cfg.model`."""
     dtype = jnp.dtype(cfg.model.compute_dtype)
-    model = ConvAutoencoder(shape, dtype=dtype, **_fields(cfg, _CONV))
-    return _autoencoder(cfg, model, tuning.CONV, axis)
+    noise = {"noise_std": cfg.train.noise_std} if cfg.train.noise_std else {}
+    return reconstruction(
+        network(shape, dtype=dtype, **{name: getattr(cfg.model, name) for name in fields}),
+        functools.partial(optimiser, cfg.optim),
+        LOSSES[cfg.train.loss],
+        settings={"lr": cfg.optim.lr, **noise},
+        noise_clip=cfg.train.noise_clip,
+        dtype=cfg.model.compute_dtype,
+        tuned=tuned,
+        axis=axis,
+    )
 
 
 def _alocc(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
@@ -114,25 +115,30 @@ def _alocc(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
         Discriminator(spectral=cfg.alocc.spectral, dtype=dtype, axis=axis),
     )
     losses = ADVERSARIAL[cfg.variant]
-    steadying = {"code_noise": cfg.alocc.code_noise, "ema": cfg.alocc.ema}
+    optional = {"code_noise": cfg.alocc.code_noise, "ema": cfg.alocc.ema}
     settings = {
         "lr": cfg.optim.lr,
         "lr_discriminator": cfg.optim.lr_discriminator,
         "noise_std": cfg.train.noise_std,
         "recon_weight": losses.recon_weight,
-        **{name: value for name, value in steadying.items() if value},
+        **{name: value for name, value in optional.items() if value},
     }
-    tx = functools.partial(optimiser, cfg.optim)
     return adversarial(
-        nets, tx, losses, settings=settings, dtype=cfg.model.compute_dtype, axis=axis
+        nets,
+        functools.partial(optimiser, cfg.optim),
+        losses,
+        settings=settings,
+        dtype=cfg.model.compute_dtype,
+        axis=axis,
     )
 
 
 def _reads(model: tuple[str, ...], *others: str) -> frozenset[str]:
+    """Dotted names of these fields of `model` and of others."""
     return frozenset({f"model.{name}" for name in (*model, "compute_dtype")} | {*others})
 
 
-_STEADYING = ("alocc.bottleneck", "alocc.code_noise", "alocc.spectral", "alocc.ema")
+_STABILISERS = ("alocc.bottleneck", "alocc.code_noise", "alocc.spectral", "alocc.ema")
 _NOISE = ("train.loss", "train.noise_std", "train.noise_clip")
 METHODS: Registry[Method] = Registry(
     "method",
@@ -142,7 +148,7 @@ METHODS: Registry[Method] = Registry(
         "conv": Method(_conv, _reads(_CONV, *_NOISE), _span, decodes=True),
         "alocc": Method(
             _alocc,
-            _reads((), "variant", "optim.lr_discriminator", "train.noise_std", *_STEADYING),
+            _reads((), "variant", "optim.lr_discriminator", "train.noise_std", *_STABILISERS),
             lambda cfg: (0.0, 1.0),
             outputs=frozenset({"d_of_r", "d_of_x"}),
         ),
@@ -151,9 +157,9 @@ METHODS: Registry[Method] = Registry(
 
 
 def check(cfg: ExperimentConfig) -> None:
-    """Reject what no learner could be built of, or what a learner would ignore.
+    """Reject a configuration that no learner can be built from, or fields it would ignore.
 
-    `settle`d configurations only: of what is "auto" nothing is known yet.
+    Fields that are "auto" must have been settled before.
 
     Raises:
       UserError: an unknown name, or a setting that the method does not read.
@@ -176,13 +182,30 @@ def check_rows(cfg: ExperimentConfig, x: Source) -> None:
     """Reject training rows that no learner of the configuration could reconstruct.
 
     Raises:
-      UserError: values outside the method's span.
+      UserError: values leave the method's span by more than rounding, or noisy ones would be cut
+        off.
     """
-    refuse_outside(sources.span(x), METHODS[cfg.method].span(cfg), cfg)
+    values, span = sources.span(x), METHODS[cfg.method].span(cfg)
+    low, high = values
+    if not sources.within(values, *span):
+        raise UserError(
+            f"the training rows span {low:g} to {high:g}, but method {cfg.method} with "
+            f"model.output_activation {cfg.model.output_activation} and train.loss "
+            f"{cfg.train.loss} gives {span[0]:g} to {span[1]:g} only; use --data.scale minmax, or "
+            "--model.output-activation linear with --train.loss mse"
+        )
+    clips = cfg.train.noise_std > 0 and cfg.train.noise_clip
+    if clips and not sources.within(values, 0.0, 1.0):
+        raise UserError(
+            f"the training rows span {low:g} to {high:g}, but train.noise_clip cuts noisy inputs "
+            "to 0 to 1; use --train.no-noise-clip, or --data.scale minmax"
+        )
 
 
 def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learner:
-    """The learner that a configuration describes, for rows of a shape; one object for one of them.
+    """The learner that a configuration describes, for rows of a shape.
+
+    Equal arguments give the same object, so that its programs are compiled once.
 
     Args:
       cfg: see `jaxae.config`.
@@ -207,30 +230,3 @@ def _built(method: Method, cfg: ExperimentConfig, shape: Shape, axis: str | None
         decode=learner.decode and precision.exact(learner.decode),
         tuning=tuning.kept(cfg.method, learner.tuning),
     )
-
-
-def refuse_outside(rows: sources.Span, span: tuple[float, float], cfg: ExperimentConfig) -> None:
-    """Refuse rows that a method could never reconstruct.
-
-    Args:
-      rows: the smallest and the largest value of the training rows, scaled.
-      span: what the method can give, see `jaxae.methods.learners.Method`.
-      cfg: the configuration.
-
-    Raises:
-      UserError: the rows leave the span by more than rounding, or noisy ones would be cut off.
-    """
-    low, high = rows
-    if not sources.within(rows, *span):
-        raise UserError(
-            f"the training rows span {low:g} to {high:g}, of which method {cfg.method} with "
-            f"model.output_activation {cfg.model.output_activation} and train.loss "
-            f"{cfg.train.loss} gives {span[0]:g} to {span[1]:g} only; use --data.scale minmax, or "
-            "--model.output-activation linear with --train.loss mse"
-        )
-    clips = cfg.train.noise_std > 0 and cfg.train.noise_clip
-    if clips and not sources.within(rows, 0.0, 1.0):
-        raise UserError(
-            f"the training rows span {low:g} to {high:g}, but train.noise_clip cuts noisy inputs "
-            "to 0 to 1; use --train.no-noise-clip, or --data.scale minmax"
-        )

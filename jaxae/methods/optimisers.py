@@ -1,4 +1,4 @@
-"""Optimisers by name, at a rate that may differ from member to member."""
+"""Optimisers by name, with a learning rate that may differ from member to member."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +18,8 @@ def keras_adam(lr: Rate, eps: float) -> optax.GradientTransformation:
     """Adam with "epsilon hat" (Kingma and Ba, 2015, end of section 2), as TensorFlow and Keras do.
 
     update = -lr sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), b1 = 0.9, b2 = 0.999. In the
-    first steps this epsilon weighs about 30 times more than that of `optax.adam`, so that weights
-    with tiny gradients, such as those of pixels that are almost always black, start slowly.
+    first steps this epsilon counts about 30 times as much as that of `optax.adam`, so weights with
+    tiny gradients, such as those of pixels that are almost always black, start slowly.
     """
     b1, b2 = 0.9, 0.999
 
@@ -38,7 +38,7 @@ def keras_adam(lr: Rate, eps: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-# (rate, epsilon, decoupled weight decay) -> transformation.
+# (learning rate, epsilon, decoupled weight decay) -> transformation.
 OPTIMISERS = Registry(
     "optimiser",
     Callable,
@@ -53,7 +53,7 @@ OPTIMISERS = Registry(
 
 
 def optimiser(cfg: Any, lr: Rate) -> optax.GradientTransformation:
-    """The optimiser of an `OptimConfig`, at a rate.
+    """The optimiser of an `OptimConfig`, with a learning rate.
 
     Weight decay is added to the gradient (L2), as `torch.optim.Adam` does; `adamw` decouples it.
 

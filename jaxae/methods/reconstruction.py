@@ -1,4 +1,4 @@
-"""Methods with one objective: gradient descent on a loss of each row, reconstruction above all."""
+"""Methods with one objective: gradient descent on a loss of each row, mainly reconstruction."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,9 +28,9 @@ from jaxae.types import (
     TrainState,
 )
 
-Optimiser = Callable[[Any], optax.GradientTransformation]  # of a rate
-Prepare = Callable[[Batch, Key, Settings], PyTree]  # a batch -> arrays [B, ...], noise and all
-Losses = Callable[[PyTree, PyTree], Array]  # (parameters, what was prepared) -> [B]
+Optimiser = Callable[[Any], optax.GradientTransformation]  # of a learning rate
+Prepare = Callable[[Batch, Key, Settings], PyTree]  # a batch -> arrays [B, ...], noise drawn
+Losses = Callable[[PyTree, PyTree], Array]  # (parameters, prepared arrays) -> [B]
 
 
 def descent(
@@ -46,9 +46,9 @@ def descent(
 
     Args:
       init: `(key, x [1, *S]) -> parameters`.
-      prepare: what the losses see of a batch, its random numbers drawn.
-      losses: one for each row.
-      tx: the optimiser at a rate, `settings["lr"]`.
+      prepare: the arrays that `losses` takes of a batch, with all random numbers drawn.
+      losses: the loss of each row.
+      tx: learning rate -> optimiser; the rate is `settings["lr"]`.
       part: see `jaxae.devices.means.by_parts`.
       axis: mapped axis over which gradients and metrics are averaged; None outside a map.
     """
@@ -64,8 +64,8 @@ def descent(
             return jax.value_and_grad(lambda p: losses(p, rows).mean())(state.params)
 
         rows = prepare(batch, jax.random.fold_in(key, state.step), settings)
-        found = means.by_parts(gradients, rows, part, axis)
-        value, grads = means.over(found, axis)
+        value_and_grads = means.by_parts(gradients, rows, part, axis)
+        value, grads = means.over(value_and_grads, axis)
         updates, opt_state = tx(settings["lr"]).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, {}, opt_state), {"loss": value}
@@ -88,11 +88,11 @@ def reconstruction(
 
     Args:
       model: a Linen module, `x -> (x_hat, z)` with a method `decode`, without running statistics.
-      tx: the optimiser at a rate.
+      tx: learning rate -> optimiser.
       loss: of one row; see `jaxae.scoring.LOSSES`.
       settings: "lr" and, where inputs are noisy, "noise_std"; the target stays clean.
       noise_clip: clip noisy inputs to [0, 1].
-      dtype: in which the model computes.
+      dtype: of the model's activations.
       tuned: how it is computed fastest.
       axis: mapped axis over which gradients and metrics are averaged; None outside a map.
     """

@@ -1,7 +1,7 @@
 """Convolution and transposed convolution in the fastest formulation of each platform.
 
-Usable on its own: it needs JAX and jaxtyping only. Three facts about XLA, all public and open, make
-the obvious program slow:
+Usable on its own: it needs only JAX and jaxtyping. `blur` smooths rows, see there. In convolutions
+three known issues of XLA make the obvious program slow:
 
 * jax-ml/jax #12868: on CPU a convolution inside a loop body (`lax.scan`, `while_loop`) is many
   times slower than the same convolution outside of it.
@@ -10,7 +10,7 @@ the obvious program slow:
   derives from it (again a convolution over a dilated input) is far slower than it need be, on CPU
   and on GPU.
 
-The cure is to see that a convolution is bilinear, and that there are only three maps:
+But a convolution is bilinear, and there are only three maps:
 
     forward(x, k) = y        input_gradient(y, k) = x        kernel_gradient(x, y) = k
 
@@ -22,17 +22,17 @@ no derivative is left to automatic differentiation of a dilated input. Each map 
 * `native` (GPU, TPU): one `lax.conv_general_dilated`. Only `input_gradient` dilates its input;
   `kernel_gradient` is a plain convolution, with a dilated window at most. Where `vmap` maps both
   operands, as over the members of an ensemble, the matrix form stands in for a grouped convolution.
-* `matrix` (CPU): gather patches, one matrix product, scatter. It contains no convolution, so that
-  it runs at full speed inside a loop. Where XLA can be told to call a library for convolutions,
-  inside of `calling_library`, large forward ones are left to it; see `jaxae.ops.library`.
+* `matrix` (CPU): gather patches, one matrix product, scatter. It contains no convolution, so it
+  runs at full speed inside a loop. Inside `calling_library`, large forward convolutions are left to
+  the library that XLA can call for them; see `jaxae.ops.library`.
 
-The platform is chosen when the program is lowered, so that one traced or exported function has the
-right form everywhere. Reverse-mode derivatives of any order and `vmap` work; forward mode (`jvp`,
-`jacfwd`) raises JAX's `TypeError` for functions with a custom VJP.
+The form is chosen when the program is lowered for a platform, so one traced or exported function
+has the right form everywhere. Reverse-mode derivatives of any order and `vmap` work; forward mode
+(`jvp`, `jacfwd`) raises JAX's `TypeError` for functions with a custom VJP.
 
-There are two layouts, "BHWC", and "CHWB", in which the matrix form computes. A network that stays
-in "CHWB" from its first convolution to its last (`batch_last`, `batch_first` convert) trains far
-faster on a CPU; the native form tells XLA which axis is which and leaves memory layout to it.
+There are two layouts: "BHWC", and "CHWB", in which the matrix form computes. A network that stays
+in "CHWB" from its first convolution to its last (`batch_last` and `batch_first` convert) trains far
+faster on a CPU; the native form names the axes and leaves the memory layout to XLA.
 """
 
 import functools
@@ -54,26 +54,13 @@ from jaxae.ops.geometry import (
     transposed_size,
 )
 from jaxae.ops.library import calling as calling_library
-from jaxae.ops.matrix import as_stated
+from jaxae.ops.matrix import keep_layout
 
 __all__ = [
-    "Formulation",
-    "Geometry",
-    "Layout",
-    "Padding",
-    "Size",
-    "as_stated",
-    "batch_first",
-    "batch_last",
-    "calling_library",
-    "ceil_div",
-    "conv",
-    "conv_transpose",
-    "forward",
-    "input_gradient",
-    "kernel_gradient",
-    "resolve",
-]
+    "Formulation", "Geometry", "Layout", "Padding", "Size", "batch_first", "batch_last",
+    "calling_library", "ceil_div", "conv", "conv_transpose", "forward", "input_gradient",
+    "keep_layout", "kernel_gradient", "resolve",
+]  # fmt: skip
 
 Array = jax.Array
 
@@ -129,7 +116,7 @@ def conv_transpose(
         `transpose_kernel=True`: the kernel of the convolution that this mirrors.
       strides: of the mirrored convolution.
       padding: of the mirrored convolution.
-      output_size: (H, W) of the mirrored convolution's input; None = what Keras and Flax give.
+      output_size: (H, W) of the mirrored convolution's input; None = that of Keras and Flax.
       layout: of `x` and of the result.
       form: forces a formulation; "auto" = the platform's.
 
@@ -147,8 +134,8 @@ def conv_transpose(
     return input_gradient(geo, x, kernel)
 
 
-def _form(asked: Formulation) -> Formulation:
-    return "library" if asked == "auto" and library.is_called() else asked
+def _form(form: Formulation) -> Formulation:
+    return "library" if form == "auto" and library.is_called() else form
 
 
 def batch_last(x: Float[Array, "B H W C"]) -> Float[Array, "C H W B"]:
@@ -201,7 +188,7 @@ kernel_gradient.defvjp(
 
 
 def _by_platform(geo, by_matrix, by_convolution, a, b):
-    """The one place where a formulation is chosen."""
+    """Choose the formulation; nothing else does."""
     by_matrix = functools.partial(by_matrix, geo)
     by_convolution = functools.partial(by_convolution, geo)
     if geo.form == "matrix" or (geo.form != "native" and geo.is_full_window):
@@ -213,11 +200,11 @@ def _by_platform(geo, by_matrix, by_convolution, a, b):
 
 
 def _ungrouped(by_convolution, by_matrix):
-    """`by_convolution`, which takes the matrix form where `vmap` maps both of its operands.
+    """`by_convolution`, but in the matrix form where `vmap` maps both operands.
 
-    XLA has no batched convolution: `vmap` over kernels, as over the members of an ensemble, makes
-    one with a group for each. On a GPU that is slow, and the kernel gradient of S0 for 50 members
-    takes 600 MB of windows; products are batched by nature.
+    XLA has no batched convolution: `vmap` over kernels, as over the members of an ensemble, gives a
+    grouped convolution. On a GPU that is slow, and the kernel gradient of S0 for 50 members takes
+    600 MB of windows; matrix products can be batched.
     """
     mapped = custom_vmap(by_convolution)
 
@@ -234,7 +221,7 @@ def _ungrouped(by_convolution, by_matrix):
     return mapped
 
 
-# The matrix form knows one layout; the other one pays for a conversion.
+# The matrix form computes in "CHWB"; "BHWC" is converted.
 
 
 def _forward_matrix(geo, x, k):

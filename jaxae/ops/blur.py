@@ -1,4 +1,4 @@
-"""Smoothing of one row in space or time; shared by scores and corruptions."""
+"""Smoothing of one row in space or time; shared by scores, inputs and corruptions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ def gaussian_blur(x: Float[Array, "*S"], sigma: Array | float, radius: int) -> F
     Args:
       x: [H, W, C], [T, C], or [F], which has no neighbourhood and is returned as it is.
       sigma: standard deviation in pixels or samples, may be traced; 0 = no blur.
-      radius: the kernel has 2 radius + 1 taps; fixed, so that shapes stay static.
+      radius: the kernel has 2 radius + 1 taps; a Python number, so that shapes stay static.
 
     Returns:
       Like `x`.
@@ -24,8 +24,8 @@ def gaussian_blur(x: Float[Array, "*S"], sigma: Array | float, radius: int) -> F
     taps = jnp.exp(-0.5 * (offsets / jnp.maximum(sigma, 0.05)) ** 2)
     taps = taps / jnp.sum(taps)
     for axis in range(x.ndim - 1):
-        # Windows times taps: a sum of shifted slices is recomputed for every tap of the next axis
-        # once it is fused, and a convolution would be slow inside a loop on CPU.
+        # Windows times taps: a fused sum of shifted slices would be recomputed for every tap of the
+        # next axis, and a convolution would be slow inside a loop on a CPU.
         windows = jnp.take(jnp.moveaxis(x, axis, -1), _mirrored(x.shape[axis], offsets), axis=-1)
         x = jnp.moveaxis(jnp.matmul(windows, taps, precision="highest"), -1, axis)
     return x

@@ -1,4 +1,4 @@
-"""What is static about a convolution: sizes, strides, padding, layout."""
+"""The static part of a convolution: sizes, strides, padding, layout."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,12 +12,12 @@ Formulation = Literal["auto", "matrix", "native", "library"]
 
 
 def ceil_div(a: int, b: int) -> int:
-    """The least whole number that is not below a / b."""
+    """The quotient a / b, rounded up."""
     return -(-a // b)
 
 
 class Geometry(NamedTuple):
-    """One convolution x -> y without its numbers; hashable.
+    """The static part of one convolution x -> y; hashable.
 
     A transposed convolution y -> x has the geometry of the convolution that it mirrors.
     """
@@ -71,7 +71,7 @@ def resolve(in_size, kernel_size, strides, padding: Padding, **kwargs) -> Geomet
 
 
 def transposed_size(size: Size, kernel_size: Size, strides: Size, padding: Padding) -> Size:
-    """The output size of a transposed convolution that nobody stated: that of Keras and Flax.
+    """The default output size of a transposed convolution: that of Keras and Flax.
 
     Stride times the input for SAME, stride times the steps plus the window for VALID (at least the
     stride), and the smallest size that the mirrored convolution maps to `size` for numbers.

@@ -2,17 +2,17 @@
 
 Arrays are [C, H, W, B] throughout: x [C, H, W, B], y [D, P, Q, B], k [kh, kw, C, D]. With the batch
 last, taps, phases and shifts are blocks of contiguous memory and every product has one long,
-contiguous axis. What is written here was chosen by measurement on an AVX-512 CPU:
+contiguous axis. These choices were measured on an AVX-512 CPU:
 
-* the operand that XLA's product takes fastest is stated in each `_dot`;
+* each `_dot` states its operands in the order that XLA multiplies fastest;
 * patches of large kernels are gathered in two stages, columns then rows: as fast as all taps at
   once, and less to compile; for small kernels all at once is faster;
-* with stride 1 the transpose of a convolution is a convolution, so that the gather, or the scatter,
-  is left to the side with fewer channels;
+* with stride 1 the transpose of a convolution is a convolution, so the gather, or the scatter, is
+  done on the side with fewer channels;
 * where more than a tenth of all taps would meet padding, as with 5 x 5 kernels on 7 x 7 maps, the
-  output is made in bands of rows, each with those rows of the kernel that meet the input;
-* the scatter of a transposed convolution with stride s is done for each of its s x s phases, a sum
-  of shifted blocks, so that nothing is multiplied by, or added to, a dilated zero.
+  output is computed in bands of rows, each with those rows of the kernel that meet the input;
+* the scatter of a transposed convolution with stride s is done for each of its s x s phases, as a
+  sum of shifted blocks, so that no work is spent on dilated zeros.
 """
 
 import functools
@@ -27,7 +27,7 @@ from jaxae.ops.geometry import Geometry, ceil_div
 
 Array = jax.Array
 
-_AT_ONCE = 9  # taps that are gathered in one stage, at most
+_MAX_TAPS_AT_ONCE = 9  # gathered in one stage
 
 
 def forward(geo: Geometry, x: Array, k: Array) -> Array:
@@ -62,7 +62,7 @@ def kernel_gradient(geo: Geometry, x: Array, y: Array) -> Array:
 
 
 class _Band(NamedTuple):
-    """Rows of the output that meet the input with the same rows of the kernel."""
+    """Output rows in which the same kernel rows meet the input."""
 
     rows_out: slice
     taps: slice
@@ -71,7 +71,7 @@ class _Band(NamedTuple):
 
 
 def _bands(geo: Geometry) -> list[_Band]:
-    """The bands, or none where they would not save a tenth of the work."""
+    """The bands, or [] where they would save less than a tenth of the work."""
     height, taps, stride, top = (
         geo.in_size[0],
         geo.kernel_size[0],
@@ -137,18 +137,18 @@ def _flip(k: Array) -> Array:
     return jnp.flip(k, (0, 1)).swapaxes(2, 3)
 
 
-def as_stated(a: Array) -> Array:
-    """The array itself, which a CPU is made to lay out in memory as the program states it.
+def keep_layout(a: Array) -> Array:
+    """The array itself, with the memory layout that the program states, on a CPU.
 
-    XLA folds the transposition of a matrix into its product, and a product that is transposed into
-    one with its operands swapped. Some of those products are up to four times slower.
+    Otherwise XLA folds a matrix's transposition into its product, or swaps the operands of a
+    product that is transposed, and some of those products are up to four times slower.
     """
     return lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a)
 
 
 def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
     """A matrix product that accumulates, and returns, float32 where its operands are shorter."""
-    # On a CPU that is also what makes a bfloat16 product fast: 600 against 130 GFLOP/s on a core.
+    # This also makes bfloat16 products fast on a CPU: 600 against 130 GFLOP/s on a core.
     precise = jnp.promote_types(a.dtype, jnp.float32)
     return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=precise)
 
@@ -157,8 +157,8 @@ def _weights_first(k: Array, patches: Array) -> Array:
     """[..., D], [K, M] -> [D, M], the leading axes of `k` being K in order."""
     depth = k.shape[-1]
     if k.dtype != jnp.float32:
-        # A transposed left operand would keep bfloat16 off the matrix units. XLA does not fold this
-        # transposition into the product, because it is not one of a matrix.
+        # With a transposed left operand bfloat16 would miss the matrix units. XLA does not fold
+        # this transposition into the product, because its operand is not a matrix.
         rows = k.transpose(k.ndim - 1, *range(k.ndim - 1)).reshape(depth, -1)
         return _dot(rows, patches, 1, 0)
     return _dot(k.reshape(-1, depth), patches, 0, 0)  # 160 against 130 GFLOP/s
@@ -168,15 +168,15 @@ def _long_weights_first(k: Array, columns: Array) -> Array:
     """`_weights_first` for a K much larger than M, as that of a full window."""
     if k.dtype != jnp.float32:
         return _weights_first(k, columns)
-    # Nor may the result be transposed by whoever takes it: [128, 32] of K = 3136 .45 -> .12 ms.
-    return as_stated(_dot(as_stated(k.reshape(-1, k.shape[-1]).T), columns, 1, 0))
+    # The caller must not transpose the result either: [128, 32] of K = 3136 .45 -> .12 ms.
+    return keep_layout(_dot(keep_layout(k.reshape(-1, k.shape[-1]).T), columns, 1, 0))
 
 
 def _rows_of_both(a: Array, b: Array) -> Array:
     """[N, M], [D, M] -> [N, D]: products of rows, of which `b` has few and short ones."""
     if a.dtype != jnp.float32:
         return _dot(a, b, 1, 1)
-    return as_stated(_dot(a, as_stated(b.T), 1, 0))
+    return keep_layout(_dot(a, keep_layout(b.T), 1, 0))
 
 
 def _gather_then_product(geo: Geometry, x: Array, k: Array) -> Array:
@@ -214,7 +214,7 @@ def _patches(geo: Geometry, x: Array) -> Array:
     def column(x, j):
         return x[:, :, j : j + (cols - 1) * sw + 1 : sw]
 
-    if kh * kw <= _AT_ONCE:
+    if kh * kw <= _MAX_TAPS_AT_ONCE:
         taps = [column(row(x, i), j) for i in range(kh) for j in range(kw)]
         return jnp.concatenate(taps, axis=0)
     x = jnp.concatenate([column(x, j) for j in range(kw)], axis=0)

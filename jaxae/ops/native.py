@@ -18,7 +18,7 @@ def forward(geo: Geometry, x: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def input_gradient(geo: Geometry, y: jax.Array, k: jax.Array) -> jax.Array:
-    """(y, k) -> x: the only one that dilates its input, which cuDNN knows as backward data."""
+    """(y, k) -> x: the only map that dilates its input; cuDNN's "backward data"."""
     spans = zip(geo.in_size, geo.kernel_size, geo.strides, geo.padding, geo.out_size, strict=True)
     padding = [(n - 1 - lo, size + lo - 1 - (out - 1) * s) for size, n, s, (lo, _), out in spans]
     return lax.conv_general_dilated(
@@ -32,7 +32,7 @@ def input_gradient(geo: Geometry, y: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def kernel_gradient(geo: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
-    """(x, y) -> k: dilates the window y at most, never x."""
+    """(x, y) -> k: may dilate the window y, never x."""
     spans = zip(geo.in_size, geo.kernel_size, geo.strides, geo.padding, geo.out_size, strict=True)
     padding = [(lo, (out - 1) * s + n - size - lo) for size, n, s, (lo, _), out in spans]
     return lax.conv_general_dilated(

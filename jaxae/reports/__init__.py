@@ -1,5 +1,7 @@
 """What people look at: the report of a run, comparisons, studies, figures and pages.
 
+A new study is entered in `studies.STUDIES`; its figures are functions in `plots`.
+
 `reporting` makes the report, `comparison` sets two runs side by side, `studies` look beyond scores,
 `plots` draws with matplotlib and `pages` writes HTML.
 

@@ -1,8 +1,12 @@
 """Losses, anomaly scores and threshold rules: pure functions of one row, mapped by callers.
 
-Higher = more anomalous. A training loss and the score of the same name share one definition. A
-score may carry state fitted on normal rows, "a+b" adds standardised scores, and a rule turns scores
-of normals into decisions about others.
+A new score is entered in `scores.SCORES`, a new threshold rule in `rules.RULES`; `rules.fit_rule`
+fits one on calibration scores, and `rules.decide` is the only place where scores are judged.
+`losses` has the training losses, which the scores of the same names share; `tails` extrapolates
+thresholds beyond the largest score. P-values are made in `jaxae.stats.conformal`.
+
+Higher = more anomalous. A score may carry state fitted on normal rows, and "a+b" adds standardised
+scores. No module knows where the rows come from or what a detector is.
 """
 
 from jaxae.scoring.losses import LOSSES, bce, mae, mse
@@ -10,16 +14,6 @@ from jaxae.scoring.rules import RULES, decide, fit_rule, rule
 from jaxae.scoring.scores import SCORES, apply_rows, combine, resolve
 
 __all__ = [
-    "LOSSES",
-    "RULES",
-    "SCORES",
-    "apply_rows",
-    "bce",
-    "combine",
-    "decide",
-    "fit_rule",
-    "mae",
-    "mse",
-    "resolve",
-    "rule",
-]
+    "LOSSES", "RULES", "SCORES", "apply_rows", "bce", "combine", "decide", "fit_rule", "mae", "mse",
+    "resolve", "rule",
+]  # fmt: skip

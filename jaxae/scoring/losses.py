@@ -1,7 +1,7 @@
 """Losses of one row against its reconstruction.
 
-Both are flattened first: on a CPU, pixels that come from a flat layer cost a division each to be
-found in rows and columns.
+Both are flattened first: on a CPU, indexing the output of a flat layer by row and column costs a
+division for every pixel.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def bce(x: Float[Array, "*S"], x_hat: Float[Array, "*S"]) -> Scalar:
     grey values of x, not 0 at x_hat = x.
     """
     x, p = x.ravel(), jnp.clip(x_hat.ravel(), 1e-7, 1 - 1e-7)
-    # Not `log1p(-p)`: it takes twice as long, and 1 - p is off by 6e-8 at most.
+    # `log1p(-p)` would take twice as long, and the error of 1 - p is at most 6e-8.
     return -mean(x * jnp.log(p) + (1 - x) * jnp.log(1 - p))
 
 

@@ -1,6 +1,6 @@
 """Threshold rules: from the scores of normals to decisions about others.
 
-To add one, name a `Rule` in `RULES`, or call `RULES.add` from outside of the package.
+To add one, enter a `Rule` in `RULES`, or call `RULES.add` from outside the package.
 """
 
 import functools
@@ -28,7 +28,7 @@ def _mean_std(scores: Float[Array, " N"], k: float) -> dict:
 
 
 def _quantile(scores: Float[Array, " N"], q: float) -> dict:
-    """The q-quantile, linearly interpolated: a share of 1 - q of such rows lies above it."""
+    """The q-quantile, linearly interpolated: a share 1 - q of such rows lies above it."""
     return {"threshold": jnp.quantile(scores, q)}
 
 
@@ -59,7 +59,7 @@ RULES: Registry[Rule] = Registry(
 
 
 def rule(spec: str) -> Rule:
-    """The threshold rule that a text stands for, its argument filled in.
+    """The threshold rule of a specification, with its number filled in.
 
     Args:
       spec: a name in `RULES`, and a number where the rule takes one: "quantile:0.95", "max".
@@ -68,26 +68,27 @@ def rule(spec: str) -> Rule:
       UserError: the rule is unknown, or its number is missing, superfluous or out of range.
     """
     name, colon, text = spec.partition(":")
-    found = RULES[name]
-    if found.argument is None:
+    entry = RULES[name]
+    argument = entry.argument
+    if argument is None:
         if colon:
             raise UserError(f"threshold rule {spec!r} takes no number; write {name!r}")
-        return found
+        return entry
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    wants = f"{found.argument.meaning} after {name}, as {name}:{found.argument.example:g}"
+    needed = f"{argument.meaning} after {name}, as in {name}:{argument.example:g}"
     if not math.isfinite(number):
-        raise UserError(f"threshold rule {spec!r} needs a finite number: {wants}")
-    low, high = found.argument.low, found.argument.high
+        raise UserError(f"threshold rule {spec!r} needs a finite number: {needed}")
+    low, high = argument.low, argument.high
     if not low < number < high:
-        raise UserError(f"threshold rule {spec!r} needs {wants}, between {low:g} and {high:g}")
+        raise UserError(f"threshold rule {spec!r} needs {needed}, between {low:g} and {high:g}")
 
     def fit(scores: Float[Array, " N"]) -> dict:
-        return found.fit(scores, number)
+        return entry.fit(scores, number)
 
-    return found._replace(fit=fit, argument=None)
+    return entry._replace(fit=fit, argument=None)
 
 
 def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
@@ -97,7 +98,7 @@ def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
       UserError: see `rule`; a score is NaN, or the rule needs more of them.
     """
     conformal.refuse_nan(calibration=scores)
-    rule(spec)  # raises where there is none
+    rule(spec)  # raises on a malformed specification
     scores = jnp.asarray(scores)
     name, _, text = spec.partition(":")
     return Decision(spec, _fitting(RULES[name].fit, text)(scores), scores)
@@ -105,11 +106,11 @@ def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
 
 @functools.lru_cache(maxsize=64)
 def _fitting(fit: Callable[..., dict], number: str) -> Callable[[Array], dict]:
-    """A rule's own `fit` with its number, compiled once for all who have as many scores."""
+    """A rule's `fit` with its number, compiled once for every number of scores."""
     return jax.jit(lambda scores: fit(scores, float(number)) if number else fit(scores))
 
 
 def decide(decision: Decision, scores: Float[AnyArray, " N"]) -> Bool[np.ndarray, " N"]:
-    """What a fitted rule says of scores, True = anomaly: the one place where scores are judged."""
+    """The decisions of a fitted rule, True = anomaly: the one place where scores are judged."""
     state = jax.device_get(decision.state)  # a comparison on the host needs no program
     return np.asarray(rule(decision.rule).decide(state, np.asarray(scores)))

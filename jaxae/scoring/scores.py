@@ -1,6 +1,6 @@
 """Anomaly scores of one row, and sums of them.
 
-To add one, name a `Score` in `SCORES`, or call `SCORES.add` from outside of the package.
+To add one, enter a `Score` in `SCORES`, or call `SCORES.add` from outside the package.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jaxae.scoring.losses import bce, mae, mse
 from jaxae.types import Inferred, LossFn, Scalar, Score
 
 NEIGHBOURS = 5
-_SIDE_BY_SIDE = 256  # rows scored together: bounds the memory of [rows, bank] distances
+_ROWS_AT_ONCE = 256  # bounds the memory of [rows, bank] distances
 
 Rows = Iterable[Inferred]  # blocks of rows with their outputs
 
@@ -35,7 +35,7 @@ def _of_reconstruction(loss: LossFn) -> Score:
 
 
 def _of_log_odds(name: str) -> Score:
-    """The negated log-odds, by a discriminator, that something of the row is real."""
+    """A discriminator's negated log-odds that the row, or its reconstruction, is real."""
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
         return -row.out.extra[name]
@@ -48,13 +48,13 @@ def _max_error(x: Array, x_hat: Array) -> Scalar:
 
 
 def _mean_over_blocks(fun: Callable[..., Array], rows: Rows, *args: Array) -> Array:
-    """The mean over all rows of what `fun` says of the rows of a block in the mean.
+    """The mean over all rows, where `fun` gives the mean over the rows of a block.
 
-    A function of the module: one that is made anew would be compiled anew, after each epoch.
+    `fun` must be a function of the module: a new object would be compiled again in every epoch.
     """
-    found = [(len(block.x), jax.jit(fun)(block, *args)) for block in rows]
-    total = sum(size for size, _ in found)
-    return sum(value * (size / total) for size, value in found)
+    means = [(len(block.x), jax.jit(fun)(block, *args)) for block in rows]
+    total = sum(size for size, _ in means)
+    return sum(mean * (size / total) for size, mean in means)
 
 
 def _mean_code(block: Inferred) -> Array:
@@ -70,7 +70,7 @@ def _mahalanobis_fit(train: Rows) -> dict:
     """Mean and whitening matrix W of training codes; W'W is the regularised precision."""
     mean = _mean_over_blocks(_mean_code, train)
     covariance = _mean_over_blocks(_code_covariance, train, mean)
-    # Shrinkage by one part in a thousand towards the mean variance: dead units cannot explode.
+    # Shrink by one part in a thousand towards the mean variance, so that dead units do not explode.
     eye = jnp.eye(len(covariance))
     variance = jnp.trace(covariance) / len(covariance)
     regular = 0.999 * covariance + (1e-3 * variance + 1e-12) * eye
@@ -83,22 +83,22 @@ def _mahalanobis_apply(fitted: dict, row: Inferred) -> Scalar:
     return jnp.linalg.norm(jnp.matmul(fitted["whiten"], centred, precision="highest"))
 
 
-def _of_neighbours(what: Callable[[Inferred], Array]) -> Score:
-    """The mean Euclidean distance of what is said of a row to that of its nearest training rows.
+def _of_neighbours(features: Callable[[Inferred], Array]) -> Score:
+    """The mean Euclidean distance of a row's features to those of its nearest training rows.
 
     A row that is in the bank is its own neighbour at distance 0. The bank is centred so that the
     expanded distance loses no digits.
     """
 
     def fit(train: Rows) -> dict:
-        bank = jnp.concatenate([what(block).reshape(len(block.x), -1) for block in train])
+        bank = jnp.concatenate([features(block).reshape(len(block.x), -1) for block in train])
         mean = jnp.mean(bank, axis=0)
         return {"mean": mean, "bank": bank - mean[None]}
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
-        bank, at = fitted["bank"], what(row).ravel() - fitted["mean"]
-        # |b|^2 - 2 b.z ranks the bank as one matrix product over mapped rows; only the few nearest
-        # are then measured by their difference, which is exact for duplicates too.
+        bank, at = fitted["bank"], features(row).ravel() - fitted["mean"]
+        # |b|^2 - 2 b.z ranks the bank as one matrix product over mapped rows. The distance to the
+        # few nearest is then computed from their difference, which is exact for duplicates too.
         rank = jnp.matmul(bank, at, precision="highest") - 0.5 * jnp.sum(bank * bank, axis=1)
         _, nearest = lax.top_k(rank, min(NEIGHBOURS, len(bank)))
         return jnp.mean(jnp.linalg.norm(bank[nearest] - at[None], axis=1))
@@ -118,7 +118,7 @@ def _energy_fit(train: Rows) -> dict:
 def _energy_apply(fitted: dict, row: Inferred) -> Scalar:
     """mean(blur(x - x_hat)^2) / sqrt(mean(x^2) + 0.02 E), the blur with sigma 1 pixel.
 
-    The blur forgives misplaced edges, the division forgives bright rows their larger errors.
+    The blur tolerates misplaced edges; the division offsets the larger errors of bright rows.
     Images are blurred over height and width, series over time, vectors not at all.
     """
     residual = gaussian_blur(row.x - row.out.x_hat, 1.0, radius=4)
@@ -137,7 +137,7 @@ SCORES: Registry[Score] = Registry(
         "blurred_energy": Score(_energy_apply, _energy_fit),
         "latent_mahalanobis": Score(_mahalanobis_apply, _mahalanobis_fit),
         "latent_knn": _of_neighbours(lambda rows: rows.out.z),
-        "row_knn": _of_neighbours(lambda rows: rows.x),  # no model: what a sum adds to one
+        "row_knn": _of_neighbours(lambda rows: rows.x),  # needs no model; useful in a sum
         "d_of_r": _of_log_odds("d_of_r"),
         "d_of_x": _of_log_odds("d_of_x"),
     },
@@ -145,16 +145,16 @@ SCORES: Registry[Score] = Registry(
 
 
 def apply_rows(score: Score, fitted: dict, rows: Inferred) -> Float[Array, " N"]:
-    """`score.apply` of every row, some hundreds at a time."""
-    return lax.map(lambda row: score.apply(fitted, row), rows, batch_size=_SIDE_BY_SIDE)
+    """`score.apply` of every row, a few hundred at a time."""
+    return lax.map(lambda row: score.apply(fitted, row), rows, batch_size=_ROWS_AT_ONCE)
 
 
 def resolve(spec: str) -> Score:
-    """The score that a name, or several joined by "+", stands for; one object for one text.
+    """The score of a name, or of several joined by "+"; equal texts give the same object.
 
-    In a sum every score is put on one scale before it is added: its logarithm (log-odds as they
-    are), minus the mean and divided by the standard deviation over valid rows. The fitted state of
-    a sum is `{name: {"score": its own state, if any, "mean": [], "std": []}}`.
+    In a sum every score is standardised before it is added: its logarithm (log-odds unchanged),
+    minus the mean and divided by the standard deviation over held-out rows. The fitted state of a
+    sum is `{name: {"score": its own state, if any, "mean": [], "std": []}}`.
 
     Args:
       spec: for instance "mse" or "blurred_energy+latent_knn".
@@ -183,7 +183,7 @@ def _exact(score: Score) -> Score:
 
 @functools.lru_cache(maxsize=32)
 def _sum(parts: tuple[tuple[str, Score], ...]) -> Score:
-    """The sum of standardised scores; cached, so that its scorer is compiled once."""
+    """The sum of standardised scores; cached so that it is compiled once."""
 
     def fit(train: Rows) -> dict:
         return {name: {"score": part.fit(train) if part.fit else {}} for name, part in parts}
@@ -204,7 +204,7 @@ def _on_scale(score: Score, value: Array) -> Array:
 
 
 def _scale(score: Score, fitted: dict, valid: Rows) -> dict:
-    """Mean and standard deviation over valid rows, beside the score's own state if it has any."""
+    """Mean and standard deviation over held-out rows, beside the score's own state, if any."""
     values = jnp.concatenate(
         [_on_scale(score, jax.jit(apply_rows, static_argnums=0)(score, fitted, b)) for b in valid]
     )

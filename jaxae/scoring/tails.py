@@ -1,4 +1,4 @@
-"""Thresholds further out than any calibration score: extreme value theory on the largest ones."""
+"""Thresholds beyond the largest calibration score, extrapolated by extreme value theory."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,16 @@ from jaxtyping import Array, Float
 from jaxae.errors import UserError
 from jaxae.types import Scalar
 
-TAIL = 0.1  # share of the scores that count as the tail
-FEWEST = 10  # exceedances that a tail is fitted to
+TAIL = 0.1  # share of the scores that belong to the tail
+FEWEST = 10  # scores needed to fit a tail
 
 
 def generalised_pareto(excess: Float[Array, " m"]) -> tuple[Scalar, Scalar]:
     """Shape xi and scale sigma of P(Y > y) = (1 + xi y / sigma)^(-1/xi), fitted on excesses >= 0.
 
     The estimator of Zhang and Stephens (2009): the mean of theta = -xi / sigma over a
-    grid, weighted by its profile likelihood. It exists for every sample and every shape, searches
-    for nothing, and has close to the least variance that is possible.
+    grid, weighted by its profile likelihood. It exists for every sample and every shape, needs no
+    iterative search, and is close to efficient.
 
     Returns:
       (xi, sigma); (0, 0) if all excesses are 0.
@@ -47,9 +47,9 @@ def peaks_over_threshold(scores: Float[Array, " n"], risk: float) -> dict:
     """The score that a normal exceeds with probability `risk`, extrapolated from the largest tenth.
 
     z = u + sigma / xi ((risk n / m)^(-xi) - 1), with `generalised_pareto` fitted on the m = n / 10
-    largest scores less u, the next one (Pickands, 1975; for anomalies Siffer et al., 2017). An
-    estimate without any guarantee, for continuous scores and for risks below 1/(n+1), which are out
-    of reach of conformal p-values. It scales and shifts as the scores do.
+    largest scores minus u, the next largest (Pickands, 1975; for anomalies Siffer et al., 2017). An
+    estimate without any guarantee, for continuous scores and for risks below 1/(n+1), which
+    conformal p-values cannot reach. Shifting or scaling all scores does the same to the threshold.
 
     Args:
       scores: of at least a hundred normals.
@@ -65,9 +65,9 @@ def peaks_over_threshold(scores: Float[Array, " n"], risk: float) -> dict:
     m = int(TAIL * n)
     if m < FEWEST:
         raise UserError(
-            f"a tail is fitted to {FEWEST} scores or more, the largest tenth, but there are {n} "
-            f"calibration scores; give at least {round(FEWEST / TAIL)} held-out normals (raise "
-            "data.valid_fraction, unset threshold.limit) or choose another --threshold.rule"
+            f"threshold rule pot fits the largest tenth of the scores, {FEWEST} or more, but there "
+            f"are {n} calibration scores; give at least {round(FEWEST / TAIL)} held-out normals "
+            "(raise data.valid_fraction, unset threshold.limit) or use another --threshold.rule"
         )
     ordered = jnp.sort(jnp.asarray(scores, jnp.float32))
     u = ordered[n - m - 1]

@@ -1,11 +1,11 @@
-"""Epochs: a learner and rows become states, one model or many at a time.
+"""Training: a learner and rows become a trained state, for one model or many at a time.
 
-`train` is the training of one model and of an ensemble, `grid` that of many different ones side by
-side, `feeds` brings the rows to the devices, `selection` chooses the epoch that becomes the
-detector.
+`train` trains one model or an ensemble, `grid` many different members side by side, and `feeds`
+brings the rows to the devices. `selection` decides which epoch is kept as the detector, by one of
+its `CHOICES`.
 
-It uses methods, data, devices and, to choose an epoch, detectors. It does not know what is made of
-it: no report, no command. `train` and `grid` write no files; who calls them does.
+It uses methods, data, devices and, to choose an epoch, detectors. It does not know what becomes of
+the result: no report, no command. `train` and `grid` write no files; their callers do.
 """
 
 from jaxae.training.train import Fitted, Members, fit, initial_state

@@ -1,10 +1,10 @@
-"""Whole stories, from a configuration to a report.
+"""Whole workflows, from a configuration to a report.
 
-`experiment` is one run: start reading there. `ahead` makes beside it what it will need soon;
-`choices` settles what a configuration leaves to the rows; `protocol` is classes x seeds x settings
-in one call, with `baselines` beside it; `verification` trains a finished run again, `bench`
-measures.
+`experiment` is one run: start reading there. `ahead` prepares in another thread what a run will
+need soon; `choices` settles every "auto" of a configuration by looking at the rows; `protocol` runs
+classes x seeds x settings in one call, and `baselines` are the rows to compare it with;
+`verification` checks a finished run or trains it again, `bench` measures speed.
 
-They use everything but the command line, which does not exist for them. Nothing is loaded here: who
-wants one story need not load the others.
+They use everything but the command line. Nothing is loaded here, so that one workflow does not load
+the others.
 """

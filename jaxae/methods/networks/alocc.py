@@ -1,8 +1,9 @@
-"""ALOCC's two networks: a refiner that reconstructs, a discriminator that tells made from real.
+"""ALOCC's two networks: a refiner that reconstructs, a discriminator that tells fake from real.
 
 Sabokrou et al., "Adversarially Learned One-Class Classifier for Novelty Detection", CVPR 2018,
 in the configuration of FastEstimator's MNIST tutorial: 5 x 5 kernels, batch normalisation with
-momentum 0.99 and epsilon 1e-3, LeakyReLU 0.2 going down, ReLU coming up.
+momentum 0.99 and epsilon 1e-3, LeakyReLU 0.2 in the downsampling layers, ReLU in the upsampling
+ones.
 """
 
 from collections.abc import Callable
@@ -41,9 +42,10 @@ def _leaky(x: Array) -> Array:
 class Refiner(nn.Module):
     """R: images [B, H, W, C] in [-1, 1] -> (refined images, code [B, L]).
 
-    The code is the encoder's last feature map, flat, which is wider than an image of MNIST; or,
-    with a bottleneck, `bottleneck` linear features of it, each with mean 0 and variance 1 over a
-    batch in training: what noise on them hides cannot be won back by making them larger.
+    The code is the encoder's last feature map, flattened, which has more values than an MNIST
+    image. With a bottleneck it is `bottleneck` linear features of that map, each normalised to mean
+    0 and variance 1 over a training batch, so that the network cannot escape noise on the code by
+    scaling its features up.
 
     Attributes:
       shape: [H, W, C].
@@ -51,7 +53,7 @@ class Refiner(nn.Module):
       up_filters: channels of the decoder's layers before the image.
       bottleneck: L; 0 = none.
       dtype: of activations.
-      axis: mapped axis over which batch statistics are averaged; None = this device's own.
+      axis: mapped axis over which batch statistics are averaged; None = no averaging.
     """
 
     shape: Shape
@@ -67,7 +69,7 @@ class Refiner(nn.Module):
     ) -> tuple[Float[Array, "B H W C"], Float[Array, "B L"]]:
         """Refine a batch, with batch statistics in training and running ones otherwise.
 
-        `perturb` stands between the code, which is given as it was, and the decoder.
+        `perturb` is applied to the decoder's input only; the code is returned without it.
         """
         sizes, common = [], {"layout": "CHWB", "dtype": self.dtype}
         x = batch_last(x)
@@ -92,7 +94,7 @@ class Refiner(nn.Module):
         return refined, z.reshape(z.shape[0], -1).astype(jnp.float32)
 
     def _code(self, x: Array, train: bool, perturb: Perturb | None) -> tuple[Array, Array]:
-        """What the decoder sees of a feature map [C, H, W, B], and the code [B, ...]."""
+        """The decoder's input for a feature map [C, H, W, B], and the code [B, ...]."""
         if not self.bottleneck:
             z = batch_first(x)
             return (batch_last(perturb(z)) if perturb else x), z
@@ -109,9 +111,9 @@ class Discriminator(nn.Module):
 
     Attributes:
       filters: channels; batch normalisation on all but the last layer.
-      spectral: instead of it, every kernel is divided by its largest singular value (Miyato et al.,
-        "Spectral normalization for generative adversarial networks", ICLR 2018): no row of a batch
-        sees another, in training as in evaluation, and the log-odds have bounded slopes.
+      spectral: divide every kernel by its largest singular value instead of normalising batches
+        (Miyato et al., "Spectral normalization for generative adversarial networks", ICLR 2018):
+        the rows of a batch are independent, in training too, and the log-odds have bounded slopes.
       dtype: of activations.
       axis: mapped axis over which batch statistics are averaged.
     """
@@ -125,16 +127,16 @@ class Discriminator(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, " B"]:
         """How real each row of a batch looks."""
 
-        def applied(layer: nn.Module, x: Array) -> Array:
+        def normalised(layer: nn.Module, x: Array) -> Array:
             return nn.SpectralNorm(layer)(x, update_stats=train) if self.spectral else layer(x)
 
         x = batch_last(x)
         common = {"kernel_init": _DOWN_INIT, "layout": "CHWB", "dtype": self.dtype}
         for i, features in enumerate(self.filters):
-            x = applied(Conv(features, KERNEL, STRIDES, "SAME", **common), x)
+            x = normalised(Conv(features, KERNEL, STRIDES, "SAME", **common), x)
             if i < len(self.filters) - 1 and not self.spectral:
                 x = _norm(self.axis, self.dtype, train)(x)
             x = _leaky(x)
         x = batch_first(x)
-        x = applied(Dense(1, dtype=self.dtype), x.reshape(x.shape[0], -1))
+        x = normalised(Dense(1, dtype=self.dtype), x.reshape(x.shape[0], -1))
         return x[:, 0].astype(jnp.float32)

@@ -29,9 +29,9 @@ class ConvAutoencoder(nn.Module):
 
     Encoder: strided convolutions, then a dense layer to the code. Decoder: a dense layer, then
     transposed convolutions, each the adjoint of its encoder layer, so that 28 -> 14 -> 7 comes back
-    as 7 -> 14 -> 28 and 17 -> 9 -> 5 as 5 -> 9 -> 17. With `latent = 0` the last feature map, flat,
-    is the code and both dense layers are left out. Between its first and its last convolution a
-    half keeps the batch on the last axis: see `jaxae.ops`.
+    as 7 -> 14 -> 28 and 17 -> 9 -> 5 as 5 -> 9 -> 17. With `latent = 0` the flattened last feature
+    map is the code and both dense layers are left out. Encoder and decoder keep the batch on the
+    last axis between their first and last convolutions: see `jaxae.ops`.
 
     Attributes:
       shape: S of one row, [H, W, C] or [T, C].
@@ -40,14 +40,11 @@ class ConvAutoencoder(nn.Module):
       strides: stride of each layer.
       paddings: "same", "valid" or a number of pixels, for each layer.
       latent: L; 0 for a purely convolutional model.
-      head_kernel: 0 = the last transposed convolution makes the image, and each has as many outputs
-        as its encoder layer has inputs; k = each has as many outputs as its encoder layer, and a
-        k x k convolution makes the image.
+      head_kernel: 0 = each transposed convolution has as many outputs as its encoder layer has
+        inputs, and the last one gives the image; k = each has as many outputs as its encoder layer,
+        and a k x k convolution after them gives the image.
       activation: between layers; `encoder_activation` follows the last encoder convolution,
         `code_activation` the code, `expand_activation` the decoder's dense layer.
-      encoder_activation: see `activation`.
-      code_activation: see `activation`.
-      expand_activation: see `activation`.
       output_activation: on the reconstruction.
       initializer: initial weights (see `jaxae.methods.networks.init.INITS`).
       dtype: of activations; parameters are float32 and so are the outputs.
@@ -69,12 +66,7 @@ class ConvAutoencoder(nn.Module):
     dtype: Any
 
     def setup(self):
-        """Lay the encoder out, remember the sizes it passes, and retrace them."""
-        if len(self.shape) not in (2, 3):
-            raise UserError(
-                f"a conv model needs rows of shape [H, W, C] or [T, C], not {self.shape}; "
-                "use method dense"
-            )
+        """Build the encoder, then a decoder that retraces its sizes."""
         geometry, init = self._geometry(), INITS[self.initializer]
         channels = (self.shape[-1], *self.filters)
         common = {"dtype": self.dtype, "kernel_init": init.kernel, "layout": "CHWB"}
@@ -120,7 +112,7 @@ class ConvAutoencoder(nn.Module):
         return self.shape[:2] if len(self.shape) == 3 else (self.shape[0], 1)
 
     def _geometry(self) -> list[ops.Geometry]:
-        """Of each encoder layer."""
+        """The geometry of each encoder layer."""
         size, geometry = self._image_size(), []
         for k, s, p in zip(self.kernels, self.strides, self.paddings, strict=True):
             padding = _padding(p, len(self.shape) - 1)
@@ -128,13 +120,13 @@ class ConvAutoencoder(nn.Module):
                 geometry.append(ops.resolve(size, self._pair(k), self._pair(s), padding))
             except ValueError:
                 raise UserError(
-                    f"model.kernels {self.kernels} leave nothing of rows of shape {self.shape}; "
+                    f"model.kernels {self.kernels} are too large for rows of shape {self.shape}; "
                     "use smaller kernels or padding same"
                 ) from None
             if k > 2 * max(size) + 1:
                 raise UserError(
-                    f"model.kernels {self.kernels} have a kernel of {k} on maps of {size[0]} x "
-                    f"{size[1]}, of which it would see little but padding; use smaller kernels"
+                    f"model.kernels {self.kernels}: a kernel of {k} on maps of {size[0]} x "
+                    f"{size[1]} would see little but padding; use smaller kernels"
                 )
             size = geometry[-1].out_size
         return geometry

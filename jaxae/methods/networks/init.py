@@ -13,7 +13,7 @@ from jaxae.types import Array, Initializer
 
 
 class Init(NamedTuple):
-    """How a layer's weights start: `kernel(key, shape, dtype)` and, given the fan-in, the bias."""
+    """Initialisers of a layer: `kernel`, and `bias`, which depends on the fan-in."""
 
     kernel: Initializer
     bias: Callable[[int], Initializer]
@@ -53,7 +53,7 @@ INITS: Registry[Init] = Registry(
 
 
 class Activation(NamedTuple):
-    """An activation, and the values that it can give: `span` = (low, high)."""
+    """An activation, and its range of values `span` = (low, high)."""
 
     apply: Callable[[Array], Array]
     span: tuple[float, float] = (-math.inf, math.inf)

@@ -12,21 +12,18 @@ from jaxae import ops
 from jaxae.types import Initializer
 
 
-class Conv(nn.Module):
-    """`flax.linen.Conv` in two dimensions: same parameters, same values, see `ops.conv`.
-
-    Parameters are float32: `kernel` [kh, kw, C, features] and `bias` [features].
+class _Convolution(nn.Module):
+    """The fields of both convolutions; parameters are float32.
 
     Attributes:
       features: number of output channels.
       kernel_size: (kh, kw).
-      strides: of the two spatial axes.
+      strides: of the convolution or, transposed, of the one that it mirrors; so is `padding`.
       padding: "SAME", "VALID" or ((lo, hi), (lo, hi)).
       kernel_init: initialiser of the kernel.
-      bias_init: initialiser of the bias.
+      bias_init: initialiser of the bias [features].
       dtype: of the computation; None = float32's promotion with the input.
       layout: of input and output, "BHWC" or "CHWB": see `ops.batch_last`.
-      form: forces a formulation; "auto" = the platform's.
     """
 
     features: int
@@ -37,75 +34,54 @@ class Conv(nn.Module):
     bias_init: Initializer = nn.initializers.zeros
     dtype: Any = None
     layout: ops.Layout = "BHWC"
-    form: ops.Formulation = "auto"
+
+
+class Conv(_Convolution):
+    """`flax.linen.Conv` in two dimensions: same parameters, same values, see `ops.conv`.
+
+    The kernel is [kh, kw, C, features].
+    """
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "d p q e"]:
         """[B, H, W, C] -> [B, P, Q, features], or the same with the batch last."""
-        shape = (*self.kernel_size, x.shape[self.layout.index("C")], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,))
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        y = ops.conv(x, kernel, self.strides, self.padding, layout=self.layout, form=self.form)
-        return _add_bias(y, bias, self.layout.index("C"))
+        channel_axis = self.layout.index("C")
+        shape = (*self.kernel_size, x.shape[channel_axis], self.features)
+        x, kernel, bias = _parameters(self, x, shape, self.features)
+        y = ops.conv(x, kernel, self.strides, self.padding, layout=self.layout)
+        return _add_bias(y, bias, channel_axis)
 
 
-class ConvTranspose(nn.Module):
+class ConvTranspose(_Convolution):
     """The adjoint of `Conv`: `flax.linen.ConvTranspose(transpose_kernel=True)`, any output size.
 
-    Parameters are float32: `kernel` [kh, kw, features, C] and `bias` [features].
+    The kernel is [kh, kw, features, C]. Glorot's bound is symmetric in the two channel axes; an
+    initialiser that uses fan-in alone needs `in_axis=-1, out_axis=-2`.
 
     Attributes:
-      features: number of output channels.
-      kernel_size: (kh, kw).
-      strides: of the mirrored convolution.
-      padding: of the mirrored convolution.
       output_size: (H, W) of the mirrored convolution's input; None = Flax's.
-      kernel_init: initialiser of the kernel. Glorot's bound is symmetric in the two channel axes;
-        one that uses fan-in alone must be told `in_axis=-1, out_axis=-2`.
-      bias_init: initialiser of the bias.
-      dtype: of the computation; None = float32's promotion with the input.
-      layout: of input and output, "BHWC" or "CHWB": see `ops.batch_last`.
-      form: forces a formulation; "auto" = the platform's.
     """
 
-    features: int
-    kernel_size: tuple[int, int]
-    strides: tuple[int, int] = (1, 1)
-    padding: ops.Padding = "SAME"
     output_size: tuple[int, int] | None = None
-    kernel_init: Initializer = nn.initializers.glorot_uniform()
-    bias_init: Initializer = nn.initializers.zeros
-    dtype: Any = None
-    layout: ops.Layout = "BHWC"
-    form: ops.Formulation = "auto"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b p q c"]) -> Float[Array, "d h w e"]:
         """[B, P, Q, C] -> [B, H, W, features], or the same with the batch last."""
-        shape = (*self.kernel_size, self.features, x.shape[self.layout.index("C")])
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,))
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        y = ops.conv_transpose(
-            x,
-            kernel,
-            self.strides,
-            self.padding,
-            output_size=self.output_size,
-            layout=self.layout,
-            form=self.form,
-        )
-        return _add_bias(y, bias, self.layout.index("C"))
+        channel_axis = self.layout.index("C")
+        shape = (*self.kernel_size, self.features, x.shape[channel_axis])
+        x, kernel, bias = _parameters(self, x, shape, self.features)
+        sizes = {"output_size": self.output_size, "layout": self.layout}
+        y = ops.conv_transpose(x, kernel, self.strides, self.padding, **sizes)
+        return _add_bias(y, bias, channel_axis)
 
 
-class Dense(nn.Module):
-    """`flax.linen.Dense` with the bias added in float32: same parameters, same float32 values.
+class _DenseLayer(nn.Module):
+    """The fields of dense layers.
 
     Attributes:
-      features: number of outputs.
-      kernel_init: initialiser of the kernel [F, features].
-      bias_init: initialiser of the bias [features].
+      features: number of outputs, D.
+      kernel_init: initialiser of the kernel [F, D].
+      bias_init: initialiser of the bias [D].
       dtype: of the product; parameters are float32.
     """
 
@@ -114,37 +90,30 @@ class Dense(nn.Module):
     bias_init: Initializer = nn.initializers.zeros
     dtype: Any = None
 
+
+class Dense(_DenseLayer):
+    """`flax.linen.Dense` with the bias added in float32: same parameters, same float32 values."""
+
     @nn.compact
     def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "B D"]:
-        """Apply the layer; D = features."""
-        x, kernel, bias = _dense_parameters(self, x, (x.shape[-1], self.features))
+        """Apply the layer."""
+        x, kernel, bias = _parameters(self, x, (x.shape[-1], self.features), self.features)
         y = x @ kernel if x.dtype == jnp.float32 else _short_product(x, kernel)
         return _add_bias(y, bias, channel_axis=1)
 
 
-class DenseFromMaps(nn.Module):
+class DenseFromMaps(_DenseLayer):
     """`Dense` of the flattened [B, H, W, C], for maps with the batch on the last axis.
 
     Same parameters and values; the maps are not transposed.
-
-    Attributes:
-      features: number of outputs.
-      kernel_init: initialiser of the kernel [H W C, features].
-      bias_init: initialiser of the bias [features].
-      dtype: of the product; parameters are float32.
     """
-
-    features: int
-    kernel_init: Initializer = nn.initializers.glorot_uniform()
-    bias_init: Initializer = nn.initializers.zeros
-    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "C H W B"]) -> Float[Array, "B D"]:
-        """Apply the layer; D = features."""
+        """Apply the layer; F = H W C."""
         channels, *size, batch = x.shape
         shape = (math.prod(x.shape[:3]), self.features)
-        x, kernel, bias = _dense_parameters(self, x, shape)
+        x, kernel, bias = _parameters(self, x, shape, self.features)
         window = kernel.reshape(*size, channels, self.features)
         y = ops.conv(x, window, padding="VALID", layout="CHWB")
         return _add_bias(y.reshape(self.features, batch).T, bias, channel_axis=1)
@@ -156,10 +125,7 @@ class DenseToMaps(nn.Module):
     Same parameters and values; the maps are not transposed.
 
     Attributes:
-      shape: (H, W, C).
-      kernel_init: initialiser of the kernel [F, H W C].
-      bias_init: initialiser of the bias [H W C].
-      dtype: of the product; parameters are float32.
+      shape: (H, W, C); the others are those of `Dense`, with D = H W C.
     """
 
     shape: tuple[int, int, int]
@@ -171,7 +137,8 @@ class DenseToMaps(nn.Module):
     def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "C H W B"]:
         """Apply the layer."""
         batch, features = x.shape
-        x, kernel, bias = _dense_parameters(self, x, (features, math.prod(self.shape)))
+        outputs = math.prod(self.shape)
+        x, kernel, bias = _parameters(self, x, (features, outputs), outputs)
         window = kernel.T.reshape(*self.shape, features)
         x = x.T.reshape(features, 1, 1, batch)
         y = ops.conv_transpose(x, window, padding="VALID", layout="CHWB")
@@ -179,12 +146,12 @@ class DenseToMaps(nn.Module):
         return _add(y, bias)
 
 
-def _dense_parameters(
-    layer: nn.Module, x: Array, shape: tuple[int, int]
+def _parameters(
+    layer: nn.Module, x: Array, kernel_shape: tuple[int, ...], outputs: int
 ) -> tuple[Array, Array, Array]:
-    """Of a dense layer: the input and the kernel, in the dtype of their product, and the bias."""
-    kernel = layer.param("kernel", layer.kernel_init, shape, jnp.float32)
-    bias = layer.param("bias", layer.bias_init, shape[1:])
+    """The input and the layer's kernel, in the dtype of their product, and its bias [outputs]."""
+    kernel = layer.param("kernel", layer.kernel_init, kernel_shape, jnp.float32)
+    bias = layer.param("bias", layer.bias_init, (outputs,))
     return *nn.dtypes.promote_dtype(x, kernel, dtype=layer.dtype), bias
 
 
@@ -192,7 +159,7 @@ def _dense_parameters(
 def _short_product(x: Array, kernel: Array) -> Array:
     """The product [B, F] @ [F, D] of bfloat16, summed in float32, then rounded; so its derivatives.
 
-    On a CPU only so is the product one of the matrix units; a bfloat16 sum would keep it off them.
+    A CPU's matrix units compute it in this form only; a bfloat16 sum would not use them.
     """
     return _rounded_dot(x, kernel)
 
@@ -203,7 +170,7 @@ def _rounded_dot(a: Array, b: Array) -> Array:
 
 def _short_product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    return _rounded_dot(g, kernel.T), _rounded_dot(ops.as_stated(x.T), g)
+    return _rounded_dot(g, kernel.T), _rounded_dot(ops.keep_layout(x.T), g)
 
 
 _short_product.defvjp(
@@ -219,7 +186,7 @@ def _add_bias(y: Array, bias: Array, channel_axis: int) -> Array:
 def _add(y: Array, bias: Array) -> Array:
     """Add a bias in float32, then go back to the dtype of `y`.
 
-    The bias's gradient is then summed in float32 too. In bfloat16 a sum over a batch's pixels stops
+    This sums the bias's gradient in float32 too. In bfloat16 a sum over a batch's pixels stops
     growing after a few hundred terms, and the gradient would be off by more than half.
     """
     return (y + bias).astype(y.dtype)
