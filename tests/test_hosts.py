@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxae import detectors
-from jaxae.config.hostsconfig import HostsConfig
+from jaxae.config import HostsConfig
 from jaxae.devices import hosts
 from jaxae.errors import UserError
 from jaxae.storage import checkpoint

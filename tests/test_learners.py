@@ -439,7 +439,7 @@ def test_a_steady_alocc_is_scored_by_averages_of_its_weights():
 
 @pytest.mark.parametrize("name", ["bottleneck", "code_noise", "spectral", "ema"])
 def test_only_alocc_reads_what_steadies_it(name):
-    with pytest.raises(UserError, match=f"alocc.{name} is .* method dense does not read it"):
+    with pytest.raises(UserError, match=f"alocc.{name} is .* it is not used with --method dense"):
         learners.check(tiny("dense", **{f"alocc__{name}": STEADY[f"alocc__{name}"]}))
 
 

@@ -1,8 +1,10 @@
 """The settings of a whole protocol: an experiment, and what its members differ in."""
 
 from dataclasses import dataclass, fields
+from typing import Annotated
 
-from jaxae.config.schema import ExperimentConfig
+from jaxae.config.fields import SHARE
+from jaxae.config.schema import Count, ExperimentConfig, Positive
 
 
 def experiment_of(cfg: ExperimentConfig) -> ExperimentConfig:
@@ -16,7 +18,7 @@ class ProtocolConfig(ExperimentConfig):
 
     classes: tuple[int, ...] = ()
     """classes that are normal in turn, all others being anomalies; () = every class there is"""
-    seeds: int = 5
+    seeds: Positive = 5
     """how many, from `seed` on"""
     sweep: tuple[str, ...] = ()
     """FIELD=A,B,C: continuous settings, each value with each class and seed: optim.lr=1e-3,3e-4"""
@@ -32,7 +34,7 @@ class CrossConfig(ExperimentConfig):
 
     folds: int = 10
     """CV+: each model leaves one of so many parts out"""
-    bags: int = 0
+    bags: Count = 0
     """jackknife+-after-bootstrap instead: so many models, each on a bootstrap sample; 0 = CV+"""
-    alpha: float = 0.05
+    alpha: Annotated[float, SHARE] = 0.05
     """flag a row where its p-value is at most this"""

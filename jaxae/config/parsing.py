@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union
 
 from jaxae.config.checks import validate
+from jaxae.config.migrations import refuse_old_flags
 from jaxae.config.schema import ExperimentConfig, from_json
 from jaxae.errors import UserError
 
@@ -27,12 +28,13 @@ def parse_cli(
       more: see `parse`.
 
     Raises:
-      UserError: an argument does not exist, or is no such value; see `validate` too.
+      UserError: an argument does not exist (any more), or is no such value; see `validate` too.
       SystemExit: help was asked for.
     """
     import sys
 
     default, args = _from_file(default, sys.argv[1:] if args is None else args)
+    refuse_old_flags(args)
     return validate(parse(type(default), args, default=default, **more))
 
 
