@@ -221,7 +221,8 @@ def test_a_setting_is_refused_where_the_method_would_ignore_it(method, name):
         return
     with pytest.raises(UserError) as refused:
         learners.check(cfg)
-    assert str(refused.value).startswith(f"{name} is {OTHERWISE[name]!r}, but method {method} does")
+    words = f"{name} is {OTHERWISE[name]!r}, but it is not used with --method {method}; leave it"
+    assert str(refused.value).startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The settings of a whole protocol: an experiment, and what its members differ in."""
+"""The settings of protocols: those of an experiment, and what its members differ in."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated
@@ -8,7 +8,7 @@ from jaxae.config.schema import Count, ExperimentConfig, Positive
 
 
 def experiment_of(cfg: ExperimentConfig) -> ExperimentConfig:
-    """The experiment in a configuration that says more: what its members start from."""
+    """The settings of a single run in those of a protocol: what its members start from."""
     return ExperimentConfig(**{f.name: getattr(cfg, f.name) for f in fields(ExperimentConfig)})
 
 
