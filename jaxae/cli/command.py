@@ -43,7 +43,7 @@ def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) 
         # the one at exit another half, for memory that the end of the process frees anyway.
         gc.set_threshold(20_000, 20, 20)
         atexit.register(gc.freeze)
-        from jaxae.devices import compiled  # takes a second: parsing errors come first
+        from jaxae.devices import compiled  # a second, in which minds are changed
         from jaxae.workflows import experiment, protocol
 
         compiled.keep()

@@ -87,32 +87,6 @@ def score_file(
     return summary
 
 
-def _read(rows: Path, detector: detectors.Detector) -> tuple[Source, list[str]]:
-    """Raw rows, and the names of those that have some: files, or the first steps of windows."""
-    schema = detector.about.schema
-    if schema.kind == "npz" and rows.suffix == ".npy" and arrayfiles.is_rows(rows):
-        return Shards([rows]), []
-    if schema.kind == "npz":
-        return arrayfiles.read_rows(rows), []
-    if not rows.exists():
-        raise UserError(f"{rows} does not exist; check the path")
-    with naming_input(rows):
-        return own.rows(rows, schema)
-
-
-def _judged(detector: detectors.Detector, raw: Source) -> Iterator[detectors.Judgement]:
-    """What the detector says of rows: of those in memory at once, of others block by block."""
-    if isinstance(raw, np.ndarray):
-        yield detectors.judge(detector, raw)
-        return
-    block = max(1, tuning.FEED_BYTES // (4 * math.prod(raw.shape[1:])))
-    with train.progress_bar(len(raw), 0, len(raw) <= block, "judging", "row") as bar:
-        for first in range(0, len(raw), block):
-            rows = raw[first : first + block]
-            yield detectors.judge(detector, rows, first)
-            bar.update(len(rows))
-
-
 class _Scores:
     """The file of scores, which takes judgements in the order of their rows."""
 
@@ -215,12 +189,6 @@ def _quoted(text: str) -> str:
     return f'"{text.replace(chr(34), 2 * chr(34))}"' if set(text) & set(',"\r\n') else text
 
 
-def _features(detector: detectors.Detector) -> list[str]:
-    """The names of a row's values; [] where they have none, or a map hides them."""
-    about = detector.about
-    return about.schema.features if about.config.data.input == "none" else []
-
-
 def _explained(
     detector: detectors.Detector,
     raw: np.ndarray,
@@ -252,6 +220,38 @@ def _explained(
         lines.append(f"figure {_draw(cfg, shown, out)}")
     scores.add(judgement, why, names)
     return lines
+
+
+def _judged(detector: detectors.Detector, raw: Source) -> Iterator[detectors.Judgement]:
+    """What the detector says of rows: of those in memory at once, of others block by block."""
+    if isinstance(raw, np.ndarray):
+        yield detectors.judge(detector, raw)
+        return
+    block = max(1, tuning.FEED_BYTES // (4 * math.prod(raw.shape[1:])))
+    with train.progress_bar(len(raw), 0, len(raw) <= block, "judging", "row") as bar:
+        for first in range(0, len(raw), block):
+            rows = raw[first : first + block]
+            yield detectors.judge(detector, rows, first)
+            bar.update(len(rows))
+
+
+def _read(rows: Path, detector: detectors.Detector) -> tuple[Source, list[str]]:
+    """Raw rows, and the names of those that have some: files, or the first steps of windows."""
+    schema = detector.about.schema
+    if schema.kind == "npz" and rows.suffix == ".npy" and arrayfiles.is_rows(rows):
+        return Shards([rows]), []
+    if schema.kind == "npz":
+        return arrayfiles.read_rows(rows), []
+    if not rows.exists():
+        raise UserError(f"{rows} does not exist; check the path")
+    with naming_input(rows):
+        return own.rows(rows, schema)
+
+
+def _features(detector: detectors.Detector) -> list[str]:
+    """The names of a row's values; [] where they have none, or a map hides them."""
+    about = detector.about
+    return about.schema.features if about.config.data.input == "none" else []
 
 
 def _draw(cfg: ExperimentConfig, shown: dict[str, np.ndarray], out: Path) -> Path:

@@ -1,5 +1,6 @@
 """The command `jaxae`: train without a script, judge new rows, compare runs, look at data."""
 
+import functools
 import sys
 
 from jaxae.cli import command, commands
@@ -39,7 +40,10 @@ def _execute(name: str, args: list[str]) -> None:
     if name == "run":
         commands.run(args)
     elif name in COMMANDS:
-        parsing.bound(COMMANDS[name], args, prog=f"jaxae {name}")()
+        run = COMMANDS[name]
+        # Parsed first and called then: what a command itself writes is no error of its arguments.
+        bind = functools.wraps(run)(lambda *values, **more: functools.partial(run, *values, **more))
+        parsing.parse(bind, args, prog=f"jaxae {name}")()
     else:
         known = ", ".join(["train", "run", *COMMANDS])
         raise UserError(f"no command {name!r}; there are {known}; see jaxae --help")

@@ -9,7 +9,7 @@ import dataclasses
 import enum
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 
 class Range(NamedTuple):
@@ -38,15 +38,23 @@ def zero_or(least: int, meaning: str) -> Range:
     return Range(lambda n: n == 0 or n >= least, f"0, for {meaning}, or at least {least}")
 
 
-POSITIVE = Range(lambda value: value > 0, "above 0")
-SHARE = Range(lambda value: 0 < value < 1, "between 0 and 1")
-SHARE_OR_ZERO = Range(lambda value: 0 <= value < 1, "at least 0 and below 1")
-SEED = Range(lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")
-SIZES = Range(lambda values: all(value >= 1 for value in values), "all at least 1")
-PADDINGS = Range(
-    lambda values: all(v in ("same", "valid") or v.isdigit() for v in values),
-    "same, valid or a number of pixels for each layer",
-)
+Count = Annotated[int, at_least(0)]
+Positive = Annotated[int, at_least(1)]
+Amount = Annotated[float, at_least(0)]
+Rate = Annotated[float, Range(lambda value: value > 0, "above 0")]
+Share = Annotated[float, Range(lambda value: 0 < value < 1, "between 0 and 1")]
+ShareOrZero = Annotated[float, Range(lambda value: 0 <= value < 1, "at least 0 and below 1")]
+Seed = Annotated[int, Range(lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")]
+Sizes = Annotated[
+    tuple[int, ...], Range(lambda sizes: min(sizes, default=1) >= 1, "all at least 1")
+]
+Paddings = Annotated[
+    tuple[str, ...],
+    Range(
+        lambda values: all(v in ("same", "valid") or v.isdigit() for v in values),
+        "same, valid or a number of pixels for each layer",
+    ),
+]
 
 
 class Setting(NamedTuple):

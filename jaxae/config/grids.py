@@ -1,10 +1,9 @@
 """The settings of protocols: those of an experiment, and what its members differ in."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated
 
-from jaxae.config.fields import SHARE
-from jaxae.config.schema import Count, ExperimentConfig, Positive
+from jaxae.config.fields import Count, Positive, Share
+from jaxae.config.schema import ExperimentConfig
 
 
 def experiment_of(cfg: ExperimentConfig) -> ExperimentConfig:
@@ -36,5 +35,5 @@ class CrossConfig(ExperimentConfig):
     """CV+: each model leaves one of so many parts out"""
     bags: Count = 0
     """jackknife+-after-bootstrap instead: so many models, each on a bootstrap sample; 0 = CV+"""
-    alpha: Annotated[float, SHARE] = 0.05
+    alpha: Share = 0.05
     """flag a row where its p-value is at most this"""

@@ -1,7 +1,7 @@
 """Configurations and commands read from the command line; what is wrong with it is one line."""
 
+import argparse
 import contextlib
-import functools
 import io
 import itertools
 import operator
@@ -65,26 +65,6 @@ def parse(target: Callable[..., Parsed], args: list[str], **more: Any) -> Parsed
         raise UserError(f"{_first_words(messages.getvalue())}; --help lists all settings") from None
 
 
-def bound(command: Callable[..., Any], args: list[str], **more: Any) -> Callable[[], Any]:
-    """A command with its arguments parsed, still to be called.
-
-    Args:
-      command: its signature says which arguments there are, its docstring is the help.
-      args: the arguments.
-      more: see `parse`.
-
-    Raises:
-      UserError: an argument does not exist, or is no such value.
-      SystemExit: help was asked for.
-    """
-
-    @functools.wraps(command)
-    def bind(*values: Any, **named: Any) -> Any:
-        return functools.partial(command, *values, **named)
-
-    return parse(bind, args, **more)
-
-
 def completion(
     commands: Mapping[str, Callable[..., Any]],
     configured: Mapping[str, ExperimentConfig],
@@ -93,7 +73,7 @@ def completion(
     """A script that completes commands and their settings in a shell.
 
     Args:
-      commands: by name, see `bound`.
+      commands: by name; the signature of each says what it takes.
       configured: commands that take a configuration, and the one that they start from.
       shell: bash, zsh or tcsh.
     """
@@ -112,19 +92,18 @@ def completion(
 
 def _from_file(default: ExperimentConfig, args: list[str]) -> tuple[ExperimentConfig, list[str]]:
     """The configuration to start from, and the arguments without the one that named it."""
-    parts = [arg.partition("=") for arg in args]
-    at = next((i for i, (name, _, _) in enumerate(parts) if name == "--config"), None)
-    if at is None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", const="")
+    parsed, rest = parser.parse_known_args(args)
+    name = parsed.config
+    if name is None:
         return default, args
-    _, joined, name = parts[at]
-    rest = args[at + 1 :] if joined else args[at + 2 :]
-    name = name if joined else "".join(args[at + 1 : at + 2])
     if type(default) is not ExperimentConfig:
         raise UserError("--config reads the configuration of a single run; name the settings here")
     if not name:
         raise UserError("--config names no file; give a run's config.json")
     try:
-        return from_json(Path(name).read_text()), [*args[:at], *rest]
+        return from_json(Path(name).read_text()), rest
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {name} cannot be read ({error})") from None
     except UserError as error:

@@ -13,13 +13,16 @@ from typing import Annotated, Any, Literal
 
 from jaxae.config.checks import validate
 from jaxae.config.fields import (
-    PADDINGS,
-    POSITIVE,
-    SEED,
-    SHARE,
-    SHARE_OR_ZERO,
-    SIZES,
+    Amount,
+    Count,
     Fact,
+    Paddings,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    ShareOrZero,
+    Sizes,
     at_least,
     settings,
     zero_or,
@@ -28,11 +31,6 @@ from jaxae.config.migrations import migrated
 from jaxae.errors import UserError
 
 Auto = Literal["auto"]  # left to the rows: see `jaxae.workflows.choices`
-Count = Annotated[int, at_least(0)]
-Positive = Annotated[int, at_least(1)]
-Rate = Annotated[float, POSITIVE]
-Amount = Annotated[float, at_least(0)]
-Sizes = Annotated[tuple[int, ...], SIZES]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class DataConfig:
     rows: Literal["auto", "images", "series"] = "auto"
     """npz, npy: what arrays [N, A, B] are; auto = images where A = B or uint8, else series"""
     normal: tuple[int, ...] = ()
-    """classes that count as normal; () = what the data set implies, or all that are no anomalies"""
+    """classes that count as normal; () = as the data set implies, or all that are not anomalies"""
     anomaly: tuple[int, ...] = ()
     """classes that count as anomalies; () = all that are not normal"""
     corruption: str = ""
@@ -57,16 +55,16 @@ class DataConfig:
     """draw as many test anomalies as there are normal test rows"""
     split: Literal["official", "random"] = "official"
     """the source's own train and test rows, or both pooled and drawn again"""
-    test_fraction: Annotated[float, SHARE] = 0.2
+    test_fraction: Share = 0.2
     """share of rows in the test set where split = random"""
-    split_seed: Annotated[int, SEED] = 21
+    split_seed: Seed = 21
     """seed of every draw of rows, apart from the training seed so that seeds share one split"""
     valid: Literal["holdout", "test"] = "holdout"
     """the valid rows, normals that are not trained on: held out, or the test set's own"""
-    valid_fraction: Annotated[float, SHARE] = 0.1
+    valid_fraction: Share = 0.1
     """share of the normal training rows that is held out for them"""
     scale: Annotated[Literal["none", "minmax", "standard", "auto"], Fact.FROM_ROWS] = "none"
-    """scaling fitted on the training rows only; auto = what their values want"""
+    """scaling fitted on the training rows only; auto = as their range suggests"""
     input: Annotated[str, Fact.FROM_ROWS] = "none"
     """fixed map of each scaled row: smooth, smooth_normalised, gradients, gradient_cells; auto =
     the last for images of 16 pixels or more on each side, none for all else"""
@@ -79,10 +77,10 @@ class DataConfig:
     ignore: tuple[str, ...] = ()
     """table, series: columns that are left out"""
     one_hot: bool = False
-    """table, series: columns of texts become a column for each of their values"""
-    size: Annotated[int, zero_or(4, "their own")] = 0
-    """images: pixels on each side; 0 = their own where all are alike and at most 64, else 64"""
-    window: Annotated[int, zero_or(2, "a usual one")] = 0
+    """table, series: text columns become one column for each of their values"""
+    size: Annotated[int, zero_or(4, "their own size")] = 0
+    """images: pixels on each side; 0 = their own size if it is one, at most 64, else 64"""
+    window: Annotated[int, zero_or(2, "the default")] = 0
     """series: steps of a row; 0 = 64, or fewer in a short one"""
     stride: Count = 0
     """series: steps from one row to the next; 0 = a quarter of a window"""
@@ -103,7 +101,7 @@ class ModelConfig:
     """conv: kernel size of each layer"""
     strides: Sizes = (2, 2)
     """conv: stride of each layer"""
-    paddings: Annotated[tuple[str, ...], PADDINGS] = ("same", "same")
+    paddings: Paddings = ("same", "same")
     """conv: same, valid or a number of pixels on each side, for each layer"""
     head_kernel: Count = 0
     """conv: 0 = exact mirror; k = mirrored filters, then a k x k convolution to the image"""
@@ -125,7 +123,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AloccConfig:
-    """What steadies ALOCC; all of it is off unless asked for. See docs/alocc.md."""
+    """Ways to stabilise the training of ALOCC, all off by default; see docs/alocc.md."""
 
     bottleneck: Count = 0
     """size of a dense code between the refiner's halves; 0 = the last feature map is the code"""
@@ -133,7 +131,7 @@ class AloccConfig:
     """Gaussian noise on the code in training; a bottleneck's features have unit variance"""
     spectral: bool = False
     """discriminator: spectral normalisation of its kernels in place of batch normalisation"""
-    ema: Annotated[float, SHARE_OR_ZERO] = 0.0
+    ema: ShareOrZero = 0.0
     """what is scored are exponential moving averages of the weights with this decay; 0 = none"""
 
 
@@ -155,7 +153,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, on what, and what is minimised."""
+    """How long to train, on which loss, what is saved and which epoch is kept."""
 
     epochs: Annotated[int | Auto, at_least(1), Fact.FREE, Fact.FROM_ROWS] = 30
     """auto = 30, or more for few rows, up to 200"""
@@ -177,12 +175,12 @@ class TrainConfig:
     keep_checkpoints: Annotated[Count, Fact.FREE, Fact.SINGLE_RUN] = 1
     """how many checkpoints stay; 0 = all"""
     fall_back: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
-    """go on after an older checkpoint where newer ones are damaged, which are put aside"""
+    """resume from an older checkpoint if newer ones are damaged; those are moved aside"""
     feed: Annotated[Literal["auto", "resident", "streaming"], Fact.FREE, Fact.SINGLE_RUN] = "auto"
-    """all training rows on every device, or the next steps' rows only, read meanwhile; auto = by
-    their size"""
+    """all training rows on every device, or the next steps' rows only, read in the background;
+    auto = by their size"""
     monitor: Annotated[bool, Fact.FREE] = False
-    """score test rows and pseudo-anomalies after each epoch, to see what a choice is worth"""
+    """score test rows and pseudo-anomalies after each epoch, to compare ways to select the epoch"""
     select: Literal["last", "valid_loss", "pseudo_anomalies", "oracle"] = "last"
     """the epoch that becomes the detector: the last; that of the lowest validation loss; the one
     that best tells valid rows from pseudo-anomalies made of them; or the best on the test rows"""
@@ -201,8 +199,8 @@ class ThresholdConfig:
     """fit the rule on scores of valid rows, or of training rows as some tutorials do"""
     limit: Count = 0
     """use the first so many scores only; 0 = all"""
-    aside: Annotated[float, SHARE_OR_ZERO] = 0.0
-    """share of the valid rows that standardise a sum and do not calibrate; 0 = all do both"""
+    aside: ShareOrZero = 0.0
+    """share of the valid rows that standardise a sum and do not calibrate it; 0 = all do both"""
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,7 @@ class HostsConfig:
     """Many processes, one for each host or accelerator, that train one model together."""
 
     auto: bool = False
-    """be told by Slurm, Kubernetes, Open MPI or a TPU pod who takes part"""
+    """take all addresses from Slurm, Kubernetes, Open MPI or a TPU pod"""
     coordinator: str = ""
     """HOST:PORT of process 0, the same for all; with count and index, instead of auto"""
     count: Count = 0
@@ -218,7 +216,7 @@ class HostsConfig:
     index: Annotated[int, at_least(-1)] = -1
     """which of them this is, from 0"""
     timeout: Annotated[int, at_least(5)] = 60
-    """seconds after which a process that is silent is given up, and all others stop"""
+    """seconds of silence after which a process counts as lost, and all others stop"""
 
     @property
     def asked(self) -> bool:
@@ -235,7 +233,7 @@ class ExperimentConfig:
     """dense, conv, alocc, or auto: conv for images, dense for all else"""
     variant: Annotated[str, Fact.BY_METHOD] = "default"
     """alocc: default (logits, squared error) or faithful (the tutorial's losses to the letter)"""
-    seed: Annotated[int, SEED] = 0
+    seed: Seed = 0
     score: Annotated[str, Fact.FREE, Fact.FROM_ROWS] = "mse"
     """name of a score, or several joined by + (standardised on valid rows, then summed); auto =
     mse+row_knn, or mse where training rows are many or a rule's promise forbids a sum"""
@@ -248,9 +246,9 @@ class ExperimentConfig:
     devices: Annotated[Count, Fact.FREE] = 0
     """devices to train on; 0 = all accelerators, or the cores of a CPU that suit the method"""
     driver: Annotated[Literal["pmap", "shard_map"], Fact.FREE] = "pmap"
-    """what runs a program on all devices; both compute the same"""
+    """how a program is mapped over the devices; both compute the same"""
     deterministic: Annotated[bool, Fact.FREE] = False
-    """the same bits whenever the same devices run it, where that costs speed: on GPUs"""
+    """the same bits on the same devices every time, also on GPUs, where it costs speed"""
     profile: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
     """write a trace of one epoch to the run folder's `profile/`, for TensorBoard or Perfetto"""
     tensorboard: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
