@@ -118,7 +118,7 @@ def _check_fields(cfg: CrossConfig) -> None:
     select = ("train.select", "train.oracle")
     checks.refuse_set(cfg, select, "every part keeps its last epoch, as the guarantee needs")
     checks.refuse_set(cfg, checks.fields(cfg, "threshold"), "--alpha decides, by p-values")
-    checks.refuse_set(cfg, ("train.monitor",), "the models of parts are not monitored")
+    checks.refuse_set(cfg, ("train.monitor",), "the parts of a run do without")
 
 
 def _check(base: ExperimentConfig) -> None:

@@ -132,11 +132,9 @@ def is_finished(member: ExperimentConfig) -> bool:
     """Whether a member's folder holds just what is asked for."""
     folder = member.run_path
     try:
-        held = json.loads((folder / "config.json").read_bytes())
+        held = json.loads(config.to_json(config.from_json((folder / "config.json").read_text())))
         done = json.loads((folder / "report.json").read_bytes())["epochs"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    if not isinstance(held, dict):
         return False
     wanted = json.loads(config.to_json(member))
     return _judged(held) == _judged(wanted) and done == member.train.epochs
