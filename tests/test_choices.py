@@ -180,7 +180,7 @@ def test_arrays_that_are_not_what_they_are_said_to_be(rows, shape, tmp_path):
 def test_a_learner_is_of_what_was_decided(name):
     cfg = edit(dataclasses.replace(cli.OPEN, method="dense"), {
         "model.latent": 2, "model.output_activation": "linear", "train.batch_size": 8,
-        "data.scale": "none"})  # fmt: skip
+        "data.scale": "none", "score": "mse", "train.epochs": 2})  # fmt: skip
     with pytest.raises(UserError, match=f"^{name} is 'auto'; set it"):
         learners.build(edit(cfg, {name: "auto"}), (8,))
 
@@ -206,7 +206,7 @@ def test_the_command_alone_trains_on_vectors_out_of_range(tmp_path, monkeypatch,
     run_dir = str(tmp_path / "run")
     monkeypatch.setattr(plots, "draw", lambda *args: [])
     cli.main(["train", "--data.name", f"npz:{path}", "--run-dir", run_dir, "--train.epochs", "2"])
-    assert "method dense, data.scale standard" in capsys.readouterr().out
+    assert "method dense, score mse+row_knn, data.scale standard" in capsys.readouterr().out
 
 
 def baseline(dataset):

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import re
@@ -9,13 +10,17 @@ from jaxae.config import (
     FORMAT,
     DataConfig,
     ExperimentConfig,
+    checks,
     from_dict,
     from_json,
+    migrations,
     to_dict,
     to_json,
     validate,
 )
+from jaxae.config.fields import Fact, settings
 from jaxae.config.identity import training_identity
+from jaxae.config.migrations import Removed, Renamed
 from jaxae.config.parsing import parse_cli
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -67,6 +72,86 @@ def test_a_configuration_of_another_version_is_refused_before_its_fields(found):
     values = {"name": "x", "threshold": {"rows": 9}} | ({"format": found} if found else {})
     with pytest.raises(UserError, match=rf"format {found or 1}.*another version.*format {FORMAT}"):
         from_dict(values)
+
+
+def moved(monkeypatch):
+    """Two formats of before, in which fields were renamed and removed."""
+    older = {"speed": Renamed("optim.lr"), "data.colour": Removed("grey", "use data.input")}
+    newer = {"train.rounds": Renamed("train.epochs"), "tags": Removed([])}
+    monkeypatch.setattr(migrations, "MIGRATIONS", {FORMAT - 1: older, FORMAT: newer})
+
+
+def test_saved_fields_that_were_renamed_or_removed_are_carried_over(monkeypatch):
+    moved(monkeypatch)
+    newer = {"format": FORMAT, "name": "x", "train": {"rounds": 3}, "tags": []}
+    kept = copy.deepcopy(newer)
+    assert from_dict(newer) == edit(ExperimentConfig(name="x"), {"train.epochs": 3})
+    assert newer == kept
+    older = newer | {"format": FORMAT - 1, "speed": 0.5, "data": {"colour": "grey", "limit": 9}}
+    expected = {"train.epochs": 3, "optim.lr": 0.5, "data.limit": 9}
+    assert from_json(json.dumps(older)) == edit(ExperimentConfig(name="x"), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"data": {"colour": "red"}}, "data.colour is 'red', but it was removed; use data.input"),
+        ({"tags": ["a"]}, "tags is ['a'], but it was removed"),
+        ({"train": {"epoch": 3}}, "unknown fields ['train.epoch']"),
+        ({"train": {"rounds": 3, "epochs": 4}}, "unknown fields ['train.rounds']"),
+        ({"format": FORMAT, "speed": 0.5}, "unknown fields ['speed']"),
+        ({"train": 3}, "train is 3; it must hold named values"),
+        ({"format": FORMAT - 2}, f"format {FORMAT - 2}"),
+        ({"format": [2]}, "format [2]"),
+    ],
+)
+def test_saved_fields_that_cannot_be_carried_over_are_named(values, words, monkeypatch):
+    moved(monkeypatch)
+    with pytest.raises(UserError) as caught:
+        from_dict({"format": FORMAT - 1, "name": "x"} | values)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--train.rounds", "5"], "--train.rounds is now --train.epochs"),
+        (["--speed=1"], "--speed is now --optim.lr"),
+        (["--data.colour", "red"], "--data.colour was removed; use data.input"),
+    ],
+)
+def test_flags_of_before_are_told_their_new_names(args, words, monkeypatch):
+    moved(monkeypatch)
+    with pytest.raises(UserError) as caught:
+        parse_cli(CONFIG, args)
+    assert str(caught.value) == words
+
+
+def test_migrations_lead_to_fields_that_exist():
+    known = settings(ExperimentConfig)
+    for version, changes in migrations.MIGRATIONS.items():
+        assert version <= FORMAT
+        assert not set(changes) & set(known)
+        assert {c.to for c in changes.values() if isinstance(c, Renamed)} <= set(known)
+
+
+@pytest.mark.parametrize("fact", Fact)
+def test_every_fact_is_true_of_some_setting_and_not_of_all(fact):
+    described = [s for s in settings(ExperimentConfig).values() if not s.is_section]
+    assert 0 < sum(fact in s.facts for s in described) < len(described)
+
+
+def test_facts_of_a_section_hold_for_its_fields():
+    known = settings(ExperimentConfig)
+    assert Fact.FREE in known["threshold.rule"].facts
+    assert Fact.BY_METHOD in known["model.latent"].facts
+    assert Fact.FREE not in known["optim.lr"].facts
+
+
+def test_every_method_reads_fields_that_exist():
+    by_method = set(checks.marked(CONFIG, Fact.BY_METHOD))
+    for method in learners.METHODS.values():
+        assert method.reads <= by_method
 
 
 @pytest.mark.parametrize(

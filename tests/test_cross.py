@@ -80,7 +80,7 @@ def test_folds_are_compared_by_the_models_that_left_them_out(monkeypatch):
         ({"score": "mse+mae"}, "standardised on rows that calibrate"),
         ({"data__scale": "minmax"}, "fitted on rows that calibrate"),
         ({"data__valid": "test"}, "use --data.valid holdout"),
-        ({"ensemble": 2}, "ensemble is 2, but parts are models of their own"),
+        ({"ensemble": 2}, "ensemble is 2, but only single runs use it"),
         ({"train__select": "valid_loss"}, "train.select is 'valid_loss', but every part keeps"),
         ({"train__monitor": True}, "train.monitor is True"),
         ({"studies": ("roc",)}, "studies is ('roc',)"),

@@ -87,7 +87,10 @@ def refused(args, capsys, cfg=CONFIG):
         (["--model.activation", "swish"], ["activation 'swish'", "relu"]),
         (["--model.head-kernel", 3], ["model.head_kernel is 3", "dense", "leave it at 0"]),
         (["--variant", "faithful"], ["variant is 'faithful'", "leave it at 'default'"]),
-        (["--optim.lr-discriminator", 1], ["optim.lr_discriminator is 1", "does not read it"]),
+        (
+            ["--optim.lr-discriminator", 1],
+            ["optim.lr_discriminator is 1", "not used with --method"],
+        ),
         (["--method", "alocc"], ["model.latent is 2", "method alocc", "leave it at 32"]),
         (["--data.name", "mnist", "--data.dir", "nowhere"], ["nowhere", "--data.dir"]),
     ],

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxae import detectors
-from jaxae.config.hostsconfig import HostsConfig
+from jaxae.config import HostsConfig
 from jaxae.devices import hosts
 from jaxae.errors import UserError
 from jaxae.storage import checkpoint
@@ -167,7 +167,7 @@ def test_one_process_is_the_first_and_waits_for_nobody():
 def test_a_grid_refuses_what_it_would_ignore(name, args, tmp_path):
     run = tmp_path / "run"
     grid = [sys.executable, "-m", f"experiments.{name}", "--run-dir", str(run), *args]
-    assert_refused(grid, "but a grid of members does not read it; leave it at", run)
+    assert_refused(grid, "but only single runs use it, not a grid of members; leave it at", run)
 
 
 def test_an_error_of_one_process_alone_is_no_loss():

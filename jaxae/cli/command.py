@@ -1,4 +1,4 @@
-"""The command line of an experiment; light, so that it is on guard before anything is loaded."""
+"""The command line of an experiment; light, so that interrupts are handled from the start."""
 
 import atexit
 import gc
@@ -10,7 +10,7 @@ from jaxae.config.parsing import parse_cli
 from jaxae.devices import hosts
 from jaxae.errors import user_errors
 
-# What `jaxae train` starts from: all that rows can say is left to them.
+# What `jaxae train` starts from: everything that the training rows can decide is left to them.
 OPEN = ExperimentConfig(
     name="run",
     method=AUTO,
@@ -23,7 +23,7 @@ OPEN = ExperimentConfig(
 
 TRAIN = """Train a detector on your own data or on a published data set.
 
-What the settings leave open is chosen by the training rows, and said. Examples: `jaxae train
+What the settings leave open is chosen by the training rows, and printed. Examples: `jaxae train
 --data.name table.csv --data.label kind`, `jaxae train --data.name images/ --run-dir runs/mine`,
 `jaxae train --config runs/mine/config.json --seed 1 --run-dir runs/again`."""
 
@@ -32,15 +32,15 @@ def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) 
     """Parse, run, report; see `jaxae.errors.user_errors` for what happens to errors.
 
     Args:
-      default: what is not named on the command line.
+      default: the configuration that the command line changes.
       args: None = those of the process.
       more: see `jaxae.config.parsing.parse`.
     """
     with hosts.left_alone(), user_errors():
         cfg = parse_cli(default, args, **more)
         hosts.watch(cfg.hosts)
-        # Python's searches for cycles, among all of JAX's objects, would take half a second of a
-        # run of six, and the last one another half; it frees what the process's end frees.
+        # Garbage collection of all of JAX's objects would take half a second of a run of six, and
+        # the one at exit another half, for memory that the end of the process frees anyway.
         gc.set_threshold(20_000, 20, 20)
         atexit.register(gc.freeze)
         from jaxae.devices import compiled  # a second, in which minds are changed

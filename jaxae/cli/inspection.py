@@ -32,16 +32,16 @@ def columns(cfg: DataConfig) -> list[dict[str, Any]]:
     roles = dataclasses.asdict(tables.roles(table, cfg))
     role = {column: name for name, column in roles.items()}
     role |= dict.fromkeys(cfg.ignore, "ignored")
-    found = []
+    described = []
     for name in table.column_names:
         gaps, _ = tables.missing(table, (name,)).get(name, (0, 0))
-        known = {"name": name, "role": role.get(name, "feature"), "missing": gaps}
-        found.append(known | {"holds": tables.column_kind(table, name)})
-    return found
+        column = {"name": name, "role": role.get(name, "feature"), "missing": gaps}
+        described.append(column | {"holds": tables.column_kind(table, name)})
+    return described
 
 
 def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
-    """What was found in the data, and what training would make of them.
+    """What the data hold, and what training would make of them.
 
     Returns:
       JSON-able: `rows` of both parts, `shape` and `dtype` of one, `range` over the training rows,
@@ -110,52 +110,52 @@ def _duplicates(raw: Raw) -> dict[str, int]:
 
 def _fingerprints(x: sources.Source) -> np.ndarray:
     """A value for each row, the same for equal rows."""
-    found = []
+    hashes = []
     for block in sources.blocks(x):
         flat = np.ascontiguousarray(block).reshape(len(block), -1)
-        found += [hash(row.tobytes()) for row in flat]
-    return np.array(found)
+        hashes += [hash(row.tobytes()) for row in flat]
+    return np.array(hashes)
 
 
-def text(found: dict[str, Any], of_columns: list[dict[str, Any]]) -> str:
-    """What `inspect` found, as lines."""
-    rows, used = found["rows"], found["used"]
-    low, high = found["range"]
+def text(summary: dict[str, Any]) -> str:
+    """What `inspect` says of a data set, and `columns` under that name, as lines."""
+    rows, used = summary["rows"], summary["used"]
+    low, high = summary["range"]
     lines = [
-        f"{found['name']} ({found['kind']}): rows {found['shape']} of {found['dtype']} from "
-        f"{low:g} to {high:g}",
+        f"{summary['name']} ({summary['kind']}): rows {summary['shape']} of {summary['dtype']} "
+        f"from {low:g} to {high:g}",
         f"  rows: {rows['train']} to train on, {rows['test']} to test; used as {used['train']} "
         f"training, {used['valid']} valid, {used['test']} test",
     ]
-    for known in found["classes"]:
-        side = "normal" if known["normal"] else "anomaly"
-        lines.append(f"  class {known['name']}: {known['train']} + {known['test']} rows, {side}")
-    lines += column_lines(of_columns)
-    if found["constant"]:
-        words = named(found["constant"])
-        if len(found["shape"]) == 3:
-            words = f"{len(found['constant'])} of the values of an image"
-        lines.append(f"  constant in training: {words}")
-    same = found["duplicates"]
+    for entry in summary["classes"]:
+        side = "normal" if entry["normal"] else "anomaly"
+        lines.append(f"  class {entry['name']}: {entry['train']} + {entry['test']} rows, {side}")
+    lines += column_lines(summary["columns"])
+    if summary["constant"]:
+        constant = named(summary["constant"])
+        if len(summary["shape"]) == 3:
+            constant = f"{len(summary['constant'])} of the values of an image"
+        lines.append(f"  constant in training: {constant}")
+    same = summary["duplicates"]
     if any(same.values()):
         lines.append(
             f"  equal rows: {same['train']} in training, {same['test']} in test, "
             f"{same['test_in_train']} test rows are training rows too"
         )
-    return "\n".join(lines)
+    settings = ", ".join(f"{name} {value}" for name, value in summary["chosen"].items())
+    choices = f"jaxae train --data.name {summary['name']} would choose: {settings}"
+    return "\n".join([*lines, f"{choices}; each can be set"])
 
 
-def column_lines(found: list[dict[str, Any]]) -> list[str]:
-    """What `columns` found, as lines."""
-    lines = []
-    for role in ("label", "group", "split", "ignored"):
-        names = [column["name"] for column in found if column["role"] == role]
-        lines += [f"  {role}: {named(names)}"] if names else []
-    texts = [f"{c['name']} ({c['holds']})" for c in found if _is_odd(c)]
-    lines += [f"  no numbers: {named(texts)}"] if texts else []
-    gaps = [f"{c['name']} ({c['missing']})" for c in found if c["missing"]]
-    lines += [f"  missing values: {named(gaps)}"] if gaps else []
-    return lines
+def column_lines(described: list[dict[str, Any]]) -> list[str]:
+    """What `columns` says of a table, as lines."""
+    listed = {
+        role: [column["name"] for column in described if column["role"] == role]
+        for role in ("label", "group", "split", "ignored")
+    }
+    listed["no numbers"] = [f"{c['name']} ({c['holds']})" for c in described if _is_odd(c)]
+    listed["missing values"] = [f"{c['name']} ({c['missing']})" for c in described if c["missing"]]
+    return [f"  {title}: {named(names)}" for title, names in listed.items() if names]
 
 
 def _is_odd(column: dict[str, Any]) -> bool:

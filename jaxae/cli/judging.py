@@ -1,15 +1,18 @@
-"""A file of new rows, judged by the detector of a finished run: the command `jaxae score`."""
+"""A file of new rows, judged by the detector of a finished run: the command `jaxae score`.
 
-import json
+What the detector says is written block by block, and the file appears whole or not at all.
+"""
+
+import contextlib
 import math
 from collections.abc import Iterator
+from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from jaxae import detectors
-from jaxae.cli import judgements
 from jaxae.config import ExperimentConfig
 from jaxae.data import arrayfiles, sources
 from jaxae.data.datasets import own
@@ -18,6 +21,7 @@ from jaxae.detectors import calibration, explanation
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input, words
 from jaxae.reports import plots
+from jaxae.storage import runlog
 from jaxae.training import train
 from jaxae.types import Source
 
@@ -29,20 +33,22 @@ def score_file(
     rows: Path,
     out: Path | None = None,
     explain: bool = False,
-    as_json: bool = False,
+    json: bool = False,
 ) -> dict[str, Any]:
-    """Judge new rows with the detector of a finished run.
+    """Judge raw rows by a finished run.
 
-    The rows of a .npy stay on disk and are judged block by block, unless they are explained.
+    Rows on disk are judged block by block, unless they are explained.
+
+    Examples: `jaxae score runs/mine new.csv --out judged.csv`, `jaxae score runs/mine photos/`.
 
     Args:
-      run_dir: the run folder, or the detector's own.
-      rows: a .npy, .npz (`x_test`, else its only array) or .csv of raw rows [N, *S], in the units
-        of the run's data set.
-      out: a .csv or .npz for row, score, p_value, threshold and is_anomaly; None = none is written.
-      explain: also which values of a row are reconstructed worst: of the strangest rows on the
-        screen and in a picture beside `out`, of every row in `out`.
-      as_json: the summary is JSON.
+      run_dir: the run folder, or its detector alone
+      rows: .npy, .npz or .csv, or what the run was made of: a table, a series, a folder of images;
+        in the units of the run's data set
+      out: .csv or .npz: row, score, p_value, threshold, is_anomaly
+      explain: also which values are reconstructed worst: of the strangest rows on the screen and in
+        a picture beside --out, of every row in --out
+      json: a summary as JSON on the screen
 
     Returns:
       The summary: rows, anomalies, threshold and p_value_flaw.
@@ -58,43 +64,162 @@ def score_file(
     detector = detectors.load(detectors.folder_of(run_dir))
     raw, names = _read(rows, detector)
     parallel.initialize()
-    threshold, features = float(detector.decision.threshold), _features(detector)
     flaw = calibration.flaw(detector.about.config)
-    said: list[str] = []
-    with naming_input(rows), judgements.opened(out, threshold, features) as sink:
+    explanations: list[str] = []
+    with naming_input(rows), _opened(out, detector) as scores:
         if explain:
-            said += _explained(detector, sources.read(raw), out, sink, names)
+            explanations = _explained(detector, sources.read(raw), out, scores, names)
         else:
-            for found in _judged(detector, raw):
-                sink.add(found, names=names)
+            for judgement in _judged(detector, raw):
+                scores.add(judgement, names=names)
     summary: dict[str, Any] = {
-        "rows": sink.rows,
-        "anomalies": sink.anomalies,
-        "threshold": threshold,
+        "rows": scores.rows,
+        "anomalies": scores.anomalies,
+        "threshold": scores.threshold,
+        "p_value_flaw": flaw or None,
     }
-    summary |= {"p_value_flaw": flaw or None}
-    if as_json:
-        print(json.dumps(summary))
+    if json:
+        print(dumps(summary))
         return summary
     caution = f"; p-values are ranks and promise nothing: {flaw}" if flaw and out else ""
-    print(f"{sink.anomalies} of {sink.rows} rows are anomalies{caution}", *said, sep="\n")
+    print(f"{scores.anomalies} of {scores.rows} rows are anomalies{caution}")
+    print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary
+
+
+class _Scores:
+    """The file of scores, which takes judgements in the order of their rows."""
+
+    def __init__(self, detector: detectors.Detector, out: Path | None, table: IO[str] | None):
+        self.rows = self.anomalies = 0
+        self.threshold = float(detector.decision.threshold)
+        self._features = _features(detector)
+        self._out, self._table = out, table
+        self._blocks: list[dict[str, Any]] = []  # of an .npz, which is written in the end
+
+    def add(
+        self,
+        judgement: detectors.Judgement,
+        why: explanation.Explanation | None = None,
+        names: list[str] | None = None,
+    ) -> None:
+        """Take a block of rows.
+
+        Args:
+          judgement: of the rows.
+          why: which values are reconstructed worst: a .csv has the worst, an .npz all.
+          names: of rows that have some keep them, in a column `source`.
+        """
+        count = len(judgement.score)
+        columns = {
+            "row": np.arange(self.rows, self.rows + count),
+            "score": judgement.score,
+            "p_value": judgement.p_value,
+            "threshold": np.full(count, self.threshold, np.float32),
+            "is_anomaly": judgement.is_anomaly,
+        }
+        if self._table:
+            header, lines = _lines(columns, why, names, self._features)
+            self._table.write("\n".join([*([] if self.rows else [header]), *lines]) + "\n")
+        elif self._out:
+            extra = {"source": np.array(names)} if names else {}
+            self._blocks.append(columns | extra | ({"residual": why.residual} if why else {}))
+        self.rows += count
+        self.anomalies += int(judgement.is_anomaly.sum())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All blocks together, by column."""
+        return {
+            name: np.concatenate([block[name] for block in self._blocks])
+            for name in self._blocks[0]
+        }
+
+
+@contextlib.contextmanager
+def _opened(out: Path | None, detector: detectors.Detector) -> Iterator[_Scores]:
+    """Where judgements go: a .csv or .npz, or nowhere, and they are only counted.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    if out is None:
+        yield _Scores(detector, None, None)
+        return
+    try:
+        if out.suffix == ".npz":
+            scores = _Scores(detector, out, None)
+            yield scores
+            runlog.write_arrays(out, scores.arrays())
+        else:
+            with runlog.writing(out) as table:
+                yield _Scores(detector, out, table)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({words(error)})") from None
+
+
+def _lines(
+    columns: dict[str, np.ndarray],
+    why: explanation.Explanation | None,
+    names: list[str] | None,
+    features: list[str],
+) -> tuple[str, list[str]]:
+    """A table's header, and a line for each row, the decision as 0 or 1."""
+    lines = [
+        f"{row},{score:.9g},{float(p)!r},{limit:.9g},{flag:d}"
+        for row, score, p, limit, flag in zip(*columns.values(), strict=True)
+    ]
+    header = [*columns]
+    if why:
+        worst, shape = explanation.leading(why.residual), why.x.shape[1:]
+        pairs = range(worst.share.shape[1])
+        header += [f"{column}_{k + 1}" for k in pairs for column in ("worst", "share")]
+        for i, (index, share) in enumerate(zip(*worst, strict=True)):
+            lines[i] += "".join(
+                f",{_quoted(explanation.place(a, shape, features))},{s:.4g}"
+                for a, s in zip(index, share, strict=True)
+            )
+    if names:
+        header.append("source")
+        lines = [f"{line},{_quoted(name)}" for line, name in zip(lines, names, strict=True)]
+    return ",".join(header), lines
+
+
+def _quoted(text: str) -> str:
+    """A text as a field of a CSV (RFC 4180)."""
+    return f'"{text.replace(chr(34), 2 * chr(34))}"' if set(text) & set(',"\r\n') else text
 
 
 def _explained(
     detector: detectors.Detector,
     raw: np.ndarray,
     out: Path | None,
-    sink: judgements.Sink,
+    scores: _Scores,
     names: list[str],
 ) -> list[str]:
     """Judge rows at once, and say of the strangest which values are reconstructed worst."""
-    x = detectors.prepared(detector, raw)
-    found, why = detectors.judge_prepared(detector, x), explanation.explain(detector, x)
-    picture = _draw_why(detector, found, why, out) if out else None
-    sink.add(found, why, names)
-    lines = _why_lines(detector.about.config, found, why, _features(detector))
-    return [*lines, *([f"figure {picture}"] if picture else [])]
+    x, cfg = detectors.prepared(detector, raw), detector.about.config
+    judgement, why = detectors.judge_prepared(detector, x), explanation.explain(detector, x)
+    strangest = np.argsort(-judgement.score, kind="stable")[:_SHOWN]
+    worst, shape = explanation.leading(why.residual[strangest]), why.x.shape[1:]
+    kind, features = explanation.kind(cfg, shape), _features(detector)
+    lines = [f"strangest rows, and the share of their squared error in single {kind}s:"]
+    for i, row in enumerate(strangest):
+        parts = [
+            f"{kind} {explanation.place(index, shape, features)}: {share:.1%}"
+            for index, share in zip(worst.index[i], worst.share[i], strict=True)
+        ]
+        lines.append(f"{row:>8} {judgement.score[row]:>10.4g}  {', '.join(parts)}")
+    if out:
+        shown = {name: values[strangest] for name, values in why._asdict().items()}
+        shown |= {
+            "score": judgement.score[strangest],
+            "is_anomaly": judgement.is_anomaly[strangest],
+            "threshold": np.float32(scores.threshold),
+            "kind": np.array([f"row {row}" for row in strangest]),
+        }
+        lines.append(f"figure {_draw(cfg, shown, out)}")
+    scores.add(judgement, why, names)
+    return lines
 
 
 def _judged(detector: detectors.Detector, raw: Source) -> Iterator[detectors.Judgement]:
@@ -123,48 +248,14 @@ def _read(rows: Path, detector: detectors.Detector) -> tuple[Source, list[str]]:
         return own.rows(rows, schema)
 
 
-def _strangest(found: detectors.Judgement) -> np.ndarray:
-    return np.argsort(-found.score, kind="stable")[:_SHOWN]
-
-
 def _features(detector: detectors.Detector) -> list[str]:
     """The names of a row's values; [] where they have none, or a map hides them."""
     about = detector.about
     return about.schema.features if about.config.data.input == "none" else []
 
 
-def _why_lines(
-    cfg: ExperimentConfig,
-    found: detectors.Judgement,
-    why: explanation.Explanation,
-    features: list[str],
-) -> list[str]:
-    """The strangest rows and their worst values."""
-    at, shape = _strangest(found), why.x.shape[1:]
-    worst = explanation.leading(why.residual[at])
-    kind = explanation.kind(cfg, shape)
-    lines = [f"strangest rows, and the share of their squared error in single {kind}s:"]
-    for i, row in enumerate(at):
-        parts = [
-            f"{kind} {explanation.place(index, shape, features)}: {share:.1%}"
-            for index, share in zip(worst.index[i], worst.share[i], strict=True)
-        ]
-        lines.append(f"{row:>8} {found.score[row]:>10.4g}  {', '.join(parts)}")
-    return lines
-
-
-def _draw_why(
-    detector: detectors.Detector,
-    found: detectors.Judgement,
-    why: explanation.Explanation,
-    out: Path,
-) -> Path:
+def _draw(cfg: ExperimentConfig, shown: dict[str, np.ndarray], out: Path) -> Path:
     """The strangest rows and where they fail, in a picture beside `out`."""
-    cfg, at = detector.about.config, _strangest(found)
-    shown = {name: values[at] for name, values in why._asdict().items()}
-    shown |= {"score": found.score[at], "is_anomaly": found.is_anomaly[at]}
-    shown |= {"threshold": np.float32(detector.decision.threshold)}
-    shown |= {"kind": np.array([f"row {row}" for row in at])}
     title = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
     path = out.with_suffix(".residuals.png")
     try:

@@ -1,19 +1,20 @@
 """Every setting, its default and what is valid: a configuration is data and nothing but data.
 
-`schema` has the settings of a run, `grids` those of protocols, `hostsconfig` those of many
-processes; `checks` says what makes sense, `identity` what fixes the course of a training, `parsing`
-reads command lines. It is loaded before anything that takes long, so it uses no array and nothing
-of jaxae but `errors`. It does not know what its settings do: no method, no data, no device.
+`schema` has the settings of a run, `grids` those of protocols, each described once in the words of
+`fields`. From the descriptions `checks` derives what is valid and `identity` what fixes the course
+of a training; `migrations` reads configurations of before, `parsing` command lines. The package is
+loaded before anything slow, so it uses no array and nothing of jaxae but `errors`. It does not know
+what its settings do: no method, no data, no device.
 """
 
 from jaxae.config.checks import AUTO, validate
 from jaxae.config.grids import CrossConfig, ProtocolConfig
-from jaxae.config.hostsconfig import HostsConfig
 from jaxae.config.schema import (
     FORMAT,
     AloccConfig,
     DataConfig,
     ExperimentConfig,
+    HostsConfig,
     ModelConfig,
     OptimConfig,
     ThresholdConfig,

@@ -1,12 +1,13 @@
-"""The settings of a whole protocol: an experiment, and what its members differ in."""
+"""The settings of protocols: those of an experiment, and what its members differ in."""
 
 from dataclasses import dataclass, fields
 
+from jaxae.config.fields import Count, Positive, Share
 from jaxae.config.schema import ExperimentConfig
 
 
 def experiment_of(cfg: ExperimentConfig) -> ExperimentConfig:
-    """The experiment in a configuration that says more: what its members start from."""
+    """The settings of a single run in those of a protocol: what its members start from."""
     return ExperimentConfig(**{f.name: getattr(cfg, f.name) for f in fields(ExperimentConfig)})
 
 
@@ -16,7 +17,7 @@ class ProtocolConfig(ExperimentConfig):
 
     classes: tuple[int, ...] = ()
     """classes that are normal in turn, all others being anomalies; () = every class there is"""
-    seeds: int = 5
+    seeds: Positive = 5
     """how many, from `seed` on"""
     sweep: tuple[str, ...] = ()
     """FIELD=A,B,C: continuous settings, each value with each class and seed: optim.lr=1e-3,3e-4"""
@@ -32,7 +33,7 @@ class CrossConfig(ExperimentConfig):
 
     folds: int = 10
     """CV+: each model leaves one of so many parts out"""
-    bags: int = 0
+    bags: Count = 0
     """jackknife+-after-bootstrap instead: so many models, each on a bootstrap sample; 0 = CV+"""
-    alpha: float = 0.05
+    alpha: Share = 0.05
     """flag a row where its p-value is at most this"""

@@ -1,7 +1,7 @@
-"""Every setting of an experiment as frozen dataclasses: the only place with defaults.
+"""Every setting of an experiment as frozen dataclasses: the only place with defaults and ranges.
 
-A configuration is data: it prints itself as JSON and reads itself back. `jaxae.config.checks` says
-which values make sense.
+A configuration is data: it prints itself as JSON and reads itself back. `jaxae.config.fields` has
+the words in which a setting is described.
 """
 
 import dataclasses
@@ -9,10 +9,25 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from jaxae.config.checks import validate
-from jaxae.config.hostsconfig import HostsConfig
+from jaxae.config.fields import (
+    Amount,
+    Count,
+    Fact,
+    Paddings,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    ShareOrZero,
+    Sizes,
+    at_least,
+    settings,
+    zero_or,
+)
+from jaxae.config.migrations import migrated
 from jaxae.errors import UserError
 
 Auto = Literal["auto"]  # left to the rows: see `jaxae.workflows.choices`
@@ -26,12 +41,12 @@ class DataConfig:
     """digits, mnist, fashion_mnist or ecg5000; npz:FILE; npy:FOLDER (may exceed memory);
     table:FILE (CSV, Parquet); images:FOLDER; series:FILE; or a file or folder alone, read as its
     name says"""
-    dir: str = ""
+    dir: Annotated[str, Fact.FREE] = ""
     """folder with the raw files (mnist/, ...); "" = $JAXAE_DATA_DIR, else download"""
     rows: Literal["auto", "images", "series"] = "auto"
     """npz, npy: what arrays [N, A, B] are; auto = images where A = B or uint8, else series"""
     normal: tuple[int, ...] = ()
-    """classes that count as normal; () = what the data set implies, or all that are no anomalies"""
+    """classes that count as normal; () = as the data set implies, or all that are not anomalies"""
     anomaly: tuple[int, ...] = ()
     """classes that count as anomalies; () = all that are not normal"""
     corruption: str = ""
@@ -40,20 +55,20 @@ class DataConfig:
     """draw as many test anomalies as there are normal test rows"""
     split: Literal["official", "random"] = "official"
     """the source's own train and test rows, or both pooled and drawn again"""
-    test_fraction: float = 0.2
+    test_fraction: Share = 0.2
     """share of rows in the test set where split = random"""
-    split_seed: int = 21
+    split_seed: Seed = 21
     """seed of every draw of rows, apart from the training seed so that seeds share one split"""
     valid: Literal["holdout", "test"] = "holdout"
     """the valid rows, normals that are not trained on: held out, or the test set's own"""
-    valid_fraction: float = 0.1
+    valid_fraction: Share = 0.1
     """share of the normal training rows that is held out for them"""
-    scale: Literal["none", "minmax", "standard", "auto"] = "none"
-    """scaling fitted on the training rows only; auto = what their values want"""
-    input: str = "none"
+    scale: Annotated[Literal["none", "minmax", "standard", "auto"], Fact.FROM_ROWS] = "none"
+    """scaling fitted on the training rows only; auto = as their range suggests"""
+    input: Annotated[str, Fact.FROM_ROWS] = "none"
     """fixed map of each scaled row: smooth, smooth_normalised, gradients, gradient_cells; auto =
     the last for images of 16 pixels or more on each side, none for all else"""
-    limit: int = 0
+    limit: Annotated[int, zero_or(2, "all")] = 0
     """use at most this many training rows; 0 = all"""
     label: str = "auto"
     """table, series: column of the class; auto = one called label, class, target, anomaly, ..."""
@@ -62,12 +77,12 @@ class DataConfig:
     ignore: tuple[str, ...] = ()
     """table, series: columns that are left out"""
     one_hot: bool = False
-    """table, series: columns of texts become a column for each of their values"""
-    size: int = 0
-    """images: pixels on each side; 0 = their own where all are alike and at most 64, else 64"""
-    window: int = 0
+    """table, series: text columns become one column for each of their values"""
+    size: Annotated[int, zero_or(4, "their own size")] = 0
+    """images: pixels on each side; 0 = their own size if it is one, at most 64, else 64"""
+    window: Annotated[int, zero_or(2, "the default")] = 0
     """series: steps of a row; 0 = 64, or fewer in a short one"""
-    stride: int = 0
+    stride: Count = 0
     """series: steps from one row to the next; 0 = a quarter of a window"""
 
 
@@ -75,20 +90,20 @@ class DataConfig:
 class ModelConfig:
     """The network. Decoders mirror their encoders; see `jaxae.methods.networks`."""
 
-    latent: int | Auto = 32
+    latent: Annotated[int | Auto, at_least(0), Fact.FROM_ROWS] = 32
     """size of the code; 0 = the conv encoder's last feature map is the code; auto = a quarter of a
     row's values, at most 32"""
-    hidden: tuple[int, ...] = ()
+    hidden: Sizes = ()
     """dense: widths between input and code"""
-    filters: tuple[int, ...] = (32, 64)
+    filters: Sizes = (32, 64)
     """conv: channels of each encoder layer"""
-    kernels: tuple[int, ...] = (3, 3)
+    kernels: Sizes = (3, 3)
     """conv: kernel size of each layer"""
-    strides: tuple[int, ...] = (2, 2)
+    strides: Sizes = (2, 2)
     """conv: stride of each layer"""
-    paddings: tuple[str, ...] = ("same", "same")
+    paddings: Paddings = ("same", "same")
     """conv: same, valid or a number of pixels on each side, for each layer"""
-    head_kernel: int = 0
+    head_kernel: Count = 0
     """conv: 0 = exact mirror; k = mirrored filters, then a k x k convolution to the image"""
     activation: str = "relu"
     """between layers"""
@@ -98,7 +113,7 @@ class ModelConfig:
     """on the code"""
     expand_activation: str = "relu"
     """conv: on the dense layer that widens the code to the feature map"""
-    output_activation: str = "sigmoid"
+    output_activation: Annotated[str, Fact.FROM_ROWS] = "sigmoid"
     """on the reconstruction; auto = sigmoid where rows are in [0, 1], else linear"""
     initializer: str = "glorot"
     """initial weights: glorot is Keras's default, torch PyTorch's (biases too), lecun Flax's"""
@@ -108,15 +123,15 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class AloccConfig:
-    """What steadies ALOCC; all of it is off unless asked for. See docs/alocc.md."""
+    """Ways to stabilise the training of ALOCC, all off by default; see docs/alocc.md."""
 
-    bottleneck: int = 0
+    bottleneck: Count = 0
     """size of a dense code between the refiner's halves; 0 = the last feature map is the code"""
-    code_noise: float = 0.0
+    code_noise: Amount = 0.0
     """Gaussian noise on the code in training; a bottleneck's features have unit variance"""
     spectral: bool = False
     """discriminator: spectral normalisation of its kernels in place of batch normalisation"""
-    ema: float = 0.0
+    ema: ShareOrZero = 0.0
     """what is scored are exponential moving averages of the weights with this decay; 0 = none"""
 
 
@@ -127,49 +142,49 @@ class OptimConfig:
     name: str = "adam"
     """adam, adamw, rmsprop, sgd, or keras_adam: epsilon beside the uncorrected root, which tames
     the first steps"""
-    lr: float = 1e-3
-    lr_discriminator: float = 1e-4
+    lr: Rate = 1e-3
+    lr_discriminator: Annotated[Rate, Fact.BY_METHOD] = 1e-4
     """alocc only"""
-    eps: float = 1e-8
+    eps: Rate = 1e-8
     """of adam, adamw and rmsprop: PyTorch's default; Keras's is 1e-7"""
-    weight_decay: float = 0.0
+    weight_decay: Amount = 0.0
     """added to the gradient (L2), as torch's Adam does; decoupled for adamw"""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, on what, and what is minimised."""
+    """How long to train, on which loss, what is saved and which epoch is kept."""
 
-    epochs: int | Auto = 30
+    epochs: Annotated[int | Auto, at_least(1), Fact.FREE, Fact.FROM_ROWS] = 30
     """auto = 30, or more for few rows, up to 200"""
-    batch_size: int | Auto = 128
+    batch_size: Annotated[int | Auto, at_least(1), Fact.FROM_ROWS] = 128
     """global: split over the devices, which must divide it; auto = 128, or less for few rows"""
-    loss: str = "mse"
+    loss: Annotated[str, Fact.BY_METHOD] = "mse"
     """mse, mae or bce"""
     precision: Literal["default", "high", "highest"] = "default"
     """of products in training on GPUs and TPUs: default = the platform's own (TF32, bfloat16),
     high, or highest = full float32, in which everything else is computed anyway"""
-    noise_std: float = 0.0
+    noise_std: Annotated[Amount, Fact.BY_METHOD] = 0.0
     """Gaussian noise on the input; the target stays clean"""
-    noise_clip: bool = True
+    noise_clip: Annotated[bool, Fact.BY_METHOD] = True
     """clip noisy inputs to [0, 1]"""
-    checkpoint_every: int = 10
+    checkpoint_every: Annotated[Positive, Fact.FREE] = 10
     """epochs between checkpoints; the last epoch is always saved"""
-    checkpoint_minutes: float = 0.0
+    checkpoint_minutes: Annotated[Amount, Fact.FREE, Fact.SINGLE_RUN] = 0.0
     """also after the first epoch that ends so long after the last checkpoint; 0 = never"""
-    keep_checkpoints: int = 1
+    keep_checkpoints: Annotated[Count, Fact.FREE, Fact.SINGLE_RUN] = 1
     """how many checkpoints stay; 0 = all"""
-    fall_back: bool = False
-    """go on after an older checkpoint where newer ones are damaged, which are put aside"""
-    feed: Literal["auto", "resident", "streaming"] = "auto"
-    """all training rows on every device, or the next steps' rows only, read meanwhile; auto = by
-    their size"""
-    monitor: bool = False
-    """score test rows and pseudo-anomalies after each epoch, to see what a choice is worth"""
+    fall_back: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
+    """resume from an older checkpoint if newer ones are damaged; those are moved aside"""
+    feed: Annotated[Literal["auto", "resident", "streaming"], Fact.FREE, Fact.SINGLE_RUN] = "auto"
+    """all training rows on every device, or the next steps' rows only, read in the background;
+    auto = by their size"""
+    monitor: Annotated[bool, Fact.FREE] = False
+    """score test rows and pseudo-anomalies after each epoch, to compare ways to select the epoch"""
     select: Literal["last", "valid_loss", "pseudo_anomalies", "oracle"] = "last"
     """the epoch that becomes the detector: the last; that of the lowest validation loss; the one
     that best tells valid rows from pseudo-anomalies made of them; or the best on the test rows"""
-    oracle: bool = False
+    oracle: Annotated[bool, Fact.FREE] = False
     """allow train.select oracle: it looks at test labels, and the report says so"""
 
 
@@ -182,10 +197,31 @@ class ThresholdConfig:
     most ALPHA; on valid rows, a sum with an `aside`) or pot:RISK (extrapolates the tail)"""
     on: Literal["valid", "train"] = "valid"
     """fit the rule on scores of valid rows, or of training rows as some tutorials do"""
-    limit: int = 0
+    limit: Count = 0
     """use the first so many scores only; 0 = all"""
-    aside: float = 0.0
-    """share of the valid rows that standardise a sum and do not calibrate; 0 = all do both"""
+    aside: ShareOrZero = 0.0
+    """share of the valid rows that standardise a sum and do not calibrate it; 0 = all do both"""
+
+
+@dataclass(frozen=True)
+class HostsConfig:
+    """Many processes, one for each host or accelerator, that train one model together."""
+
+    auto: bool = False
+    """take all addresses from Slurm, Kubernetes, Open MPI or a TPU pod"""
+    coordinator: str = ""
+    """HOST:PORT of process 0, the same for all; with count and index, instead of auto"""
+    count: Count = 0
+    """how many processes there are"""
+    index: Annotated[int, at_least(-1)] = -1
+    """which of them this is, from 0"""
+    timeout: Annotated[int, at_least(5)] = 60
+    """seconds of silence after which a process counts as lost, and all others stop"""
+
+    @property
+    def asked(self) -> bool:
+        """Whether there are to be several processes."""
+        return self.auto or bool(self.coordinator)
 
 
 @dataclass(frozen=True)
@@ -193,39 +229,39 @@ class ExperimentConfig:
     """One experiment, whole: what `config.json` in a run folder holds."""
 
     name: str
-    method: str = "conv"
+    method: Annotated[str, Fact.FROM_ROWS] = "conv"
     """dense, conv, alocc, or auto: conv for images, dense for all else"""
-    variant: str = "default"
+    variant: Annotated[str, Fact.BY_METHOD] = "default"
     """alocc: default (logits, squared error) or faithful (the tutorial's losses to the letter)"""
-    seed: int = 0
-    score: str = "mse"
+    seed: Seed = 0
+    score: Annotated[str, Fact.FREE, Fact.FROM_ROWS] = "mse"
     """name of a score, or several joined by + (standardised on valid rows, then summed); auto =
     mse+row_knn, or mse where training rows are many or a rule's promise forbids a sum"""
-    score_dtype: Literal["float32", "bfloat16"] = "float32"
+    score_dtype: Annotated[Literal["float32", "bfloat16"], Fact.FREE] = "float32"
     """of activations when rows are scored; model.compute_dtype is that of training"""
-    ensemble: int = 1
+    ensemble: Annotated[Positive, Fact.SINGLE_RUN] = 1
     """members trained side by side; they differ in initial weights and noise"""
-    run_dir: str = ""
+    run_dir: Annotated[str, Fact.FREE] = ""
     """"" = runs/NAME-seedSEED"""
-    devices: int = 0
+    devices: Annotated[Count, Fact.FREE] = 0
     """devices to train on; 0 = all accelerators, or the cores of a CPU that suit the method"""
-    driver: Literal["pmap", "shard_map"] = "pmap"
-    """what runs a program on all devices; both compute the same"""
-    deterministic: bool = False
-    """the same bits whenever the same devices run it, where that costs speed: on GPUs"""
-    profile: bool = False
+    driver: Annotated[Literal["pmap", "shard_map"], Fact.FREE] = "pmap"
+    """how a program is mapped over the devices; both compute the same"""
+    deterministic: Annotated[bool, Fact.FREE] = False
+    """the same bits on the same devices every time, also on GPUs, where it costs speed"""
+    profile: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
     """write a trace of one epoch to the run folder's `profile/`, for TensorBoard or Perfetto"""
-    tensorboard: bool = False
+    tensorboard: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
     """also write TensorBoard's event files to the run folder's `tensorboard/`"""
-    studies: tuple[str, ...] = ()
+    studies: Annotated[tuple[str, ...], Fact.FREE, Fact.SINGLE_RUN] = ()
     """extra evaluations with their figures; see jaxae.reports.studies"""
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    alocc: AloccConfig = field(default_factory=AloccConfig)
+    model: Annotated[ModelConfig, Fact.BY_METHOD] = field(default_factory=ModelConfig)
+    alocc: Annotated[AloccConfig, Fact.BY_METHOD] = field(default_factory=AloccConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
-    hosts: HostsConfig = field(default_factory=HostsConfig)
+    threshold: Annotated[ThresholdConfig, Fact.FREE] = field(default_factory=ThresholdConfig)
+    hosts: Annotated[HostsConfig, Fact.FREE, Fact.SINGLE_RUN] = field(default_factory=HostsConfig)
 
     @property
     def run_path(self) -> Path:
@@ -277,31 +313,22 @@ def from_dict(values: Any) -> ExperimentConfig:
     """
     if not isinstance(values, dict):
         raise UserError(f"the configuration is {values!r}; it must hold named values")
-    found = values.get("format", 1)
-    if found != FORMAT:
-        raise UserError(
-            f"it is of format {found}, written by another version of jaxae; this one writes and "
-            f"reads format {FORMAT}"
-        )
-    rest = {name: value for name, value in values.items() if name != "format"}
-    return validate(_build(ExperimentConfig, rest, ""))
+    return validate(_build(ExperimentConfig, migrated(values, FORMAT), ""))
 
 
 def _build(cls: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
         raise UserError(f"{prefix.rstrip('.')} is {values!r}; it must hold named values")
-    hints = get_type_hints(cls)
-    unknown = set(values) - set(hints)
+    known = settings(cls)
+    unknown = [f"{prefix}{name}" for name in sorted(values) if "." in name or name not in known]
     if unknown:
-        raise UserError(
-            f"the configuration has unknown fields {sorted(prefix + name for name in unknown)}"
-        )
-    made = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            made[name] = _build(hints[name], value, f"{prefix}{name}.")
-        else:
-            made[name] = tuple(value) if isinstance(value, list) else value
-    if cls is ExperimentConfig and "name" not in made:
+        raise UserError(f"the configuration has unknown fields {unknown}")
+    if cls is ExperimentConfig and "name" not in values:
         raise UserError("the configuration has no name")
-    return cls(**made)
+    arguments = {}
+    for name, value in values.items():
+        if known[name].is_section:
+            arguments[name] = _build(known[name].type, value, f"{prefix}{name}.")
+        else:
+            arguments[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**arguments)

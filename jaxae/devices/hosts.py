@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxae.config.hostsconfig import HostsConfig
+from jaxae.config import HostsConfig
 from jaxae.errors import UserError
 
 _JOINING = 5  # times `hosts.timeout`, for processes that a scheduler starts one after another

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from jaxae import config, data, detectors
-from jaxae.config.hostsconfig import HostsConfig
+from jaxae.config import HostsConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.devices import parallel
 from jaxae.errors import UserError

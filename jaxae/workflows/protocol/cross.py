@@ -114,15 +114,11 @@ def bootstrap(n: int, count: int, seed: int) -> Parts:
 def _check_fields(cfg: CrossConfig) -> None:
     """All that can be refused before any data are read."""
     checks.validate(cfg)
-    if cfg.bags < 0:
-        raise UserError(f"bags is {cfg.bags}; it must be at least 0")
-    checks.refuse_set(cfg, ("ensemble",), "parts are models of their own")
     # An epoch that was picked by rows would not treat the rows alike, and so void the guarantee.
     select = ("train.select", "train.oracle")
     checks.refuse_set(cfg, select, "every part keeps its last epoch, as the guarantee needs")
     checks.refuse_set(cfg, checks.fields(cfg, "threshold"), "--alpha decides, by p-values")
-    unread = ("studies", "profile", "tensorboard", "train.monitor", "train.keep_checkpoints")
-    checks.refuse_set(cfg, unread, "the parts of a run do without")
+    checks.refuse_set(cfg, ("train.monitor",), "the parts of a run do without")
 
 
 def _check(base: ExperimentConfig) -> None:

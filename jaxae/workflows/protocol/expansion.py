@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxae import config, data
 from jaxae.config import DataConfig, ExperimentConfig, checks
+from jaxae.config.fields import Fact
 from jaxae.config.grids import ProtocolConfig, experiment_of
 from jaxae.data.datasets import splits
 from jaxae.errors import UserError
@@ -25,14 +26,13 @@ SWEPT = {
 
 
 def refuse_unread(cfg: ExperimentConfig) -> None:
-    """Refuse what a grid of members would ignore: it has resident rows, and one process.
+    """Refuse what a grid of members would ignore, such as several processes or streamed rows.
 
     Raises:
       UserError: such a setting is not at its default.
     """
-    hosts = ("hosts.auto", "hosts.coordinator")
-    rows = ("train.feed", "train.checkpoint_minutes", "train.fall_back")
-    checks.refuse_set(cfg, (*hosts, *rows), "a grid of members does not read it")
+    single = checks.marked(cfg, Fact.SINGLE_RUN)
+    checks.refuse_set(cfg, single, "only single runs use it, not a grid of members")
 
 
 def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig, Dataset]]:
@@ -77,11 +77,8 @@ def _check(cfg: ProtocolConfig) -> None:
         raise UserError(f"seeds is {cfg.seeds}; it must be at least 1, and the last below 2**32")
     if len({*cfg.classes}) < len(cfg.classes):
         raise UserError(f"classes is {cfg.classes}; name each class once")
-    checks.refuse_set(cfg, ("ensemble",), "members of a grid are single models, one for each seed")
     of_classes = ("data.normal", "data.anomaly")
     checks.refuse_set(cfg, of_classes, "each of --classes is normal in turn, the rest anomalies")
-    unread = ("studies", "profile", "tensorboard", "train.keep_checkpoints")
-    checks.refuse_set(cfg, unread, "a grid does without; run a member alone for it")
 
 
 def _classes(raw: Any) -> list[int]:
@@ -135,11 +132,9 @@ def is_finished(member: ExperimentConfig) -> bool:
     """Whether a member's folder holds just what is asked for."""
     folder = member.run_path
     try:
-        held = json.loads((folder / "config.json").read_bytes())
+        held = json.loads(config.to_json(config.from_json((folder / "config.json").read_text())))
         done = json.loads((folder / "report.json").read_bytes())["epochs"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    if not isinstance(held, dict):
         return False
     wanted = json.loads(config.to_json(member))
     return _judged(held) == _judged(wanted) and done == member.train.epochs

@@ -1,0 +1,89 @@
+"""What the description of a setting says beside its type: its range, and who reads it.
+
+In `jaxae.config.schema` a setting is `name: Annotated[type, facts ...] = default`; the facts of a
+section hold for each of its fields. Checks, refusals, the identity of a training and the search for
+"auto" all derive from these descriptions, and nothing else lists fields.
+"""
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+
+class Range(NamedTuple):
+    """The valid values, in code and in words; "auto" is valid too where the type allows it."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+class Fact(enum.Enum):
+    """What is true of a setting."""
+
+    FREE = "does not change what is learned: a run folder may be entered again with another value"
+    FROM_ROWS = 'may be "auto": chosen by the training rows, see `jaxae.workflows.choices`'
+    BY_METHOD = "read by some methods only; `jaxae.methods.learners.Method.reads` names them"
+    SINGLE_RUN = "read by single runs only, not by a grid of members side by side"
+
+
+def at_least(least: int) -> Range:
+    """Numbers from `least` on."""
+    return Range(lambda value: value >= least, f"at least {least}")
+
+
+def zero_or(least: int, meaning: str) -> Range:
+    """Numbers from `least` on, or 0, which means something of its own."""
+    return Range(lambda n: n == 0 or n >= least, f"0, for {meaning}, or at least {least}")
+
+
+Count = Annotated[int, at_least(0)]
+Positive = Annotated[int, at_least(1)]
+Amount = Annotated[float, at_least(0)]
+Rate = Annotated[float, Range(lambda value: value > 0, "above 0")]
+Share = Annotated[float, Range(lambda value: 0 < value < 1, "between 0 and 1")]
+ShareOrZero = Annotated[float, Range(lambda value: 0 <= value < 1, "at least 0 and below 1")]
+Seed = Annotated[int, Range(lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")]
+Sizes = Annotated[
+    tuple[int, ...], Range(lambda sizes: min(sizes, default=1) >= 1, "all at least 1")
+]
+Paddings = Annotated[
+    tuple[str, ...],
+    Range(
+        lambda values: all(v in ("same", "valid") or v.isdigit() for v in values),
+        "same, valid or a number of pixels for each layer",
+    ),
+]
+
+
+class Setting(NamedTuple):
+    """A field of a configuration, or a whole section of it."""
+
+    type: Any
+    default: Any
+    facts: frozenset[Fact]
+    range: Range | None
+
+    @property
+    def is_section(self) -> bool:
+        """Whether it has fields of its own."""
+        return dataclasses.is_dataclass(self.type)
+
+
+@functools.cache
+def settings(cls: type) -> dict[str, Setting]:
+    """The settings of a configuration class by dotted name, each section before its fields."""
+    types, described = get_type_hints(cls), get_type_hints(cls, include_extras=True)
+    settings_by_name = {}
+    for field in dataclasses.fields(cls):
+        extras = getattr(described[field.name], "__metadata__", ())
+        facts = frozenset(extra for extra in extras if isinstance(extra, Fact))
+        valid = next((extra for extra in extras if isinstance(extra, Range)), None)
+        setting = Setting(types[field.name], field.default, facts, valid)
+        settings_by_name[field.name] = setting
+        if setting.is_section:
+            for name, inner in settings(setting.type).items():
+                inherited = inner._replace(facts=inner.facts | facts)
+                settings_by_name[f"{field.name}.{name}"] = inherited
+    return settings_by_name
