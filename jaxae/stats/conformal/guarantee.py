@@ -49,8 +49,8 @@ def fit(scores: Float[Array, " n"], alpha: float) -> dict:
     """The k-th largest score, k = floor(alpha (n + 1)): above it p <= alpha, so it is flagged.
 
     P(a new normal is flagged) <= alpha if it and the calibration rows are exchangeable, over
-    calibration sets on average (`marginal_fpr`); for one of them see `fpr_band` (Vovk, 2012,
-    propositions 2a and 2b; Bates et al., 2023, section 2).
+    calibration sets on average, and k / (n + 1) where no scores tie; for one of them see `fpr_band`
+    (Vovk, 2012, propositions 2a and 2b; Bates et al., 2023, section 2).
 
     Returns:
       "threshold" [], NaN with a NaN score.
@@ -64,19 +64,8 @@ def fit(scores: Float[Array, " n"], alpha: float) -> dict:
     return {"threshold": jnp.where(jnp.isnan(ordered[-1]), jnp.nan, kth)}  # NaN are sorted last
 
 
-def marginal_fpr(n: int, alpha: float) -> float:
-    """P(a new normal is flagged) where no scores tie, k / (n + 1) in (alpha - 1/(n+1), alpha].
-
-    The mean over calibration sets of the realised rate; where scores tie it is lower.
-
-    Raises:
-      UserError: see `rank_allowed`.
-    """
-    return rank_allowed(n, alpha) / (n + 1)
-
-
 def fpr_band(n: int, alpha: float, confidence: float = 0.95) -> Band:
-    """Where the false-positive rate lies for the one calibration set that there is.
+    """The interval of the false-positive rate, given the one calibration set that there is.
 
     Given the calibration set, and where no scores tie, the rate is Beta(k, n + 1 - k) distributed
     with k = floor(alpha (n + 1)) (Vovk, 2012, proposition 2b); this is the central interval. Where
