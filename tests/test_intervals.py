@@ -122,7 +122,7 @@ def test_two_thousand_resamples_of_ten_thousand_rows_take_less_than_a_second():
     def taken():
         # Of processors, not of the clock: others may use them too.
         start = time.process_time()
-        jax.block_until_ready(two_runs.of_runs(classes, flagged, KEY, 2000))
+        jax.block_until_ready(two_runs.resampled_and_measured(classes, flagged, KEY, 2000))
         return time.process_time() - start
 
     taken()
@@ -319,7 +319,7 @@ def rejected_without_a_difference(n, m, area, times, resamples):
     def one(key):
         classes = binormal(key, n, m, area, runs=2, shared=0.5)
         flagged = jnp.concatenate(classes, axis=1) > 1
-        drawn, values = two_runs.of_runs(classes, flagged, key, resamples)
+        drawn, values = two_runs.resampled_and_measured(classes, flagged, key, resamples)
         paired = map(two_runs.paired_difference, drawn, values, (1.0, 1.0), (0.0, 0.0))
         return [two_runs.delong(classes).p_value, *(found.p_value for found in paired)]
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from jaxae.stats import metrics
+from jaxae.stats import curve, metrics
 
 THRESHOLD_FREE = (
     metrics.auroc,
@@ -39,6 +39,7 @@ def test_threshold_free_metrics_agree_with_scikit_learn(ranking):
     scores, y = ranking
     close = {"rtol": 0, "atol": 1e-6}
     np.testing.assert_allclose(metrics.auroc(scores, y), sk.roc_auc_score(y, scores), **close)
+    assert curve.area(scores, y) == pytest.approx(sk.roc_auc_score(y, scores), abs=1e-12)
     np.testing.assert_allclose(
         metrics.average_precision(scores, y),
         sk.average_precision_score(y, scores),

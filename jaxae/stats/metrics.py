@@ -107,7 +107,7 @@ def _pairwise_sum(values: Float[np.ndarray, " N"]) -> np.float32:
     return values[0]
 
 
-def _of_rows(curve: Curve, values: np.ndarray) -> np.ndarray:
+def _by_row(curve: Curve, values: np.ndarray) -> np.ndarray:
     """Row by row, by descending score, the value of an anomaly's score, and 0 for a normal: [N].
 
     Of rows that tie normals come first, so that no sum depends on the order in which rows came.
@@ -143,7 +143,7 @@ def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
     curve, anomalies, normals = defined
     # For each anomaly: normals strictly below it + normals at or below it = twice its wins.
     wins = 2 * normals - curve.fp[1:] - curve.fp[:-1]
-    mean = _mean_of_counts(_of_rows(curve, wins), anomalies)
+    mean = _mean_of_counts(_by_row(curve, wins), anomalies)
     return min(mean / np.float32(2 * normals), np.float32(1))
 
 
@@ -160,7 +160,7 @@ def average_precision(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) ->
     curve, anomalies, _ = defined
     # Every anomaly adds a recall step of 1 / anomalies, at the precision of its score's cut.
     precision = _ratio(curve.tp[1:], curve.tp[1:] + curve.fp[1:])
-    return _pairwise_sum(_of_rows(curve, precision)) / np.float32(anomalies)
+    return _pairwise_sum(_by_row(curve, precision)) / np.float32(anomalies)
 
 
 def _decisions(is_anomaly: AnyArray, y: AnyArray) -> tuple[int, int, int, int]:

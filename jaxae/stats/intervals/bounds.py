@@ -59,9 +59,9 @@ def flawless(n: int, m: int) -> PerMetric:
 def hopeless(n: int, m: int) -> PerMetric:
     """The highest AUROC, average precision and F1 behind a result of 0.
 
-    AUROC: with all anomalies below all normals, the mirror image of `flawless`. Average precision
-    is never 0, and nothing is said of it. F1: of m anomalies none was flagged, so that at most
-    r = 1 - a^(1/m) are; at best no normal is: F1 <= 2 r / (r + 1).
+    AUROC: all anomalies are below all normals, the mirror image of `flawless`. Average precision is
+    never 0: its bound is 1. F1: of m anomalies none was flagged, so that at most r = 1 - a^(1/m)
+    are; at best no normal is: F1 <= 2 r / (r + 1).
     """
     r = 1 - TAIL ** (1 / m)
     return PerMetric(1 - flawless(n, m).auroc, 1.0, 2 * r / (r + 1))

@@ -75,7 +75,7 @@ def auroc(curve: Curve) -> Estimate:
     normals, anomalies = curve.normals, curve.anomalies
     below, above = placements(curve)
     value = float(np.sum(anomalies * below) / curve.tp[-1])
-    return Estimate(value, _of_mean(below, anomalies) + _of_mean(above, normals))
+    return Estimate(value, _variance_of_mean(below, anomalies) + _variance_of_mean(above, normals))
 
 
 def average_precision(curve: Curve) -> Estimate:
@@ -89,10 +89,11 @@ def average_precision(curve: Curve) -> Estimate:
     tp, fp, n, m = curve.tp[1:], curve.fp[1:], curve.fp[-1], curve.tp[-1]
     flagged = (tp + fp).astype(float)
     precision = tp / flagged
-    of_anomaly = precision + _at_or_below(anomalies * fp / flagged**2)
-    of_normal = -_at_or_below(anomalies * tp / flagged**2) * (n / m)
+    by_anomaly = precision + _at_or_below(anomalies * fp / flagged**2)
+    by_normal = -_at_or_below(anomalies * tp / flagged**2) * (n / m)
     value = float(np.sum(anomalies * precision) / m)
-    return Estimate(value, _of_mean(of_anomaly, anomalies) + _of_mean(of_normal, normals))
+    variance = _variance_of_mean(by_anomaly, anomalies) + _variance_of_mean(by_normal, normals)
+    return Estimate(value, variance)
 
 
 def f1(n: int, m: int, hits: int, false: int) -> Estimate:
@@ -123,7 +124,7 @@ def _at_or_below(values: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
     return np.cumsum(values[::-1])[::-1]
 
 
-def _of_mean(values: Float[np.ndarray, " K"], counts: Int[np.ndarray, " K"]) -> float:
+def _variance_of_mean(values: Float[np.ndarray, " K"], counts: Int[np.ndarray, " K"]) -> float:
     """The variance of the mean of values that occur so often; NaN of a single one."""
     size = counts.sum()
     if size < 2:

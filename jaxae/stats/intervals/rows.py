@@ -1,4 +1,4 @@
-"""What all intervals are made of: rows by class, checked once, and the tuples that come out."""
+"""The inputs and results of all intervals: rows by class, checked once, and tuples."""
 
 from typing import Any, NamedTuple
 

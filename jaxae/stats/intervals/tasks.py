@@ -63,7 +63,7 @@ def over_tasks(tasks: Sequence[Task]) -> Summary:
     by_seed = np.mean(areas, axis=0)
     seeds, mean = len(by_seed), float(by_seed.mean())
     std = float(by_seed.std(ddof=1)) if seeds > 1 else np.nan
-    variances, degrees = _of_rows(tasks, parts)
+    variances, degrees = _row_variances(tasks, parts)
     if seeds > 1:
         variances, degrees = [*variances, std**2 / seeds], [*degrees, seeds - 1]
     sides = [task.sides for task in tasks]
@@ -73,7 +73,7 @@ def over_tasks(tasks: Sequence[Task]) -> Summary:
 
 def _placed(task: Task) -> tuple[np.ndarray, np.ndarray]:
     """AUROC of each seed [S], and each row's part of their mean [N]."""
-    by_class(task.scores, task.y)  # for what it refuses
+    by_class(task.scores, task.y)  # raises where there is no interval
     y, (n, m) = task.y, task.sides
     share = np.zeros(task.scores.shape)
     for row, scores in zip(share, task.scores, strict=True):
@@ -84,15 +84,15 @@ def _placed(task: Task) -> tuple[np.ndarray, np.ndarray]:
     return share[:, y].mean(axis=1), share.mean(axis=0) / np.where(y, m, n)
 
 
-def _of_rows(tasks: Sequence[Task], parts: Sequence[np.ndarray]) -> tuple[list, list]:
-    """Variance of the mean by stratum of rows, with its degrees of freedom."""
+def _row_variances(tasks: Sequence[Task], parts: Sequence[np.ndarray]) -> tuple[list, list]:
+    """Variance of the mean due to each stratum of rows, with its degrees of freedom."""
     ids, first, at = np.unique(
         np.concatenate([task.id for task in tasks]), return_index=True, return_inverse=True
     )
     stratum = np.concatenate([task.stratum for task in tasks])[first]
     part = np.bincount(at, np.concatenate(parts), len(ids)) / len(tasks)
     groups = [part[stratum == k] for k in np.unique(stratum)]
-    # Of a single row nothing is known, and nothing is added.
+    # A stratum of a single row has no sample variance and adds nothing.
     groups = [group for group in groups if len(group) > 1]
     return [len(g) * g.var(ddof=1) for g in groups], [len(g) - 1 for g in groups]
 
@@ -103,6 +103,7 @@ def _interval(
     degrees: np.ndarray,
     sides: Sequence[tuple[int, int]],
 ) -> tuple[float, float]:
+    """The logit interval of a mean, from independent parts of its variance."""
     from scipy import special, stats
 
     low = min(bounds.flawless(n, m).auroc for n, m in sides)

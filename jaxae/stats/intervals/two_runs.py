@@ -55,7 +55,7 @@ def compare(
       A `Difference` of each metric.
 
     Raises:
-      UserError: as in `rows.by_class`, for decisions that are not bool, or one for each score.
+      UserError: as in `rows.by_class`; decisions are not bool, or not one for each score.
     """
     flagged = np.asarray(is_anomaly)
     if flagged.shape != np.shape(scores) or flagged.dtype != bool or len(flagged) != 2:
@@ -66,7 +66,7 @@ def compare(
     classes, y = by_class(scores, y), np.asarray(y)
     n, m = (part.shape[1] for part in classes)
     by_side = np.concatenate([flagged[:, ~y], flagged[:, y]], axis=1)
-    drawn, values = of_runs(classes, jnp.asarray(by_side), key, resamples)
+    drawn, values = resampled_and_measured(classes, jnp.asarray(by_side), key, resamples)
     low, high = bounds.flawless(n, m), bounds.hopeless(n, m)
     paired = map(paired_difference, drawn, values, low[1:], high[1:])
     return PerMetric(delong(classes), *paired)
@@ -84,8 +84,8 @@ def delong(classes: Classes) -> Difference:
     anomalies, normals = jax.vmap(placements)(*classes)
     one, other = jnp.mean(anomalies, axis=1)
     # The variance of the difference itself: the sum of variances and covariances loses digits.
-    of_anomalies, of_normals = (_of_mean(side[:1] - side[1:]) for side in (anomalies, normals))
-    sd = jnp.sqrt((of_anomalies + of_normals)[0, 0])
+    s10, s01 = (_mean_covariance(side[:1] - side[1:]) for side in (anomalies, normals))
+    sd = jnp.sqrt((s10 + s01)[0, 0])
     value, reach = one - other, bounds.Z * sd
     interval = Interval(jnp.maximum(value - reach, -1), jnp.minimum(value + reach, 1))
     low = bounds.flawless(classes.normals.shape[1], classes.anomalies.shape[1]).auroc
@@ -118,7 +118,7 @@ def _share_below(values: Float[Array, " a"], others: Float[Array, " b"]) -> Floa
     return (below + up_to) / (2 * len(others))
 
 
-def _of_mean(values: Float[Array, "R k"]) -> Float[Array, "R R"]:
+def _mean_covariance(values: Float[Array, "R k"]) -> Float[Array, "R R"]:
     """Covariance of the means of R rows of k values."""
     centred = values - jnp.mean(values, axis=1, keepdims=True)
     k = values.shape[1]
@@ -126,7 +126,7 @@ def _of_mean(values: Float[Array, "R k"]) -> Float[Array, "R R"]:
 
 
 @functools.partial(jax.jit, static_argnames="resamples")
-def of_runs(
+def resampled_and_measured(
     classes: Classes, flagged: Bool[Array, "R N"], key: Key, resamples: int
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """Average precision and F1 of resamples, each [B, R], and of the rows as they are, each [R]."""
@@ -148,7 +148,7 @@ def ranks(classes: Classes) -> Int[Array, "R N"]:
 
 def draw(key: Key, n: int, m: int) -> Int[Array, " N"]:
     """Rows of one resample: n of the first n with replacement, and m of the m after them."""
-    # Words modulo size favour some rows by less than size / 2^32, a part in 4,096 at most.
+    # Words modulo size favour some rows by less than size / 2^32, one part in 4,096 at most.
     words = jax.random.bits(key, (n + m,))
     return jnp.concatenate([words[:n] % n, words[n:] % m + n]).astype(jnp.int32)
 
