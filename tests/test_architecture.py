@@ -154,7 +154,9 @@ def test_modules_that_stay_apart(part):
     assert not {used for used in used if any(within(used, other) for other in APART[part])}
 
 
-@pytest.mark.parametrize("wing", ["cli", "devices", "export", "reports", "storage", "workflows"])
+@pytest.mark.parametrize(
+    "wing", ["cli", "devices", "export", "reports", "stats", "storage", "workflows"]
+)
 def test_wings_that_load_nothing_by_themselves(wing):
     assert not list(imports(parsed(MODULES[f"jaxae.{wing}"])))
 
@@ -168,10 +170,11 @@ def test_networks_know_no_configuration_and_no_training():
 def test_plots_need_neither_jax_nor_the_rest_of_the_package():
     plots = {name for name in MODULES if within(name, "reports.plots")}
     for name in plots:
-        assert {used for used in ours(name) if not within(used, "reports.plots")} <= {"errors"}, (
-            name
-        )
+        others = {used for used in ours(name) if not within(used, "reports.plots")}
+        assert others <= {"errors", "stats.curve"}, name
     assert not users_of("jax") & plots
+    assert ours("jaxae.stats.curve") == set()
+    assert loaded("import jaxae.reports.plots.detection", {"jax"}) == set()
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,7 @@ def test_a_calibration_row_takes_part_in_its_own_rank():
     [
         ("calibration", lambda bad, good, key: conformal.split_p_values(bad, good)),
         ("scores", lambda bad, good, key: conformal.split_p_values(good, bad)),
-        ("scores", lambda bad, good, key: conformal.smoothed_p_values(key, good, bad)),
         ("scores", lambda bad, good, key: conformal.stream_p_values(key, good, bad)),
-        ("scores", lambda bad, good, key: conformal.group_scores(bad, np.arange(3), 3)),
         ("p", lambda bad, good, key: conformal.benjamini_hochberg(bad, 0.1)),
         ("p", lambda bad, good, key: conformal.bet(bad)),
         ("calibration", lambda bad, good, key: scoring.fit_rule("conformal:0.5", bad)),
@@ -112,9 +110,8 @@ def test_a_nan_is_refused_where_it_is_seen(name, call):
 def test_a_nan_that_cannot_be_seen_stays_one():
     good, bad = np.float32([0.5, 0.2, 0.1]), np.float32([0.5, np.nan, 0.1])
     key = jax.random.key(0)
-    for p_values in (conformal.split_p_values, lambda *a: conformal.smoothed_p_values(key, *a)):
-        assert np.isnan(jax.jit(p_values)(good, bad)).tolist() == [False, True, False]
-        assert np.isnan(jax.jit(p_values)(bad, good)).all()
+    assert np.isnan(split_p_values(good, bad)).tolist() == [False, True, False]
+    assert np.isnan(split_p_values(bad, good)).all()
     stream = jax.jit(lambda *a: conformal.stream_p_values(key, *a))
     assert np.isnan(stream(good, bad)).tolist() == [False, True, True]
     assert np.isnan(jax.jit(lambda s: conformal.fit(s, 0.5))(bad)["threshold"])
@@ -122,12 +119,8 @@ def test_a_nan_that_cannot_be_seen_stays_one():
 
 def test_no_calibration_scores_are_refused():
     none, scores = np.zeros(0, np.float32), np.zeros(3, np.float32)
-    for p_values in (
-        lambda: conformal.split_p_values(none, scores),
-        lambda: conformal.smoothed_p_values(jax.random.key(0), none, scores),
-    ):
-        with pytest.raises(UserError, match=r"no calibration scores.*data\.valid_fraction"):
-            p_values()
+    with pytest.raises(UserError, match=r"no calibration scores.*data\.valid_fraction"):
+        conformal.split_p_values(none, scores)
 
 
 @pytest.mark.parametrize("spec", ["quantile:0.9", "max", "conformal:0.1"])
@@ -209,7 +202,7 @@ def test_a_normal_is_flagged_with_a_probability_of_at_most_alpha(kind, n, alpha)
     thresholds = flagged_above(calibration, alpha)
     flagged = int((new > thresholds).sum())
     assert at_most(flagged / SPLITS, alpha)
-    exact = conformal.marginal_fpr(n, alpha)
+    exact = conformal.rank_allowed(n, alpha) / (n + 1)
     assert alpha - 1 / (n + 1) < exact <= alpha
     if kind == "continuous":
         assert stats.binomtest(flagged, SPLITS, exact).pvalue > 1e-3
@@ -258,41 +251,6 @@ def test_a_score_that_was_fitted_on_its_calibration_rows_breaks_the_promise():
     )
     assert at_most(float(apart), 0.1)
     assert inside > 0.99
-
-
-def walks(seed, series, steps):
-    """Series that remember: x_t = .98 x_{t-1} + noise, [series, steps], stationary."""
-    generator = np.random.default_rng(seed)
-    noise = generator.normal(size=(steps, series)) * math.sqrt(1 - 0.98**2)
-    first = generator.normal(size=series)
-    found = itertools.accumulate(noise, lambda x, e: 0.98 * x + e, initial=first)
-    return np.stack(list(found)[1:], axis=1).astype(np.float32)
-
-
-def window_scores(series, width=8):
-    """The mean of every window, shifted by one step each: [..., T] -> [..., T - width + 1]."""
-    return np.lib.stride_tricks.sliding_window_view(series, width, axis=-1).mean(-1)
-
-
-def test_windows_of_one_series_are_not_exchangeable_but_series_are():
-    scores = window_scores(walks(0, SPLITS, 120))
-    p = jax.vmap(split_p_values)(scores[:, :59], scores[:, -1:])
-    assert np.mean(np.asarray(p) <= 0.1) > 0.25
-
-    many = window_scores(walks(1, 20 * SPLITS, 40)).reshape(SPLITS, 20, -1)
-    group = np.repeat(np.arange(20), many.shape[-1])
-
-    def flagged(windows):
-        of_series = conformal.group_scores(windows.reshape(-1), group, 20)
-        return conformal.split_p_values(of_series[:19], of_series[19:])[0] <= 0.1
-
-    of_new_series = int(jax.jit(jax.vmap(flagged))(many).sum())
-    assert stats.binomtest(of_new_series, SPLITS, 0.1).pvalue > 1e-3
-
-
-def test_a_group_scores_as_its_highest_row():
-    scores, group = np.float32([3, 1, 2, 5]), np.array([2, 0, 2, 0])
-    assert conformal.group_scores(scores, group, 4).tolist() == [5, -np.inf, 3, -np.inf]
 
 
 # Selection.

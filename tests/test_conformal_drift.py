@@ -36,23 +36,7 @@ def calm(kind):
 logs = jax.jit(jax.vmap(lambda p: conformal.bet(p).log))
 
 
-# Smoothed p-values.
-
-
-@KINDS
-def test_smoothed_p_values_are_uniform_ties_included(kind):
-    calibration, stream = scores(kind, 1, steps=1)
-    p = np.asarray(jax.jit(jax.vmap(conformal.smoothed_p_values))(KEYS, calibration, stream))[:, 0]
-    assert stats.kstest(p, "uniform").pvalue > 1e-3
-
-
-def test_smoothing_moves_a_p_value_within_its_ties_only():
-    calibration, stream = (values[0] for values in scores("discrete", 2))
-    p = np.asarray(jax.jit(conformal.smoothed_p_values)(KEYS[0], calibration, stream))
-    above = (calibration[None] > stream[:, None]).sum(axis=1) / (N + 1)
-    assert (p > above).all()
-    assert (p <= np.asarray(conformal.split_p_values(calibration, stream)) + 1e-6).all()
-    assert len(np.unique(p)) == STEPS
+# P-values of a stream.
 
 
 @KINDS
@@ -128,15 +112,6 @@ def test_drift_sounds_the_alarm_soon_and_for_good(kind):
     assert alarm[:, 79].mean() <= 0.02
     assert alarm[:, 95].mean() > 0.95
     assert (np.diff(alarm.astype(int), axis=1) >= 0).all()
-
-
-@pytest.mark.slow
-def test_p_values_against_one_calibration_set_sound_false_alarms():
-    """They all lean as that set leans, which a long stream finds out."""
-    calibration, stream = (rows[:200] for rows in scores("continuous", 7, steps=1000))
-    fixed = jax.vmap(conformal.smoothed_p_values)(KEYS[:200], calibration, stream)
-    alarms = jax.vmap(lambda w: conformal.crossed(w, 0.05)[-1])(logs(fixed)).mean()
-    assert alarms > 0.2
 
 
 def test_what_is_no_p_value_is_refused_and_0_is_a_large_win():

@@ -43,7 +43,7 @@ def test_cross_conformal_p_values_are_counted_fold_by_fold():
         reach = sum(
             (held_out[fold == k][None] >= scores[k][:, None]).sum(axis=1) for k in range(folds)
         )
-        found = jax.jit(conformal.cv_plus_p_values)(held_out, fold, scores)
+        found = conformal.cv_plus_p_values(held_out, fold, scores)
         np.testing.assert_array_equal(found, (1 + reach).astype(np.float32) / np.float32(n + 1))
 
 
@@ -63,13 +63,14 @@ def test_cross_conformal_p_values_keep_their_bound(kind, folds):
 
     @jax.jit
     @jax.vmap
-    def p_value(x):
+    def scored(x):
         used = jnp.asarray(fold[None] != np.arange(folds)[:, None])  # [K, N]
-        by_fold = jax.vmap(lambda u: distance(x, x[:N], u))(used)  # [K, N + 1]
-        held_out = by_fold[fold, np.arange(N)]
-        return conformal.cv_plus_p_values(held_out, fold, by_fold[:, N:])[0]
+        return jax.vmap(lambda u: distance(x, x[:N], u))(used)  # [K, N + 1]
 
-    p = np.asarray(p_value(rows(kind, folds)))
+    p = np.array([
+        conformal.cv_plus_p_values(by_fold[fold, np.arange(N)], fold, by_fold[:, N:])[0]
+        for by_fold in np.asarray(scored(rows(kind, folds)))
+    ])  # fmt: skip
     for alpha in (0.05, 0.1, 0.2):
         flagged = (p <= alpha).sum()
         assert at_most(flagged, conformal.cv_plus_bound(alpha, N, folds))
@@ -119,16 +120,15 @@ def bags(seed, members):
             return held
 
 
-@pytest.mark.parametrize("aggregate", [jnp.nanmedian, jnp.nanmean])
-def test_members_judge_by_those_that_did_not_see_a_row(aggregate):
+def test_members_judge_by_those_that_did_not_see_a_row():
     generator, in_bag = np.random.default_rng(0), bags(0, 9)
     training = generator.integers(0, 4, (9, N)).astype(np.float32)
     scores = generator.integers(-1, 5, (9, 15)).astype(np.float32)
-    plain = {jnp.nanmedian: np.median, jnp.nanmean: np.mean}[aggregate]
     reach = sum(
-        plain(training[~in_bag[:, i], i]) >= plain(scores[~in_bag[:, i]], axis=0) for i in range(N)
+        np.median(training[~in_bag[:, i], i]) >= np.median(scores[~in_bag[:, i]], axis=0)
+        for i in range(N)
     )
-    found = conformal.jackknife_after_bootstrap_p_values(training, in_bag, scores, aggregate)
+    found = conformal.jackknife_after_bootstrap_p_values(training, in_bag, scores)
     np.testing.assert_array_equal(found, (1 + reach).astype(np.float32) / np.float32(N + 1))
 
 
@@ -155,7 +155,7 @@ def test_a_row_that_every_member_saw_is_refused_and_where_it_is_not_seen_counts_
     in_bag = np.array([[True, False, True], [True, True, False]])
     scores = np.float32([[5], [5]])
     p_values = conformal.jackknife_after_bootstrap_p_values
-    with pytest.raises(UserError, match="1 training rows, first row 0, were seen by all 2 members"):
+    with pytest.raises(UserError, match=r"1 training rows, the first is row 0, .* all 2 members"):
         p_values(np.zeros((2, 3), np.float32), in_bag, scores)
     hidden = jax.jit(p_values)(np.zeros((2, 3), np.float32), in_bag, scores)
     assert hidden.tolist() == [0.5]  # (1 + the row) / (3 + 1)

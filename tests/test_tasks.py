@@ -1,13 +1,12 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
 
 from jaxae.errors import UserError
-from jaxae.rng import Purpose, stream
 from jaxae.stats import intervals
 from jaxae.stats.intervals.tasks import Task, over_tasks
-
-KEY = stream(0, Purpose.RESAMPLING)
 
 
 def ranking(seeds=1, n=40, m=15, seed=0):
@@ -18,20 +17,32 @@ def ranking(seeds=1, n=40, m=15, seed=0):
     return Task(scores, y, np.arange(n + m), y.astype(int))
 
 
+def logit_interval(value, variance, degrees):
+    reach = stats.t.ppf(0.975, degrees) * np.sqrt(variance) / (value * (1 - value))
+    return expit(logit(value) + np.array([-reach, reach]))
+
+
 def test_of_one_task_and_seed_it_is_delongs_interval_but_for_t():
     task = ranking(n=4000, m=1500)
     found = over_tasks([task])
-    np.testing.assert_allclose(found.interval, intervals.delong(task.scores[0], task.y), rtol=1e-4)
+    delongs = intervals.report(task.scores[0], task.y, task.y)["auroc_interval"]
+    np.testing.assert_allclose(found.interval, delongs, rtol=1e-4)
     assert np.isnan(found.seeds_std)
 
 
-def test_of_one_task_it_is_the_spread_over_its_seeds():
+def test_of_one_task_it_is_the_spread_over_its_seeds_and_rows():
     task = ranking(seeds=4)
     found = over_tasks([task])
-    known = intervals.spread(task.scores, task.y, KEY, resamples=40)
-    np.testing.assert_allclose(found.mean, known.mean, rtol=1e-6)
-    np.testing.assert_allclose(found.seeds_std, known.seeds_std, rtol=1e-4)
-    np.testing.assert_allclose(found.interval, known.over_both, rtol=1e-4)
+    areas = [roc_auc_score(task.y, s) for s in task.scores]
+    np.testing.assert_allclose(found.mean, np.mean(areas))
+    np.testing.assert_allclose(found.seeds_std, np.std(areas, ddof=1))
+    a, b = task.scores[:, task.y, None], task.scores[:, None, ~task.y]
+    wins = ((a > b) + 0.5 * (a == b)).mean(axis=0)  # of each anomaly over each normal
+    of_rows = [np.var(wins.mean(k), ddof=1) / wins.shape[1 - k] for k in (0, 1)]
+    parts = np.array([np.var(areas, ddof=1) / 4, *of_rows])
+    degrees = parts.sum() ** 2 / np.sum(parts**2 / [3, 39, 14])
+    expected = logit_interval(np.mean(areas), parts.sum(), degrees)
+    np.testing.assert_allclose(found.interval, expected)
 
 
 def test_the_order_of_rows_and_tasks_does_not_count():
@@ -105,5 +116,3 @@ def test_the_mean_over_tasks_is_covered_as_often_as_stated():
 def test_tasks_without_an_interval(tasks, says):
     with pytest.raises(UserError, match=says):
         over_tasks(tasks)
-    with pytest.raises(UserError, match="confidence is"):
-        over_tasks([ranking()], confidence=95.0)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Shaped
 from jaxae.data import sources
 from jaxae.devices import members, parallel, tuning
 from jaxae.errors import UserError
-from jaxae.stats import quality
+from jaxae.stats import metrics
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
 Pending = Callable[[], np.ndarray]  # waits for what devices compute, and gives it on the host
@@ -161,7 +161,7 @@ def _again(
 def evaluate(
     scores: Float[AnyArray, " N"], y: Shaped[AnyArray, " N"], is_anomaly: Shaped[AnyArray, " N"]
 ) -> dict[str, float | int | None]:
-    """`jaxae.stats.quality` of scores and decisions against the truth, and both class counts.
+    """`jaxae.stats.metrics` of scores and decisions against the truth, and both class counts.
 
     A value that does not exist is None: the equal-error threshold, say, where flagging every row
     is the best cut.
@@ -173,6 +173,6 @@ def evaluate(
     """
     if y.dtype != bool or is_anomaly.dtype != bool:
         raise UserError(f"truth is {y.dtype}, decisions are {is_anomaly.dtype}; both must be bool")
-    found = jax.device_get(quality.measure(*map(jnp.asarray, (scores, y, is_anomaly))))._asdict()
+    found = metrics.measure(scores, y, is_anomaly)._asdict()
     values = {name: float(v) if np.isfinite(v) else None for name, v in found.items()}
     return values | {"n_normal": int((~y).sum()), "n_anomaly": int(y.sum())}

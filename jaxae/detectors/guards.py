@@ -14,7 +14,7 @@ from jaxae import detectors, scoring
 from jaxae.detectors import evaluation
 from jaxae.devices.parallel import Devices
 from jaxae.methods import learners
-from jaxae.stats.intervals import headline
+from jaxae.stats import curve
 from jaxae.types import Dataset, Learner, PyTree, Source
 
 ROWS = 512  # that are looked at for dead units
@@ -91,7 +91,7 @@ def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> 
     """An AUROC below 1/2. It is never turned round: that would be a choice by test labels."""
     if y.all() or not y.any():
         return
-    area = headline.area(scores, y)
+    area = curve.area(scores, y)
     if area < 0.5:
         yield (
             f"AUROC is {area:.4f}, below chance: anomalies score lower than normals; scores are "

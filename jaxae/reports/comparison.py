@@ -41,7 +41,6 @@ def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
     scores, flagged = (np.stack([run[name] for run in runs]) for name in _NEEDED[:2])
     y = runs[0]["test_y"]
     found = intervals.compare(scores, y, flagged, stream(seed, Purpose.RESAMPLING))
-    found = found._replace(auroc=intervals.delong_difference(scores, y))
     values = [evaluation.evaluate(s, y, f) for s, f in zip(scores, flagged, strict=True)]
     return {
         name: {

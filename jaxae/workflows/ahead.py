@@ -17,7 +17,6 @@ from jaxae.detectors import evaluation
 from jaxae.devices import parallel, tuning
 from jaxae.devices.parallel import Devices
 from jaxae.reports import plots, studies
-from jaxae.stats import quality
 from jaxae.training import train
 from jaxae.types import Dataset, Learner
 
@@ -85,8 +84,6 @@ def _tasks(
         yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)
     if of_any_number and not score.is_fitted:
         yield lambda: evaluation.scorer(scoring_learner, score, devices)(zeros, {}, few)
-    truth = np.zeros(len(data.test.y), bool)
-    yield lambda: quality.measure(np.zeros(len(truth), np.float32), truth, truth)
     if of_any_number:
         yield lambda: evaluation.inference(scoring_learner, devices)(zeros, few)
     yield plots.load

@@ -11,6 +11,7 @@ from jaxae.data.datasets.schema import Schema
 from jaxae.reports.pages import frame, svg
 from jaxae.reports.pages.held import Run
 from jaxae.reports.plots import files
+from jaxae.stats.curve import sweep
 
 _CUTS = 2000  # positions of the slider, at most
 _BINS = 48
@@ -130,19 +131,10 @@ def _histogram(run: Run, x: svg.Axis) -> str:
     return svg.chart(title, parts, x, svg.Axis(0.0, 1.0), ("anomaly score", "share"))
 
 
-def _swept(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives with the k highest scores flagged, at every k that ties allow."""
-    order = np.argsort(-run.score, kind="stable")
-    score, y = run.score[order], run.y[order]
-    last = np.append(score[1:] != score[:-1], True)
-    return np.cumsum(y)[last], np.cumsum(~y)[last]
-
-
 def _roc(run: Run) -> str:
-    tp, fp = _swept(run)
+    curve = sweep(run.score, run.y)
     unit = svg.Axis(0.0, 1.0)
-    x = np.append(0, fp / max((~run.y).sum(), 1))
-    y = np.append(0, tp / max(run.y.sum(), 1))
+    x, y = curve.fp / max(curve.fp[-1], 1), curve.tp / max(curve.tp[-1], 1)
     ends = np.array([0.0, 1.0])
     parts = [svg.line(ends, ends, (unit, unit), "faint"), svg.line(x, y, (unit, unit), "main")]
     parts.append('<circle class="dot" data-follows="rates" data-chart="roc" r="5"/>')
@@ -151,9 +143,9 @@ def _roc(run: Run) -> str:
 
 
 def _precision_recall(run: Run) -> str:
-    tp, fp = _swept(run)
-    unit = svg.Axis(0.0, 1.0)
-    x, y = tp / max(run.y.sum(), 1), tp / (tp + fp)
+    curve = sweep(run.score, run.y)
+    unit, tp, fp = svg.Axis(0.0, 1.0), curve.tp[1:], curve.fp[1:]
+    x, y = tp / max(curve.tp[-1], 1), tp / (tp + fp)
     parts = [svg.line(x, y, (unit, unit), "main")]
     parts.append('<circle class="dot" data-follows="rates" data-chart="pr" r="5"/>')
     return svg.chart("Precision against recall", parts, unit, unit, ("recall", "precision"))

@@ -24,6 +24,7 @@ from jaxae.reports.plots.style import (
     style,
     warning_lines,
 )
+from jaxae.stats.curve import sweep
 
 LOSS_HISTOGRAMS = "arrays/loss_histograms.npz"
 
@@ -155,11 +156,10 @@ class Cuts(NamedTuple):
 
 def _cuts(scores: np.ndarray, y: np.ndarray) -> Cuts:
     """Of rows of both classes: a cut at each score that there is."""
-    values, rank = np.unique(-scores, return_inverse=True)
-    false, true = (np.cumsum(np.bincount(rank[of], minlength=len(values))) for of in (~y, y))
-    precision = true / (true + false)
-    ends = (np.inf, -values), (0, false / false[-1]), (0, true / true[-1]), (1, precision)
-    return Cuts(*(np.r_[first, rest] for first, rest in ends))
+    curve = sweep(scores, y)
+    fp, tp = curve.fp, curve.tp
+    precision = np.append(1, tp[1:] / (tp[1:] + fp[1:]))
+    return Cuts(np.append(np.inf, curve.score), fp / fp[-1], tp / tp[-1], precision)
 
 
 def _scores(run_dir: Path) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxae.reports.studies.context import Context, Findings
-from jaxae.stats import metrics
+from jaxae.stats import curve
 
 # Cost of a missed anomaly over that of a false alarm.
 RATIOS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -35,8 +35,8 @@ def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: fl
     Returns:
       Of equal cuts the one that flags least; -inf flags every row.
     """
-    tried = metrics.Cuts(*map(np.asarray, metrics.cuts(scores, y)))
-    total = np.where(tried.real, tried.fp + ratio * (np.sum(y) - tried.tp), np.inf)
+    tried = curve.sweep(scores, y)
+    total = tried.fp + ratio * (np.sum(y) - tried.tp)
     best = int(np.argmin(total))
     return Cut(float(tried.threshold[best]), float(total[best] / len(y)))
 

@@ -15,7 +15,7 @@ from jaxae.data import corruptions
 from jaxae.devices import tuning
 from jaxae.methods import learners
 from jaxae.reports.studies.context import Context, Findings
-from jaxae.stats.intervals import headline
+from jaxae.stats import curve
 from jaxae.storage import runlog
 from jaxae.training import selection
 from jaxae.types import AnyArray, Dataset, Scalar
@@ -27,7 +27,7 @@ ROWS = 256  # of the severity surface
 
 def _auroc(normal: Float[np.ndarray, " N"], anomalous: Float[np.ndarray, " M"]) -> float:
     y = np.arange(len(normal) + len(anomalous)) >= len(normal)
-    return headline.area(np.concatenate([normal, anomalous]), y)
+    return curve.area(np.concatenate([normal, anomalous]), y)
 
 
 def corrupted(context: Context) -> Findings:

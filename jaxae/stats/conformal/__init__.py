@@ -13,15 +13,8 @@ from jaxae.stats.conformal.folds import (
     cv_plus_p_values,
     jackknife_after_bootstrap_p_values,
 )
-from jaxae.stats.conformal.guarantee import Band, fit, fpr_band, marginal_fpr, rank_allowed
-from jaxae.stats.conformal.ranks import (
-    group_scores,
-    p_values,
-    refuse_nan,
-    smoothed_p_values,
-    split_p_values,
-    stream_p_values,
-)
+from jaxae.stats.conformal.guarantee import Band, fit, fpr_band, rank_allowed
+from jaxae.stats.conformal.ranks import p_values, refuse_nan, split_p_values, stream_p_values
 
 __all__ = [
     "Band",
@@ -33,13 +26,10 @@ __all__ = [
     "cv_plus_p_values",
     "fit",
     "fpr_band",
-    "group_scores",
     "jackknife_after_bootstrap_p_values",
-    "marginal_fpr",
     "p_values",
     "rank_allowed",
     "refuse_nan",
-    "smoothed_p_values",
     "split_p_values",
     "stream_p_values",
 ]

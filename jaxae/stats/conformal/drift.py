@@ -19,18 +19,18 @@ from jaxae.errors import UserError
 from jaxae.stats.conformal.ranks import refuse_other_than_p_values
 from jaxae.types import AnyArray
 
-# One gambler for each, who bets epsilon p^(epsilon - 1): low ones win more on small p-values and
-# lose more on others, so that some are right for a slight drift and some for a large one; the last
-# bets nothing and keeps what the others need once drift sets in.
+# One gambler for each, who bets epsilon p^(epsilon - 1). A low epsilon wins more on small p-values
+# and loses more on others: some suit a slight drift and some a large one. The last bets nothing and
+# keeps what the others need once drift begins.
 EPSILONS = np.float32([1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1])
 JUMP = 0.01  # share of the wealth that is dealt out anew after each row
 
 
 class Wealth(NamedTuple):
-    """What the gamblers have, in logarithms."""
+    """Logarithms of the gamblers' wealth."""
 
     log: Float[Array, " T"]  # of their mean, after each row
-    each: Float[Array, " E"]  # of each one after the last row: what a stream goes on from
+    each: Float[Array, " E"]  # of each one after the last row, from which a stream continues
 
 
 def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> Wealth:
@@ -38,13 +38,13 @@ def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> 
 
     With each row a gambler's wealth is multiplied by epsilon p^(epsilon - 1), whose mean is 1
     (Vovk, Nouretdinov and Gammerman, 2003); then the share `JUMP` of everything is dealt out
-    equally, so that gamblers whom a long calm has ruined are back when drift begins (Vovk et al.,
-    2021). The mean grows when scores rise; a drift to lower scores it does not see.
+    equally, so that gamblers who lost everything before the drift can win when it begins (Vovk et
+    al., 2021). The mean grows when scores rise; it does not see a drift to lower scores.
 
     Args:
-      p: of `stream_p_values`, in (0, 1]; of other p-values, that are not independent or not
-        uniform, the wealth is no martingale.
-      each: `Wealth.each` of the stream so far; None: it begins.
+      p: from `stream_p_values`, in (0, 1]. With p-values that are not independent and uniform the
+        wealth is no martingale.
+      each: `Wealth.each` of the stream so far; None at its start.
 
     Raises:
       UserError: a p-value is NaN or not in [0, 1].

@@ -1,11 +1,8 @@
 """P-values that need no held-out rows: from models of folds, or of an ensemble's bootstrap samples.
 
-Every row calibrates, by models that did not see it; a new row is compared with it by the same
-models. The price is a factor of two in what can be proved.
+Every training row calibrates, scored by models that did not see it; a new row is compared with it
+by the same models. The price is a factor of two in what can be proved.
 """
-
-from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxae.errors import UserError
-from jaxae.stats.conformal.ranks import refuse_nan, refuse_none, shares, visible
+from jaxae.stats.conformal.ranks import float32, is_concrete, refuse_nan, refuse_none, shares
 from jaxae.types import AnyArray
 
 _SIDE_BY_SIDE = 64  # calibration rows compared together: bounds the memory of [rows, B, N]
@@ -24,7 +21,7 @@ def cv_plus_p_values(
     held_out: Float[AnyArray, " n"],
     fold: Int[AnyArray, " n"],
     scores: Float[AnyArray, "K N"],
-) -> Float[Array, " N"]:
+) -> Float[np.ndarray, " N"]:
     """Cross-conformal p-values, p(x) = (1 + sum_k #{i in fold k: s_i >= s_k(x)}) / (n + 1).
 
     P(p <= alpha) <= `cv_plus_bound(alpha, n, K)`, which is 2 alpha for K = n, the jackknife+, if
@@ -45,30 +42,18 @@ def cv_plus_p_values(
     """
     refuse_none(held_out)
     refuse_nan(held_out=held_out, scores=scores)
-    folds = np.arange(scores.shape[0])
-    strange = np.setdiff1d(fold, folds) if visible(fold) else folds[:0]
-    if strange.size:
-        raise UserError(f"fold {strange[0]} has no scores; folds are numbered 0 ... {folds[-1]}")
-    return _cross(*_float32(held_out, scores), jnp.asarray(fold))
-
-
-@jax.jit
-def _cross(held_out: Array, scores: Array, fold: Array) -> Array:
-    size = jnp.bincount(fold, length=len(scores))
-
-    def reach(one: tuple[Array, Array]) -> Array:
-        """How many rows of a fold have at least the scores [N]: [N]."""
-        k, at = one
-        # Rows of other folds are sorted last, as NaN, and cut off.
-        ordered = jnp.sort(jnp.where(fold == k, held_out, jnp.nan))
-        return size[k] - jnp.minimum(jnp.searchsorted(ordered, at), size[k])
-
-    counts = lax.map(reach, (jnp.arange(len(scores)), scores))
-    return jnp.asarray(shares(len(held_out)))[jnp.sum(counts, axis=0)]
-
-
-def _float32(*arrays: AnyArray) -> list[Array]:
-    return [jnp.asarray(values, jnp.float32) for values in arrays]
+    held_out, scores = (np.asarray(values, np.float32) for values in (held_out, scores))
+    fold = np.asarray(fold)
+    unknown = np.setdiff1d(fold, np.arange(len(scores)))
+    if unknown.size:
+        raise UserError(
+            f"fold {unknown[0]} has no scores; folds are numbered 0 ... {len(scores) - 1}"
+        )
+    counts = np.zeros(scores.shape[1], int)
+    for k, of_model in enumerate(scores):
+        ordered = np.sort(held_out[fold == k])
+        counts += len(ordered) - np.searchsorted(ordered, of_model)
+    return shares(len(held_out))[counts]
 
 
 def cv_plus_bound(alpha: float, n: int, folds: int) -> float:
@@ -89,13 +74,12 @@ def jackknife_after_bootstrap_p_values(
     training: Float[AnyArray, "B n"],
     in_bag: Bool[AnyArray, "B n"],
     scores: Float[AnyArray, "B N"],
-    aggregate: Callable = jnp.nanmedian,
 ) -> Float[Array, " N"]:
     """Jackknife+-after-bootstrap: p(x) = (1 + #{i: s_i >= s_{-i}(x)}) / (n + 1).
 
-    s_i and s_{-i}(x) are the aggregated scores of training row i, and of the new row, by those
-    members that were not trained on row i. An ensemble so calibrates itself. P(p <= alpha) <= 2
-    alpha if rows are exchangeable and the number of members was drawn from a Binomial(M, (1 -
+    s_i and s_{-i}(x) are the median scores of training row i, and of the new row, by those
+    members that were not trained on row i: an ensemble calibrates itself. P(p <= alpha) <= 2 alpha
+    if rows are exchangeable and the number of members was drawn from a Binomial(M, (1 -
     1/(n+1))^m), m being the rows in a bag (Kim, Xu and Barber, 2020, theorem 1); for a fixed number
     of members there is no such proof, but the difference fades as members are added.
 
@@ -103,8 +87,6 @@ def jackknife_after_bootstrap_p_values(
       training: scores of the training rows by every member.
       in_bag: whether a member was trained on a row.
       scores: of the rows in question by every member.
-      aggregate: `([B, N] in which NaN stands for the members left out, axis=0) -> [N]`, such as
-        `jnp.nanmean`.
 
     Returns:
       float32 in [1/(n+1), 1].
@@ -114,23 +96,23 @@ def jackknife_after_bootstrap_p_values(
     """
     refuse_none(training)
     refuse_nan(training=training, scores=scores)
-    seen = np.flatnonzero(in_bag.all(axis=0)) if visible(in_bag) else np.zeros(0, int)
+    seen = np.flatnonzero(in_bag.all(axis=0)) if is_concrete(in_bag) else np.zeros(0, int)
     if seen.size:
         raise UserError(
-            f"{seen.size} training rows, first row {seen[0]}, were seen by all {len(in_bag)} "
-            "members, so that none can judge them; add members or leave these rows out"
+            f"{seen.size} training rows, the first is row {seen[0]}, are in the samples of all "
+            f"{len(in_bag)} members, so that none can judge them; add members or remove these rows"
         )
-    return _bootstrap(*_float32(training, scores), jnp.asarray(in_bag), aggregate)
+    return _bootstrap(float32(training), float32(scores), jnp.asarray(in_bag))
 
 
-@partial(jax.jit, static_argnames="aggregate")
-def _bootstrap(training: Array, scores: Array, in_bag: Array, aggregate: Callable) -> Array:
+@jax.jit
+def _bootstrap(training: Array, scores: Array, in_bag: Array) -> Array:
     def reached(row: tuple[Array, Array]) -> Array:
         """Whether a training row has at least the scores of the new rows: [N]."""
-        own, used = row
-        both = jnp.concatenate([own[:, None], scores], axis=1)
-        both = aggregate(jnp.where(used[:, None], jnp.nan, both), axis=0)
-        # No member is left, under `jax.jit`, where it cannot be refused: NaN counts as reached.
+        score, used = row
+        both = jnp.concatenate([score[:, None], scores], axis=1)
+        both = jnp.nanmedian(jnp.where(used[:, None], jnp.nan, both), axis=0)
+        # Where no member is left, which goes unchecked under `jax.jit`, NaN counts as reached.
         return ~(both[0] < both[1:])
 
     rows = (training.T, in_bag.T)

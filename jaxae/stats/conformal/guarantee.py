@@ -26,8 +26,8 @@ class Band(NamedTuple):
 def rank_allowed(n: int, alpha: float) -> int:
     """The k = floor(alpha (n + 1)) highest of n + 1 scores are those that a rule may flag.
 
-    Alpha counts as any number to which it is the nearest float: .29 of 100 rows is 29, and 1/3 of 3
-    rows is 1, though both floats lie below.
+    Alpha stands for every number that its float is nearest to: .29 of 100 rows is 29, and 1/3 of 3
+    rows is 1, although both floats are slightly smaller.
 
     Raises:
       UserError: alpha is not between 0 and 1, or below 1/(n+1), the smallest of all p-values.
@@ -49,8 +49,8 @@ def fit(scores: Float[Array, " n"], alpha: float) -> dict:
     """The k-th largest score, k = floor(alpha (n + 1)): above it p <= alpha, so it is flagged.
 
     P(a new normal is flagged) <= alpha if it and the calibration rows are exchangeable, over
-    calibration sets on average (`marginal_fpr`); for one of them see `fpr_band` (Vovk, 2012,
-    propositions 2a and 2b; Bates et al., 2023, section 2).
+    calibration sets on average, and k / (n + 1) where no scores tie; for one of them see `fpr_band`
+    (Vovk, 2012, propositions 2a and 2b; Bates et al., 2023, section 2).
 
     Returns:
       "threshold" [], NaN with a NaN score.
@@ -64,23 +64,12 @@ def fit(scores: Float[Array, " n"], alpha: float) -> dict:
     return {"threshold": jnp.where(jnp.isnan(ordered[-1]), jnp.nan, kth)}  # NaN are sorted last
 
 
-def marginal_fpr(n: int, alpha: float) -> float:
-    """P(a new normal is flagged) where no scores tie, k / (n + 1) in (alpha - 1/(n+1), alpha].
-
-    The mean over calibration sets of the realised rate; where scores tie it is lower.
-
-    Raises:
-      UserError: see `rank_allowed`.
-    """
-    return rank_allowed(n, alpha) / (n + 1)
-
-
 def fpr_band(n: int, alpha: float, confidence: float = 0.95) -> Band:
-    """Where the false-positive rate lies for the one calibration set that there is.
+    """Central interval of the false-positive rate that one calibration set leads to.
 
-    Given the calibration set, and where no scores tie, the rate is Beta(k, n + 1 - k) distributed
-    with k = floor(alpha (n + 1)) (Vovk, 2012, proposition 2b); this is the central interval. Where
-    scores tie the rate is lower, so only the upper end holds.
+    Over calibration sets, and where no scores tie, the rate is Beta(k, n + 1 - k) distributed with
+    k = floor(alpha (n + 1)) (Vovk, 2012, proposition 2b). Where scores tie the rate is lower, so
+    only the upper end holds.
 
     Args:
       n: calibration rows, independent and identically distributed with the new normals.
@@ -90,7 +79,7 @@ def fpr_band(n: int, alpha: float, confidence: float = 0.95) -> Band:
     Raises:
       UserError: the confidence is not between 0 and 1; see `rank_allowed`.
     """
-    from scipy.special import betaincinv  # JAX depends on SciPy, but loads it when it needs it
+    from scipy.special import betaincinv
 
     if not 0 < confidence < 1:
         raise UserError(f"the confidence is {confidence:g}; it must be between 0 and 1")

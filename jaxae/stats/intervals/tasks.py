@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxae.errors import UserError
+from jaxae.stats import curve
 from jaxae.stats.intervals import bounds
-from jaxae.stats.intervals.rows import by_class, check_confidence
+from jaxae.stats.intervals.rows import by_class
 
 
 class Task(NamedTuple):
@@ -19,6 +20,11 @@ class Task(NamedTuple):
     id: Int[np.ndarray, " N"]  # of a row, the same in every task that it is in
     stratum: Int[np.ndarray, " N"]  # of a row, in every task: rows are drawn within it
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """How many normals and how many anomalies there are."""
+        return int((~self.y).sum()), int(self.y.sum())
+
 
 class Summary(NamedTuple):
     """AUROC over tasks and seeds; what needs several seeds is NaN for one."""
@@ -28,70 +34,65 @@ class Summary(NamedTuple):
     interval: tuple[float, float]  # other rows and, of several seeds, other seeds
 
 
-def over_tasks(tasks: Sequence[Task], confidence: float = 0.95) -> Summary:
-    """The mean AUROC over tasks and seeds, with an interval for other rows and other seeds.
+def over_tasks(tasks: Sequence[Task]) -> Summary:
+    """The mean AUROC over tasks and seeds, a 95 % interval for other rows and other seeds.
 
     A test row is in many tasks: a normal of one, an anomaly of all others. So its placements (see
-    `intervals.placements`), averaged over seeds and divided by the number of rows of its side, are
+    `curve.placements`), averaged over seeds and divided by the number of rows of its side, are
     added over the tasks, h_i = sum_c V_c(i) / n_c(i) / C, and the variance over rows is
     sum_k n_k var_{i in k}(h_i) with strata k: DeLong's variance where there is one task and the
-    strata are its two sides. The variance over seeds, std^2 / S of the mean over tasks, is added as
-    in `intervals.spread`; degrees of freedom are Satterthwaite's and the interval is that of
-    log-odds. What rows do to one seed alone counts twice: it errs to the safe side.
+    strata are its two sides. The variance over seeds, std^2 / S of the mean over tasks, is added.
+    The interval is that of log-odds, as in `one_run`; t has the degrees of freedom of Satterthwaite
+    (Biometrics Bulletin 2, 1946). What rows do to one seed alone counts in both variances: the sum
+    errs to the safe side, as Owen (Annals of Applied Statistics 1, 2007) finds of resampling seeds
+    and rows together.
 
-    A mean of 1 has the interval that the smallest task's flawless result has, see
+    A mean of 1 has the interval that the smallest task's perfect result has, see
     `intervals.flawless`.
 
     Args:
       tasks: at least one; all with the same number of seeds.
-      confidence: in (0, 1).
 
     Raises:
       UserError: there are no tasks, their seeds differ in number, a score is NaN, or a task has
         fewer than two rows of a side.
     """
-    check_confidence(confidence)
     if len({len(task.scores) for task in tasks}) != 1:
         raise UserError(f"there are {len(tasks)} tasks; give one or more, all of as many seeds")
     areas, parts = zip(*map(_placed, tasks), strict=True)
     by_seed = np.mean(areas, axis=0)
     seeds, mean = len(by_seed), float(by_seed.mean())
     std = float(by_seed.std(ddof=1)) if seeds > 1 else np.nan
-    variances, degrees = _of_rows(tasks, parts)
+    variances, degrees = _row_variances(tasks, parts)
     if seeds > 1:
         variances, degrees = [*variances, std**2 / seeds], [*degrees, seeds - 1]
-    sides = [(int((~task.y).sum()), int(task.y.sum())) for task in tasks]
-    interval = _interval(mean, np.array(variances), np.array(degrees), sides, confidence)
+    sides = [task.sides for task in tasks]
+    interval = _interval(mean, np.array(variances), np.array(degrees), sides)
     return Summary(mean, std, interval)
 
 
 def _placed(task: Task) -> tuple[np.ndarray, np.ndarray]:
     """AUROC of each seed [S], and each row's part of their mean [N]."""
-    by_class(task.scores, task.y, "any number of")  # for what it refuses
-    y = task.y
+    by_class(task.scores, task.y)  # raises where there is no interval
+    y, (n, m) = task.y, task.sides
     share = np.zeros(task.scores.shape)
     for row, scores in zip(share, task.scores, strict=True):
-        row[y] = _share_below(scores[y], scores[~y])
-        row[~y] = 1 - _share_below(scores[~y], scores[y])
-    size = np.where(y, y.sum(), (~y).sum())
-    return share[:, y].mean(axis=1), share.mean(axis=0) / size
+        at = curve.sweep(scores, y)
+        normals_below = (2 * n - at.fp[1:] - at.fp[:-1]) / (2 * n)
+        anomalies_below = (2 * m - at.tp[1:] - at.tp[:-1]) / (2 * m)
+        row[:] = np.where(y, normals_below[at.rank], 1 - anomalies_below[at.rank])
+    return share[:, y].mean(axis=1), share.mean(axis=0) / np.where(y, m, n)
 
 
-def _share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    ordered = np.sort(others)
-    left, right = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return (left + right) / (2 * len(others))
-
-
-def _of_rows(tasks: Sequence[Task], parts: Sequence[np.ndarray]) -> tuple[list, list]:
-    """Variance of the mean by stratum of rows, with its degrees of freedom."""
+def _row_variances(tasks: Sequence[Task], parts: Sequence[np.ndarray]) -> tuple[list, list]:
+    """Variance of the mean due to each stratum of rows, with its degrees of freedom."""
     ids, first, at = np.unique(
         np.concatenate([task.id for task in tasks]), return_index=True, return_inverse=True
     )
     stratum = np.concatenate([task.stratum for task in tasks])[first]
     part = np.bincount(at, np.concatenate(parts), len(ids)) / len(tasks)
     groups = [part[stratum == k] for k in np.unique(stratum)]
-    # Of a single row nothing is known, and nothing is added.
+    # A stratum of a single row has no sample variance and adds nothing.
     groups = [group for group in groups if len(group) > 1]
     return [len(g) * g.var(ddof=1) for g in groups], [len(g) - 1 for g in groups]
 
@@ -101,11 +102,11 @@ def _interval(
     variances: np.ndarray,
     degrees: np.ndarray,
     sides: Sequence[tuple[int, int]],
-    confidence: float,
 ) -> tuple[float, float]:
+    """The logit interval of a mean, from independent parts of its variance."""
     from scipy import special, stats
 
-    low = min(bounds.flawless(n, m, confidence).auroc for n, m in sides)
+    low = min(bounds.flawless(n, m).auroc for n, m in sides)
     if mean >= 1 - bounds.ROUNDING:
         return low, 1.0
     if mean <= bounds.ROUNDING:
@@ -114,6 +115,6 @@ def _interval(
     if not total:
         return mean, mean
     shared = total**2 / np.sum(variances**2 / degrees)
-    reach = stats.t.ppf((1 + confidence) / 2, shared) * np.sqrt(total) / (mean * (1 - mean))
+    reach = stats.t.ppf((1 + bounds.CONFIDENCE) / 2, shared) * np.sqrt(total) / (mean * (1 - mean))
     ends = special.expit(special.logit(mean) + np.array([-reach, reach]))
     return float(ends[0]), float(ends[1])

@@ -133,7 +133,7 @@ def _values(found: Summary) -> dict[str, Any]:
 
 
 def _alone(task: Task) -> Summary:
-    """Of one class: rows are drawn within its two sides, as `intervals.delong` has it."""
+    """Of one class: rows are drawn within its two sides, as `intervals.report` has it."""
     return over_tasks([task._replace(stratum=task.y.astype(int))])
 
 
