@@ -1,9 +1,5 @@
-import contextlib
-import functools
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +14,9 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from jaxae.devices import tuning
 from jaxae.errors import UserError
 from jaxae.reports import plots, studies
-from jaxae.reports.plots import beside, curves, detection, latent, mosaic, series, style
-from jaxae.workflows import ahead
+from jaxae.reports.plots import curves, detection, latent, mosaic, series, style
 
 RNG = np.random.default_rng(0)
 THRESHOLD = 0.5
@@ -195,115 +189,6 @@ def test_only_the_figures_of_every_run_are_drawn_unless_others_are_named(run_dir
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("figures"))
     assert [path.stem for path in plots.draw(folder)] == list(plots.FIGURES)
-
-
-# Another process that draws.
-
-
-@pytest.fixture
-def helper():
-    with contextlib.closing(beside.Helper()) as helper:
-        yield helper
-
-
-def unheard(run_dir):
-    """Draws as the library's own do, but is none of them: another process need not know it."""
-    return curves.loss_curves(run_dir)
-
-
-def copied(run_dir, folder):
-    return shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("figures"))
-
-
-def test_another_process_draws_the_same_pictures(run_dir, drawn, helper, tmp_path):
-    for path in drawn:
-        draw = FIGURES[path.stem].draw
-        assert helper.picture(draw, run_dir, tmp_path / path.name)
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
-    assert len(list(tmp_path.iterdir())) == len(drawn) == len(FIGURES)
-
-
-def test_two_draw_every_figure_once_and_in_the_order_asked_for(run_dir, helper, tmp_path):
-    folder = copied(run_dir, tmp_path / "run")
-    assert helper.picture(curves.loss_curves, folder, tmp_path / "x.png")  # it is awake
-    by_helper, ask = [], helper.picture
-    helper.picture = lambda *order: by_helper.append(order[-1]) or ask(*order)
-    drawn = plots.draw(folder, FIGURES, helper)
-    assert [path.stem for path in drawn] == list(FIGURES)
-    assert {*drawn} == {*(folder / "figures").iterdir()}
-    assert 0 < len(by_helper) < len(drawn)
-    assert len({*by_helper}) == len(by_helper)
-
-
-def test_what_shows_nothing_is_not_among_the_pictures(run_dir, helper, tmp_path):
-    folder = copied(run_dir, tmp_path / "run")
-    with np.load(folder / "arrays" / "severity.npz") as found:
-        kept = {name: found[name] for name in found.files if name != "examples"}
-    np.savez(folder / "arrays" / "severity.npz", **kept)
-    assert helper.picture(FIGURES["severity_examples"].draw, folder, tmp_path / "x.png") is False
-    assert plots.draw(folder, FIGURES, helper) == plots.draw(folder, FIGURES)
-
-
-@pytest.mark.parametrize("draw", [unheard, functools.partial(curves.loss_curves)])
-def test_another_process_loads_nothing_of_others(draw, run_dir, helper, tmp_path):
-    assert helper.picture(draw, run_dir, tmp_path / "x.png") is None
-    figures = dict.fromkeys("abc", plots.FigureSpec((), draw))
-    assert len(plots.draw(copied(run_dir, tmp_path / "run"), figures, helper)) == 3
-
-
-def test_the_other_process_has_the_code_of_this_one(run_dir, tmp_path, monkeypatch):
-    for name in ("jaxae", "json"):  # which a process would take from the folder that it runs in
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise SystemExit")
-    monkeypatch.chdir(tmp_path)
-    with contextlib.closing(beside.Helper()) as helper:
-        assert helper.picture(curves.loss_curves, run_dir, tmp_path / "x.png")
-
-
-@pytest.mark.parametrize("cores", [1, 2])
-@pytest.mark.parametrize("can_be", [False, True])
-def test_a_run_has_help_where_there_are_a_core_and_room(cores, can_be, monkeypatch):
-    monkeypatch.setattr(tuning, "cores", lambda: cores)
-    monkeypatch.setattr(plots, "Helper", beside.Helper if can_be else plots.Helper)  # see conftest
-    with ahead._helper() as helper:
-        assert isinstance(helper, beside.Helper) == (cores > 1 and can_be)
-
-
-@pytest.mark.parametrize("executable", [None, "", "/nowhere/python"])
-def test_a_program_that_has_no_python_to_start_is_an_oserror(executable, monkeypatch):
-    monkeypatch.setattr(sys, "executable", executable)
-    with pytest.raises((FileNotFoundError, PermissionError)):
-        beside.Helper()
-
-
-def test_where_the_other_process_died_all_is_drawn_here(run_dir, helper, tmp_path):
-    helper._process.kill()
-    folder = copied(run_dir, tmp_path / "run")
-    assert [path.stem for path in plots.draw(folder, FIGURES, helper)] == list(FIGURES)
-
-
-def test_what_the_other_process_could_not_draw_is_an_error_of_this_one(helper, tmp_path):
-    write_report(tmp_path)
-    np.savez(tmp_path / "scores.npz", **SCORES | {"test": np.full(50, np.nan)})
-    with pytest.raises(UserError, match=r"scores\.npz.*NaN"):
-        plots.draw(tmp_path, FIGURES, helper)
-    assert not (tmp_path / "figures").exists()
-
-
-def test_the_other_process_ends_when_it_is_closed_and_with_its_input(helper):
-    other = beside.Helper()
-    other.close()
-    assert other._process.returncode is not None
-    other.close()
-    helper._process.stdin.close()
-    assert helper._process.wait(timeout=20) == 0
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_the_other_process_leaves_interrupts_to_this_one(run_dir, helper, tmp_path):
-    assert helper.picture(curves.loss_curves, run_dir, tmp_path / "a.png")
-    helper._process.send_signal(signal.SIGINT)
-    assert helper.picture(curves.loss_curves, run_dir, tmp_path / "b.png")
 
 
 @pytest.mark.parametrize("name", FIGURES)

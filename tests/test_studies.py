@@ -71,7 +71,7 @@ def undrawn():
     """Within it, and no longer, runs draw nothing; gives what they were asked to draw."""
     asked = {}
 
-    def draw(folder, figures=plots.FIGURES, helper=None):
+    def draw(folder, figures=plots.FIGURES):
         asked.update(figures)
         return []
 

@@ -4,5 +4,5 @@
 `plots` draws with matplotlib and `pages` writes HTML.
 
 It uses all that computes and keeps. It does not know who asks: no workflow, no command. Nothing is
-loaded here, since the second process that draws loads `plots` and never JAX.
+loaded here: `plots` needs no JAX, so that figures can be drawn again where there is none.
 """

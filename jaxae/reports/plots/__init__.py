@@ -4,13 +4,12 @@ Nothing here imports jax: figures can be drawn, or drawn again, on a machine tha
 files. matplotlib is imported when a figure is drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.reports.plots import beside, classes, conformal, curves, detection, files, images, series
-from jaxae.reports.plots.beside import Helper
+from jaxae.reports.plots import classes, conformal, curves, detection, files, images, series
 from jaxae.reports.plots.curves import training_curves_over_seeds
 from jaxae.reports.plots.style import load, save
 
@@ -19,7 +18,6 @@ __all__ = [
     "FIGURES",
     "PROTOCOL_FIGURES",
     "FigureSpec",
-    "Helper",
     "draw",
     "load",
     "training_curves_over_seeds",
@@ -35,7 +33,7 @@ class FigureSpec(NamedTuple):
     """A figure that a run may have."""
 
     needs: tuple[str, ...]  # files of the run folder without which it is skipped
-    draw: beside.Draw
+    draw: Callable[[Path], Any]  # run folder -> matplotlib Figure; None = nothing to show
 
 
 def reconstructions(run_dir: Path):
@@ -85,15 +83,12 @@ CROSS_FIGURES = {"p_values": FigureSpec((files.REPORT, files.SCORES), conformal.
 """Of a run without held-out rows."""
 
 
-def draw(
-    run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES, helper: Helper | None = None
-) -> list[Path]:
-    """Draws every figure whose files exist into `run_dir`/figures/NAME.png.
+def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Path]:
+    """Draw every figure whose files exist into `run_dir`/figures/NAME.png.
 
     Args:
       run_dir: a run folder.
       figures: name -> what is drawn; `FIGURES | studies.figures()` are all that there are.
-      helper: a process that draws some of them meanwhile.
 
     Returns:
       The pictures written, in the order of `figures`.
@@ -104,9 +99,10 @@ def draw(
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"there is no run folder {run_dir}; give the folder of a finished run")
-    orders = [
-        (spec.draw, run_dir, run_dir / "figures" / f"{name}.png")
-        for name, spec in figures.items()
-        if all((run_dir / needed).exists() for needed in spec.needs)
-    ]
-    return beside.pictures(orders, helper)
+    paths = []
+    for name, spec in figures.items():
+        if all((run_dir / needed).exists() for needed in spec.needs):
+            figure = spec.draw(run_dir)
+            if figure is not None:
+                paths.append(save(figure, run_dir / "figures" / f"{name}.png"))
+    return paths
