@@ -10,7 +10,7 @@ def test_the_table_shows_an_interval_beside_what_it_is_of():
     report = {"name": "x", "auroc": 0.98765432, "n": 3, "auroc_interval": [0.9, 0.99876]}
     rule, name, auroc, n, _ = reporting.table(report).splitlines()
     assert name.split() == ["name", "x"]
-    assert auroc.split() == ["auroc", "0.98765", "[0.9,", "0.9988]"]
+    assert auroc.split() == ["auroc", "0.98765", "[0.9000,", "0.9988]"]
     assert n.split() == ["n", "3"]
     assert len(rule) == len(auroc)
     assert "[" not in reporting.table(report | {"auroc_interval": None})

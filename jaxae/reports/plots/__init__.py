@@ -26,7 +26,8 @@ __all__ = [
 RECONSTRUCTIONS = "arrays/reconstructions.npz"
 VERDICTS = "arrays/verdicts.npz"
 RESIDUALS = "arrays/residuals.npz"
-RESIDUAL_KEYS = ("x", "x_hat", "residual", "score", "threshold", "is_anomaly", "kind")
+VERDICT_KEYS = ("x", "x_hat", "score", "threshold", "is_anomaly", "kind")
+RESIDUAL_KEYS = (*VERDICT_KEYS, "residual")
 
 
 class FigureSpec(NamedTuple):
@@ -45,9 +46,7 @@ def reconstructions(run_dir: Path):
 
 def verdicts(run_dir: Path):
     """Single rows with the detector's verdict, as pictures or as lines by the rows' shape."""
-    keys = ("x", "x_hat", "score", "threshold", "is_anomaly", "kind")
-    data = files.arrays(run_dir / VERDICTS, *keys)
-    return _by_shape(data).verdicts(data, files.headline(run_dir))
+    return draw_verdicts(files.arrays(run_dir / VERDICTS, *VERDICT_KEYS), files.headline(run_dir))
 
 
 def residuals(run_dir: Path):
@@ -59,6 +58,11 @@ def residuals(run_dir: Path):
 def draw_residuals(data: dict, subtitle: str, path: Path) -> Path:
     """The same figure of rows that belong to no run: arrays of the names `RESIDUAL_KEYS`."""
     return save(_by_shape(data).residuals(data, subtitle), path)
+
+
+def draw_verdicts(data: dict, subtitle: str):
+    """The figure `verdicts` of any rows: arrays of the names `VERDICT_KEYS`."""
+    return _by_shape(data).verdicts(data, subtitle)
 
 
 def _by_shape(data: dict):

@@ -21,7 +21,6 @@ from jaxae.reports.plots import detection as histograms
 from jaxae.reports.plots import latent as planes
 from jaxae.reports.plots import residuals as residual_figure
 from jaxae.reports.plots import verdicts as verdict_figure
-from jaxae.reports.studies import costs as decisions
 from jaxae.reports.studies import detection, latent, pictures
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.storage import runlog
@@ -125,7 +124,7 @@ STUDIES: Registry[Study] = Registry(
             figures=_figure("loss_histograms", histograms.loss_histograms),
         ),
         "batch_threshold": Study(detection.batch_threshold),
-        "costs": Study(decisions.costs),
+        "costs": Study(detection.costs),
         "scores_compared": Study(detection.scores_compared),
         "epoch_scores": Study(
             detection.epoch_scores,

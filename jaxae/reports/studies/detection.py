@@ -1,20 +1,22 @@
-"""Studies of what is detected: corrupted rows, other thresholds, the course over the epochs."""
+"""Studies of what is detected: corrupted rows, other thresholds and their costs, each epoch."""
 
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxae import rng, scoring
 from jaxae.data import corruptions
 from jaxae.devices import tuning
 from jaxae.methods import learners
+from jaxae.reports import tables
 from jaxae.reports.studies.context import Context, Findings
+from jaxae.stats import metrics
 from jaxae.stats.intervals import headline
 from jaxae.storage import runlog
 from jaxae.training import selection
@@ -194,13 +196,76 @@ def severity(context: Context) -> Findings:
     return Findings(arrays, {}, _severity_table(arrays))
 
 
-def _severity_table(found: dict[str, np.ndarray]) -> str:
+def _severity_table(arrays: dict[str, np.ndarray]) -> str:
     """One line for each corruption and severity."""
-    lines = ["| corruption | severity | AUROC | flagged |", "|---|---|---|---|"]
-    for i, name in enumerate(found["names"]):
-        for j, severity in enumerate(found["severities"][i]):
-            lines.append(
-                f"| {name} | {severity:g} {found['unit'][i]} | {found['auroc'][i, j]:.4f} "
-                f"| {100 * found['flagged'][i, j]:.1f} % |"
-            )
-    return "\n".join(lines) + "\n"
+    rows = [
+        (
+            str(name),
+            f"{severity:g} {arrays['unit'][i]}",
+            f"{arrays['auroc'][i, j]:.4f}",
+            f"{100 * arrays['flagged'][i, j]:.1f} %",
+        )
+        for i, name in enumerate(arrays["names"])
+        for j, severity in enumerate(arrays["severities"][i])
+    ]
+    return tables.markdown(("corruption", "severity", "AUROC", "flagged"), rows)
+
+
+# Cost of a missed anomaly over that of a false alarm.
+RATIOS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+class Cut(NamedTuple):
+    """A threshold, and what flagging the scores above it costs per row."""
+
+    threshold: float
+    cost: float
+
+
+def cost(is_anomaly: Bool[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: float) -> float:
+    """(FP + ratio FN) / N: the mean cost of a row, of which a false alarm costs 1."""
+    return float((np.sum(is_anomaly & ~y) + ratio * np.sum(~is_anomaly & y)) / len(y))
+
+
+def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: float) -> Cut:
+    """The cut of least cost (Elkan, IJCAI 2001, section 1): an oracle, for it is chosen with y.
+
+    Args:
+      scores: of the rows, finite.
+      y: the truth, True = anomaly.
+      ratio: cost of a missed anomaly over that of a false alarm, above 0.
+
+    Returns:
+      Of equal cuts the one that flags least; -inf flags every row.
+    """
+    tried = metrics.Cuts(*map(np.asarray, metrics.cuts(scores, y)))
+    total = np.where(tried.real, tried.fp + ratio * (np.sum(y) - tried.tp), np.inf)
+    best = int(np.argmin(total))
+    return Cut(float(tried.threshold[best]), float(total[best] / len(y)))
+
+
+def costs(context: Context) -> Findings:
+    """The detector's decisions beside the oracle's cut, for each ratio of costs.
+
+    The oracle knows the test labels, which no rule may; the gap is what is left to gain from
+    another threshold. Flagging nothing costs ratio times the share of anomalies, flagging all the
+    share of normals.
+    """
+    scores, y = context.scores.test, context.data.test.y
+    flagged = context.decide(scores)
+    scalars: dict[str, float] = {}
+    heads = (
+        "missed / false alarm",
+        "detector",
+        "oracle cut (test labels)",
+        "flag none",
+        "flag all",
+    )
+    rows = []
+    for ratio in RATIOS:
+        own, best = cost(flagged, y, ratio), oracle(scores, y, ratio)
+        scalars |= {f"cost_{ratio:g}": own, f"oracle_cost_{ratio:g}": best.cost}
+        oracle_cut = f"{best.cost:.4f} at {best.threshold:.4g}"
+        none, every = f"{ratio * y.mean():.4f}", f"{(~y).mean():.4f}"
+        rows.append((f"{ratio:g}", f"{own:.4f}", oracle_cut, none, every))
+    return Findings({}, scalars, tables.markdown(heads, rows))
