@@ -16,7 +16,8 @@ from sklearn.metrics import (
 
 from jaxae.errors import UserError
 from jaxae.reports import plots, studies
-from jaxae.reports.plots import curves, detection, latent, mosaic, series, style
+from jaxae.reports.plots import curves, detection, latent, series, style
+from jaxae.reports.plots import images as mosaic
 
 RNG = np.random.default_rng(0)
 THRESHOLD = 0.5
@@ -86,14 +87,6 @@ ARRAYS = {
         "abnormal": RNG.random(20),
         "normal_hat": RNG.random(20),
         "abnormal_hat": RNG.random(20),
-    },
-    "epoch_scores": {
-        "epochs": np.arange(1, 5),
-        "auroc": [0.6, 0.8, 0.9, 0.7],
-        "equal_error_f1": [0.5, 0.7, 0.8, 0.6],
-        "final": 4,
-        "label_free": 3,
-        "oracle": 3,
     },
 }
 NOT_REQUIRED = {("severity", "examples")}
@@ -542,13 +535,6 @@ def test_severity_without_examples_has_no_example_picture(tmp_path):
     assert [path.stem for path in plots.draw(tmp_path, FIGURES)] == ["severity"]
 
 
-def test_epoch_scores_name_the_three_choices(run_dir):
-    figure = curves.epoch_scores(run_dir)
-    (legend,) = figure.legends
-    words = [text.get_text() for text in legend.get_texts()]
-    assert words[2:] == ["final epoch: 4", "chosen without labels: 3", "oracle (test labels): 3"]
-
-
 def test_the_epochs_of_four_choices_are_marked_and_an_oracle_is_named(run_dir, tmp_path):
     figure = curves.selection(run_dir)
     (legend,) = figure.legends
@@ -579,12 +565,9 @@ def test_runs_of_one_experiment_share_a_panel(tmp_path):
             run_dir.mkdir(parents=True)
             write_report(run_dir, name=name, seed=seed)
             run_dirs.append(run_dir)
-            if seed:
-                write_arrays(run_dir, "epoch_scores", ARRAYS["epoch_scores"])
-            else:
-                auroc = [0.6, 0.8, 0.9, 0.7]
-                rows = [r | {"test_auroc": a} for r, a in zip(epoch_rows(), auroc, strict=False)]
-                write_metrics(run_dir, rows)
+            auroc = [0.6, 0.8, 0.9, 0.7]
+            rows = [r | {"test_auroc": a} for r, a in zip(epoch_rows(), auroc, strict=False)]
+            write_metrics(run_dir, rows)
     out = tmp_path / "out" / "seeds.png"
     assert plots.training_curves_over_seeds(run_dirs, out) == out
     check_picture(out)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae.data import arrayfiles
 from jaxae.detectors import evaluation
 from jaxae.errors import UserError
 from jaxae.reports import tables
+from jaxae.reports.plots import files
 from jaxae.rng import Purpose, stream
 from jaxae.stats import intervals
 
@@ -32,7 +32,10 @@ def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
     Raises:
       UserError: a folder holds no finished run, or the test rows are not the same.
     """
-    runs = [_read(path) for path in (one, other)]
+    for folder in (one, other):
+        if not (folder / files.SCORES).is_file():
+            raise UserError(f"{folder} holds no scores.npz; name the folder of a finished run")
+    runs = [files.scores(folder, *_NEEDED) for folder in (one, other)]
     for name in _NEEDED[2:]:
         if not np.array_equal(runs[0][name], runs[1][name]):
             raise UserError(
@@ -55,19 +58,6 @@ def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
         }
         for name, difference in differences._asdict().items()
     }
-
-
-def _read(run: Path) -> dict[str, np.ndarray]:
-    path = run / "scores.npz"
-    if not path.is_file():
-        raise UserError(f"{run} holds no scores.npz; name the folder of a finished run")
-    stored = arrayfiles.read_npz(path, _NEEDED)
-    missing = [name for name in _NEEDED if name not in stored]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; run the experiment again")
-    if len({stored[name].shape for name in _NEEDED}) > 1:
-        raise UserError(f"{path} holds arrays of different lengths; run the experiment again")
-    return stored
 
 
 def rows(differences: dict[str, dict]) -> list[tuple[str, ...]]:

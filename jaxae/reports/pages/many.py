@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxae.reports import comparison, tables
 from jaxae.reports.pages import frame
-from jaxae.reports.plots import classes, files
+from jaxae.reports.plots import files, protocols
 from jaxae.storage import archive
 
 
@@ -72,7 +72,7 @@ def _of_classes(folder: Path, report: dict[str, Any]) -> Iterator[str]:
     yield frame.heads([("Mean AUROC", f"{report['auroc']:.4f}", note)])
     values = ", ".join(f"class {k} {of['auroc']:.4f}" for k, of in report["classes"].items())
     alt = f"AUROC of each class against the rest, with 95 % intervals: {values}"
-    yield frame.figure(classes.one_vs_rest(folder), alt)
+    yield frame.figure(protocols.one_vs_rest(folder), alt)
     rows = []
     for name, of_class in report["classes"].items():
         std = of_class.get("auroc_std")

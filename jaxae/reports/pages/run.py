@@ -42,14 +42,12 @@ def read(folder: Path) -> Run:
     if not (folder / files.REPORT).is_file() or not (folder / files.SCORES).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
     names = ("test", "test_y", "test_class_id", "test_is_anomaly")
-    stored = files.arrays(folder / files.SCORES, *names, "valid")
-    if len({stored[name].shape for name in names}) > 1:
-        raise UserError(f"{folder / files.SCORES} holds arrays of different lengths; run it again")
+    stored = files.scores(folder, *names)
     report = files.report(folder, "name", "auroc", "threshold")
     for name, value in report.items():
         if not _is_valid(name, value):
             raise UserError(f"{folder / files.REPORT}: {name} is {value!r}; run it again")
-    calibration, schema = stored["valid"], Schema()
+    calibration, schema = stored.get("valid", np.empty(0)), Schema()
     if (folder / "detector" / archive.DESCRIPTION).is_file():
         description = archive.read_description(folder / "detector")
         schema = from_dict(description.get("schema", {}))

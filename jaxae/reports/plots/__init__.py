@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.reports.plots import classes, conformal, curves, detection, files, images, series
+from jaxae.reports.plots import curves, detection, files, images, protocols, series
 from jaxae.reports.plots.curves import training_curves_over_seeds
 from jaxae.reports.plots.style import load, save
 
@@ -80,10 +80,10 @@ FIGURES: dict[str, FigureSpec] = {
 }
 """Of every run; those of a study are named with it, see `jaxae.reports.studies`."""
 
-PROTOCOL_FIGURES = {"one_vs_rest": FigureSpec((files.REPORT,), classes.one_vs_rest)}
+PROTOCOL_FIGURES = {"one_vs_rest": FigureSpec((files.REPORT,), protocols.one_vs_rest)}
 """Of a protocol's folder."""
 
-CROSS_FIGURES = {"p_values": FigureSpec((files.REPORT, files.SCORES), conformal.p_values)}
+CROSS_FIGURES = {"p_values": FigureSpec((files.REPORT, files.SCORES), protocols.p_values)}
 """Of a run without held-out rows."""
 
 

@@ -44,7 +44,7 @@ def score_histograms(run_dir: Path):
     outline = {"histtype": "step", "lw": 1.2}
     groups = [
         ("normal, train", data.get("train", np.empty(0)), {"color": GREY, **outline}),
-        ("normal, validation", data["valid"], {"color": BLUE, **outline}),
+        ("normal, validation", data.get("valid", np.empty(0)), {"color": BLUE, **outline}),
         ("normal, test", data["test"][~y], {"color": NORMAL, "alpha": 0.55}),
         ("anomaly, test", data["test"][y], {"color": ANOMALY, "alpha": 0.55}),
     ]
@@ -164,14 +164,10 @@ def _cuts(scores: np.ndarray, y: np.ndarray) -> Cuts:
 
 def _scores(run_dir: Path) -> dict[str, np.ndarray]:
     path = run_dir / files.SCORES
-    data = files.arrays(path, "valid", "test", "test_y", "test_is_anomaly")
+    data = files.scores(run_dir, "test", "test_y", "test_is_anomaly")
     for key in {"train", "valid", "test"} & data.keys():
         if not np.isfinite(data[key]).all():
             raise UserError(f"{path} holds NaN or infinite scores under {key}; train again")
-    for key in ("test_y", "test_is_anomaly"):
-        if data["test"].shape != data[key].shape:
-            shapes = f"{data['test'].shape} and {data[key].shape}"
-            raise UserError(f"{path} holds test and {key} of shapes {shapes}; score the rows again")
     return data | {name: data[name].astype(bool) for name in ("test_y", "test_is_anomaly")}
 
 

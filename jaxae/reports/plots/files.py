@@ -33,6 +33,21 @@ def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
     return _with_keys(path, found, keys)
 
 
+def scores(run_dir: Path, *keys: str) -> dict[str, np.ndarray]:
+    """Reads scores.npz, whose arrays `keys` must be of one length.
+
+    Raises:
+      UserError: see `arrays`, or the lengths differ.
+    """
+    path = run_dir / SCORES
+    found = arrays(path, *keys)
+    for key in keys[1:]:
+        if found[key].shape != found[keys[0]].shape:
+            shapes = f"{keys[0]} and {key} of shapes {found[keys[0]].shape} and {found[key].shape}"
+            raise UserError(f"{path} holds {shapes}; run the experiment again")
+    return found
+
+
 def report(run_dir: Path, *keys: str) -> dict:
     """Reads report.json, which must hold `keys`.
 

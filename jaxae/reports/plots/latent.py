@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxae.reports.plots import files
-from jaxae.reports.plots.mosaic import mosaic, rgb
-from jaxae.reports.plots.style import CLASSES, canvas, headings, style
+from jaxae.reports.plots.images import mosaic, rgb
+from jaxae.reports.plots.style import CLASSES, canvas, headings, outside_legend, style
 
 SCATTER = "arrays/latent_scatter.npz"
 GRID = "arrays/latent_grid.npz"
@@ -25,9 +25,7 @@ def latent_scatter(run_dir: Path):
         data["classes"], data["centroids"], data["centroid_images"], strict=True
     ):
         _place(ax, centre, image, colours.get(class_id.item(), "black"))
-    figure.legend(
-        loc="outside right center", frameon=False, title="class", fontsize=7.5, title_fontsize=8
-    )
+    outside_legend(figure, title="class", title_fontsize=8)
     headings(figure, "Latent codes with each class's decoded centroid", files.headline(run_dir))
     return figure
 
@@ -40,18 +38,10 @@ def tsne(run_dir: Path):
     style(ax, "", "t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
     for class_id in _scatter(ax, data["points"], data["class_id"]):
         centre = np.median(data["points"][data["class_id"] == class_id], axis=0)
-        box = {
-            "boxstyle": "circle,pad=0.2",
-            "facecolor": "white",
-            "alpha": 0.8,
-            "edgecolor": "none",
-        }
-        ax.text(
-            *centre, str(class_id), ha="center", va="center", fontsize=9, weight="bold", bbox=box
-        )
-    figure.legend(
-        loc="outside right center", frameon=False, title="class", fontsize=7.5, title_fontsize=8
-    )
+        box = {"boxstyle": "circle,pad=0.2", "fc": "white", "alpha": 0.8, "ec": "none"}
+        look = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold"}
+        ax.text(*centre, str(class_id), bbox=box, **look)
+    outside_legend(figure, title="class", title_fontsize=8)
     headings(figure, "t-SNE of the latent codes", files.headline(run_dir))
     return figure
 

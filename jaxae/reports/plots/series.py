@@ -15,6 +15,7 @@ from jaxae.reports.plots.style import (
     canvas,
     headings,
     judged,
+    outside_legend,
     rows_for,
     style,
     verdict,
@@ -72,7 +73,7 @@ def beats(run_dir: Path):
         style(ax, f"{name.capitalize()} (mean absolute error {error:.3g})", "sample")
         with_error(ax, data[name], data[f"{name}_hat"])
     whole_number_ticks(both)  # the samples count for all three panels
-    _shared_legend(figure, single[0])
+    outside_legend(figure, single[0], "lower center", ncols=3)
     headings(figure, "Beats and their reconstructions", files.headline(run_dir))
     return figure
 
@@ -98,7 +99,7 @@ def _panels(data: dict, kinds, title: str, subtitle: str):
 
     names = (_AMPLITUDE, "scaled value")
     figure, first = _grid(data, kinds, draw, names, (title, subtitle))
-    _shared_legend(figure, first)
+    outside_legend(figure, first, "lower center", ncols=3)
     return figure
 
 
@@ -127,8 +128,3 @@ def _grid(data: dict, kinds, draw: Callable, names: tuple[str, str], titles: tup
         draw(ax, i)
     headings(figure, *titles)
     return figure, axes[0, 0]
-
-
-def _shared_legend(figure, ax) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)

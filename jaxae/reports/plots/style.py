@@ -78,6 +78,12 @@ def legend(ax, **kwargs) -> None:
     ax.legend(fontsize=7.5, frameon=True, framealpha=0.85, edgecolor="none", **kwargs)
 
 
+def outside_legend(figure, ax=None, where: str = "right center", **kwargs) -> None:
+    """A legend beside the axes: of all that a figure shows, or of some axes alone."""
+    shown = ax.get_legend_handles_labels() if ax else ()
+    figure.legend(*shown, loc=f"outside {where}", fontsize=7.5, frameon=False, **kwargs)
+
+
 def whole_number_ticks(ax) -> None:
     """Puts the x ticks (epochs, samples) at integers."""
     from matplotlib.ticker import MaxNLocator

@@ -126,11 +126,7 @@ STUDIES: Registry[Study] = Registry(
         "batch_threshold": Study(detection.batch_threshold),
         "costs": Study(detection.costs),
         "scores_compared": Study(detection.scores_compared),
-        "epoch_scores": Study(
-            detection.epoch_scores,
-            frozenset({"monitor"}),
-            _figure("epoch_scores", curves.epoch_scores),
-        ),
+        "epoch_scores": Study(detection.epoch_scores, frozenset({"monitor"})),
     },
 )
 _ALWAYS = ("reconstructions", "cases")  # the latter is for the page of the run

@@ -3,7 +3,7 @@
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,25 +99,21 @@ def epoch_scores(context: Context) -> Findings:
     made of them; `oracle` the best F1 on the test rows, as the tutorial does: it is a leak, shown
     to be compared with.
     """
-    course = runlog.read_metrics(context.folder / "metrics.jsonl")
-
-    def column(name: str) -> np.ndarray:
-        return np.array([epoch[name] for epoch in course])
-
-    epochs, auroc, f1 = (column(n) for n in ("epoch", "test_auroc", "test_equal_error_f1"))
-    best_f1 = selection.Choice("test F1", "test_equal_error_f1")
+    epochs = runlog.read_metrics(context.folder / "metrics.jsonl")
     rules = {
         "final": selection.CHOICES["last"],
         "label_free": selection.CHOICES["pseudo_anomalies"],
-        "oracle": best_f1,
+        "oracle": selection.Choice("test F1", "test_equal_error_f1"),
     }
-    chosen = {rule: selection.best(course, choice) - 1 for rule, choice in rules.items()}
-    scalars: dict[str, Any] = {}
-    for rule, i in chosen.items():
-        scalars |= {f"{rule}_epoch": int(epochs[i]), f"{rule}_auroc": auroc[i], f"{rule}_f1": f1[i]}
-    arrays = {"epochs": epochs, "auroc": auroc, "equal_error_f1": f1}
-    arrays |= {rule: np.asarray(epochs[i]) for rule, i in chosen.items()}
-    return Findings(arrays, {k: v if isinstance(v, int) else float(v) for k, v in scalars.items()})
+    scalars: dict[str, float] = {}
+    for rule, choice in rules.items():
+        chosen = epochs[selection.best(epochs, choice) - 1]
+        scalars |= {
+            f"{rule}_epoch": chosen["epoch"],
+            f"{rule}_auroc": chosen["test_auroc"],
+            f"{rule}_f1": chosen["test_equal_error_f1"],
+        }
+    return Findings({}, scalars)
 
 
 def scores_compared(context: Context) -> Findings:

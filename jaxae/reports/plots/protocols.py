@@ -1,11 +1,21 @@
-"""The figure of a protocol: each class against the rest."""
+"""Figures of protocols: each class against the rest, and p-values without held-out rows."""
 
 from pathlib import Path
 
 import numpy as np
 
 from jaxae.reports.plots import files
-from jaxae.reports.plots.style import BLUE, CLASSES, canvas, headings, style
+from jaxae.reports.plots.style import (
+    ANOMALY,
+    BLUE,
+    CLASSES,
+    NORMAL,
+    canvas,
+    headings,
+    legend,
+    outside_legend,
+    style,
+)
 
 
 def one_vs_rest(run_dir: Path):
@@ -30,7 +40,7 @@ def one_vs_rest(run_dir: Path):
     ax.set_xticks(at, names)
     if ax.get_ylim()[0] < 0.5:
         ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
-    figure.legend(loc="outside right center", fontsize=7.5, frameon=False)
+    outside_legend(figure)
     warned = len(report.get("warnings", ()))
     more = f" - {warned} warning{'s' * (warned > 1)}, see report.json" if warned else ""
     headings(figure, f"Each class against the rest{more}", _headline(report))
@@ -45,3 +55,32 @@ def _headline(report: dict) -> str:
     seeds = len(report.get("seeds", [0]))
     what = ", ".join(str(report.get(name, "")) for name in ("dataset", "method"))
     return f"{what}, score {report.get('score', '')}, {seeds} seed{'s' * (seeds > 1)}"
+
+
+def p_values(run_dir: Path):
+    """Share of test rows with a p-value of at most alpha, normals and anomalies apart.
+
+    The normals' share is the false-positive rate at every alpha at once: near the diagonal, or
+    below it, is as it should be. Dotted: what is proved, 2 alpha.
+    """
+    report = files.report(run_dir, "alpha", "fpr_bound", "p_values")
+    data = files.arrays(run_dir / files.SCORES, "p_value", "test_y")
+    figure, axes = canvas(6.0, 3.8)
+    ax = axes[0, 0]
+    style(ax, "", "alpha", "share of rows with p ≤ alpha")
+    grid = np.geomspace(1e-3, 1, 200)
+    for name, of, colour in (
+        ("normal", ~data["test_y"], NORMAL),
+        ("anomaly", data["test_y"], ANOMALY),
+    ):
+        p = np.sort(data["p_value"][of])
+        share = np.searchsorted(p, grid, side="right") / max(p.size, 1)
+        ax.plot(grid, share, color=colour, lw=1.4, label=f"{name} (n = {p.size:,})")
+    ax.plot(grid, grid, color="#6A6A6A", lw=0.9, label="alpha")
+    ax.plot(grid, np.minimum(2 * grid, 1), color="#6A6A6A", lw=0.9, ls=":", label="2 alpha")
+    ax.axvline(report["alpha"], color="#9A9A9A", lw=0.8, ls="--")
+    ax.set_xscale("log")
+    ax.set_ylim(-0.02, 1.02)
+    legend(ax)
+    headings(figure, f"P-values: {report['p_values']}", files.headline(run_dir))
+    return figure
