@@ -1,4 +1,4 @@
-"""Two runs on the same test rows: is one better, or are both draws of the same?"""
+"""Two runs on the same test rows: is one better, or is the difference chance?"""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _LEVEL = 0.05  # below it a difference is called real
 
 
 def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
-    """Metrics of two runs, their difference with its 95 % interval, and how often chance does that.
+    """Metrics of two runs, and their difference with its 95 % interval and p-value.
 
     Of the AUROC by DeLong's test, of average precision and F1 by the paired bootstrap; see
     `jaxae.stats.intervals`. The interval is over test rows: other seeds are other runs.

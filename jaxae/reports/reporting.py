@@ -34,14 +34,14 @@ def make(
     scores: detectors.Scores,
     folder: Path,
 ) -> dict[str, Any]:
-    """What a finished run is worth, as JSON holds it; studies add to it what they measure.
+    """The report of a finished run, ready for JSON; studies add their scalars to it.
 
     A metric NAME may have a NAME_interval [low, high] beside it: see `intervals.report`.
     """
     epochs = runlog.read_metrics(folder / "metrics.jsonl")
     selected = selection.summary(cfg, epochs)
     epoch = epochs[selected["selected_epoch"] - 1]
-    judged = scores.test, data.test.y, scoring.decide(detector.decision, scores.test)
+    outcome = scores.test, data.test.y, scoring.decide(detector.decision, scores.test)
     return {
         "name": cfg.name,
         "seed": cfg.seed,
@@ -63,8 +63,8 @@ def make(
             "parameters": provenance.digest(detector.variables),
             "scores": provenance.digest(scores._asdict()),
         },
-        **evaluation.evaluate(*judged),
-        **intervals.report(*judged),
+        **evaluation.evaluate(*outcome),
+        **intervals.report(*outcome),
         **selected,
     }
 
@@ -73,7 +73,7 @@ _INTERVAL = "_interval"
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as an aligned two-column table, intervals beside what they are of.
+    """The report as an aligned two-column table, intervals beside their metrics.
 
     Below it a line for each of the report's "warnings".
     """

@@ -67,13 +67,13 @@ def loss_curves(run_dir: Path):
 
 def _curves(rows: list[dict], names: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Legend name -> (epochs, values) for each key that some row holds."""
-    found = {}
+    curves = {}
     for key, name in names.items():
         points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
         if points:
             epochs, values = np.asarray(points, float).T
-            found[name] = epochs, values
-    return found
+            curves[name] = epochs, values
+    return curves
 
 
 _CHOICES = (

@@ -1,4 +1,4 @@
-"""Figures about scores and the threshold: how well normals and anomalies are told apart."""
+"""Figures of scores and the threshold: how well normals and anomalies are separated."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -33,12 +33,12 @@ _BINS = 60
 def score_histograms(run_dir: Path):
     """Scores of normal rows (train, validation, test) and of anomalies, with the threshold.
 
-    Above them stands what the report warns of.
+    The report's warnings stand above them.
 
     Bars give the share of a group's rows in a bin, so groups of unequal size compare; bins are
     logarithmic when the scores are positive and span more than a factor of 30.
     """
-    known = files.report(run_dir, "threshold")
+    report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
     y = data["test_y"]
     outline = {"histtype": "step", "lw": 1.2}
@@ -49,17 +49,17 @@ def score_histograms(run_dir: Path):
         ("anomaly, test", data["test"][y], {"color": ANOMALY, "alpha": 0.55}),
     ]
     groups = [(name, scores, look) for name, scores, look in groups if scores.size]
-    every = np.concatenate([scores for _, scores, _ in groups])
+    pooled = np.concatenate([scores for _, scores, _ in groups])
     figure, axes = canvas(6.4, 3.5)
     ax = axes[0, 0]
-    measured = f"anomaly score ({known.get('score', 'higher = more anomalous')})"
-    style(ax, "", measured, "share of rows")
-    ax.set_title(warning_lines(known), fontsize=7.5, color=VERMILLION, loc="left")
-    edges = _edges(ax, every)
+    label = f"anomaly score ({report.get('score', 'higher = more anomalous')})"
+    style(ax, "", label, "share of rows")
+    ax.set_title(warning_lines(report), fontsize=7.5, color=VERMILLION, loc="left")
+    edges = _edges(ax, pooled)
     for name, scores, look in groups:
         weights = np.full(scores.size, 1 / scores.size)
         ax.hist(scores, edges, weights=weights, label=f"{name} (n = {scores.size:,})", **look)
-    _threshold_line(ax, known)
+    _threshold_line(ax, report)
     legend(ax)
     headings(figure, "Scores and threshold", files.headline(run_dir))
     return figure
@@ -67,14 +67,14 @@ def score_histograms(run_dir: Path):
 
 def roc_and_precision_recall(run_dir: Path):
     """ROC and precision-recall curves with the operating point; None without both classes."""
-    known = files.report(run_dir, "threshold")
+    report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
     scores, y = data["test"], data["test_y"]
     if y.all() or not y.any():
         return None
     cuts = _cuts(scores, y)
     flagged = data["test_is_anomaly"]
-    hit, alarm = flagged[y].mean(), flagged[~y].mean()
+    recall, false_alarms = flagged[y].mean(), flagged[~y].mean()
     figure, axes = canvas(7.2, 3.8, 1, 2)
     roc, pr = axes[0]
     style(roc, "ROC", "false positive rate", "true positive rate (recall)")
@@ -83,7 +83,7 @@ def roc_and_precision_recall(run_dir: Path):
     roc.plot(
         cuts.false_positive_rate, cuts.recall, color=BLUE, lw=1.5, label=f"AUROC = {auroc:.4f}"
     )
-    roc.plot(alarm, hit, "o", color=BLACK, ms=5, label=_at(known))
+    roc.plot(false_alarms, recall, "o", color=BLACK, ms=5, label=_at(report))
     style(pr, "Precision and recall", "recall", "precision")
     share = y.mean()
     pr.axhline(share, ls=":", color=GREY, lw=1, label=f"chance ({share:.2f} anomalies)")
@@ -91,7 +91,7 @@ def roc_and_precision_recall(run_dir: Path):
     step = {"drawstyle": "steps-pre", "lw": 1.5, "color": ORANGE}
     pr.plot(cuts.recall, cuts.precision, label=f"AP = {average:.4f}", **step)
     if flagged.any():
-        pr.plot(hit, y[flagged].mean(), "o", color=BLACK, ms=5, label=_at(known))
+        pr.plot(recall, y[flagged].mean(), "o", color=BLACK, ms=5, label=_at(report))
     for ax in (roc, pr):
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         legend(ax, loc="lower right" if ax is roc else "lower left")
@@ -101,7 +101,7 @@ def roc_and_precision_recall(run_dir: Path):
 
 def precision_recall_vs_threshold(run_dir: Path):
     """Precision and recall if the threshold were at x; None without both classes."""
-    known = files.report(run_dir, "threshold")
+    report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
     scores, y = data["test"], data["test_y"]
     if y.all() or not y.any():
@@ -115,7 +115,7 @@ def precision_recall_vs_threshold(run_dir: Path):
     ax.plot(thresholds, cuts.recall[1:], "--", color=ORANGE, lw=1.5, label="recall")
     if spans_decades(thresholds, 30):
         ax.set_xscale("log")
-    _threshold_line(ax, known)
+    _threshold_line(ax, report)
     ax.set_ylim(-0.02, 1.04)
     legend(ax)
     headings(figure, "Precision and recall against the threshold", files.headline(run_dir))
@@ -154,12 +154,17 @@ class Cuts(NamedTuple):
 
 
 def _cuts(scores: np.ndarray, y: np.ndarray) -> Cuts:
-    """Of rows of both classes: a cut at each score that there is."""
+    """A cut at each distinct score; `y` has both classes."""
     values, rank = np.unique(-scores, return_inverse=True)
-    false, true = (np.cumsum(np.bincount(rank[of], minlength=len(values))) for of in (~y, y))
-    precision = true / (true + false)
-    ends = (np.inf, -values), (0, false / false[-1]), (0, true / true[-1]), (1, precision)
-    return Cuts(*(np.r_[first, rest] for first, rest in ends))
+    false_positives, true_positives = (
+        np.cumsum(np.bincount(rank[rows], minlength=len(values))) for rows in (~y, y)
+    )
+    return Cuts(
+        np.r_[np.inf, -values],
+        np.r_[0, false_positives / false_positives[-1]],
+        np.r_[0, true_positives / true_positives[-1]],
+        np.r_[1, true_positives / (true_positives + false_positives)],
+    )
 
 
 def _scores(run_dir: Path) -> dict[str, np.ndarray]:
@@ -179,10 +184,10 @@ def _edges(ax, scores: np.ndarray) -> np.ndarray:
     return np.geomspace(scores.min(), scores.max(), _BINS + 1)
 
 
-def _at(known: dict) -> str:
-    return f"threshold {known['threshold']:.3g}"
+def _at(report: dict) -> str:
+    return f"threshold {report['threshold']:.3g}"
 
 
-def _threshold_line(ax, known: dict) -> None:
-    rule = f" ({known['threshold_rule']})" if known.get("threshold_rule") else ""
-    ax.axvline(known["threshold"], color=BLACK, lw=1.3, ls="--", label=_at(known) + rule)
+def _threshold_line(ax, report: dict) -> None:
+    rule = f" ({report['threshold_rule']})" if report.get("threshold_rule") else ""
+    ax.axvline(report["threshold"], color=BLACK, lw=1.3, ls="--", label=_at(report) + rule)

@@ -70,7 +70,7 @@ def residuals(data: dict, subtitle: str):
     figure, bar = _trios(_visible(data), shares, (0, 1), "inferno", "squared error")
     bar.set_ticks([0, 0.5, 1])
     bar.set_label("error / the row's largest", fontsize=7, labelpad=1)
-    headings(figure, "Residuals (the strangest rows first)", subtitle)
+    headings(figure, "Residuals (the most anomalous rows first)", subtitle)
     return figure
 
 
@@ -197,8 +197,8 @@ def mosaic(images: np.ndarray, line: int) -> np.ndarray:
     rows, cols, height, width, _ = images.shape
     cells = np.full((rows, height + line, cols, width + line, 3), _LINE, np.uint8)
     cells[:, line:, :, line:] = images.transpose(0, 2, 1, 3, 4)
-    whole = cells.reshape(rows * (height + line), cols * (width + line), 3)
-    return np.pad(whole, ((0, line), (0, line), (0, 0)), constant_values=_LINE)
+    picture = cells.reshape(rows * (height + line), cols * (width + line), 3)
+    return np.pad(picture, ((0, line), (0, line), (0, 0)), constant_values=_LINE)
 
 
 def centres(count: int, size: int, line: int) -> np.ndarray:

@@ -22,28 +22,28 @@ def one_vs_rest(run_dir: Path):
     """AUROC of every class as the normal one, and their mean, with intervals; baselines beside."""
     report = files.report(run_dir, "auroc", "auroc_interval", "classes", "baselines")
     names = [*report["classes"], "mean"]
-    found = [*report["classes"].values(), report]
+    rows = [*report["classes"].values(), report]
     figure, axes = canvas(2.9 + 0.55 * len(names), 3.6)
     ax = axes[0, 0]
     style(ax, "", "normal class", "AUROC, 95 % interval")
-    at = np.arange(len(names))
+    x = np.arange(len(names))
     for i, (name, baseline) in enumerate(report["baselines"].items()):
-        values = [of["auroc"] for of in (*baseline["classes"].values(), baseline)]
-        ax.plot(at, values, "_", ms=11, mew=2, color=CLASSES[i + 1], label=name)
-    auroc = np.array([of["auroc"] for of in found])
-    low, high = np.array([of["auroc_interval"] for of in found]).T
+        values = [row["auroc"] for row in (*baseline["classes"].values(), baseline)]
+        ax.plot(x, values, "_", ms=11, mew=2, color=CLASSES[i + 1], label=name)
+    auroc = np.array([row["auroc"] for row in rows])
+    low, high = np.array([row["auroc_interval"] for row in rows]).T
     ends = np.maximum([auroc - low, high - auroc], 0)
     ax.errorbar(
-        at, auroc, ends, fmt="o", ms=4.5, color=BLUE, capsize=3, lw=1.3, label=_label(report)
+        x, auroc, ends, fmt="o", ms=4.5, color=BLUE, capsize=3, lw=1.3, label=_label(report)
     )
     ax.axvline(len(names) - 1.5, color="#9A9A9A", lw=0.8)
-    ax.set_xticks(at, names)
+    ax.set_xticks(x, names)
     if ax.get_ylim()[0] < 0.5:
         ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
     outside_legend(figure)
-    warned = len(report.get("warnings", ()))
-    more = f" - {warned} warning{'s' * (warned > 1)}, see report.json" if warned else ""
-    headings(figure, f"Each class against the rest{more}", _headline(report))
+    count = len(report.get("warnings", ()))
+    note = f" - {count} warning{'s' * (count > 1)}, see report.json" if count else ""
+    headings(figure, f"Each class against the rest{note}", _headline(report))
     return figure
 
 
@@ -53,15 +53,15 @@ def _label(report: dict) -> str:
 
 def _headline(report: dict) -> str:
     seeds = len(report.get("seeds", [0]))
-    what = ", ".join(str(report.get(name, "")) for name in ("dataset", "method"))
-    return f"{what}, score {report.get('score', '')}, {seeds} seed{'s' * (seeds > 1)}"
+    setting = ", ".join(str(report.get(name, "")) for name in ("dataset", "method"))
+    return f"{setting}, score {report.get('score', '')}, {seeds} seed{'s' * (seeds > 1)}"
 
 
 def p_values(run_dir: Path):
-    """Share of test rows with a p-value of at most alpha, normals and anomalies apart.
+    """Share of test rows with a p-value of at most alpha, for normals and for anomalies.
 
     The normals' share is the false-positive rate at every alpha at once: near the diagonal, or
-    below it, is as it should be. Dotted: what is proved, 2 alpha.
+    below it, is as it should be. Dotted: the proved bound, 2 alpha.
     """
     report = files.report(run_dir, "alpha", "fpr_bound", "p_values")
     data = files.arrays(run_dir / files.SCORES, "p_value", "test_y")
@@ -69,11 +69,11 @@ def p_values(run_dir: Path):
     ax = axes[0, 0]
     style(ax, "", "alpha", "share of rows with p ≤ alpha")
     grid = np.geomspace(1e-3, 1, 200)
-    for name, of, colour in (
+    for name, rows, colour in (
         ("normal", ~data["test_y"], NORMAL),
         ("anomaly", data["test_y"], ANOMALY),
     ):
-        p = np.sort(data["p_value"][of])
+        p = np.sort(data["p_value"][rows])
         share = np.searchsorted(p, grid, side="right") / max(p.size, 1)
         ax.plot(grid, share, color=colour, lw=1.4, label=f"{name} (n = {p.size:,})")
     ax.plot(grid, grid, color="#6A6A6A", lw=0.9, label="alpha")

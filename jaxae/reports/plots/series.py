@@ -45,16 +45,18 @@ def verdicts(data: dict, subtitle: str):
 def residuals(data: dict, subtitle: str):
     """The share of every sample or feature in the squared error of its row, a line per channel."""
     error = data["residual"].reshape(*data["residual"].shape[:2], -1)
-    whole = error.sum(axis=(1, 2), keepdims=True)
-    shares = 100 * error / np.where(whole > 0, whole, 1)
+    total = error.sum(axis=(1, 2), keepdims=True)
+    shares = 100 * error / np.where(total > 0, total, 1)
 
     def draw(ax, i: int) -> None:
-        at = np.arange(error.shape[1])
+        steps = np.arange(error.shape[1])
         for channel, values in enumerate(shares[i].T):
-            ax.fill_between(at, values, step="mid", color=CLASSES[channel % 10], alpha=0.35, lw=0)
-            ax.step(at, values, where="mid", color=CLASSES[channel % 10], lw=0.9)
+            ax.fill_between(
+                steps, values, step="mid", color=CLASSES[channel % 10], alpha=0.35, lw=0
+            )
+            ax.step(steps, values, where="mid", color=CLASSES[channel % 10], lw=0.9)
 
-    title, y = "Residuals (the strangest rows first)", "% of squared error"
+    title, y = "Residuals (the most anomalous rows first)", "% of squared error"
     return _grid(data, data["kind"], draw, (y, y), (title, subtitle))[0]
 
 

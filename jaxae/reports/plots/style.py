@@ -68,9 +68,9 @@ def headings(figure, title: str, subtitle: str) -> None:
 
 
 def warning_lines(report: dict) -> str:
-    """What a report warns of, in lines that fit a figure; "" = nothing."""
-    said = [textwrap.wrap(f"warning: {words}", 88) for words in report.get("warnings", [])]
-    return "\n".join(line for lines in said for line in lines)
+    """The warnings of a report in lines that fit a figure; "" without any."""
+    wrapped = [textwrap.wrap(f"warning: {words}", 88) for words in report.get("warnings", [])]
+    return "\n".join(line for lines in wrapped for line in lines)
 
 
 def legend(ax, **kwargs) -> None:

@@ -1,4 +1,4 @@
-"""What experiments look at beyond scores: each study gives arrays to draw and scalars to report.
+"""Studies of a finished run beyond its scores: each gives arrays to draw and scalars to report.
 
 To add one, name a `Study` in `STUDIES`, or call `STUDIES.add` from outside of the package: a
 function `Context -> Findings`, what it needs, and the figures of the arrays that it leaves in the
@@ -30,7 +30,7 @@ __all__ = ["STUDIES", "Context", "Findings", "Study", "check", "compiling", "fig
 
 
 class Study(NamedTuple):
-    """A study, and what must be known to use it."""
+    """A study, its needs and its figures."""
 
     run: Callable[[Context], Findings]
     needs: frozenset[str] = frozenset()  # of the configuration: names in `NEEDS`
@@ -40,9 +40,9 @@ class Study(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What a study may need of a configuration or, where `of_data`, of its data too."""
+    """A requirement of a study on the configuration or, where `of_data`, on the data set."""
 
-    holds: Callable[..., bool]  # of the configuration or, where `of_data`, of the data set
+    holds: Callable[..., bool]  # takes the configuration or the data set
     words: str  # why, and the remedy; may name fields of both as {cfg.method} and {data.shape}
     of_data: bool = False
 
@@ -133,37 +133,37 @@ _ALWAYS = ("reconstructions", "cases")  # the latter is for the page of the run
 
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
-    """Reject what would fail after training.
+    """Reject studies that would fail after training.
 
     Args:
-      cfg: its studies are looked at.
-      data: None = what can be seen without.
+      cfg: has the studies.
+      data: None = check what needs no data.
 
     Raises:
       UserError: a study is unknown, or the configuration or the data cannot feed it.
     """
     for name in cfg.studies:
         for need in map(NEEDS.__getitem__, sorted(STUDIES[name].needs)):
-            asked = data if need.of_data else cfg
-            if asked is not None and not need.holds(asked):
+            subject = data if need.of_data else cfg
+            if subject is not None and not need.holds(subject):
                 raise UserError(f"study {name} {need.words.format(cfg=cfg, data=data)}")
 
 
 def run(context: Context) -> dict[str, float]:
-    """Carry the studies out; arrays and tables go to the run folder, scalars come back."""
+    """Run the studies: write their arrays and tables to the run folder, return their scalars."""
     scalars: dict[str, float] = {}
     for name in dict.fromkeys((*_ALWAYS, *context.cfg.studies)):
-        found = STUDIES[name].run(context)
-        scalars |= found.scalars
-        if found.arrays:
-            runlog.write_arrays(context.folder / "arrays" / f"{name}.npz", found.arrays)
-        if found.table:
-            runlog.write_text(context.folder / f"{name}.md", found.table)
+        findings = STUDIES[name].run(context)
+        scalars |= findings.scalars
+        if findings.arrays:
+            runlog.write_arrays(context.folder / "arrays" / f"{name}.npz", findings.arrays)
+        if findings.table:
+            runlog.write_text(context.folder / f"{name}.md", findings.table)
     return scalars
 
 
 def compiling(cfg: ExperimentConfig, data: Dataset) -> Iterator[Callable[[], object]]:
-    """What the studies of a run would have to wait for, as tasks for another thread."""
+    """Compilations that the studies of a run would wait for, as tasks for another thread."""
     for name in cfg.studies:
         compile = STUDIES[name].compile
         if compile:

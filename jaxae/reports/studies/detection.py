@@ -129,11 +129,11 @@ def scores_compared(context: Context) -> Findings:
         if score.needs and score.needs <= outputs and not score.is_fitted
     ]
     names = ("mse", "mae", *special)
-    found = context.scores_by(names, test.x)
-    for name, scores in found.items():
+    by_name = context.scores_by(names, test.x)
+    for name, scores in by_name.items():
         scalars[f"auroc_{name}"] = _auroc(scores[~test.y], scores[test.y])
     train = context.scores_by(names, context.data.train.x)["mse"]
-    scalars |= {"mse_train": float(train.mean()), "mse_test": float(found["mse"][~test.y].mean())}
+    scalars |= {"mse_train": float(train.mean()), "mse_test": float(by_name["mse"][~test.y].mean())}
     return Findings({}, scalars)
 
 
@@ -174,10 +174,10 @@ def severity(context: Context) -> Findings:
     names = corruptions.applicable(clean.shape[1:])
     grid = _severities(names)
     key = rng.stream(context.cfg.seed, rng.Purpose.CORRUPTION)
-    made = np.asarray(_surface(names, clean.shape)(clean, key, grid))
-    flat = made.reshape(-1, *clean.shape[1:])
-    found = context.score(flat)
-    scores, flagged = (a.reshape(*grid.shape, len(clean)) for a in (found, context.decide(found)))
+    corrupted_rows = np.asarray(_surface(names, clean.shape)(clean, key, grid))
+    scores = context.score(corrupted_rows.reshape(-1, *clean.shape[1:]))
+    flagged = context.decide(scores).reshape(*grid.shape, len(clean))
+    scores = scores.reshape(flagged.shape)
     normal = context.score(clean)
     auroc = np.apply_along_axis(lambda anomalous: _auroc(normal, anomalous), -1, scores)
     arrays = {
@@ -188,7 +188,7 @@ def severity(context: Context) -> Findings:
         "flagged": np.mean(flagged, axis=-1),
     }
     if clean.ndim == 4:
-        arrays["examples"] = made[:, :, 0]
+        arrays["examples"] = corrupted_rows[:, :, 0]
     return Findings(arrays, {}, _severity_table(arrays))
 
 
@@ -234,10 +234,10 @@ def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: fl
     Returns:
       Of equal cuts the one that flags least; -inf flags every row.
     """
-    tried = metrics.Cuts(*map(np.asarray, metrics.cuts(scores, y)))
-    total = np.where(tried.real, tried.fp + ratio * (np.sum(y) - tried.tp), np.inf)
+    cuts = metrics.Cuts(*map(np.asarray, metrics.cuts(scores, y)))
+    total = np.where(cuts.real, cuts.fp + ratio * (np.sum(y) - cuts.tp), np.inf)
     best = int(np.argmin(total))
-    return Cut(float(tried.threshold[best]), float(total[best] / len(y)))
+    return Cut(float(cuts.threshold[best]), float(total[best] / len(y)))
 
 
 def costs(context: Context) -> Findings:
