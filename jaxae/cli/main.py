@@ -19,6 +19,7 @@ from jaxae.data.corruptions import CORRUPTIONS
 from jaxae.data.datasets.kinds import FILES
 from jaxae.errors import UserError, user_errors
 from jaxae.methods import learners
+from jaxae.reports import tables
 from jaxae.reports.studies import STUDIES
 
 
@@ -76,13 +77,9 @@ def bench_all(asked: Bench) -> None:
         cfg = ExperimentConfig(name="bench", method=method, train=train)
         found.append(bench.measure(checks.validate(cfg), asked.shape))
         if not asked.json:
-            print("  ".join(f"{name} {_shown(value)}" for name, value in found[-1].items()))
+            print("  ".join(f"{name} {tables.text(value)}" for name, value in found[-1].items()))
     if asked.json:
         print(json.dumps(found, indent=2))
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
