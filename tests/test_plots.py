@@ -16,7 +16,7 @@ from sklearn.metrics import (
 
 from jaxae.errors import UserError
 from jaxae.reports import plots, studies
-from jaxae.reports.plots import curves, detection, latent, series, style
+from jaxae.reports.plots import curves, detection, style
 from jaxae.reports.plots import images as mosaic
 
 RNG = np.random.default_rng(0)
@@ -321,7 +321,7 @@ from pathlib import Path
 from jaxae.reports import plots
 assert "matplotlib" not in sys.modules and "sklearn" not in sys.modules
 run_dir = Path({str(run_dir)!r})
-for draw in (plots.FIGURES["loss_curves"].draw, plots.verdicts):
+for draw in (plots.FIGURES["loss_curves"].draw, plots.STUDY_FIGURES["verdicts"].draw):
     assert draw(run_dir) is not None
 assert "matplotlib" in sys.modules
 assert not {{"jax", "flax", "matplotlib.pyplot"}} & sys.modules.keys()
@@ -431,7 +431,7 @@ def test_precision_and_recall_against_the_threshold(run_dir):
 
 
 def test_loss_histograms_mark_mean_and_median(run_dir):
-    train, valid = detection.loss_histograms(run_dir).axes
+    train, valid = FIGURES["loss_histograms"].draw(run_dir).axes
     for ax, key in ((train, "train"), (valid, "valid")):
         losses = ARRAYS["loss_histograms"][key]
         marks = [line.get_xdata()[0] for line in ax.lines]
@@ -479,7 +479,7 @@ def test_rows_of_any_shape_have_verdicts_and_reconstructions(count, shape, contr
 
 
 def test_error_is_filled_between_a_beat_and_its_reconstruction(run_dir):
-    both, normal, abnormal = series.beats(run_dir).axes
+    both, normal, abnormal = FIGURES["beats"].draw(run_dir).axes
     assert len(both.lines) == 2
     for ax, name in ((normal, "normal"), (abnormal, "abnormal")):
         x, x_hat = ARRAYS["beats"][name], ARRAYS["beats"][f"{name}_hat"]
@@ -508,7 +508,7 @@ def test_rgb_keeps_the_fixed_range():
 
 
 def test_latent_grid_centres_the_outer_images_on_the_range_with_y_upwards(run_dir):
-    (ax,) = latent.latent_grid(run_dir).axes
+    (ax,) = FIGURES["latent_grid"].draw(run_dir).axes
     (picture,) = ax.images
     assert picture.get_extent() == [-2.5, 2.5, -5, 5]
     assert picture.origin == "upper"  # the first row of images lies at the largest y
@@ -519,7 +519,7 @@ def test_latent_grid_centres_the_outer_images_on_the_range_with_y_upwards(run_di
 def test_each_class_keeps_one_colour(run_dir):
     from matplotlib.colors import to_hex
 
-    ax = latent.tsne(run_dir).axes[0]
+    ax = FIGURES["tsne"].draw(run_dir).axes[0]
     (points,) = ax.collections
     colour_of = {line.get_label(): to_hex(line.get_color()) for line in ax.lines}
     assert len(set(colour_of.values())) == 10

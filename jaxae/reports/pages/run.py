@@ -194,9 +194,7 @@ def _cases(run: Run) -> Iterator[str]:
             f"row {row}, class {run.schema.called(int(class_id))}"
             for row, class_id in zip(cases["row"][at], cases["class_id"][at], strict=True)
         ]
-        drawn = plots.draw_verdicts(
-            chosen | {"threshold": threshold, "kind": np.array(names)}, kind
-        )
+        drawn = plots.verdicts(chosen | {"threshold": threshold, "kind": np.array(names)}, kind)
         decisions = zip(names, chosen["score"], chosen["is_anomaly"], strict=True)
         alt = "; ".join(f"{name}: {verdict(s, threshold, a)[0]}" for name, s, a in decisions)
         yield f"<h3>{frame.text(kind)}</h3>"
@@ -221,10 +219,11 @@ def _classes(run: Run) -> Iterator[str]:
 
 def _curves(run: Run) -> Iterator[str]:
     """Severity of corruptions, where it was studied, and the course of training."""
-    if (run.folder / curves.SEVERITY).is_file():
+    severity = plots.STUDY_FIGURES["severity"]
+    if (run.folder / severity.needs[0]).is_file():
         yield "<h2>Severity of corruptions</h2>"
         alt = "AUROC and share flagged against severity, for each corruption"
-        yield frame.figure(curves.severity(run.folder), alt)
+        yield frame.figure(severity.draw(run.folder), alt)
     yield "<h2>Training</h2>"
     yield frame.figure(curves.loss_curves(run.folder), "Losses over the epochs")
 

@@ -26,8 +26,6 @@ from jaxae.reports.plots.style import (
     whole_number_ticks,
 )
 
-SEVERITY = "arrays/severity.npz"
-
 _LOSSES = {"loss": "train", "valid_loss": "validation"}
 _MONITORED = {
     "test_auroc": "AUROC",
@@ -113,10 +111,8 @@ def selection(run_dir: Path):
     return figure
 
 
-def severity(run_dir: Path):
+def severity(data: dict, subtitle: str):
     """AUROC and flagged share against severity, one small panel per corruption."""
-    keys = ("names", "severities", "auroc", "flagged", "unit")
-    data = files.arrays(run_dir / SEVERITY, *keys)
     count = len(data["names"])
     cols = min(4, count)
     rows = rows_for(count, cols)
@@ -132,7 +128,7 @@ def severity(run_dir: Path):
         ax.plot(x, data["flagged"][i], ".--", color=VERMILLION, lw=1.3, label="share flagged")
         ax.set_ylim(-0.03, 1.03)
     outside_legend(figure, axes[0, 0], "lower center", ncols=2)
-    headings(figure, "Corruption of growing severity", files.headline(run_dir))
+    headings(figure, "Corruption of growing severity", subtitle)
     return figure
 
 

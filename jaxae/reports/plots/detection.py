@@ -25,8 +25,6 @@ from jaxae.reports.plots.style import (
     warning_lines,
 )
 
-LOSS_HISTOGRAMS = "arrays/loss_histograms.npz"
-
 _BINS = 60
 
 
@@ -122,9 +120,8 @@ def precision_recall_vs_threshold(run_dir: Path):
     return figure
 
 
-def loss_histograms(run_dir: Path):
+def loss_histograms(data: dict, subtitle: str):
     """Losses per row after the last epoch, train over validation, with mean and median."""
-    data = files.arrays(run_dir / LOSS_HISTOGRAMS, "train", "valid")
     figure, axes = canvas(5.8, 4.4, 2, 1, sharex=True)
     edges = np.histogram_bin_edges(np.concatenate([data["train"], data["valid"]]), _BINS)
     panels = (("train", "Train", SKY), ("valid", "Validation", ORANGE))
@@ -136,7 +133,7 @@ def loss_histograms(run_dir: Path):
         ax.axvline(mean, color=BLACK, lw=1.3, label=f"mean {mean:.4g}")
         ax.axvline(median, color=PURPLE, lw=1.3, ls="--", label=f"median {median:.4g}")
         legend(ax)
-    headings(figure, "Losses of the last epoch", files.headline(run_dir))
+    headings(figure, "Losses of the last epoch", subtitle)
     return figure
 
 

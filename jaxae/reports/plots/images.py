@@ -1,11 +1,9 @@
 """Figures of image rows: many small images as ONE picture, since hundreds of axes take seconds."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from jaxae.reports.plots import files
 from jaxae.reports.plots.style import (
     ANOMALY,
     DPI,
@@ -16,11 +14,6 @@ from jaxae.reports.plots.style import (
     rows_for,
     verdict,
 )
-
-EPOCH_GRID = "arrays/epoch_grid.npz"
-INTERPOLATION = "arrays/interpolation.npz"
-DENOISING = "arrays/denoising.npz"
-SEVERITY = "arrays/severity.npz"
 
 CELL = 0.7  # inches from one image to the next
 TITLE = 0.52  # inches that the two title lines take
@@ -117,44 +110,40 @@ def _trios(data: dict, values: np.ndarray, limits: tuple[float, float], colours:
     return figure, drawn
 
 
-def epoch_grid(run_dir: Path):
+def epoch_grid(data: dict, subtitle: str):
     """Rows of the data over their reconstructions after each saved epoch."""
-    data = files.arrays(run_dir / EPOCH_GRID, "epochs", "x", "x_hat")
     pictures = np.concatenate([data["x"][None], data["x_hat"]])
     names = ["original", *(f"epoch {epoch}" for epoch in data["epochs"])]
-    return _one_mosaic(run_dir, "Reconstructions during training", pictures, names)
+    return _one_mosaic(subtitle, "Reconstructions during training", pictures, names)
 
 
-def interpolation(run_dir: Path):
+def interpolation(data: dict, subtitle: str):
     """Decoded codes on the straight line between the codes of two originals, shown at the ends."""
-    data = files.arrays(run_dir / INTERPOLATION, "images", "ends", "class_id")
     first, last = data["ends"]
     pictures = np.concatenate([first[None], data["images"], last[None]])[None]
     steps = [f"{step:.2f}" for step in np.linspace(0, 1, len(data["images"]))]
     names = [f"class {data['class_id'][0]}", *steps, f"class {data['class_id'][1]}"]
     title = "Between two latent codes (originals at both ends)"
-    return _one_mosaic(run_dir, title, pictures, [], names)
+    return _one_mosaic(subtitle, title, pictures, [], names)
 
 
-def denoising(run_dir: Path):
+def denoising(data: dict, subtitle: str):
     """Clean, noisy and denoised images in three rows; None of rows that are no images."""
-    data = files.arrays(run_dir / DENOISING, "clean", "noisy", "denoised", "noise_std")
     if data["clean"].ndim != 4:
         return None
     pictures = np.stack([data["clean"], data["noisy"], data["denoised"]])
     title = f"Denoising (Gaussian noise, standard deviation {float(data['noise_std']):.3g})"
-    return _one_mosaic(run_dir, title, pictures, ["clean", "noisy", "denoised"])
+    return _one_mosaic(subtitle, title, pictures, ["clean", "noisy", "denoised"])
 
 
-def severity_examples(run_dir: Path):
+def severity_examples(data: dict, subtitle: str):
     """One image under each corruption at each severity; None when the file has no examples."""
-    data = files.arrays(run_dir / SEVERITY, "names", "severities", "unit")
     if "examples" not in data:
         return None
     pictures = data["examples"]
     pairs = zip(data["names"], data["unit"], strict=True)
     names = [f"{name}\n{unit}" for name, unit in pairs]
-    figure = _one_mosaic(run_dir, "Corruptions and their severities", pictures, names)
+    figure = _one_mosaic(subtitle, "Corruptions and their severities", pictures, names)
     height, width = pictures.shape[2:4]
     line = gap(width)
     look = {"va": "top", "ha": "right", "color": "white", "fontsize": 6.5}
@@ -165,13 +154,13 @@ def severity_examples(run_dir: Path):
     return figure
 
 
-def _one_mosaic(run_dir: Path, title: str, images: np.ndarray, row_names, col_names=()):
+def _one_mosaic(subtitle: str, title: str, images: np.ndarray, row_names, col_names=()):
     left = margin(row_names)
     width, height = inches(*images.shape[:2], images.shape[2:])
     below = _NAMES_BELOW if len(col_names) else EDGE
     figure = sheet(left + width + EDGE, TITLE + height + below)
     show(figure, left, TITLE, images, row_names, col_names)
-    headings(figure, title, files.headline(run_dir))
+    headings(figure, title, subtitle)
     return figure
 
 

@@ -1,11 +1,9 @@
 """Figures of series and of plain vectors: a row, its reconstruction and the error between."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from jaxae.reports.plots import files
 from jaxae.reports.plots.style import (
     ANOMALY,
     CLASSES,
@@ -21,8 +19,6 @@ from jaxae.reports.plots.style import (
     verdict,
     whole_number_ticks,
 )
-
-BEATS = "arrays/beats.npz"
 
 _AMPLITUDE = "scaled amplitude"
 
@@ -60,10 +56,8 @@ def residuals(data: dict, subtitle: str):
     return _grid(data, data["kind"], draw, (y, y), (title, subtitle))[0]
 
 
-def beats(run_dir: Path):
+def beats(data: dict, subtitle: str):
     """A normal and an abnormal beat together, then each with reconstruction and filled error."""
-    keys = ("normal", "abnormal", "normal_hat", "abnormal_hat")
-    data = files.arrays(run_dir / BEATS, *keys)
     figure, axes = canvas(9.6, 3.2, 1, 3, sharex=True, sharey=True)
     both, *single = axes[0]
     style(both, "A normal and an abnormal beat", "sample", _AMPLITUDE)
@@ -76,7 +70,7 @@ def beats(run_dir: Path):
         with_error(ax, data[name], data[f"{name}_hat"])
     whole_number_ticks(both)  # the samples count for all three panels
     outside_legend(figure, single[0], "lower center", ncols=3)
-    headings(figure, "Beats and their reconstructions", files.headline(run_dir))
+    headings(figure, "Beats and their reconstructions", subtitle)
     return figure
 
 

@@ -138,6 +138,9 @@ def svg(figure) -> str:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+    for ax in figure.axes:
+        for image in ax.images:
+            image.set_interpolation("none")  # the pixels as they are, for the viewer to scale
     content = io.StringIO()
     with rc_context({"svg.hashsalt": "jaxae", "svg.fonttype": "none", "font.sans-serif": _FONTS}):
         FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})

@@ -16,11 +16,7 @@ from jaxae.data import corruptions
 from jaxae.errors import UserError
 from jaxae.methods.learners import METHODS
 from jaxae.registry import Registry
-from jaxae.reports.plots import FigureSpec, curves, images, reconstructions, series
-from jaxae.reports.plots import detection as histograms
-from jaxae.reports.plots import latent as planes
-from jaxae.reports.plots import residuals as residual_figure
-from jaxae.reports.plots import verdicts as verdict_figure
+from jaxae.reports.plots import STUDY_FIGURES, FigureSpec
 from jaxae.reports.studies import detection, latent, pictures
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.storage import runlog
@@ -78,10 +74,8 @@ NEEDS: dict[str, Need] = {
 }
 
 
-def _figure(name: str, draw: Callable, *others: tuple[str, Callable]) -> dict[str, FigureSpec]:
-    """Figures of the arrays of one study, the first of its own name."""
-    needs = (f"arrays/{name}.npz",)
-    return {title: FigureSpec(needs, drawn) for title, drawn in ((name, draw), *others)}
+def _figures(*names: str) -> dict[str, FigureSpec]:
+    return {name: STUDY_FIGURES[name] for name in names}
 
 
 _IMAGES, _CORRUPTIBLE = frozenset({"images"}), frozenset({"corruptible"})
@@ -91,38 +85,25 @@ STUDIES: Registry[Study] = Registry(
     "study",
     Study,
     {
-        "reconstructions": Study(
-            pictures.reconstructions, figures=_figure("reconstructions", reconstructions)
-        ),
+        "reconstructions": Study(pictures.reconstructions, figures=_figures("reconstructions")),
         "cases": Study(pictures.cases),
-        "verdicts": Study(pictures.verdicts, figures=_figure("verdicts", verdict_figure)),
-        "residuals": Study(pictures.residuals, figures=_figure("residuals", residual_figure)),
-        "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figure("epoch_grid", images.epoch_grid)),
-        "denoising": Study(
-            pictures.denoising, _CORRUPTIBLE, _figure("denoising", images.denoising)
-        ),
-        "beats": Study(pictures.beats, figures=_figure("beats", series.beats)),
-        "latent_scatter": Study(
-            latent.latent_scatter, _PLANE, _figure("latent_scatter", planes.latent_scatter)
-        ),
-        "latent_grid": Study(
-            latent.latent_grid, _PLANE, _figure("latent_grid", planes.latent_grid)
-        ),
-        "tsne": Study(latent.tsne, frozenset({"neighbours"}), _figure("tsne", planes.tsne)),
-        "interpolation": Study(
-            latent.interpolation, _DECODED, _figure("interpolation", images.interpolation)
-        ),
+        "verdicts": Study(pictures.verdicts, figures=_figures("verdicts")),
+        "residuals": Study(pictures.residuals, figures=_figures("residuals")),
+        "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figures("epoch_grid")),
+        "denoising": Study(pictures.denoising, _CORRUPTIBLE, _figures("denoising")),
+        "beats": Study(pictures.beats, figures=_figures("beats")),
+        "latent_scatter": Study(latent.latent_scatter, _PLANE, _figures("latent_scatter")),
+        "latent_grid": Study(latent.latent_grid, _PLANE, _figures("latent_grid")),
+        "tsne": Study(latent.tsne, frozenset({"neighbours"}), _figures("tsne")),
+        "interpolation": Study(latent.interpolation, _DECODED, _figures("interpolation")),
         "corrupted": Study(detection.corrupted, _IMAGES | _CORRUPTIBLE),
         "severity": Study(
             detection.severity,
             _CORRUPTIBLE,
-            _figure("severity", curves.severity, ("severity_examples", images.severity_examples)),
+            _figures("severity", "severity_examples"),
             compile=detection.compile_severity,
         ),
-        "loss_histograms": Study(
-            detection.loss_histograms,
-            figures=_figure("loss_histograms", histograms.loss_histograms),
-        ),
+        "loss_histograms": Study(detection.loss_histograms, figures=_figures("loss_histograms")),
         "batch_threshold": Study(detection.batch_threshold),
         "costs": Study(detection.costs),
         "scores_compared": Study(detection.scores_compared),

@@ -93,11 +93,11 @@ def batch_threshold(context: Context) -> Findings:
 
 
 def epoch_scores(context: Context) -> Findings:
-    """AUROC and equal-error F1 after each epoch, and which epoch three rules would choose.
+    """AUROC and equal-error F1 after the epoch that each of three rules would choose.
 
-    `final` takes the last; `label_free` the one that best tells valid rows from pseudo-anomalies
-    made of them; `oracle` the best F1 on the test rows, as the tutorial does: it is a leak, shown
-    to be compared with.
+    `final` takes the last epoch; `label_free` the one that best separates valid rows from
+    pseudo-anomalies made of them; `oracle` the best F1 on the test rows, as the tutorial does: a
+    leak, shown for comparison. `metrics.jsonl` has the values of every epoch.
     """
     epochs = runlog.read_metrics(context.folder / "metrics.jsonl")
     rules = {
@@ -119,7 +119,7 @@ def epoch_scores(context: Context) -> Findings:
 def scores_compared(context: Context) -> Findings:
     """Test AUROC by each score that fits nothing; mean squared errors of normal rows, at the end.
 
-    (The losses of an epoch are means over its course, while the weights still moved.)
+    (The losses of an epoch are means over its steps, while the weights still changed.)
     """
     test, scalars = context.data.test, {}
     outputs = learners.METHODS[context.cfg.method].outputs
@@ -142,11 +142,11 @@ def _severities(names: tuple[str, ...]) -> Float[np.ndarray, "K L"]:
     return np.array(levels, np.float32)
 
 
-_COMPILING = threading.Lock()  # who comes second waits, see `jaxae.workflows.ahead`
+_COMPILING = threading.Lock()  # a second caller waits, see `jaxae.workflows.ahead`
 
 
 def _surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callable:
-    """`jaxae.data.corruptions.severity_grid` of so many rows, compiled."""
+    """`jaxae.data.corruptions.severity_grid`, compiled for clean rows of a shape."""
     with _COMPILING:
         return _compiled_surface(names, shape)
 
@@ -160,7 +160,7 @@ def _compiled_surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callabl
 
 
 def compile_severity(data: Dataset) -> None:
-    """What `severity` makes its rows with."""
+    """Compile what corrupts the rows of `severity`."""
     shape = min(ROWS, int(np.sum(~data.test.y))), *data.shape
     _surface(corruptions.applicable(data.shape), shape)
 
