@@ -126,7 +126,7 @@ _COUNTS = {
     "f1": "F1",
     "accuracy": "Accuracy",
 }
-_DOT = '<circle class="mark" data-chart="{}" r="4"/>'
+_RING = '<circle class="mark" data-chart="{}" r="5"/>'
 
 
 def _thresholds(run: Run) -> Iterator[str]:
@@ -161,8 +161,8 @@ def _thresholds(run: Run) -> Iterator[str]:
     )
     if ranking is not None:
         alt = f"ROC curve, area {run.report['auroc']:.4f}, and precision against recall"
-        caption = "The black dot is the run's own threshold, the red one that of the slider."
-        yield frame.figure(ranking, alt, caption, _DOT.format("roc") + _DOT.format("pr"))
+        caption = "The dot is the run's own threshold, the red ring that of the slider."
+        yield frame.figure(ranking, alt, caption, _RING.format("roc") + _RING.format("pr"))
         boxes |= dict(zip(("roc", "pr"), map(frame.axes_box, ranking.axes), strict=True))
     data = {
         "normal": frame.floats(np.sort(run.score[~run.y])),
