@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -597,3 +598,15 @@ def test_curves_are_scikit_learns(levels):
     precision, recall, _ = precision_recall_curve(y, scores)
     np.testing.assert_allclose(cuts.precision[::-1], precision)
     np.testing.assert_allclose(cuts.recall[::-1], recall)
+
+
+def test_a_figure_as_svg_is_the_same_bytes_every_time_and_its_words_are_left_alone():
+    def drawn():
+        figure, axes = style.canvas(3, 3)
+        axes[0, 0].plot(RNG.random(0))
+        style.headings(figure, "0.123456 'a' < \"b\"", "")
+        return style.svg(figure)
+
+    assert drawn() == drawn()
+    assert "0.123456 'a' &lt; \"b\"" in drawn()
+    assert not re.search(r"<[^>]*\.\d\d[^>]*>", drawn()), "coordinates to a tenth of a point"

@@ -70,7 +70,7 @@ def _of_classes(folder: Path, report: dict[str, Any]) -> Iterator[str]:
     low, high = report["auroc_interval"]
     note = f"95 %: {low:.4f} to {high:.4f}"
     yield frame.heads([("Mean AUROC", f"{report['auroc']:.4f}", note)])
-    values = ", ".join(f"class {k} {of['auroc']:.4f}" for k, of in report["classes"].items())
+    values = ", ".join(f"class {k} {row['auroc']:.4f}" for k, row in report["classes"].items())
     alt = f"AUROC of each class against the rest, with 95 % intervals: {values}"
     yield frame.figure(protocols.one_vs_rest(folder), alt)
     rows = []
