@@ -14,7 +14,7 @@ from jaxae.errors import UserError
 from jaxae.reports import plots, tables
 from jaxae.reports.pages import frame
 from jaxae.reports.plots import curves, detection, files
-from jaxae.reports.plots.style import verdict
+from jaxae.reports.plots.style import row_verdict
 from jaxae.storage import archive
 
 _CUTS = 2000  # positions of the slider, at most
@@ -134,7 +134,7 @@ def _thresholds(run: Run) -> Iterator[str]:
     positions, own = cuts(run)
     histogram = detection.score_histograms(run.folder)
     ranking = detection.roc_and_precision_recall(run.folder)  # None without both classes
-    shown = frame.figure(
+    histogram_html = frame.figure(
         histogram,
         "Histogram of the anomaly scores of normal and anomalous rows, with the threshold",
         "Scores as shares of the rows of each group. The dashed line is the run's own threshold, "
@@ -143,7 +143,7 @@ def _thresholds(run: Run) -> Iterator[str]:
     )
     boxes = {"scores": frame.axes_box(histogram.axes[0])}
     yield "<h2>Decisions at any threshold</h2>"
-    yield shown
+    yield histogram_html
     yield (
         '<label for="threshold">Threshold: what is above it is called an anomaly</label>'
         f'<input type="range" id="threshold" min="0" max="{len(positions) - 1}" value="{own}">'
@@ -181,7 +181,6 @@ def _cases(run: Run) -> Iterator[str]:
     if not path.is_file():
         return
     cases = files.arrays(path, "kind", "row", "score", "class_id", "is_anomaly", "x", "x_hat")
-    threshold = run.report["threshold"]
     yield "<h2>Rows to look at</h2>"
     yield (
         '<p class="soft">Each row with its reconstruction and the difference. The error need not '
@@ -194,11 +193,12 @@ def _cases(run: Run) -> Iterator[str]:
             f"row {row}, class {run.schema.called(int(class_id))}"
             for row, class_id in zip(cases["row"][at], cases["class_id"][at], strict=True)
         ]
-        drawn = plots.verdicts(chosen | {"threshold": threshold, "kind": np.array(names)}, kind)
-        decisions = zip(names, chosen["score"], chosen["is_anomaly"], strict=True)
-        alt = "; ".join(f"{name}: {verdict(s, threshold, a)[0]}" for name, s, a in decisions)
+        chosen |= {"threshold": run.report["threshold"], "kind": names}
+        alt = "; ".join(f"{name}: {row_verdict(chosen, i)[0]}" for i, name in enumerate(names))
         yield f"<h3>{frame.text(kind)}</h3>"
-        yield frame.figure(drawn, f"Test rows and their reconstructions. {alt}")
+        yield frame.figure(
+            plots.verdicts(chosen, kind), f"Test rows and their reconstructions. {alt}"
+        )
 
 
 def _classes(run: Run) -> Iterator[str]:

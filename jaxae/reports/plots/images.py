@@ -10,9 +10,8 @@ from jaxae.reports.plots.style import (
     NARROWEST,
     NORMAL,
     headings,
-    judged,
+    row_verdict,
     rows_for,
-    verdict,
 )
 
 CELL = 0.7  # inches from one image to the next
@@ -97,7 +96,7 @@ def _trios(data: dict, values: np.ndarray, limits: tuple[float, float], colours:
         row, col = divmod(i, cols)
         ax = place(figure, EDGE + col * step[0], TITLE + row * step[1] + 0.34, *block)
         ax.imshow(mosaic(trio[None], gap(width)), aspect="auto")
-        words, colour = verdict(*judged(data, i))
+        words, colour = row_verdict(data, i)
         ax.set_title(words, fontsize=7.5, loc="left", color=colour, weight="bold", pad=2.5)
         kind = {"xytext": (0, 13), "textcoords": "offset points", "va": "bottom", "fontsize": 7.5}
         ax.annotate(str(data["kind"][i]), (0, 1), xycoords="axes fraction", color="#444444", **kind)

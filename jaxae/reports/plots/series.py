@@ -12,11 +12,10 @@ from jaxae.reports.plots.style import (
     RECONSTRUCTION,
     canvas,
     headings,
-    judged,
     outside_legend,
+    row_verdict,
     rows_for,
     style,
-    verdict,
     whole_number_ticks,
 )
 
@@ -112,7 +111,7 @@ def _grid(data: dict, kinds, draw: Callable, names: tuple[str, str], titles: tup
             ax.set_visible(False)
             continue
         is_lowest = i >= count - cols  # in its column
-        words, colour = verdict(*judged(data, i))
+        words, colour = row_verdict(data, i)
         style(
             ax,
             x=("sample" if is_series else "feature") if is_lowest else "",

@@ -112,9 +112,9 @@ def verdict(score: float, threshold: float, is_anomaly: bool) -> tuple[str, str]
     return f"{word} ({score:.3g} {sign} {threshold:.3g})", colour
 
 
-def judged(data: dict, i: int) -> tuple[float, float, bool]:
-    """Score, threshold and decision of row i of an array file: what `verdict` takes."""
-    return float(data["score"][i]), float(data["threshold"]), bool(data["is_anomaly"][i])
+def row_verdict(data: dict, i: int) -> tuple[str, str]:
+    """`verdict` of row i of arrays "score", "threshold" and "is_anomaly"."""
+    return verdict(float(data["score"][i]), float(data["threshold"]), bool(data["is_anomaly"][i]))
 
 
 def save(figure, path: Path) -> Path:
