@@ -52,15 +52,6 @@ def checked() -> list[str]:
 CHECKED = checked()
 install_import_hook(CHECKED, "beartype.beartype")
 
-from jaxae.reports import plots  # noqa: E402
-from jaxae.workflows import ahead  # noqa: E402, F401 - `ahead` states the helper's type
-
-
-def _refused():
-    raise OSError("each of the many short runs would load matplotlib once more")
-
-
-plots.Helper = _refused
 jax.config.update("jax_num_cpu_devices", int(os.environ.get("JAX_NUM_CPU_DEVICES", "4")))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -65,7 +65,10 @@ def test_runs_that_differ_by_chance_are_not_told_apart(tmp_path):
     [
         ({"test_id": np.arange(N)[::-1]}, "not scored on the same rows: test_id differs"),
         ({"test_y": np.arange(N) % 3 == 1}, "not scored on the same rows: test_y differs"),
-        ({"test": np.zeros(5, np.float32)}, "arrays of different lengths; run the exp"),
+        (
+            {"test": np.zeros(5, np.float32)},
+            "test_is_anomaly of shapes (5,) and (300,); run the exp",
+        ),
         ({"test_is_anomaly": None}, "scores.npz lacks test_is_anomaly; run the experiment again"),
     ],
 )

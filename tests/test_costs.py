@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxae.reports.studies import costs
+from jaxae.reports.studies import detection as costs
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 7.0])

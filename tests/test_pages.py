@@ -4,6 +4,8 @@ import html.parser
 import json
 import re
 import shutil
+import urllib.parse
+from xml.etree import ElementTree
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,11 +16,11 @@ from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.reports import pages
-from jaxae.reports.pages import held, svg
 from jaxae.reports.pages import run as single
 from jaxae.stats import conformal, metrics
 from jaxae.workflows import experiment
 
+XLINK = "http://www.w3.org/1999/xlink"
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
@@ -66,11 +68,20 @@ def test_a_page_is_whole_and_asks_the_network_for_nothing(folder):
     for _, attrs in seen:
         for name in ("src", "href"):
             assert attrs.get(name, "data:").startswith("data:")
-    assert "http" not in re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)
+    outside_images = re.sub(r'<pre.*?</pre>|src="data:[^"]*"', "", text, flags=re.DOTALL)
+    assert "http" not in outside_images
     assert "&lt;b&gt;&amp;tiny" in text
     assert "<b>&tiny" not in text
     images = [attrs for tag, attrs in seen if tag == "img"]
     assert images
+    for attrs in images:
+        assert attrs["src"].startswith("data:image/svg+xml,")
+        drawing = urllib.parse.unquote(attrs["src"].partition(",")[2])
+        links = [
+            element.get(f"{{{XLINK}}}href", "#")
+            for element in ElementTree.fromstring(drawing).iter()
+        ]
+        assert all(link.startswith(("#", "data:")) for link in links)
     assert all(attrs["alt"] for attrs in images)
     assert all(attrs["aria-label"] for tag, attrs in seen if tag == "svg")
     ids = [attrs["id"] for _, attrs in seen if "id" in attrs]
@@ -87,7 +98,7 @@ def test_a_page_has_the_reports_numbers(folder):
 
 
 def test_the_slider_holds_the_runs_threshold_and_both_ends(folder):
-    found = held.read(folder / "run0")
+    found = single.read(folder / "run0")
     cuts, own = single.cuts(found)
     assert (np.diff(cuts) > 0).all()
     assert cuts[own] == np.float32(found.report["threshold"])
@@ -144,8 +155,8 @@ def shown(browser):
 def test_the_slider_says_what_the_library_says(folder, browser):
     browser.get((folder / "run0/report.html").as_uri())
     stored = read_npz(folder / "run0/scores.npz")
-    calibration = held.read(folder / "run0").calibration
-    cuts, own = single.cuts(held.read(folder / "run0"))
+    calibration = single.read(folder / "run0").calibration
+    cuts, own = single.cuts(single.read(folder / "run0"))
     slider = browser.find_element("id", "threshold")
     assert int(slider.get_attribute("value")) == own
     report = json.loads((folder / "run0/report.json").read_text())
@@ -166,7 +177,7 @@ def test_the_slider_says_what_the_library_says(folder, browser):
 
 
 def test_the_alpha_shown_is_that_of_the_conformal_rule(folder):
-    calibration = np.sort(held.read(folder / "run0").calibration)
+    calibration = np.sort(single.read(folder / "run0").calibration)
     n = len(calibration)
     for k in range(1, n + 1):
         state = conformal.fit(jnp.asarray(calibration), k / (n + 1))
@@ -193,7 +204,9 @@ def test_two_runs_and_a_grid_have_pages_too(folder, tmp_path, capsys):
     assert "may be chance" in text or "real" in text
     assert "Settings that differ" in text
     ends = {"auroc_interval": [0.8, 1.0], "auroc_std": 0.01}
+    pca = {"auroc": 0.7, "classes": {"0": {"auroc": 0.7}, "1": {"auroc": 0.7}}}
     report = {"name": "grid", "auroc": 0.9, "auroc_interval": [0.85, 0.95],
+              "baselines": {"pca": pca},
               "classes": {"0": {"auroc": 0.9, **ends}, "1": {"auroc": 0.91, **ends}}}  # fmt: skip
     (tmp_path / "report.json").write_text(json.dumps(report))
     cli.main(["report", str(tmp_path)])
@@ -232,10 +245,3 @@ def test_a_report_that_somebody_changed_is_one_line(changes, says, folder, tmp_p
     with pytest.raises(UserError, match=says):
         pages.write(other)
     assert not (other / "report.html").exists()
-
-
-def test_axes_are_logarithmic_where_scores_are_far_apart():
-    assert not svg.axis_of(np.array([1.0, 2.0, 3.0])).log
-    assert svg.axis_of(np.array([1e-3, 1e-3, 2e-3, 5.0])).log
-    flat = svg.axis_of(np.zeros(3))
-    assert flat.low < 0 < flat.high

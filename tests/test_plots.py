@@ -1,9 +1,6 @@
-import contextlib
-import functools
 import json
-import os
+import re
 import shutil
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +15,10 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from jaxae.devices import tuning
 from jaxae.errors import UserError
 from jaxae.reports import plots, studies
-from jaxae.reports.plots import beside, curves, detection, latent, mosaic, series, style
-from jaxae.workflows import ahead
+from jaxae.reports.plots import curves, detection, style
+from jaxae.reports.plots import images as mosaic
 
 RNG = np.random.default_rng(0)
 THRESHOLD = 0.5
@@ -92,14 +88,6 @@ ARRAYS = {
         "abnormal": RNG.random(20),
         "normal_hat": RNG.random(20),
         "abnormal_hat": RNG.random(20),
-    },
-    "epoch_scores": {
-        "epochs": np.arange(1, 5),
-        "auroc": [0.6, 0.8, 0.9, 0.7],
-        "equal_error_f1": [0.5, 0.7, 0.8, 0.6],
-        "final": 4,
-        "label_free": 3,
-        "oracle": 3,
     },
 }
 NOT_REQUIRED = {("severity", "examples")}
@@ -195,115 +183,6 @@ def test_only_the_figures_of_every_run_are_drawn_unless_others_are_named(run_dir
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("figures"))
     assert [path.stem for path in plots.draw(folder)] == list(plots.FIGURES)
-
-
-# Another process that draws.
-
-
-@pytest.fixture
-def helper():
-    with contextlib.closing(beside.Helper()) as helper:
-        yield helper
-
-
-def unheard(run_dir):
-    """Draws as the library's own do, but is none of them: another process need not know it."""
-    return curves.loss_curves(run_dir)
-
-
-def copied(run_dir, folder):
-    return shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("figures"))
-
-
-def test_another_process_draws_the_same_pictures(run_dir, drawn, helper, tmp_path):
-    for path in drawn:
-        draw = FIGURES[path.stem].draw
-        assert helper.picture(draw, run_dir, tmp_path / path.name)
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
-    assert len(list(tmp_path.iterdir())) == len(drawn) == len(FIGURES)
-
-
-def test_two_draw_every_figure_once_and_in_the_order_asked_for(run_dir, helper, tmp_path):
-    folder = copied(run_dir, tmp_path / "run")
-    assert helper.picture(curves.loss_curves, folder, tmp_path / "x.png")  # it is awake
-    by_helper, ask = [], helper.picture
-    helper.picture = lambda *order: by_helper.append(order[-1]) or ask(*order)
-    drawn = plots.draw(folder, FIGURES, helper)
-    assert [path.stem for path in drawn] == list(FIGURES)
-    assert {*drawn} == {*(folder / "figures").iterdir()}
-    assert 0 < len(by_helper) < len(drawn)
-    assert len({*by_helper}) == len(by_helper)
-
-
-def test_what_shows_nothing_is_not_among_the_pictures(run_dir, helper, tmp_path):
-    folder = copied(run_dir, tmp_path / "run")
-    with np.load(folder / "arrays" / "severity.npz") as found:
-        kept = {name: found[name] for name in found.files if name != "examples"}
-    np.savez(folder / "arrays" / "severity.npz", **kept)
-    assert helper.picture(FIGURES["severity_examples"].draw, folder, tmp_path / "x.png") is False
-    assert plots.draw(folder, FIGURES, helper) == plots.draw(folder, FIGURES)
-
-
-@pytest.mark.parametrize("draw", [unheard, functools.partial(curves.loss_curves)])
-def test_another_process_loads_nothing_of_others(draw, run_dir, helper, tmp_path):
-    assert helper.picture(draw, run_dir, tmp_path / "x.png") is None
-    figures = dict.fromkeys("abc", plots.FigureSpec((), draw))
-    assert len(plots.draw(copied(run_dir, tmp_path / "run"), figures, helper)) == 3
-
-
-def test_the_other_process_has_the_code_of_this_one(run_dir, tmp_path, monkeypatch):
-    for name in ("jaxae", "json"):  # which a process would take from the folder that it runs in
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise SystemExit")
-    monkeypatch.chdir(tmp_path)
-    with contextlib.closing(beside.Helper()) as helper:
-        assert helper.picture(curves.loss_curves, run_dir, tmp_path / "x.png")
-
-
-@pytest.mark.parametrize("cores", [1, 2])
-@pytest.mark.parametrize("can_be", [False, True])
-def test_a_run_has_help_where_there_are_a_core_and_room(cores, can_be, monkeypatch):
-    monkeypatch.setattr(tuning, "cores", lambda: cores)
-    monkeypatch.setattr(plots, "Helper", beside.Helper if can_be else plots.Helper)  # see conftest
-    with ahead._helper() as helper:
-        assert isinstance(helper, beside.Helper) == (cores > 1 and can_be)
-
-
-@pytest.mark.parametrize("executable", [None, "", "/nowhere/python"])
-def test_a_program_that_has_no_python_to_start_is_an_oserror(executable, monkeypatch):
-    monkeypatch.setattr(sys, "executable", executable)
-    with pytest.raises((FileNotFoundError, PermissionError)):
-        beside.Helper()
-
-
-def test_where_the_other_process_died_all_is_drawn_here(run_dir, helper, tmp_path):
-    helper._process.kill()
-    folder = copied(run_dir, tmp_path / "run")
-    assert [path.stem for path in plots.draw(folder, FIGURES, helper)] == list(FIGURES)
-
-
-def test_what_the_other_process_could_not_draw_is_an_error_of_this_one(helper, tmp_path):
-    write_report(tmp_path)
-    np.savez(tmp_path / "scores.npz", **SCORES | {"test": np.full(50, np.nan)})
-    with pytest.raises(UserError, match=r"scores\.npz.*NaN"):
-        plots.draw(tmp_path, FIGURES, helper)
-    assert not (tmp_path / "figures").exists()
-
-
-def test_the_other_process_ends_when_it_is_closed_and_with_its_input(helper):
-    other = beside.Helper()
-    other.close()
-    assert other._process.returncode is not None
-    other.close()
-    helper._process.stdin.close()
-    assert helper._process.wait(timeout=20) == 0
-
-
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_the_other_process_leaves_interrupts_to_this_one(run_dir, helper, tmp_path):
-    assert helper.picture(curves.loss_curves, run_dir, tmp_path / "a.png")
-    helper._process.send_signal(signal.SIGINT)
-    assert helper.picture(curves.loss_curves, run_dir, tmp_path / "b.png")
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -443,7 +322,7 @@ from pathlib import Path
 from jaxae.reports import plots
 assert "matplotlib" not in sys.modules and "sklearn" not in sys.modules
 run_dir = Path({str(run_dir)!r})
-for draw in (plots.FIGURES["loss_curves"].draw, plots.verdicts):
+for draw in (plots.FIGURES["loss_curves"].draw, plots.STUDY_FIGURES["verdicts"].draw):
     assert draw(run_dir) is not None
 assert "matplotlib" in sys.modules
 assert not {{"jax", "flax", "matplotlib.pyplot"}} & sys.modules.keys()
@@ -553,7 +432,7 @@ def test_precision_and_recall_against_the_threshold(run_dir):
 
 
 def test_loss_histograms_mark_mean_and_median(run_dir):
-    train, valid = detection.loss_histograms(run_dir).axes
+    train, valid = FIGURES["loss_histograms"].draw(run_dir).axes
     for ax, key in ((train, "train"), (valid, "valid")):
         losses = ARRAYS["loss_histograms"][key]
         marks = [line.get_xdata()[0] for line in ax.lines]
@@ -601,7 +480,7 @@ def test_rows_of_any_shape_have_verdicts_and_reconstructions(count, shape, contr
 
 
 def test_error_is_filled_between_a_beat_and_its_reconstruction(run_dir):
-    both, normal, abnormal = series.beats(run_dir).axes
+    both, normal, abnormal = FIGURES["beats"].draw(run_dir).axes
     assert len(both.lines) == 2
     for ax, name in ((normal, "normal"), (abnormal, "abnormal")):
         x, x_hat = ARRAYS["beats"][name], ARRAYS["beats"][f"{name}_hat"]
@@ -630,7 +509,7 @@ def test_rgb_keeps_the_fixed_range():
 
 
 def test_latent_grid_centres_the_outer_images_on_the_range_with_y_upwards(run_dir):
-    (ax,) = latent.latent_grid(run_dir).axes
+    (ax,) = FIGURES["latent_grid"].draw(run_dir).axes
     (picture,) = ax.images
     assert picture.get_extent() == [-2.5, 2.5, -5, 5]
     assert picture.origin == "upper"  # the first row of images lies at the largest y
@@ -641,7 +520,7 @@ def test_latent_grid_centres_the_outer_images_on_the_range_with_y_upwards(run_di
 def test_each_class_keeps_one_colour(run_dir):
     from matplotlib.colors import to_hex
 
-    ax = latent.tsne(run_dir).axes[0]
+    ax = FIGURES["tsne"].draw(run_dir).axes[0]
     (points,) = ax.collections
     colour_of = {line.get_label(): to_hex(line.get_color()) for line in ax.lines}
     assert len(set(colour_of.values())) == 10
@@ -655,13 +534,6 @@ def test_severity_without_examples_has_no_example_picture(tmp_path):
     content = {k: v for k, v in ARRAYS["severity"].items() if k != "examples"}
     write_arrays(tmp_path, "severity", content)
     assert [path.stem for path in plots.draw(tmp_path, FIGURES)] == ["severity"]
-
-
-def test_epoch_scores_name_the_three_choices(run_dir):
-    figure = curves.epoch_scores(run_dir)
-    (legend,) = figure.legends
-    words = [text.get_text() for text in legend.get_texts()]
-    assert words[2:] == ["final epoch: 4", "chosen without labels: 3", "oracle (test labels): 3"]
 
 
 def test_the_epochs_of_four_choices_are_marked_and_an_oracle_is_named(run_dir, tmp_path):
@@ -694,12 +566,9 @@ def test_runs_of_one_experiment_share_a_panel(tmp_path):
             run_dir.mkdir(parents=True)
             write_report(run_dir, name=name, seed=seed)
             run_dirs.append(run_dir)
-            if seed:
-                write_arrays(run_dir, "epoch_scores", ARRAYS["epoch_scores"])
-            else:
-                auroc = [0.6, 0.8, 0.9, 0.7]
-                rows = [r | {"test_auroc": a} for r, a in zip(epoch_rows(), auroc, strict=False)]
-                write_metrics(run_dir, rows)
+            auroc = [0.6, 0.8, 0.9, 0.7]
+            rows = [r | {"test_auroc": a} for r, a in zip(epoch_rows(), auroc, strict=False)]
+            write_metrics(run_dir, rows)
     out = tmp_path / "out" / "seeds.png"
     assert plots.training_curves_over_seeds(run_dirs, out) == out
     check_picture(out)
@@ -729,3 +598,15 @@ def test_curves_are_scikit_learns(levels):
     precision, recall, _ = precision_recall_curve(y, scores)
     np.testing.assert_allclose(cuts.precision[::-1], precision)
     np.testing.assert_allclose(cuts.recall[::-1], recall)
+
+
+def test_a_figure_as_svg_is_the_same_bytes_every_time_and_its_words_are_left_alone():
+    def drawn():
+        figure, axes = style.canvas(3, 3)
+        axes[0, 0].plot(RNG.random(0))
+        style.headings(figure, "0.123456 'a' < \"b\"", "")
+        return style.svg(figure)
+
+    assert drawn() == drawn()
+    assert "0.123456 'a' &lt; \"b\"" in drawn()
+    assert not re.search(r"<[^>]*\.\d\d[^>]*>", drawn()), "coordinates to a tenth of a point"

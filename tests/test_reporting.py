@@ -3,14 +3,14 @@ import json
 import pytest
 
 from experiments import results_table
-from jaxae.reports import reporting
+from jaxae.reports import reporting, tables
 
 
 def test_the_table_shows_an_interval_beside_what_it_is_of():
     report = {"name": "x", "auroc": 0.98765432, "n": 3, "auroc_interval": [0.9, 0.99876]}
     rule, name, auroc, n, _ = reporting.table(report).splitlines()
     assert name.split() == ["name", "x"]
-    assert auroc.split() == ["auroc", "0.98765", "[0.9,", "0.9988]"]
+    assert auroc.split() == ["auroc", "0.98765", "[0.9000,", "0.9988]"]
     assert n.split() == ["n", "3"]
     assert len(rule) == len(auroc)
     assert "[" not in reporting.table(report | {"auroc_interval": None})
@@ -70,3 +70,22 @@ def test_warnings_stand_below_the_table():
     assert warning == "warning: it died"
     assert set(rule) == {"-"}
     assert "warning" not in reporting.table({"name": "x", "warnings": []})
+
+
+def test_columns_are_as_wide_as_their_longest_cell():
+    rows = [("name", "value", "note"), ("a", "10.5", ""), ("longer", "3", "x")]
+    assert tables.aligned(rows, right=(1,)).splitlines() == [
+        "name    value  note",
+        "a        10.5",
+        "longer      3  x",
+    ]
+    assert tables.markdown(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+def test_values_are_written_alike_everywhere():
+    values = (None, 0.123456789, 3, True, "x", "ab" * 32, {"a": 0.5, "b": None})
+    words = ["-", "0.12346", "3", "True", "x", "abababababab", "a 0.5, b -"]
+    assert [tables.text(value) for value in values] == words
+    assert tables.interval([0.25, 1.0]) == "[0.2500, 1.0000]"
+    assert tables.interval([-0.25, 0.1], "+") == "[-0.2500, +0.1000]"
+    assert tables.interval(None) == ""

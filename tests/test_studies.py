@@ -71,7 +71,7 @@ def undrawn():
     """Within it, and no longer, runs draw nothing; gives what they were asked to draw."""
     asked = {}
 
-    def draw(folder, figures=plots.FIGURES, helper=None):
+    def draw(folder, figures=plots.FIGURES):
         asked.update(figures)
         return []
 
@@ -148,14 +148,6 @@ SHAPES = {
     "latent_grid": {"images": (30, 30, *SHAPE), "x_range": (2,), "y_range": (2,)},
     "tsne": {"points": (NORMALS, 2), "class_id": (NORMALS,)},
     "interpolation": {"images": (10, *SHAPE), "ends": (2, *SHAPE), "class_id": (2,)},
-    "epoch_scores": {
-        "epochs": (EPOCHS,),
-        "auroc": (EPOCHS,),
-        "equal_error_f1": (EPOCHS,),
-        "final": (),
-        "label_free": (),
-        "oracle": (),
-    },
 }
 
 

@@ -21,7 +21,7 @@ from jaxae.data.corruptions import CORRUPTIONS
 from jaxae.data.datasets.kinds import FILES
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.reports import comparison, pages
+from jaxae.reports import comparison, pages, tables
 from jaxae.reports.studies import STUDIES
 
 
@@ -181,13 +181,9 @@ def bench(
         cfg = ExperimentConfig(name="bench", method=method, train=train)
         measured.append(bench.measure(checks.validate(cfg), shape))
         if not json:
-            print("  ".join(f"{name} {_rounded(value)}" for name, value in measured[-1].items()))
+            print("  ".join(f"{name} {tables.text(value)}" for name, value in measured[-1].items()))
     if json:
         print(dumps(measured, indent=2))
-
-
-def _rounded(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:

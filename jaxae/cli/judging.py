@@ -259,6 +259,6 @@ def _draw(cfg: ExperimentConfig, shown: dict[str, np.ndarray], out: Path) -> Pat
     title = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
     path = out.with_suffix(".residuals.png")
     try:
-        return plots.draw_residuals(shown, title, path)
+        return plots.save(plots.residuals(shown, title), path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({words(error)}); use another --out") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxae.errors import UserError
+from jaxae.reports import tables
 
 _SHOWN = ("name", "dataset", "method", "score", "seed", "epochs", "auroc", "f1")
 
@@ -32,23 +33,12 @@ def find(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: list[dict[str, Any]]) -> str:
+def table(runs: list[dict[str, Any]]) -> str:
     """The runs as an aligned table."""
     lines = [["run", *_SHOWN, "ended"]]
-    for run in found:
-        values = [_text(run[name]) for name in _SHOWN]
-        at = _SHOWN.index("auroc")
-        if isinstance(run["auroc_interval"], list):
-            values[at] += " [{:.4f}, {:.4f}]".format(*run["auroc_interval"])
-        lines.append([run["run"], *values, run["ended"]])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    for run in runs:
+        cells = {name: tables.text(run[name]) for name in _SHOWN}
+        ends = run["auroc_interval"] if isinstance(run["auroc_interval"], list) else None
+        cells["auroc"] = f"{run['auroc']:.4f} {tables.interval(ends)}"
+        lines.append([run["run"], *cells.values(), run["ended"]])
+    return tables.aligned(lines)

@@ -1,6 +1,5 @@
 """The report of a run: everything that a results table needs, as `report.json` holds it."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from jaxae import detectors, scoring
 from jaxae.config import ExperimentConfig
 from jaxae.detectors import evaluation
+from jaxae.reports import tables
 from jaxae.stats import intervals
 from jaxae.storage import provenance, runlog
 from jaxae.training import selection
@@ -34,14 +34,14 @@ def make(
     scores: detectors.Scores,
     folder: Path,
 ) -> dict[str, Any]:
-    """What a finished run is worth, as JSON holds it; studies add to it what they measure.
+    """The report of a finished run, ready for JSON; studies add their scalars to it.
 
     A metric NAME may have a NAME_interval [low, high] beside it: see `intervals.report`.
     """
     epochs = runlog.read_metrics(folder / "metrics.jsonl")
     selected = selection.summary(cfg, epochs)
     epoch = epochs[selected["selected_epoch"] - 1]
-    judged = scores.test, data.test.y, scoring.decide(detector.decision, scores.test)
+    outcome = scores.test, data.test.y, scoring.decide(detector.decision, scores.test)
     return {
         "name": cfg.name,
         "seed": cfg.seed,
@@ -63,43 +63,30 @@ def make(
             "parameters": provenance.digest(detector.variables),
             "scores": provenance.digest(scores._asdict()),
         },
-        **evaluation.evaluate(*judged),
-        **intervals.report(*judged),
+        **evaluation.evaluate(*outcome),
+        **intervals.report(*outcome),
         **selected,
     }
 
 
+_INTERVAL = "_interval"
+
+
 def table(report: dict[str, Any]) -> str:
-    """The report as an aligned two-column table, intervals beside what they are of.
+    """The report as an aligned two-column table, intervals beside their metrics.
 
     Below it a line for each of the report's "warnings".
     """
     flat: dict[str, Any] = {}
     for name, value in report.items():
         parts = value if isinstance(value, dict) else {}
-        flat |= {f"{name}.{part}": of for part, of in parts.items()} or {name: value}
+        flat |= {f"{name}.{part}": inner for part, inner in parts.items()} or {name: value}
     warnings = [f"warning: {words}" for words in flat.pop("warnings", [])]
-    shown = [name for name in flat if not name.endswith(_INTERVAL)]
-    width = max(map(len, shown))
-    lines = [
-        f"{name:<{width}}  {_text(flat[name])} {_between(flat.get(name + _INTERVAL))}".rstrip()
-        for name in shown
+    rows = [
+        (name, f"{tables.text(value)} {tables.interval(flat.get(name + _INTERVAL))}")
+        for name, value in flat.items()
+        if not name.endswith(_INTERVAL)
     ]
-    rule = "-" * max(map(len, lines))
-    return "\n".join([rule, *lines, rule, *warnings])
-
-
-_INTERVAL = "_interval"
-_DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(of)}" for name, of in value.items())
-    if isinstance(value, str) and _DIGEST.fullmatch(value):
-        return value[:12]  # enough to see; `report.json` has all of it
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _between(ends: list[float] | None) -> str:
-    return f"[{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
+    lines = tables.aligned(rows)
+    rule = "-" * max(map(len, lines.splitlines()))
+    return "\n".join([rule, lines, rule, *warnings])

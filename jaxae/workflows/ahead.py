@@ -28,8 +28,8 @@ def preparing(
     learner: Learner,
     scoring_learner: Learner,
     devices: Devices,
-) -> Iterator[plots.Helper | None]:
-    """Compile what monitors and judges, and load what draws, meanwhile; give who helps to draw.
+) -> Iterator[None]:
+    """Compile what monitors and scores, and load what draws, meanwhile.
 
     In one process only: several would have to agree upon an order. What fails is left alone, since
     it fails where it is used, with the words for it.
@@ -42,26 +42,15 @@ def preparing(
       devices: to score on.
     """
     if jax.process_count() > 1:
-        yield None
+        yield
         return
-    with (
-        _helper() as helper,
-        ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool,
-    ):
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
         for task in _tasks(cfg, data, learner, scoring_learner, devices):
             pool.submit(parallel.on_host()(task))
         try:
-            yield helper
+            yield
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _helper() -> contextlib.AbstractContextManager:
-    """None where it would have no core to itself, or cannot be."""
-    if tuning.cores() > 1:
-        with contextlib.suppress(OSError):
-            return contextlib.closing(plots.Helper())
-    return contextlib.nullcontext()
 
 
 def _tasks(

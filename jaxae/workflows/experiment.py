@@ -53,7 +53,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         parallel.on_host(),
         runlog.enter(cfg, dataset.digest) as folder,
         checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
-        ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices) as helper,
+        ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices),
     ):
         begun.write(folder, learner)
         log = logs.Log(cfg, folder, loggers)
@@ -71,7 +71,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         report |= {"warnings": found, "wall_s": time.perf_counter() - clock, "compile_s": compile_s}
         runlog.write_json(folder / "report.json", report)
         figures = plots.FIGURES | studies.figures()
-        drawn = plots.draw(folder, figures, helper) if hosts.first() else []
+        drawn = plots.draw(folder, figures) if hosts.first() else []
         report["wall_s"] = time.perf_counter() - clock
         runlog.write_json(folder / "report.json", report)
         log.finish(report)

@@ -19,6 +19,7 @@ from jaxae.data.arrayfiles import read_npz
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.export import loader
+from jaxae.reports import tables
 from jaxae.storage import begun, checkpoint, provenance, runlog
 from jaxae.training import train
 from jaxae.workflows import experiment
@@ -184,8 +185,6 @@ def _of_scores(folder: Path) -> str:
 
 def table(checks: list[Check]) -> str:
     """The checks, a line each."""
-    width = max(len(check.name) for check in checks)
-    return "\n".join(
-        f"{'ok    ' if check.ok else 'FAILED'}  {check.name:<{width}}  {check.words}"
-        for check in checks
+    return tables.aligned(
+        [("ok" if check.ok else "FAILED", check.name, check.words) for check in checks]
     )

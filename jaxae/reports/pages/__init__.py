@@ -1,15 +1,15 @@
 """Pages to look at: one HTML file for a run, a comparison or a grid, that asks the network nothing.
 
-They are made from the files of run folders alone, which `held` reads. `run` is the page of one run,
-`many` has those of several; `frame` holds what pages share, `svg` draws, `page.css` and `page.js`
-stand in every page.
+They are made from the files of run folders alone. `run` is the page of one run, `many` has those of
+several; `frame` holds what pages share, `page.css` and `page.js` stand in every page. Figures are
+those of `jaxae.reports.plots`; the slider moves SVG elements above them.
 """
 
 from pathlib import Path
 from typing import Any
 
 from jaxae.errors import UserError, words
-from jaxae.reports.pages import held, many
+from jaxae.reports.pages import many
 from jaxae.reports.pages import run as single
 from jaxae.reports.plots import files
 from jaxae.storage.runlog import write_text
@@ -28,16 +28,18 @@ def write(folder: Path) -> Path:
     report = files.report(folder)
     if "classes" in report and "auroc_interval" in report:
         return _written(folder / NAME, many.grid(folder, report))
-    return _written(folder / NAME, single.page(held.read(folder)))
+    return _written(folder / NAME, single.page(single.read(folder)))
 
 
-def write_comparison(one: Path, other: Path, found: dict[str, dict[str, Any]], out: Path) -> Path:
-    """Write the page of two runs.
+def write_comparison(
+    one: Path, other: Path, differences: dict[str, dict[str, Any]], out: Path
+) -> Path:
+    """Write the page of two runs, of which `differences` is what `comparison.compare` says.
 
     Raises:
       UserError: a report is missing, or the page cannot be written.
     """
-    return _written(out, many.comparison((one, other), found))
+    return _written(out, many.compared((one, other), differences))
 
 
 def _written(path: Path, content: str) -> Path:

@@ -1,8 +1,8 @@
-"""What every page shares: the frame, tables and pictures, all in one file."""
+"""What every page shares: the frame, tables and figures, all in one file."""
 
 import base64
 import html
-import io
+import urllib.parse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxae.reports.plots import style
+
 _HERE = Path(__file__).parent
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """A whole page; style and script stand in it."""
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    """A whole page with its style and script."""
+    css = (_HERE / "page.css").read_text(encoding="utf-8")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{text(title)}</title><style>{style}</style></head>'
+        f'<link rel="icon" href="data:,"><title>{text(title)}</title><style>{css}</style></head>'
         f"<body><main>{''.join(body)}</main><script>{script}</script></body></html>\n"
     )
 
 
 def text(value: Any) -> str:
-    """A value in a page: nothing in it is markup."""
+    """A value as HTML, with markup escaped."""
     return html.escape(str(value), quote=True)
 
 
@@ -43,33 +45,59 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     )
 
 
-def heads(pairs: Iterable[tuple[str, str, str]]) -> str:
-    """The headline: name, value and what stands below it, of each."""
-    cards = (
-        f'<div class="head">{text(name)}<b>{text(value)}</b><span class="soft">{text(below)}</span>'
+def heads(cards: Iterable[tuple[str, str, str]]) -> str:
+    """The headline: name, value and a note below it, of each card."""
+    divs = (
+        f'<div class="head">{text(name)}<b>{text(value)}</b><span class="soft">{text(note)}</span>'
         "</div>"
-        for name, value, below in pairs
+        for name, value, note in cards
     )
-    return f'<div class="heads">{"".join(cards)}</div>'
+    return f'<div class="heads">{"".join(divs)}</div>'
 
 
-def figure(drawn: str, caption: str) -> str:
-    """A drawing with its caption."""
-    return f"<figure>{drawn}<figcaption>{text(caption)}</figcaption></figure>"
+def figure(drawing: Any, alt: str, caption: str = "", overlay: str = "") -> str:
+    """A matplotlib figure as a vector image; the same figure gives the same bytes.
+
+    Args:
+      drawing: the figure.
+      alt: what a screen reader says of it.
+      caption: the line below it.
+      overlay: SVG elements above it, in points from the upper left corner; see `axes_box`.
+    """
+    width, height = 72 * drawing.get_size_inches()
+    if overlay:
+        overlay = (
+            f'<svg viewBox="0 0 {width:g} {height:g}" role="img" '
+            f'aria-label="the slider\'s threshold">{overlay}</svg>'
+        )
+    data = urllib.parse.quote(style.svg(drawing), safe=" /:=;,'()+")
+    image = f'<img src="data:image/svg+xml,{data}" alt="{text(alt)}">'
+    below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure><div class="wide" tabindex="0"><div class="drawing" '
+        f'style="min-width: {0.8 * width:.0f}px">{image}{overlay}</div></div>{below}</figure>'
+    )
+
+
+def axes_box(ax: Any) -> dict[str, Any]:
+    """Where axes lie in a figure that was drawn, in points from its upper left corner.
+
+    Returns:
+      "left", "top", "width" and "height", the limits "x" and "y", and whether x is "log".
+    """
+    width, height = 72 * ax.figure.get_size_inches()
+    box = ax.get_position()
+    return {
+        "left": box.x0 * width,
+        "top": (1 - box.y1) * height,
+        "width": box.width * width,
+        "height": box.height * height,
+        "x": [float(end) for end in ax.get_xlim()],
+        "y": [float(end) for end in ax.get_ylim()],
+        "log": ax.get_xscale() == "log",
+    }
 
 
 def floats(values: Float[np.ndarray, " N"]) -> str:
     """Numbers for the page's script, bit for bit."""
     return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
-
-
-def image(values: Float[np.ndarray, "H W C"], said: str, top: float = 1.0) -> str:
-    """Values from 0 to `top` as a picture; of many channels, their mean."""
-    from PIL import Image
-
-    grey = values.mean(axis=-1) if values.shape[-1] != 3 else values
-    pixels = np.clip(grey / (top or 1.0) * 255, 0, 255).astype(np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    data = base64.b64encode(content.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{text(said)}">'

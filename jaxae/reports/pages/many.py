@@ -5,54 +5,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxae.reports.pages import frame, svg
-from jaxae.reports.plots import files
+from jaxae.reports import comparison, tables
+from jaxae.reports.pages import frame
+from jaxae.reports.plots import files, protocols
 from jaxae.storage import archive
 
 
-def comparison(folders: tuple[Path, Path], found: dict[str, dict[str, Any]]) -> str:
-    """Two runs on the same test rows.
+def compared(folders: tuple[Path, Path], differences: dict[str, dict[str, Any]]) -> str:
+    """The page of two runs on the same test rows.
 
     Args:
       folders: of the runs.
-      found: what `jaxae.reports.comparison.compare` says of them.
+      differences: what `jaxae.reports.comparison.compare` says of them.
     """
     names = [f"{files.report(folder, 'name')['name']} ({folder.name})" for folder in folders]
+    title = f"{names[0]} against {names[1]}"
     settings = [_settings(folder) for folder in folders]
-    return frame.page(f"{names[0]} against {names[1]}", _compared(names, settings, found))
+    return frame.page(title, _compared(title, settings, differences))
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     """A run's configuration by dotted names; {} where there is none."""
     path = folder / "config.json"
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    known = archive.flat(held) if isinstance(held, dict) else {}
-    return {name.replace("/", "."): value for name, value in known.items()}
+    flat = archive.flat(config) if isinstance(config, dict) else {}
+    return {name.replace("/", "."): value for name, value in flat.items()}
 
 
 def _compared(
-    names: list[str], settings: list[dict[str, Any]], found: dict[str, dict[str, Any]]
+    title: str, settings: list[dict[str, Any]], differences: dict[str, dict[str, Any]]
 ) -> Iterator[str]:
-    yield f"<h1>{frame.text(names[0])} against {frame.text(names[1])}</h1>"
+    yield f"<h1>{frame.text(title)}</h1>"
     yield '<p class="soft">The same test rows; differences are paired, with 95 % intervals.</p>'
-    rows = []
-    for name, of in found.items():
-        low, high = of["interval"]
-        apart = f"{of['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
-        numbers = f"{of['one']:.4f}", f"{of['other']:.4f}", apart, f"{of['p_value']:.2g}"
-        rows.append((name, *numbers, of["verdict"]))
     heads = ("metric", "first", "second", "difference", "p-value", "verdict")
-    yield frame.table("First minus second", heads, rows)
-    for name, of in found.items():
-        values = np.clip([of["one"], of["other"]], 0, 1)
-        ends = np.stack([values, values], axis=1)
-        drawn = svg.ranked(("first", "second"), values, ends, f"{name} of both runs")
-        yield frame.figure(drawn, name)
+    yield frame.table("First minus second", heads, comparison.rows(differences))
     one, other = settings
     differ = [
         (name, one.get(name, "-"), other.get(name, "-"))
@@ -64,36 +53,33 @@ def _compared(
 
 
 def grid(folder: Path, report: dict[str, Any]) -> str:
-    """A grid of members: one class against the rest, several seeds.
+    """The page of a grid of members: one class against the rest, several seeds.
 
     Args:
       folder: of the grid.
       report: its report, with `classes`.
     """
-    return frame.page(f"{report.get('name', folder.name)}: classes", _of_classes(report))
+    return frame.page(f"{report.get('name', folder.name)}: classes", _of_classes(folder, report))
 
 
-def _of_classes(report: dict[str, Any]) -> Iterator[str]:
+def _of_classes(folder: Path, report: dict[str, Any]) -> Iterator[str]:
     yield f"<h1>{frame.text(report.get('name', 'one-vs-rest'))}</h1>"
-    what = ("dataset", "method", "score", "seeds", "epochs")
-    said = "; ".join(f"{name} {report[name]}" for name in what if name in report)
-    yield f'<p class="soft">{frame.text(said)}</p>'
+    names = ("dataset", "method", "score", "seeds", "epochs")
+    settings = "; ".join(f"{name} {report[name]}" for name in names if name in report)
+    yield f'<p class="soft">{frame.text(settings)}</p>'
     low, high = report["auroc_interval"]
-    below = f"95 %: {low:.4f} to {high:.4f}"
-    yield frame.heads([("Mean AUROC", f"{report['auroc']:.4f}", below)])
-    classes = report["classes"]
-    values = np.array([of["auroc"] for of in classes.values()])
-    ends = np.array([of["auroc_interval"] for of in classes.values()])
-    names = [f"class {name}" for name in classes]
-    title = "AUROC of each class against the rest, with 95 % intervals"
-    yield frame.figure(svg.ranked(names, np.clip(values, 0, 1), np.clip(ends, 0, 1), title), title)
-    rows = [
-        (name, f"{of['auroc']:.4f}", "[{:.4f}, {:.4f}]".format(*of["auroc_interval"]),
-         f"{of['auroc_std']:.4f}" if of.get("auroc_std") is not None else "-")
-        for name, of in classes.items()
-    ]  # fmt: skip
+    note = f"95 %: {low:.4f} to {high:.4f}"
+    yield frame.heads([("Mean AUROC", f"{report['auroc']:.4f}", note)])
+    values = ", ".join(f"class {k} {row['auroc']:.4f}" for k, row in report["classes"].items())
+    alt = f"AUROC of each class against the rest, with 95 % intervals: {values}"
+    yield frame.figure(protocols.one_vs_rest(folder), alt)
+    rows = []
+    for name, of_class in report["classes"].items():
+        std = of_class.get("auroc_std")
+        spread = "-" if std is None else f"{std:.4f}"
+        ends = tables.interval(of_class["auroc_interval"])
+        rows.append((name, f"{of_class['auroc']:.4f}", ends, spread))
     heads = ("class", "AUROC", "95 % interval", "std over seeds")
     yield frame.table("Each class is the normal one in turn", heads, rows)
-    for name, of in (report.get("baselines") or {}).items():
-        if isinstance(of, dict) and "auroc" in of:
-            yield f"<p>{frame.text(name)}: mean AUROC {of['auroc']:.4f}</p>"
+    for name, baseline in report["baselines"].items():
+        yield f"<p>{frame.text(name)}: mean AUROC {baseline['auroc']:.4f}</p>"

@@ -25,13 +25,15 @@
     field.textContent = text;
   };
   const slider = document.getElementById("threshold");
-  const lines = document.querySelectorAll("[data-follows=threshold]");
-  const dots = document.querySelectorAll("[data-follows=rates]");
-  const place = (value) => {
-    const { low, high, log, left, width } = data.axis;
-    const at = log ? Math.log10(Math.max(value, 10 ** low)) : value;
-    return left + width * Math.min(1, Math.max(0, (at - low) / (high - low)));
+  // Where a value lies in the axes of a chart, in the units of its drawing.
+  const along = (value, [low, high], log) => {
+    const at = log ? Math.log(Math.max(value, low) / low) / Math.log(high / low)
+      : (value - low) / (high - low);
+    return Math.min(1, Math.max(0, at));
   };
+  const right = (box, value) => box.left + box.width * along(value, box.x, box.log);
+  const down = (box, value) => box.top + box.height * (1 - along(value, box.y, false));
+  const marks = document.querySelectorAll("[data-chart]");
 
   const move = () => {
     const cut = cuts[Number(slider.value)];
@@ -50,14 +52,13 @@
     say("alpha", alpha, alpha.toFixed(4));
     slider.setAttribute("aria-valuetext",
       `threshold ${cut.toPrecision(5)}, recall ${recall.toFixed(3)}, false alarms ${fpr.toFixed(3)}`);
-    for (const line of lines) {
-      line.setAttribute("x1", place(cut)); line.setAttribute("x2", place(cut));
-    }
-    for (const dot of dots) {
-      const { left, top, width, height } = data.square;
-      const pair = dot.dataset.chart === "roc" ? [fpr, recall] : [recall, precision];
-      dot.setAttribute("cx", left + width * pair[0]);
-      dot.setAttribute("cy", top + height * (1 - pair[1]));
+    const points = { roc: [fpr, recall], pr: [recall, precision] };
+    for (const mark of marks) {
+      const chart = mark.dataset.chart, box = data.boxes[chart];
+      const at = chart === "scores"
+        ? { x1: right(box, cut), x2: right(box, cut), y1: box.top, y2: box.top + box.height }
+        : { cx: right(box, points[chart][0]), cy: down(box, points[chart][1]) };
+      for (const [name, value] of Object.entries(at)) mark.setAttribute(name, value);
     }
   };
   slider.addEventListener("input", move);

@@ -1,20 +1,73 @@
 """The page of one run: what it is worth, at any threshold, and on which rows it fails."""
 
 import json
+import math
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
-from jaxae.data.datasets.schema import Schema
-from jaxae.reports.pages import frame, svg
-from jaxae.reports.pages.held import Run
-from jaxae.reports.plots import files
-from jaxae.stats.curve import sweep
+from jaxae.data.datasets.schema import Schema, from_dict
+from jaxae.errors import UserError
+from jaxae.reports import plots, tables
+from jaxae.reports.pages import frame
+from jaxae.reports.plots import curves, detection, files
+from jaxae.reports.plots.style import row_verdict
+from jaxae.storage import archive
 
 _CUTS = 2000  # positions of the slider, at most
-_BINS = 48
+
+
+class Run(NamedTuple):
+    """The part of a run folder that its page shows."""
+
+    folder: Path
+    report: dict[str, Any]
+    score: Float[np.ndarray, " N"]
+    y: Bool[np.ndarray, " N"]
+    class_id: Int[np.ndarray, " N"]
+    is_anomaly: Bool[np.ndarray, " N"]
+    calibration: Float[np.ndarray, " n"]
+    schema: Schema
+
+
+def read(folder: Path) -> Run:
+    """The run in a folder, checked, since the files may have been edited.
+
+    Raises:
+      UserError: it is not finished, or a file of it is damaged.
+    """
+    if not (folder / files.REPORT).is_file() or not (folder / files.SCORES).is_file():
+        raise UserError(f"{folder} holds no finished run; name a folder with report.json")
+    names = ("test", "test_y", "test_class_id", "test_is_anomaly")
+    stored = files.scores(folder, *names)
+    report = files.report(folder, "name", "auroc", "threshold")
+    for name, value in report.items():
+        if not _is_valid(name, value):
+            raise UserError(f"{folder / files.REPORT}: {name} is {value!r}; run it again")
+    calibration, schema = stored.get("valid", np.empty(0)), Schema()
+    if (folder / "detector" / archive.DESCRIPTION).is_file():
+        description = archive.read_description(folder / "detector")
+        schema = from_dict(description.get("schema", {}))
+        arrays = archive.read_arrays(folder / "detector", description.get("digest", ""))
+        calibration = arrays["decision"]["calibration"]
+    return Run(folder, report, *(stored[name] for name in names), calibration, schema)
+
+
+_NUMBERS = ("auroc", "average_precision", "f1", "threshold", "n_normal", "n_anomaly")
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    """Whether a field of a report has the type that the page needs."""
+    if name.endswith("_interval"):
+        return isinstance(value, list) and len(value) == 2 and all(map(_is_finite, value))
+    return name not in _NUMBERS or _is_finite(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def page(run: Run) -> str:
@@ -25,17 +78,16 @@ def page(run: Run) -> str:
 def _body(run: Run) -> Iterator[str]:
     report = run.report
     yield f"<h1>{frame.text(report['name'])}</h1>"
-    what = ("dataset", "method", "score", "threshold_rule", "seed", "selected_by")
-    said = "; ".join(str(report[name]) for name in what if name in report)
-    yield f'<p class="soft">{frame.text(said)}</p>'
+    names = ("dataset", "method", "score", "threshold_rule", "seed", "selected_by")
+    settings = "; ".join(str(report[name]) for name in names if name in report)
+    yield f'<p class="soft">{frame.text(settings)}</p>'
     yield frame.heads(_headline(report))
     for words in report.get("warnings", []):
         yield f'<p class="warn">Warning: {frame.text(words)}</p>'
     yield from _thresholds(run)
     yield from _cases(run)
     yield from _classes(run)
-    yield from _severity(run)
-    yield from _course(run)
+    yield from _curves(run)
     yield from _provenance(run)
 
 
@@ -44,8 +96,8 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for key, name in names.items():
         if key in report:
             ends = report.get(f"{key}_interval")
-            below = f"95 %: {ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
-            yield name, f"{report[key]:.4f}", below
+            note = f"95 %: {ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
+            yield name, f"{report[key]:.4f}", note
     if "n_normal" in report:
         rows = f"{report['n_normal']} normal, {report['n_anomaly']} anomalous"
         yield "Test rows", str(report["n_normal"] + report["n_anomaly"]), rows
@@ -54,52 +106,11 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 def cuts(run: Run) -> tuple[Float[np.ndarray, " K"], int]:
     """The thresholds of the slider in ascending order, and the position of the run's own."""
     own = np.float32(run.report["threshold"])
-    known = np.unique(np.concatenate([run.score, run.calibration]).astype(np.float32))
-    known = known[np.unique(np.linspace(0, len(known) - 1, _CUTS).astype(int))]
-    everything = np.nextafter(known[0], np.float32(-np.inf))
-    found = np.unique(np.concatenate([[everything], known, [own]]).astype(np.float32))
-    return found, int(np.searchsorted(found, own))
-
-
-def _thresholds(run: Run) -> Iterator[str]:
-    """Histogram, curves, and the slider that moves what depends on a threshold."""
-    yield "<h2>Decisions at any threshold</h2>"
-    positions, own = cuts(run)
-    x, box = svg.axis_of(run.score), svg.Box()
-    data = {
-        "normal": frame.floats(np.sort(run.score[~run.y])),
-        "anomaly": frame.floats(np.sort(run.score[run.y])),
-        "calibration": frame.floats(np.sort(run.calibration)),
-        "cuts": frame.floats(positions),
-        "own": own,
-        "axis": {"low": x.low, "high": x.high, "log": x.log, "left": box.left, "width": box.width},
-        "square": box._asdict(),
-    }
-    yield f'<script type="application/json" id="scores">{json.dumps(data)}</script>'
-    yield frame.figure(
-        _histogram(run, x),
-        "Anomaly scores of test rows, normal (green) and anomalous (orange), as shares of the "
-        "fullest bin of each; the dashed line is the threshold.",
-    )
-    yield (
-        '<label for="threshold">Threshold: what is above it is called an anomaly</label>'
-        f'<input type="range" id="threshold" min="0" max="{len(positions) - 1}" value="{own}">'
-        '<button id="own" type="button">The run\'s own threshold</button>'
-    )
-    yield '<div class="counts" aria-live="polite">'
-    for key, name in _COUNTS.items():
-        yield f'<div>{name}<output id="{key}" for="threshold"></output></div>'
-    yield "</div>"
-    yield (
-        '<p class="soft">Conformal alpha is the smallest at which this threshold is the conformal '
-        "one: (1 + calibration scores above it) / (n + 1). It bounds the rate of false alarms on "
-        "new normals only where the calibration rows were neither trained on nor used to fit the "
-        "score.</p>"
-    )
-    yield '<div class="pair">'
-    yield frame.figure(_roc(run), "ROC curve; the dot is the threshold above.")
-    yield frame.figure(_precision_recall(run), "Precision against recall; the dot likewise.")
-    yield "</div>"
+    scores = np.unique(np.concatenate([run.score, run.calibration]).astype(np.float32))
+    scores = scores[np.unique(np.linspace(0, len(scores) - 1, _CUTS).astype(int))]
+    flags_all = np.nextafter(scores[0], np.float32(-np.inf))
+    positions = np.unique(np.concatenate([[flags_all], scores, [own]]).astype(np.float32))
+    return positions, int(np.searchsorted(positions, own))
 
 
 _COUNTS = {
@@ -115,40 +126,53 @@ _COUNTS = {
     "f1": "F1",
     "accuracy": "Accuracy",
 }
+_RING = '<circle class="mark" data-chart="{}" r="5"/>'
 
 
-def _histogram(run: Run, x: svg.Axis) -> str:
-    parts = []
-    for kind, values in (("normal", run.score[~run.y]), ("anomaly", run.score[run.y])):
-        counts, _ = np.histogram(x.share(values), _BINS, (0, 1))
-        parts.append(svg.bars(counts / max(counts.max(), 1), kind))
-    box = svg.Box()
-    parts.append(
-        f'<line class="mark" data-follows="threshold" x1="{box.left}" x2="{box.left}" '
-        f'y1="{box.top}" y2="{box.top + box.height}"/>'
+def _thresholds(run: Run) -> Iterator[str]:
+    """Histogram, curves, and the slider that moves what depends on a threshold."""
+    positions, own = cuts(run)
+    histogram = detection.score_histograms(run.folder)
+    ranking = detection.roc_and_precision_recall(run.folder)  # None without both classes
+    histogram_html = frame.figure(
+        histogram,
+        "Histogram of the anomaly scores of normal and anomalous rows, with the threshold",
+        "Scores as shares of the rows of each group. The dashed line is the run's own threshold, "
+        "the solid one that of the slider.",
+        '<line class="mark" data-chart="scores"/>',
     )
-    title = "Histogram of the anomaly scores of normal and anomalous test rows"
-    return svg.chart(title, parts, x, svg.Axis(0.0, 1.0), ("anomaly score", "share"))
-
-
-def _roc(run: Run) -> str:
-    curve = sweep(run.score, run.y)
-    unit = svg.Axis(0.0, 1.0)
-    x, y = curve.fp / max(curve.fp[-1], 1), curve.tp / max(curve.tp[-1], 1)
-    ends = np.array([0.0, 1.0])
-    parts = [svg.line(ends, ends, (unit, unit), "faint"), svg.line(x, y, (unit, unit), "main")]
-    parts.append('<circle class="dot" data-follows="rates" data-chart="roc" r="5"/>')
-    title = f"ROC curve, area {run.report['auroc']:.4f}"
-    return svg.chart(title, parts, unit, unit, ("false-positive rate", "recall"))
-
-
-def _precision_recall(run: Run) -> str:
-    curve = sweep(run.score, run.y)
-    unit, tp, fp = svg.Axis(0.0, 1.0), curve.tp[1:], curve.fp[1:]
-    x, y = tp / max(curve.tp[-1], 1), tp / (tp + fp)
-    parts = [svg.line(x, y, (unit, unit), "main")]
-    parts.append('<circle class="dot" data-follows="rates" data-chart="pr" r="5"/>')
-    return svg.chart("Precision against recall", parts, unit, unit, ("recall", "precision"))
+    boxes = {"scores": frame.axes_box(histogram.axes[0])}
+    yield "<h2>Decisions at any threshold</h2>"
+    yield histogram_html
+    yield (
+        '<label for="threshold">Threshold: what is above it is called an anomaly</label>'
+        f'<input type="range" id="threshold" min="0" max="{len(positions) - 1}" value="{own}">'
+        '<button id="own" type="button">The run\'s own threshold</button>'
+    )
+    yield '<div class="counts" aria-live="polite">'
+    for key, name in _COUNTS.items():
+        yield f'<div>{name}<output id="{key}" for="threshold"></output></div>'
+    yield "</div>"
+    yield (
+        '<p class="soft">Conformal alpha is the smallest at which this threshold is the conformal '
+        "one: (1 + calibration scores above it) / (n + 1). It bounds the rate of false alarms on "
+        "new normals only where the calibration rows were neither trained on nor used to fit the "
+        "score.</p>"
+    )
+    if ranking is not None:
+        alt = f"ROC curve, area {run.report['auroc']:.4f}, and precision against recall"
+        caption = "The dot is the run's own threshold, the red ring that of the slider."
+        yield frame.figure(ranking, alt, caption, _RING.format("roc") + _RING.format("pr"))
+        boxes |= dict(zip(("roc", "pr"), map(frame.axes_box, ranking.axes), strict=True))
+    data = {
+        "normal": frame.floats(np.sort(run.score[~run.y])),
+        "anomaly": frame.floats(np.sort(run.score[run.y])),
+        "calibration": frame.floats(np.sort(run.calibration)),
+        "cuts": frame.floats(positions),
+        "own": own,
+        "boxes": boxes,
+    }
+    yield f'<script type="application/json" id="scores">{json.dumps(data)}</script>'
 
 
 def _cases(run: Run) -> Iterator[str]:
@@ -156,100 +180,60 @@ def _cases(run: Run) -> Iterator[str]:
     path = run.folder / "arrays/cases.npz"
     if not path.is_file():
         return
-    found = files.arrays(path, "kind", "row", "score", "y", "class_id", "is_anomaly", "x", "x_hat")
+    cases = files.arrays(path, "kind", "row", "score", "class_id", "is_anomaly", "x", "x_hat")
     yield "<h2>Rows to look at</h2>"
     yield (
-        '<p class="soft">Row, reconstruction, and how far they are apart: side by side, or as '
-        "curves in black (or white), blue and orange. The error need not lie where its cause does."
-        "</p>"
+        '<p class="soft">Each row with its reconstruction and the difference. The error need not '
+        "lie where its cause does.</p>"
     )
-    for kind in dict.fromkeys(found["kind"].tolist()):
-        yield f'<h3>{frame.text(kind)}</h3><div class="gallery">'
-        for i in np.flatnonzero(found["kind"] == kind):
-            yield _case({name: values[i] for name, values in found.items()}, run.schema)
-        yield "</div>"
-
-
-def _case(one: dict[str, Any], schema: Schema) -> str:
-    verdict = "flagged" if one["is_anomaly"] else "passed"
-    mood = "yes" if one["is_anomaly"] else "no"
-    said = f"test row {one['row']}, class {schema.called(int(one['class_id']))}"
-    x, x_hat = one["x"], one["x_hat"]
-    if x.ndim == 3:
-        residual = np.abs(x - x_hat)
-        named = {"row": (x, 1.0), "reconstruction": (x_hat, 1.0)}
-        named["difference"] = (residual, float(residual.max()))
-        pictures = "".join(
-            f"<figure>{frame.image(values, f'{name} of {said}', top)}"
-            f"<figcaption>{name}</figcaption></figure>"
-            for name, (values, top) in named.items()
+    for kind in dict.fromkeys(cases["kind"].tolist()):
+        at = cases["kind"] == kind
+        chosen = {name: cases[name][at] for name in ("x", "x_hat", "score", "is_anomaly")}
+        names = [
+            f"row {row}, class {run.schema.called(int(class_id))}"
+            for row, class_id in zip(cases["row"][at], cases["class_id"][at], strict=True)
+        ]
+        chosen |= {"threshold": run.report["threshold"], "kind": names}
+        alt = "; ".join(f"{name}: {row_verdict(chosen, i)[0]}" for i, name in enumerate(names))
+        yield f"<h3>{frame.text(kind)}</h3>"
+        yield frame.figure(
+            plots.verdicts(chosen, kind), f"Test rows and their reconstructions. {alt}"
         )
-        drawn = f'<div class="trio">{pictures}</div>'
-    else:
-        curves = {"row": x.ravel(), "hat": x_hat.ravel(), "anomaly": np.abs(x - x_hat).ravel()}
-        drawn = svg.spark(curves, f"values of {said}, its reconstruction and their difference")
-    return (
-        f'<div class="case">{drawn}<p>{frame.text(said)}</p><p>score {one["score"]:.4g}, '
-        f'<span class="{mood}">{verdict}</span></p></div>'
-    )
 
 
 def _classes(run: Run) -> Iterator[str]:
-    """How each class of the test rows fares."""
+    """The share flagged of each class of the test rows."""
     rows = []
     for k in np.unique(run.class_id):
         for anomalous in (False, True):
-            mine = (run.class_id == k) & (run.y == anomalous)
-            if mine.any():
+            of_class = (run.class_id == k) & (run.y == anomalous)
+            if of_class.any():
                 side = "anomaly" if anomalous else "normal"
-                rate = f"{100 * run.is_anomaly[mine].mean():.1f} %"
-                middle = f"{np.median(run.score[mine]):.4g}"
-                rows.append((run.schema.called(int(k)), side, int(mine.sum()), middle, rate))
+                rate = f"{100 * run.is_anomaly[of_class].mean():.1f} %"
+                median = tables.text(float(np.median(run.score[of_class])))
+                rows.append((run.schema.called(int(k)), side, int(of_class.sum()), median, rate))
     yield "<h2>Classes</h2>"
     heads = ("class", "side", "rows", "median score", "flagged")
     yield frame.table("Test rows by class, at the run's own threshold", heads, rows)
 
 
-def _severity(run: Run) -> Iterator[str]:
-    path = run.folder / "arrays/severity.npz"
-    if not path.is_file():
-        return
-    found = files.arrays(path, "names", "severities", "auroc")
-    names = found["names"].tolist()
-    columns = [[f"{value:g}" for value in of] for of in found["severities"]]
-    title = "AUROC of corrupted against clean normal test rows, by corruption and severity"
-    yield "<h2>Severity of corruptions</h2>"
-    yield f'<div class="wide" tabindex="0">{svg.heat(found["auroc"], names, columns, title)}</div>'
-
-
-def _course(run: Run) -> Iterator[str]:
-    """Losses over the epochs."""
-    epochs = np.array([epoch["epoch"] for epoch in run.epochs], float)
-    curves = {
-        kind: np.array([epoch[name] for epoch in run.epochs])
-        for kind, name in (("train", "loss"), ("valid", "valid_loss"))
-        if all(name in epoch for epoch in run.epochs)
-    }
-    if not curves:
-        return
-    x = svg.Axis(float(epochs[0]) - 0.5, float(epochs[-1]) + 0.5)
-    y = svg.axis_of(np.concatenate(list(curves.values())))
-    parts = [svg.line(epochs, values, (x, y), kind) for kind, values in curves.items()]
+def _curves(run: Run) -> Iterator[str]:
+    """Severity of corruptions, where it was studied, and the course of training."""
+    severity = plots.STUDY_FIGURES["severity"]
+    if (run.folder / severity.needs[0]).is_file():
+        yield "<h2>Severity of corruptions</h2>"
+        alt = "AUROC and share flagged against severity, for each corruption"
+        yield frame.figure(severity.draw(run.folder), alt)
     yield "<h2>Training</h2>"
-    drawn = svg.chart("Losses over the epochs", parts, x, y, ("epoch", "loss"))
-    yield frame.figure(drawn, "Loss of training rows (blue) and of held-out normals (green).")
+    yield frame.figure(curves.loss_curves(run.folder), "Losses over the epochs")
 
 
 def _provenance(run: Run) -> Iterator[str]:
     yield "<h2>Report and provenance</h2>"
-    simple = [(k, _short(v)) for k, v in run.report.items() if not isinstance(v, dict)]
+    simple = [(k, tables.text(v)) for k, v in run.report.items() if not isinstance(v, dict)]
     yield frame.table("report.json", ("field", "value"), simple)
-    for name in ("config.json", "data.json", "provenance.jsonl"):
+    for name in ("config.json", "data.json", "provenance.jsonl", "severity.md"):
         path = run.folder / name
         if path.is_file():
             content = frame.text(path.read_text(encoding="utf-8", errors="replace"))
             yield f'<details><summary>{name}</summary><pre tabindex="0">{content}</pre></details>'
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,16 +1,16 @@
 """Figures of a run, drawn from the files in its folder.
 
 Nothing here imports jax: figures can be drawn, or drawn again, on a machine that only has the
-files. matplotlib is imported when a figure is drawn.
+files. matplotlib is imported when a figure is drawn. To add a figure of an array file, write a
+function of the arrays and the second title line, and name it in `STUDY_FIGURES`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.reports.plots import beside, classes, conformal, curves, detection, files, images, series
-from jaxae.reports.plots.beside import Helper
+from jaxae.reports.plots import curves, detection, files, images, latent, protocols, series
 from jaxae.reports.plots.curves import training_curves_over_seeds
 from jaxae.reports.plots.style import load, save
 
@@ -18,53 +18,59 @@ __all__ = [
     "CROSS_FIGURES",
     "FIGURES",
     "PROTOCOL_FIGURES",
+    "STUDY_FIGURES",
     "FigureSpec",
-    "Helper",
     "draw",
     "load",
+    "reconstructions",
+    "residuals",
+    "save",
     "training_curves_over_seeds",
+    "verdicts",
 ]
 
-RECONSTRUCTIONS = "arrays/reconstructions.npz"
-VERDICTS = "arrays/verdicts.npz"
-RESIDUALS = "arrays/residuals.npz"
-RESIDUAL_KEYS = ("x", "x_hat", "residual", "score", "threshold", "is_anomaly", "kind")
+_VERDICT = ("x", "x_hat", "score", "threshold", "is_anomaly", "kind")
 
 
 class FigureSpec(NamedTuple):
     """A figure that a run may have."""
 
     needs: tuple[str, ...]  # files of the run folder without which it is skipped
-    draw: beside.Draw
+    draw: Callable[[Path], Any]  # run folder -> matplotlib Figure; None = nothing to show
 
 
-def reconstructions(run_dir: Path):
+def reconstructions(data: dict, subtitle: str):
     """Test rows with their reconstructions, as pictures or as lines by the rows' shape."""
-    keys = ("x", "x_hat", "y", "score", "threshold", "is_anomaly")
-    data = files.arrays(run_dir / RECONSTRUCTIONS, *keys)
-    return _by_shape(data).reconstructions(data, files.headline(run_dir))
+    return _by_shape(data).reconstructions(data, subtitle)
 
 
-def verdicts(run_dir: Path):
-    """Single rows with the detector's verdict, as pictures or as lines by the rows' shape."""
-    keys = ("x", "x_hat", "score", "threshold", "is_anomaly", "kind")
-    data = files.arrays(run_dir / VERDICTS, *keys)
-    return _by_shape(data).verdicts(data, files.headline(run_dir))
+def verdicts(data: dict, subtitle: str):
+    """Single rows with the detector's verdict, as pictures or as lines by the rows' shape.
+
+    Args:
+      data: "x" and "x_hat" [N, ...], "score", "is_anomaly" and "kind" [N], and the "threshold".
+      subtitle: the second title line.
+    """
+    return _by_shape(data).verdicts(data, subtitle)
 
 
-def residuals(run_dir: Path):
-    """Rows with the error of each of their values, as pictures or as lines by the rows' shape."""
-    data = files.arrays(run_dir / RESIDUALS, *RESIDUAL_KEYS)
-    return _by_shape(data).residuals(data, files.headline(run_dir))
-
-
-def draw_residuals(data: dict, subtitle: str, path: Path) -> Path:
-    """The same figure of rows that belong to no run: arrays of the names `RESIDUAL_KEYS`."""
-    return save(_by_shape(data).residuals(data, subtitle), path)
+def residuals(data: dict, subtitle: str):
+    """Rows with the error of each of their values; as `verdicts`, and "residual" [N, ...]."""
+    return _by_shape(data).residuals(data, subtitle)
 
 
 def _by_shape(data: dict):
     return images if data["x"].ndim == 4 else series
+
+
+def _of_arrays(name: str, draw: Callable[[dict, str], Any], *keys: str) -> FigureSpec:
+    """A figure of arrays/NAME.npz, which must hold `keys`, and of the headline of the run."""
+    path = f"arrays/{name}.npz"
+
+    def draw_run(run_dir: Path):
+        return draw(files.arrays(run_dir / path, *keys), files.headline(run_dir))
+
+    return FigureSpec((path,), draw_run)
 
 
 _DETECTION = (files.REPORT, files.SCORES)
@@ -76,24 +82,49 @@ FIGURES: dict[str, FigureSpec] = {
     "roc_pr": FigureSpec(_DETECTION, detection.roc_and_precision_recall),
     "precision_recall_threshold": FigureSpec(_DETECTION, detection.precision_recall_vs_threshold),
 }
-"""Of every run; those of a study are named with it, see `jaxae.reports.studies`."""
+"""Of every run."""
 
-PROTOCOL_FIGURES = {"one_vs_rest": FigureSpec((files.REPORT,), classes.one_vs_rest)}
+_SEVERITY = ("names", "severities", "unit")
+STUDY_FIGURES: dict[str, FigureSpec] = {
+    "reconstructions": _of_arrays(
+        "reconstructions", reconstructions, *("x", "x_hat", "y", "score", "threshold", "is_anomaly")
+    ),
+    "verdicts": _of_arrays("verdicts", verdicts, *_VERDICT),
+    "residuals": _of_arrays("residuals", residuals, *_VERDICT, "residual"),
+    "epoch_grid": _of_arrays("epoch_grid", images.epoch_grid, "epochs", "x", "x_hat"),
+    "denoising": _of_arrays(
+        "denoising", images.denoising, "clean", "noisy", "denoised", "noise_std"
+    ),
+    "beats": _of_arrays("beats", series.beats, "normal", "abnormal", "normal_hat", "abnormal_hat"),
+    "latent_scatter": _of_arrays(
+        "latent_scatter",
+        latent.latent_scatter,
+        *("z", "class_id", "centroid_images", "centroids", "classes"),
+    ),
+    "latent_grid": _of_arrays("latent_grid", latent.latent_grid, "images", "x_range", "y_range"),
+    "tsne": _of_arrays("tsne", latent.tsne, "points", "class_id"),
+    "interpolation": _of_arrays(
+        "interpolation", images.interpolation, "images", "ends", "class_id"
+    ),
+    "severity": _of_arrays("severity", curves.severity, *_SEVERITY, "auroc", "flagged"),
+    "severity_examples": _of_arrays("severity", images.severity_examples, *_SEVERITY),
+    "loss_histograms": _of_arrays("loss_histograms", detection.loss_histograms, "train", "valid"),
+}
+"""Of the studies of `jaxae.reports.studies`, by the name of the picture."""
+
+PROTOCOL_FIGURES = {"one_vs_rest": FigureSpec((files.REPORT,), protocols.one_vs_rest)}
 """Of a protocol's folder."""
 
-CROSS_FIGURES = {"p_values": FigureSpec((files.REPORT, files.SCORES), conformal.p_values)}
+CROSS_FIGURES = {"p_values": FigureSpec((files.REPORT, files.SCORES), protocols.p_values)}
 """Of a run without held-out rows."""
 
 
-def draw(
-    run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES, helper: Helper | None = None
-) -> list[Path]:
-    """Draws every figure whose files exist into `run_dir`/figures/NAME.png.
+def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Path]:
+    """Draw every figure whose files exist into `run_dir`/figures/NAME.png.
 
     Args:
       run_dir: a run folder.
-      figures: name -> what is drawn; `FIGURES | studies.figures()` are all that there are.
-      helper: a process that draws some of them meanwhile.
+      figures: by the name of the picture; `FIGURES | studies.figures()` are all of a run.
 
     Returns:
       The pictures written, in the order of `figures`.
@@ -104,9 +135,10 @@ def draw(
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise UserError(f"there is no run folder {run_dir}; give the folder of a finished run")
-    orders = [
-        (spec.draw, run_dir, run_dir / "figures" / f"{name}.png")
-        for name, spec in figures.items()
-        if all((run_dir / needed).exists() for needed in spec.needs)
-    ]
-    return beside.pictures(orders, helper)
+    paths = []
+    for name, spec in figures.items():
+        if all((run_dir / needed).exists() for needed in spec.needs):
+            figure = spec.draw(run_dir)
+            if figure is not None:
+                paths.append(save(figure, run_dir / "figures" / f"{name}.png"))
+    return paths

@@ -18,15 +18,13 @@ from jaxae.reports.plots.style import (
     canvas,
     headings,
     legend,
+    outside_legend,
     rows_for,
     save,
     spans_decades,
     style,
     whole_number_ticks,
 )
-
-EPOCH_SCORES = "arrays/epoch_scores.npz"
-SEVERITY = "arrays/severity.npz"
 
 _LOSSES = {"loss": "train", "valid_loss": "validation"}
 _MONITORED = {
@@ -67,46 +65,13 @@ def loss_curves(run_dir: Path):
 
 def _curves(rows: list[dict], names: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Legend name -> (epochs, values) for each key that some row holds."""
-    found = {}
+    curves = {}
     for key, name in names.items():
         points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
         if points:
             epochs, values = np.asarray(points, float).T
-            found[name] = epochs, values
-    return found
-
-
-def epoch_scores(run_dir: Path):
-    """Test AUROC and equal-error F1 per epoch, with the epochs that three selections choose.
-
-    final = the last epoch, label-free = chosen without anomaly labels, oracle = chosen on the
-    test labels (a leak, shown for comparison only).
-    """
-    keys = ("epochs", "auroc", "equal_error_f1", "final", "label_free", "oracle")
-    data = files.arrays(run_dir / EPOCH_SCORES, *keys)
-    figure, axes = canvas(7.0, 3.4)
-    ax = axes[0, 0]
-    style(ax, "", "epoch", "on the test set")
-    ax.plot(data["epochs"], data["auroc"], ".-", lw=1.3, color=BLUE, label="AUROC")
-    f1_style = {"lw": 1.3, "color": ORANGE, "label": "F1 at equal error"}
-    ax.plot(data["epochs"], data["equal_error_f1"], ".--", **f1_style)
-    choices = (
-        ("final", "final epoch", ":", PURPLE),
-        ("label_free", "chosen without labels", "-", GREEN),
-        ("oracle", "oracle (test labels)", "--", VERMILLION),
-    )
-    shift = 0.006 * np.ptp(np.append(data["epochs"], 0))  # equal choices stay visible side by side
-    for place, (key, name, line, colour) in enumerate(choices):
-        epoch = int(data[key])
-        at = epoch + (place - 1) * shift
-        ax.axvline(at, ls=line, lw=1.3, color=colour, label=f"{name}: {epoch}")
-    ax.set_ylim(top=1.01)
-    whole_number_ticks(ax)
-    figure.legend(
-        *ax.get_legend_handles_labels(), loc="outside right center", fontsize=7.5, frameon=False
-    )
-    headings(figure, "Detection after each epoch", files.headline(run_dir))
-    return figure
+            curves[name] = epochs, values
+    return curves
 
 
 _CHOICES = (
@@ -123,10 +88,10 @@ def selection(run_dir: Path):
     The oracle looks at test labels: how far it lies above the others is what a choice without
     labels costs.
     """
-    known = files.report(run_dir)
-    if "selection" not in known:
+    report = files.report(run_dir)
+    if "selection" not in report:
         return None
-    chosen, rows = known["selection"], files.metrics(run_dir)
+    chosen, rows = report["selection"], files.metrics(run_dir)
     figure, axes = canvas(7.4, 3.4)
     ax = axes[0, 0]
     style(ax, "", "epoch", "AUROC")
@@ -141,17 +106,13 @@ def selection(run_dir: Path):
         at = epoch + (place - 1.5) * shift
         ax.axvline(at, ls=line, lw=1.3, color=colour, label=f"{name}: {epoch}, AUROC {auroc:.4f}")
     whole_number_ticks(ax)
-    figure.legend(
-        *ax.get_legend_handles_labels(), loc="outside right center", fontsize=7.5, frameon=False
-    )
+    outside_legend(figure)
     headings(figure, "Which epoch becomes the detector", files.headline(run_dir))
     return figure
 
 
-def severity(run_dir: Path):
+def severity(data: dict, subtitle: str):
     """AUROC and flagged share against severity, one small panel per corruption."""
-    keys = ("names", "severities", "auroc", "flagged", "unit")
-    data = files.arrays(run_dir / SEVERITY, *keys)
     count = len(data["names"])
     cols = min(4, count)
     rows = rows_for(count, cols)
@@ -166,9 +127,8 @@ def severity(run_dir: Path):
         ax.plot(x, data["auroc"][i], ".-", color=BLUE, lw=1.3, label="AUROC (chance 0.5)")
         ax.plot(x, data["flagged"][i], ".--", color=VERMILLION, lw=1.3, label="share flagged")
         ax.set_ylim(-0.03, 1.03)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7.5, frameon=False)
-    headings(figure, "Corruption of growing severity", files.headline(run_dir))
+    outside_legend(figure, axes[0, 0], "lower center", ncols=2)
+    headings(figure, "Corruption of growing severity", subtitle)
     return figure
 
 
@@ -179,8 +139,7 @@ def training_curves_over_seeds(run_dirs: Sequence[Path], out: Path) -> Path:
     stand side by side on one scale.
 
     Args:
-      run_dirs: run folders, each with report.json and with arrays/epoch_scores.npz or test_auroc in
-        metrics.jsonl.
+      run_dirs: run folders, each with report.json and with test_auroc in metrics.jsonl.
       out: the PNG to write.
 
     Returns:
@@ -193,15 +152,19 @@ def training_curves_over_seeds(run_dirs: Sequence[Path], out: Path) -> Path:
         raise UserError("no run folders to compare; give at least one")
     groups: dict[str, list[tuple[int, Path]]] = {}
     for run_dir in map(Path, run_dirs):
-        known = files.report(run_dir, "name", "seed")
-        groups.setdefault(str(known["name"]), []).append((known["seed"], run_dir))
+        report = files.report(run_dir, "name", "seed")
+        groups.setdefault(str(report["name"]), []).append((report["seed"], run_dir))
     count = len(groups)
     figure, axes = canvas(0.9 + 3.6 * count, 3.9, 1, count, sharey=True, sharex=True)
     for ax, (name, members) in zip(axes[0], groups.items(), strict=True):
         style(ax, name, "epoch", "" if ax is not axes[0, 0] else "AUROC on the test set")
         ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
         for i, (seed, run_dir) in enumerate(members):
-            epochs, auroc = _auroc_per_epoch(run_dir)
+            monitored = _curves(files.metrics(run_dir), _MONITORED)
+            if "AUROC" not in monitored:
+                where = run_dir / files.METRICS
+                raise UserError(f"{where} has no test_auroc; use --train.monitor to compare runs")
+            epochs, auroc = monitored["AUROC"]
             look = {"color": CLASSES[i % len(CLASSES)], "label": f"seed {seed}: {auroc[-1]:.3f}"}
             ax.plot(epochs, auroc, ".-", lw=1.3, markersize=4, **look)
         whole_number_ticks(ax)
@@ -209,14 +172,3 @@ def training_curves_over_seeds(run_dirs: Sequence[Path], out: Path) -> Path:
         legend(ax, title="after the last epoch", title_fontsize=7.5, **below)
     headings(figure, "AUROC during training over repeated runs", "dotted: chance")
     return save(figure, Path(out))
-
-
-def _auroc_per_epoch(run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    if (run_dir / EPOCH_SCORES).exists():
-        data = files.arrays(run_dir / EPOCH_SCORES, "epochs", "auroc")
-        return data["epochs"], data["auroc"]
-    curves = _curves(files.metrics(run_dir), _MONITORED)
-    if "AUROC" not in curves:
-        where = run_dir / files.METRICS
-        raise UserError(f"{where} has no test_auroc; train with the monitor on to compare runs")
-    return curves["AUROC"]

@@ -1,4 +1,4 @@
-"""Figures about scores and the threshold: how well normals and anomalies are told apart."""
+"""Figures of scores and the threshold: how well normals and anomalies are separated."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -26,41 +26,39 @@ from jaxae.reports.plots.style import (
 )
 from jaxae.stats.curve import sweep
 
-LOSS_HISTOGRAMS = "arrays/loss_histograms.npz"
-
 _BINS = 60
 
 
 def score_histograms(run_dir: Path):
     """Scores of normal rows (train, validation, test) and of anomalies, with the threshold.
 
-    Above them stands what the report warns of.
+    The report's warnings stand above them.
 
     Bars give the share of a group's rows in a bin, so groups of unequal size compare; bins are
     logarithmic when the scores are positive and span more than a factor of 30.
     """
-    known = files.report(run_dir, "threshold")
+    report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
     y = data["test_y"]
     outline = {"histtype": "step", "lw": 1.2}
     groups = [
         ("normal, train", data.get("train", np.empty(0)), {"color": GREY, **outline}),
-        ("normal, validation", data["valid"], {"color": BLUE, **outline}),
+        ("normal, validation", data.get("valid", np.empty(0)), {"color": BLUE, **outline}),
         ("normal, test", data["test"][~y], {"color": NORMAL, "alpha": 0.55}),
         ("anomaly, test", data["test"][y], {"color": ANOMALY, "alpha": 0.55}),
     ]
     groups = [(name, scores, look) for name, scores, look in groups if scores.size]
-    every = np.concatenate([scores for _, scores, _ in groups])
+    pooled = np.concatenate([scores for _, scores, _ in groups])
     figure, axes = canvas(6.4, 3.5)
     ax = axes[0, 0]
-    measured = f"anomaly score ({known.get('score', 'higher = more anomalous')})"
-    style(ax, "", measured, "share of rows")
-    ax.set_title(warning_lines(known), fontsize=7.5, color=VERMILLION, loc="left")
-    edges = _edges(ax, every)
+    label = f"anomaly score ({report.get('score', 'higher = more anomalous')})"
+    style(ax, "", label, "share of rows")
+    ax.set_title(warning_lines(report), fontsize=7.5, color=VERMILLION, loc="left")
+    edges = _edges(ax, pooled)
     for name, scores, look in groups:
         weights = np.full(scores.size, 1 / scores.size)
         ax.hist(scores, edges, weights=weights, label=f"{name} (n = {scores.size:,})", **look)
-    _threshold_line(ax, known)
+    _threshold_line(ax, report)
     legend(ax)
     headings(figure, "Scores and threshold", files.headline(run_dir))
     return figure
@@ -68,14 +66,14 @@ def score_histograms(run_dir: Path):
 
 def roc_and_precision_recall(run_dir: Path):
     """ROC and precision-recall curves with the operating point; None without both classes."""
-    known = files.report(run_dir, "threshold")
+    report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
     scores, y = data["test"], data["test_y"]
     if y.all() or not y.any():
         return None
     cuts = _cuts(scores, y)
     flagged = data["test_is_anomaly"]
-    hit, alarm = flagged[y].mean(), flagged[~y].mean()
+    recall, false_alarms = flagged[y].mean(), flagged[~y].mean()
     figure, axes = canvas(7.2, 3.8, 1, 2)
     roc, pr = axes[0]
     style(roc, "ROC", "false positive rate", "true positive rate (recall)")
@@ -84,7 +82,7 @@ def roc_and_precision_recall(run_dir: Path):
     roc.plot(
         cuts.false_positive_rate, cuts.recall, color=BLUE, lw=1.5, label=f"AUROC = {auroc:.4f}"
     )
-    roc.plot(alarm, hit, "o", color=BLACK, ms=5, label=_at(known))
+    roc.plot(false_alarms, recall, "o", color=BLACK, ms=5, label=_at(report))
     style(pr, "Precision and recall", "recall", "precision")
     share = y.mean()
     pr.axhline(share, ls=":", color=GREY, lw=1, label=f"chance ({share:.2f} anomalies)")
@@ -92,7 +90,7 @@ def roc_and_precision_recall(run_dir: Path):
     step = {"drawstyle": "steps-pre", "lw": 1.5, "color": ORANGE}
     pr.plot(cuts.recall, cuts.precision, label=f"AP = {average:.4f}", **step)
     if flagged.any():
-        pr.plot(hit, y[flagged].mean(), "o", color=BLACK, ms=5, label=_at(known))
+        pr.plot(recall, y[flagged].mean(), "o", color=BLACK, ms=5, label=_at(report))
     for ax in (roc, pr):
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         legend(ax, loc="lower right" if ax is roc else "lower left")
@@ -102,7 +100,7 @@ def roc_and_precision_recall(run_dir: Path):
 
 def precision_recall_vs_threshold(run_dir: Path):
     """Precision and recall if the threshold were at x; None without both classes."""
-    known = files.report(run_dir, "threshold")
+    report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
     scores, y = data["test"], data["test_y"]
     if y.all() or not y.any():
@@ -116,16 +114,15 @@ def precision_recall_vs_threshold(run_dir: Path):
     ax.plot(thresholds, cuts.recall[1:], "--", color=ORANGE, lw=1.5, label="recall")
     if spans_decades(thresholds, 30):
         ax.set_xscale("log")
-    _threshold_line(ax, known)
+    _threshold_line(ax, report)
     ax.set_ylim(-0.02, 1.04)
     legend(ax)
     headings(figure, "Precision and recall against the threshold", files.headline(run_dir))
     return figure
 
 
-def loss_histograms(run_dir: Path):
+def loss_histograms(data: dict, subtitle: str):
     """Losses per row after the last epoch, train over validation, with mean and median."""
-    data = files.arrays(run_dir / LOSS_HISTOGRAMS, "train", "valid")
     figure, axes = canvas(5.8, 4.4, 2, 1, sharex=True)
     edges = np.histogram_bin_edges(np.concatenate([data["train"], data["valid"]]), _BINS)
     panels = (("train", "Train", SKY), ("valid", "Validation", ORANGE))
@@ -137,7 +134,7 @@ def loss_histograms(run_dir: Path):
         ax.axvline(mean, color=BLACK, lw=1.3, label=f"mean {mean:.4g}")
         ax.axvline(median, color=PURPLE, lw=1.3, ls="--", label=f"median {median:.4g}")
         legend(ax)
-    headings(figure, "Losses of the last epoch", files.headline(run_dir))
+    headings(figure, "Losses of the last epoch", subtitle)
     return figure
 
 
@@ -164,14 +161,10 @@ def _cuts(scores: np.ndarray, y: np.ndarray) -> Cuts:
 
 def _scores(run_dir: Path) -> dict[str, np.ndarray]:
     path = run_dir / files.SCORES
-    data = files.arrays(path, "valid", "test", "test_y", "test_is_anomaly")
+    data = files.scores(run_dir, "test", "test_y", "test_is_anomaly")
     for key in {"train", "valid", "test"} & data.keys():
         if not np.isfinite(data[key]).all():
             raise UserError(f"{path} holds NaN or infinite scores under {key}; train again")
-    for key in ("test_y", "test_is_anomaly"):
-        if data["test"].shape != data[key].shape:
-            shapes = f"{data['test'].shape} and {data[key].shape}"
-            raise UserError(f"{path} holds test and {key} of shapes {shapes}; score the rows again")
     return data | {name: data[name].astype(bool) for name in ("test_y", "test_is_anomaly")}
 
 
@@ -183,10 +176,10 @@ def _edges(ax, scores: np.ndarray) -> np.ndarray:
     return np.geomspace(scores.min(), scores.max(), _BINS + 1)
 
 
-def _at(known: dict) -> str:
-    return f"threshold {known['threshold']:.3g}"
+def _at(report: dict) -> str:
+    return f"threshold {report['threshold']:.3g}"
 
 
-def _threshold_line(ax, known: dict) -> None:
-    rule = f" ({known['threshold_rule']})" if known.get("threshold_rule") else ""
-    ax.axvline(known["threshold"], color=BLACK, lw=1.3, ls="--", label=_at(known) + rule)
+def _threshold_line(ax, report: dict) -> None:
+    rule = f" ({report['threshold_rule']})" if report.get("threshold_rule") else ""
+    ax.axvline(report["threshold"], color=BLACK, lw=1.3, ls="--", label=_at(report) + rule)

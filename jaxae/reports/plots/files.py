@@ -27,10 +27,27 @@ def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            found = {key: stored[key] for key in stored.files}
+            values = {key: stored[key] for key in stored.files}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as err:
         raise UserError(f"{path} cannot be read ({err}); {_REMEDY}") from err
-    return _with_keys(path, found, keys)
+    return _with_keys(path, values, keys)
+
+
+def scores(run_dir: Path, *keys: str) -> dict[str, np.ndarray]:
+    """Reads scores.npz, whose arrays `keys` must be of one length.
+
+    Raises:
+      UserError: see `arrays`, or the lengths differ.
+    """
+    path = run_dir / SCORES
+    values = arrays(path, *keys)
+    for key in keys[1:]:
+        if values[key].shape != values[keys[0]].shape:
+            shapes = (
+                f"{keys[0]} and {key} of shapes {values[keys[0]].shape} and {values[key].shape}"
+            )
+            raise UserError(f"{path} holds {shapes}; run the experiment again")
+    return values
 
 
 def report(run_dir: Path, *keys: str) -> dict:
@@ -41,10 +58,10 @@ def report(run_dir: Path, *keys: str) -> dict:
     """
     path = run_dir / REPORT
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as err:
         raise UserError(f"{path} cannot be read ({err}); {_REMEDY}") from err
-    return _with_keys(path, found, keys)
+    return _with_keys(path, fields, keys)
 
 
 def metrics(run_dir: Path) -> list[dict]:
@@ -73,27 +90,27 @@ def metrics(run_dir: Path) -> list[dict]:
 
 
 def headline(run_dir: Path) -> str:
-    """The second title line of every figure: name, data set and score, as far as they are known.
+    """The second title line of every figure: name, data set and score, as far as they are fields.
 
     A detector whose epoch was selected by test labels is called an oracle.
     """
     if not (run_dir / REPORT).exists():
         return run_dir.name
-    known = report(run_dir)
-    name = str(known.get("name", run_dir.name))
-    parts = [("data", known.get("dataset")), ("score", known.get("score"))]
-    if "oracle" in known.get("selected_by", LAST):
+    fields = report(run_dir)
+    name = str(fields.get("name", run_dir.name))
+    details = [("data", fields.get("dataset")), ("score", fields.get("score"))]
+    if "oracle" in fields.get("selected_by", LAST):
         name += " (oracle)"
-    return ", ".join([name, *(f"{what}: {value}" for what, value in parts if value)])
+    return ", ".join([name, *(f"{label}: {value}" for label, value in details if value)])
 
 
 _REMEDY = "run the experiment again, or delete the file to skip its figures"
 
 
-def _with_keys(where: Path | str, found, keys: tuple[str, ...]) -> dict:
-    if not isinstance(found, dict):
+def _with_keys(where: Path | str, values, keys: tuple[str, ...]) -> dict:
+    if not isinstance(values, dict):
         raise UserError(f"{where} does not hold named values; {_REMEDY}")
-    missing = [key for key in keys if key not in found]
+    missing = [key for key in keys if key not in values]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; {_REMEDY}")
-    return found
+    return values

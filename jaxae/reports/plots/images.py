@@ -1,30 +1,23 @@
-"""Figures of image rows."""
+"""Figures of image rows: many small images as ONE picture, since hundreds of axes take seconds."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from jaxae.reports.plots import files
-from jaxae.reports.plots.mosaic import (
-    EDGE,
-    TITLE,
-    centres,
-    gap,
-    inches,
-    margin,
-    mosaic,
-    place,
-    rgb,
-    sheet,
-    show,
+from jaxae.reports.plots.style import (
+    ANOMALY,
+    DPI,
+    NARROWEST,
+    NORMAL,
+    headings,
+    row_verdict,
+    rows_for,
 )
-from jaxae.reports.plots.style import ANOMALY, NORMAL, headings, judged, rows_for, verdict
 
-EPOCH_GRID = "arrays/epoch_grid.npz"
-INTERPOLATION = "arrays/interpolation.npz"
-DENOISING = "arrays/denoising.npz"
-SEVERITY = "arrays/severity.npz"
-
+CELL = 0.7  # inches from one image to the next
+TITLE = 0.52  # inches that the two title lines take
+EDGE = 0.1  # inches of white at the border of a figure
+_LINE = 222  # grey of the lines between images, visible beside black and beside white
 _NAMES_BELOW = 0.22  # inches for a line of column names
 
 
@@ -69,7 +62,7 @@ def residuals(data: dict, subtitle: str):
     figure, bar = _trios(_visible(data), shares, (0, 1), "inferno", "squared error")
     bar.set_ticks([0, 0.5, 1])
     bar.set_label("error / the row's largest", fontsize=7, labelpad=1)
-    headings(figure, "Residuals (the strangest rows first)", subtitle)
+    headings(figure, "Residuals (the most anomalous rows first)", subtitle)
     return figure
 
 
@@ -103,7 +96,7 @@ def _trios(data: dict, values: np.ndarray, limits: tuple[float, float], colours:
         row, col = divmod(i, cols)
         ax = place(figure, EDGE + col * step[0], TITLE + row * step[1] + 0.34, *block)
         ax.imshow(mosaic(trio[None], gap(width)), aspect="auto")
-        words, colour = verdict(*judged(data, i))
+        words, colour = row_verdict(data, i)
         ax.set_title(words, fontsize=7.5, loc="left", color=colour, weight="bold", pad=2.5)
         kind = {"xytext": (0, 13), "textcoords": "offset points", "va": "bottom", "fontsize": 7.5}
         ax.annotate(str(data["kind"][i]), (0, 1), xycoords="axes fraction", color="#444444", **kind)
@@ -116,44 +109,40 @@ def _trios(data: dict, values: np.ndarray, limits: tuple[float, float], colours:
     return figure, drawn
 
 
-def epoch_grid(run_dir: Path):
+def epoch_grid(data: dict, subtitle: str):
     """Rows of the data over their reconstructions after each saved epoch."""
-    data = files.arrays(run_dir / EPOCH_GRID, "epochs", "x", "x_hat")
     pictures = np.concatenate([data["x"][None], data["x_hat"]])
     names = ["original", *(f"epoch {epoch}" for epoch in data["epochs"])]
-    return _one_mosaic(run_dir, "Reconstructions during training", pictures, names)
+    return _one_mosaic(subtitle, "Reconstructions during training", pictures, names)
 
 
-def interpolation(run_dir: Path):
+def interpolation(data: dict, subtitle: str):
     """Decoded codes on the straight line between the codes of two originals, shown at the ends."""
-    data = files.arrays(run_dir / INTERPOLATION, "images", "ends", "class_id")
     first, last = data["ends"]
     pictures = np.concatenate([first[None], data["images"], last[None]])[None]
     steps = [f"{step:.2f}" for step in np.linspace(0, 1, len(data["images"]))]
     names = [f"class {data['class_id'][0]}", *steps, f"class {data['class_id'][1]}"]
     title = "Between two latent codes (originals at both ends)"
-    return _one_mosaic(run_dir, title, pictures, [], names)
+    return _one_mosaic(subtitle, title, pictures, [], names)
 
 
-def denoising(run_dir: Path):
+def denoising(data: dict, subtitle: str):
     """Clean, noisy and denoised images in three rows; None of rows that are no images."""
-    data = files.arrays(run_dir / DENOISING, "clean", "noisy", "denoised", "noise_std")
     if data["clean"].ndim != 4:
         return None
     pictures = np.stack([data["clean"], data["noisy"], data["denoised"]])
     title = f"Denoising (Gaussian noise, standard deviation {float(data['noise_std']):.3g})"
-    return _one_mosaic(run_dir, title, pictures, ["clean", "noisy", "denoised"])
+    return _one_mosaic(subtitle, title, pictures, ["clean", "noisy", "denoised"])
 
 
-def severity_examples(run_dir: Path):
+def severity_examples(data: dict, subtitle: str):
     """One image under each corruption at each severity; None when the file has no examples."""
-    data = files.arrays(run_dir / SEVERITY, "names", "severities", "unit")
     if "examples" not in data:
         return None
     pictures = data["examples"]
     pairs = zip(data["names"], data["unit"], strict=True)
     names = [f"{name}\n{unit}" for name, unit in pairs]
-    figure = _one_mosaic(run_dir, "Corruptions and their severities", pictures, names)
+    figure = _one_mosaic(subtitle, "Corruptions and their severities", pictures, names)
     height, width = pictures.shape[2:4]
     line = gap(width)
     look = {"va": "top", "ha": "right", "color": "white", "fontsize": 6.5}
@@ -164,11 +153,85 @@ def severity_examples(run_dir: Path):
     return figure
 
 
-def _one_mosaic(run_dir: Path, title: str, images: np.ndarray, row_names, col_names=()):
+def _one_mosaic(subtitle: str, title: str, images: np.ndarray, row_names, col_names=()):
     left = margin(row_names)
     width, height = inches(*images.shape[:2], images.shape[2:])
     below = _NAMES_BELOW if len(col_names) else EDGE
     figure = sheet(left + width + EDGE, TITLE + height + below)
     show(figure, left, TITLE, images, row_names, col_names)
-    headings(figure, title, files.headline(run_dir))
+    headings(figure, title, subtitle)
     return figure
+
+
+def rgb(images: np.ndarray) -> np.ndarray:
+    """Images [..., H, W, C] in [0, 1] as uint8 [..., H, W, 3]; else averages the channels."""
+    images = np.asarray(images, np.float32)
+    if images.shape[-1] != 3:
+        images = np.repeat(images.mean(axis=-1, keepdims=True), 3, axis=-1)
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+def gap(width: int) -> int:
+    """Pixels of the line between images of `width` pixels."""
+    return max(1, width // 14)
+
+
+def mosaic(images: np.ndarray, line: int) -> np.ndarray:
+    """Lays uint8 images [R, K, H, W, 3] out as one picture with lines of `line` pixels around each.
+
+    Returns:
+      [R (H + line) + line, K (W + line) + line, 3]
+    """
+    rows, cols, height, width, _ = images.shape
+    cells = np.full((rows, height + line, cols, width + line, 3), _LINE, np.uint8)
+    cells[:, line:, :, line:] = images.transpose(0, 2, 1, 3, 4)
+    picture = cells.reshape(rows * (height + line), cols * (width + line), 3)
+    return np.pad(picture, ((0, line), (0, line), (0, 0)), constant_values=_LINE)
+
+
+def centres(count: int, size: int, line: int) -> np.ndarray:
+    """Pixel positions of the middles of `count` images of `size` pixels in a mosaic."""
+    return np.arange(count) * (size + line) + line + (size - 1) / 2
+
+
+def inches(rows: int, cols: int, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Width and height on paper of a mosaic of images of `shape` [H, W, C]."""
+    height, width = shape[0], shape[1]
+    line = gap(width)
+    pixel = CELL / (width + line)
+    return (cols * CELL + line * pixel), (rows * (height + line) + line) * pixel
+
+
+def margin(names: Sequence[str]) -> float:
+    """Inches that row names need at the left of a mosaic."""
+    longest = max((len(part) for name in names for part in name.split("\n")), default=0)
+    return EDGE + 0.072 * longest + 0.04 * bool(longest)
+
+
+def sheet(width: float, height: float):
+    """An empty figure of width x height inches, but wide enough for titles; `place` fills it."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(max(width, NARROWEST), height), dpi=DPI)
+
+
+def place(figure, left: float, top: float, width: float, height: float):
+    """Bare axes without ticks at a position in inches from the figure's upper left corner."""
+    whole_width, whole_height = figure.get_size_inches()
+    bottom = 1 - (top + height) / whole_height
+    box = (left / whole_width, bottom, width / whole_width, height / whole_height)
+    ax = figure.add_axes(box, xticks=[], yticks=[])
+    ax.tick_params(length=0, pad=3)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def show(figure, left: float, top: float, images: np.ndarray, row_names, col_names=()):
+    """Places a mosaic of images [R, K, H, W, C]: rows named at the left, columns below."""
+    rows, cols, height, width = images.shape[:4]
+    line = gap(width)
+    ax = place(figure, left, top, *inches(rows, cols, images.shape[2:]))
+    ax.imshow(mosaic(rgb(images), line), aspect="auto")
+    ax.set_yticks(centres(len(row_names), height, line), row_names, fontsize=8)
+    ax.set_xticks(centres(len(col_names), width, line), col_names, fontsize=7)
+    return ax

@@ -1,22 +1,13 @@
 """Figures of the latent space: codes as points, and the plane decoded."""
 
-from pathlib import Path
-
 import numpy as np
 
-from jaxae.reports.plots import files
-from jaxae.reports.plots.mosaic import mosaic, rgb
-from jaxae.reports.plots.style import CLASSES, canvas, headings, style
-
-SCATTER = "arrays/latent_scatter.npz"
-GRID = "arrays/latent_grid.npz"
-TSNE = "arrays/tsne.npz"
+from jaxae.reports.plots.images import mosaic, rgb
+from jaxae.reports.plots.style import CLASSES, canvas, headings, outside_legend, style
 
 
-def latent_scatter(run_dir: Path):
+def latent_scatter(data: dict, subtitle: str):
     """Two-dimensional codes coloured by class; the decoded centroid is drawn where it lies."""
-    keys = ("z", "class_id", "centroid_images", "centroids", "classes")
-    data = files.arrays(run_dir / SCATTER, *keys)
     figure, axes = canvas(6.6, 5.8)
     ax = axes[0, 0]
     style(ax, "", "latent 1", "latent 2")
@@ -25,40 +16,28 @@ def latent_scatter(run_dir: Path):
         data["classes"], data["centroids"], data["centroid_images"], strict=True
     ):
         _place(ax, centre, image, colours.get(class_id.item(), "black"))
-    figure.legend(
-        loc="outside right center", frameon=False, title="class", fontsize=7.5, title_fontsize=8
-    )
-    headings(figure, "Latent codes with each class's decoded centroid", files.headline(run_dir))
+    outside_legend(figure, title="class", title_fontsize=8)
+    headings(figure, "Latent codes with each class's decoded centroid", subtitle)
     return figure
 
 
-def tsne(run_dir: Path):
+def tsne(data: dict, subtitle: str):
     """A t-SNE of the codes coloured by class; the class is written at its median point."""
-    data = files.arrays(run_dir / TSNE, "points", "class_id")
     figure, axes = canvas(6.2, 5.6)
     ax = axes[0, 0]
     style(ax, "", "t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
     for class_id in _scatter(ax, data["points"], data["class_id"]):
         centre = np.median(data["points"][data["class_id"] == class_id], axis=0)
-        box = {
-            "boxstyle": "circle,pad=0.2",
-            "facecolor": "white",
-            "alpha": 0.8,
-            "edgecolor": "none",
-        }
-        ax.text(
-            *centre, str(class_id), ha="center", va="center", fontsize=9, weight="bold", bbox=box
-        )
-    figure.legend(
-        loc="outside right center", frameon=False, title="class", fontsize=7.5, title_fontsize=8
-    )
-    headings(figure, "t-SNE of the latent codes", files.headline(run_dir))
+        box = {"boxstyle": "circle,pad=0.2", "fc": "white", "alpha": 0.8, "ec": "none"}
+        look = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold"}
+        ax.text(*centre, str(class_id), bbox=box, **look)
+    outside_legend(figure, title="class", title_fontsize=8)
+    headings(figure, "t-SNE of the latent codes", subtitle)
     return figure
 
 
-def latent_grid(run_dir: Path):
+def latent_grid(data: dict, subtitle: str):
     """The decoder's picture of a rectangle of the latent plane, y upwards."""
-    data = files.arrays(run_dir / GRID, "images", "x_range", "y_range")
     rows, cols = data["images"].shape[:2]
     left, right = _outer(data["x_range"], cols)
     bottom, top = _outer(data["y_range"], rows)
@@ -69,7 +48,7 @@ def latent_grid(run_dir: Path):
     ax.imshow(picture, extent=(left, right, bottom, top), aspect="auto", zorder=1)
     ax.set_box_aspect(picture.shape[0] / picture.shape[1])
     ax.grid(False)
-    headings(figure, "The latent plane, decoded", files.headline(run_dir))
+    headings(figure, "The latent plane, decoded", subtitle)
     return figure
 
 

@@ -1,11 +1,9 @@
 """Figures of series and of plain vectors: a row, its reconstruction and the error between."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-from jaxae.reports.plots import files
 from jaxae.reports.plots.style import (
     ANOMALY,
     CLASSES,
@@ -14,14 +12,12 @@ from jaxae.reports.plots.style import (
     RECONSTRUCTION,
     canvas,
     headings,
-    judged,
+    outside_legend,
+    row_verdict,
     rows_for,
     style,
-    verdict,
     whole_number_ticks,
 )
-
-BEATS = "arrays/beats.npz"
 
 _AMPLITUDE = "scaled amplitude"
 
@@ -44,23 +40,23 @@ def verdicts(data: dict, subtitle: str):
 def residuals(data: dict, subtitle: str):
     """The share of every sample or feature in the squared error of its row, a line per channel."""
     error = data["residual"].reshape(*data["residual"].shape[:2], -1)
-    whole = error.sum(axis=(1, 2), keepdims=True)
-    shares = 100 * error / np.where(whole > 0, whole, 1)
+    total = error.sum(axis=(1, 2), keepdims=True)
+    shares = 100 * error / np.where(total > 0, total, 1)
 
     def draw(ax, i: int) -> None:
-        at = np.arange(error.shape[1])
+        steps = np.arange(error.shape[1])
         for channel, values in enumerate(shares[i].T):
-            ax.fill_between(at, values, step="mid", color=CLASSES[channel % 10], alpha=0.35, lw=0)
-            ax.step(at, values, where="mid", color=CLASSES[channel % 10], lw=0.9)
+            ax.fill_between(
+                steps, values, step="mid", color=CLASSES[channel % 10], alpha=0.35, lw=0
+            )
+            ax.step(steps, values, where="mid", color=CLASSES[channel % 10], lw=0.9)
 
-    title, y = "Residuals (the strangest rows first)", "% of squared error"
+    title, y = "Residuals (the most anomalous rows first)", "% of squared error"
     return _grid(data, data["kind"], draw, (y, y), (title, subtitle))[0]
 
 
-def beats(run_dir: Path):
+def beats(data: dict, subtitle: str):
     """A normal and an abnormal beat together, then each with reconstruction and filled error."""
-    keys = ("normal", "abnormal", "normal_hat", "abnormal_hat")
-    data = files.arrays(run_dir / BEATS, *keys)
     figure, axes = canvas(9.6, 3.2, 1, 3, sharex=True, sharey=True)
     both, *single = axes[0]
     style(both, "A normal and an abnormal beat", "sample", _AMPLITUDE)
@@ -72,8 +68,8 @@ def beats(run_dir: Path):
         style(ax, f"{name.capitalize()} (mean absolute error {error:.3g})", "sample")
         with_error(ax, data[name], data[f"{name}_hat"])
     whole_number_ticks(both)  # the samples count for all three panels
-    _shared_legend(figure, single[0])
-    headings(figure, "Beats and their reconstructions", files.headline(run_dir))
+    outside_legend(figure, single[0], "lower center", ncols=3)
+    headings(figure, "Beats and their reconstructions", subtitle)
     return figure
 
 
@@ -98,7 +94,7 @@ def _panels(data: dict, kinds, title: str, subtitle: str):
 
     names = (_AMPLITUDE, "scaled value")
     figure, first = _grid(data, kinds, draw, names, (title, subtitle))
-    _shared_legend(figure, first)
+    outside_legend(figure, first, "lower center", ncols=3)
     return figure
 
 
@@ -115,7 +111,7 @@ def _grid(data: dict, kinds, draw: Callable, names: tuple[str, str], titles: tup
             ax.set_visible(False)
             continue
         is_lowest = i >= count - cols  # in its column
-        words, colour = verdict(*judged(data, i))
+        words, colour = row_verdict(data, i)
         style(
             ax,
             x=("sample" if is_series else "feature") if is_lowest else "",
@@ -127,8 +123,3 @@ def _grid(data: dict, kinds, draw: Callable, names: tuple[str, str], titles: tup
         draw(ax, i)
     headings(figure, *titles)
     return figure, axes[0, 0]
-
-
-def _shared_legend(figure, ax) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)

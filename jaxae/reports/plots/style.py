@@ -1,9 +1,12 @@
 """The look that all figures share: palette, canvas, axes, and how a picture reaches the disk.
 
 Figures are made from matplotlib's classes and never through pyplot: no display, no global figure
-list, no global settings, so that drawing is safe in a thread.
+list, no global settings but for the moment in which `svg` writes, so that drawing is safe in a
+thread.
 """
 
+import io
+import re
 import textwrap
 import uuid
 from pathlib import Path
@@ -65,14 +68,20 @@ def headings(figure, title: str, subtitle: str) -> None:
 
 
 def warning_lines(report: dict) -> str:
-    """What a report warns of, in lines that fit a figure; "" = nothing."""
-    said = [textwrap.wrap(f"warning: {words}", 88) for words in report.get("warnings", [])]
-    return "\n".join(line for lines in said for line in lines)
+    """The warnings of a report in lines that fit a figure; "" without any."""
+    wrapped = [textwrap.wrap(f"warning: {words}", 88) for words in report.get("warnings", [])]
+    return "\n".join(line for lines in wrapped for line in lines)
 
 
 def legend(ax, **kwargs) -> None:
     """A legend without a frame, opaque enough to be read over data."""
     ax.legend(fontsize=7.5, frameon=True, framealpha=0.85, edgecolor="none", **kwargs)
+
+
+def outside_legend(figure, ax=None, where: str = "right center", **kwargs) -> None:
+    """A legend beside the axes: of all that a figure shows, or of some axes alone."""
+    shown = ax.get_legend_handles_labels() if ax else ()
+    figure.legend(*shown, loc=f"outside {where}", fontsize=7.5, frameon=False, **kwargs)
 
 
 def whole_number_ticks(ax) -> None:
@@ -103,9 +112,9 @@ def verdict(score: float, threshold: float, is_anomaly: bool) -> tuple[str, str]
     return f"{word} ({score:.3g} {sign} {threshold:.3g})", colour
 
 
-def judged(data: dict, i: int) -> tuple[float, float, bool]:
-    """Score, threshold and decision of row i of an array file: what `verdict` takes."""
-    return float(data["score"][i]), float(data["threshold"]), bool(data["is_anomaly"][i])
+def row_verdict(data: dict, i: int) -> tuple[str, str]:
+    """`verdict` of row i of arrays "score", "threshold" and "is_anomaly"."""
+    return verdict(float(data["score"][i]), float(data["threshold"]), bool(data["is_anomaly"][i]))
 
 
 def save(figure, path: Path) -> Path:
@@ -122,3 +131,27 @@ def save(figure, path: Path) -> Path:
     finally:
         unfinished.unlink(missing_ok=True)
     return path
+
+
+def svg(figure) -> str:
+    """A figure as SVG, the same bytes every time; coordinates are to a tenth of a point."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    for ax in figure.axes:
+        for image in ax.images:
+            image.set_interpolation("none")  # the pixels as they are, for the viewer to scale
+    content = io.StringIO()
+    with rc_context({"svg.hashsalt": "jaxae", "svg.fonttype": "none", "font.sans-serif": _FONTS}):
+        FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})
+    short = re.sub("<[^>]+>", lambda tag: _shorter(tag[0]), content.getvalue())
+    return re.sub(r">\s+<", "><", short)
+
+
+_FONTS = ["DejaVu Sans", "Verdana"]  # the second is as wide as the first, and more screens have it
+
+
+def _shorter(tag: str) -> str:
+    """A tag with fewer digits, and with single quotes, which a URL need not escape."""
+    tag = re.sub(r"(\.\d)\d+", r"\1", tag.replace("\n", ""))
+    return tag.translate({ord("'"): '"', ord('"'): "'"})

@@ -1,4 +1,4 @@
-"""What experiments look at beyond scores: each study gives arrays to draw and scalars to report.
+"""Studies of a finished run beyond its scores: each gives arrays to draw and scalars to report.
 
 To add one, name a `Study` in `STUDIES`, or call `STUDIES.add` from outside of the package: a
 function `Context -> Findings`, what it needs, and the figures of the arrays that it leaves in the
@@ -16,12 +16,7 @@ from jaxae.data import corruptions
 from jaxae.errors import UserError
 from jaxae.methods.learners import METHODS
 from jaxae.registry import Registry
-from jaxae.reports.plots import FigureSpec, curves, images, reconstructions, series
-from jaxae.reports.plots import detection as histograms
-from jaxae.reports.plots import latent as planes
-from jaxae.reports.plots import residuals as residual_figure
-from jaxae.reports.plots import verdicts as verdict_figure
-from jaxae.reports.studies import costs as decisions
+from jaxae.reports.plots import STUDY_FIGURES, FigureSpec
 from jaxae.reports.studies import detection, latent, pictures
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.storage import runlog
@@ -31,7 +26,7 @@ __all__ = ["STUDIES", "Context", "Findings", "Study", "check", "compiling", "fig
 
 
 class Study(NamedTuple):
-    """A study, and what must be known to use it."""
+    """A study, its needs and its figures."""
 
     run: Callable[[Context], Findings]
     needs: frozenset[str] = frozenset()  # of the configuration: names in `NEEDS`
@@ -41,9 +36,9 @@ class Study(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What a study may need of a configuration or, where `of_data`, of its data too."""
+    """A requirement of a study on the configuration or, where `of_data`, on the data set."""
 
-    holds: Callable[..., bool]  # of the configuration or, where `of_data`, of the data set
+    holds: Callable[..., bool]  # takes the configuration or the data set
     words: str  # why, and the remedy; may name fields of both as {cfg.method} and {data.shape}
     of_data: bool = False
 
@@ -79,10 +74,8 @@ NEEDS: dict[str, Need] = {
 }
 
 
-def _figure(name: str, draw: Callable, *others: tuple[str, Callable]) -> dict[str, FigureSpec]:
-    """Figures of the arrays of one study, the first of its own name."""
-    needs = (f"arrays/{name}.npz",)
-    return {title: FigureSpec(needs, drawn) for title, drawn in ((name, draw), *others)}
+def _figures(*names: str) -> dict[str, FigureSpec]:
+    return {name: STUDY_FIGURES[name] for name in names}
 
 
 _IMAGES, _CORRUPTIBLE = frozenset({"images"}), frozenset({"corruptible"})
@@ -92,83 +85,66 @@ STUDIES: Registry[Study] = Registry(
     "study",
     Study,
     {
-        "reconstructions": Study(
-            pictures.reconstructions, figures=_figure("reconstructions", reconstructions)
-        ),
+        "reconstructions": Study(pictures.reconstructions, figures=_figures("reconstructions")),
         "cases": Study(pictures.cases),
-        "verdicts": Study(pictures.verdicts, figures=_figure("verdicts", verdict_figure)),
-        "residuals": Study(pictures.residuals, figures=_figure("residuals", residual_figure)),
-        "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figure("epoch_grid", images.epoch_grid)),
-        "denoising": Study(
-            pictures.denoising, _CORRUPTIBLE, _figure("denoising", images.denoising)
-        ),
-        "beats": Study(pictures.beats, figures=_figure("beats", series.beats)),
-        "latent_scatter": Study(
-            latent.latent_scatter, _PLANE, _figure("latent_scatter", planes.latent_scatter)
-        ),
-        "latent_grid": Study(
-            latent.latent_grid, _PLANE, _figure("latent_grid", planes.latent_grid)
-        ),
-        "tsne": Study(latent.tsne, frozenset({"neighbours"}), _figure("tsne", planes.tsne)),
-        "interpolation": Study(
-            latent.interpolation, _DECODED, _figure("interpolation", images.interpolation)
-        ),
+        "verdicts": Study(pictures.verdicts, figures=_figures("verdicts")),
+        "residuals": Study(pictures.residuals, figures=_figures("residuals")),
+        "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figures("epoch_grid")),
+        "denoising": Study(pictures.denoising, _CORRUPTIBLE, _figures("denoising")),
+        "beats": Study(pictures.beats, figures=_figures("beats")),
+        "latent_scatter": Study(latent.latent_scatter, _PLANE, _figures("latent_scatter")),
+        "latent_grid": Study(latent.latent_grid, _PLANE, _figures("latent_grid")),
+        "tsne": Study(latent.tsne, frozenset({"neighbours"}), _figures("tsne")),
+        "interpolation": Study(latent.interpolation, _DECODED, _figures("interpolation")),
         "corrupted": Study(detection.corrupted, _IMAGES | _CORRUPTIBLE),
         "severity": Study(
             detection.severity,
             _CORRUPTIBLE,
-            _figure("severity", curves.severity, ("severity_examples", images.severity_examples)),
+            _figures("severity", "severity_examples"),
             compile=detection.compile_severity,
         ),
-        "loss_histograms": Study(
-            detection.loss_histograms,
-            figures=_figure("loss_histograms", histograms.loss_histograms),
-        ),
+        "loss_histograms": Study(detection.loss_histograms, figures=_figures("loss_histograms")),
         "batch_threshold": Study(detection.batch_threshold),
-        "costs": Study(decisions.costs),
+        "costs": Study(detection.costs),
         "scores_compared": Study(detection.scores_compared),
-        "epoch_scores": Study(
-            detection.epoch_scores,
-            frozenset({"monitor"}),
-            _figure("epoch_scores", curves.epoch_scores),
-        ),
+        "epoch_scores": Study(detection.epoch_scores, frozenset({"monitor"})),
     },
 )
 _ALWAYS = ("reconstructions", "cases")  # the latter is for the page of the run
 
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
-    """Reject what would fail after training.
+    """Reject studies that would fail after training.
 
     Args:
-      cfg: its studies are looked at.
-      data: None = what can be seen without.
+      cfg: has the studies.
+      data: None = check what needs no data.
 
     Raises:
       UserError: a study is unknown, or the configuration or the data cannot feed it.
     """
     for name in cfg.studies:
         for need in map(NEEDS.__getitem__, sorted(STUDIES[name].needs)):
-            asked = data if need.of_data else cfg
-            if asked is not None and not need.holds(asked):
+            subject = data if need.of_data else cfg
+            if subject is not None and not need.holds(subject):
                 raise UserError(f"study {name} {need.words.format(cfg=cfg, data=data)}")
 
 
 def run(context: Context) -> dict[str, float]:
-    """Carry the studies out; arrays and tables go to the run folder, scalars come back."""
+    """Run the studies: write their arrays and tables to the run folder, return their scalars."""
     scalars: dict[str, float] = {}
     for name in dict.fromkeys((*_ALWAYS, *context.cfg.studies)):
-        found = STUDIES[name].run(context)
-        scalars |= found.scalars
-        if found.arrays:
-            runlog.write_arrays(context.folder / "arrays" / f"{name}.npz", found.arrays)
-        if found.table:
-            runlog.write_text(context.folder / f"{name}.md", found.table)
+        findings = STUDIES[name].run(context)
+        scalars |= findings.scalars
+        if findings.arrays:
+            runlog.write_arrays(context.folder / "arrays" / f"{name}.npz", findings.arrays)
+        if findings.table:
+            runlog.write_text(context.folder / f"{name}.md", findings.table)
     return scalars
 
 
 def compiling(cfg: ExperimentConfig, data: Dataset) -> Iterator[Callable[[], object]]:
-    """What the studies of a run would have to wait for, as tasks for another thread."""
+    """Compilations that the studies of a run would wait for, as tasks for another thread."""
     for name in cfg.studies:
         compile = STUDIES[name].compile
         if compile:

@@ -1,4 +1,4 @@
-"""What every study has in hand: a finished run and the means to question it."""
+"""What every study is given: a finished run and functions that score, infer and decode."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -45,11 +45,11 @@ class Context:
 
     @property
     def threshold(self) -> float:
-        """The detector's."""
+        """The detector's threshold."""
         return self.detector.decision.threshold
 
     def decide(self, scores: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
-        """What the detector says of scores, True = anomaly."""
+        """The detector's decisions on scores, True = anomaly."""
         return scoring.decide(self.detector.decision, scores)
 
     @cached_property
@@ -60,9 +60,9 @@ class Context:
     def scores_by(self, names: Sequence[str], x: Source) -> dict[str, Float[np.ndarray, " N"]]:
         """Scores of rows by other scores, which fit nothing, and the first member."""
         scores = tuple(scoring.resolve(name) for name in names)
-        found = evaluation.scores_at_once(self.learner, scores, tuple(self.devices))
-        by_each = found(self.variables, x)
-        return {name: of[0] for name, of in zip(names, by_each, strict=True)}
+        scorer = evaluation.scores_at_once(self.learner, scores, tuple(self.devices))
+        values = scorer(self.variables, x)
+        return {name: of_members[0] for name, of_members in zip(names, values, strict=True)}
 
     @cached_property
     def variables(self) -> PyTree:
@@ -70,10 +70,10 @@ class Context:
         return members.only(self.detector.variables, 0)
 
     def outputs(self, x: Source, variables: PyTree = None) -> Outputs:
-        """What the model, or another state of it [1, ...], says of rows; on the host."""
+        """Outputs of the model, or of another state of it [1, ...], on the host."""
         variables = self.variables if variables is None else variables
-        found = evaluation.inference(self.learner, self.devices)(variables, x)
-        return members.pick(found, 0)
+        outputs = evaluation.inference(self.learner, self.devices)(variables, x)
+        return members.pick(outputs, 0)
 
     @cached_property
     def decode(self) -> Callable[[Float[np.ndarray, "N L"]], Float[np.ndarray, " N *S"]]:

@@ -1,19 +1,20 @@
-"""Studies of what is detected: corrupted rows, other thresholds, the course over the epochs."""
+"""Studies of what is detected: corrupted rows, other thresholds and their costs, each epoch."""
 
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxae import rng, scoring
 from jaxae.data import corruptions
 from jaxae.devices import tuning
 from jaxae.methods import learners
+from jaxae.reports import tables
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.stats import curve
 from jaxae.storage import runlog
@@ -91,37 +92,33 @@ def batch_threshold(context: Context) -> Findings:
 
 
 def epoch_scores(context: Context) -> Findings:
-    """AUROC and equal-error F1 after each epoch, and which epoch three rules would choose.
+    """AUROC and equal-error F1 after the epoch that each of three rules would choose.
 
-    `final` takes the last; `label_free` the one that best tells valid rows from pseudo-anomalies
-    made of them; `oracle` the best F1 on the test rows, as the tutorial does: it is a leak, shown
-    to be compared with.
+    `final` takes the last epoch; `label_free` the one that best separates valid rows from
+    pseudo-anomalies made of them; `oracle` the best F1 on the test rows, as the tutorial does: a
+    leak, shown for comparison. `metrics.jsonl` has the values of every epoch.
     """
-    course = runlog.read_metrics(context.folder / "metrics.jsonl")
-
-    def column(name: str) -> np.ndarray:
-        return np.array([epoch[name] for epoch in course])
-
-    epochs, auroc, f1 = (column(n) for n in ("epoch", "test_auroc", "test_equal_error_f1"))
-    best_f1 = selection.Choice("test F1", "test_equal_error_f1")
+    epochs = runlog.read_metrics(context.folder / "metrics.jsonl")
     rules = {
         "final": selection.CHOICES["last"],
         "label_free": selection.CHOICES["pseudo_anomalies"],
-        "oracle": best_f1,
+        "oracle": selection.Choice("test F1", "test_equal_error_f1"),
     }
-    chosen = {rule: selection.best(course, choice) - 1 for rule, choice in rules.items()}
-    scalars: dict[str, Any] = {}
-    for rule, i in chosen.items():
-        scalars |= {f"{rule}_epoch": int(epochs[i]), f"{rule}_auroc": auroc[i], f"{rule}_f1": f1[i]}
-    arrays = {"epochs": epochs, "auroc": auroc, "equal_error_f1": f1}
-    arrays |= {rule: np.asarray(epochs[i]) for rule, i in chosen.items()}
-    return Findings(arrays, {k: v if isinstance(v, int) else float(v) for k, v in scalars.items()})
+    scalars: dict[str, float] = {}
+    for rule, choice in rules.items():
+        chosen = epochs[selection.best(epochs, choice) - 1]
+        scalars |= {
+            f"{rule}_epoch": chosen["epoch"],
+            f"{rule}_auroc": chosen["test_auroc"],
+            f"{rule}_f1": chosen["test_equal_error_f1"],
+        }
+    return Findings({}, scalars)
 
 
 def scores_compared(context: Context) -> Findings:
     """Test AUROC by each score that fits nothing; mean squared errors of normal rows, at the end.
 
-    (The losses of an epoch are means over its course, while the weights still moved.)
+    (The losses of an epoch are means over its steps, while the weights still changed.)
     """
     test, scalars = context.data.test, {}
     outputs = learners.METHODS[context.cfg.method].outputs
@@ -131,11 +128,11 @@ def scores_compared(context: Context) -> Findings:
         if score.needs and score.needs <= outputs and not score.is_fitted
     ]
     names = ("mse", "mae", *special)
-    found = context.scores_by(names, test.x)
-    for name, scores in found.items():
+    by_name = context.scores_by(names, test.x)
+    for name, scores in by_name.items():
         scalars[f"auroc_{name}"] = _auroc(scores[~test.y], scores[test.y])
     train = context.scores_by(names, context.data.train.x)["mse"]
-    scalars |= {"mse_train": float(train.mean()), "mse_test": float(found["mse"][~test.y].mean())}
+    scalars |= {"mse_train": float(train.mean()), "mse_test": float(by_name["mse"][~test.y].mean())}
     return Findings({}, scalars)
 
 
@@ -144,11 +141,11 @@ def _severities(names: tuple[str, ...]) -> Float[np.ndarray, "K L"]:
     return np.array(levels, np.float32)
 
 
-_COMPILING = threading.Lock()  # who comes second waits, see `jaxae.workflows.ahead`
+_COMPILING = threading.Lock()  # a second caller waits, see `jaxae.workflows.ahead`
 
 
 def _surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callable:
-    """`jaxae.data.corruptions.severity_grid` of so many rows, compiled."""
+    """`jaxae.data.corruptions.severity_grid`, compiled for clean rows of a shape."""
     with _COMPILING:
         return _compiled_surface(names, shape)
 
@@ -162,7 +159,7 @@ def _compiled_surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callabl
 
 
 def compile_severity(data: Dataset) -> None:
-    """What `severity` makes its rows with."""
+    """Compile what corrupts the rows of `severity`."""
     shape = min(ROWS, int(np.sum(~data.test.y))), *data.shape
     _surface(corruptions.applicable(data.shape), shape)
 
@@ -176,10 +173,10 @@ def severity(context: Context) -> Findings:
     names = corruptions.applicable(clean.shape[1:])
     grid = _severities(names)
     key = rng.stream(context.cfg.seed, rng.Purpose.CORRUPTION)
-    made = np.asarray(_surface(names, clean.shape)(clean, key, grid))
-    flat = made.reshape(-1, *clean.shape[1:])
-    found = context.score(flat)
-    scores, flagged = (a.reshape(*grid.shape, len(clean)) for a in (found, context.decide(found)))
+    corrupted_rows = np.asarray(_surface(names, clean.shape)(clean, key, grid))
+    scores = context.score(corrupted_rows.reshape(-1, *clean.shape[1:]))
+    flagged = context.decide(scores).reshape(*grid.shape, len(clean))
+    scores = scores.reshape(flagged.shape)
     normal = context.score(clean)
     auroc = np.apply_along_axis(lambda anomalous: _auroc(normal, anomalous), -1, scores)
     arrays = {
@@ -190,17 +187,80 @@ def severity(context: Context) -> Findings:
         "flagged": np.mean(flagged, axis=-1),
     }
     if clean.ndim == 4:
-        arrays["examples"] = made[:, :, 0]
+        arrays["examples"] = corrupted_rows[:, :, 0]
     return Findings(arrays, {}, _severity_table(arrays))
 
 
-def _severity_table(found: dict[str, np.ndarray]) -> str:
+def _severity_table(arrays: dict[str, np.ndarray]) -> str:
     """One line for each corruption and severity."""
-    lines = ["| corruption | severity | AUROC | flagged |", "|---|---|---|---|"]
-    for i, name in enumerate(found["names"]):
-        for j, severity in enumerate(found["severities"][i]):
-            lines.append(
-                f"| {name} | {severity:g} {found['unit'][i]} | {found['auroc'][i, j]:.4f} "
-                f"| {100 * found['flagged'][i, j]:.1f} % |"
-            )
-    return "\n".join(lines) + "\n"
+    rows = [
+        (
+            str(name),
+            f"{severity:g} {arrays['unit'][i]}",
+            f"{arrays['auroc'][i, j]:.4f}",
+            f"{100 * arrays['flagged'][i, j]:.1f} %",
+        )
+        for i, name in enumerate(arrays["names"])
+        for j, severity in enumerate(arrays["severities"][i])
+    ]
+    return tables.markdown(("corruption", "severity", "AUROC", "flagged"), rows)
+
+
+# Cost of a missed anomaly over that of a false alarm.
+RATIOS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
+
+class Cut(NamedTuple):
+    """A threshold, and what flagging the scores above it costs per row."""
+
+    threshold: float
+    cost: float
+
+
+def cost(is_anomaly: Bool[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: float) -> float:
+    """(FP + ratio FN) / N: the mean cost of a row, of which a false alarm costs 1."""
+    return float((np.sum(is_anomaly & ~y) + ratio * np.sum(~is_anomaly & y)) / len(y))
+
+
+def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: float) -> Cut:
+    """The cut of least cost (Elkan, IJCAI 2001, section 1): an oracle, for it is chosen with y.
+
+    Args:
+      scores: of the rows, finite.
+      y: the truth, True = anomaly.
+      ratio: cost of a missed anomaly over that of a false alarm, above 0.
+
+    Returns:
+      Of equal cuts the one that flags least; -inf flags every row.
+    """
+    cuts = curve.sweep(scores, y)
+    total = cuts.fp + ratio * (np.sum(y) - cuts.tp)
+    best = int(np.argmin(total))
+    return Cut(float(cuts.threshold[best]), float(total[best] / len(y)))
+
+
+def costs(context: Context) -> Findings:
+    """The detector's decisions beside the oracle's cut, for each ratio of costs.
+
+    The oracle knows the test labels, which no rule may; the gap is what is left to gain from
+    another threshold. Flagging nothing costs ratio times the share of anomalies, flagging all the
+    share of normals.
+    """
+    scores, y = context.scores.test, context.data.test.y
+    flagged = context.decide(scores)
+    scalars: dict[str, float] = {}
+    heads = (
+        "missed / false alarm",
+        "detector",
+        "oracle cut (test labels)",
+        "flag none",
+        "flag all",
+    )
+    rows = []
+    for ratio in RATIOS:
+        own, best = cost(flagged, y, ratio), oracle(scores, y, ratio)
+        scalars |= {f"cost_{ratio:g}": own, f"oracle_cost_{ratio:g}": best.cost}
+        oracle_cut = f"{best.cost:.4f} at {best.threshold:.4g}"
+        none, every = f"{ratio * y.mean():.4f}", f"{(~y).mean():.4f}"
+        rows.append((f"{ratio:g}", f"{own:.4f}", oracle_cut, none, every))
+    return Findings({}, scalars, tables.markdown(heads, rows))

@@ -49,13 +49,13 @@ def tsne(context: Context) -> Findings:
 
     test = context.data.test
     z = context.outputs(test.x).z[~test.y]
-    found = TSNE(
+    projection = TSNE(
         n_components=2,
         perplexity=min(30.0, (len(z) - 1) / 3),
         init="pca" if z.shape[1] > 1 else "random",
         random_state=context.cfg.seed % 2**31,
     )
-    points = found.fit_transform(z)
+    points = projection.fit_transform(z)
     return Findings({"points": points, "class_id": test.class_id[~test.y]}, {})
 
 

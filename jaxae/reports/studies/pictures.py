@@ -32,12 +32,12 @@ def verdicts(context: Context) -> Findings:
     test = context.data.test
     normal, anomalies = context.pick(~test.y, 2), context.pick(test.y, 2)
     rows = [("normal", x) for x in test.x[normal]]
-    plain = not context.data.raw_shape  # a map of a corrupted row is no corrupted map
-    can = plain and len(context.data.shape) == 3 and corruptions.takes(context.data.train.x)
-    for spec in ("rotation:90", "negative:1", "noise:0.2") if can else ():
+    plain = not context.data.raw_shape  # corrupting a feature map is not mapping a corrupted row
+    can_corrupt = plain and len(context.data.shape) == 3 and corruptions.takes(context.data.train.x)
+    for spec in ("rotation:90", "negative:1", "noise:0.2") if can_corrupt else ():
         rows.append((spec, corruptions.corrupt(spec, test.x[normal[:1]], context.cfg.seed)[0]))
-    what = context.cfg.data.corruption or "anomaly"
-    kinds = [f"{what}, class {class_id}" for class_id in test.class_id[anomalies]]
+    name = context.cfg.data.corruption or "anomaly"
+    kinds = [f"{name}, class {class_id}" for class_id in test.class_id[anomalies]]
     rows += zip(kinds, test.x[anomalies], strict=True)
     x = np.stack([row for _, row in rows])
     scores = context.score(x)
@@ -53,12 +53,12 @@ def verdicts(context: Context) -> Findings:
 
 
 def residuals(context: Context) -> Findings:
-    """The eight test rows that the detector finds strangest, and where their error lies."""
+    """The eight most anomalous test rows, and where their error lies."""
     test, scores = context.data.test, context.scores.test
     index = np.argsort(-scores, kind="stable")[:8]
-    found = explanation.of(test.x[index], context.outputs(test.x[index]).x_hat[None])
+    explained = explanation.of(test.x[index], context.outputs(test.x[index]).x_hat[None])
     arrays = {
-        **found._asdict(),
+        **explained._asdict(),
         "score": scores[index],
         "threshold": np.float32(context.threshold),
         "is_anomaly": context.decide(scores[index]),
@@ -71,7 +71,7 @@ _SHOWN = 6  # rows of each kind
 
 
 def cases(context: Context) -> Findings:
-    """Test rows that are worth a look: the strangest, the closest to the threshold, the mistakes.
+    """Test rows worth a look: the most anomalous, the closest to the threshold, the mistakes.
 
     Missed anomalies and false alarms are those that are furthest on the wrong side.
     """
@@ -83,16 +83,16 @@ def cases(context: Context) -> Findings:
         rows = np.arange(len(key)) if mask is None else np.flatnonzero(mask)
         return rows[np.argsort(key[rows], kind="stable")][:_SHOWN]
 
-    found = {
+    rows_by_kind = {
         "most anomalous": least(-scores),
         "borderline": least(away),
         "missed anomalies": least(scores, test.y & ~flagged),
         "false alarms": least(-scores, ~test.y & flagged),
     }
-    index = np.concatenate(list(found.values()))
+    index = np.concatenate(list(rows_by_kind.values()))
     x = test.x[index]
     arrays = {
-        "kind": np.repeat([*found], [len(rows) for rows in found.values()]),
+        "kind": np.repeat([*rows_by_kind], [len(rows) for rows in rows_by_kind.values()]),
         "row": index,
         "x": x,
         "x_hat": context.outputs(x).x_hat,
