@@ -10,7 +10,7 @@ import numpy as np
 from jaxae import detectors
 from jaxae.detectors import explanation
 from jaxae.errors import UserError, words
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 
 
 class Sink:
@@ -76,9 +76,9 @@ def opened(out: Path | None, threshold: float, features: list[str]) -> Iterator[
         if out.suffix == ".npz":
             sink = Sink(out, None, threshold, features)
             yield sink
-            runlog.write_arrays(out, sink.arrays())
+            runfiles.write_arrays(out, sink.arrays())
         else:
-            with runlog.writing(out) as file:
+            with runfiles.writing(out) as file:
                 yield Sink(out, file, threshold, features)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({words(error)})") from None

@@ -29,7 +29,7 @@ class Quality(NamedTuple):
     best_f1_oracle: Array  # over all thresholds: it looks at the truth and is no result
 
 
-@functools.partial(jax.jit, compiler_options=tuning.BRIEF)
+@functools.partial(jax.jit, compiler_options=tuning.FAST_COMPILE)
 def measure(scores: Array, y: Array, is_anomaly: Array) -> Quality:
     """`Quality` of scores [N], truth and decisions [N] bool, on the device; NaN = there is none."""
     confusion = metrics.confusion(is_anomaly, y)

@@ -24,7 +24,7 @@ from jaxae.reports.plots import verdicts as verdict_figure
 from jaxae.reports.studies import costs as decisions
 from jaxae.reports.studies import detection, latent, pictures
 from jaxae.reports.studies.context import Context, Findings
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 from jaxae.types import Dataset
 
 __all__ = ["STUDIES", "Context", "Findings", "Study", "check", "compiling", "figures", "run"]
@@ -161,9 +161,9 @@ def run(context: Context) -> dict[str, float]:
         found = STUDIES[name].run(context)
         scalars |= found.scalars
         if found.arrays:
-            runlog.write_arrays(context.folder / "arrays" / f"{name}.npz", found.arrays)
+            runfiles.write_arrays(context.folder / "arrays" / f"{name}.npz", found.arrays)
         if found.table:
-            runlog.write_text(context.folder / f"{name}.md", found.table)
+            runfiles.write_text(context.folder / f"{name}.md", found.table)
     return scalars
 
 

@@ -16,7 +16,7 @@ from jaxae.devices import tuning
 from jaxae.methods import learners
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.stats.intervals import headline
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 from jaxae.training import selection
 from jaxae.types import AnyArray, Dataset, Scalar
 
@@ -97,7 +97,7 @@ def epoch_scores(context: Context) -> Findings:
     made of them; `oracle` the best F1 on the test rows, as the tutorial does: it is a leak, shown
     to be compared with.
     """
-    course = runlog.read_metrics(context.folder / "metrics.jsonl")
+    course = runfiles.read_metrics(context.folder / "metrics.jsonl")
 
     def column(name: str) -> np.ndarray:
         return np.array([epoch[name] for epoch in course])
@@ -158,7 +158,7 @@ def _compiled_surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callabl
     make = functools.partial(corruptions.severity_grid, names)
     key = jax.eval_shape(lambda: rng.stream(0, rng.Purpose.CORRUPTION))
     clean = jax.ShapeDtypeStruct(shape, np.float32)
-    return jax.jit(make).lower(clean, key, _severities(names)).compile(tuning.BRIEF)
+    return jax.jit(make).lower(clean, key, _severities(names)).compile(tuning.FAST_COMPILE)
 
 
 def compile_severity(data: Dataset) -> None:
