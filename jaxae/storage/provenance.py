@@ -109,7 +109,7 @@ def _processor() -> str:
 
 def packages() -> dict[str, str | None]:
     """Package versions that a result depends on, with accelerators' plugins if installed."""
-    plugins = {name: found for name in _PLUGINS if (found := version(name))}
+    plugins = {name: installed for name in _PLUGINS if (installed := version(name))}
     return {name: version(name) for name in _PACKAGES} | plugins
 
 
