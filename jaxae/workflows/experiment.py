@@ -52,9 +52,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     with (
         parallel.on_host(),
         runlog.enter(cfg, dataset.digest) as folder,
-        checkpoint.open_manager(
-            cfg.run_path / "checkpoints", cfg.train.keep_checkpoints, cfg.train.fall_back
-        ) as manager,
+        checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
         ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices) as helper,
     ):
         runlog.write_tuning(folder, learner)
