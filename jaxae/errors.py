@@ -1,4 +1,4 @@
-"""What the person at the keyboard is told when something cannot work, or was stopped."""
+"""Errors of input, said in one line, and what happens when a command is stopped."""
 
 import atexit
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """Input that cannot work, said in one sentence that names the thing and the remedy.
+    """Input that cannot work; the message is one sentence that names the thing and the remedy.
 
     The command line prints the message without a traceback and exits with code 2; library callers
     catch it as a `ValueError`.
@@ -21,24 +21,24 @@ class UserError(ValueError):
 
 
 def unknown(kind: str, name: str, known) -> UserError:
-    """The error for a name that no registry holds; it lists the names that exist."""
+    """The error for a name that is not registered; it lists the names that are."""
     return UserError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an error of the system name the file that it is of: a full disk does not say which."""
+    """Add the file's name to system errors, since those of a full disk do not have it."""
     try:
         yield
     except OSError as error:
-        if error.errno:  # without it there are only words, and a name would hide them
+        if error.errno:  # without a number, the file name would replace the message
             error.filename = str(path)
         raise
 
 
 @contextlib.contextmanager
 def naming_input(path: Path) -> Iterator[None]:
-    """Let a `UserError` about what was read name the file or folder, unless it does already."""
+    """Add the name of the file or folder that was read to a `UserError` without it."""
     try:
         yield
     except UserError as error:
@@ -47,7 +47,7 @@ def naming_input(path: Path) -> Iterator[None]:
 
 
 def words(error: OSError) -> str:
-    """What the system says of an error: "No space left on device"."""
+    """The system's message for an error: "No space left on device"."""
     return error.strerror or str(error)
 
 

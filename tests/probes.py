@@ -158,7 +158,7 @@ def interrupted(epoch):
     def stop(path, number, found):
         if number == epoch:
             raise KeyboardInterrupt
-        append(path, number, found)
+        return append(path, number, found)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runlog, "append_metrics", stop)

@@ -465,7 +465,7 @@ def test_a_machine_is_tuned(tmp_path, monkeypatch, capsys):
         assert f"  {variant}" in printed
     assert '"chunk": 128' not in printed  # its own
     monkeypatch.setenv("JAXAE_TUNING", str(out))
-    tuning.kept("dense", tuning.DENSE)
+    tuning.from_table("dense", tuning.DENSE)
 
 
 HLO = """HloModule m

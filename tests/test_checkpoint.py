@@ -11,7 +11,7 @@ from jaxae import config
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.storage import checkpoint, runlog
+from jaxae.storage import checkpoint, runfiles, runlog
 from jaxae.training import train
 
 
@@ -214,13 +214,13 @@ def test_a_checkpoint_that_keeps_no_epoch_says_so(tmp_path):
 def test_a_checkpoint_is_committed_with_its_digests(tmp_path, monkeypatch):
     """No moment comes at which a checkpoint is in its place without them."""
     replaced = []
-    write = runlog.write_json
+    write = runfiles.write_json
 
     def noted(path, value):
         replaced.append(sorted(p.name for p in tmp_path.iterdir()))
         write(path, value)
 
-    monkeypatch.setattr(runlog, "write_json", noted)
+    monkeypatch.setattr(runfiles, "write_json", noted)
     _, state = state_of(tiny())
     saved(tmp_path, tiny(), state, epochs=(1, 2)).close()
     assert [["1" in names, "2" in names] for names in replaced] == [[False, False], [True, False]]

@@ -15,7 +15,7 @@ from probes import edit, tiny, write_npz
 from jaxae import detectors
 from jaxae.errors import UserError
 from jaxae.reports import plots
-from jaxae.storage import checkpoint, runlog
+from jaxae.storage import checkpoint, runfiles, runlog
 from jaxae.workflows import experiment
 
 ROOT = Path(__file__).parents[1]
@@ -238,7 +238,7 @@ def assert_same_run(one, other):
             for key in a.files:
                 np.testing.assert_array_equal(a[key], b[key])
     losses = [
-        [row["loss"] for row in runlog.read_metrics(at / "metrics.jsonl")] for at in (one, other)
+        [row["loss"] for row in runfiles.read_metrics(at / "metrics.jsonl")] for at in (one, other)
     ]
     assert losses[0] == losses[1]
 

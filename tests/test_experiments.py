@@ -17,7 +17,7 @@ from jaxae.config import ExperimentConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.detectors import guards
 from jaxae.reports import plots
-from jaxae.storage import checkpoint, runlog
+from jaxae.storage import checkpoint, runfiles
 from jaxae.workflows import experiment
 from jaxae.workflows.protocol import expand
 
@@ -78,7 +78,7 @@ def check_contract(folder, report):
     started = (folder / "provenance.jsonl").read_text().splitlines()
     assert started
     assert all("versions" in json.loads(line) for line in started)
-    rows = runlog.read_metrics(folder / "metrics.jsonl")
+    rows = runfiles.read_metrics(folder / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == list(range(1, report["epochs"] + 1))
     with np.load(folder / "scores.npz") as scores:
         of_test = ("test", "test_is_anomaly", "test_y", "test_class_id", "test_id")
@@ -237,7 +237,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(cfg, tmp_path, capsy
     losses = [
         [
             (r["epoch"], r["loss"], r["valid_loss"])
-            for r in runlog.read_metrics(folder / "metrics.jsonl")
+            for r in runfiles.read_metrics(folder / "metrics.jsonl")
         ]
         for folder in (whole, broken)
     ]
@@ -257,7 +257,7 @@ def test_every_entry_into_a_run_folder_leaves_a_line_of_provenance(cfg, tmp_path
 def test_metrics_of_an_ensemble_keep_the_value_of_each_member(cfg, tmp_path, undrawn):
     three = ("--ensemble", 3, "--train.epochs", 2, "--train.monitor")
     report = run(cfg, tmp_path / "three", *three, "--score", "latent_mahalanobis")
-    rows = runlog.read_metrics(tmp_path / "three" / "metrics.jsonl")
+    rows = runfiles.read_metrics(tmp_path / "three" / "metrics.jsonl")
     assert len(rows) == 2
     for row in rows:
         several = row.pop("members")
@@ -271,7 +271,7 @@ def test_metrics_of_an_ensemble_keep_the_value_of_each_member(cfg, tmp_path, und
     assert report["valid_loss"] == rows[-1]["valid_loss"]
 
     run(cfg, tmp_path / "one", "--train.epochs", 1)
-    (row,) = runlog.read_metrics(tmp_path / "one" / "metrics.jsonl")
+    (row,) = runfiles.read_metrics(tmp_path / "one" / "metrics.jsonl")
     assert "members" not in row
 
 

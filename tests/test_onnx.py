@@ -41,7 +41,7 @@ def test_a_model_in_its_own_runtime_judges_as_the_detector_does(name, tmp_path, 
 
     run, rows = finished(tmp_path, **CASES[name])
     cli.main(["export", str(run), str(tmp_path / "m.onnx")])
-    assert "48 rows judged alike" in capsys.readouterr().out
+    assert "48 rows agree" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     (given,) = session.get_inputs()
     size = given.shape[0] if isinstance(given.shape[0], int) else len(rows)
@@ -57,7 +57,7 @@ def test_a_model_in_its_own_runtime_judges_as_the_detector_does(name, tmp_path, 
 def test_a_model_that_says_something_else_is_not_kept(tmp_path, monkeypatch):
     run, _ = finished(tmp_path)
     monkeypatch.setattr(to_onnx, "_TOLERANCE", -1.0)
-    with pytest.raises(UserError, match="says something else"):
+    with pytest.raises(UserError, match="differs from the detector"):
         to_onnx.write(run, tmp_path / "m.onnx")
     assert not list(tmp_path.glob("*.onnx*"))
 

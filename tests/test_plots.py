@@ -246,11 +246,11 @@ def test_a_damaged_array_file_is_named(name, damage, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty"),
+        ("", "holds no epochs"),
         ('{"epoch": 1, "loss": 1}\n{"epo\n', "line 2, is not JSON"),
         ('{"loss": 1}\n', "line 1, lacks epoch"),
-        ('{"epoch": 1', "is empty"),
-        ("[1]\n", "line 1, does not hold named values"),
+        ('{"epoch": 1', "holds no epochs"),
+        ("[1]\n", "line 1, is not a JSON object"),
         ('{"epoch": 1}\n', "holds no losses"),
     ],
 )

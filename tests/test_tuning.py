@@ -13,7 +13,7 @@ from jaxae.devices import means, members, parallel, tuning
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.ops import library
-from jaxae.storage import begun
+from jaxae.storage import runlog
 from jaxae.types import AXIS
 
 KEY = jax.random.key(7)
@@ -216,8 +216,8 @@ def test_a_table_of_the_user_wins(tmp_path, monkeypatch):
     path = tmp_path / "tuning.json"
     path.write_text('{"methods": {"dense": {"share": 3, "ynnpack": true}}}')
     monkeypatch.setenv("JAXAE_TUNING", str(path))
-    assert tuning.kept("dense", tuning.DENSE) == tuning.DENSE._replace(share=3, ynnpack=True)
-    assert tuning.kept("conv", tuning.CONV) == tuning.CONV
+    assert tuning.from_table("dense", tuning.DENSE) == tuning.DENSE._replace(share=3, ynnpack=True)
+    assert tuning.from_table("conv", tuning.CONV) == tuning.CONV
     cfg = tiny("dense", model__latent=5)  # not built before
     assert learners.build(cfg, SHAPE).tuning.share == 3
 
@@ -225,9 +225,10 @@ def test_a_table_of_the_user_wins(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "cannot be read"),
-        ("{", "no JSON"),
-        ("[]", 'has no "methods"'),
+        (None, "No such file"),
+        ("{", "JSONDecodeError"),
+        ("[]", "cannot be used"),
+        ("{}", "KeyError: 'methods'"),
         ('{"methods": {"dense": 3}}', "is no table of choices"),
         ('{"methods": {"dense": {"speed": 1}}}', "unknown choice 'speed'; known: share"),
         ('{"methods": {"dense": {"share": true}}}', "share is True; it must be a number"),
@@ -243,7 +244,7 @@ def test_a_table_that_is_none_is_named(text, words, tmp_path, monkeypatch):
         path.write_text(text)
     monkeypatch.setenv("JAXAE_TUNING", str(path))
     with pytest.raises(UserError, match=re.escape(str(path))) as caught:
-        tuning.kept("dense", tuning.DENSE)
+        tuning.from_table("dense", tuning.DENSE)
     assert words in str(caught.value)
 
 
@@ -253,13 +254,14 @@ def test_no_least_share_is_a_device_for_each_row():
 
 def test_a_training_goes_on_with_the_choices_that_it_began_with(tmp_path):
     learner = learners.build(tiny("conv"), SHAPE)
-    assert begun.as_begun(tmp_path, learner) is learner
-    begun.write(tmp_path, learner._replace(tuning=learner.tuning._replace(part=7, width=128)))
-    found = begun.as_begun(tmp_path, learner)
+    assert runlog.with_stored_tuning(tmp_path, learner) is learner
+    changed = learner.tuning._replace(part=7, width=128)
+    runlog.write_tuning(tmp_path, learner._replace(tuning=changed))
+    found = runlog.with_stored_tuning(tmp_path, learner)
     assert found.tuning == learner.tuning._replace(part=7, width=128)
-    (tmp_path / begun.NAME).write_text('{"part": "many"}')
+    (tmp_path / runlog.TUNING).write_text('{"part": "many"}')
     with pytest.raises(UserError, match=r"tuning\.json: part is 'many'"):
-        begun.as_begun(tmp_path, learner)
+        runlog.with_stored_tuning(tmp_path, learner)
 
 
 @pytest.fixture
@@ -342,8 +344,8 @@ def test_a_library_is_called_by_scorers_where_xla_has_it(has, monkeypatch):
     monkeypatch.setattr(tuning, "_has_library", lambda: has)
     for tuned in (tuning.ALOCC, tuning.CONV, tuning.DENSE):
         calls = has and tuned.library
-        for brief in (False, True):
-            options = tuning.scoring_options(tuned, "float32", "cpu", brief)
+        for fast_compile in (False, True):
+            options = tuning.scoring_options(tuned, "float32", "cpu", fast_compile)
             assert (CALLS in options) == calls
         assert CALLS not in tuning.scoring_options(tuned, "bfloat16", "cpu")
         assert CALLS not in tuning.scoring_options(tuned, "float32", "gpu")

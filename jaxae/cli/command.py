@@ -36,17 +36,17 @@ def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) 
       args: None = those of the process.
       more: see `jaxae.config.parsing.parse`.
     """
-    with hosts.left_alone(), user_errors():
+    with hosts.exit_without_waiting(), user_errors():
         cfg = parse_cli(default, args, **more)
         hosts.watch(cfg.hosts)
         # Garbage collection of all of JAX's objects would take half a second of a run of six, and
         # the one at exit another half, for memory that the end of the process frees anyway.
         gc.set_threshold(20_000, 20, 20)
         atexit.register(gc.freeze)
-        from jaxae.devices import compiled  # a second, in which minds are changed
+        from jaxae.devices import compile_cache  # imports JAX, which takes a second
         from jaxae.workflows import experiment, protocol
 
-        compiled.keep()
+        compile_cache.enable()
         runs = {ProtocolConfig: protocol.run, CrossConfig: protocol.cross.run}
         with hosts.losses_named():
             return runs.get(type(cfg), experiment.run)(cfg)

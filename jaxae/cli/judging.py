@@ -21,7 +21,7 @@ from jaxae.detectors import calibration, explanation
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input, words
 from jaxae.reports import plots
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 from jaxae.training import train
 from jaxae.types import Source
 
@@ -149,9 +149,9 @@ def _opened(out: Path | None, detector: detectors.Detector) -> Iterator[_Scores]
         if out.suffix == ".npz":
             scores = _Scores(detector, out, None)
             yield scores
-            runlog.write_arrays(out, scores.arrays())
+            runfiles.write_arrays(out, scores.arrays())
         else:
-            with runlog.writing(out) as table:
+            with runfiles.writing(out) as table:
                 yield _Scores(detector, out, table)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({words(error)})") from None

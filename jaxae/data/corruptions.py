@@ -18,7 +18,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from jaxae.data import sources
-from jaxae.devices.tuning import BRIEF
+from jaxae.devices.tuning import FAST_COMPILE
 from jaxae.errors import UserError
 from jaxae.ops.blur import gaussian_blur
 from jaxae.registry import Registry
@@ -230,7 +230,7 @@ def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.nda
     return np.asarray(_corrupt(name, jnp.asarray(x, jnp.float32), jnp.float32(severity), key))
 
 
-@partial(jax.jit, static_argnames="name", compiler_options=BRIEF)
+@partial(jax.jit, static_argnames="name", compiler_options=FAST_COMPILE)
 def _corrupt(name: str, x: Array, severity: Array, key: Key) -> Array:
     def one(row: tuple[Array, Key]) -> Array:
         return CORRUPTIONS[name].apply(row[0], severity, row[1])

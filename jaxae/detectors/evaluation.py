@@ -24,7 +24,7 @@ def inference(learner: Learner, devices: parallel.Devices) -> Callable[[PyTree, 
 
 @functools.lru_cache(maxsize=16)
 def _inference(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable:
-    run = parallel.rows_fn(learner.infer, devices, learner, brief=True)
+    run = parallel.rows_fn(learner.infer, devices, learner, fast_compile=True)
     return _over_rows(run, learner, devices)
 
 
@@ -91,7 +91,7 @@ def scores_at_once(
     def of_rows(variables: PyTree, x: Array) -> list[Array]:
         return [scored((variables, {}), x) for scored in by_each]
 
-    run = parallel.rows_fn(of_rows, devices, learner, brief=True)
+    run = parallel.rows_fn(of_rows, devices, learner, fast_compile=True)
     return _over_rows(run, learner, devices)
 
 
@@ -140,7 +140,7 @@ def _loss_program(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable
         rows = Inferred(x, learner.infer(variables, x))
         return jax.vmap(learner.loss, in_axes=(0, None))(rows, settings)
 
-    return parallel.rows_fn(of_rows, devices, learner, brief=True)
+    return parallel.rows_fn(of_rows, devices, learner, fast_compile=True)
 
 
 def _again(

@@ -1,10 +1,10 @@
-"""Machines: which devices there are, what runs on them how, and what they can hold.
+"""Machines: which devices there are, how programs run on them, and what they can hold.
 
-`parallel` shares a batch out, `hosts` joins many processes, `members` is the axis of models side by
-side; `tuning` is every choice of speed that was measured, `means` and `precision` are how numbers
-are added and multiplied; `memory` asks before devices are filled; `compiled` keeps programs for the
-next run, in a folder that `private` makes.
+`parallel` splits a batch over devices, `hosts` joins many processes, `members` is the axis of
+models side by side; `tuning` has the measured choices of speed, `means` and `precision` say how
+numbers are added and multiplied; `memory` refuses what devices cannot hold; `compile_cache` keeps
+compiled programs for the next run.
 
 It uses settings and convolutions. It knows no method, no data set and no file of a run: it is given
-functions and arrays. Nothing is loaded here, since a command line asks `hosts` before JAX is there.
+functions and arrays. Nothing is loaded here: the command line uses `hosts` before it loads JAX.
 """

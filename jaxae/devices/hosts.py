@@ -1,32 +1,35 @@
-"""Many processes that train one model: who takes part, what they must agree on, and a lost one.
+"""Many processes that train one model: how they meet, compare settings, and notice a lost one.
 
-All run the same program on the same settings. Process 0 alone writes the run folder and speaks;
-checkpoints are written by all. Nothing here loads JAX before it is asked for.
+All run the same program on the same settings. Process 0 alone writes the run folder and prints;
+checkpoints are written by all. Functions here load JAX only when they are called.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jaxae.config import HostsConfig
 from jaxae.errors import UserError
 
-_JOINING = 5  # times `hosts.timeout`, for processes that a scheduler starts one after another
-_ENDING = 3600  # seconds that a process waits for the others' last figures
-_AGAIN = "start all again, as many as you like: they go on after the last checkpoint"
+_JOINING = 5  # times `hosts.timeout`: a scheduler may start processes one after another
+_ENDING = 3600  # seconds that a process waits for process 0 to draw its figures
+_RESTART = "start all again, as many as you like: they go on after the last checkpoint"
+_LOST = re.compile(r"(?i)gloo|nccl|connection (closed|reset)|coordination|heartbeat|barrier")
 
 
 def join(cfg: HostsConfig) -> None:
-    """Meet the other processes; call it before JAX starts. Nothing where none are asked for.
+    """Connect to the other processes, if the settings ask for any; call it before JAX starts.
 
     Raises:
-      UserError: settings that contradict each other, no cluster where one is to be found, or
-        processes that do not come in time.
+      UserError: contradictory settings, no cluster found by `hosts.auto`, or processes that do not
+        connect in time.
     """
     if not cfg.asked:
         return
@@ -63,10 +66,10 @@ def join(cfg: HostsConfig) -> None:
 
 
 def _arguments(cfg: HostsConfig, env: Mapping[str, str]) -> dict[str, Any]:
-    """What `jax.distributed.initialize` is told; what is named wins over the environment.
+    """The arguments of `jax.distributed.initialize`; settings win over the environment.
 
     Raises:
-      UserError: the settings are half of what is needed, or name no process.
+      UserError: the settings are incomplete, or the index is out of range.
     """
     named: dict[str, Any] = {
         "coordinator_address": cfg.coordinator or None,
@@ -86,8 +89,8 @@ def _arguments(cfg: HostsConfig, env: Mapping[str, str]) -> dict[str, Any]:
         raise UserError(f"hosts.index is {cfg.index}; it must be from 0 to {cfg.count - 1}")
     if not missing:
         return {**named, "cluster_detection_method": "deactivate"}
-    own = _slurm_devices(env)
-    return {**named, **({"local_device_ids": own} if own else {})}
+    gpus = _slurm_devices(env)
+    return {**named, **({"local_device_ids": gpus} if gpus else {})}
 
 
 def _slurm_devices(env: Mapping[str, str]) -> list[int]:
@@ -115,14 +118,14 @@ def _slurm_devices(env: Mapping[str, str]) -> list[int]:
 
 
 def first() -> bool:
-    """Whether this is process 0, which writes; the only one is."""
+    """Whether this is process 0, which writes the run folder; true of a single process."""
     import jax
 
     return jax.process_index() == 0
 
 
 def wait(name: str) -> None:
-    """Go on when all have come here."""
+    """Wait until every process has arrived at the barrier of this name."""
     import jax
 
     if jax.process_count() > 1:
@@ -132,7 +135,7 @@ def wait(name: str) -> None:
 
 
 def as_first(answer: bool) -> bool:
-    """What process 0 answers, for all."""
+    """The answer of process 0, on every process."""
     import jax
 
     if jax.process_count() == 1:
@@ -144,10 +147,14 @@ def as_first(answer: bool) -> bool:
 
 
 def agree(what: str, value: str) -> None:
-    """Make sure that all processes have the same.
+    """Make sure that all processes have the same value.
+
+    Args:
+      what: the value is, for the message.
+      value: compared with that of process 0.
 
     Raises:
-      UserError: this one has another value than process 0.
+      UserError: it differs.
     """
     import jax
 
@@ -156,8 +163,8 @@ def agree(what: str, value: str) -> None:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    own = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
-    if not np.array_equal(multihost_utils.broadcast_one_to_all(own), own):
+    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
+    if not np.array_equal(multihost_utils.broadcast_one_to_all(digest), digest):
         raise UserError(
             f"process {jax.process_index()} has another {what} than process 0; start all with the "
             "same files, settings and versions"
@@ -166,30 +173,27 @@ def agree(what: str, value: str) -> None:
 
 @contextlib.contextmanager
 def losses_named() -> Iterator[None]:
-    """Say in one line that another process was lost while this one computed with it."""
+    """Turn the error of a collective operation whose process was lost into a `UserError`."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:  # of XLA, from collective operations
+    except (RuntimeError, ValueError) as error:  # XLA raises both
         refuse_loss(error)
         raise
 
 
 def refuse_loss(error: Exception) -> None:
-    """Raise a `UserError` if there are other processes, and an error says that one is gone."""
+    """Raise a `UserError` if there are other processes and `error` says that one was lost."""
     import jax
 
     if not jax.distributed.is_initialized() or isinstance(error, UserError):
         return
     if _LOST.search(str(error)):
-        raise UserError(f"another process of this run stopped; {_AGAIN}") from error
-
-
-_LOST = re.compile(r"(?i)gloo|nccl|connection (closed|reset)|coordination|heartbeat|barrier")
+        raise UserError(f"another process of this run stopped; {_RESTART}") from error
 
 
 @contextlib.contextmanager
-def left_alone() -> Iterator[None]:
-    """End a process that fails at once, if it has met others: it would wait for them at its end."""
+def exit_without_waiting() -> Iterator[None]:
+    """Exit at once on failure: a process that is connected would wait an hour for the others."""
     try:
         yield
     except SystemExit as stop:
@@ -201,62 +205,41 @@ def left_alone() -> Iterator[None]:
 
 
 def watch(cfg: HostsConfig) -> None:
-    """Do all that follows in a child of this process, which says in one line if others are lost.
+    """Run what follows in a child of this process; call it before JAX is loaded.
 
-    JAX ends a process whose companions are gone from within, with a trace of its C++. The parent
-    holds that back, and speaks. Call it before JAX is loaded.
+    JAX aborts a process whose companions are gone, with a trace of its C++. What C++ writes is
+    therefore collected, and the parent says in one line which process was lost, or else passes on
+    what was written if the child failed.
     """
     if not cfg.asked or not hasattr(os, "fork"):
         return
     sys.stdout.flush()
-    reader, writer = os.pipe()
-    parent = os.getpid()
+    parent, native = os.getpid(), tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
     child = os.fork()
     if child:
-        os.close(writer)
-        os._exit(_watched(child, reader))
-    _die_with(parent)
-    os.setpgid(0, 0)  # what the terminal sends arrives once, by way of the parent
-    os.close(reader)
-    sys.stdout, sys.stderr = (os.fdopen(os.dup(of), "w", buffering=1) for of in (1, 2))
-    for of in (1, 2):
-        os.dup2(writer, of)  # what remains is that of C++
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the parent is, where the system can be asked for that."""
-    if sys.platform == "linux":
-        import ctypes
-
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: os.kill(child, number))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        native.seek(0)
+        os._exit(_reported(code, native.read()))
+    if sys.platform == "linux":  # be killed when the parent is
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(137)
+    os.setpgid(0, 0)  # signals of the terminal arrive once, passed on by the parent
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))
+    for fd in (1, 2):
+        os.dup2(native.fileno(), fd)
 
 
-def _watched(child: int, reader: int) -> int:
-    """The exit code of a child; what it says is passed on, but for how it was ended."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: os.kill(child, number))
-    held: list[str] = []
-    with os.fdopen(reader, errors="replace") as lines:
-        for line in lines:
-            if held or _FATAL.match(line):
-                held.append(line)
-            elif not _CHATTER.match(line):
-                sys.stderr.write(line)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    said = "".join(held)
-    lost = _LOST.search(said)
-    if lost and code == -signal.SIGABRT:
-        gone = re.search(r"(?:heartbeats\):|tasks are unhealthy)[^\n]*\n([\d, ]+)\n", said)
-        who = f"process {gone[1].strip()}" if gone else "process 0, or the way to it,"
-        print(f"error: {who} of this run is gone; {_AGAIN}", file=sys.stderr)
+def _reported(code: int, native: str) -> int:
+    """The exit code of a child that wrote `native` from C++, after saying why it failed."""
+    if code == -signal.SIGABRT and _LOST.search(native):
+        number = re.search(r"(?:heartbeats\):|tasks are unhealthy)[^\n]*\n([\d, ]+)\n", native)
+        who = f"process {number[1].strip()}" if number else "process 0, or the way to it,"
+        print(f"error: {who} of this run is gone; {_RESTART}", file=sys.stderr, flush=True)
         return 2
-    if not lost:
-        sys.stderr.write(said)
+    if code and not _LOST.search(native):
+        sys.stderr.write(native)
+        sys.stderr.flush()
     return code if code >= 0 else 128 - code
-
-
-_FATAL = re.compile(r"[EF]\d{4} .*coordination|F\d{4} |terminate called|\*\*\* ")
-_CHATTER = re.compile(r"\[Gloo\] Rank")

@@ -1,4 +1,4 @@
-"""What devices can hold, asked before they are filled."""
+"""Memory: what devices have, what a state, rows or a program take, and which batch would fit."""
 
 import contextlib
 import math
@@ -12,52 +12,56 @@ import jax
 from jaxae.errors import UserError
 from jaxae.types import Source, TrainState
 
-_WORTH_SAYING = 1e9  # bytes
-SHARE = 0.25  # of what there is, that resident rows may take
+_WORTH_SAYING = 1e9  # bytes of a state, from which on its size is printed
+SHARE = 0.25  # of the memory, that resident rows may take
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def check(state: TrainState, devices: Sequence[Any]) -> None:
-    """Refuse a state of training that the devices could not hold, and say what a large one needs.
+    """Refuse a training state that the devices cannot hold, and print the size of a large one.
 
     Args:
       state: shapes and dtypes suffice; its parameters count once more, for their gradients.
       devices: each holds the whole state; host devices share the memory of the machine.
 
     Raises:
-      UserError: the memory is too small, whatever else lies in it.
+      UserError: the memory is too small, even if nothing else were in it.
     """
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.params))]
-    needed, has = sum(sizes), held(devices[0])
+    needed, available = sum(sizes), held(devices[0])
     needed *= len(devices) if devices[0].platform == "cpu" else 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    words = f"{parameters:,} parameters with gradients and moments take {needed / 1e9:.1f} GB"
-    if has and needed > has:
+    size = f"{parameters:,} parameters with gradients and moments take {needed / 1e9:.1f} GB"
+    if available and needed > available:
         raise UserError(
-            f"{words}, of {has / 1e9:.1f} GB that there are; lower model.latent, model.hidden, "
-            "model.filters or ensemble, or train fewer --members of a grid at once"
+            f"{size}, of {available / 1e9:.1f} GB that there are; lower model.latent, "
+            "model.hidden, model.filters or ensemble, or train fewer --members of a grid at once"
         )
     if needed > _WORTH_SAYING:
-        print(words)
+        print(size)
 
 
 def of_rows(x: Source, devices: Sequence[Any]) -> int:
-    """Bytes of rows as float32 in the memory that `held` is of: host devices have one each."""
-    own = sum(device.process_index == devices[0].process_index for device in devices)
-    copies = own if devices[0].platform == "cpu" else 1
-    return 4 * math.prod(x.shape) * copies
+    """Bytes that rows take as float32: on a CPU, every host device has a copy of them."""
+    return 4 * math.prod(x.shape) * _sharing(devices)
+
+
+def _sharing(devices: Sequence[Any]) -> int:
+    """How many devices share the memory that `held` measures: on a CPU, those of the process."""
+    if devices[0].platform != "cpu":
+        return 1
+    return sum(device.process_index == devices[0].process_index for device in devices)
 
 
 def held(device: Any) -> int:
-    """Bytes that a device has: an accelerator its own, a CPU the machine's; 0 = it does not say.
+    """Bytes of memory: an accelerator's own, or the machine's for a CPU; 0 = unknown.
 
-    Of the machine's counts what this process may take, where a scheduler has put it into a control
-    group with less.
+    A scheduler may have put this process into a control group with less than the machine has.
     """
     if device.platform == "cpu":
         names = "SC_PHYS_PAGES", "SC_PAGE_SIZE"
-        known = set(names) <= os.sysconf_names.keys()
-        machine = [math.prod(map(os.sysconf, names))] if known else []
+        is_known = set(names) <= os.sysconf_names.keys()
+        machine = [math.prod(map(os.sysconf, names))] if is_known else []
         return min([*machine, *_granted()], default=0)
     return (device.memory_stats() or {}).get("bytes_limit", 0)
 
@@ -66,30 +70,30 @@ def _granted(proc: Path = Path("/proc/self/cgroup"), root: Path = _CGROUPS) -> l
     """The limits of the control groups (version 2) that this process is in."""
     with contextlib.suppress(OSError, ValueError):
         line = next(text for text in proc.read_text().splitlines() if text.startswith("0::"))
-        own = root / line.removeprefix("0::").strip("/")
-        files = [folder / "memory.max" for folder in (own, *own.parents)]
+        group = root / line.removeprefix("0::").strip("/")
+        files = [folder / "memory.max" for folder in (group, *group.parents)]
         texts = [file.read_text().strip() for file in files if file.is_file()]
         return [int(text) for text in texts if text.isdecimal()]
     return []
 
 
 def of_program(program: Any) -> int:
-    """Bytes that a compiled program takes on each device while it runs; 0 = it does not say.
+    """Bytes that a compiled program takes on each device while it runs; 0 = unknown.
 
-    Arguments, results that take no argument's place, and what is kept in between.
+    Arguments, results that do not reuse an argument's memory, and intermediate values.
     """
     try:
-        found = program.memory_analysis()
+        sizes = program.memory_analysis()
     except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
         return 0
-    if found is None:
+    if sizes is None:
         return 0
-    own = found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
-    return int(found.argument_size_in_bytes + own)
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return int(sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes)
 
 
 def refuse_program(program: Any, devices: Sequence[Any]) -> None:
-    """Refuse a program that takes more than there is before it runs.
+    """Refuse, before it runs, a program that takes more memory than each device has.
 
     Raises:
       MemoryError: says how much of how much.
@@ -100,9 +104,8 @@ def refuse_program(program: Any, devices: Sequence[Any]) -> None:
 
 
 def _room(devices: Sequence[Any]) -> float:
-    """Bytes for each device; host devices of a process share what it has. 0 = unknown."""
-    own = sum(device.process_index == devices[0].process_index for device in devices)
-    return held(devices[0]) / (own if devices[0].platform == "cpu" else 1)
+    """Bytes for each device; 0 = unknown."""
+    return held(devices[0]) / _sharing(devices)
 
 
 def is_exhausted(error: BaseException) -> bool:
@@ -111,15 +114,15 @@ def is_exhausted(error: BaseException) -> bool:
 
 
 class Advice(contextlib.AbstractContextManager):
-    """Where memory ends while a batch trains, the error names one that would fit.
+    """On out-of-memory while training, raise a UserError that suggests a batch size.
 
     Args:
-      batch: the global batch.
-      needed: a global batch -> bytes that training takes with it on each device; 0 = unknown.
-      devices: that train, which a batch is a multiple of.
+      batch: the global batch size.
+      needed: global batch size -> bytes that training takes on each device; 0 = unknown.
+      devices: that train; their number divides every batch size.
 
     Raises:
-      UserError: in place of what says that memory is exhausted.
+      UserError: in place of an error for which `is_exhausted`.
     """
 
     def __init__(self, batch: int, needed: Callable[[int], int], devices: Sequence[Any]):
@@ -128,9 +131,9 @@ class Advice(contextlib.AbstractContextManager):
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None or not is_exhausted(error):
             return
-        fits = self._fitting()
+        fitting = self._fitting()
         none = "no batch fits: make the model smaller, or read rows with --train.feed streaming"
-        remedy = f"{fits} would fit" if fits else none
+        remedy = f"{fitting} would fit" if fitting else none
         problem = (str(error) or "out of memory").splitlines()[0]
         raise UserError(
             f"train.batch_size {self._batch} takes more memory than there is ({problem}); {remedy}"
@@ -138,55 +141,37 @@ class Advice(contextlib.AbstractContextManager):
 
     def _fitting(self) -> int:
         unit = len(self._devices)
-        if jax.process_count() > 1:  # nothing is compiled by one of them
-            return _rounded(self._batch // 2, unit)
-        needed = _or_infinite(self._needed)
-        whole, room = needed(self._batch), _room(self._devices) or math.inf
-        # What should have fitted met something else in memory: half as much is safe to name.
-        limit = whole / 2 if whole <= room else room
-        return largest_batch(needed, self._batch, whole, unit, limit)
+        if jax.process_count() > 1:  # one process cannot compile a program of all
+            return _half(self._batch, unit)
+        taken, room = self._bytes(self._batch), _room(self._devices) or math.inf
+        # If the batch should have fitted, memory held something else: suggest half as much.
+        return largest_batch(self._bytes, self._batch, unit, taken / 2 if taken <= room else room)
 
-
-def _or_infinite(needed: Callable[[int], int]) -> Callable[[int], float]:
-    def found(batch: int) -> float:
+    def _bytes(self, batch: int) -> float:
+        """`needed`, infinite if compiling itself runs out of memory."""
         try:
-            return float(needed(batch))
+            return float(self._needed(batch))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if is_exhausted(error):
                 return math.inf
             raise
 
-    return found
 
-
-def largest_batch(
-    needed: Callable[[int], float], batch: int, taken: float, unit: int, room: float
-) -> int:
-    """The largest batch that is known to fit, smaller than one that does not; 0 = none.
-
-    It is halved until its program says that it takes no more than there is, and then enlarged along
-    the line through both sizes, if the program there says the same.
+def largest_batch(needed: Callable[[int], float], batch: int, unit: int, room: float) -> int:
+    """A batch size that fits, by halving one that does not; 0 = none.
 
     Args:
-      needed: batch -> bytes.
-      batch: one that is too large.
-      taken: the bytes of that one; may be infinite.
-      unit: what a batch is a multiple of.
-      room: bytes that there are.
+      needed: batch size -> bytes.
+      batch: a size that is too large.
+      unit: divides every batch size.
+      room: bytes available.
     """
-    above, below = batch, _rounded(batch // 2, unit)
-    while below and (least := needed(below)) > room:
-        above, taken = below, least
-        below = _rounded(below // 2, unit)
-    if not below or math.isinf(taken) or math.isinf(room) or taken <= least:
-        return below
-    slope = (taken - least) / (above - below)
-    between = _rounded(int(below + (room - least) / slope), unit)
-    return between if below < between < above and needed(between) <= room else below
+    batch = _half(batch, unit)
+    while batch and needed(batch) > room:
+        batch = _half(batch, unit)
+    return batch
 
 
-def _rounded(batch: int, unit: int) -> int:
-    """Down to a number that is easily said and that the devices divide."""
-    step = max(1, 1 << max(0, batch.bit_length() - 4))
-    batch -= batch % step
-    return batch - batch % unit
+def _half(batch: int, unit: int) -> int:
+    """Half of a batch size, rounded down to a multiple of `unit`."""
+    return batch // 2 // unit * unit

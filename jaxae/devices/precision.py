@@ -1,9 +1,9 @@
-"""How exactly products of float32 are computed, on whatever device.
+"""The precision of float32 products on each platform.
 
-Unless a program says otherwise, an NVIDIA GPU since Ampere multiplies float32 in TensorFloat-32
-(ten bits of mantissa), and a TPU in bfloat16 (seven). For training that is a setting. What is
-compared with other machines - scores, reconstructions, codes, validation losses, exports - is
-always computed in full float32. A CPU has full float32 only: there both are the same program.
+By default an NVIDIA GPU since Ampere multiplies float32 in TensorFloat-32 (ten bits of mantissa),
+and a TPU in bfloat16 (seven). For training that is a setting. What is compared with other machines
+- scores, reconstructions, codes, validation losses, exports - is always computed in full float32.
+A CPU has full float32 only, so there both are the same program.
 """
 
 import functools
@@ -15,17 +15,17 @@ import jax
 
 Function = TypeVar("Function", bound=Callable)
 
-_EXACT = "highest"  # as JAX names full float32
+_EXACT = "highest"  # JAX's name of full float32
 
 
 def at(precision: str, function: Function) -> Function:
-    """`function`, whose products of float32 are computed at a precision wherever it is traced.
+    """`function` with its float32 products computed at a precision, wherever it is traced.
 
     Args:
       precision: JAX's: "highest" is float32 itself, "high" three passes of bfloat16 on a TPU and
         TensorFloat-32 on a GPU. "default" leaves it to the platform, or to
-        JAX_DEFAULT_MATMUL_PRECISION where that is set.
-      function: traced by JAX, or computed at once.
+        JAX_DEFAULT_MATMUL_PRECISION if that is set.
+      function: traced by JAX, or called directly.
     """
     if precision == "default":
         return function
@@ -39,18 +39,18 @@ def at(precision: str, function: Function) -> Function:
 
 
 def exact(function: Function) -> Function:
-    """`function` in full float32, on every platform and whatever the environment asks for."""
+    """`function` in full float32, on every platform and with any environment variables."""
     return at(_EXACT, function)
 
 
 def in_words(precision: str, device: Any) -> str:
-    """What training computes products of float32 in on a device, for the record.
+    """The precision of training's float32 products on a device, for the record.
 
     Returns:
       "default (TensorFloat-32)", "highest (float32)" and the like.
     """
-    known: Any = jax.config
-    asked = known.jax_default_matmul_precision if precision == "default" else precision
+    options: Any = jax.config
+    asked = options.jax_default_matmul_precision if precision == "default" else precision
     if device.platform == "cpu" or asked in (_EXACT, "float32"):
         means = "float32"
     elif asked not in (None, "default", "high"):
@@ -59,7 +59,7 @@ def in_words(precision: str, device: Any) -> str:
         means = "bfloat16, three passes" if asked == "high" else "bfloat16"
     else:
         generation = re.match(r"\d+", str(getattr(device, "compute_capability", "")))
-        if generation is None:  # no NVIDIA GPU: an AMD one calls itself "gfx942", say
+        if generation is None:  # not an NVIDIA GPU: AMD's have names like "gfx942"
             means = "the platform's own"
         else:
             means = "TensorFloat-32" if int(generation[0]) >= 8 else "float32"

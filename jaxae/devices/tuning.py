@@ -1,11 +1,11 @@
-"""What was measured to be fast, by platform and method: the results do not depend on it.
+"""The fastest measured choices, by platform and method; results do not depend on them.
 
-Each constant stands with its evidence. "Intel" is a Xeon with AVX-512 and AMX, "AMD" an EPYC with
-AVX2, "Zen 5" one with AVX-512, two cores each; JAX 0.10 where nothing else is said. Accelerators
-take the plain form of everything here but `graphs` and `unroll`.
+Each constant has its evidence beside it. "Intel" is a Xeon with AVX-512 and AMX, "AMD" an EPYC with
+AVX2, "Zen 5" an EPYC with AVX-512, two cores each, with JAX 0.10 unless another version is named.
+Accelerators ignore all of `Tuning` but `graphs` and `unroll`.
 
-`python -m benchmarks.tune` measures these choices on another machine and writes a table; where the
-variable JAXAE_TUNING names one, it wins over what stands here. A run records what it began with.
+`python -m benchmarks.tune` measures these choices on another machine and writes a table, which
+replaces those here if the variable JAXAE_TUNING names it. A run records what it started with.
 """
 
 import contextlib
@@ -23,45 +23,45 @@ import jax
 import jax.numpy as jnp
 
 from jaxae import ops
-from jaxae.errors import UserError, words
+from jaxae.errors import UserError
 from jaxae.types import Tuning
 
 Options = dict[str, object]  # of XLA's compiler
 
 
-# Activations of 32 rows stay in the cache of a core: denoising at batch 4,096 6.9 -> 17.2 thousand
-# rows/s, S1 15.6 -> 29.7, S0 6.5 -> 12.4 (Intel). With YNNPACK convolutions train a tenth faster.
-# In graphs, four steps a turn, S0 makes 1.20 times as many steps, in graphs alone 1.05 (H200, JAX
-# 0.11). S2 makes .86 in graphs, S3 .92 with four steps a turn: dense models are left as they are.
+# part: the activations of 32 rows stay in a core's cache. Rows/s at batch 4,096: denoising 6,900 ->
+# 17,200, S1 15,600 -> 29,700, S0 6,500 -> 12,400 (Intel). With YNNPACK convolutions train a tenth
+# faster. graphs: S0 makes 1.20 times as many steps with graphs and four steps per turn, 1.05 with
+# graphs alone (H200, JAX 0.11). Dense models use neither: S2 makes .86 with graphs, S3 .92 with
+# four steps per turn.
 CONV = Tuning(part=32, graphs=True)
-# A dense model is mostly parameters, and few of its products are worth a second device: S2 at batch
-# 32 makes .64 - .71 of the steps on two, ECG at 512 makes 1.32 times as many; S3, with two million
-# parameters, is split from 2,048 rows on. Without YNNPACK ECG trains 9 %, S2 30 % faster; in place
-# S2 gains 1 - 6 %, S3 2 - 5 % (Intel).
+# share: a dense model is mostly parameters, which every device updates. On two devices S2 at batch
+# 32 makes .64 - .71 of the steps, ECG at 512 makes 1.32 times as many; S3, with two million
+# parameters, is split from 2,048 rows on. Without YNNPACK ECG trains 9 %, S2 30 % faster; in_place
+# brings S2 1 - 6 %, S3 2 - 5 % (Intel).
 # JAX 0.12's products of 32 rows are slower (Zen 5, one core, 0.10 -> 0.12: x w 14.1 -> 15.7 us,
 # h w 10.1 -> 13.5, h' dy 10.6 -> 15.1, dy w' 20.5 -> 25.5, x' dh 14.0 -> 23.7): S2 makes .80 of the
 # steps. oneDNN's fused products (xla_cpu_use_onednn with its fusion type) made 1.42 times as many,
-# but kill the process at other shapes, and cannot be kept in the cache of programs; YNNPACK's for
+# but crash the process at other shapes and cannot be kept in the compilation cache; YNNPACK for
 # single products and the scheduler that saves memory bring 1.05 and 1.04, within the noise.
-# 128 rows at a time score S2 1.01, ECG 1.27 and S3 1.13 times as fast as 64 (JAX 0.12: 1.12, 1.18,
-# 1.14), 512 only S3, 1.17 times (Zen 5).
+# chunk: 128 rows score S2 1.01, ECG 1.27 and S3 1.13 times as fast as 64 (JAX 0.12: 1.12, 1.18,
+# 1.14); 512 rows score only S3 faster, 1.17 times (Zen 5).
 DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True, chunk=128)
 
-# oneDNN's convolutions score 1.32 times as fast (JAX 0.12; 0.10 does not call them), and 32 rows at
-# a time 1.06 times as fast as 64 (JAX 0.10: 1.09; Zen 5). In training they make .88 of the steps:
-# the backward pass needs the patches that the matrix form has gathered by then.
-# One device trains 128 rows 1.13 times (JAX 0.12: 1.11) as fast as two on Zen 5, .94 on Intel:
-# batch normalisation has devices wait for each other in every layer.
+# library: oneDNN's convolutions score 1.32 times as fast (JAX 0.12; 0.10 does not call them). In
+# training they make .88 of the steps: the backward pass needs the patches that the matrix form has
+# gathered by then. chunk: 32 rows score 1.06 times as fast as 64 (JAX 0.10: 1.09; Zen 5).
+# share: one device trains 128 rows 1.13 times (JAX 0.12: 1.11) as fast as two on Zen 5, .94 times
+# on Intel: in every layer with batch normalisation the devices wait for each other.
 ALOCC = Tuning(share=128 if Tuning().width else 16, chunk=32, library=True)
 
 _WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
 _CALLS: Options = {"xla_cpu_experimental_onednn_custom_call": True}
 _IN_PLACE: Options = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
-
-# XLA captures neither loops nor what calls cuDNN unless it is told to; and of the few operations of
-# an epoch's entry it makes no graph, unless one operation is enough. Read off its log for an H100
-# (JAX 0.10.2 and 0.11.2): the loop over steps is then one graph.
+# By default XLA captures neither loops nor calls of cuDNN, and makes no graph of the few operations
+# at an epoch's entry. With these the loop over steps is one graph, by XLA's log for an H100 (JAX
+# 0.10.2 and 0.11.2).
 _GRAPHS: Options = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
     "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE,CONVOLUTION",
@@ -73,7 +73,7 @@ _UNROLLED = 4
 
 @functools.cache
 def _is_amd() -> bool:
-    """Whether the GPU at hand is AMD's, on which nobody has captured anything."""
+    """Whether the GPU is AMD's; graphs were not measured there."""
     local = [device for device in jax.local_devices() if device.platform in _GPUS]
     return any("rocm" in device.client.platform_version.lower() for device in local)
 
@@ -83,7 +83,7 @@ def _captures(tuned: Tuning, platform: str) -> bool:
 
 
 def unrolled(tuned: Tuning, platform: str) -> int:
-    """Steps of training in one turn of the loop."""
+    """Steps of training in one turn of the epoch's loop."""
     return tuned.unroll or (_UNROLLED if _captures(tuned, platform) else 1)
 
 
@@ -93,7 +93,7 @@ def _vectors(width: int) -> Options:
 
 @functools.cache
 def _has_library() -> bool:
-    """Whether this XLA calls oneDNN where it is told to: that of JAX 0.12, and not that of 0.10."""
+    """Whether this XLA can call oneDNN for convolutions: JAX 0.12's does, 0.10's does not."""
     x, k = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 9, 9, 16), (5, 5, 16, 16)))
     with ops.calling_library(), jax.default_device(jax.local_devices(backend="cpu")[0]):
         lowered = jax.jit(ops.conv).lower(x, k)
@@ -102,68 +102,62 @@ def _has_library() -> bool:
 
 
 def _calls_library(tuned: Tuning, dtype: str, platform: str) -> bool:
-    """In bfloat16 ALOCC scores 1.2 to 1.3 times as fast without (Zen 5)."""
+    """In bfloat16 ALOCC scores 1.2 to 1.3 times as fast without oneDNN (Zen 5)."""
     return platform == "cpu" and tuned.library and dtype == "float32" and _has_library()
 
 
 def tracing_scorers(tuned: Tuning, dtype: str, platform: str) -> contextlib.AbstractContextManager:
-    """In which programs are traced that will be compiled with `scoring_options`."""
+    """The context in which to trace programs that are compiled with `scoring_options`."""
     called = _calls_library(tuned, dtype, platform)
     return ops.calling_library() if called else contextlib.nullcontext()
 
 
-_KEEPING = threading.RLock()
+_CACHE_OPTION = "jax_persistent_cache_min_compile_time_secs"
+_CACHE_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
-def _not_kept() -> Iterator[None]:
-    """Write no program to JAX's cache: one that calls oneDNN kills the process when it is written.
+def _uncached() -> Iterator[None]:
+    """Write no program to JAX's cache: writing one that calls oneDNN crashes the process.
 
-    JAX asks for no program what it asks for all: what another thread compiles meanwhile is not
-    written either, and is compiled again another time.
+    The option is global, so a program that another thread compiles meanwhile is not written either.
     """
-    with _KEEPING:
-        known: Any = jax.config
-        before = known.jax_persistent_cache_min_compile_time_secs
-        jax.config.update(_LEAST, float("inf"))
+    with _CACHE_LOCK:
+        before = getattr(jax.config, _CACHE_OPTION)
+        jax.config.update(_CACHE_OPTION, float("inf"))
         try:
             yield
         finally:
-            jax.config.update(_LEAST, before)
+            jax.config.update(_CACHE_OPTION, before)
 
 
-_LEAST = "jax_persistent_cache_min_compile_time_secs"
-
-
-def kept(method: str, default: Tuning) -> Tuning:
-    """A method's choices with those of the table that JAXAE_TUNING names, if it names one.
+def from_table(method: str, default: Tuning) -> Tuning:
+    """A method's choices, those in the table that JAXAE_TUNING names instead of the default ones.
 
     Raises:
-      UserError: the table cannot be read, or holds something else.
+      UserError: there is such a table, and it cannot be read or used.
     """
     path = os.environ.get("JAXAE_TUNING")
     if not path:
         return default
     try:
-        table = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"JAXAE_TUNING is {path}, which cannot be read ({words(error)})") from None
-    except ValueError as error:
-        raise UserError(f"JAXAE_TUNING is {path}, which is no JSON ({error})") from None
-    methods = table.get("methods") if isinstance(table, dict) else None
-    if not isinstance(methods, dict):
-        raise UserError(f'{path} has no "methods"; write it with python -m benchmarks.tune')
-    return merged(default, methods.get(method, {}), f"{path}, {method}")
+        values = json.loads(Path(path).read_text())["methods"].get(method, {})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"JAXAE_TUNING is {path}, which cannot be used ({type(error).__name__}: {error}); "
+            "write it with python -m benchmarks.tune"
+        ) from None
+    return merged(default, values, f"{path}, {method}")
 
 
 _MOST = 1 << 20  # of any choice: a share of so many rows is one device
 
 
 def merged(default: Tuning, values: Any, where: str) -> Tuning:
-    """Choices with others in their place.
+    """`default` with the choices in `values` replaced.
 
     Raises:
-      UserError: one that does not exist, or a value of another kind; names it and `where` it is.
+      UserError: a choice that does not exist or has a value of another type; names `where` it is.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: {values!r} is no table of choices")
@@ -178,7 +172,7 @@ def merged(default: Tuning, values: Any, where: str) -> Tuning:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -187,21 +181,18 @@ def cores() -> int:
 def host_devices(tuning: Tuning, batch_size: int, parameters: int) -> int:
     """How many host devices train one model fastest.
 
-    Convolutions also gather and scatter, which one device does on one core: there a batch is split,
-    one device per core. Small batches of dense models leave the cores to one device's products.
+    Convolutions gather and scatter, which a device does on one core, so a batch is split over one
+    device per core. Small batches of dense models use one device, whose products use all cores.
     """
     by_parameters = parameters // tuning.parameters_per_row if tuning.parameters_per_row else 0
     return max(1, batch_size // max(1, tuning.share, by_parameters))
 
 
 def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) -> Options:
-    """What XLA is told when an epoch is compiled.
-
-    In bfloat16 YNNPACK is what reaches the matrix units: it stays.
-    """
+    """Compiler options of an epoch. In bfloat16 only YNNPACK uses the matrix units: it stays on."""
     if platform != "cpu":
         return _on_accelerator(tuning, platform)
-    # Devices that share a batch have a core each already.
+    # Devices that share a batch already use one core each.
     options: Options = {"xla_cpu_multi_thread_eigen": devices == 1}
     if not tuning.ynnpack and dtype == "float32":
         options |= _WITHOUT_YNNPACK
@@ -212,90 +203,96 @@ def _on_accelerator(tuning: Tuning, platform: str) -> Options:
     return _GRAPHS if _captures(tuning, platform) else {}
 
 
-# Exact products are what XLA makes most Triton kernels of before it chooses one. Without, a scorer
-# of S2 is compiled in .15 s instead of 3.0 and scores .94 times as fast, one of S0 in .45 instead
-# of 2.1 and .98 (H200, JAX 0.11); a scorer of the digits' dense model took 12 s.
+# For products in full float32 XLA compiles many Triton kernels and keeps the fastest. Without them
+# a scorer of S2 compiles in .15 s instead of 3.0 and scores .94 times as fast, one of S0 in .45 s
+# instead of 2.1 and .98 times (H200, JAX 0.11); a scorer of the digits' dense model took 12 s.
 _WITHOUT_TRITON: Options = {"xla_gpu_enable_triton_gemm": False}
 
 
-def scoring_options(tuning: Tuning, dtype: str, platform: str, brief: bool = False) -> Options:
-    """What XLA is told when a scorer is compiled; a brief one is used a few times."""
-    # In float32 dense models score two to three times as fast without YNNPACK (ECG .8 -> 2.3
-    # million rows/s, S2 170 -> 490 thousand, Intel); convolutions lose nothing.
-    # Wide vectors would score dense models 1.08 to 1.12 times as fast (Zen 5), but with JAX 0.12 a
-    # row's score then depends on how many devices share the rows, in its last bit.
+def scoring_options(
+    tuning: Tuning, dtype: str, platform: str, fast_compile: bool = False
+) -> Options:
+    """Compiler options of a scorer; see `FAST_COMPILE`."""
+    # In float32 dense models score two to three times as fast without YNNPACK (rows/s: ECG .8 ->
+    # 2.3 million, S2 170 -> 490 thousand, Intel); convolutions lose nothing.
+    # Wide vectors would score dense models 1.08 to 1.12 times as fast (Zen 5), but with JAX 0.12
+    # the last bit of a row's score then depends on how many devices share the rows.
     if platform != "cpu":
         products = _WITHOUT_TRITON if platform in _GPUS else {}
         return _on_accelerator(tuning, platform) | products
     options = _CALLS if _calls_library(tuning, dtype, platform) else {}
-    return options | (_WITHOUT_YNNPACK if dtype == "float32" else {}) | (BRIEF if brief else {})
+    options = options | (_WITHOUT_YNNPACK if dtype == "float32" else {})
+    return options | (FAST_COMPILE if fast_compile else {})
 
 
 def compiled(lowered: Any, options: Options) -> Callable:
-    """A lowered program compiled with options, without what this version of XLA cannot do."""
+    """A lowered program, compiled without the options that this version of XLA does not have."""
     while True:
         calls = not options.keys().isdisjoint(_CALLS)
         try:
-            with _not_kept() if calls else contextlib.nullcontext():
+            with _uncached() if calls else contextlib.nullcontext():
                 return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
-            known = _known(options, str(error))
-            if known == options:
+            supported = _supported(options, str(error))
+            if supported == options:
                 raise
-            options = known
+            options = supported
 
 
-# XLA for an H100 (JAX 0.10.2) finds no tiles for some small batched products of its Triton kernels
-# and gives the program up; cuBLAS has the same products.
+# XLA for an H100 (JAX 0.10.2) rejects programs with some small batched products, for which its
+# Triton kernels have no tiles; cuBLAS has the same products.
 _NO_TILES = "output tile sizes"
-
-
 _BAD_VALUE = re.compile(r"While setting option (\w+), '([^']*)' is not a valid enum value")
 
 
-def _known(options: Options, error: str) -> Options:
-    """The options without what an error of XLA's names: one of them, or one value of a list."""
+def _supported(options: Options, error: str) -> Options:
+    """The options without the one, or the one value of a list, that an error of XLA names."""
     if _NO_TILES in error:
         return options | _WITHOUT_TRITON
-    known = {n: value for n, value in options.items() if f"option: '{n}'" not in error}
-    if (bad := _BAD_VALUE.search(error)) and bad[1] in known:
+    supported = {n: value for n, value in options.items() if f"option: '{n}'" not in error}
+    if (bad := _BAD_VALUE.search(error)) and bad[1] in supported:
         name, value = bad.groups()
-        others = [part for part in str(known.pop(name)).split(",") if part != value]
-        known |= {name: ",".join(others)} if others else {}
-    return known
+        others = [part for part in str(supported.pop(name)).split(",") if part != value]
+        supported |= {name: ",".join(others)} if others else {}
+    return supported
 
 
 def compiled_scorer(
-    program: Any, args: tuple, tuned: Tuning, dtype: str, platform: str, *, brief: bool = False
+    program: Any,
+    args: tuple,
+    tuned: Tuning,
+    dtype: str,
+    platform: str,
+    *,
+    fast_compile: bool = False,
 ) -> Callable:
-    """A program traced and compiled as `scoring_options` has it: the two belong together."""
+    """A program traced by `tracing_scorers` and compiled with `scoring_options`."""
     with tracing_scorers(tuned, dtype, platform):
         lowered = program.lower(*args)
-    return compiled(lowered, scoring_options(tuned, dtype, platform, brief))
+    return compiled(lowered, scoring_options(tuned, dtype, platform, fast_compile))
 
 
-# Of programs that run a few times, where compiling is what takes long: LLVM's first level makes the
-# initial state in .46 s instead of .74 (ECG) and .88 instead of 1.84 (ALOCC), a scorer of ALOCC in
-# .68 instead of 1.31 (Zen 5). At that level denoising trains .80 times as fast, other models 1.00
-# to 1.04, and convolutions score .93 to .96 times: what runs often is left alone.
-BRIEF: Options = {"xla_backend_optimization_level": 1}
+# For programs that run a few times, whose compilation takes longer than running them. LLVM's first
+# level compiles the initial state in .46 s instead of .74 (ECG) and .88 s instead of 1.84 (ALOCC),
+# a scorer of ALOCC in .68 s instead of 1.31 (Zen 5). With it denoising trains .80 times as fast,
+# other models 1.00 to 1.04, and convolutions score .93 to .96 times: not for what runs often.
+FAST_COMPILE: Options = {"xla_backend_optimization_level": 1}
 
-# Denoising scores 35 thousand rows/s by 64 and 20 by 512 (Intel); accelerators want many: 16,384
-# rows at a time score S2 1.97 times and S0 1.24 times as fast as 1,024 (H200). But few rows are
-# padded to as many, and large ones must leave room for what is computed of them.
+# Denoising scores 35 thousand rows/s by 64 and 20 thousand by 512 (Intel). On accelerators 16,384
+# rows at a time score S2 1.97 times and S0 1.24 times as fast as 1,024 (H200), but few rows are
+# padded to as many, and large rows must leave room for their activations.
 _ACCELERATOR_CHUNK = 4096
 _ACCELERATOR_CHUNK_BYTES = 64 << 20
-STEPS_PER_DISPATCH = 16  # at most, a chunk each
-# On a CPU few rows are padded to so many steps too: copying zeros takes 1 or 2 ms, a program of its
-# own for them .2 to 1.3 s to compile. Up to so many bytes for rows of one step, and of more.
+STEPS_PER_DISPATCH = 16  # at most, of one chunk each
+# On a CPU few rows are padded to this many steps too: copying zeros takes 1 or 2 ms, compiling a
+# program for fewer steps .2 to 1.3 s. The limits are for rows that fill one step, and for more.
 PADDED_BYTES, PADDED_BYTES_OF_MORE = 16 << 20, 256 << 20
-BLOCK = 8192  # rows that are read at a time of a source that does not lie in memory
-# Bytes of training rows that a streaming feed reads at a time; three such parts are in memory.
-FEED_BYTES = 32 << 20
+BLOCK = 8192  # rows that are read at a time from a source that is not in memory
+FEED_BYTES = 32 << 20  # training rows that a streaming feed reads at a time; it holds three parts
 
 
 def chunk_rows(tuned: Tuning, platform: str, shape: tuple[int, ...], members: int = 1) -> int:
-    """Rows of a shape to score at a time, by so many members, which an accelerator has at once."""
+    """Rows to score at a time; an accelerator computes all members at once."""
     if platform == "cpu":
         return max(1, tuned.chunk)
     fitting = _ACCELERATOR_CHUNK_BYTES // (4 * math.prod(shape))

@@ -1,25 +1,20 @@
-"""The model card of a detector: what it was made of, what it is worth, and where its limits are."""
+"""The model card of a detector: its data, method, metrics and limits."""
 
 from pathlib import Path
 from typing import Any
 
 from jaxae import config, detectors
 from jaxae.detectors import Detector, calibration
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 
 _METRICS = ("auroc", "average_precision", "f1", "recall", "precision", "fpr", "fpr_at_95_tpr")
 
 
 def make(detector: Detector, run: Path) -> dict[str, Any]:
-    """The card, JSON-able; metrics are those of the run's report, where there is one.
-
-    Args:
-      detector: is described.
-      run: the folder that may hold `report.json`.
-    """
+    """The card, JSON-able, with the metrics of the run's `report.json` if there is one."""
     about = detector.about
     path = run / "report.json"
-    report = runlog.read_json(path) if path.is_file() else {}
+    report = runfiles.read_json(path) if path.is_file() else {}
     return {
         "name": about.config.name,
         "data": {
@@ -44,21 +39,21 @@ def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
     """What a reader must know before trusting a decision."""
     about = detector.about
     n = len(detector.decision.calibration)
-    flaw = calibration.flaw(about.config)
-    promise = (
-        f"P-values are ranks and promise nothing: {flaw}."
-        if flaw
+    violated = calibration.flaw(about.config)
+    guarantee = (
+        f"P-values are ranks without a guarantee: {violated}."
+        if violated
         else (
             f"At any alpha of at least {1 / (n + 1):.3g}, p <= alpha flags a new normal with a "
             "probability of at most alpha, if it is exchangeable with the calibration rows."
         )
     )
     return [
-        "It knows normal rows only: what it calls an anomaly is what it reconstructs badly, for "
-        "whatever reason.",
-        f"{n} normals calibrate its p-values. {promise}",
+        "It was trained on normal rows only: it flags what it reconstructs badly, for whatever "
+        "reason.",
+        f"{n} normals calibrate its p-values. {guarantee}",
         "A threshold with a guarantee does not make a bad detector good: see the AUROC.",
-        *(f"Warning of the run: {words}" for words in report.get("warnings", [])),
+        *(f"Warning of the run: {warning}" for warning in report.get("warnings", [])),
     ]
 
 
@@ -86,9 +81,9 @@ def text(about: dict[str, Any]) -> str:
         lines += ["| metric | value | 95 % interval |", "| --- | --- | --- |"]
         for name in _METRICS:
             if name in report:
-                ends = report.get(f"{name}_interval")
-                between = f"{ends[0]:.4f} - {ends[1]:.4f}" if ends else ""
-                lines.append(f"| {name} | {report[name]:.4f} | {between} |")
+                interval = report.get(f"{name}_interval")
+                bounds = f"{interval[0]:.4f} - {interval[1]:.4f}" if interval else ""
+                lines.append(f"| {name} | {report[name]:.4f} | {bounds} |")
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in about["limits"])]
     usage = "python detector.zip rows.npy --alpha 0.05 --out judged.csv"
     lines += ["", "## Use", "", "```sh", usage, "```", ""]

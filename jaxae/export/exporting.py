@@ -30,7 +30,7 @@ from jaxae.errors import UserError, words
 from jaxae.export import card, loader
 from jaxae.methods import learners
 from jaxae.stats.conformal import split_p_values
-from jaxae.storage import archive, runlog
+from jaxae.storage import archive, runfiles
 from jaxae.types import Inferred, PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -47,18 +47,18 @@ def write(run: Path, out: Path) -> Path:
       out: the archive; replaced when the new one is whole.
 
     Raises:
-      UserError: there is no detector, the archive cannot be written, or the exported program judges
-        golden rows otherwise than the detector does.
+      UserError: there is no detector, the archive cannot be written, or the exported program
+        decides differently on golden rows.
     """
     if not out.parent.is_dir() or out.suffix != ".zip":
         raise UserError(f"{out} cannot be written; name a .zip or .onnx in a folder that exists")
-    with opened(run) as (folder, own):
-        return _written(folder, own, out)
+    with opened(run) as (folder, source):
+        return _written(folder, source, out)
 
 
 @contextlib.contextmanager
 def opened(run: Path) -> Iterator[tuple[Path, Path]]:
-    """The folders of a report and of a detector: a run's, a detector's alone, or an export's.
+    """The folders of the report and of the detector: of a run, a detector alone, or an export.
 
     Raises:
       UserError: an export that cannot be read.
@@ -71,8 +71,8 @@ def opened(run: Path) -> Iterator[tuple[Path, Path]]:
     yield run, detectors.folder_of(run)
 
 
-def _written(run: Path, own: Path, out: Path) -> Path:
-    detector = detectors.load(own)
+def _written(run: Path, source: Path, out: Path) -> Path:
+    detector = detectors.load(source)
     parallel.initialize()
     rows = golden_rows(detector)
     judged = detectors.judge(detector, rows)
@@ -81,7 +81,7 @@ def _written(run: Path, own: Path, out: Path) -> Path:
         loader.GOLDEN: _npz({"rows": rows, "score": judged.score, "p_value": judged.p_value}),
         loader.CODE: Path(loader.__file__).read_bytes(),
     }
-    files |= {f"{loader.DETECTOR}{path.name}": path.read_bytes() for path in own.glob("*.*")}
+    files |= {f"{loader.DETECTOR}{path.name}": path.read_bytes() for path in source.glob("*.*")}
     about = card.make(detector, run)
     texts = {
         loader.MANIFEST: json.dumps(_manifest(detector, files), indent=2),
@@ -90,25 +90,25 @@ def _written(run: Path, own: Path, out: Path) -> Path:
         "__main__.py": "import sys, loader\nsys.exit(loader.main())\n",
     }
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as made:
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
         for name, part in (files | texts | _flatbuffers()).items():
-            made.writestr(name, part)
+            zipped.writestr(name, part)
     _check(content, rows, judged)
     try:
-        runlog.write_bytes(out, content.getvalue())
+        runfiles.write_bytes(out, content.getvalue())
     except OSError as error:
         raise UserError(f"{out} cannot be written ({words(error)})") from None
     return out
 
 
 def _check(content: io.BytesIO, rows: np.ndarray, judged: Judgement) -> None:
-    """The archive, read as a stranger would read it, judges as the detector does."""
+    """Load the archive as a user would, and compare its decisions with the detector's."""
     try:
-        found = loader.load(content).judge(rows)
+        exported_judgement = loader.load(content).judge(rows)
     except loader.ExportError as error:
         raise UserError(f"the export cannot be used: {error}") from None
-    if (found.is_anomaly != judged.is_anomaly).any():
-        raise UserError("the exported program decides golden rows otherwise than the detector")
+    if (exported_judgement.is_anomaly != judged.is_anomaly).any():
+        raise UserError("the exported program decides differently than the detector on golden rows")
 
 
 def exported(detector: Detector) -> bytes:
@@ -124,21 +124,21 @@ def exported(detector: Detector) -> bytes:
     raw = jax.ShapeDtypeStruct((k, loader.CHUNK, *about.shape), row_dtype(about.dtype))
     alpha = jax.ShapeDtypeStruct((), jnp.float32)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype), arrays)
-    made = export.export(jax.jit(_judge_fn(detector)), platforms=PLATFORMS)(shapes, raw, alpha)
-    return bytes(made.serialize())
+    program = export.export(jax.jit(_judge_fn(detector)), platforms=PLATFORMS)(shapes, raw, alpha)
+    return bytes(program.serialize())
 
 
 def row_dtype(dtype: str) -> str:
-    """What rows are given as: pixels, or float32."""
+    """The dtype of raw rows: uint8 for pixels, else float32."""
     return "uint8" if dtype == "uint8" else "float32"
 
 
 def parts(detector: Detector) -> tuple[Callable, Callable]:
-    """What a program over raw rows is made of.
+    """The two functions that a program over raw rows consists of.
 
     Returns:
-      `(scaling, unit, raw [B, *S]) -> rows as the model sees them`, where constants are arguments
-      so that XLA divides as NumPy does; and `(variables, fitted, rows) -> scores [B]` of a member.
+      `(scaling, unit, raw [B, *S]) -> rows as the model sees them`, with constants as arguments so
+      that XLA divides as NumPy does; and `(variables, fitted, rows) -> scores [B]` of a member.
     """
     cfg = detector.about.config
     shape = inputs.shape_of(cfg.data.input, detector.about.shape)
@@ -158,18 +158,18 @@ def parts(detector: Detector) -> tuple[Callable, Callable]:
 
 
 def _judge_fn(detector: Detector) -> Callable:
-    """`exported`'s function."""
+    """The function that `exported` serialises."""
     rule = scoring.rule(detector.decision.rule)
     seen, member = parts(detector)
 
     def judge(arrays: dict, raw: Array, alpha: Array) -> tuple[Array, Array, Array]:
-        known = archive.nested(arrays)
-        calibration, state = known["decision"]["calibration"], known["decision"]["state"]
+        tree = archive.nested(arrays)
+        calibration, state = tree["decision"]["calibration"], tree["decision"]["state"]
 
         def chunk(rows: Array) -> Float[Array, " 64"]:
-            x = seen(known["scaling"], known["unit"], rows)
-            own = (known["variables"], known.get("fitted", {}))
-            return scoring.combine(lax.map(lambda one: member(*one, x), own))
+            x = seen(tree["scaling"], tree["unit"], rows)
+            all_members = (tree["variables"], tree.get("fitted", {}))
+            return scoring.combine(lax.map(lambda one: member(*one, x), all_members))
 
         scores = lax.map(chunk, raw).reshape(-1)
         p_value = split_p_values(calibration, scores)
@@ -180,7 +180,7 @@ def _judge_fn(detector: Detector) -> Callable:
 
 
 def golden_rows(detector: Detector) -> np.ndarray:
-    """Rows that are judged on export and on load: noise, from hardly any to much."""
+    """Rows that are judged on export and on load: noise of growing amplitude."""
     about, generator = detector.about, np.random.default_rng(0)
     noise = generator.normal(size=(_GOLDEN, *about.shape))
     noise *= np.linspace(0.01, 2, _GOLDEN).reshape(-1, *(1,) * len(about.shape))
@@ -218,21 +218,21 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def _flatbuffers() -> dict[str, bytes]:
-    """The pure Python package by which jax.export reads a program, and which JAX does not bring."""
-    found = importlib.metadata.files("flatbuffers") or []
-    kept = [path for path in found if path.suffix == ".py" or "LICENSE" in path.name]
-    return {str(path): path.read_binary() for path in kept if ".." not in path.parts}
+    """The pure Python package with which jax.export reads programs; JAX does not depend on it."""
+    files = importlib.metadata.files("flatbuffers") or []
+    needed = [path for path in files if path.suffix == ".py" or "LICENSE" in path.name]
+    return {str(path): path.read_binary() for path in needed if ".." not in path.parts}
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """The detector's own files out of an export."""
+    """Extract an export's detector and report."""
     (folder / "detector").mkdir()
     try:
-        with zipfile.ZipFile(path) as made:
-            names = [name for name in made.namelist() if name.startswith(loader.DETECTOR)]
+        with zipfile.ZipFile(path) as zipped:
+            names = [name for name in zipped.namelist() if name.startswith(loader.DETECTOR)]
             for name in names:
-                (folder / "detector" / Path(name).name).write_bytes(made.read(name))
-            report = json.loads(made.read(_CARD))["report"]
+                (folder / "detector" / Path(name).name).write_bytes(zipped.read(name))
+            report = json.loads(zipped.read(_CARD))["report"]
             (folder / "report.json").write_text(json.dumps(report))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no readable export ({error})") from None

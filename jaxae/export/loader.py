@@ -32,7 +32,7 @@ class ExportError(ValueError):
 
 
 class Judgement(NamedTuple):
-    """What a detector says of rows."""
+    """Scores, p-values and decisions of rows."""
 
     score: np.ndarray  # [N] float32, higher = more anomalous
     p_value: np.ndarray  # [N] float64: the rank of the score among scores of normals
@@ -50,7 +50,7 @@ class Detector:
         try:
             self._program = jax.jit(export.deserialize(bytearray(program)).call)
             self._compiled: dict = {}
-        except Exception as error:  # whatever a version that is too new or too old says
+        except Exception as error:  # JAX raises many types if the program's version is not its own
             raise ExportError(_too_old(manifest, error)) from None
         self._arrays = jax.device_put(arrays)
 
@@ -82,18 +82,17 @@ class Detector:
         count = -(-len(x) // CHUNK)
         padded = np.concatenate([x, np.repeat(x[:1], count * CHUNK - len(x), axis=0)])
         chunks = padded.reshape(count, CHUNK, *x.shape[1:])
-        given = self._arrays, chunks, np.float32(np.nan if alpha is None else alpha)
+        args = self._arrays, chunks, np.float32(np.nan if alpha is None else alpha)
         if count not in self._compiled:
-            self._compiled[count] = _compiled(self._program.lower(*given), self.manifest)
-        found = self._compiled[count](*given)
-        return tuple(np.asarray(part)[: len(x)] for part in found)
+            self._compiled[count] = _compiled(self._program.lower(*args), self.manifest)
+        return tuple(np.asarray(part)[: len(x)] for part in self._compiled[count](*args))
 
     def _checked(self, rows: np.ndarray) -> np.ndarray:
         shape, dtype = tuple(self.manifest["shape"]), self.manifest["dtype"]
         if rows.dtype.kind not in "fiub" or (rows.dtype == np.uint8) != (dtype == "uint8"):
             raise ExportError(f"the rows are {rows.dtype}; give {dtype} ({self.manifest['units']})")
-        known = (shape, shape[:-1]) if shape[-1] == 1 else (shape,)
-        if not rows.size or rows.shape[1:] not in known:
+        accepted = (shape, shape[:-1]) if shape[-1] == 1 else (shape,)
+        if not rows.size or rows.shape[1:] not in accepted:
             raise ExportError(f"the rows are {list(rows.shape)}; give [N, *{list(shape)}]")
         with np.errstate(over="ignore"):
             rows = rows.reshape(-1, *shape).astype(dtype)
@@ -104,7 +103,7 @@ class Detector:
 
 
 def _compiled(lowered, manifest: dict):
-    """On a CPU as the run compiled it, where this version of JAX has its options."""
+    """Compiled, on a CPU with the run's options if this version of JAX has them."""
     import jax
 
     if jax.default_backend() == "cpu":
@@ -120,10 +119,10 @@ def load(path, check: bool = True) -> Detector:
 
     Args:
       path: of the archive.
-      check: judge the golden rows again, and refuse to judge others if the scores differ.
+      check: judge the golden rows, and refuse the archive if their scores differ from those in it.
 
     Raises:
-      ExportError: the archive is missing, damaged, too old, or judges otherwise than it did.
+      ExportError: the archive is missing, damaged or too old, or its golden scores differ.
     """
     manifest, files = _read(path)
     arrays = {"unit": np.float32(255 if manifest["dtype"] == "uint8" else 1)}
@@ -132,13 +131,12 @@ def load(path, check: bool = True) -> Detector:
     detector = Detector(manifest, files[PROGRAM], arrays)
     if check:
         with np.load(io.BytesIO(files[GOLDEN])) as golden:
-            found = detector.judge(golden["rows"])
-            _compare(found, golden["score"], golden["p_value"])
+            _compare(detector.judge(golden["rows"]), golden["score"], golden["p_value"])
     return detector
 
 
 def _read(path) -> tuple[dict, dict[str, bytes]]:
-    """The manifest, and the files that it names with their digests."""
+    """The manifest, and the files in it, whose digests are compared."""
     try:
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(archive.read(MANIFEST))
@@ -157,21 +155,21 @@ def _read(path) -> tuple[dict, dict[str, bytes]]:
     return manifest, files
 
 
-def _compare(found: Judgement, score: np.ndarray, p_value: np.ndarray) -> None:
-    off = np.abs(found.score - score) / np.maximum(1.0, np.abs(score))
-    if not off.max() <= _TOLERANCE or np.abs(found.p_value - p_value).max() > 0.5:
+def _compare(judged: Judgement, score: np.ndarray, p_value: np.ndarray) -> None:
+    error = np.abs(judged.score - score) / np.maximum(1.0, np.abs(score))
+    if not error.max() <= _TOLERANCE or np.abs(judged.p_value - p_value).max() > 0.5:
         raise ExportError(
-            f"the golden rows have other scores here, by {off.max():.1e}; export the run again "
+            f"the golden rows have other scores here, by {error.max():.1e}; export the run again "
             "with the version of JAX that is installed here"
         )
 
 
 def _too_old(manifest: dict, error: Exception) -> str:
-    """What to do about a program that cannot be read."""
-    words = str(error).splitlines()[0] if str(error) else type(error).__name__
+    """The message for a program that cannot be read."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return (
         f"its program of {manifest['exported']} for JAX {manifest['jax']}, promised to be readable "
-        f"until {manifest['expires']}, cannot be read ({words}); rebuild it from its parameters: "
+        f"until {manifest['expires']}, cannot be read ({reason}); rebuild it from its parameters: "
         "jaxae export OLD.zip NEW.zip"
     )
 
@@ -182,24 +180,24 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("rows", help=".npy, or .npz with x_test or one array: raw rows")
     parser.add_argument("--alpha", type=float, help="of p-values; else the run's rule decides")
     parser.add_argument("--out", help=".csv for row, score, p_value, is_anomaly")
-    asked = parser.parse_args(args)
+    options = parser.parse_args(args)
+    rows, out = options.rows, options.out
     try:
-        if asked.out and os.path.exists(asked.out) and os.path.samefile(asked.out, asked.rows):
-            raise ExportError(f"--out {asked.out} holds the rows themselves; name another file")
+        if out and os.path.exists(out) and os.path.samefile(out, rows):
+            raise ExportError(f"--out {out} holds the rows themselves; name another file")
         detector = load(sys.path[0])
-        late = datetime.date.today().isoformat() > detector.manifest["expires"]
-        if late:
+        if datetime.date.today().isoformat() > detector.manifest["expires"]:
             print(f"note: the program expired on {detector.manifest['expires']}", file=sys.stderr)
-        found = detector.judge(_rows(asked.rows), asked.alpha)
-        if asked.out:
-            _write(asked.out, found)
+        judged = detector.judge(_rows(rows), options.alpha)
+        if out:
+            _write(out, judged)
     except (ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    print(f"{found.is_anomaly.sum()} of {len(found.score)} rows are anomalies")
+    print(f"{judged.is_anomaly.sum()} of {len(judged.score)} rows are anomalies")
     return 0
 
 
@@ -217,9 +215,9 @@ def _rows(path: str) -> np.ndarray:
         raise ExportError(f"{path}: {error}") from None
 
 
-def _write(path: str, found: Judgement) -> None:
+def _write(path: str, judged: Judgement) -> None:
     lines = ["row,score,p_value,is_anomaly"]
-    for row, (score, p_value, flag) in enumerate(zip(*found, strict=True)):
+    for row, (score, p_value, flag) in enumerate(zip(*judged, strict=True)):
         lines.append(f"{row},{score:.9g},{float(p_value)!r},{flag:d}")
     with open(path, "w") as file:
         file.write("\n".join(lines) + "\n")

@@ -228,5 +228,5 @@ def _built(method: Method, cfg: ExperimentConfig, shape: Shape, axis: str | None
         infer=precision.exact(learner.infer),
         loss=precision.exact(learner.loss),
         decode=learner.decode and precision.exact(learner.decode),
-        tuning=tuning.kept(cfg.method, learner.tuning),
+        tuning=tuning.from_table(cfg.method, learner.tuning),
     )

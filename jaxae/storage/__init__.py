@@ -1,8 +1,8 @@
-"""What a run keeps, written whole or not at all: its folder, checkpoints, arrays, who is told.
+"""What a run keeps on disk, each file written whole or not at all.
 
-`runlog` is the run folder, `checkpoint` Orbax's states, `archive` arrays with their description,
-`provenance` where a result comes from, `begun` the choices of speed that a training started with,
-`logs` the listeners.
+`runfiles` writes files and reads them back, `runlog` is the run folder, `checkpoint` Orbax's
+states, `archive` arrays with their description, `provenance` where a result comes from, `logs` the
+loggers.
 
 It uses settings, devices and files of arrays. It does not know what the arrays mean: no method, no
 score, no metric. Nothing is loaded here, so that a run folder can be read without Orbax.

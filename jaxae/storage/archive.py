@@ -1,7 +1,7 @@
 """Arrays with a description of them in one folder, written whole and read only if they are whole.
 
 The description names the file of arrays by its digest. The arrays are written first, so that
-replacing the description replaces the archive, at once. Nothing that is read can run code.
+replacing the description replaces the archive atomically. Reading cannot run code.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxae.data import arrayfiles
 from jaxae.errors import UserError
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 
 DESCRIPTION = "description.json"
 
@@ -24,40 +24,40 @@ def write(folder: Path, description: dict, tree: dict) -> None:
     Args:
       folder: made if it does not exist.
       description: JSON-able; "digest" and "arrays" (name -> type and shape) are added.
-      tree: of names that may hold anything; layers of Flax have some with a "/".
+      tree: its keys may hold any character; Flax names some layers with a "/".
     """
     arrays = {name: np.asarray(a) for name, a in flat(tree).items()}
     digest = _digest(arrays)
-    known = {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()}
+    shapes = {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _arrays_name(digest)
-    runlog.write_arrays(path, arrays)
-    runlog.write_json(folder / DESCRIPTION, description | {"digest": digest, "arrays": known})
+    runfiles.write_arrays(path, arrays)
+    runfiles.write_json(folder / DESCRIPTION, description | {"digest": digest, "arrays": shapes})
     for old in folder.glob(_arrays_name("*")):
         if old != path:
             old.unlink()
 
 
 def read_description(folder: Path) -> dict:
-    """What `write` was given, with the digest.
+    """The description that `write` saved, with the digest.
 
     Raises:
       UserError: it is absent, or damaged.
     """
     try:
-        found = json.loads((folder / DESCRIPTION).read_text())
+        description = json.loads((folder / DESCRIPTION).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{DESCRIPTION} cannot be read: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(description, dict):
         raise UserError(f"{DESCRIPTION} holds no named values")
-    return found
+    return description
 
 
 def read_arrays(folder: Path, digest: str) -> dict:
-    """The nested dicts of arrays that `write` was given.
+    """The nested dicts of arrays that `write` saved.
 
     Raises:
-      UserError: they are absent, damaged, or not those of this digest.
+      UserError: they are absent, damaged, or have another digest.
     """
     path = folder / _arrays_name(digest)
     arrays = arrayfiles.read_npz(path)
@@ -71,20 +71,20 @@ def _arrays_name(digest: str) -> str:
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts of arrays as one: keys joined by "/", their own / and ~ as JSON Pointers do.
+    """Nested dicts of arrays as one: keys are joined by "/".
 
-    That is "~1" and "~0" (RFC 6901, section 3).
+    In a key "/" becomes "~1" and "~" becomes "~0", as in JSON Pointers (RFC 6901, section 3).
     """
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, value in tree.items():
-        plain = name.replace("~", "~0").replace("/", "~1")
-        at = f"{prefix}/{plain}" if prefix else plain
-        found |= flat(value, at) if isinstance(value, dict) else {at: value}
-    return found
+        escaped = name.replace("~", "~0").replace("/", "~1")
+        path = f"{prefix}/{escaped}" if prefix else escaped
+        arrays |= flat(value, path) if isinstance(value, dict) else {path: value}
+    return arrays
 
 
 def nested(arrays: dict[str, Any]) -> dict:
-    """The inverse of `flat`, but for empty dicts, which are left out."""
+    """The inverse of `flat`; empty dicts are lost."""
     tree: dict = {}
     for path, value in arrays.items():
         names = (name.replace("~1", "/").replace("~0", "~") for name in path.split("/"))
@@ -98,9 +98,9 @@ def nested(arrays: dict[str, Any]) -> dict:
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
     """SHA-256 of names, types, shapes and values."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(arrays):
         a = arrays[name]
-        found.update(f"{name} {a.dtype.str} {a.shape}\n".encode())
-        found.update(np.ascontiguousarray(a).data)
-    return found.hexdigest()
+        digest.update(f"{name} {a.dtype.str} {a.shape}\n".encode())
+        digest.update(np.ascontiguousarray(a).data)
+    return digest.hexdigest()

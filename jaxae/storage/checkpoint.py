@@ -1,8 +1,8 @@
-"""Checkpoints of states with Orbax: written whole or not at all, and read only if they are whole.
+"""Checkpoints of states with Orbax, written whole or not at all, and verified before reading.
 
-Each holds the SHA-256 of its files, taken before Orbax commits it by renaming it, and compared
-before Orbax reads it: its own readers take most flipped bits for data, and what they do notice
-leaves tasks of a closed event loop behind.
+Each holds the SHA-256 of its files, computed before Orbax commits it by renaming it, and compared
+before Orbax reads it: Orbax does not notice most flipped bits, and when it does, tasks of a closed
+event loop stay behind.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ import orbax.checkpoint as ocp
 from jaxae.config import TrainConfig
 from jaxae.devices import hosts, parallel
 from jaxae.errors import UserError, naming
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 from jaxae.types import PyTree
 
 DIGESTS = "digests.json"
 _PARTS = ("about", "state")  # the items of a checkpoint, a folder each
-_CHOSEN = "chosen"  # one more, where a run selects another epoch than the last
+_CHOSEN = "chosen"  # one more, if a run selects an epoch other than the last
 
 
 class Manager(ocp.CheckpointManager):
-    """Orbax's, whose failures to write are errors of the system, as they are of any other file."""
+    """Orbax's manager, whose failures to write are raised as `OSError`."""
 
     def wait_until_finished(self) -> None:
-        """Wait until what was saved is whole.
+        """Wait until what was saved is on disk.
 
         Raises:
           OSError: it cannot be written.
@@ -50,25 +50,25 @@ class Manager(ocp.CheckpointManager):
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """TensorStore's errors are `ValueError`s that hold the number that the system gave."""
+    """Raise TensorStore's `ValueError`s as `OSError`s with the system's error number in them."""
     with naming(folder):
         try:
             yield
         except ValueError as error:
             hosts.refuse_loss(error)
-            known = re.search(r"os_error_code='(\d+)'", str(error))
-            number = int(known[1]) if known else errno.EIO
-            reason = os.strerror(number) if known else str(error).partition("\n")[0]
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            number = int(code[1]) if code else errno.EIO
+            reason = os.strerror(number) if code else str(error).partition("\n")[0]
             raise OSError(number, reason) from error
 
 
 @functools.cache
-def _say_errors_once() -> None:
-    """Leave out what is printed of Orbax's errors beside what it raises.
+def _silence_raised_errors() -> None:
+    """Suppress what is printed of Orbax's errors besides raising them.
 
-    It logs them itself, and asyncio does where two tasks fail. Where one write of several fails,
-    the others end after their event loop, and TensorStore prints a traceback for each; or they are
-    never begun, which Python remarks upon.
+    Orbax logs them, and asyncio does if two tasks fail. If one write of several fails, the others
+    end after their event loop, and TensorStore prints a traceback for each; or they are never
+    started, of which Python warns.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(
@@ -77,11 +77,11 @@ def _say_errors_once() -> None:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     hook = sys.unraisablehook
 
-    def hook_but_for_late_ends(unraisable: Any) -> None:
+    def filtered(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
-    sys.unraisablehook = hook_but_for_late_ends
+    sys.unraisablehook = filtered
 
 
 def open_manager(folder: Path, keep: int, fall_back: bool = False) -> Manager:
@@ -89,17 +89,17 @@ def open_manager(folder: Path, keep: int, fall_back: bool = False) -> Manager:
 
     Args:
       folder: made if it does not exist; unfinished checkpoints in it are removed.
-      keep: how many stay; 0 = all.
-      fall_back: put aside newer ones that are damaged, where an older one is whole.
+      keep: how many are kept; 0 = all.
+      fall_back: move damaged checkpoints away, up to the newest one that is whole.
 
     Raises:
-      UserError: the newest lacks a part; none is whole.
+      UserError: the newest lacks a part, or none is whole.
     """
-    _say_errors_once()
+    _silence_raised_errors()
     if fall_back:
         if hosts.first():
-            _put_damaged_aside(folder)
-        hosts.wait("damaged checkpoints put aside")
+            _move_damaged(folder)
+        hosts.wait("damaged checkpoints moved")
     numbered = _numbered(folder)
     if numbered:
         _check_parts(folder / str(max(numbered)))
@@ -120,8 +120,8 @@ def _numbered(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
-def _put_damaged_aside(folder: Path) -> None:
-    """Move what is damaged and newer than the newest whole one; a `UserError` if none is whole."""
+def _move_damaged(folder: Path) -> None:
+    """Move away what is newer than the newest whole checkpoint; a `UserError` if none is whole."""
     damaged: dict[Path, UserError] = {}
     for path in (folder / str(epoch) for epoch in reversed(_numbered(folder))):
         try:
@@ -132,31 +132,31 @@ def _put_damaged_aside(folder: Path) -> None:
     else:
         for problem in damaged.values():  # the newest one's
             raise UserError(f"no checkpoint in {folder} is whole: {problem}")
-    aside = folder.parent / "damaged"
+    target = folder.parent / "damaged"
     for path in damaged:
-        aside.mkdir(exist_ok=True)
-        to = next(p for n in itertools.count() if not (p := aside / f"{path.name}-{n}").exists())
+        target.mkdir(exist_ok=True)
+        to = next(p for n in itertools.count() if not (p := target / f"{path.name}-{n}").exists())
         path.rename(to)
-        print(f"the checkpoint of epoch {path.name} is damaged; it lies in {to} now")
+        print(f"the checkpoint of epoch {path.name} is damaged and was moved to {to}")
 
 
 def epochs(manager: Manager) -> list[int]:
-    """Those that there is a checkpoint of; a folder that lost a part is none.
+    """The epochs with a checkpoint that has all its parts.
 
-    Orbax renames a checkpoint into its place when it is whole. What is not was being removed when
-    the process was killed, and older ones are kept: Orbax removes it next time.
+    Orbax renames a checkpoint into place when it is whole. One that lacks a part was being removed
+    when the process was killed; Orbax removes it next time.
     """
     return [e for e in sorted(manager.all_steps()) if not _missing(_path(manager, e))]
 
 
 def due(cfg: TrainConfig) -> Callable[[int], bool]:
-    """`epoch -> whether it is to be saved`: each n-th, the last, and one after so many minutes."""
+    """`epoch -> whether to save it`: every n-th, the last, and one after `checkpoint_minutes`."""
     saved = time.monotonic()
 
     def is_due(epoch: int) -> bool:
         nonlocal saved
         now = epoch % cfg.checkpoint_every == 0 or epoch == cfg.epochs
-        if not now and cfg.checkpoint_minutes:  # clocks differ: process 0's counts
+        if not now and cfg.checkpoint_minutes:  # clocks differ, so process 0 decides
             now = hosts.as_first(time.monotonic() - saved >= 60 * cfg.checkpoint_minutes)
         saved = time.monotonic() if now else saved
         return now
@@ -165,39 +165,38 @@ def due(cfg: TrainConfig) -> Callable[[int], bool]:
 
 
 def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTree = None) -> None:
-    """Save the state after an epoch, with what it is of; returns once the state is copied.
+    """Save the state after an epoch; returns once the state is copied.
 
     Args:
       manager: see `open_manager`.
       epoch: the checkpoint's number.
       state: of training.
-      about: JSON.
-      chosen: what is kept of an earlier epoch: it comes and goes with the state; None = nothing.
+      about: what the run is made with, JSON-able; see `about`.
+      chosen: the selected epoch's state, if it is an earlier one.
 
     Raises:
-      OSError: this one or the one before it cannot be written.
+      OSError: this checkpoint or the one before it cannot be written.
     """
     about = {**about, "leaves": _leaves(state)}
-    # Of arrays on several devices Orbax would compile a slice for each, so that all of them write.
-    alone = parallel.on_one if jax.process_count() == 1 else lambda tree: tree
-    items = {"state": ocp.args.StandardSave(alone(state)), "about": ocp.args.JsonSave(about)}
+    # For arrays on several devices Orbax would compile slices, so that every device writes one.
+    single = parallel.first_copy if jax.process_count() == 1 else lambda tree: tree
+    items = {"state": ocp.args.StandardSave(single(state)), "about": ocp.args.JsonSave(about)}
     if chosen is not None:
-        items[_CHOSEN] = ocp.args.StandardSave(alone(chosen))
+        items[_CHOSEN] = ocp.args.StandardSave(single(chosen))
     with _writing(Path(manager.directory)):
         manager.save(epoch, args=ocp.args.Composite(**items))
 
 
 def _seal(folder: Path) -> None:
-    """Write down the digests of a checkpoint whose files are written; it lies aside until then.
+    """Add the digests to a checkpoint whose files are written, before Orbax renames it.
 
-    One that was made without is sealed as it is found: that it is in its place says that it is
-    whole.
+    Older versions' checkpoints get theirs too: they were renamed, so they are whole.
     """
     if not hosts.first():
         return
     for path in folder.iterdir():
         if not (_missing(path) or (path / DIGESTS).exists()):
-            runlog.write_json(path / DIGESTS, _digests(path))
+            runfiles.write_json(path / DIGESTS, _digests(path))
 
 
 def _missing(path: Path) -> list[str]:
@@ -205,18 +204,18 @@ def _missing(path: Path) -> list[str]:
 
 
 def _digests(path: Path) -> dict[str, str]:
-    """File -> SHA-256; what lies beside the parts is written later, and can be done without."""
-    found = {}
+    """File -> SHA-256, of the parts; Orbax writes its other files later and can do without."""
+    digests = {}
     for file in sorted(f for part in (*_PARTS, _CHOSEN) for f in (path / part).rglob("*")):
         if file.is_file():
             with file.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            found[file.relative_to(path).as_posix()] = digest
-    return found
+            digests[file.relative_to(path).as_posix()] = digest
+    return digests
 
 
 def check_whole(path: Path) -> None:
-    """Compare a checkpoint with its digests; without them, as an older version left it, look at it.
+    """Compare a checkpoint with its digests, if it has them; older versions' have none.
 
     Raises:
       UserError: it is damaged; names a file.
@@ -224,33 +223,35 @@ def check_whole(path: Path) -> None:
     _check_parts(path)
     if not (path / DIGESTS).exists():
         return
-    found = _digests(path)
+    digests = _digests(path)
     try:
-        known = json.loads((path / DIGESTS).read_bytes()).items() or [(DIGESTS, "")]
-        damaged = [name for name, digest in known if found.get(name) != digest]
+        saved = json.loads((path / DIGESTS).read_bytes()).items() or [(DIGESTS, "")]
+        damaged = [name for name, digest in saved if digests.get(name) != digest]
     except (OSError, ValueError, AttributeError):
         damaged = [DIGESTS]
     if damaged:
-        raise UserError(f"{path / damaged[0]} is damaged; {_AWAY}")
+        raise UserError(f"{path / damaged[0]} is damaged; {_REMEDY}")
 
 
 def _check_parts(path: Path) -> None:
     missing = _missing(path)
     if missing:
-        raise UserError(f"{path} is no checkpoint: it holds no {' and no '.join(missing)}; {_AWAY}")
+        raise UserError(
+            f"{path} is no checkpoint: it holds no {' and no '.join(missing)}; {_REMEDY}"
+        )
 
 
-_AWAY = "put it back, or go on after the newest whole one with --train.fall-back"
+_REMEDY = "put it back, or go on after the newest whole one with --train.fall-back"
 
 
 def _leaves(state: PyTree) -> dict[str, str]:
-    """Path -> dtype and shape of every array: what a template must have too."""
+    """Path -> dtype and shape of every array; a template must have the same."""
     flat = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
 
 
 def about(manager: Manager, epoch: int) -> dict:
-    """What `save` was told of a checkpoint.
+    """What a checkpoint's run is made with, as `save` was given it, and its arrays' shapes.
 
     Raises:
       UserError: it is damaged.
@@ -271,7 +272,7 @@ def restore(manager: Manager, template: PyTree, epoch: int | None = None) -> PyT
       epoch: None = the last one.
 
     Raises:
-      UserError: there is no such checkpoint, it is damaged, or it does not fit the template.
+      UserError: there is no such checkpoint, it is damaged, or it has other shapes or dtypes.
     """
     epoch = manager.latest_step() if epoch is None else epoch
     if epoch not in epochs(manager):
@@ -285,10 +286,10 @@ def restore(manager: Manager, template: PyTree, epoch: int | None = None) -> PyT
 
 
 def restore_chosen(manager: Manager, template: PyTree, epoch: int) -> PyTree:
-    """What was kept beside a state, bit for bit; `restore` that first, which looks for damage.
+    """The selected epoch's state, bit for bit; call `restore` first, which looks for damage.
 
     Raises:
-      UserError: nothing was, or not such as the template.
+      UserError: none was saved, or it has other shapes or dtypes than the template.
     """
     args = ocp.args.Composite(**{_CHOSEN: ocp.args.StandardRestore(template)})
     with _readable(manager, epoch):
@@ -297,12 +298,12 @@ def restore_chosen(manager: Manager, template: PyTree, epoch: int) -> PyTree:
 
 @contextlib.contextmanager
 def _readable(manager: Manager, epoch: int) -> Iterator[None]:
-    """Say of a checkpoint without digests what Orbax finds wrong with it."""
+    """Raise Orbax's errors, which a checkpoint without digests may cause, as a `UserError`."""
     try:
         yield
     except (ValueError, KeyError, FileNotFoundError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{_path(manager, epoch)} cannot be read: {reason}; {_AWAY}") from error
+        raise UserError(f"{_path(manager, epoch)} cannot be read: {reason}; {_REMEDY}") from error
 
 
 def _path(manager: Manager, epoch: int) -> Path:
@@ -310,7 +311,7 @@ def _path(manager: Manager, epoch: int) -> Path:
 
 
 def _check_leaves(manager: Manager, template: PyTree, epoch: int) -> None:
-    """Compare before Orbax does: its own mismatch leaves tasks of a closed event loop behind."""
+    """Compare before Orbax does: its error would leave tasks of a closed event loop behind."""
     saved, wanted = about(manager, epoch)["leaves"], _leaves(template)
     for path in sorted(saved | wanted):
         if saved.get(path) != wanted.get(path):

@@ -1,7 +1,7 @@
-"""Who is told how a run goes: its own log, TensorBoard, and any logger of the user's.
+"""Loggers of a run: its `metrics.jsonl`, TensorBoard, and a user's own.
 
-`metrics.jsonl` is always written. A `Logger` hears the same; one for another service is ten lines,
-see docs/logging.md.
+`metrics.jsonl` is always written. A `Logger` gets the same numbers; one for another service is ten
+lines, see docs/logging.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,26 +17,26 @@ from jaxae.storage import runlog
 
 
 class Logger:
-    """Hears how a run goes; every method may be left as it is.
+    """Is called as a run goes on; each method does nothing unless overridden.
 
-    A run that was stopped and goes on starts its loggers again, with the epochs that are behind it.
-    What a logger raises ends the run, which resumes after its last checkpoint.
+    A run that resumes starts its loggers again, with the number of epochs already done. An error in
+    a logger ends the run, which resumes after its last checkpoint.
     """
 
     def start(self, config: dict[str, Any], folder: Path, done: int) -> None:
-        """Hear the configuration, before the first epoch that is trained now.
+        """Called before the first epoch that is trained now.
 
         Args:
-          config: as `config.json` has it.
+          config: as in `config.json`.
           folder: of the run.
-          done: epochs that are behind it.
+          done: epochs trained before.
         """
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Hear an epoch's metrics, means over the members; epochs count from 1."""
+        """Called with an epoch's metrics, means over the members; epochs count from 1."""
 
     def finish(self, report: dict[str, Any]) -> None:
-        """Hear the report; not called where the run was stopped."""
+        """Called with the report; not called if the run was stopped."""
 
 
 class TensorBoard(Logger):
@@ -56,18 +56,18 @@ class TensorBoard(Logger):
         self._package = tensorboardX
 
     def start(self, config: dict[str, Any], folder: Path, done: int) -> None:
-        """Open the files; epochs after `done` in older ones are hidden by the new ones."""
+        """Open the files; epochs after `done` in older files are hidden."""
         self._writer = self._package.SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         self._writer.add_text("config", f"```\n{config}\n```")
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """A scalar for each metric."""
+        """Write a scalar for each metric."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
     def finish(self, report: dict[str, Any]) -> None:
-        """The report's numbers, and the end."""
+        """Write the report's numbers, and close the files."""
         for name, value in report.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._writer.add_scalar(f"report/{name}", value)
@@ -75,38 +75,37 @@ class TensorBoard(Logger):
 
 
 class Log:
-    """`metrics.jsonl` and everyone who hears the same."""
+    """Writes `metrics.jsonl` and calls the loggers."""
 
     def __init__(self, cfg: ExperimentConfig, folder: Path, loggers: Sequence[Logger]):
         self.path = folder / "metrics.jsonl"
         self._cfg, self._folder, self._loggers = cfg, folder, loggers
 
     def start(self, done: int) -> list[dict[str, Any]]:
-        """Begin, or go on after so many epochs; what the log has of later ones is dropped.
+        """Start, or resume after `done` epochs; later epochs in the file are dropped.
 
         Returns:
-          The epochs that stay.
+          The epochs that were kept.
         """
-        runlog.start_metrics(self.path, done)
+        kept = runlog.start_metrics(self.path, done)
         for logger in self._loggers:
             logger.start(to_dict(self._cfg), self._folder, done)
-        return runlog.read_metrics(self.path)
+        return kept
 
     def epoch(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Add an epoch."""
-        runlog.append_metrics(self.path, epoch, metrics)
-        means = {name: float(np.mean(values)) for name, values in metrics.items()}
+        means = runlog.append_metrics(self.path, epoch, metrics)
         for logger in self._loggers:
             logger.epoch(epoch, means)
 
     def finish(self, report: dict[str, Any]) -> None:
-        """Tell the loggers the end."""
+        """Pass the report to the loggers."""
         for logger in self._loggers:
             logger.finish(report)
 
 
 def configured(cfg: ExperimentConfig, loggers: Sequence[Logger] = ()) -> list[Logger]:
-    """The loggers that a configuration asks for, beside those given; of several processes, one's.
+    """`loggers` and those that a configuration asks for; none on processes other than the first.
 
     Raises:
       UserError: TensorBoard's package is not installed.

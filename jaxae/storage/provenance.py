@@ -26,14 +26,12 @@ _PACKAGES = (
     "numpy",
     "scikit-learn",
 )
-# What compiles and runs programs on an accelerator, where one of them is installed.
+# What compiles and runs programs on an accelerator.
 _PLUGINS = (
     *("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt"),
     *("jax-rocm7-plugin", "jax-rocm7-pjrt", "libtpu"),
 )
-
-
-# What changes how XLA computes.
+# Environment variables that change how XLA computes.
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64")
 
 
@@ -64,22 +62,31 @@ def provenance(training: str = "default") -> dict:
 
 def digest(tree: Any) -> str:
     """SHA-256 of arrays, with their types, shapes and places in a tree."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         array = np.ascontiguousarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        found.update(array.data if array.size else b"")
-    return found.hexdigest()
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
 
 
-def differences(made: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two places where a result comes from, and may change its bits."""
-    flat = [_flat({name: of.get(name) for name in _BITS}) for of in (made, now)]
-    return [
-        f"{name} was {flat[0].get(name)}, is {flat[1].get(name)}"
-        for name in sorted(flat[0].keys() | flat[1].keys())
-        if flat[0].get(name) != flat[1].get(name)
-    ]
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two records of provenance and may change a result's bits."""
+    old, new = ({name: record.get(name) for name in _BITS} for record in (before, now))
+    return [f"{name} was {was}, is {value}" for name, was, value in changes(old, new)]
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(dotted name, old value, new value) of all that differs between nested dicts, by name."""
+    changed: list[tuple[str, Any, Any]] = []
+    for name in sorted(old.keys() | new.keys()):
+        pair = old.get(name), new.get(name)
+        if any(isinstance(value, dict) for value in pair):
+            nested = changes(*(value if isinstance(value, dict) else {} for value in pair))
+            changed += [(f"{name}.{inner}", was, value) for inner, was, value in nested]
+        elif pair[0] != pair[1]:
+            changed.append((name, *pair))
+    return changed
 
 
 _BITS = (
@@ -88,35 +95,26 @@ _BITS = (
 )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return found
-
-
 def _processor() -> str:
     """The name of the processor, as the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    known = dict(line.split(":", 1) for line in lines if ":" in line)
+    pairs = dict(line.split(":", 1) for line in lines if ":" in line)
+    values = {name.strip(): value.strip() for name, value in pairs.items()}
     parts = ("model name", "cpu family", "model")
-    names = {name.strip(): value.strip() for name, value in known.items()}
-    return ", ".join(names[part] for part in parts if part in names) or platform.processor()
+    return ", ".join(values[part] for part in parts if part in values) or platform.processor()
 
 
 def packages() -> dict[str, str | None]:
-    """The versions that a result depends on, those of accelerators' plugins where there are any."""
-    plugins = {name: found for name in _PLUGINS if (found := version(name))}
+    """Package versions that a result depends on, with accelerators' plugins if installed."""
+    plugins = {name: installed for name in _PLUGINS if (installed := version(name))}
     return {name: version(name) for name in _PACKAGES} | plugins
 
 
 def version(package: str) -> str | None:
-    """Of an installed package; None where it is not installed."""
+    """The version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -126,7 +124,7 @@ def version(package: str) -> str | None:
 def _git(*args: str) -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), *args]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None

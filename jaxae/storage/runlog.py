@@ -1,8 +1,7 @@
-"""The run folder: what is written into it, and the guarantee that nothing half-written stays."""
+"""The run folder: who may write to it, what it was made with, and its metrics epoch by epoch."""
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
 import re
@@ -10,24 +9,34 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from jaxae import config
 from jaxae.config import identity
-from jaxae.devices import hosts
-from jaxae.errors import UserError, naming, words
-from jaxae.storage.provenance import packages, provenance
+from jaxae.devices import hosts, tuning
+from jaxae.errors import UserError, words
+from jaxae.storage.provenance import changes, packages, provenance
+from jaxae.storage.runfiles import append_line, read_json, read_metrics, write_json, write_text
+from jaxae.types import Learner
+
+TUNING = "tuning.json"  # the choices of speed that training started with: its bits depend on them
+_FOLDERS = ("arrays", "checkpoints", "detector", "figures")
+_FILES = (
+    *("config.json", "data.json", "report.json", TUNING),
+    *("metrics.jsonl", "provenance.jsonl", "scores.npz"),
+)
+_ENTERED = "run folder entered"  # a barrier of all processes
 
 
 @contextlib.contextmanager
 def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
-    """Make the run folder, or enter one again that holds the same experiment, and hold it.
+    """Make the run folder, or enter one again that holds the same experiment, and lock it.
 
     In this order: the folder is locked, what it holds is compared, and a line of provenance is
-    added. `config.json` and `data.json`, the digest of the data, are written where nothing was
-    trained yet; see `write_about`.
+    added. `config.json` and `data.json`, the digest of the data, are written if nothing was trained
+    there yet; see `write_about`.
 
     Args:
       cfg: names the folder.
@@ -39,39 +48,39 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
         version.
     """
     folder = cfg.run_path
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if not hosts.first():
-            yield held.enter_context(_copy(folder))
+            yield stack.enter_context(_copy(folder))
             return
         _check_kinds(folder)
         try:
             (folder / "arrays").mkdir(parents=True, exist_ok=True)
             (folder / "figures").mkdir(exist_ok=True)
-            held.enter_context(_held(folder))
-            _sweep(folder)
+            stack.enter_context(_locked(folder))
+            _remove_unfinished(folder)
         except OSError as error:
             raise UserError(
                 f"the run folder {folder} cannot be written ({words(error)}); "
                 "name another with --run-dir"
             ) from None
-        held.enter_context(_mendable(folder))
-        made_with = about(cfg, digest)
-        for name, part in _MADE_WITH.items():
+        stack.enter_context(_system_errors(folder))
+        stored = about(cfg, digest)
+        for name, part in _ABOUT.items():
             if (folder / name).exists():
-                made_with[part] = read_json(folder / name)
-        refuse_other(made_with, cfg, digest, folder)
-        # Checkpoints, where there are some, know better than this request.
+                stored[part] = read_json(folder / name)
+        refuse_other(stored, cfg, digest, folder)
+        # Checkpoints, if there are any, know better than this request.
         trained = any((folder / "checkpoints").glob("*"))
         if not trained and not (folder / "config.json").exists():
             write_about(folder, cfg, digest)
-        _append(folder / "provenance.jsonl", provenance(cfg.train.precision))
+        append_line(folder / "provenance.jsonl", provenance(cfg.train.precision))
         hosts.wait(_ENTERED)
         yield folder
 
 
 @contextlib.contextmanager
 def _copy(folder: Path) -> Iterator[Path]:
-    """What a process reads and writes that does as the first one does and keeps nothing."""
+    """A temporary copy of the run folder's files, for the processes that keep nothing."""
     hosts.wait(_ENTERED)
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
         for name in ("arrays", "figures"):
@@ -82,16 +91,8 @@ def _copy(folder: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
-_ENTERED = "run folder entered"
-_FOLDERS = ("arrays", "checkpoints", "detector", "figures")
-_FILES = (
-    *("config.json", "data.json", "report.json", "tuning.json"),
-    *("metrics.jsonl", "provenance.jsonl", "scores.npz"),
-)
-
-
 def _check_kinds(folder: Path) -> None:
-    """Find now what could not be written after training.
+    """Find before training what could not be written after it.
 
     Raises:
       UserError: a file lies where a folder belongs, or a folder where a file does.
@@ -102,20 +103,20 @@ def _check_kinds(folder: Path) -> None:
                 raise UserError(f"{path} is no {kind}; remove it, or name another --run-dir")
 
 
-# What is written under another name until it is whole, by `write_text` and others.
+# The temporary names of `runfiles.atomic`, and of figures in older versions.
 _UNFINISHED = re.compile(r"\..+(\.\d+(\.npz)?|-[0-9a-f]{32}\.tmp)")
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a process that was killed left half-written; none is at work here now."""
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed left half-written; the folder is locked."""
     for path in (*folder.glob(".*"), *folder.glob("*/.*")):
         if _UNFINISHED.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _mendable(folder: Path) -> Iterator[None]:
-    """What the system refuses meanwhile, a full disk for instance, costs the last epochs only."""
+def _system_errors(folder: Path) -> Iterator[None]:
+    """Turn a system error during the run, such as a full disk, into a `UserError`."""
     try:
         yield
     except OSError as error:
@@ -126,17 +127,17 @@ def _mendable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-_MADE_WITH = {"config.json": "config", "data.json": "data_digest"}
+_ABOUT = {"config.json": "config", "data.json": "data_digest"}  # file -> key of `about`
 
 
 def write_about(folder: Path, cfg: config.ExperimentConfig, digest: str) -> None:
-    """Say what the folder holds: of a finished run, what its detector was made with."""
-    for name, part in _MADE_WITH.items():
+    """Write what the folder's detector was made with."""
+    for name, part in _ABOUT.items():
         write_json(folder / name, about(cfg, digest)[part])
 
 
 def about(cfg: config.ExperimentConfig, digest: str) -> dict:
-    """What a run is made with: its checkpoints say so too, and are known again by it."""
+    """What a run is made with; its checkpoints hold it too, so that they can be told apart."""
     return {"config": config.to_dict(cfg), "data_digest": digest}
 
 
@@ -145,19 +146,25 @@ def shared(cfg: config.ExperimentConfig, digest: str) -> str:
     return json.dumps([identity.training_identity(cfg), cfg.train.epochs, digest, packages()])
 
 
-def refuse_other(held: dict, cfg: config.ExperimentConfig, digest: str, where: Path) -> None:
-    """Compare what something was made with, as `about` has it, with what is asked for.
+def refuse_other(stored: dict, cfg: config.ExperimentConfig, digest: str, where: Path) -> None:
+    """Compare what a folder or checkpoint was made with to what is asked for now.
+
+    Args:
+      stored: as `about` gives it.
+      cfg: what is asked for.
+      digest: of the data now.
+      where: `stored` was read.
 
     Raises:
-      UserError: another course of training, other data or another version; it names what differs.
+      UserError: another course of training, other data or another version; names the fields.
     """
     try:
-        old = identity.training_identity(config.from_dict(held["config"]))
+        old = identity.training_identity(config.from_dict(stored["config"]))
     except UserError as error:
         raise UserError(f"{where} cannot be used: {error}. {_REMEDY}") from None
-    old["data_digest"] = held["data_digest"]
+    old["data_digest"] = stored["data_digest"]
     new = identity.training_identity(cfg) | {"data_digest": digest}
-    differing = _differences(old, new)
+    differing = [f"{name} is {a!r} there and {b!r} here" for name, a, b in changes(old, new)]
     if differing:
         raise UserError(f"{where} holds another configuration: {'; '.join(differing)}. {_REMEDY}")
 
@@ -166,17 +173,17 @@ _REMEDY = "Name another with --run-dir, or remove it"
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone; the lock goes with the process, however it ends."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process; the system releases it however the process ends."""
     path = folder / ".lock"
-    with _locked(path):
+    with _lock_file(path):
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def _locked(path: Path) -> IO:
+def _lock_file(path: Path) -> IO:
     """The lock file, open and locked."""
     while True:
         lock = path.open("a")
@@ -194,88 +201,30 @@ def _locked(path: Path) -> IO:
         lock.close()  # its last holder has just removed it
 
 
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in old.keys() | new.keys()
-            for line in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    return [] if old == new else [f"{name} is {old!r} there and {new!r} here"]
+def with_stored_tuning(folder: Path, learner: Learner) -> Learner:
+    """The learner with the choices of speed that training in a folder started with, if it did.
+
+    So a run resumes as it started, even if the choices were measured again meanwhile.
+
+    Raises:
+      UserError: the file is damaged, or of a version with other choices.
+    """
+    path = folder / TUNING
+    if not path.is_file():
+        return learner
+    return learner._replace(tuning=tuning.merged(learner.tuning, read_json(path), str(path)))
 
 
-@contextlib.contextmanager
-def _whole(path: Path, end: str = "") -> Iterator[Path]:
-    """Where to write what becomes a file when all of it is there; the name given ends in `end`."""
-    temporary = path.with_name(f".{path.name.removesuffix(end)}.{os.getpid()}{end}")
-    try:
-        with naming(path):
-            yield temporary
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_tuning(folder: Path, learner: Learner) -> None:
+    """Record the choices of speed that training starts with."""
+    write_json(folder / TUNING, learner.tuning._asdict())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with _whole(path) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[IO[str]]:
-    """A text file that is written piece by piece, whole or not at all."""
-    with _whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        yield file
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; NaN is an error, since it is not JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz whole or not at all."""
-    with _whole(path, ".npz") as temporary:  # whose name `savez` would change
-        np.savez(temporary, **arrays)
-
-
-def read_json(path: Path) -> Any:
-    """What a file of JSON holds; a `UserError` where it cannot be read."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}). {_REMEDY}") from None
-
-
-def read_metrics(path: Path) -> list[dict]:
-    """The epochs of a metrics.jsonl up to a line that is torn; [] where there is no file."""
-    return list(itertools.takewhile(lambda line: "epoch" in line, read_lines(path)))
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The objects of a file of JSON lines up to a line that is torn; [] where there is no file."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_bytes().splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(values, dict):
-            break
-        found.append(values)
-    return found
-
-
-def start_metrics(path: Path, epochs: int) -> None:
+def start_metrics(path: Path, epochs: int) -> list[dict]:
     """Keep the first `epochs` epochs, which the restored state has behind it, and drop the rest.
+
+    Returns:
+      The epochs that were kept.
 
     Raises:
       UserError: some of these are missing: the file was damaged since.
@@ -287,23 +236,16 @@ def start_metrics(path: Path, epochs: int) -> None:
             "back, or name another --run-dir"
         )
     write_text(path, "".join(json.dumps(metrics, allow_nan=False) + "\n" for metrics in kept))
+    return kept
 
 
-def append_metrics(path: Path, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
-    """Add an epoch: means over the members [E] and, where there are several, each one's value."""
-    line = {name: float(np.mean(values)) for name, values in metrics.items()}
+def append_metrics(path: Path, epoch: int, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Add an epoch: means over the members [E] and, if there are several, each one's value.
+
+    Returns:
+      The means.
+    """
+    means = {name: float(np.mean(values)) for name, values in metrics.items()}
     several = {name: values.tolist() for name, values in metrics.items() if np.size(values) > 1}
-    _append(path, {"epoch": epoch, **line, **({"members": several} if several else {})})
-
-
-def _append(path: Path, values: dict) -> None:
-    """Add a line of JSON, whole or not at all."""
-    line = json.dumps(values, allow_nan=False)
-    before = path.stat().st_size if path.exists() else 0
-    try:
-        with naming(path), path.open("a") as file:
-            file.write(line + "\n")
-    except OSError:
-        with contextlib.suppress(OSError):  # a disk has room for less
-            os.truncate(path, before)
-        raise
+    append_line(path, {"epoch": epoch, **means, **({"members": several} if several else {})})
+    return means

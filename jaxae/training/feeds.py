@@ -130,7 +130,9 @@ class _Streaming:
         self._programs: dict[int, tuple[Callable, jax.Array]] = {}
 
     def _steps_of_part(self, steps: int, share: int) -> int:
-        of_step = 4 * share * math.prod(self._x.shape[1:]) * len(parallel.here(self._devices))
+        of_step = (
+            4 * share * math.prod(self._x.shape[1:]) * len(parallel.local_positions(self._devices))
+        )
         return _steps_of_part(steps, tuning.FEED_BYTES // of_step)
 
     def compile(self) -> None:

@@ -66,7 +66,9 @@ def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
     return Members(members.keys(init, size), members.keys(noise, size), settings, plan)
 
 
-@functools.partial(jax.jit, static_argnames=("learner", "shape"), compiler_options=tuning.BRIEF)
+@functools.partial(
+    jax.jit, static_argnames=("learner", "shape"), compiler_options=tuning.FAST_COMPILE
+)
 def initial_state(learner: Learner, shape: Shape, keys: Key) -> TrainState:
     """The state before the first step, of members with these keys [E]; compiled once."""
     row = jnp.zeros((1, *shape))

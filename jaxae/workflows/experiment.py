@@ -12,7 +12,7 @@ from jaxae.devices import hosts, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import plots, reporting, studies
-from jaxae.storage import begun, checkpoint, logs, runlog
+from jaxae.storage import checkpoint, logs, runfiles, runlog
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree, TrainState
 from jaxae.workflows import ahead, choices
@@ -40,10 +40,10 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     parallel.start(cfg)
     cfg, dataset = choices.settle(cfg)
     check(cfg, dataset)
-    learner = begun.as_begun(cfg.run_path, learners.build(cfg, dataset.shape))
+    learner = runlog.with_stored_tuning(cfg.run_path, learners.build(cfg, dataset.shape))
     scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
     devices = train.devices_for(learner, cfg, dataset.shape)
-    all_devices = parallel.everywhere()  # scoring has no batch to keep whole
+    all_devices = parallel.all_devices()  # scoring has no batch to keep whole
     apart = train.ensemble(learner, cfg, len(dataset.train.x))
     apart.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
     loggers = logs.configured(cfg, loggers)
@@ -55,13 +55,13 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
         ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices),
     ):
-        begun.write(folder, learner)
+        runlog.write_tuning(folder, learner)
         log = logs.Log(cfg, folder, loggers)
         variables, compile_s = _train(cfg, learner, apart, dataset, devices, log, manager)
         detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
         detectors.save(folder / "detector", detector)
         runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
-        runlog.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
+        runfiles.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
         report = reporting.make(cfg, dataset, detector, scores, folder)
         here = jax.local_devices()  # what follows each process does by itself
         made = detector, scores, manager, folder
@@ -69,11 +69,11 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         initial = train.initial_state(learner, dataset.shape, apart.init).params
         found = guards.look(scoring_learner, initial, detector, scores, dataset, here)
         report |= {"warnings": found, "wall_s": time.perf_counter() - clock, "compile_s": compile_s}
-        runlog.write_json(folder / "report.json", report)
+        runfiles.write_json(folder / "report.json", report)
         figures = plots.FIGURES | studies.figures()
         drawn = plots.draw(folder, figures) if hosts.first() else []
         report["wall_s"] = time.perf_counter() - clock
-        runlog.write_json(folder / "report.json", report)
+        runfiles.write_json(folder / "report.json", report)
         log.finish(report)
     print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
@@ -116,7 +116,7 @@ def _train(
     past = log.start(done)
     chosen = selection.resumed(cfg, manager, state, past) if state else None
     is_due = checkpoint.due(cfg.train)
-    watch = selection.watch(cfg, learner, dataset, parallel.everywhere())
+    watch = selection.watch(cfg, learner, dataset, parallel.all_devices())
 
     def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
         nonlocal chosen
@@ -140,7 +140,7 @@ def _train(
         on_epoch=on_epoch,
     )
     manager.wait_until_finished()
-    return parallel.at_home((chosen or fitted.state).variables), fitted.compile_s
+    return parallel.local_copy((chosen or fitted.state).variables), fitted.compile_s
 
 
 def _resume(

@@ -20,7 +20,7 @@ from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.export import loader
 from jaxae.reports import tables
-from jaxae.storage import begun, checkpoint, provenance, runlog
+from jaxae.storage import checkpoint, provenance, runfiles, runlog
 from jaxae.training import train
 from jaxae.workflows import experiment
 
@@ -97,12 +97,12 @@ def _of_detector(folder: Path) -> str:
 
 
 def _of_config(folder: Path) -> str:
-    return f"read; {config.from_dict(runlog.read_json(folder / 'config.json')).name}"
+    return f"read; {config.from_dict(runfiles.read_json(folder / 'config.json')).name}"
 
 
 def _of_parameters(folder: Path) -> str:
     path = folder / "report.json"
-    report = runlog.read_json(path) if path.is_file() else {}
+    report = runfiles.read_json(path) if path.is_file() else {}
     held = report.get("digest", {}) if isinstance(report, dict) else None
     if held == {}:
         return "no digest on record"
@@ -115,12 +115,12 @@ def _of_parameters(folder: Path) -> str:
 
 def _of_training(folder: Path) -> str:
     """Train again, and compare."""
-    cfg = config.from_dict(runlog.read_json(folder / "config.json"))
+    cfg = config.from_dict(runfiles.read_json(folder / "config.json"))
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
         again = dataclasses.replace(cfg, run_dir=f"{scratch}/run", studies=(), hosts=HostsConfig())
-        if (folder / begun.NAME).is_file():
+        if (folder / runlog.TUNING).is_file():
             again.run_path.mkdir()
-            shutil.copy(folder / begun.NAME, again.run_path)
+            shutil.copy(folder / runlog.TUNING, again.run_path)
         with contextlib.redirect_stdout(io.StringIO()), train.quietly():
             experiment.run(again)
         made, found = (detectors.load(f / "detector") for f in (folder, Path(scratch) / "run"))
@@ -130,7 +130,7 @@ def _of_training(folder: Path) -> str:
     off_scores = max(_apart(*(of[name] for of in stored)) for name in ("train", "valid", "test"))
     if not off and not off_scores:
         return "the digests of parameters and scores agree, bit for bit"
-    lines = runlog.read_lines(folder / "provenance.jsonl")
+    lines = runfiles.read_lines(folder / "provenance.jsonl")
     here = provenance.provenance(cfg.train.precision)
     apart = provenance.differences(lines[-1] if lines else {}, here)
     if len(lines) > 1:
@@ -159,7 +159,7 @@ def _of_checkpoint(path: Path) -> str:
 
 def _of_data(folder: Path) -> str:
     cfg = detectors.load(folder / "detector").about.config
-    known = runlog.read_json(folder / "data.json")
+    known = runfiles.read_json(folder / "data.json")
     digest = data.load(cfg.data).digest
     if digest != known:
         raise UserError(f"{cfg.data.name} has the digest {digest[:16]}, not {str(known)[:16]}")

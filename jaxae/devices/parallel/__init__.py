@@ -1,18 +1,25 @@
-"""Devices: a batch shared out over them, in one process or in many.
+"""Devices: a batch split over them, in one process or in many.
 
-`devices` says which there are, `placing` where arrays lie, `drivers` how a function runs on all of
-them at once (`pmap` or `shard_map`: nobody else knows which), `programs` what they compute.
+`devices` lists and chooses them, `placing` puts arrays on them, `drivers` runs a function on all of
+them at once (`pmap` or `shard_map`: no other module knows which), `programs` are what they compute.
 
-A state has no device axis: it is replicated, so that it has one shape on any number of devices and
-moves between machines as it is. Only the plan of an epoch and the rows to score are split.
+A state has no device axis: it is replicated, so it has one shape on any number of devices and moves
+between machines unchanged. Only the plan of an epoch and the rows to score are split.
 """
 
-from jaxae.devices.parallel.devices import Devices, choose, everywhere, here, initialize, on_host
+from jaxae.devices.parallel.devices import (
+    Devices,
+    all_devices,
+    choose,
+    initialize,
+    local_positions,
+    on_host,
+)
 from jaxae.devices.parallel.drivers import DRIVERS, driver, mapped, start, use
 from jaxae.devices.parallel.placing import (
-    at_home,
     fetch,
-    on_one,
+    first_copy,
+    local_copy,
     place,
     placed_like,
     split,
@@ -29,8 +36,8 @@ from jaxae.devices.parallel.programs import (
 )
 
 __all__ = [
-    "DRIVERS", "Devices", "at_home", "blocks", "choose", "compiled_epoch", "dispatch_rows",
-    "driver", "epoch_fn", "everywhere", "fetch", "here", "initialize", "is_padded", "map_rows",
-    "mapped", "on_host", "on_one", "place", "placed_like", "rows_fn", "split", "split_by", "start",
-    "use",
+    "DRIVERS", "Devices", "all_devices", "blocks", "choose", "compiled_epoch", "dispatch_rows",
+    "driver", "epoch_fn", "fetch", "first_copy", "initialize", "is_padded", "local_copy",
+    "local_positions", "map_rows", "mapped", "on_host", "place", "placed_like", "rows_fn", "split",
+    "split_by", "start", "use",
 ]  # fmt: skip

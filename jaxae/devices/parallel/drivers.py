@@ -1,8 +1,7 @@
-"""How one function runs on every device with its share: the only module that knows.
+"""How one function runs on every device: the only module that knows `pmap` and `shard_map`.
 
-`pmap` is the default. `shard_map` under `jit` is what JAX develops further; both compute the same,
-and a learner that runs inside one runs inside the other. Arrays lie as
-`jaxae.devices.parallel.placing` puts them, for both.
+`pmap` is the default. `shard_map` under `jit` is what JAX develops further; both compute the same
+bits from arrays that `jaxae.devices.parallel.placing` has placed.
 """
 
 from collections.abc import Callable
@@ -17,13 +16,11 @@ from jaxae.devices.parallel.devices import Devices, initialize
 from jaxae.errors import unknown
 from jaxae.types import AXIS, PyTree
 
-Axes = tuple[
-    int | None, ...
-]  # of each argument or result: 0 = split over the devices, None = whole
+# Of each argument or result: 0 = split over the devices, None = replicated.
+Axes = tuple[int | None, ...]
 
 
 def _pmapped(fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tuple) -> Any:
-    # An argument that is on all devices is whole for each; a result that is, is the first's.
     return jax.pmap(
         fun,
         axis_name=AXIS,
@@ -35,29 +32,28 @@ def _pmapped(fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tup
 
 
 def _sharded(fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tuple) -> Any:
-    def of_share(*args: PyTree) -> PyTree:
-        """`fun` sees its share without the axis that `shard_map` leaves, of length 1."""
-        own = [
+    def on_shard(*args: PyTree) -> PyTree:
+        """Calls `fun` without the split axis, which `shard_map` keeps with length 1."""
+        squeezed = [
             jax.tree.map(lambda a: a.reshape(a.shape[1:]), arg) if axis == 0 else arg
             for arg, axis in zip(args, ins, strict=True)
         ]
-        found = fun(*own)
-        parts = found if len(outs) > 1 else (found,)
-        given = tuple(
+        result = fun(*squeezed)
+        results = tuple(
             jax.tree.map(lambda a: a[None], part) if axis == 0 else part
-            for part, axis in zip(parts, outs, strict=True)
+            for part, axis in zip(result if len(outs) > 1 else (result,), outs, strict=True)
         )
-        return given if len(outs) > 1 else given[0]
+        return results if len(outs) > 1 else results[0]
 
     def specs(axes: Axes) -> tuple:
         return tuple(PartitionSpec(AXIS) if axis == 0 else PartitionSpec() for axis in axes)
 
     sharded = jax.shard_map(
-        of_share,
+        on_shard,
         mesh=Mesh(np.array(devices), (AXIS,)),
         in_specs=specs(ins),
         out_specs=specs(outs) if len(outs) > 1 else specs(outs)[0],
-        check_vma=False,  # a state that every device computes alike is not seen to be alike
+        check_vma=False,  # JAX cannot see that all devices compute the same state
     )
     return jax.jit(sharded, donate_argnums=donate)
 
@@ -67,14 +63,14 @@ _using = {"driver": "pmap"}
 
 
 def use(name: str) -> None:
-    """Run what is built from now on in this process with another driver."""
+    """Choose the driver of functions that are built from now on in this process."""
     if name not in DRIVERS:
         raise unknown("driver", name, DRIVERS)
     _using["driver"] = name
 
 
 def start(cfg: ExperimentConfig) -> None:
-    """Have the devices, and what drives them, that a configuration asks for; see `initialize`."""
+    """Set up the devices and the driver that a configuration asks for; see `initialize`."""
     initialize(cfg.devices, cfg.deterministic)
     use(cfg.driver)
 
@@ -90,10 +86,10 @@ def mapped(
     """`fun` on every device at once, with a mapped axis `AXIS`; it can be lowered and called.
 
     Args:
-      fun: of what one device has.
+      fun: of one device's arguments.
       devices: of all processes.
-      ins: of each argument 0 where its leading axis [D] is split, None where it is whole.
-      outs: of each result the same; one that is whole must be the same on every device.
-      donate: positions of arguments whose memory may be used again.
+      ins: for each argument, 0 if its leading axis [D] is split, None if it is replicated.
+      outs: for each result; a replicated one must be the same on every device.
+      donate: positions of arguments whose memory may be reused.
     """
     return DRIVERS[driver()](fun, devices, ins, outs, donate)

@@ -1,4 +1,4 @@
-"""What devices compute together: an epoch of training, and what a model says of rows."""
+"""What devices compute together: an epoch of training, and a model's outputs for rows."""
 
 import functools
 import math
@@ -34,14 +34,14 @@ def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> A
     """An epoch, or a part of one, in one dispatch: `pmap(each member: scan(step))` over rows.
 
     Args:
-      learner: built with the axis name of `jaxae.devices.parallel`.
+      learner: built with the mapped axis `AXIS`.
       devices: to train on.
-      own_rows: whether every device has rows of its own, [D, N, *S], and a plan that names them,
-        as a streaming feed has it; else all have the same.
+      own_rows: whether every device has rows of its own, [D, N, *S], and a plan that indexes them,
+        as a streaming feed does; else all have the same rows.
 
     Returns:
       `(state [E, ...], rows [N, *S], plan [D, T, B/D] int32, keys [E], settings of [E]) ->
-      (state, metrics of [E, T])`. The plan is `split`, all else is `place`d; the state is donated.
+      (state, metrics [E, T])`. The plan is `split`, all else is `place`d; the state is donated.
     """
     platform = devices[0].platform
 
@@ -49,10 +49,10 @@ def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> A
         state: TrainState, rows: Array, plan: Array, keys: Key, settings: Settings
     ) -> tuple[TrainState, Metrics]:
         share = plan.shape[-1]
-        flat = rows.reshape(len(rows), -1)  # a row is then gathered as one piece
+        flat = rows.reshape(len(rows), -1)  # a row is then gathered in one piece
         slot = lax.axis_index(AXIS) * share + jnp.arange(share, dtype=jnp.int32)
 
-        def course(state: TrainState, key: Key, settings: Settings) -> tuple[TrainState, Metrics]:
+        def train(state: TrainState, key: Key, settings: Settings) -> tuple[TrainState, Metrics]:
             def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
                 batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
                 return learner.step(state, batch, key, settings)
@@ -61,7 +61,7 @@ def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> A
             return lax.scan(step, state, plan, unroll=unroll)
 
         one_by_one = platform == "cpu"
-        return members.each(course, state, keys, settings, one_by_one=one_by_one)
+        return members.each(train, state, keys, settings, one_by_one=one_by_one)
 
     rows_axis = 0 if own_rows else None
     ins = (None, rows_axis, 0, None, None)
@@ -71,7 +71,7 @@ def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> A
 def compiled_epoch(
     learner: Learner, devices: Devices, *args: PyTree, own_rows: bool = False
 ) -> Callable:
-    """`epoch_fn`, compiled for these arguments as its learner trains fastest."""
+    """`epoch_fn`, compiled for these arguments with its learner's choices of speed."""
     platform, count = devices[0].platform, len(devices)
     options = tuning.training_options(learner.tuning, learner.dtype, platform, count)
     lowered = epoch_fn(learner, devices, own_rows=own_rows).lower(*args)
@@ -84,27 +84,28 @@ RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S
 def blocks(x: Source, devices: Devices, chunk: int) -> Iterator[Array]:
     """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices.
 
-    Equal, so that a scorer is compiled once however many rows there are: on a CPU K is
+    Equal, so that a scorer is compiled once for any number of rows: on a CPU K is
     `tuning.STEPS_PER_DISPATCH` unless rows are large, see `is_padded`; on an accelerator, which
-    computes all steps, the next power of two. The rows of the last one fill as few steps of each
-    device as they can, the end of them with row 0; what follows is 0.
+    computes all steps, the next power of two. The last block's rows fill as few steps of each
+    device as possible; the rest of those steps repeats row 0, later steps are 0.
     """
-    wanted, most = ceil_div(len(x), len(devices) * chunk), tuning.STEPS_PER_DISPATCH
+    steps, limit = ceil_div(len(x), len(devices) * chunk), tuning.STEPS_PER_DISPATCH
     if devices[0].platform != "cpu":
-        wanted = 1 << (wanted - 1).bit_length()
-    steps = most if is_padded(x.shape, devices, chunk) else min(wanted, most)
+        steps = 1 << (steps - 1).bit_length()
+    steps = limit if is_padded(x.shape, devices, chunk) else min(steps, limit)
     per_block = len(devices) * steps * chunk
     for start in range(0, len(x), per_block):
         filled = _filled(len(x) - start, (len(devices), steps, chunk))
         index = start + np.arange(len(devices) * filled * chunk)
         index[index >= len(x)] = 0
-        of_device = index.reshape(len(devices), filled, chunk)
+        by_device = index.reshape(len(devices), filled, chunk)
 
-        def read(own: np.ndarray, index: np.ndarray = of_device) -> np.ndarray:
-            rows = x[index[own].ravel()].reshape(len(own), *index.shape[1:], *x.shape[1:])
+        def read(positions: np.ndarray, index: np.ndarray = by_device) -> np.ndarray:
+            rows = x[index[positions].ravel()]
+            rows = rows.reshape(len(positions), *index.shape[1:], *x.shape[1:])
             if len(rows[0]) == steps:
                 return rows
-            padded = np.zeros((len(own), steps, *rows.shape[2:]), rows.dtype)
+            padded = np.zeros((len(positions), steps, *rows.shape[2:]), rows.dtype)
             padded[:, : len(rows[0])] = rows
             return padded
 
@@ -112,7 +113,7 @@ def blocks(x: Source, devices: Devices, chunk: int) -> Iterator[Array]:
 
 
 def is_padded(shape: tuple[int, ...], devices: Devices, chunk: int) -> bool:
-    """Whether blocks of rows [N, *S] have `tuning.STEPS_PER_DISPATCH` steps, few rows as well."""
+    """Whether blocks have `tuning.STEPS_PER_DISPATCH` steps however few rows [N, *S] there are."""
     per_step = len(devices) * chunk
     padded = 4 * per_step * tuning.STEPS_PER_DISPATCH * math.prod(shape[1:])
     limit = tuning.PADDED_BYTES if shape[0] <= per_step else tuning.PADDED_BYTES_OF_MORE
@@ -120,18 +121,24 @@ def is_padded(shape: tuple[int, ...], devices: Devices, chunk: int) -> bool:
 
 
 def _filled(left: int, block: tuple[int, ...]) -> int:
-    """Steps of a block [D, K, chunk, ...] that hold rows where so many are left."""
+    """The steps of a block [D, K, chunk, ...] that hold rows if `left` rows are left."""
     return min(block[1], ceil_div(left, block[0] * block[2]))
 
 
 def rows_fn(
-    fn: RowFn, devices: Devices, learner: Learner | None = None, *, brief: bool = False
+    fn: RowFn, devices: Devices, learner: Learner | None = None, *, fast_compile: bool = False
 ) -> Callable:
     """`fn` over a block: `(variables [E, ...], [D, K, chunk, *S], steps) -> [D, E, K, chunk, ...]`.
 
     Compiled once for all arguments of the same shapes. On a CPU only the first `steps` of K are
-    computed, the others are 0; accelerators compute all, since a loop of unknown length would ask
-    the host after each step. `learner` says how `fn` computes; `brief`: it is used a few times.
+    computed, the others are 0; accelerators compute all, since a loop of unknown length would wait
+    for the host after each step.
+
+    Args:
+      fn: of one member.
+      devices: of all processes.
+      learner: whose choices of speed and dtype `fn` is compiled with.
+      fast_compile: see `tuning.FAST_COMPILE`.
     """
     platform = devices[0].platform
 
@@ -145,17 +152,18 @@ def rows_fn(
 
     tuned, dtype = (learner.tuning, learner.dtype) if learner else (tuning.Tuning(), "float32")
     programs: dict[tuple, Callable] = {}
-    compiling = threading.Lock()  # who comes second waits, see `jaxae.workflows.ahead`
+    compiling = threading.Lock()  # `jaxae.workflows.ahead` calls from another thread
 
     def call(variables: PyTree, rows: Array, steps: int) -> PyTree:
         args = variables, rows, _placed_number(steps, tuple(devices))
-        known = driver(), *((a.shape, a.dtype) for a in jax.tree.leaves(args))
+        signature = driver(), *((a.shape, a.dtype) for a in jax.tree.leaves(args))
         with compiling:
-            if known not in programs:
+            if signature not in programs:
                 program = mapped(run, devices, (None, 0, None), (0,))
-                how = tuned, dtype, platform
-                programs[known] = tuning.compiled_scorer(program, args, *how, brief=brief)
-        return programs[known](*args)
+                programs[signature] = tuning.compiled_scorer(
+                    program, args, tuned, dtype, platform, fast_compile=fast_compile
+                )
+        return programs[signature](*args)
 
     return call
 
@@ -168,19 +176,19 @@ def _placed_number(value: int, devices: tuple[jax.Device, ...]) -> Array:
 def _first(count: Array, fun: Callable[[Array], PyTree], chunks: Array) -> PyTree:
     """`fun` of the first `count` of chunks [K, ...], and zeros for the others."""
 
-    def add(i: Array, found: PyTree) -> PyTree:
+    def add(i: Array, results: PyTree) -> PyTree:
         one = fun(lax.dynamic_index_in_dim(chunks, i, keepdims=False))
-        return jax.tree.map(lambda a, b: lax.dynamic_update_index_in_dim(a, b, i, 0), found, one)
+        return jax.tree.map(lambda a, b: lax.dynamic_update_index_in_dim(a, b, i, 0), results, one)
 
     shapes = jax.eval_shape(lambda chunks: lax.map(fun, chunks), chunks)
     return lax.fori_loop(0, count, add, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
 
 
 def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) -> PyTree:
-    """Apply `rows_fn(...)` to every block and give [E, n, ...] back, on the host.
+    """Apply `rows_fn(...)` to every block; the results [E, n, ...] are on the host.
 
     Args:
-      run: what `rows_fn` returned.
+      run: made by `rows_fn`.
       variables: `place`d, with members.
       placed: the `blocks` of the rows.
       n: number of rows before padding.
@@ -191,25 +199,25 @@ def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) 
 def dispatch_rows(
     run: Callable, variables: PyTree, placed: Iterable[Array], n: int
 ) -> Callable[[], PyTree]:
-    """Have the devices begin with `map_rows`; what is returned waits for its result."""
+    """Start `map_rows` on the devices; the function that is returned waits for the result."""
     dispatched = _dispatched(run, variables, placed, n)
     first = next(dispatched)
 
-    def fetch() -> PyTree:
-        parts, ahead = [], first
+    def wait() -> PyTree:
+        parts, current = [], first
         for following in dispatched:  # a block is fetched while the next one is computed
-            parts.append(_in_order(*ahead))
-            ahead = following
-        parts.append(_in_order(*ahead))
+            parts.append(_in_order(*current))
+            current = following
+        parts.append(_in_order(*current))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n], *parts)
 
-    return fetch
+    return wait
 
 
 def _dispatched(
     run: Callable, variables: PyTree, placed: Iterable[Array], n: int
 ) -> Iterator[tuple[PyTree, int]]:
-    """What devices are about to find of each block, and its steps that hold rows."""
+    """The results of each block, not awaited, and the number of its steps that hold rows."""
     left = n
     for block in placed:
         steps = _filled(left, block.shape)
@@ -217,10 +225,10 @@ def _dispatched(
         yield run(variables, block, steps), steps
 
 
-def _in_order(found: PyTree, steps: int) -> PyTree:
-    """What devices found of a block's first steps, [D, E, K, chunk, ...], as [E, rows, ...]."""
+def _in_order(results: PyTree, steps: int) -> PyTree:
+    """The results of a block's first steps, [D, E, K, chunk, ...], as [E, rows, ...]."""
 
     def rows(a: np.ndarray) -> np.ndarray:
         return a[:, :, :steps].swapaxes(0, 1).reshape(a.shape[1], -1, *a.shape[4:])
 
-    return jax.tree.map(rows, fetch(found))
+    return jax.tree.map(rows, fetch(results))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxae.errors import UserError
+from jaxae.storage import runfiles
 
 METRICS = "metrics.jsonl"
 REPORT = "report.json"
@@ -65,27 +66,15 @@ def report(run_dir: Path, *keys: str) -> dict:
 
 
 def metrics(run_dir: Path) -> list[dict]:
-    """Reads metrics.jsonl: one dict per epoch, in the file's order.
-
-    A last line without its line break is a write that was interrupted, and is left out.
+    """Reads metrics.jsonl: one dict per epoch, in the file's order; see `runfiles.read_lines`.
 
     Raises:
       UserError: the file is absent, empty or damaged, or a line has no epoch.
     """
     path = run_dir / METRICS
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except (OSError, ValueError) as err:
-        raise UserError(f"{path} cannot be read ({err}); {_REMEDY}") from err
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as err:
-            raise UserError(f"{path}, line {number}, is not JSON ({err}); {_REMEDY}") from err
-        rows.append(_with_keys(f"{path}, line {number},", row, ("epoch",)))
+    rows = runfiles.read_metrics(path)
     if not rows:
-        raise UserError(f"{path} is empty; {_REMEDY}")
+        raise UserError(f"{path} holds no epochs; {_REMEDY}")
     return rows
 
 

@@ -8,12 +8,11 @@ thread.
 import io
 import re
 import textwrap
-import uuid
 from pathlib import Path
 
 import numpy as np
 
-from jaxae.errors import naming
+from jaxae.storage import runfiles
 
 DPI = 120
 NARROWEST = 5.2  # inches, so that the title lines fit
@@ -118,18 +117,13 @@ def row_verdict(data: dict, i: int) -> tuple[str, str]:
 
 
 def save(figure, path: Path) -> Path:
-    """Writes a figure as PNG under a temporary name, then renames it, so no half picture stays."""
+    """Writes a figure as PNG, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    unfinished = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.tmp")
-    try:
-        with naming(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Figure.savefig would draw twice, once only to settle the layout
-            FigureCanvasAgg(figure).print_png(unfinished)
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with runfiles.atomic(path) as temporary:
+        # Figure.savefig would draw twice, once only to settle the layout
+        FigureCanvasAgg(figure).print_png(temporary)
     return path
 
 

@@ -19,7 +19,7 @@ from jaxae.registry import Registry
 from jaxae.reports.plots import STUDY_FIGURES, FigureSpec
 from jaxae.reports.studies import detection, latent, pictures
 from jaxae.reports.studies.context import Context, Findings
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 from jaxae.types import Dataset
 
 __all__ = ["STUDIES", "Context", "Findings", "Study", "check", "compiling", "figures", "run"]
@@ -137,9 +137,9 @@ def run(context: Context) -> dict[str, float]:
         findings = STUDIES[name].run(context)
         scalars |= findings.scalars
         if findings.arrays:
-            runlog.write_arrays(context.folder / "arrays" / f"{name}.npz", findings.arrays)
+            runfiles.write_arrays(context.folder / "arrays" / f"{name}.npz", findings.arrays)
         if findings.table:
-            runlog.write_text(context.folder / f"{name}.md", findings.table)
+            runfiles.write_text(context.folder / f"{name}.md", findings.table)
     return scalars
 
 

@@ -17,7 +17,7 @@ from jaxae.methods import learners
 from jaxae.reports import tables
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.stats import curve
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 from jaxae.training import selection
 from jaxae.types import AnyArray, Dataset, Scalar
 
@@ -98,7 +98,7 @@ def epoch_scores(context: Context) -> Findings:
     pseudo-anomalies made of them; `oracle` the best F1 on the test rows, as the tutorial does: a
     leak, shown for comparison. `metrics.jsonl` has the values of every epoch.
     """
-    epochs = runlog.read_metrics(context.folder / "metrics.jsonl")
+    epochs = runfiles.read_metrics(context.folder / "metrics.jsonl")
     rules = {
         "final": selection.CHOICES["last"],
         "label_free": selection.CHOICES["pseudo_anomalies"],
@@ -155,7 +155,7 @@ def _compiled_surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callabl
     make = functools.partial(corruptions.severity_grid, names)
     key = jax.eval_shape(lambda: rng.stream(0, rng.Purpose.CORRUPTION))
     clean = jax.ShapeDtypeStruct(shape, np.float32)
-    return jax.jit(make).lower(clean, key, _severities(names)).compile(tuning.BRIEF)
+    return jax.jit(make).lower(clean, key, _severities(names)).compile(tuning.FAST_COMPILE)
 
 
 def compile_severity(data: Dataset) -> None:

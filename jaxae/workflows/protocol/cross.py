@@ -24,7 +24,7 @@ from jaxae.methods import learners
 from jaxae.reports import plots, reporting
 from jaxae.rng import Purpose, host_generator
 from jaxae.stats import conformal
-from jaxae.storage import runlog
+from jaxae.storage import runfiles, runlog
 from jaxae.training import grid
 from jaxae.types import Dataset, Learner, PyTree, Split
 from jaxae.workflows import choices, experiment
@@ -68,14 +68,14 @@ def run(cfg: CrossConfig) -> dict:
         own, test = _scores(base, dataset, normals, parts, states)
         p = _p_values(parts, own, test, bool(cfg.bags))
         flagged, y = np.asarray(p <= np.float32(cfg.alpha)), dataset.test.y
-        runlog.write_arrays(
+        runfiles.write_arrays(
             folder / "scores.npz",
             {"test": test.mean(axis=0), "p_value": p, "test_y": y, "test_is_anomaly": flagged,
              "test_id": dataset.test.id, "test_class_id": dataset.test.class_id},
         )  # fmt: skip
         report = _report(cfg, base, n, evaluation.evaluate(test.mean(axis=0), y, flagged))
         report |= {"wall_s": time.perf_counter() - clock}
-        runlog.write_json(folder / "report.json", report)
+        runfiles.write_json(folder / "report.json", report)
         (drawn,) = plots.draw(folder, plots.CROSS_FIGURES)
     print(reporting.table(report))
     print(f"figure {drawn}; p-values are in {folder / 'scores.npz'}")

@@ -11,7 +11,7 @@ from jaxae.data import sources
 from jaxae.errors import UserError
 from jaxae.reports import plots
 from jaxae.stats.intervals.tasks import Summary, Task, over_tasks
-from jaxae.storage import runlog
+from jaxae.storage import runfiles
 from jaxae.training import selection
 from jaxae.types import Dataset
 from jaxae.workflows import baselines
@@ -120,7 +120,7 @@ def _choices(members: Sequence[ExperimentConfig]) -> dict[str, float]:
 
 def _unrest(member: ExperimentConfig) -> float:
     """Standard deviation of the test AUROC over the last five epochs."""
-    course = runlog.read_metrics(member.run_path / "metrics.jsonl")[-5:]
+    course = runfiles.read_metrics(member.run_path / "metrics.jsonl")[-5:]
     return float(np.std([epoch["test_auroc"] for epoch in course]))
 
 
@@ -167,7 +167,7 @@ def _baseline_scores(
     train, test = sources.read(dataset.train.x), sources.read(dataset.test.x)
     scores = np.stack([baselines.scores(name, train, test, seed) for seed in seeds])
     path.parent.mkdir(exist_ok=True)
-    runlog.write_arrays(
+    runfiles.write_arrays(
         path, {"scores": scores, "seeds": np.array(seeds), "digest": np.array(dataset.digest)}
     )
     return scores

@@ -20,7 +20,7 @@ from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import reporting
-from jaxae.storage import begun, checkpoint, runlog
+from jaxae.storage import checkpoint, runfiles, runlog
 from jaxae.training import grid, selection, train
 from jaxae.types import Dataset, Learner, PyTree
 
@@ -38,7 +38,7 @@ def _work(
     cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
 ) -> Work:
     shape = next(iter(datasets.values())).shape
-    learner = begun.as_begun(cfg.run_path, learners.build(todo[0], shape, axis=None))
+    learner = runlog.with_stored_tuning(cfg.run_path, learners.build(todo[0], shape, axis=None))
     for member in todo:
         settings = learners.build(member, shape, axis=None).settings
         if settings.keys() != learner.settings.keys():
@@ -75,7 +75,7 @@ def train_members(
             for member in todo
         }
         if work:
-            begun.write(cfg.run_path, work.learner)
+            runlog.write_tuning(cfg.run_path, work.learner)
         found, failed = _fitted(cfg, work, [folders[m] for m in fresh]) if work else ({}, {})
         states |= found
         judging = learners.build(config.for_scoring(todo[0]), shape)
@@ -263,7 +263,7 @@ def _merits(
     merit = _merit(choice)
     return np.array(
         [
-            -np.inf if name in failed else merit(runlog.read_metrics(log)[epoch - 1])
+            -np.inf if name in failed else merit(runfiles.read_metrics(log)[epoch - 1])
             for (name, log), epoch in zip(logs.items(), epochs, strict=True)
         ]
     )
@@ -276,10 +276,10 @@ def _finish(
     detector, scores = detectors.fit(learner, variables, dataset, member, jax.local_devices())
     detectors.save(folder / "detector", detector)
     runlog.write_about(folder, member, dataset.digest)
-    runlog.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
+    runfiles.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
     report = reporting.make(member, dataset, detector, scores, folder)
     keys = train.ensemble(learner, member, len(dataset.train.x)).init
     initial = train.initial_state(learner, dataset.shape, keys).params
     of_run = (detector, scores, dataset, jax.local_devices())
     report |= {"warnings": guards.look(learner, initial, *of_run)}
-    runlog.write_json(folder / "report.json", report)
+    runfiles.write_json(folder / "report.json", report)

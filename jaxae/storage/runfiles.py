@@ -1,0 +1,119 @@
+"""Files that are written whole or not at all, and JSON read back from them; needs no JAX."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from jaxae.errors import UserError, naming
+
+_REMEDY = "restore the file, or name another folder with --run-dir"
+
+
+@contextlib.contextmanager
+def atomic(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends without an error.
+
+    Args:
+      path: of the finished file.
+      suffix: what the temporary name must end in.
+
+    Raises:
+      OSError: it cannot be written; names `path`.
+    """
+    temporary = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
+    try:
+        with naming(path):
+            yield temporary
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[str]]:
+    """A text file that is written piece by piece, whole or not at all."""
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all; NaN is an error, since it is not JSON."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz whole or not at all."""
+    with atomic(path, ".npz") as temporary:  # `savez` would append the suffix
+        np.savez(temporary, **arrays)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; a `UserError` if it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); {_REMEDY}") from None
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The epochs of a metrics.jsonl, see `read_lines`."""
+    epochs = read_lines(path)
+    for number, metrics in enumerate(epochs, start=1):
+        if "epoch" not in metrics:
+            raise UserError(f"{path}, line {number}, lacks epoch; {_REMEDY}")
+    return epochs
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The objects of a JSON Lines file; [] if there is no file.
+
+    A last line without its line break was interrupted while it was written, and is left out.
+
+    Raises:
+      UserError: the file cannot be read, or a line is not a JSON object; names the line.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {_REMEDY}") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}, is not JSON ({error}); {_REMEDY}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}, is not a JSON object; {_REMEDY}")
+        rows.append(row)
+    return rows
+
+
+def append_line(path: Path, values: dict) -> None:
+    """Add a line of JSON, whole or not at all."""
+    line = json.dumps(values, allow_nan=False)
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with naming(path), path.open("a") as file:
+            file.write(line + "\n")
+    except OSError:
+        with contextlib.suppress(OSError):  # truncating works on a full disk
+            os.truncate(path, size)
+        raise
