@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float
 
 from jaxae import detectors, scoring
 from jaxae.detectors import evaluation
-from jaxae.devices.parallel import Devices
 from jaxae.methods import learners
 from jaxae.stats.intervals import headline
 from jaxae.types import Dataset, Learner, PyTree, Source
@@ -28,7 +27,6 @@ def look(
     detector: detectors.Detector,
     scores: detectors.Scores,
     data: Dataset,
-    devices: Devices,
 ) -> list[str]:
     """All that the guards find in a finished run, a line each.
 
@@ -38,13 +36,12 @@ def look(
       detector: of the run.
       scores: its scores.
       data: on which it was made; some hundreds of rows are inferred.
-      devices: to infer on.
 
     Raises:
       FloatingPointError: no parameter of a member has moved.
     """
     cfg, variables = detector.about.config, detector.variables
-    method, infer = learners.METHODS[cfg.method], evaluation.inference(learner, devices)
+    method, infer = learners.METHODS[cfg.method], evaluation.inference(learner, jax.local_devices())
     found = [*constant_scores(scores.test), *below_chance(scores.test, data.test.y)]
     judged = log_odds(method)
     if judged:

@@ -8,7 +8,7 @@ what the course of training had in it.
 To add a choice, name it in `CHOICES` and in the type of `TrainConfig.select`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,10 @@ class Choice(NamedTuple):
     sign: int = 1  # 1 = the highest is best, -1 = the lowest
     oracle: bool = False  # whether it looks at test labels
 
+    def merit(self, metrics: Mapping[str, Any]) -> Any:
+        """How good an epoch is by its metrics; higher = better, and of equals the later is best."""
+        return self.sign * metrics[self.metric]
+
 
 CHOICES: dict[str, Choice] = {
     "last": Choice("last epoch", "epoch"),
@@ -48,16 +52,21 @@ CHOICES: dict[str, Choice] = {
 }
 
 
-class Chosen(NamedTuple):
-    """The best epoch so far, kept until a better one comes."""
+class Selected(NamedTuple):
+    """The best epoch so far: of a run, or of each member [E] of a grid."""
 
-    epoch: int
-    merit: float  # higher = better
-    variables: PyTree  # of the model then
+    epoch: int | Int[np.ndarray, " E"]
+    merit: float | Float[np.ndarray, " E"]  # see `Choice.merit`
+    variables: PyTree  # `TrainState.variables` then
 
     def stored(self) -> PyTree:
-        """What a checkpoint holds of it; its merit is in the log."""
+        """What a run's checkpoint holds of it; its merit is in the log."""
         return {"epoch": np.asarray(self.epoch, np.int32), "variables": self.variables}
+
+
+def choice_of(cfg: ExperimentConfig) -> Choice | None:
+    """By what a configuration selects; None = the last epoch, which training keeps anyway."""
+    return None if cfg.train.select == "last" else CHOICES[cfg.train.select]
 
 
 def check(cfg: ExperimentConfig) -> None:
@@ -179,28 +188,25 @@ def _boxes(shape: tuple, generator: np.random.Generator) -> tuple[tuple, ...]:
 
 
 def keep(
-    cfg: ExperimentConfig, best: Chosen | None, epoch: int, variables: PyTree, found: Metrics
-) -> Chosen | None:
-    """The better of the best epoch so far and this one, whose variables are copied if it is better.
+    choice: Choice, best: Selected | None, epoch: int, variables: PyTree, metrics: Metrics
+) -> Selected:
+    """The better of a run's best epoch so far and this one, by the mean over members.
 
-    Of equals the later one is. None where the last epoch is selected: training keeps it anyway.
+    The variables are copied if this one is better.
     """
-    if cfg.train.select == "last":
-        return None
-    choice = CHOICES[cfg.train.select]
-    merit = choice.sign * float(np.mean(found[choice.metric]))
+    merit = float(np.mean(choice.merit(metrics)))
     if best and merit < best.merit:
         return best
-    return Chosen(epoch, merit, jax.tree.map(jnp.copy, variables))
+    return Selected(epoch, merit, jax.tree.map(jnp.copy, variables))
 
 
 def resumed(
-    cfg: ExperimentConfig, manager: checkpoint.Manager, state: TrainState, course: list[dict]
-) -> Chosen | None:
-    """The best epoch of those that a restored state has behind it.
+    choice: Choice, manager: checkpoint.Manager, state: TrainState, course: list[dict]
+) -> Selected:
+    """A run's best epoch of those that a restored state has behind it.
 
     Args:
-      cfg: its `train.select`.
+      choice: of the run.
       manager: the state's checkpoint holds the best epoch's variables.
       state: as it was restored.
       course: as many epochs of `metrics.jsonl`.
@@ -208,24 +214,20 @@ def resumed(
     Raises:
       UserError: the checkpoint keeps no epoch, or another one than the log would choose.
     """
-    if cfg.train.select == "last":
-        return None
     like = {"epoch": np.zeros((), np.int32), "variables": state.variables}
     stored = checkpoint.restore_chosen(manager, like, len(course))
-    epoch, choice = int(stored["epoch"]), CHOICES[cfg.train.select]
-    if epoch != best(course, choice):
+    epoch, logged = int(stored["epoch"]), best(course, choice)
+    if epoch != logged:
         raise UserError(
-            f"the checkpoint keeps epoch {epoch}, but metrics.jsonl has epoch "
-            f"{best(course, choice)} as the best by {choice.words}; put it back, or name another "
-            "--run-dir"
+            f"the checkpoint keeps epoch {epoch}, but metrics.jsonl has epoch {logged} as the best "
+            f"by {choice.words}; put it back, or name another --run-dir"
         )
-    merit = choice.sign * course[epoch - 1][choice.metric]
-    return Chosen(epoch, merit, stored["variables"])
+    return Selected(epoch, choice.merit(course[epoch - 1]), stored["variables"])
 
 
 def best(course: list[dict], choice: Choice) -> int:
     """The number of the best epoch; of equals the last."""
-    return max(course, key=lambda line: (choice.sign * line[choice.metric], line["epoch"]))["epoch"]
+    return max(course, key=lambda line: (choice.merit(line), line["epoch"]))["epoch"]
 
 
 def summary(cfg: ExperimentConfig, course: list[dict]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -58,17 +60,14 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         begun.write(folder, learner)
         log = logs.Log(cfg, folder, loggers)
         variables, compile_s = _train(cfg, learner, apart, dataset, devices, log, manager)
-        detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
-        detectors.save(folder / "detector", detector)
-        runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
-        runlog.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
-        report = reporting.make(cfg, dataset, detector, scores, folder)
+        detector, scores, report = finish(
+            cfg, scoring_learner, variables, dataset, all_devices, folder
+        )
         here = jax.local_devices()  # what follows each process does by itself
         made = detector, scores, manager, folder
         report |= studies.run(studies.Context(cfg, dataset, scoring_learner, here, *made))
-        initial = train.initial_state(learner, dataset.shape, apart.init).params
-        found = guards.look(scoring_learner, initial, detector, scores, dataset, here)
-        report |= {"warnings": found, "wall_s": time.perf_counter() - clock, "compile_s": compile_s}
+        report["warnings"] = warnings(learner, scoring_learner, detector, scores, dataset)
+        report |= {"wall_s": time.perf_counter() - clock, "compile_s": compile_s}
         runlog.write_json(folder / "report.json", report)
         figures = plots.FIGURES | studies.figures()
         drawn = plots.draw(folder, figures, helper) if hosts.first() else []
@@ -99,6 +98,44 @@ def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
         learners.check_rows(cfg, dataset.train.x)
 
 
+def finish(
+    cfg: ExperimentConfig,
+    learner: Learner,
+    variables: PyTree,
+    dataset: Dataset,
+    devices: parallel.Devices,
+    folder: Path,
+) -> tuple[detectors.Detector, detectors.Scores, dict[str, Any]]:
+    """Make a detector of a trained model, keep it and its scores, and begin the report.
+
+    Args:
+      cfg: of the run.
+      learner: that of scoring.
+      variables: of the trained model.
+      dataset: that it was trained on.
+      devices: to score on.
+      folder: of the run; it holds `metrics.jsonl`.
+    """
+    detector, scores = detectors.fit(learner, variables, dataset, cfg, devices)
+    detectors.save(folder / "detector", detector)
+    runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
+    runlog.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
+    return detector, scores, reporting.make(cfg, dataset, detector, scores, folder)
+
+
+def warnings(
+    learner: Learner,
+    scoring_learner: Learner,
+    detector: detectors.Detector,
+    scores: detectors.Scores,
+    dataset: Dataset,
+) -> list[str]:
+    """What `guards` find in a finished run; they compare its weights with the initial ones."""
+    keys = train.ensemble(learner, detector.about.config, len(dataset.train.x)).init
+    initial = train.initial_state(learner, dataset.shape, keys).params
+    return guards.look(scoring_learner, initial, detector, scores, dataset)
+
+
 def _train(
     cfg: ExperimentConfig,
     learner: Learner,
@@ -114,20 +151,22 @@ def _train(
     """
     state, done = _resume(cfg, learner, apart, dataset, devices, manager)
     past = log.start(done)
-    chosen = selection.resumed(cfg, manager, state, past) if state else None
+    choice = selection.choice_of(cfg)
+    best = selection.resumed(choice, manager, state, past) if choice and state else None
     is_due = checkpoint.due(cfg.train)
     watch = selection.watch(cfg, learner, dataset, parallel.everywhere())
 
-    def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
-        nonlocal chosen
-        train.check_finite(found, f"after epoch {epoch}")
-        chosen = selection.keep(cfg, chosen, epoch, state.variables, found)
+    def on_epoch(epoch: int, state: TrainState, metrics: train.EpochMetrics) -> train.EpochMetrics:
+        nonlocal best
+        train.check_finite(metrics, f"after epoch {epoch}")
+        if choice:
+            best = selection.keep(choice, best, epoch, state.variables, metrics)
         # The log before the state: what no state has behind it is dropped and written again.
-        log.epoch(epoch, found)
+        log.epoch(epoch, metrics)
         if is_due(epoch):
             about = runlog.about(cfg, dataset.digest)
-            checkpoint.save(manager, epoch, state, about, chosen and chosen.stored())
-        return found
+            checkpoint.save(manager, epoch, state, about, best and best.stored())
+        return metrics
 
     fitted = train.fit(
         learner,
@@ -140,7 +179,7 @@ def _train(
         on_epoch=on_epoch,
     )
     manager.wait_until_finished()
-    return parallel.at_home((chosen or fitted.state).variables), fitted.compile_s
+    return parallel.at_home((best or fitted.state).variables), fitted.compile_s
 
 
 def _resume(

@@ -14,23 +14,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from jaxae import data, rng
 from jaxae.config import ExperimentConfig
 from jaxae.devices import members, memory, parallel, tuning
 from jaxae.ops import ceil_div
-from jaxae.training import train
+from jaxae.training import selection, train
 from jaxae.training.grid.lanes import Lanes, padded
 from jaxae.training.grid.programs import compiled
-from jaxae.types import (
-    Key,
-    Learner,
-    PyTree,
-    Settings,
-    Source,
-    TrainState,
-)
+from jaxae.types import Key, Learner, PyTree, Settings, Source, TrainState
 
 
 class Member(NamedTuple):
@@ -63,13 +56,10 @@ class Progress(NamedTuple):
     """Where the members [E] of a grid stand, in their own order."""
 
     state: TrainState
-    kept: PyTree  # `TrainState.variables` of the best epoch so far, of equals the last; {} = none
-    kept_merit: Float[np.ndarray, " E"]
-    kept_epoch: Int[np.ndarray, " E"]
+    selected: selection.Selected | None = None
 
 
 Watch = Callable[[Callable[[], PyTree]], train.EpochMetrics]  # of variables, if asked for
-Merit = Callable[[train.EpochMetrics], Float[np.ndarray, " E"]]  # higher = better
 # (epoch from 1, progress on the host if asked for, metrics [E]); what is returned is shown.
 OnEpoch = Callable[[int, Callable[[], Progress], train.EpochMetrics], train.EpochMetrics]
 
@@ -77,9 +67,7 @@ OnEpoch = Callable[[int, Callable[[], Progress], train.EpochMetrics], train.Epoc
 def start(learner: Learner, grid: Sequence[Member], shape: tuple[int, ...]) -> Progress:
     """Before the first step: each member has the weights that it would have alone."""
     keys = jnp.stack([_key(member, rng.Purpose.INIT) for member in grid])
-    state = jax.device_get(train.initial_state(learner, shape, keys))
-    size = len(grid)
-    return Progress(state, {}, np.full(size, -np.inf), np.zeros(size, np.int32))
+    return Progress(jax.device_get(train.initial_state(learner, shape, keys)))
 
 
 def fit(
@@ -91,7 +79,7 @@ def fit(
     *,
     done: int = 0,
     watch: Watch = lambda variables: {},
-    merit: Merit | None = None,
+    choice: selection.Choice | None = None,
     on_epoch: OnEpoch = lambda epoch, progress, metrics: metrics,
     quiet: bool = False,
 ) -> Progress:
@@ -108,8 +96,7 @@ def fit(
       progress: see `start`; or what an earlier call left.
       done: epochs that `progress` has behind it.
       watch: measures more after every epoch.
-      merit: of an epoch's metrics; the variables are kept of the epoch where it is highest. None:
-        none are.
+      choice: of the epoch whose variables are kept, by each member's own metrics; None = none are.
       on_epoch: called after that.
       quiet: no progress bar.
 
@@ -121,27 +108,56 @@ def fit(
         return progress
     lanes = Lanes([member.steps for member in grid], devices)
     train_epoch = _epoch_of(learner, rows, grid, lanes)
-    kept = progress.kept or (progress.state.variables if merit else {})
-    state, kept = (lanes.out(tree) for tree in (progress.state, kept))
-    best, chosen = progress.kept_merit, progress.kept_epoch
+    best = progress.selected
+    if choice and not best:
+        never = np.zeros(len(grid), np.int32), np.full(len(grid), -np.inf)
+        best = selection.Selected(*never, progress.state.variables)
+    state = lanes.out(progress.state)
+    best = best and best._replace(variables=lanes.out(best.variables))
     steps = sum(member.steps for member in grid)
     with train.progress_bar(epochs * steps, done * steps, quiet) as bar:
         for epoch in range(done + 1, epochs + 1):
-            state, found = train_epoch(state, epoch)
-            found |= watch(functools.partial(lanes.back, state.variables))
-            if merit:
-                value = np.asarray(merit(found), np.float64)
-                better = value >= best
-                kept = _taken(lanes.out(better), state.variables, kept)
-                best = np.where(better, value, best)
-                chosen = np.where(better, np.int32(epoch), chosen)
-            so_far = functools.partial(_so_far, lanes, state, kept, best, chosen)
-            train.show(bar, steps, on_epoch(epoch, so_far, found))
+            state, metrics = train_epoch(state, epoch)
+            metrics |= watch(functools.partial(lanes.back, state.variables))
+            if choice and best:
+                best = _keep(choice, best, epoch, state.variables, metrics, lanes)
+            so_far = functools.partial(_so_far, lanes, state, best)
+            train.show(bar, steps, on_epoch(epoch, so_far, metrics))
     return so_far()
 
 
-def _so_far(lanes: Lanes, state: TrainState, kept: PyTree, *chosen: np.ndarray) -> Progress:
-    return Progress(*lanes.back((state, kept)), *chosen)
+def _keep(
+    choice: selection.Choice,
+    best: selection.Selected,
+    epoch: int,
+    variables: PyTree,
+    metrics: train.EpochMetrics,
+    lanes: Lanes,
+) -> selection.Selected:
+    """The better of each member's best epoch so far and this one; variables lie in their lanes."""
+    merit = np.asarray(choice.merit(metrics), np.float64)
+    is_better = merit >= best.merit
+    return selection.Selected(
+        np.where(is_better, np.int32(epoch), best.epoch),
+        np.where(is_better, merit, best.merit),
+        _where(lanes.out(is_better), variables, best.variables),
+    )
+
+
+_where = jax.jit(
+    lambda is_better, new, old: jax.tree.map(
+        lambda a, b: jnp.where(is_better.reshape(is_better.shape + (1,) * (a.ndim - 2)), a, b),
+        new,
+        old,
+    )
+)
+
+
+def _so_far(lanes: Lanes, state: TrainState, best: selection.Selected | None) -> Progress:
+    if best is None:
+        return Progress(lanes.back(state))
+    state, variables = lanes.back((state, best.variables))
+    return Progress(state, best._replace(variables=variables))
 
 
 def _epoch_of(
@@ -194,13 +210,6 @@ def _means(values: dict[str, np.ndarray], counts: Sequence[int]) -> dict[str, np
         name: np.stack([np.mean(one[:n]) for one, n in zip(of, counts, strict=True)])
         for name, of in values.items()
     }
-
-
-_taken = jax.jit(
-    lambda better, new, old: jax.tree.map(
-        lambda a, b: jnp.where(better.reshape(better.shape + (1,) * (a.ndim - 2)), a, b), new, old
-    )
-)
 
 
 def devices_for(
