@@ -1,11 +1,10 @@
-"""Epochs: a learner and rows become states, one model or many at a time.
+"""Training: a learner and rows become states, epoch by epoch.
 
-`train` is the training of one model and of an ensemble, `grid` that of many different ones side by
-side, `feeds` brings the rows to the devices, `selection` chooses the epoch that becomes the
-detector.
+`train` trains one model or an ensemble, `grid` many different models side by side, `feeds` brings
+the rows to the devices, `selection` chooses the epoch that becomes the detector.
 
-It uses methods, data, devices and, to choose an epoch, detectors. It does not know what is made of
-it: no report, no command. `train` and `grid` write no files; who calls them does.
+It uses methods, data, devices and, to choose an epoch, detectors. It knows nothing of reports and
+commands. `train` and `grid` write no files; their callers do.
 """
 
 from jaxae.training.train import Fitted, Members, fit, initial_state

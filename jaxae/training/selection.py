@@ -1,9 +1,9 @@
 """Which epoch becomes the detector, and what the choice is worth.
 
-The last epoch, or one that looks good by something that needs no labels, is a detector that anybody
-could have made. The epoch that is best on the test rows is none: it knows the answers. That choice
-is called the oracle, must be allowed with a flag of its own, and shows how far the others are from
-what the course of training had in it.
+The last epoch, or the best by a metric that needs no labels, gives a detector that could be made in
+practice. The epoch that is best on the test rows does not: it was chosen by the test labels. That
+choice is called the oracle, must be allowed with a flag of its own, and shows how much better the
+others could have been.
 
 To add a choice, name it in `CHOICES` and in the type of `TrainConfig.select`.
 """
@@ -27,7 +27,7 @@ from jaxae.stats.intervals import headline
 from jaxae.storage import checkpoint
 from jaxae.types import Dataset, Learner, PyTree, Settings, TrainState
 
-ROWS = 2048  # valid rows at most that are set against pseudo-anomalies, so that epochs stay short
+ROWS = 2048  # at most so many valid rows are compared with pseudo-anomalies, to keep epochs short
 Metrics = dict[str, Float[np.ndarray, " E"]]
 
 
@@ -65,7 +65,7 @@ class Selected(NamedTuple):
 
 
 def choice_of(cfg: ExperimentConfig) -> Choice | None:
-    """By what a configuration selects; None = the last epoch, which training keeps anyway."""
+    """The choice of a configuration; None = the last epoch, which training keeps anyway."""
     return None if cfg.train.select == "last" else CHOICES[cfg.train.select]
 
 
@@ -85,26 +85,26 @@ def check(cfg: ExperimentConfig) -> None:
 def watch(
     cfg: ExperimentConfig, learner: Learner, data: Dataset, devices: Devices
 ) -> Callable[[PyTree, Settings], Callable[[], Metrics]]:
-    """`(variables [E, ...], settings [E]) -> metrics of one epoch`, all that it may be chosen by.
+    """`(variables [E, ...], settings [E]) -> metrics of one epoch`, those that it may be chosen by.
 
-    The devices begin at once; what is returned is called for the metrics.
+    The devices begin at once; call what is returned to wait for the metrics.
 
     valid_loss always. Where epochs are monitored or chosen by them: pseudo_auroc, the AUROC of the
     run's score between valid rows and `pseudo_anomalies` made of them; test_auroc and
-    test_equal_error_f1, which look at the truth and may choose nothing without saying so. A score
+    test_equal_error_f1, which look at the test labels and so choose for the oracle only. A score
     that is fitted is fitted after each epoch, on all training rows.
     """
     losses = evaluation.loss_fn(learner, data.valid.x, devices)
-    wanted = {CHOICES[cfg.train.select].metric}
+    needed = {CHOICES[cfg.train.select].metric}
     if cfg.train.monitor:
-        wanted = {choice.metric for choice in CHOICES.values()}
+        needed = {choice.metric for choice in CHOICES.values()}
     score = scoring.resolve(cfg.score)
     scorer = learners.build(for_scoring(cfg), data.shape)
-    pairs = _pairs(data.valid.x, cfg.data.split_seed) if "pseudo_auroc" in wanted else None
+    pairs = _pairs(data.valid.x, cfg.data.split_seed) if "pseudo_auroc" in needed else None
     scorers = {
         name: evaluation.scores_fn(scorer, score, x, devices)
         for name, x in (("pseudo_auroc", pairs), ("test_auroc", data.test.x))
-        if name in wanted
+        if name in needed
     }
 
     def scored(variables: PyTree) -> dict[str, evaluation.Pending]:
@@ -116,14 +116,14 @@ def watch(
         begun = None if score.is_fitted else scored(variables)  # fitting has to wait for outputs
 
         def measured() -> Metrics:
-            found = {"valid_loss": valid_loss()}
+            metrics = {"valid_loss": valid_loss()}
             pending = scored(variables) if begun is None else begun
             scores = {name: fetch() for name, fetch in pending.items()}
             if "pseudo_auroc" in scores:
-                found["pseudo_auroc"] = _auroc_of_pairs(scores["pseudo_auroc"])
+                metrics["pseudo_auroc"] = _auroc_of_pairs(scores["pseudo_auroc"])
             if "test_auroc" in scores:
-                found |= _on_test(scores["test_auroc"], data.test.y)
-            return found
+                metrics |= _on_test(scores["test_auroc"], data.test.y)
+            return metrics
 
         return measured
 
@@ -131,22 +131,22 @@ def watch(
 
 
 def _auroc_of_pairs(scores: Float[np.ndarray, "E N"]) -> Float[np.ndarray, " E"]:
-    """Of scores whose second half is that of anomalies."""
+    """The AUROC of scores whose second half is of pseudo-anomalies."""
     is_pseudo = np.arange(scores.shape[1]) >= scores.shape[1] // 2
     return np.array([headline.area(row, is_pseudo) for row in scores])
 
 
 def _on_test(scores: Float[np.ndarray, "E N"], y: Bool[np.ndarray, " N"]) -> Metrics:
-    """With the program that measures the detector in the end: it is compiled once."""
-    of_members = [jax.device_get(quality.measure(row, y, y)) for row in scores]
+    """By the program that evaluates the detector in the end, so that it is compiled once."""
+    by_member = [jax.device_get(quality.measure(row, y, y)) for row in scores]
     return {
-        "test_auroc": np.array([found.auroc for found in of_members]),
-        "test_equal_error_f1": np.array([found.equal_error_f1 for found in of_members]),
+        "test_auroc": np.array([one.auroc for one in by_member]),
+        "test_equal_error_f1": np.array([one.equal_error_f1 for one in by_member]),
     }
 
 
 def _pairs(valid: Any, seed: int) -> Float[np.ndarray, " N *S"]:
-    """Valid rows, `ROWS` at most, and behind them as many pseudo-anomalies made of them."""
+    """At most `ROWS` valid rows, then as many pseudo-anomalies made of them."""
     generator = rng.host_generator(seed, rng.Purpose.CORRUPTION, 1)
     rows = valid[np.sort(generator.permutation(len(valid))[:ROWS])]
     return np.concatenate([rows, pseudo_anomalies(rows, seed)])
@@ -161,11 +161,11 @@ def pseudo_anomalies(x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarr
     place, since others have other units.
     """
     generator = rng.host_generator(seed, rng.Purpose.CORRUPTION)
-    made, order = x.copy(), generator.permutation(len(x))
+    mixed, order = x.copy(), generator.permutation(len(x))
     for i, donor in zip(order, np.roll(order, 1), strict=True):  # no row gives to itself
         to, source = (_features if x.ndim == 2 else _boxes)(x.shape[1:], generator)
-        made[(i, *to)] = x[(donor, *source)]
-    return made
+        mixed[(i, *to)] = x[(donor, *source)]
+    return mixed
 
 
 def _share(size: Int[np.ndarray, " A"], generator: np.random.Generator) -> Int[np.ndarray, " A"]:
@@ -231,20 +231,20 @@ def best(course: list[dict], choice: Choice) -> int:
 
 
 def summary(cfg: ExperimentConfig, course: list[dict]) -> dict[str, Any]:
-    """For a report: by what an epoch was selected, which one, and what other choices give.
+    """For a report: how an epoch was selected, which one, and what other choices would give.
 
-    "selection" is there where every epoch was monitored: by each choice its epoch and the test
+    "selection" is there where every epoch was monitored: for each choice its epoch and the test
     AUROC then, a mean over members, and "gap", the oracle's AUROC minus that of the selected epoch.
     """
     choice = CHOICES[cfg.train.select]
-    found = {"selected_by": choice.words, "selected_epoch": best(course, choice)}
+    report = {"selected_by": choice.words, "selected_epoch": best(course, choice)}
     needed = {choice.metric for choice in CHOICES.values()}
     if not all(needed <= line.keys() for line in course):
-        return found
+        return report
     epochs = {name: best(course, choice) for name, choice in CHOICES.items()}
     by = {
         name: {"epoch": epoch, "auroc": course[epoch - 1]["test_auroc"]}
         for name, epoch in epochs.items()
     }
     gap = by["oracle"]["auroc"] - by[cfg.train.select]["auroc"]
-    return found | {"selection": by | {"gap": gap}}
+    return report | {"selection": by | {"gap": gap}}

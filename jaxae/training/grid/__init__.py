@@ -1,9 +1,9 @@
 """Many members in one program: each device trains its own, whole, and none waits for another.
 
 `jaxae.training.train` splits every batch of one model over the devices. A grid has as many models
-as its protocol has classes, seeds, folds and settings, so the models are what is shared out, and a
-device meets the others once an epoch. All rows lie on every device, once; a member is a selection
-of them, keys and settings.
+as its protocol has classes, seeds, folds and settings, so that it shares out whole models, and
+devices wait for each other once an epoch. All rows lie on every device, once; a member is a
+selection of them, keys and settings.
 """
 
 import functools
@@ -53,7 +53,7 @@ class Member(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where the members [E] of a grid stand, in their own order."""
+    """The state of the members [E] of a grid, in their own order, and their best epochs so far."""
 
     state: TrainState
     selected: selection.Selected | None = None
@@ -89,11 +89,11 @@ def fit(
     not depend on the others. Members with fewer rows make fewer steps.
 
     Args:
-      learner: built without a mapped axis; members are told apart by their settings.
+      learner: built without a mapped axis; members differ in settings only.
       rows: float32 [N, *S], those of all members.
       grid: the members [E].
       devices: they share the members out among them.
-      progress: see `start`; or what an earlier call left.
+      progress: from `start`, or of an earlier call.
       done: epochs that `progress` has behind it.
       watch: measures more after every epoch.
       choice: of the epoch whose variables are kept, by each member's own metrics; None = none are.
@@ -163,12 +163,12 @@ def _so_far(lanes: Lanes, state: TrainState, best: selection.Selected | None) ->
 def _epoch_of(
     learner: Learner, rows: Source, grid: Sequence[Member], lanes: Lanes
 ) -> Callable[[TrainState, int], tuple[TrainState, train.EpochMetrics]]:
-    """`(state [D, K, ...], epoch from 1) -> (state, metrics [E])`, everything else in place."""
+    """`(state [D, K, ...], epoch from 1) -> (state, metrics [E])`; the rows are placed here."""
     run, measure = compiled(learner, lanes.devices)
     rows = parallel.place(np.asarray(rows), lanes.devices)
     keys = lanes.out(jnp.stack([_key(member, rng.Purpose.NOISE) for member in grid]))
     values = {name: [member.settings[name] for member in grid] for name in grid[0].settings}
-    settings = lanes.out({name: np.float32(of) for name, of in values.items()})
+    settings = lanes.out({name: np.float32(each) for name, each in values.items()})
     steps = [member.steps for member in grid]
     counts = lanes.out(np.int32(steps), empty=0)
     side_by_side = ceil_div(len(grid), len(lanes.devices))
@@ -191,24 +191,24 @@ def _epoch_of(
         losses = measure(state.variables, rows, valid, settings)
         if epoch < grid[0].cfg.train.epochs:
             plans[epoch + 1] = planned(epoch + 1)
-        found = _means(lanes.back(metrics), steps)
+        means = _means(lanes.back(metrics), steps)
         speed = np.array(sum(steps) / (time.perf_counter() - clock))
         valid_losses = _means({"valid_loss": lanes.back(losses)}, sizes)
-        return state, found | valid_losses | {"steps_per_s": speed}
+        return state, means | valid_losses | {"steps_per_s": speed}
 
     return train_epoch
 
 
 def _key(member: Member, purpose: rng.Purpose) -> Key:
-    """The key that the member's own experiment has, which is an ensemble of one."""
+    """The key of the member's own experiment, which is an ensemble of one."""
     return members.keys(rng.stream(member.cfg.seed, purpose), 1)[0]
 
 
 def _means(values: dict[str, np.ndarray], counts: Sequence[int]) -> dict[str, np.ndarray]:
     """Means [E] of the first so many of each member's values [E, T]."""
     return {
-        name: np.stack([np.mean(one[:n]) for one, n in zip(of, counts, strict=True)])
-        for name, of in values.items()
+        name: np.stack([np.mean(one[:n]) for one, n in zip(by_member, counts, strict=True)])
+        for name, by_member in values.items()
     }
 
 
@@ -222,6 +222,6 @@ def devices_for(
     """
     count = min(asked or len(jax.local_devices()), size)
     devices = parallel.choose(count, size)
-    own = size if devices[0].platform == "cpu" else ceil_div(size, count)
-    memory.check(train.abstract_state(learner, shape, own), devices[:1])
+    resident = size if devices[0].platform == "cpu" else ceil_div(size, count)
+    memory.check(train.abstract_state(learner, shape, resident), devices[:1])
     return devices

@@ -50,28 +50,25 @@ def _work(
                 "over train.noise_std cannot hold 0 and other values"
             )
     devices = grid.devices_for(learner, len(todo), shape, cfg.devices)
-    used = dict.fromkeys(member.data for member in todo)
-    splits = [split for k in used for split in (datasets[k].train, datasets[k].valid)]
-    parts = [sources.read(split.x) for split in splits]
-    ends = np.cumsum([len(part) for part in parts])
-    positions = [np.arange(end - len(part), end) for part, end in zip(parts, ends, strict=True)]
-    of_class = dict(zip(used, zip(positions[::2], positions[1::2], strict=True), strict=True))
+    rows: list[np.ndarray] = []
+    positions: dict[DataConfig, list[np.ndarray]] = {}  # of training and of valid rows
+    for k in dict.fromkeys(member.data for member in todo):
+        positions[k] = []
+        for split in (datasets[k].train, datasets[k].valid):
+            first = sum(map(len, rows))
+            rows.append(sources.read(split.x))
+            positions[k].append(np.arange(first, first + len(rows[-1])))
     placed = [
-        grid.Member(member, own, *of_class[member.data])
+        grid.Member(member, own, *positions[member.data])
         for member, own in zip(todo, settings, strict=True)
     ]
-    return Work(todo, datasets, learner, devices, np.concatenate(parts), placed)
+    return Work(todo, datasets, learner, devices, np.concatenate(rows), placed)
 
 
 def train_members(
     cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
 ) -> None:
-    """Train members side by side, then finish one after the other.
-
-    Args:
-      cfg: of the whole protocol.
-      todo: the members.
-      datasets: of their classes.
+    """Train the members that are still to do side by side, then finish one after the other.
 
     Raises:
       UserError: members that are not one program, more than the devices can hold, or a folder that
@@ -82,9 +79,9 @@ def train_members(
     fresh = [member for member in todo if variables[member] is None]
     work = _work(cfg, fresh, datasets) if fresh else None
     failed: Failed = {}
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         folders = {
-            member: held.enter_context(runlog.enter(member, datasets[member.data].digest))
+            member: locks.enter_context(runlog.enter(member, datasets[member.data].digest))
             for member in todo
         }
         if work:
@@ -148,8 +145,8 @@ def _fitted(
                 except FloatingPointError as error:
                     failed[name] = str(error)
             if is_due(epoch):
-                held = {"members": about, "failed": failed}
-                checkpoint.save(manager, epoch, _stored(so_far()), held)
+                description = {"members": about, "failed": failed}
+                checkpoint.save(manager, epoch, _stored(so_far()), description)
             return metrics
 
         end = grid.fit(
@@ -223,20 +220,23 @@ def _resumed(
     saved = manager.latest_step()
     if saved is None:
         return grid.start(work.learner, work.placed, shape), 0, {}
-    held = checkpoint.about(manager, saved)
-    known, failed = held["members"], held.get("failed")  # an older version names none
+    description = checkpoint.about(manager, saved)
+    stored_members = description["members"]
+    failed = description.get("failed")  # not there in an older version
     epochs = work.members[0].train.epochs
-    if failed is None or not about.items() <= known.items() or saved > epochs:
+    if failed is None or not about.items() <= stored_members.items() or saved > epochs:
         raise UserError(
             f"{manager.directory} holds other members, settings, data or more epochs; remove it, "
             "or name another --run-dir"
         )
-    state = train.abstract_state(work.learner, shape, len(known))
-    epoch = jax.ShapeDtypeStruct((len(known),), np.int32)
+    state = train.abstract_state(work.learner, shape, len(stored_members))
+    epoch = jax.ShapeDtypeStruct((len(stored_members),), np.int32)
     kept = {"kept": state.variables if choice else {}, "kept_epoch": epoch}
     template = parallel.placed_like({"state": state, **kept}, work.devices[:1])
     stored = jax.device_get(checkpoint.restore(manager, template))
-    at = np.array([[*known].index(name) for name in about])  # others may be finished by now
+    at = np.array(
+        [[*stored_members].index(name) for name in about]
+    )  # others may be finished by now
     stored = jax.tree.map(lambda leaf: leaf[at], stored)
     unknown = np.full(len(about), -np.inf)
     best = selection.Selected(stored["kept_epoch"], unknown, stored["kept"]) if choice else None
