@@ -92,7 +92,7 @@ def child(order: dict) -> None:
         return metrics
 
     apart = train.ensemble(learner, cfg, len(x))._replace(plan=plan)
-    train.fit(learner, x, cfg, devices, apart=apart, on_epoch=on_epoch, quiet=True)
+    train.fit(learner, x, cfg, devices, members=apart, on_epoch=on_epoch, quiet=True)
     with Path("/proc/self/status").open() as lines:
         peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
     found = {"steps_per_s": statistics.median(speeds[1:]), "peak_gb": peak}

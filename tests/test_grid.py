@@ -7,7 +7,7 @@ from probes import DEVICES, SHAPE, assert_close, assert_same, images, tiny
 from jaxae.detectors import evaluation
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.training import grid, train
+from jaxae.training import grid, selection, train
 from jaxae.training.grid import lanes, programs
 
 pytestmark = pytest.mark.device
@@ -34,7 +34,7 @@ def trained(members, devices=1, progress=None, done=0, on_epoch=lambda epoch, so
     progress = progress or grid.start(learner, members, SHAPE)
     return grid.fit(
         learner, X, members, DEVICES[:devices], progress, done=done,
-        merit=lambda found: -found["valid_loss"], on_epoch=on_epoch, quiet=True,
+        choice=selection.CHOICES["valid_loss"], on_epoch=on_epoch, quiet=True,
     )  # fmt: skip
 
 
@@ -106,9 +106,9 @@ def test_stopped_and_resumed_is_the_same_as_going_on():
     assert_same(trained(members, 1, saved[1], done=1), whole)
     assert_close(trained(members, 2, saved[1], done=1), whole, rtol=1e-5, atol=1e-5)
     assert_same(trained(members, 1, saved[3], done=3), whole)
-    # What is kept are the weights after the epoch with the lowest validation loss.
-    for i, epoch in enumerate(whole.kept_epoch):
-        assert_same(own(whole.kept, i), own(saved[int(epoch)].state.variables, i))
+    # Selected are the weights after the epoch with the lowest validation loss.
+    for i, epoch in enumerate(whole.selected.epoch):
+        assert_same(own(whole.selected.variables, i), own(saved[int(epoch)].state.variables, i))
 
 
 def test_who_has_fewer_rows_or_sees_some_twice():

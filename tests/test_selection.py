@@ -45,14 +45,15 @@ def test_each_choice_takes_its_best_epoch_and_of_equals_the_later_one():
 
 @pytest.mark.parametrize("name", [name for name in selection.CHOICES if name != "last"])
 def test_what_is_kept_epoch_by_epoch_is_what_the_log_says(name):
-    kept, weights = None, {"w": np.zeros(2, np.float32)}
+    choice, kept, weights = selection.CHOICES[name], None, {"w": np.zeros(2, np.float32)}
     for line in COURSE:
         weights["w"][:] = line["epoch"]  # the arrays of an epoch are gone in the next one
         found = {k: np.array([v, v], np.float32) for k, v in line.items()}
-        kept = selection.keep(selecting(name), kept, line["epoch"], weights, found)
-    assert kept.epoch == selection.best(COURSE, selection.CHOICES[name])
+        kept = selection.keep(choice, kept, line["epoch"], weights, found)
+    assert kept.epoch == selection.best(COURSE, choice)
     np.testing.assert_array_equal(kept.variables["w"], kept.epoch)
-    assert selection.keep(selecting("last"), None, 1, weights, found) is None
+    assert selection.choice_of(selecting(name)) == choice
+    assert selection.choice_of(selecting("last")) is None
 
 
 def test_a_report_sets_the_choices_side_by_side():

@@ -184,7 +184,7 @@ def test_divergence_names_the_member():
     apart = train.ensemble(learner, cfg, len(X))
     apart = apart._replace(settings=apart.settings | {"lr": jnp.array([1e-3, 1e-3, 2e-2])})
     with pytest.raises(FloatingPointError, match=r"energy of member 2 is nan in epoch 2, step 3;"):
-        fit(learner, cfg, apart=apart)
+        fit(learner, cfg, members=apart)
 
 
 def test_metrics_of_an_epoch_are_means_over_its_steps_of_each_member():
@@ -198,7 +198,7 @@ def test_metrics_of_an_epoch_are_means_over_its_steps_of_each_member():
     learner = inner._replace(step=step)
     apart = train.ensemble(learner, cfg, len(X))
     apart = apart._replace(settings=apart.settings | {"lr": jnp.array([1.0, 2.0, 4.0]) / 1024})
-    fit(learner, cfg, apart=apart, on_epoch=lambda epoch, state, row: rows.append(row) or row)
+    fit(learner, cfg, members=apart, on_epoch=lambda epoch, state, row: rows.append(row) or row)
     assert {name: value.shape for name, value in rows[0].items()} == {
         "loss": (3,),
         "rate": (3,),

@@ -138,8 +138,8 @@ def _member(method: str) -> dict:
     alone = apart_._replace(**{
         name: members.only(getattr(apart_, name), 1) for name in ("init", "noise", "settings")
     })  # fmt: skip
-    together = _trained(cfg, apart=apart_)[0][:, 1]
-    return _alike(together, _trained(dataclasses.replace(cfg, ensemble=1), apart=alone)[0][:, 0])
+    together = _trained(cfg, members=apart_)[0][:, 1]
+    return _alike(together, _trained(dataclasses.replace(cfg, ensemble=1), members=alone)[0][:, 0])
 
 
 def _of_grid(method: str) -> dict:

@@ -4,7 +4,7 @@
 
 A detector is arrays (the model's variables, the score's fitted state, the decision with its
 calibration scores, the scaling) and a description of what they are. `parts` has its types,
-`fitting` makes one, `judging` asks it, `files` keeps it.
+`fitting` makes one, `judging` applies it, `files` saves and loads it.
 """
 
 from jaxae.detectors.files import folder_of, load, save, tree

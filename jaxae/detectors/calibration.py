@@ -8,18 +8,18 @@ from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, host_generator
 
-_ASIDE = 3  # address of a draw below Purpose.SPLIT, beside those of splits and of protocols
+_ADDRESS = 3  # of a draw below Purpose.SPLIT, beside those of splits and of protocols
 
 
 def check(cfg: ExperimentConfig) -> None:
-    """Refuse a rule whose promise would not hold, and rows that are set aside for nothing.
+    """Refuse a rule whose guarantee would not hold, and rows that are set aside for nothing.
 
     Raises:
       UserError: says why.
     """
-    wrong = flaw(cfg)
-    if scoring.rule(cfg.threshold.rule).exchangeable and wrong:
-        raise UserError(f"threshold rule {cfg.threshold.rule!r} cannot keep its promise: {wrong}")
+    reason = flaw(cfg)
+    if scoring.rule(cfg.threshold.rule).exchangeable and reason:
+        raise UserError(f"threshold rule {cfg.threshold.rule!r} cannot keep its promise: {reason}")
     if cfg.threshold.aside and not scoring.resolve(cfg.score).standardise:
         raise UserError(
             f"threshold.aside {cfg.threshold.aside} keeps rows for a sum of scores, and "
@@ -28,10 +28,10 @@ def check(cfg: ExperimentConfig) -> None:
 
 
 def flaw(cfg: ExperimentConfig) -> str:
-    """Why p-values are ranks and promise nothing; "" = nothing was fitted on the calibration rows.
+    """Why p-values are mere ranks, without a guarantee; "" = no reason is known.
 
-    It does not tell how they were drawn: the first ones (`threshold.limit`) of a file in which like
-    rows follow each other are no such rows as new normals.
+    It cannot see how the calibration rows were drawn: the first ones (`threshold.limit`) of a
+    sorted file are not exchangeable with new normals.
     """
     if cfg.threshold.on == "train":
         return "the model was trained on threshold.on = train; calibrate on --threshold.on valid"
@@ -64,5 +64,5 @@ def parts(cfg: ExperimentConfig, n: int) -> tuple[Int[np.ndarray, " A"], Int[np.
             f"threshold.aside {cfg.threshold.aside} of {n} valid rows leaves a part empty; raise "
             "data.valid_fraction"
         )
-    order = host_generator(cfg.data.split_seed, Purpose.SPLIT, _ASIDE).permutation(n)
+    order = host_generator(cfg.data.split_seed, Purpose.SPLIT, _ADDRESS).permutation(n)
     return np.sort(order[:count]), np.sort(order[count:])

@@ -1,7 +1,8 @@
-"""What a trained model says of rows, and what scores are worth. No file I/O."""
+"""Outputs, scores and losses of rows by a trained model, and metrics of scores. No file I/O."""
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,20 @@ from jaxae.errors import UserError
 from jaxae.stats import metrics
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
+_Build = TypeVar("_Build", bound=Callable)
 Pending = Callable[[], np.ndarray]  # waits for what devices compute, and gives it on the host
 
 
+def _compiled_once(build: _Build) -> _Build:
+    """`build`, cached by its arguments; the last one is the devices, which may be a list."""
+    cached = functools.lru_cache(maxsize=16)(build)
+    by_tuple: Any = functools.wraps(build)(lambda *args: cached(*args[:-1], tuple(args[-1])))
+    return by_tuple
+
+
+@_compiled_once
 def inference(learner: Learner, devices: parallel.Devices) -> Callable[[PyTree, Source], Outputs]:
     """`(variables [E, ...], x [N, *S]) -> Outputs` of [E, N, ...] on the host; compiled once."""
-    return _inference(learner, tuple(devices))
-
-
-@functools.lru_cache(maxsize=16)
-def _inference(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable:
     run = parallel.rows_fn(learner.infer, devices, learner, fast_compile=True)
     return _over_rows(run, learner, devices)
 
@@ -39,15 +44,15 @@ def _blocks(
 def _over_rows(run: Callable, learner: Learner, devices: parallel.Devices) -> Callable:
     """`(params [E, ...], x [N, *S]) -> run(params, x) [E, N, ...]` on the host."""
 
-    def found(params: PyTree, x: Source) -> PyTree:
+    def over_rows(params: PyTree, x: Source) -> PyTree:
         placed = parallel.place(params, devices)
         return parallel.map_rows(run, placed, _blocks(learner, params, x, devices), len(x))
 
-    return found
+    return over_rows
 
 
 class Blocks:
-    """The rows of a source with what one member says of them, block by block, as often as asked."""
+    """The rows of a source with one member's outputs, block by block, as often as asked."""
 
     def __init__(self, outputs: Callable[[PyTree, Source], Outputs], variables: PyTree, x: Source):
         self._outputs, self._x = outputs, x
@@ -59,6 +64,7 @@ class Blocks:
             yield jax.tree.map(jnp.asarray, Inferred(block, out))
 
 
+@_compiled_once
 def scorer(
     learner: Learner, score: Score, devices: parallel.Devices
 ) -> Callable[[PyTree, PyTree, Source], Float[np.ndarray, "E N"]]:
@@ -67,25 +73,20 @@ def scorer(
     Compiled once for all who ask for the same learner's score: the epochs' monitor, the detector
     and the studies.
     """
-    return _scorer(learner, score, tuple(devices))
+    run = _over_rows(_score_program(learner, score, devices), learner, devices)
+    return lambda variables, fitted, x: run((variables, fitted), x)
 
 
-@functools.lru_cache(maxsize=16)
-def _scorer(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
-    found = _over_rows(_score_program(learner, score, devices), learner, devices)
-    return lambda variables, fitted, x: found((variables, fitted), x)
-
-
-@functools.lru_cache(maxsize=16)
-def _score_program(learner: Learner, score: Score, devices: tuple[jax.Device, ...]) -> Callable:
+@_compiled_once
+def _score_program(learner: Learner, score: Score, devices: parallel.Devices) -> Callable:
     return parallel.rows_fn(_scored(learner, score), devices, learner)
 
 
-@functools.lru_cache(maxsize=16)
+@_compiled_once
 def scores_at_once(
-    learner: Learner, scores: tuple[Score, ...], devices: tuple[jax.Device, ...]
+    learner: Learner, scores: tuple[Score, ...], devices: parallel.Devices
 ) -> Callable[[PyTree, Source], list[Float[np.ndarray, "E N"]]]:
-    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each that fits nothing, at once."""
+    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each of several that fit nothing."""
     by_each = [_scored(learner, score) for score in scores]
 
     def of_rows(variables: PyTree, x: Array) -> list[Array]:
@@ -113,7 +114,7 @@ def scores_fn(
 
     The devices begin at once; what is returned is called for the scores.
     """
-    run = _again(_score_program(learner, score, tuple(devices)), learner, x, devices)
+    run = _on_same_rows(_score_program(learner, score, devices), learner, x, devices)
     return lambda variables, fitted: run((variables, fitted))
 
 
@@ -124,7 +125,7 @@ def loss_fn(
 
     The devices begin at once; what is returned is called for the means.
     """
-    run = _again(_loss_program(learner, tuple(devices)), learner, x, devices)
+    run = _on_same_rows(_loss_program(learner, devices), learner, x, devices)
 
     def begin(variables: PyTree, settings: Settings) -> Pending:
         losses = run((variables, settings))
@@ -133,8 +134,8 @@ def loss_fn(
     return begin
 
 
-@functools.lru_cache(maxsize=16)
-def _loss_program(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable:
+@_compiled_once
+def _loss_program(learner: Learner, devices: parallel.Devices) -> Callable:
     def of_rows(params: tuple[PyTree, Settings], x: Array) -> Array:
         variables, settings = params
         rows = Inferred(x, learner.infer(variables, x))
@@ -143,16 +144,16 @@ def _loss_program(learner: Learner, devices: tuple[jax.Device, ...]) -> Callable
     return parallel.rows_fn(of_rows, devices, learner, fast_compile=True)
 
 
-def _again(
+def _on_same_rows(
     run: Callable, learner: Learner, x: Source, devices: parallel.Devices
 ) -> Callable[[PyTree], Pending]:
-    """`params [E, ...] -> run(params, x) [E, N]`: what is in memory stays on the devices."""
-    kept: list[Array] = []
+    """`params [E, ...] -> run(params, x) [E, N]`: rows in memory stay on the devices."""
+    placed: list[Array] = []
 
     def begin(params: PyTree) -> Pending:
-        rows = kept or _blocks(learner, params, x, devices)
-        if not kept and sources.is_resident(x):
-            rows = kept[:] = list(rows)
+        rows = placed or _blocks(learner, params, x, devices)
+        if not placed and sources.is_resident(x):
+            rows = placed[:] = list(rows)
         return parallel.dispatch_rows(run, parallel.place(params, devices), rows, len(x))
 
     return begin
@@ -166,13 +167,11 @@ def evaluate(
     A value that does not exist is None: the equal-error threshold, say, where flagging every row
     is the best cut.
 
-    Args:
-      scores: higher = more anomalous.
-      y: the truth, True = anomaly.
-      is_anomaly: what a detector decided; a `UserError` is raised where one is not bool.
+    Raises:
+      UserError: truth or decisions are not bool.
     """
     if y.dtype != bool or is_anomaly.dtype != bool:
         raise UserError(f"truth is {y.dtype}, decisions are {is_anomaly.dtype}; both must be bool")
-    found = metrics.measure(scores, y, is_anomaly)._asdict()
-    values = {name: float(v) if np.isfinite(v) else None for name, v in found.items()}
+    measured = metrics.measure(scores, y, is_anomaly)
+    values = {n: float(v) if np.isfinite(v) else None for n, v in measured._asdict().items()}
     return values | {"n_normal": int((~y).sum()), "n_anomaly": int(y.sum())}

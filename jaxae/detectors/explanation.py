@@ -16,7 +16,7 @@ _KINDS = {1: "feature", 2: "sample", 3: "pixel"}  # what a value of a row is, by
 
 
 class Explanation(NamedTuple):
-    """Rows as the model sees them, what it makes of them, and how far that is off."""
+    """Rows as the model sees them, their reconstructions, and the error of each value."""
 
     x: Float[np.ndarray, " N *S"]  # scaled, and mapped by `data.input`
     x_hat: Float[np.ndarray, " N *S"]  # mean over the members
@@ -24,29 +24,25 @@ class Explanation(NamedTuple):
 
 
 class Leading(NamedTuple):
-    """The K values of each row that are reconstructed worst, the worst first."""
+    """The K worst reconstructed values of each row, the worst first."""
 
     index: Int[np.ndarray, "N K A"]  # type: ignore[assignment] # position along each of the row's A axes
     share: Float[np.ndarray, "N K"]  # of the row's whole squared error, in [0, 1]
 
 
 def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Explanation:
-    """The squared error of each value of rows.
+    """The squared error of each value of rows, as `jaxae.detectors.prepared` gives them.
 
-    It explains a reconstruction error, and shows where that lies, which need not be its cause: one
-    value that is far off moves the code, and with it what all others are reconstructed as. A score
-    that looks at codes or neighbours may find a row strange for reasons that no value shows.
-
-    Args:
-      detector: see `jaxae.detectors.load`.
-      x: rows as `jaxae.detectors.prepared` gives them.
+    It shows where the reconstruction error lies, which need not be its cause: one value that is far
+    off moves the code, and with it the reconstruction of all others. A score that looks at codes or
+    neighbours may flag a row for reasons that no single value shows.
 
     Raises:
       UserError: a row is so far from those of the detector that its reconstruction is not finite.
     """
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
-    found = evaluation.inference(learner, jax.local_devices())(detector.variables, x)
-    explained = of(x, np.asarray(found.x_hat))
+    outputs = evaluation.inference(learner, jax.local_devices())(detector.variables, x)
+    explained = of(x, np.asarray(outputs.x_hat))
     finite = np.isfinite(explained.residual)
     detectors.require(finite, "rows are too far from those of the detector to be explained")
     return explained
@@ -55,7 +51,7 @@ def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Expl
 def of(x: Float[np.ndarray, " N *S"], x_hat: Float[np.ndarray, "E N *S"]) -> Explanation:
     """The explanation by the reconstructions of each member."""
     # In float32 the square of a finite score's error may be infinite.
-    residual = np.mean([np.square(x.astype(np.float64) - own) for own in x_hat], axis=0)
+    residual = np.mean([np.square(x.astype(np.float64) - member) for member in x_hat], axis=0)
     return Explanation(x, x_hat.mean(axis=0), residual)
 
 
@@ -76,13 +72,9 @@ def kind(cfg: config.ExperimentConfig, shape: Shape) -> str:
 
 
 def place(index: Int[np.ndarray, " A"], shape: Shape, features: Sequence[str] = ()) -> str:
-    """A position in words, without the axis of a single channel: "12 7".
+    """The position of a value in a row as text, without the axis of a single channel: "12 7".
 
-    Args:
-      index: of a value in a row.
-      shape: of the row.
-      features: names of the values of the last axis, where they have some; of vectors they say it
-        all.
+    `features` are names along the last axis, if there are any.
     """
     if len(features) == shape[-1] and len(shape) <= 2:
         return " ".join([*map(str, index[:-1]), features[int(index[-1])]])

@@ -60,12 +60,12 @@ def load(folder: Path) -> Detector:
             "this version of jaxae, or run an older one again"
         )
     try:
-        known = archive.read_description(folder)
-        cfg = config.from_dict(known["config"])
-        arrays = archive.read_arrays(folder, known["digest"])
+        stored = archive.read_description(folder)
+        cfg = config.from_dict(stored["config"])
+        arrays = archive.read_arrays(folder, stored["digest"])
         names = ("dtype", "jaxae", "data_digest")
-        schema = from_dict(known.get("schema", {}))
-        about = Description(cfg, tuple(known["shape"]), *(known[name] for name in names), schema)
+        schema = from_dict(stored.get("schema", {}))
+        about = Description(cfg, tuple(stored["shape"]), *(stored[name] for name in names), schema)
         decision = Decision(cfg.threshold.rule, **arrays["decision"])
         variables, scaling = arrays["variables"], Scaling(**arrays["scaling"])
     except UserError as error:

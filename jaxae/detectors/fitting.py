@@ -18,11 +18,7 @@ from jaxae.types import Dataset, Learner, PyTree
 
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
-    """Reject what no detector could be made of.
-
-    Args:
-      cfg: its score and threshold rule are looked at.
-      data: None = what can be seen without.
+    """Reject a score or threshold rule that no detector could have, with these data if given.
 
     Raises:
       UserError: an unknown score or rule, a score that the method cannot feed, or a rule whose
@@ -38,8 +34,8 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
             f"does not give; use another --score{', or --method '.join(['', *able])}"
         )
     if data:
-        _, kept = calibration.parts(cfg, len(data.valid.y))
-        count = len(data.train.y if cfg.threshold.on == "train" else kept)
+        _, calibrating = calibration.parts(cfg, len(data.valid.y))
+        count = len(data.train.y if cfg.threshold.on == "train" else calibrating)
         normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)
         jax.eval_shape(rule.fit, normals)  # raises by the number of rows alone
 
@@ -54,12 +50,7 @@ def fit(
 ) -> tuple[Detector, Scores]:
     """Fit the score, score every row, and fit the threshold rule on scores of normals.
 
-    Args:
-      learner: that of `config.for_scoring(cfg)`; see `jaxae.methods.learners.build`.
-      variables: of the trained state.
-      data: the score is fitted on its training rows.
-      cfg: names score and rule, and which normals the rule is fitted on.
-      devices: to score on.
+    `learner` is that of `config.for_scoring(cfg)`; the score is fitted on training rows.
 
     Raises:
       FloatingPointError: a score is not finite, or the model has collapsed.
@@ -70,12 +61,11 @@ def fit(
     of_rows = scores_of(learner, score, variables, fitted, devices)
     scores = Scores(*(of_rows(split.x) for split in (data.train, data.valid, data.test)))
     _check_scores(scores, cfg.score)
-    _, kept = calibration.parts(cfg, len(scores.valid))
-    normals = scores.train if cfg.threshold.on == "train" else scores.valid[kept]
+    _, calibrating = calibration.parts(cfg, len(scores.valid))
+    normals = scores.train if cfg.threshold.on == "train" else scores.valid[calibrating]
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
-    shape = data.raw_shape or data.shape
-    made_of = shape, data.dtype, version("jaxae"), data.digest, data.schema or Schema()
-    about = Description(cfg, *made_of)
+    raw = data.raw_shape or data.shape, data.dtype
+    about = Description(cfg, *raw, version("jaxae"), data.digest, data.schema or Schema())
     return Detector(about, variables, fitted, decision, data.scaling), scores
 
 
@@ -91,15 +81,15 @@ def fit_score(
     if not score.is_fitted:
         return {}
     outputs = evaluation.inference(learner, devices)
-    aside, _ = calibration.parts(cfg, len(data.valid.y))
-    scale_rows = data.valid.x[aside] if cfg.threshold.aside else data.valid.x
-    variables, found = jax.device_get(variables), []
+    standardising, _ = calibration.parts(cfg, len(data.valid.y))
+    scale_rows = data.valid.x[standardising] if cfg.threshold.aside else data.valid.x
+    variables, states = jax.device_get(variables), []
     for member in range(members.count(variables)):
         one = members.pick(variables, member)
         train, valid = (evaluation.Blocks(outputs, one, x) for x in (data.train.x, scale_rows))
         fitted = score.fit(train) if score.fit else {}
-        found.append(score.standardise(fitted, valid) if score.standardise else fitted)
-    return members.stack(found)
+        states.append(score.standardise(fitted, valid) if score.standardise else fitted)
+    return members.stack(states)
 
 
 def _check_not_collapsed(
@@ -125,8 +115,8 @@ def _check_scores(scores: Scores, score: str) -> None:
                 "lower optim.lr or choose another --score"
             )
     # Two rows may tie by chance: of a sum of scores, each standardised by the same two.
-    told = scores.test if len(scores.test) > 2 else np.concatenate([scores.train, scores.test])
-    if len(scores.test) > 1 and (told == told[0]).all():
+    rows = scores.test if len(scores.test) > 2 else np.concatenate([scores.train, scores.test])
+    if len(scores.test) > 1 and (rows == rows[0]).all():
         raise FloatingPointError(
             f"score {score!r} is {scores.test[0]:g} for every test row, so it tells none apart; "
             "choose another --score"

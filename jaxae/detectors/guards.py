@@ -1,7 +1,7 @@
-"""Signs that something died in training, though every number is finite.
+"""Warnings that something died in training, though every number is finite.
 
-Each guard looks at arrays on the host and says in a line what it found; a run that is well is
-silent. What leaves no detector at all is an error.
+Each guard looks at arrays on the host and yields a line for each problem. What leaves no detector
+at all is an error.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float
 
 from jaxae import detectors, scoring
 from jaxae.detectors import evaluation
-from jaxae.devices.parallel import Devices
 from jaxae.methods import learners
 from jaxae.stats import curve
 from jaxae.types import Dataset, Learner, PyTree, Source
@@ -28,38 +27,31 @@ def look(
     detector: detectors.Detector,
     scores: detectors.Scores,
     data: Dataset,
-    devices: Devices,
 ) -> list[str]:
-    """All that the guards find in a finished run, a line each.
+    """All warnings of a finished run, a line each; some hundreds of rows are inferred.
 
-    Args:
-      learner: that of scoring.
-      initial: the parameters before the first step [E, ...].
-      detector: of the run.
-      scores: its scores.
-      data: on which it was made; some hundreds of rows are inferred.
-      devices: to infer on.
+    `learner` is that of scoring, `initial` are the parameters before the first step [E, ...].
 
     Raises:
       FloatingPointError: no parameter of a member has moved.
     """
     cfg, variables = detector.about.config, detector.variables
-    method, infer = learners.METHODS[cfg.method], evaluation.inference(learner, devices)
-    found = [*constant_scores(scores.test), *below_chance(scores.test, data.test.y)]
-    judged = log_odds(method)
-    if judged:
+    method, infer = learners.METHODS[cfg.method], evaluation.inference(learner, jax.local_devices())
+    lines = [*constant_scores(scores.test), *below_chance(scores.test, data.test.y)]
+    names = log_odds(method)
+    if names:
         extra = infer(variables, _some(data.test.x)).extra
-        found += dead_discriminator({name: np.asarray(extra[name]) for name in judged})
+        lines += dead_discriminator({name: np.asarray(extra[name]) for name in names})
     if "model.latent" in method.reads and cfg.model.latent:
-        found += dead_codes(infer(variables, _some(data.train.x)).z)
+        lines += dead_codes(infer(variables, _some(data.train.x)).z)
     params = jax.device_get(variables["params"])
-    return [*found, *unmoved(jax.device_get(initial), params), *identical(params)]
+    return [*lines, *unmoved(jax.device_get(initial), params), *identical(params)]
 
 
 def log_odds(method: learners.Method) -> list[str]:
-    """Names of the outputs of a method that are a discriminator's: scores take them as they are."""
-    taken = (score.needs for score in scoring.SCORES.values() if not score.log_scale)
-    return sorted(frozenset().union(*taken) & method.outputs)
+    """Names of a method's outputs that are log-odds of a discriminator, as scores use them."""
+    used = (score.needs for score in scoring.SCORES.values() if not score.log_scale)
+    return sorted(frozenset().union(*used) & method.outputs)
 
 
 def _some(x: Source) -> np.ndarray:
@@ -100,7 +92,7 @@ def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> 
 
 
 def dead_discriminator(log_odds: dict[str, Float[np.ndarray, "E N"]]) -> Iterator[str]:
-    """A discriminator that says the same of all rows, or whose sigmoid is saturated for all."""
+    """A discriminator that is constant over rows, or whose sigmoid is saturated for all."""
     for name, of_members in log_odds.items():
         for member, values in enumerate(of_members):
             who = f"the discriminator{_of(member, len(of_members))} is dead: {name}"
@@ -135,34 +127,32 @@ def unmoved(initial: PyTree, params: PyTree) -> Iterator[str]:
     before, after = (_leaves(tree) for tree in (initial, params))
     size = len(next(iter(after.values())))
     for member in range(size):
-        still = [
-            name for name in after if np.array_equal(before[name][member], after[name][member])
-        ]
-        if len(still) == len(after):
+        same = [n for n in after if np.array_equal(before[n][member], after[n][member])]
+        if len(same) == len(after):
             raise FloatingPointError(
                 f"no parameter{_of(member, size)} has moved from its initial value; raise optim.lr"
             )
-        if still:
-            names = ", ".join(still[:3]) + (" ..." if len(still) > 3 else "")
+        if same:
+            names = ", ".join(same[:3]) + (" ..." if len(same) > 3 else "")
             yield (
-                f"{len(still)} of {len(after)} parameter arrays{_of(member, size)} have not moved "
+                f"{len(same)} of {len(after)} parameter arrays{_of(member, size)} have not moved "
                 f"from their initial values: {names}"
             )
 
 
 def identical(params: PyTree) -> Iterator[str]:
-    """Members with the same parameters: an ensemble of fewer than it seems."""
+    """Members with the same parameters: the ensemble is smaller than it seems."""
     leaves = _leaves(params).values()
     first: dict[bytes, int] = {}
     for member in range(len(next(iter(leaves)))):
-        held = b"".join(np.ascontiguousarray(leaf[member]).tobytes() for leaf in leaves)
-        if held in first:
-            yield f"members {first[held]} and {member} are identical"
-        first.setdefault(held, member)
+        content = b"".join(np.ascontiguousarray(leaf[member]).tobytes() for leaf in leaves)
+        if content in first:
+            yield f"members {first[content]} and {member} are identical"
+        first.setdefault(content, member)
 
 
 def _leaves(params: PyTree) -> dict[str, np.ndarray]:
-    """Name -> array [E, ...], of those that hold anything."""
+    """Name -> array [E, ...], without empty ones."""
     flat = jax.tree_util.tree_leaves_with_path(params)
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
     return {name: np.asarray(leaf) for name, leaf in named.items() if leaf.size}

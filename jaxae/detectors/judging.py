@@ -1,4 +1,4 @@
-"""What a detector says of rows that it has never seen."""
+"""Scores, p-values and decisions of a detector for raw rows that it has never seen."""
 
 from collections.abc import Callable
 
@@ -30,13 +30,14 @@ def score_fn(
 def scores_of(
     learner: Learner, score: Score, variables: PyTree, fitted: PyTree, devices: parallel.Devices
 ) -> Callable[[Source], Float[np.ndarray, " N"]]:
-    """The same of a detector's parts."""
+    """The same from a detector's parts."""
     scorer = evaluation.scorer(learner, score, devices)
 
     def scores(x: Source) -> Float[np.ndarray, " N"]:
-        found = scorer(variables, fitted, x)
-        # The mean of one is itself, and needs no program.
-        return found[0] if len(found) == 1 else np.asarray(scoring.combine(jnp.asarray(found)))
+        by_member = scorer(variables, fitted, x)
+        if len(by_member) == 1:  # the mean of one is itself, and needs no program
+            return by_member[0]
+        return np.asarray(scoring.combine(jnp.asarray(by_member)))
 
     return scores
 
@@ -47,7 +48,7 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) ->
     Args:
       detector: see `load`.
       raw: [N, *S]; a single channel may be left out.
-      first: the number of the first row, for messages, where they are some of many.
+      first: the number of the first row in messages, where these are a part of many.
 
     Raises:
       UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
@@ -58,7 +59,7 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) ->
 
 @parallel.on_host()
 def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"], first: int = 0) -> Judgement:
-    """The same of rows that are `prepared`; a `UserError` where a score is not finite."""
+    """The same for rows that are `prepared`; a `UserError` where a score is not finite."""
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     scores = score_fn(detector, learner, jax.local_devices())(x)
     problem = "rows are too far from those of the detector to have a score"
@@ -75,7 +76,7 @@ def prepared(
     Raises:
       UserError: rows that it does not judge; see `judge`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is found right below
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow in float32 is found right below
         x = scaled(_checked(detector.about, raw), detector.scaling)
     require(np.isfinite(x), "rows hold NaN or infinite values", first)
     return inputs.mapped(detector.about.config.data.input, x)
@@ -101,7 +102,7 @@ def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
 
 
 def require(ok: np.ndarray, problem: str, first: int = 0) -> None:
-    """Refuse rows [N, ...], from number `first` on, of which a value is not as it must be."""
+    """Refuse rows [N, ...], counted from `first`, with a value that is not ok."""
     bad = np.flatnonzero(~ok.reshape(len(ok), -1).all(axis=1))
     if bad.size:
         raise UserError(f"{bad.size} {problem}, first row {first + bad[0]}; remove or mend them")

@@ -1,4 +1,4 @@
-"""What a detector is made of."""
+"""The types of a detector and of its results."""
 
 import dataclasses
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Scores(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What a detector says of rows."""
+    """The result of a detector for N rows."""
 
     score: Float[np.ndarray, " N"]
     p_value: Float[np.ndarray, " N"]  # the rank of the score; see `jaxae.detectors.calibration`
@@ -29,7 +29,7 @@ class Judgement(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a detector is, without its arrays."""
+    """All of a detector but its arrays."""
 
     config: ExperimentConfig  # method and model, score and its precision, rule, ensemble, scaling
     shape: Shape  # of a raw row

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,26 +22,8 @@ Plan = Int[np.ndarray, "D T B"]
 Measured = Callable[[], dict[str, np.ndarray]]  # waits for the metrics, each [E, T]
 
 
-@runtime_checkable
-class Feed(Protocol):
-    """Rows, and what trains an epoch on them."""
-
-    def compile(self) -> None:
-        """Before the first epoch; compiled once.
-
-        Raises:
-          MemoryError: the devices do not hold what the program takes.
-        """
-
-    def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
-        """Have the devices begin with an epoch; the state is donated."""
-
-    def needed(self, batch: int) -> int:
-        """Bytes that an epoch takes on each device if the global batch has another size."""
-
-
 def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool = False) -> bool:
-    """Whether rows are read while training, and, where that was left open, a line that says so.
+    """Whether rows are read while training; where "auto" decides for it, a printed line says so.
 
     Args:
       asked: "resident", "streaming", or "auto": resident where the rows lie in memory, or would
@@ -65,29 +47,14 @@ def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool =
     return streams
 
 
-def make(
-    streams: bool,
-    learner: Learner,
-    x: Source,
-    devices: parallel.Devices,
-    start: tuple[TrainState, PyTree, PyTree],
-    plan: Plan,
-) -> Feed:
-    """What trains an epoch.
-
-    Args:
-      streams: see `is_streaming`.
-      learner: see `jaxae.devices.parallel.epoch_fn`.
-      x: training rows [N, *S] float32.
-      devices: D of them, of all processes.
-      start: state, keys and settings, `place`d.
-      plan: one epoch's; all have its shape.
-    """
-    return (_Streaming if streams else _Resident)(learner, x, devices, start, plan)
-
-
 class _Resident:
-    """All rows on every device."""
+    """All rows on every device.
+
+    A feed compiles the program of an epoch once, before the first one; raises a `MemoryError` where
+    the devices do not hold what it takes. Called with a state, which is donated, and a plan, it has
+    the devices begin with an epoch. `needed` are the bytes that an epoch takes on each device if
+    the global batch has another size.
+    """
 
     def __init__(
         self, learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
@@ -118,7 +85,7 @@ class _Resident:
 
 
 class _Streaming:
-    """The rows of the next steps on the devices whose they are; read by another thread."""
+    """Only the rows of the next steps, each on its own device; another thread reads them."""
 
     def __init__(
         self, learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
@@ -130,10 +97,9 @@ class _Streaming:
         self._programs: dict[int, tuple[Callable, jax.Array]] = {}
 
     def _steps_of_part(self, steps: int, share: int) -> int:
-        of_step = (
-            4 * share * math.prod(self._x.shape[1:]) * len(parallel.local_positions(self._devices))
-        )
-        return _steps_of_part(steps, tuning.FEED_BYTES // of_step)
+        rows_of_step = share * len(parallel.local_positions(self._devices))
+        step_bytes = 4 * rows_of_step * math.prod(self._x.shape[1:])
+        return _steps_of_part(steps, tuning.FEED_BYTES // step_bytes)
 
     def compile(self) -> None:
         count, share, row = len(self._devices), self._share, self._x.shape[1:]
@@ -148,20 +114,20 @@ class _Streaming:
         self._state = _shapes(self._state)
 
     def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
-        found: list[Metrics] = []
+        pending: list[Metrics] = []
 
         def read(first: int) -> tuple[int, jax.Array]:
             return _part(self._x, plan, first, self._part, self._devices)
 
         for length, rows in _ahead(read, self._steps, self._part):
             program, own = self._programs[length]
-            if len(found) > 1:  # so that no more than a few parts lie on the devices
-                jax.block_until_ready(found[-2])
+            if len(pending) > 1:  # so that no more than a few parts lie on the devices
+                jax.block_until_ready(pending[-2])
             state, metrics = program(state, rows, own, *self._rest)
-            found.append(metrics)
+            pending.append(metrics)
 
         def fetch() -> dict[str, np.ndarray]:
-            parts = [parallel.fetch(metrics) for metrics in found]
+            parts = [parallel.fetch(metrics) for metrics in pending]
             return jax.tree.map(lambda *a: np.concatenate(a, axis=1), *parts)
 
         return state, fetch
@@ -177,20 +143,38 @@ class _Streaming:
         return memory.of_program(program)
 
 
+Feed = _Resident | _Streaming
+
+
+def make(
+    streams: bool,
+    learner: Learner,
+    x: Source,
+    devices: parallel.Devices,
+    start: tuple[TrainState, PyTree, PyTree],
+    plan: Plan,
+) -> Feed:
+    """The feed of training rows [N, *S] float32 to D devices, of all processes.
+
+    `start` is state, keys and settings, `place`d; `plan` is one epoch's, and all have its shape.
+    """
+    return (_Streaming if streams else _Resident)(learner, x, devices, start, plan)
+
+
 def _shapes(tree: PyTree) -> PyTree:
-    """What there is to know of arrays without their values."""
+    """Shapes and dtypes of arrays."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _blank(shape: tuple, devices: parallel.Devices) -> jax.Array:
-    """To compile for: `pmap` in many processes takes no shapes."""
+    """Zeros to compile for: `pmap` in many processes takes no shapes."""
     return parallel.split_by(
         lambda own: np.zeros((len(own), *shape[1:]), np.float32), shape, devices
     )
 
 
 def _steps_of_part(steps: int, wanted: int) -> int:
-    """About as many as wanted, so that no part has a single step of several.
+    """About as many steps as wanted in each part, and never a last part of a single step.
 
     XLA unrolls a loop of one step and fuses it differently: its bits would be others.
     """
@@ -203,7 +187,7 @@ def _steps_of_part(steps: int, wanted: int) -> int:
 def _part(
     x: Source, plan: Plan, first: int, length: int, devices: parallel.Devices
 ) -> tuple[int, jax.Array]:
-    """The rows of some steps, on the devices whose they are, and how many steps they are."""
+    """How many steps a part has, and their rows, each on its own device."""
     index = plan[:, first : first + length]
     of_device = (index.shape[1] * index.shape[2], *x.shape[1:])
 

@@ -1,14 +1,14 @@
 """Which epoch becomes the detector, and what the choice is worth.
 
-The last epoch, or one that looks good by something that needs no labels, is a detector that anybody
-could have made. The epoch that is best on the test rows is none: it knows the answers. That choice
-is called the oracle, must be allowed with a flag of its own, and shows how far the others are from
-what the course of training had in it.
+The last epoch, or the best by a metric that needs no labels, gives a detector that could be made in
+practice. The epoch that is best on the test rows does not: it was chosen by the test labels. That
+choice is called the oracle, must be allowed with a flag of its own, and shows how much better the
+others could have been.
 
 To add a choice, name it in `CHOICES` and in the type of `TrainConfig.select`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from jaxae.stats import curve, metrics
 from jaxae.storage import checkpoint
 from jaxae.types import Dataset, Learner, PyTree, Settings, TrainState
 
-ROWS = 2048  # valid rows at most that are set against pseudo-anomalies, so that epochs stay short
+ROWS = 2048  # at most so many valid rows are compared with pseudo-anomalies, to keep epochs short
 Metrics = dict[str, Float[np.ndarray, " E"]]
 
 
@@ -38,6 +38,10 @@ class Choice(NamedTuple):
     sign: int = 1  # 1 = the highest is best, -1 = the lowest
     oracle: bool = False  # whether it looks at test labels
 
+    def merit(self, metrics: Mapping[str, Any]) -> Any:
+        """How good an epoch is by its metrics; higher = better, and of equals the later is best."""
+        return self.sign * metrics[self.metric]
+
 
 CHOICES: dict[str, Choice] = {
     "last": Choice("last epoch", "epoch"),
@@ -47,16 +51,21 @@ CHOICES: dict[str, Choice] = {
 }
 
 
-class Chosen(NamedTuple):
-    """The best epoch so far, kept until a better one comes."""
+class Selected(NamedTuple):
+    """The best epoch so far: of a run, or of each member [E] of a grid."""
 
-    epoch: int
-    merit: float  # higher = better
-    variables: PyTree  # of the model then
+    epoch: int | Int[np.ndarray, " E"]
+    merit: float | Float[np.ndarray, " E"]  # see `Choice.merit`
+    variables: PyTree  # `TrainState.variables` then
 
     def stored(self) -> PyTree:
-        """What a checkpoint holds of it; its merit is in the log."""
+        """What a run's checkpoint holds of it; its merit is in the log."""
         return {"epoch": np.asarray(self.epoch, np.int32), "variables": self.variables}
+
+
+def choice_of(cfg: ExperimentConfig) -> Choice | None:
+    """The choice of a configuration; None = the last epoch, which training keeps anyway."""
+    return None if cfg.train.select == "last" else CHOICES[cfg.train.select]
 
 
 def check(cfg: ExperimentConfig) -> None:
@@ -75,26 +84,26 @@ def check(cfg: ExperimentConfig) -> None:
 def watch(
     cfg: ExperimentConfig, learner: Learner, data: Dataset, devices: Devices
 ) -> Callable[[PyTree, Settings], Callable[[], Metrics]]:
-    """`(variables [E, ...], settings [E]) -> metrics of one epoch`, all that it may be chosen by.
+    """`(variables [E, ...], settings [E]) -> metrics of one epoch`, those that it may be chosen by.
 
-    The devices begin at once; what is returned is called for the metrics.
+    The devices begin at once; call what is returned to wait for the metrics.
 
     valid_loss always. Where epochs are monitored or chosen by them: pseudo_auroc, the AUROC of the
     run's score between valid rows and `pseudo_anomalies` made of them; test_auroc and
-    test_equal_error_f1, which look at the truth and may choose nothing without saying so. A score
+    test_equal_error_f1, which look at the test labels and so choose for the oracle only. A score
     that is fitted is fitted after each epoch, on all training rows.
     """
     losses = evaluation.loss_fn(learner, data.valid.x, devices)
-    wanted = {CHOICES[cfg.train.select].metric}
+    needed = {CHOICES[cfg.train.select].metric}
     if cfg.train.monitor:
-        wanted = {choice.metric for choice in CHOICES.values()}
+        needed = {choice.metric for choice in CHOICES.values()}
     score = scoring.resolve(cfg.score)
     scorer = learners.build(for_scoring(cfg), data.shape)
-    pairs = _pairs(data.valid.x, cfg.data.split_seed) if "pseudo_auroc" in wanted else None
+    pairs = _pairs(data.valid.x, cfg.data.split_seed) if "pseudo_auroc" in needed else None
     scorers = {
         name: evaluation.scores_fn(scorer, score, x, devices)
         for name, x in (("pseudo_auroc", pairs), ("test_auroc", data.test.x))
-        if name in wanted
+        if name in needed
     }
 
     def scored(variables: PyTree) -> dict[str, evaluation.Pending]:
@@ -106,14 +115,14 @@ def watch(
         begun = None if score.is_fitted else scored(variables)  # fitting has to wait for outputs
 
         def measured() -> Metrics:
-            found = {"valid_loss": valid_loss()}
+            metrics = {"valid_loss": valid_loss()}
             pending = scored(variables) if begun is None else begun
             scores = {name: fetch() for name, fetch in pending.items()}
             if "pseudo_auroc" in scores:
-                found["pseudo_auroc"] = _auroc_of_pairs(scores["pseudo_auroc"])
+                metrics["pseudo_auroc"] = _auroc_of_pairs(scores["pseudo_auroc"])
             if "test_auroc" in scores:
-                found |= _on_test(scores["test_auroc"], data.test.y)
-            return found
+                metrics |= _on_test(scores["test_auroc"], data.test.y)
+            return metrics
 
         return measured
 
@@ -121,7 +130,7 @@ def watch(
 
 
 def _auroc_of_pairs(scores: Float[np.ndarray, "E N"]) -> Float[np.ndarray, " E"]:
-    """Of scores whose second half is that of anomalies."""
+    """The AUROC of scores whose second half is of pseudo-anomalies."""
     is_pseudo = np.arange(scores.shape[1]) >= scores.shape[1] // 2
     return np.array([curve.area(row, is_pseudo) for row in scores])
 
@@ -134,7 +143,7 @@ def _on_test(scores: Float[np.ndarray, "E N"], y: Bool[np.ndarray, " N"]) -> Met
 
 
 def _pairs(valid: Any, seed: int) -> Float[np.ndarray, " N *S"]:
-    """Valid rows, `ROWS` at most, and behind them as many pseudo-anomalies made of them."""
+    """At most `ROWS` valid rows, then as many pseudo-anomalies made of them."""
     generator = rng.host_generator(seed, rng.Purpose.CORRUPTION, 1)
     rows = valid[np.sort(generator.permutation(len(valid))[:ROWS])]
     return np.concatenate([rows, pseudo_anomalies(rows, seed)])
@@ -149,11 +158,11 @@ def pseudo_anomalies(x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarr
     place, since others have other units.
     """
     generator = rng.host_generator(seed, rng.Purpose.CORRUPTION)
-    made, order = x.copy(), generator.permutation(len(x))
+    mixed, order = x.copy(), generator.permutation(len(x))
     for i, donor in zip(order, np.roll(order, 1), strict=True):  # no row gives to itself
         to, source = (_features if x.ndim == 2 else _boxes)(x.shape[1:], generator)
-        made[(i, *to)] = x[(donor, *source)]
-    return made
+        mixed[(i, *to)] = x[(donor, *source)]
+    return mixed
 
 
 def _share(size: Int[np.ndarray, " A"], generator: np.random.Generator) -> Int[np.ndarray, " A"]:
@@ -176,28 +185,25 @@ def _boxes(shape: tuple, generator: np.random.Generator) -> tuple[tuple, ...]:
 
 
 def keep(
-    cfg: ExperimentConfig, best: Chosen | None, epoch: int, variables: PyTree, found: Metrics
-) -> Chosen | None:
-    """The better of the best epoch so far and this one, whose variables are copied if it is better.
+    choice: Choice, best: Selected | None, epoch: int, variables: PyTree, metrics: Metrics
+) -> Selected:
+    """The better of a run's best epoch so far and this one, by the mean over members.
 
-    Of equals the later one is. None where the last epoch is selected: training keeps it anyway.
+    The variables are copied if this one is better.
     """
-    if cfg.train.select == "last":
-        return None
-    choice = CHOICES[cfg.train.select]
-    merit = choice.sign * float(np.mean(found[choice.metric]))
+    merit = float(np.mean(choice.merit(metrics)))
     if best and merit < best.merit:
         return best
-    return Chosen(epoch, merit, jax.tree.map(jnp.copy, variables))
+    return Selected(epoch, merit, jax.tree.map(jnp.copy, variables))
 
 
 def resumed(
-    cfg: ExperimentConfig, manager: checkpoint.Manager, state: TrainState, course: list[dict]
-) -> Chosen | None:
-    """The best epoch of those that a restored state has behind it.
+    choice: Choice, manager: checkpoint.Manager, state: TrainState, course: list[dict]
+) -> Selected:
+    """A run's best epoch of those that a restored state has behind it.
 
     Args:
-      cfg: its `train.select`.
+      choice: of the run.
       manager: the state's checkpoint holds the best epoch's variables.
       state: as it was restored.
       course: as many epochs of `metrics.jsonl`.
@@ -205,41 +211,37 @@ def resumed(
     Raises:
       UserError: the checkpoint keeps no epoch, or another one than the log would choose.
     """
-    if cfg.train.select == "last":
-        return None
     like = {"epoch": np.zeros((), np.int32), "variables": state.variables}
     stored = checkpoint.restore_chosen(manager, like, len(course))
-    epoch, choice = int(stored["epoch"]), CHOICES[cfg.train.select]
-    if epoch != best(course, choice):
+    epoch, logged = int(stored["epoch"]), best(course, choice)
+    if epoch != logged:
         raise UserError(
-            f"the checkpoint keeps epoch {epoch}, but metrics.jsonl has epoch "
-            f"{best(course, choice)} as the best by {choice.words}; put it back, or name another "
-            "--run-dir"
+            f"the checkpoint keeps epoch {epoch}, but metrics.jsonl has epoch {logged} as the best "
+            f"by {choice.words}; put it back, or name another --run-dir"
         )
-    merit = choice.sign * course[epoch - 1][choice.metric]
-    return Chosen(epoch, merit, stored["variables"])
+    return Selected(epoch, choice.merit(course[epoch - 1]), stored["variables"])
 
 
 def best(course: list[dict], choice: Choice) -> int:
     """The number of the best epoch; of equals the last."""
-    return max(course, key=lambda line: (choice.sign * line[choice.metric], line["epoch"]))["epoch"]
+    return max(course, key=lambda line: (choice.merit(line), line["epoch"]))["epoch"]
 
 
 def summary(cfg: ExperimentConfig, course: list[dict]) -> dict[str, Any]:
-    """For a report: by what an epoch was selected, which one, and what other choices give.
+    """For a report: how an epoch was selected, which one, and what other choices would give.
 
-    "selection" is there where every epoch was monitored: by each choice its epoch and the test
+    "selection" is there where every epoch was monitored: for each choice its epoch and the test
     AUROC then, a mean over members, and "gap", the oracle's AUROC minus that of the selected epoch.
     """
     choice = CHOICES[cfg.train.select]
-    found = {"selected_by": choice.words, "selected_epoch": best(course, choice)}
+    report = {"selected_by": choice.words, "selected_epoch": best(course, choice)}
     needed = {choice.metric for choice in CHOICES.values()}
     if not all(needed <= line.keys() for line in course):
-        return found
+        return report
     epochs = {name: best(course, choice) for name, choice in CHOICES.items()}
     by = {
         name: {"epoch": epoch, "auroc": course[epoch - 1]["test_auroc"]}
         for name, epoch in epochs.items()
     }
     gap = by["oracle"]["auroc"] - by[cfg.train.select]["auroc"]
-    return found | {"selection": by | {"gap": gap}}
+    return report | {"selection": by | {"gap": gap}}

@@ -1,7 +1,6 @@
 """Fitting a learner, epoch by epoch: one dispatch and one fetch each where rows are resident."""
 
 import contextlib
-import contextvars
 import functools
 import sys
 import time
@@ -27,32 +26,27 @@ OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add met
 
 
 class Members(NamedTuple):
-    """What tells the members of a training apart.
+    """What the members of a training differ in, and the rows that they share.
 
-    Attributes:
-      init: keys of the initial weights [E].
-      noise: keys of the noise [E].
-      settings: `Learner.settings`, each [E].
-      plan: `(epoch, devices) -> rows of each step`, [D, T, B/D] int32, which all members see;
-        those that have rows of their own are a grid, see `jaxae.training.grid`.
+    Members that have rows of their own are a grid, see `jaxae.training.grid`.
     """
 
-    init: Key
-    noise: Key
-    settings: Settings
-    plan: Callable[[int, int], np.ndarray]
+    init: Key  # of the initial weights [E]
+    noise: Key  # of the noise [E]
+    settings: Settings  # `Learner.settings`, each [E]
+    plan: Callable[[int, int], np.ndarray]  # (epoch, devices) -> rows of each step [D, T, B/D]
 
 
 class Fitted(NamedTuple):
-    """What training leaves behind."""
+    """The result of training."""
 
     state: TrainState
-    compile_s: float  # compilation of the epoch, apart from everything else
+    compile_s: float  # seconds that compiling the epoch took
 
 
 @parallel.on_host()
 def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
-    """The members that a configuration asks for: same n rows, same batches, other random numbers.
+    """The members of a configuration's ensemble: the same n rows and batches, other random numbers.
 
     Its plan raises a `UserError` where the batch does not fit the rows or the devices.
     """
@@ -103,7 +97,7 @@ def fit(
     cfg: ExperimentConfig,
     devices: parallel.Devices,
     *,
-    apart: Members | None = None,
+    members: Members | None = None,
     state: TrainState | None = None,
     measure: Measure = lambda state: dict,
     on_epoch: OnEpoch = lambda epoch, state, metrics: metrics,
@@ -119,7 +113,7 @@ def fit(
       x: normal training rows [N, *S] float32.
       cfg: its epochs, batch size, seed and ensemble.
       devices: see `devices_for`.
-      apart: what tells members apart; None = `ensemble(learner, cfg, N)`.
+      members: what members differ in; None = `ensemble(learner, cfg, N)`.
       state: where to start; None = `initial_state`. It is donated: copy to keep.
       measure: begins to measure the state after an epoch; what it returns gives the metrics.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
@@ -132,16 +126,16 @@ def fit(
         devices: then it names one that does.
     """
     checks.refuse_rows(x)
-    apart = apart or ensemble(learner, cfg, len(x))
-    plan = apart.plan(0, len(devices))  # checks the batch before anything is compiled
+    members = members or ensemble(learner, cfg, len(x))
+    plan = members.plan(0, len(devices))  # checks the batch before anything is compiled
     steps = plan.shape[1]
     if state is None:
-        state = initial_state(learner, x.shape[1:], apart.init)
+        state = initial_state(learner, x.shape[1:], members.init)
     start = epochs_done(state, steps)
     if start >= cfg.train.epochs:
         return Fitted(state, 0.0)
     streams = feeds.is_streaming(cfg.train.feed, x, devices, quiet)
-    state, keys, settings = parallel.place((state, apart.noise, apart.settings), devices)
+    state, keys, settings = parallel.place((state, members.noise, members.settings), devices)
 
     clock = time.perf_counter()
     feed = feeds.make(streams, learner, x, devices, (state, keys, settings), plan)
@@ -149,12 +143,12 @@ def fit(
         feed.compile()
     compile_s = time.perf_counter() - clock
     with progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
-        plans = (apart.plan(epoch, len(devices)) for epoch in range(start, cfg.train.epochs))
+        plans = (members.plan(epoch, len(devices)) for epoch in range(start, cfg.train.epochs))
         plan = next(plans)
         for epoch in range(start, cfg.train.epochs):
             with _trace(cfg, epoch, start):
-                state, found, plan = _epoch(epoch + 1, feed, state, plan, plans, measure, advice)
-            show(bar, steps, on_epoch(epoch + 1, state, found))
+                state, metrics, plan = _epoch(epoch + 1, feed, state, plan, plans, measure, advice)
+            show(bar, steps, on_epoch(epoch + 1, state, metrics))
     return Fitted(state, compile_s)
 
 
@@ -184,42 +178,29 @@ def _epoch(
 
 
 def epochs_done(state: TrainState, steps: int) -> int:
-    """How many whole epochs of so many steps a state has behind it; members march together."""
+    """How many whole epochs of so many steps a state has behind it; the same for all members."""
     return int(np.max(jax.device_get(state.step))) // steps
 
 
 def progress_bar(
     total: int, done: int, quiet: bool, what: str = "training", unit: str = "step"
 ) -> tqdm:
-    """On the terminal or, less often, in a log."""
+    """A progress bar on the terminal, updated less often where stderr is a file."""
     return tqdm(
         total=total,
         initial=done,
         unit=unit,
         desc=what,
-        disable=quiet or _QUIET.get() or jax.process_index() > 0,
+        disable=quiet or jax.process_index() > 0,
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
     )
 
 
-_QUIET: contextvars.ContextVar[bool] = contextvars.ContextVar("quiet", default=False)
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Show no progress of what is trained meanwhile."""
-    token = _QUIET.set(True)
-    try:
-        yield
-    finally:
-        _QUIET.reset(token)
-
-
 def show(bar: tqdm, steps: int, metrics: EpochMetrics) -> None:
     """Move the bar on by an epoch."""
-    known = {name: f"{metrics[name].mean():.5f}" for name in SHOWN if name in metrics}
-    bar.set_postfix(known, refresh=False)
+    shown = {name: f"{metrics[name].mean():.5f}" for name in SHOWN if name in metrics}
+    bar.set_postfix(shown, refresh=False)
     bar.update(steps)
 
 
@@ -231,23 +212,23 @@ def _trace(cfg: ExperimentConfig, epoch: int, start: int) -> contextlib.Abstract
 
 
 def check_finite(metrics: EpochMetrics, when: str) -> None:
-    """Find the metric, of some member [E] or of all [], that is no number.
+    """Check the metrics of members [E], or of all of them together [].
 
     Raises:
-      FloatingPointError: names it, its member and `when` that was.
+      FloatingPointError: one is not finite; names it, its member and `when` that was.
     """
     for name, values in metrics.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
-            who = f" of member {bad[0]}" if np.size(values) > 1 else ""
+            member = f" of member {bad[0]}" if np.size(values) > 1 else ""
             raise FloatingPointError(
-                f"{name}{who} is {np.ravel(values)[bad[0]]} {when}; lower optim.lr, or look for "
+                f"{name}{member} is {np.ravel(values)[bad[0]]} {when}; lower optim.lr, or look for "
                 "extreme values in the data"
             )
 
 
 def _check_steps(metrics: dict[str, np.ndarray], epoch: int) -> None:
-    """Find the first step of an epoch in which a metric [E, T] is no number."""
+    """Find the first step of an epoch in which a metric [E, T] is not finite."""
     bad = [step for a in metrics.values() for step in np.flatnonzero(~np.isfinite(a).all(axis=0))]
     if bad:
         at = {name: values[:, min(bad)] for name, values in metrics.items()}

@@ -1,7 +1,8 @@
-"""What a run will need soon, made by another thread while its own waits for a compiler or trains.
+"""What a run will need soon, compiled by another thread while its own compiles or trains.
 
-Compilers run beside Python, so that a second core takes what would follow: on two cores a short run
-is over in three quarters of the time. Nothing depends on it: who comes before it does the work.
+XLA compiles without Python's lock, so that a second core can do it: on two cores a short run takes
+three quarters of the time. Nothing depends on it: a program that is not ready is compiled when it
+is called.
 """
 
 import contextlib
@@ -29,17 +30,10 @@ def preparing(
     scoring_learner: Learner,
     devices: Devices,
 ) -> Iterator[None]:
-    """Compile what monitors and scores, and load what draws, meanwhile.
+    """Compile what monitors and scores, and load matplotlib, in another thread meanwhile.
 
-    In one process only: several would have to agree upon an order. What fails is left alone, since
-    it fails where it is used, with the words for it.
-
-    Args:
-      cfg: of the run.
-      data: its splits have the shapes that are compiled for.
-      learner: that trains.
-      scoring_learner: that scores.
-      devices: to score on.
+    In one process only: several would have to agree upon an order. Errors are ignored here: the run
+    meets them again where it uses the program.
     """
     if jax.process_count() > 1:
         yield
@@ -60,20 +54,20 @@ def _tasks(
     scoring_learner: Learner,
     devices: Devices,
 ) -> Iterator[Callable[[], object]]:
-    """In the order in which a run asks: each calls a program as the run does, of a few rows."""
+    """In the order in which a run needs them: each calls a program as the run does, on few rows."""
     score = scoring.resolve(cfg.score)
     state = train.abstract_state(learner, data.shape, cfg.ensemble)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables)
     settings = {name: np.zeros(cfg.ensemble, np.float32) for name in learner.settings}
     chunk = tuning.chunk_rows(learner.tuning, devices[0].platform, data.shape, cfg.ensemble)
     few = data.test.x[: len(devices) * chunk + 1]
-    # Else programs differ by how many rows there are.
-    of_any_number = parallel.is_padded(few.shape, devices, chunk)
-    if of_any_number:
+    # Without padding, each number of rows has a program of its own.
+    is_padded = parallel.is_padded(few.shape, devices, chunk)
+    if is_padded:
         yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)
-    if of_any_number and not score.is_fitted:
+    if is_padded and not score.is_fitted:
         yield lambda: evaluation.scorer(scoring_learner, score, devices)(zeros, {}, few)
-    if of_any_number:
+    if is_padded:
         yield lambda: evaluation.inference(scoring_learner, devices)(zeros, few)
     yield plots.load
     yield from studies.compiling(cfg, data)

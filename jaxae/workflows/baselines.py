@@ -1,7 +1,6 @@
-"""Methods that need no network, as rows beside a protocol's own: what a detector must beat.
+"""Methods without a network, which a protocol reports beside its own: what a detector must beat.
 
-They see what a member's training sees, its rows after scaling and `data.input`, flattened, and
-none is tuned.
+They see the rows that a member trains on, after scaling and `data.input`, flattened. None is tuned.
 """
 
 import importlib.util
@@ -13,14 +12,12 @@ from jaxtyping import Float
 from jaxae.errors import UserError
 from jaxae.registry import Registry
 
-Train = Float[np.ndarray, "N F"]
-Test = Float[np.ndarray, "M F"]
 # (training rows [N, F], rows to score [M, F], seed) -> scores [M], higher = more anomalous.
 Baseline = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 COMPONENTS = 32
 
 
-def _pca(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
+def _pca(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
     """Squared error of the reconstruction from the first 32 principal components."""
     from sklearn.decomposition import PCA
 
@@ -28,22 +25,23 @@ def _pca(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
     return np.square(test - pca.inverse_transform(pca.transform(test))).mean(axis=1)
 
 
-def _nearest(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
+def _nearest(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
     """Distance to the nearest training row."""
     from sklearn.neighbors import NearestNeighbors
 
-    found = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train).kneighbors(test)
-    return found[0][:, 0]
+    neighbours = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train)
+    distances, _ = neighbours.kneighbors(test)
+    return distances[:, 0]
 
 
-def _isolation_forest(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
+def _isolation_forest(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
     """Isolation forest (Liu, Ting and Zhou, ICDM 2008), 100 trees on 256 rows each."""
     from sklearn.ensemble import IsolationForest
 
     return -IsolationForest(random_state=seed).fit(train).score_samples(test)
 
 
-def _pyod(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
+def _pyod(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
     """PyOD's AutoEncoder with its own defaults, as its users meet it."""
     from pyod.models.auto_encoder import AutoEncoder
 
@@ -53,14 +51,9 @@ def _pyod(train: Train, test: Test, seed: int) -> Float[np.ndarray, " M"]:
 BASELINES: Registry[Baseline] = Registry(
     "baseline",
     Callable,
-    {
-        "pca": _pca,
-        "nearest": _nearest,
-        "isolation_forest": _isolation_forest,
-        "pyod": _pyod,
-    },
+    {"pca": _pca, "nearest": _nearest, "isolation_forest": _isolation_forest, "pyod": _pyod},
 )
-SEEDED = frozenset({"isolation_forest", "pyod"})  # the others find the same from every seed
+SEEDED = frozenset({"isolation_forest", "pyod"})  # the others do not depend on the seed
 
 
 def check(names: Sequence[str]) -> None:
@@ -80,13 +73,7 @@ def check(names: Sequence[str]) -> None:
 def scores(
     name: str, train: Float[np.ndarray, " N *S"], test: Float[np.ndarray, " M *S"], seed: int
 ) -> Float[np.ndarray, " M"]:
-    """What a baseline says of rows, higher = more anomalous, as float32.
-
-    Args:
-      name: in `BASELINES`, and allowed by `check`.
-      train: normal rows, scaled.
-      test: rows to score.
-      seed: of what is random in it.
+    """Scores of test rows by a baseline fitted on normal rows: float32, higher = more anomalous.
 
     Raises:
       UserError: an unknown name.

@@ -27,7 +27,7 @@ def measure(cfg: ExperimentConfig, shape: Shape, epochs: int = 6) -> dict[str, A
     """Train and score random rows.
 
     Args:
-      cfg: nothing in it is "auto"; its epochs are not looked at.
+      cfg: nothing in it is "auto"; its number of epochs is ignored.
       shape: of a row.
       epochs: of 50 steps, of which the first warms up.
 

@@ -1,6 +1,6 @@
-"""What a configuration leaves to the rows: every `auto` becomes a value, and is said.
+"""Settings that are left to the rows: every `auto` becomes a value, which is printed.
 
-What is chosen follows from the training rows alone, never from the test rows or their classes.
+The choices follow from the training rows alone, never from the test rows or their classes.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ _KINDS = {1: "vectors", 2: "series", 3: "images"}
 
 
 def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
-    """Load the data and choose what the configuration leaves to them; print what was chosen.
+    """Load the data and choose the settings that are left to them; print the choices.
 
     Returns:
       The configuration without an `auto`, and the data set that it describes.
@@ -45,14 +45,14 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     shape, span = tuple(raw.x_train.shape[1:]), in_floats(sources.span(raw.x_train))
     settled, dataset = settle_rows(cfg, shape, span, functools.partial(splits.make, raw))
     if checks.open_fields(cfg):
-        _say(cfg, settled, raw, dataset, span)
+        _print(cfg, settled, raw, dataset, span)
     return settled, dataset
 
 
 def settle_rows(
     cfg: ExperimentConfig, shape: Shape, span: sources.Span, make: Callable[[DataConfig], Dataset]
 ) -> tuple[ExperimentConfig, Dataset]:
-    """Choose what a configuration leaves to rows.
+    """Choose the settings that are left to the rows.
 
     Method: conv for images, dense for all else. Scaling: none for values in [0, 1], minmax for
     images and for methods that give these only, standard for the rest. Input: cells of gradients of
@@ -66,7 +66,7 @@ def settle_rows(
       cfg: may hold an `auto`.
       shape: of a raw row.
       span: see `in_floats`, of the rows to train on and perhaps others that are known then.
-      make: the data set by what was chosen so far.
+      make: makes the data set, once its settings are chosen.
 
     Returns:
       The configuration without an `auto`, and the data set.
@@ -89,14 +89,16 @@ def settle_rows(
     choose("model.output_activation", "sigmoid" if unit else "linear")
     choose("model.latent", min(LATENT, max(1, math.prod(shape) // 4)))
     dataset = make(cfg.data)
-    choose("train.batch_size", _batch(len(dataset.train.x)))
-    choose("train.epochs", _epochs(len(dataset.train.x), cfg.train.batch_size))
+    n = len(dataset.train.x)
+    choose("train.batch_size", min(BATCH, 1 << (max(n // STEPS, 1).bit_length() - 1)))
+    steps = ceil_div(n, cfg.train.batch_size)
+    choose("train.epochs", max(EPOCHS, min(LONGEST, ceil_div(ALL_STEPS, steps))))
     choose("score", _score(cfg, math.prod(dataset.train.x.shape)))
     return cfg, dataset
 
 
 def in_floats(span: sources.Span) -> sources.Span:
-    """The smallest and the largest of raw values as rows have them: pixels in [0, 1]."""
+    """The smallest and the largest raw value as float rows have them: pixels in [0, 1]."""
     return tuple(to_float(np.array(span)))
 
 
@@ -109,22 +111,14 @@ def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:
     return "standard" if unbounded and len(shape) != 3 else "minmax"
 
 
-def _batch(n: int) -> int:
-    return min(BATCH, 1 << (max(n // STEPS, 1).bit_length() - 1))
-
-
-def _epochs(n: int, batch: int) -> int:
-    return max(EPOCHS, min(LONGEST, ceil_div(ALL_STEPS, ceil_div(n, batch))))
-
-
 def _score(cfg: ExperimentConfig, values: int) -> str:
-    """The sum, unless its neighbours are too many to keep, or a rule needs what standardises it."""
+    """The sum, unless it would keep too many neighbours, or void the promise of a rule."""
     summed = dataclasses.replace(cfg, score=_SCORE)
-    promised = scoring.rule(cfg.threshold.rule).exchangeable and calibration.flaw(summed)
-    return _SIMPLE if values > _KEPT or promised else _SCORE
+    voids = scoring.rule(cfg.threshold.rule).exchangeable and calibration.flaw(summed)
+    return _SIMPLE if values > _KEPT or voids else _SCORE
 
 
-def _say(
+def _print(
     asked: ExperimentConfig,
     cfg: ExperimentConfig,
     raw: Raw,
@@ -133,9 +127,10 @@ def _say(
 ) -> None:
     """One line on the data, one on the choices."""
     kind = _KINDS.get(len(dataset.shape), "rows")
-    normal, anomaly = splits.choose_classes(raw, cfg.data)
-    classes = f"normal class {_listed(normal, raw)}"
-    classes += f", anomalies {_listed(anomaly, raw)}" if anomaly else ""
+    normal, anomaly = (
+        ", ".join(map(raw.schema.called, ids)) for ids in splits.choose_classes(raw, cfg.data)
+    )
+    classes = f"normal class {normal}" + (f", anomalies {anomaly}" if anomaly else "")
     print(
         f"{cfg.data.name}: {len(dataset.train.x)} training, {len(dataset.valid.x)} held-out and "
         f"{len(dataset.test.x)} test rows; {kind} {list(dataset.shape)} from {span[0]:g} to "
@@ -145,15 +140,8 @@ def _say(
     print(f"chosen for these rows: {settings}; each can be set")
 
 
-def _listed(classes: list[int], raw: Raw) -> str:
-    return ", ".join(map(raw.schema.called, classes))
-
-
 def chosen(cfg: ExperimentConfig, settled: ExperimentConfig) -> dict[str, Any]:
-    """The fields that a configuration left to the rows, as they were settled.
-
-    Those that the method does not read are left out.
-    """
+    """The settings that were left to the rows, and that the method reads, with their values."""
     reads = learners.METHODS[settled.method].reads
     return {
         name: checks.value(settled, name)

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -19,10 +21,10 @@ from jaxae.workflows import ahead, choices
 
 
 def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
-    """Train, fit, score, draw and report, also to loggers; or resume where the run folder stands.
+    """Train, fit, score, draw and report, also to loggers; or resume from the run folder.
 
     Where the folder holds the same experiment, training goes on after its last checkpoint, and a
-    finished run is only scored again: with another score, rule or study, if `cfg` says so.
+    finished run is only scored again: with another score, rule or study, if `cfg` has one.
 
     Returns:
       The report, as `report.json` holds it.
@@ -44,8 +46,8 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
     devices = train.devices_for(learner, cfg, dataset.shape)
     all_devices = parallel.all_devices()  # scoring has no batch to keep whole
-    apart = train.ensemble(learner, cfg, len(dataset.train.x))
-    apart.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
+    members = train.ensemble(learner, cfg, len(dataset.train.x))
+    members.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
     loggers = logs.configured(cfg, loggers)
     hosts.agree("data set or configuration", runlog.shared(cfg, dataset.digest))
 
@@ -57,18 +59,17 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     ):
         runlog.write_tuning(folder, learner)
         log = logs.Log(cfg, folder, loggers)
-        variables, compile_s = _train(cfg, learner, apart, dataset, devices, log, manager)
-        detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, all_devices)
-        detectors.save(folder / "detector", detector)
-        runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
-        runfiles.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
-        report = reporting.make(cfg, dataset, detector, scores, folder)
-        here = jax.local_devices()  # what follows each process does by itself
-        made = detector, scores, manager, folder
-        report |= studies.run(studies.Context(cfg, dataset, scoring_learner, here, *made))
-        initial = train.initial_state(learner, dataset.shape, apart.init).params
-        found = guards.look(scoring_learner, initial, detector, scores, dataset, here)
-        report |= {"warnings": found, "wall_s": time.perf_counter() - clock, "compile_s": compile_s}
+        variables, compile_s = _train(cfg, learner, members, dataset, devices, log, manager)
+        detector, scores, report = finish(
+            cfg, scoring_learner, variables, dataset, all_devices, folder
+        )
+        local_devices = jax.local_devices()  # from here on each process works by itself
+        context = studies.Context(
+            cfg, dataset, scoring_learner, local_devices, detector, scores, manager, folder
+        )
+        report |= studies.run(context)
+        report["warnings"] = warnings(learner, scoring_learner, detector, scores, dataset)
+        report |= {"wall_s": time.perf_counter() - clock, "compile_s": compile_s}
         runfiles.write_json(folder / "report.json", report)
         figures = plots.FIGURES | studies.figures()
         drawn = plots.draw(folder, figures) if hosts.first() else []
@@ -81,11 +82,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
 
 
 def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
-    """Reject what can be seen to fail before training.
-
-    Args:
-      cfg: nothing in it is "auto".
-      dataset: None = what can be seen without data.
+    """Reject a configuration without "auto" that cannot work, with these data if they are given.
 
     Raises:
       UserError: a field, or several together, that cannot work, or not with these rows.
@@ -99,10 +96,42 @@ def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
         learners.check_rows(cfg, dataset.train.x)
 
 
+def finish(
+    cfg: ExperimentConfig,
+    learner: Learner,
+    variables: PyTree,
+    dataset: Dataset,
+    devices: parallel.Devices,
+    folder: Path,
+) -> tuple[detectors.Detector, detectors.Scores, dict[str, Any]]:
+    """Make a detector of a trained model, save it and its scores, and begin the report.
+
+    `learner` is that of scoring; the run folder holds `metrics.jsonl` already.
+    """
+    detector, scores = detectors.fit(learner, variables, dataset, cfg, devices)
+    detectors.save(folder / "detector", detector)
+    runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
+    runfiles.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
+    return detector, scores, reporting.make(cfg, dataset, detector, scores, folder)
+
+
+def warnings(
+    learner: Learner,
+    scoring_learner: Learner,
+    detector: detectors.Detector,
+    scores: detectors.Scores,
+    dataset: Dataset,
+) -> list[str]:
+    """What the guards find in a finished run; they compare its weights with the initial ones."""
+    keys = train.ensemble(learner, detector.about.config, len(dataset.train.x)).init
+    initial = train.initial_state(learner, dataset.shape, keys).params
+    return guards.look(scoring_learner, initial, detector, scores, dataset)
+
+
 def _train(
     cfg: ExperimentConfig,
     learner: Learner,
-    apart: train.Members,
+    members: train.Members,
     dataset: Dataset,
     devices: parallel.Devices,
     log: logs.Log,
@@ -112,41 +141,43 @@ def _train(
 
     Gives the variables of the selected epoch, and the seconds that compilation took.
     """
-    state, done = _resume(cfg, learner, apart, dataset, devices, manager)
+    state, done = _resume(cfg, learner, members, dataset, devices, manager)
     past = log.start(done)
-    chosen = selection.resumed(cfg, manager, state, past) if state else None
+    choice = selection.choice_of(cfg)
+    best = selection.resumed(choice, manager, state, past) if choice and state else None
     is_due = checkpoint.due(cfg.train)
     watch = selection.watch(cfg, learner, dataset, parallel.all_devices())
 
-    def on_epoch(epoch: int, state: TrainState, found: train.EpochMetrics) -> train.EpochMetrics:
-        nonlocal chosen
-        train.check_finite(found, f"after epoch {epoch}")
-        chosen = selection.keep(cfg, chosen, epoch, state.variables, found)
+    def on_epoch(epoch: int, state: TrainState, metrics: train.EpochMetrics) -> train.EpochMetrics:
+        nonlocal best
+        train.check_finite(metrics, f"after epoch {epoch}")
+        if choice:
+            best = selection.keep(choice, best, epoch, state.variables, metrics)
         # The log before the state: what no state has behind it is dropped and written again.
-        log.epoch(epoch, found)
+        log.epoch(epoch, metrics)
         if is_due(epoch):
             about = runlog.about(cfg, dataset.digest)
-            checkpoint.save(manager, epoch, state, about, chosen and chosen.stored())
-        return found
+            checkpoint.save(manager, epoch, state, about, best and best.stored())
+        return metrics
 
     fitted = train.fit(
         learner,
         dataset.train.x,
         cfg,
         devices,
-        apart=apart,
+        members=members,
         state=state,
-        measure=lambda state: watch(state.variables, apart.settings),
+        measure=lambda state: watch(state.variables, members.settings),
         on_epoch=on_epoch,
     )
     manager.wait_until_finished()
-    return parallel.local_copy((chosen or fitted.state).variables), fitted.compile_s
+    return parallel.local_copy((best or fitted.state).variables), fitted.compile_s
 
 
 def _resume(
     cfg: ExperimentConfig,
     learner: Learner,
-    apart: train.Members,
+    members: train.Members,
     dataset: Dataset,
     devices: parallel.Devices,
     manager: checkpoint.Manager,
@@ -164,7 +195,7 @@ def _resume(
     runlog.refuse_other(about, cfg, dataset.digest, cfg.run_path / "checkpoints")
     template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
     state = checkpoint.restore(manager, parallel.placed_like(template, devices))
-    behind = train.epochs_done(state, apart.plan(0, len(devices)).shape[1])
-    if behind != saved:
-        raise UserError(f"{manager.directory / str(saved)} holds {behind} epochs; rename it back")
+    done = train.epochs_done(state, members.plan(0, len(devices)).shape[1])
+    if done != saved:
+        raise UserError(f"{manager.directory / str(saved)} holds {done} epochs; rename it back")
     return state, saved

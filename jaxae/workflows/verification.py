@@ -1,8 +1,7 @@
-"""Whether a run folder, or an export, still is what it was: the command `jaxae verify`."""
+"""Whether a run folder or an export is still as it was made: the command `jaxae verify`."""
 
 import contextlib
 import dataclasses
-import functools
 import io
 import shutil
 import tempfile
@@ -21,18 +20,15 @@ from jaxae.errors import UserError
 from jaxae.export import loader
 from jaxae.reports import tables
 from jaxae.storage import checkpoint, provenance, runfiles, runlog
-from jaxae.training import train
 from jaxae.workflows import experiment
 
 _RETRAINED = 1e-2  # of the largest: rounding grows with the steps, another course does more
-_ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds otherwise
-
-
+_ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
 _STORED = ("test", "test_is_anomaly")
 
 
 class Check(NamedTuple):
-    """What was looked at, and what was found."""
+    """One thing that was checked, and the result."""
 
     name: str
     ok: bool
@@ -40,16 +36,16 @@ class Check(NamedTuple):
 
 
 def verify(path: Path, retrain: bool = False) -> list[Check]:
-    """Look at a run folder, its detector alone, or an export.
+    """Check a run folder, its detector alone, or an export.
 
     Of a run: its files can be read, detector and checkpoints are whole by their digests, the data
     are the same by theirs, the parameters have the digest of the report, and the detector gives
     every test row the score that is on record.
 
     Args:
-      path: what is looked at.
-      retrain: train the run again, in a folder that is removed, and compare its parameters and
-        scores; where their bits differ, what differs in the surroundings is said.
+      path: a run folder, a detector's folder or a file.
+      retrain: train the run again, in a temporary folder, and compare its parameters and scores;
+        where their bits differ, the check lists what differs in versions and hardware.
 
     Raises:
       UserError: there is nothing of the kind, or nothing that could be trained again.
@@ -57,31 +53,31 @@ def verify(path: Path, retrain: bool = False) -> list[Check]:
     if retrain and not (path / "config.json").is_file():
         raise UserError(f"{path} is no run folder: there is nothing to train again")
     if path.is_file():
-        return [_check("export", lambda: _of_export(path))]
-    own = detectors.folder_of(path)
-    if not own.is_dir():
+        return [_check("export", _of_export, path)]
+    folder = detectors.folder_of(path)
+    if not folder.is_dir():
         raise UserError(f"{path} holds no run and no detector; name a run folder or an export")
-    checks = [_check("detector", lambda: _of_detector(own))]
-    if own == path or not checks[0].ok:
+    checks = [_check("detector", _of_detector, folder)]
+    if folder == path or not checks[0].ok:
         return checks
-    checks.append(_check("configuration", lambda: _of_config(path)))
-    checks.append(_check("parameters", lambda: _of_parameters(path)))
+    checks.append(_check("configuration", _of_config, path))
+    checks.append(_check("parameters", _of_parameters, path))
     checks += [
-        _check(f"checkpoint {epoch.name}", functools.partial(_of_checkpoint, epoch))
+        _check(f"checkpoint {epoch.name}", _of_checkpoint, epoch)
         for epoch in sorted((path / "checkpoints").glob("*"), key=lambda p: p.name.zfill(9))
         if epoch.name.isdecimal()
     ]
-    checks.append(_check("data", lambda: _of_data(path)))
+    checks.append(_check("data", _of_data, path))
     if checks[-1].ok:
-        checks.append(_check("scores", lambda: _of_scores(path)))
+        checks.append(_check("scores", _of_scores, path))
         if retrain:
-            checks.append(_check("trained again", lambda: _of_training(path)))
+            checks.append(_check("trained again", _of_training, path))
     return checks
 
 
-def _check(name: str, look: Callable[[], str]) -> Check:
+def _check(name: str, look: Callable[[Path], str], path: Path) -> Check:
     try:
-        return Check(name, True, look())
+        return Check(name, True, look(path))
     except (UserError, loader.ExportError) as error:
         return Check(name, False, str(error))
 
@@ -103,14 +99,14 @@ def _of_config(folder: Path) -> str:
 def _of_parameters(folder: Path) -> str:
     path = folder / "report.json"
     report = runfiles.read_json(path) if path.is_file() else {}
-    held = report.get("digest", {}) if isinstance(report, dict) else None
-    if held == {}:
+    digests = report.get("digest", {}) if isinstance(report, dict) else None
+    if digests == {}:
         return "no digest on record"
-    known = held.get("parameters") if isinstance(held, dict) else None
-    found = provenance.digest(detectors.load(folder / "detector").variables)
-    if found != known:
-        raise UserError(f"they have the digest {found[:16]}, not {str(known)[:16]}")
-    return f"as in the report, {found[:16]}"
+    recorded = digests.get("parameters") if isinstance(digests, dict) else None
+    digest = provenance.digest(detectors.load(folder / "detector").variables)
+    if digest != recorded:
+        raise UserError(f"they have the digest {digest[:16]}, not {str(recorded)[:16]}")
+    return f"as in the report, {digest[:16]}"
 
 
 def _of_training(folder: Path) -> str:
@@ -121,30 +117,31 @@ def _of_training(folder: Path) -> str:
         if (folder / runlog.TUNING).is_file():
             again.run_path.mkdir()
             shutil.copy(folder / runlog.TUNING, again.run_path)
-        with contextlib.redirect_stdout(io.StringIO()), train.quietly():
+        unseen = io.StringIO()
+        with contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen):
             experiment.run(again)
-        made, found = (detectors.load(f / "detector") for f in (folder, Path(scratch) / "run"))
-        stored = [read_npz(f / "scores.npz") for f in (folder, Path(scratch) / "run")]
-    leaves = [jax.tree.leaves(detector.variables) for detector in (made, found)]
-    off = max(_apart(a, b) for a, b in zip(*leaves, strict=True))
-    off_scores = max(_apart(*(of[name] for of in stored)) for name in ("train", "valid", "test"))
+        runs = folder, again.run_path
+        leaves = [jax.tree.leaves(detectors.load(run / "detector").variables) for run in runs]
+        old, new = (read_npz(run / "scores.npz") for run in runs)
+    off = max(_difference(a, b) for a, b in zip(*leaves, strict=True))
+    off_scores = max(_difference(old[name], new[name]) for name in ("train", "valid", "test"))
     if not off and not off_scores:
         return "the digests of parameters and scores agree, bit for bit"
     lines = runfiles.read_lines(folder / "provenance.jsonl")
     here = provenance.provenance(cfg.train.precision)
-    apart = provenance.differences(lines[-1] if lines else {}, here)
+    differences = provenance.differences(lines[-1] if lines else {}, here)
     if len(lines) > 1:
-        apart.append(f"the run was made in {len(lines)} parts")
+        differences.append(f"the run was made in {len(lines)} parts")
     words = (
         f"no digest agrees: parameters differ by up to {off:.1e}, scores by {off_scores:.1e}, "
-        f"relative to the largest; {'; '.join(apart) or 'nothing else differs'}"
+        f"relative to the largest; {'; '.join(differences) or 'nothing else differs'}"
     )
-    if max(off, off_scores) > _RETRAINED or not apart:
+    if max(off, off_scores) > _RETRAINED or not differences:
         raise UserError(words)
     return f"{words}; within {_RETRAINED:g}"
 
 
-def _apart(one: np.ndarray, other: np.ndarray) -> float:
+def _difference(one: np.ndarray, other: np.ndarray) -> float:
     """The largest difference, relative to the largest value."""
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
     if one.shape != other.shape:
@@ -159,10 +156,10 @@ def _of_checkpoint(path: Path) -> str:
 
 def _of_data(folder: Path) -> str:
     cfg = detectors.load(folder / "detector").about.config
-    known = runfiles.read_json(folder / "data.json")
+    recorded = runfiles.read_json(folder / "data.json")
     digest = data.load(cfg.data).digest
-    if digest != known:
-        raise UserError(f"{cfg.data.name} has the digest {digest[:16]}, not {str(known)[:16]}")
+    if digest != recorded:
+        raise UserError(f"{cfg.data.name} has the digest {digest[:16]}, not {str(recorded)[:16]}")
     return f"the same, {digest[:16]}"
 
 
@@ -171,12 +168,12 @@ def _of_scores(folder: Path) -> str:
     stored = read_npz(folder / "scores.npz", _STORED)
     parallel.initialize()
     x = np.asarray(data.load(detector.about.config.data).test.x)
-    found = detectors.judge_prepared(detector, x)
+    judged = detectors.judge_prepared(detector, x)
     shapes = [stored[name].shape if name in stored else () for name in _STORED]
-    if shapes != [found.score.shape] * len(_STORED):
-        raise UserError(f"{len(found.score)} test rows now, and {shapes} on record")
-    off = np.abs(found.score - stored["test"]) / np.maximum(1, np.abs(stored["test"]))
-    flipped = int(np.sum(found.is_anomaly != stored["test_is_anomaly"]))
+    if shapes != [judged.score.shape] * len(_STORED):
+        raise UserError(f"{len(judged.score)} test rows now, and {shapes} on record")
+    off = np.abs(judged.score - stored["test"]) / np.maximum(1, np.abs(stored["test"]))
+    flipped = int(np.sum(judged.is_anomaly != stored["test_is_anomaly"]))
     if not off.max() <= _ROUNDING:  # a NaN on record is no score
         raise UserError(f"scores differ by up to {off.max():.1e}, {flipped} decisions with them")
     exact = "bit for bit" if not off.any() else f"but for {off.max():.0e}"

@@ -1,9 +1,9 @@
 """Many members in one program: each device trains its own, whole, and none waits for another.
 
 `jaxae.training.train` splits every batch of one model over the devices. A grid has as many models
-as its protocol has classes, seeds, folds and settings, so the models are what is shared out, and a
-device meets the others once an epoch. All rows lie on every device, once; a member is a selection
-of them, keys and settings.
+as its protocol has classes, seeds, folds and settings, so that it shares out whole models, and
+devices wait for each other once an epoch. All rows lie on every device, once; a member is a
+selection of them, keys and settings.
 """
 
 import functools
@@ -14,23 +14,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from jaxae import data, rng
 from jaxae.config import ExperimentConfig
 from jaxae.devices import members, memory, parallel, tuning
 from jaxae.ops import ceil_div
-from jaxae.training import train
+from jaxae.training import selection, train
 from jaxae.training.grid.lanes import Lanes, padded
 from jaxae.training.grid.programs import compiled
-from jaxae.types import (
-    Key,
-    Learner,
-    PyTree,
-    Settings,
-    Source,
-    TrainState,
-)
+from jaxae.types import Key, Learner, PyTree, Settings, Source, TrainState
 
 
 class Member(NamedTuple):
@@ -60,16 +53,13 @@ class Member(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where the members [E] of a grid stand, in their own order."""
+    """The state of the members [E] of a grid, in their own order, and their best epochs so far."""
 
     state: TrainState
-    kept: PyTree  # `TrainState.variables` of the best epoch so far, of equals the last; {} = none
-    kept_merit: Float[np.ndarray, " E"]
-    kept_epoch: Int[np.ndarray, " E"]
+    selected: selection.Selected | None = None
 
 
 Watch = Callable[[Callable[[], PyTree]], train.EpochMetrics]  # of variables, if asked for
-Merit = Callable[[train.EpochMetrics], Float[np.ndarray, " E"]]  # higher = better
 # (epoch from 1, progress on the host if asked for, metrics [E]); what is returned is shown.
 OnEpoch = Callable[[int, Callable[[], Progress], train.EpochMetrics], train.EpochMetrics]
 
@@ -77,9 +67,7 @@ OnEpoch = Callable[[int, Callable[[], Progress], train.EpochMetrics], train.Epoc
 def start(learner: Learner, grid: Sequence[Member], shape: tuple[int, ...]) -> Progress:
     """Before the first step: each member has the weights that it would have alone."""
     keys = jnp.stack([_key(member, rng.Purpose.INIT) for member in grid])
-    state = jax.device_get(train.initial_state(learner, shape, keys))
-    size = len(grid)
-    return Progress(state, {}, np.full(size, -np.inf), np.zeros(size, np.int32))
+    return Progress(jax.device_get(train.initial_state(learner, shape, keys)))
 
 
 def fit(
@@ -91,7 +79,7 @@ def fit(
     *,
     done: int = 0,
     watch: Watch = lambda variables: {},
-    merit: Merit | None = None,
+    choice: selection.Choice | None = None,
     on_epoch: OnEpoch = lambda epoch, progress, metrics: metrics,
     quiet: bool = False,
 ) -> Progress:
@@ -101,15 +89,14 @@ def fit(
     not depend on the others. Members with fewer rows make fewer steps.
 
     Args:
-      learner: built without a mapped axis; members are told apart by their settings.
+      learner: built without a mapped axis; members differ in settings only.
       rows: float32 [N, *S], those of all members.
       grid: the members [E].
       devices: they share the members out among them.
-      progress: see `start`; or what an earlier call left.
+      progress: from `start`, or of an earlier call.
       done: epochs that `progress` has behind it.
       watch: measures more after every epoch.
-      merit: of an epoch's metrics; the variables are kept of the epoch where it is highest. None:
-        none are.
+      choice: of the epoch whose variables are kept, by each member's own metrics; None = none are.
       on_epoch: called after that.
       quiet: no progress bar.
 
@@ -121,38 +108,67 @@ def fit(
         return progress
     lanes = Lanes([member.steps for member in grid], devices)
     train_epoch = _epoch_of(learner, rows, grid, lanes)
-    kept = progress.kept or (progress.state.variables if merit else {})
-    state, kept = (lanes.out(tree) for tree in (progress.state, kept))
-    best, chosen = progress.kept_merit, progress.kept_epoch
+    best = progress.selected
+    if choice and not best:
+        never = np.zeros(len(grid), np.int32), np.full(len(grid), -np.inf)
+        best = selection.Selected(*never, progress.state.variables)
+    state = lanes.out(progress.state)
+    best = best and best._replace(variables=lanes.out(best.variables))
     steps = sum(member.steps for member in grid)
     with train.progress_bar(epochs * steps, done * steps, quiet) as bar:
         for epoch in range(done + 1, epochs + 1):
-            state, found = train_epoch(state, epoch)
-            found |= watch(functools.partial(lanes.back, state.variables))
-            if merit:
-                value = np.asarray(merit(found), np.float64)
-                better = value >= best
-                kept = _taken(lanes.out(better), state.variables, kept)
-                best = np.where(better, value, best)
-                chosen = np.where(better, np.int32(epoch), chosen)
-            so_far = functools.partial(_so_far, lanes, state, kept, best, chosen)
-            train.show(bar, steps, on_epoch(epoch, so_far, found))
+            state, metrics = train_epoch(state, epoch)
+            metrics |= watch(functools.partial(lanes.back, state.variables))
+            if choice and best:
+                best = _keep(choice, best, epoch, state.variables, metrics, lanes)
+            so_far = functools.partial(_so_far, lanes, state, best)
+            train.show(bar, steps, on_epoch(epoch, so_far, metrics))
     return so_far()
 
 
-def _so_far(lanes: Lanes, state: TrainState, kept: PyTree, *chosen: np.ndarray) -> Progress:
-    return Progress(*lanes.back((state, kept)), *chosen)
+def _keep(
+    choice: selection.Choice,
+    best: selection.Selected,
+    epoch: int,
+    variables: PyTree,
+    metrics: train.EpochMetrics,
+    lanes: Lanes,
+) -> selection.Selected:
+    """The better of each member's best epoch so far and this one; variables lie in their lanes."""
+    merit = np.asarray(choice.merit(metrics), np.float64)
+    is_better = merit >= best.merit
+    return selection.Selected(
+        np.where(is_better, np.int32(epoch), best.epoch),
+        np.where(is_better, merit, best.merit),
+        _where(lanes.out(is_better), variables, best.variables),
+    )
+
+
+_where = jax.jit(
+    lambda is_better, new, old: jax.tree.map(
+        lambda a, b: jnp.where(is_better.reshape(is_better.shape + (1,) * (a.ndim - 2)), a, b),
+        new,
+        old,
+    )
+)
+
+
+def _so_far(lanes: Lanes, state: TrainState, best: selection.Selected | None) -> Progress:
+    if best is None:
+        return Progress(lanes.back(state))
+    state, variables = lanes.back((state, best.variables))
+    return Progress(state, best._replace(variables=variables))
 
 
 def _epoch_of(
     learner: Learner, rows: Source, grid: Sequence[Member], lanes: Lanes
 ) -> Callable[[TrainState, int], tuple[TrainState, train.EpochMetrics]]:
-    """`(state [D, K, ...], epoch from 1) -> (state, metrics [E])`, everything else in place."""
+    """`(state [D, K, ...], epoch from 1) -> (state, metrics [E])`; the rows are placed here."""
     run, measure = compiled(learner, lanes.devices)
     rows = parallel.place(np.asarray(rows), lanes.devices)
     keys = lanes.out(jnp.stack([_key(member, rng.Purpose.NOISE) for member in grid]))
     values = {name: [member.settings[name] for member in grid] for name in grid[0].settings}
-    settings = lanes.out({name: np.float32(of) for name, of in values.items()})
+    settings = lanes.out({name: np.float32(each) for name, each in values.items()})
     steps = [member.steps for member in grid]
     counts = lanes.out(np.int32(steps), empty=0)
     side_by_side = ceil_div(len(grid), len(lanes.devices))
@@ -175,32 +191,25 @@ def _epoch_of(
         losses = measure(state.variables, rows, valid, settings)
         if epoch < grid[0].cfg.train.epochs:
             plans[epoch + 1] = planned(epoch + 1)
-        found = _means(lanes.back(metrics), steps)
+        means = _means(lanes.back(metrics), steps)
         speed = np.array(sum(steps) / (time.perf_counter() - clock))
         valid_losses = _means({"valid_loss": lanes.back(losses)}, sizes)
-        return state, found | valid_losses | {"steps_per_s": speed}
+        return state, means | valid_losses | {"steps_per_s": speed}
 
     return train_epoch
 
 
 def _key(member: Member, purpose: rng.Purpose) -> Key:
-    """The key that the member's own experiment has, which is an ensemble of one."""
+    """The key of the member's own experiment, which is an ensemble of one."""
     return members.keys(rng.stream(member.cfg.seed, purpose), 1)[0]
 
 
 def _means(values: dict[str, np.ndarray], counts: Sequence[int]) -> dict[str, np.ndarray]:
     """Means [E] of the first so many of each member's values [E, T]."""
     return {
-        name: np.stack([np.mean(one[:n]) for one, n in zip(of, counts, strict=True)])
-        for name, of in values.items()
+        name: np.stack([np.mean(one[:n]) for one, n in zip(by_member, counts, strict=True)])
+        for name, by_member in values.items()
     }
-
-
-_taken = jax.jit(
-    lambda better, new, old: jax.tree.map(
-        lambda a, b: jnp.where(better.reshape(better.shape + (1,) * (a.ndim - 2)), a, b), new, old
-    )
-)
 
 
 def devices_for(
@@ -213,6 +222,6 @@ def devices_for(
     """
     count = min(asked or len(jax.local_devices()), size)
     devices = parallel.choose(count, size)
-    own = size if devices[0].platform == "cpu" else ceil_div(size, count)
-    memory.check(train.abstract_state(learner, shape, own), devices[:1])
+    resident = size if devices[0].platform == "cpu" else ceil_div(size, count)
+    memory.check(train.abstract_state(learner, shape, resident), devices[:1])
     return devices

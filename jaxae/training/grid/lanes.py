@@ -1,4 +1,4 @@
-"""Who trains where: members of unequal length, shared out over devices."""
+"""Members of unequal numbers of steps, shared out over devices."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from jaxae.types import AnyArray, PyTree
 
 
 def padded(parts: Sequence[np.ndarray], multiple: int) -> Int[np.ndarray, "E T ..."]:
-    """Arrays of unequal length, [E, T, ...]; zeros, which are never looked at, fill them up."""
+    """Arrays of unequal length as [E, T, ...], filled up with zeros, which are never used."""
     longest = ceil_div(max(map(len, parts)), multiple) * multiple
     out = np.zeros((len(parts), longest, *parts[0].shape[1:]), np.int32)
     for row, part in zip(out, parts, strict=True):
@@ -21,7 +21,7 @@ def padded(parts: Sequence[np.ndarray], multiple: int) -> Int[np.ndarray, "E T .
 
 
 class Lanes:
-    """Who trains where: arrays [E, ...] as [D, K, ...], one slice on each device, and back."""
+    """Arrays of members [E, ...] as [D, K, ...], one slice on each device, and back."""
 
     def __init__(self, steps: Sequence[int], devices: parallel.Devices):
         self.devices = devices
@@ -29,7 +29,7 @@ class Lanes:
         self._empty = self._at < 0
 
     def out(self, tree: PyTree, empty: int | None = None) -> PyTree:
-        """On the devices; lanes without a member hold another one, or `empty`."""
+        """On the devices; places without a member hold a copy of another one, or `empty`."""
 
         def arrange(leaf: AnyArray) -> AnyArray:
             placed = leaf[np.maximum(self._at, 0)]
@@ -50,7 +50,7 @@ class Lanes:
 
 
 def share_out(steps: Sequence[int], devices: int) -> Int[np.ndarray, "D K"]:
-    """Who goes to which device: the longest first, each to the one with the fewest steps so far.
+    """Assign members to devices: the longest first, each to the one with the fewest steps so far.
 
     Args:
       steps: of an epoch of each member [E].

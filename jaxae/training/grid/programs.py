@@ -1,4 +1,4 @@
-"""What a device does with the members that it holds, and how it is compiled."""
+"""The programs of a grid: a device trains and measures the members that it holds."""
 
 import functools
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from jaxae.types import (
 
 
 def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
-    """What a device does with its members: train them for an epoch, measure their valid rows.
+    """Functions that train a device's members for an epoch, and measure their valid rows.
 
     Args:
       learner: built without a mapped axis.
@@ -72,19 +72,19 @@ Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
 
 
 def _until(step: Step, state: TrainState, plan: Array, count: Array) -> tuple[TrainState, Metrics]:
-    """The first `count` steps of a plan [T, B]; of the others' metrics [T] nothing is said.
+    """The first `count` steps of a plan [T, B]; the other metrics of [T] are undefined.
 
-    A loop that ends where the member's rows do: the steps that others make more cost it nothing.
+    The loop ends where the member's rows do, so that longer members cost it nothing.
     """
 
     def one(i: Array, carry: tuple) -> tuple:
-        state, kept = carry
-        state, found = step(state, plan[i])
-        return state, {name: kept[name].at[i].set(found[name]) for name in kept}
+        state, so_far = carry
+        state, metrics = step(state, plan[i])
+        return state, {name: so_far[name].at[i].set(metrics[name]) for name in so_far}
 
-    _, found = jax.eval_shape(step, state, plan[0])
-    nothing = {name: jnp.zeros(len(plan), leaf.dtype) for name, leaf in found.items()}
-    return lax.fori_loop(0, count, one, (state, nothing))
+    _, shapes = jax.eval_shape(step, state, plan[0])
+    zeros = {name: jnp.zeros(len(plan), leaf.dtype) for name, leaf in shapes.items()}
+    return lax.fori_loop(0, count, one, (state, zeros))
 
 
 def _through(
@@ -92,14 +92,14 @@ def _through(
 ) -> tuple[TrainState, Metrics]:
     """The same in a loop of T steps, of which those after `count` change nothing.
 
-    For members side by side: a loop that ends where the last of them does has an end that depends
-    on data, and an accelerator would ask the host for it at every step.
+    For members side by side: a loop whose length depends on data would make an accelerator ask the
+    host at every step whether it is done.
     """
 
-    def one(state: TrainState, of_step: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
-        i, index = of_step
-        new, found = step(state, index)
-        return jax.tree.map(lambda a, b: jnp.where(i < count, a, b), new, state), found
+    def one(state: TrainState, xs: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
+        i, index = xs
+        new, metrics = step(state, index)
+        return jax.tree.map(lambda a, b: jnp.where(i < count, a, b), new, state), metrics
 
     return lax.scan(one, state, (jnp.arange(len(plan)), plan), unroll=unroll)
 
@@ -111,15 +111,15 @@ def compiled(learner: Learner, devices: parallel.Devices) -> tuple[Callable, Cal
     training = tuning.training_options(learner.tuning, learner.dtype, platform, len(devices))
     how = learner.tuning, learner.dtype, platform
 
-    def of_training(program: Any, args: tuple) -> Callable:
+    def compile_training(program: Any, args: tuple) -> Callable:
         return tuning.compiled(program.lower(*args), training)
 
-    def of_scoring(program: Any, args: tuple) -> Callable:
+    def compile_scoring(program: Any, args: tuple) -> Callable:
         return tuning.compiled_scorer(program, args, *how)
 
     return (
-        _mapped(epoch, devices, (0, None, 0, 0, 0, 0), (0, 0), of_training, donate=(0,)),
-        _mapped(losses, devices, (0, None, 0, 0), (0,), of_scoring),
+        _mapped(epoch, devices, (0, None, 0, 0, 0, 0), (0, 0), compile_training, donate=(0,)),
+        _mapped(losses, devices, (0, None, 0, 0), (0,), compile_scoring),
     )
 
 
@@ -128,7 +128,7 @@ def _mapped(
     devices: parallel.Devices,
     in_axes: tuple,
     outs: tuple,
-    compiled: Callable[[Any, tuple], Callable],
+    compile_it: Callable[[Any, tuple], Callable],
     donate: tuple[int, ...] = (),
 ) -> Callable:
     """`fun` of what each device holds, compiled at its first call."""
@@ -137,7 +137,7 @@ def _mapped(
 
     def call(*args: PyTree) -> PyTree:
         if not program:
-            program.append(compiled(mapped, args))
+            program.append(compile_it(mapped, args))
         return program[0](*args)
 
     return call

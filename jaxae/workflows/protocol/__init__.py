@@ -34,19 +34,19 @@ def run(cfg: ProtocolConfig) -> dict | None:
     refuse_unread(cfg)
     parallel.start(cfg)
     baselines.check(cfg.baselines)
-    wanted, datasets = expand(cfg)
-    mine = [wanted[i] for i in named(cfg.members, len(wanted))]
-    todo = [member for member in mine if not is_finished(member)]
-    print(f"{len(wanted)} members in {cfg.run_path}; {len(todo)} of {len(mine)} to train")
+    members, datasets = expand(cfg)
+    chosen = [members[i] for i in named(cfg.members, len(members))]
+    todo = [member for member in chosen if not is_finished(member)]
+    print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
     if todo:
         with parallel.on_host():
             training.train_members(cfg, todo, datasets)
-    missing = [i for i, member in enumerate(wanted) if not is_finished(member)]
+    missing = [i for i, member in enumerate(members) if not is_finished(member)]
     if missing:
         print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report so far")
         return None
     with parallel.on_host():
-        report = summary.of(cfg, wanted, datasets)
+        report = summary.make(cfg, members, datasets)
     report |= {"wall_s": time.perf_counter() - clock}
     runfiles.write_json(cfg.run_path / "report.json", report)
     (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)

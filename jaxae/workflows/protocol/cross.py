@@ -1,8 +1,8 @@
 """P-values without held-out rows: the models of folds, or of bootstrap samples, as one grid.
 
-Where normals are few, a tenth of them held out is a tenth less to learn from and too few to
-calibrate on. Here every normal row trains and every one calibrates, by the models that did not see
-it; see `jaxae.stats.conformal.folds` for what is promised.
+Where normals are few, holding out a tenth of them leaves less to learn from and too few to
+calibrate on. Here every normal row trains, and every one calibrates by the models that did not see
+it; see `jaxae.stats.conformal.folds` for the guarantee.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from jaxae.rng import Purpose, host_generator
 from jaxae.stats import conformal
 from jaxae.storage import runfiles, runlog
 from jaxae.training import grid
-from jaxae.types import Dataset, Learner, PyTree, Split
+from jaxae.types import Dataset, PyTree, Split
 from jaxae.workflows import choices, experiment
 from jaxae.workflows.protocol.expansion import refuse_unread
 
@@ -34,7 +34,7 @@ _FOLDS = 2  # address of the draw below Purpose.SPLIT, beside those of `jaxae.da
 
 
 class Parts(NamedTuple):
-    """Who is trained on what, K models and n normals."""
+    """Which of n normals each of K models is trained on."""
 
     used: list[Int[np.ndarray, "..."]]  # rows of each model, some twice in a bootstrap sample
     seen: Bool[np.ndarray, "K n"]
@@ -64,9 +64,9 @@ def run(cfg: CrossConfig) -> dict:
     conformal.rank_allowed(n, cfg.alpha)  # raises where no p-value is as small
     parts = bootstrap(n, cfg.bags, cfg.seed) if cfg.bags else folds(n, cfg.folds, cfg.seed)
     with parallel.on_host(), runlog.enter(base, dataset.digest) as folder:
-        states = _trained(base, sources.read(normals.x), parts)
-        own, test = _scores(base, dataset, normals, parts, states)
-        p = _p_values(parts, own, test, bool(cfg.bags))
+        variables = _trained(base, sources.read(normals.x), parts)
+        calibration, test = _scores(base, dataset, normals, parts, variables)
+        p = _p_values(parts, calibration, test, bool(cfg.bags))
         flagged, y = np.asarray(p <= np.float32(cfg.alpha)), dataset.test.y
         runfiles.write_arrays(
             folder / "scores.npz",
@@ -141,23 +141,20 @@ def _joined(one: Split, other: Split) -> Split:
     return Split(x, *(np.concatenate(pair) for pair in zip(one[1:], other[1:], strict=True)))
 
 
-def _take(split: Split, index: np.ndarray) -> Split:
-    return Split(*(part[index] for part in split))
-
-
 def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
     """The variables [K, ...] of the models, each from weights of its own.
 
     Their scores are averaged, and models that start alike err alike.
     """
     learner = learners.build(cfg, rows.shape[1:], axis=None)
-    seeds = host_generator(cfg.seed, Purpose.INIT, _FOLDS).integers(0, 2**32, len(parts.used))
-    left_out = [np.flatnonzero(~of) for of in parts.seen]
-    models = [
-        grid.Member(dataclasses.replace(cfg, seed=int(seed)), learner.settings, used, valid)
-        for seed, used, valid in zip(seeds, parts.used, left_out, strict=True)
-    ]
     shape = rows.shape[1:]
+    seeds = host_generator(cfg.seed, Purpose.INIT, _FOLDS).integers(0, 2**32, len(parts.used))
+    models = [
+        grid.Member(
+            dataclasses.replace(cfg, seed=int(seed)), learner.settings, used, np.flatnonzero(~seen)
+        )
+        for seed, used, seen in zip(seeds, *parts, strict=True)
+    ]
     devices = grid.devices_for(learner, len(models), shape, cfg.devices)
     progress = grid.start(learner, models, shape)
     return grid.fit(learner, rows, models, devices, progress).state.variables
@@ -166,39 +163,43 @@ def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
 def _scores(
     cfg: ExperimentConfig, dataset: Dataset, normals: Split, parts: Parts, variables: PyTree
 ) -> tuple[Float[np.ndarray, "K n"], Float[np.ndarray, "K N"]]:
-    """What every model says of the normals and of the test rows."""
-    learner: Learner = learners.build(for_scoring(cfg), dataset.shape)
-    found = []
+    """Scores of the normals and of the test rows by every model."""
+    learner = learners.build(for_scoring(cfg), dataset.shape)
+    scores = []
     for k, used in enumerate(parts.used):
-        data = dataset._replace(train=_take(normals, np.unique(used)), valid=normals)
-        own = members.only(variables, k)
-        found.append(detectors.fit(learner, own, data, cfg, jax.local_devices())[1])
-    return np.stack([of.valid for of in found]), np.stack([of.test for of in found])
+        train = Split(*(part[np.unique(used)] for part in normals))
+        data = dataset._replace(train=train, valid=normals)
+        model = members.only(variables, k)
+        scores.append(detectors.fit(learner, model, data, cfg, jax.local_devices())[1])
+    return np.stack([one.valid for one in scores]), np.stack([one.test for one in scores])
 
 
 def _p_values(
-    parts: Parts, own: np.ndarray, test: np.ndarray, bagged: bool
+    parts: Parts, calibration: np.ndarray, test: np.ndarray, bagged: bool
 ) -> Float[np.ndarray, " N"]:
     if bagged:
-        return np.asarray(conformal.jackknife_after_bootstrap_p_values(own, parts.seen, test))
+        p = conformal.jackknife_after_bootstrap_p_values(calibration, parts.seen, test)
+        return np.asarray(p)
     fold = np.argmin(parts.seen, axis=0)
-    held_out = np.take_along_axis(own, fold[None], axis=0)[0]
+    held_out = np.take_along_axis(calibration, fold[None], axis=0)[0]
     return np.asarray(conformal.cv_plus_p_values(held_out, fold, test))
 
 
-def _report(cfg: CrossConfig, base: ExperimentConfig, n: int, found: dict) -> dict:
-    bound = 2 * cfg.alpha if cfg.bags else conformal.cv_plus_bound(cfg.alpha, n, cfg.folds)
+def _report(cfg: CrossConfig, base: ExperimentConfig, n: int, metrics: dict) -> dict:
+    if cfg.bags:
+        p_values, bound = f"jackknife+ after {cfg.bags} bootstrap samples", 2 * cfg.alpha
+    else:
+        p_values = f"CV+ with {cfg.folds} folds"
+        bound = conformal.cv_plus_bound(cfg.alpha, n, cfg.folds)
     return {
         "name": base.name,
         "seed": base.seed,
         "dataset": base.data.name,
         "method": base.method,
         "score": base.score,
-        "p_values": f"jackknife+ after {cfg.bags} bootstrap samples"
-        if cfg.bags
-        else f"CV+ with {cfg.folds} folds",
+        "p_values": p_values,
         "n_calibration": n,
         "alpha": cfg.alpha,
         "fpr_bound": bound,
-        **found,
+        **metrics,
     }

@@ -26,7 +26,7 @@ SWEPT = {
 
 
 def refuse_unread(cfg: ExperimentConfig) -> None:
-    """Refuse what a grid of members would ignore, such as several processes or streamed rows.
+    """Refuse settings that a grid ignores: it has resident rows, one process and no studies.
 
     Raises:
       UserError: such a setting is not at its default.
@@ -50,24 +50,24 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
     base = experiment_of(cfg)
     raw = data.raw(base.data)
     classes = cfg.classes or _classes(raw)
-    of_class = [dataclasses.replace(base.data, normal=(k,), anomaly=()) for k in classes]
-    base, _ = choices.settle(dataclasses.replace(base, data=of_class[0]))
+    first = dataclasses.replace(base.data, normal=(classes[0],), anomaly=())
+    base, _ = choices.settle(dataclasses.replace(base, data=first))
     of_class = [dataclasses.replace(base.data, normal=(k,)) for k in classes]
-    datasets = {of: splits.make(raw, of) for of in of_class}
-    found = []
+    datasets = {data_cfg: splits.make(raw, data_cfg) for data_cfg in of_class}
+    members = []
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     grid: Iterable[Any] = itertools.product(of_class, seeds, *(values for _, values in axes))
-    for of, seed, *point in grid:
-        member = dataclasses.replace(base, data=of, seed=seed)
-        name = f"class{of.normal[0]}-seed{seed}"
+    for data_cfg, seed, *point in grid:
+        member = dataclasses.replace(base, data=data_cfg, seed=seed)
+        name = f"class{data_cfg.normal[0]}-seed{seed}"
         for (field, _), value in zip(axes, point, strict=True):
             member = checks.replaced(member, field, value)
             name += f"-{field.rpartition('.')[2]}{value:g}"
         member = dataclasses.replace(member, run_dir=str(cfg.run_path / "members" / name))
         if seed == cfg.seed:  # all others differ in nothing that could be refused
-            experiment.check(member, datasets[of])
-        found.append(member)
-    return found, datasets
+            experiment.check(member, datasets[data_cfg])
+        members.append(member)
+    return members, datasets
 
 
 def _check(cfg: ProtocolConfig) -> None:
@@ -82,8 +82,7 @@ def _check(cfg: ProtocolConfig) -> None:
 
 
 def _classes(raw: Any) -> list[int]:
-    known = [] if raw.train_class_id is None else raw.train_class_id
-    classes = np.unique(known).tolist()
+    classes = np.unique([] if raw.train_class_id is None else raw.train_class_id).tolist()
     if len(classes) < 2:
         raise UserError(
             "one-vs-rest needs training rows of several classes: give y_train in the npz file"
@@ -122,26 +121,26 @@ def named(text: str, count: int) -> range:
     low, colon, high = text.partition(":")
     if not (colon and (low + high).isdecimal()) and text != ":":
         raise UserError(f"members is {text!r}; write A:B, 0:10 for the first ten of {count}")
-    found = range(count)[int(low or 0) : int(high or count)]
-    if not found:
+    chosen = range(count)[int(low or 0) : int(high or count)]
+    if not chosen:
         raise UserError(f"members {text} names none of the {count} members, 0 to {count - 1}")
-    return found
+    return chosen
 
 
 def is_finished(member: ExperimentConfig) -> bool:
     """Whether a member's folder holds just what is asked for."""
     folder = member.run_path
     try:
-        held = json.loads(config.to_json(config.from_json((folder / "config.json").read_text())))
+        stored = json.loads(config.to_json(config.from_json((folder / "config.json").read_text())))
         done = json.loads((folder / "report.json").read_bytes())["epochs"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     wanted = json.loads(config.to_json(member))
-    return _judged(held) == _judged(wanted) and done == member.train.epochs
+    return _relevant(stored) == _relevant(wanted) and done == member.train.epochs
 
 
-def _judged(values: dict) -> dict:
-    """A configuration without what no result depends on."""
+def _relevant(values: dict) -> dict:
+    """The settings of a configuration that its results depend on."""
     return {
         k: v for k, v in values.items() if k not in ("run_dir", "devices", "profile", "studies")
     }

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,23 +15,26 @@ from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.config.grids import ProtocolConfig
 from jaxae.config.identity import training_identity
 from jaxae.data import sources
-from jaxae.detectors import guards
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.reports import reporting
 from jaxae.storage import checkpoint, runfiles, runlog
 from jaxae.training import grid, selection, train
 from jaxae.types import Dataset, Learner, PyTree
+from jaxae.workflows import experiment
+
+Failed = dict[str, str]  # name of a member -> why it has no detector
 
 
 class Work(NamedTuple):
-    """What a call has to train."""
+    """What a call has to train: E members in one program."""
 
     members: list[ExperimentConfig]
     datasets: dict[DataConfig, Dataset]  # one for each class
     learner: Learner
     devices: list[jax.Device]
+    rows: np.ndarray  # of all classes, once
+    placed: list[grid.Member]  # where each finds its own
 
 
 def _work(
@@ -39,57 +42,65 @@ def _work(
 ) -> Work:
     shape = next(iter(datasets.values())).shape
     learner = runlog.with_stored_tuning(cfg.run_path, learners.build(todo[0], shape, axis=None))
-    for member in todo:
-        settings = learners.build(member, shape, axis=None).settings
-        if settings.keys() != learner.settings.keys():
+    settings = [learners.build(member, shape, axis=None).settings for member in todo]
+    for member, own in zip(todo, settings, strict=True):
+        if own.keys() != learner.settings.keys():
             raise UserError(
                 f"{member.run_path.name} is another program than {todo[0].run_path.name}: a sweep "
                 "over train.noise_std cannot hold 0 and other values"
             )
     devices = grid.devices_for(learner, len(todo), shape, cfg.devices)
-    return Work(todo, datasets, learner, devices)
+    rows: list[np.ndarray] = []
+    positions: dict[DataConfig, list[np.ndarray]] = {}  # of training and of valid rows
+    for k in dict.fromkeys(member.data for member in todo):
+        positions[k] = []
+        for split in (datasets[k].train, datasets[k].valid):
+            first = sum(map(len, rows))
+            rows.append(sources.read(split.x))
+            positions[k].append(np.arange(first, first + len(rows[-1])))
+    placed = [
+        grid.Member(member, own, *positions[member.data])
+        for member, own in zip(todo, settings, strict=True)
+    ]
+    return Work(todo, datasets, learner, devices, np.concatenate(rows), placed)
 
 
 def train_members(
     cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
 ) -> None:
-    """Train members side by side, then finish one after the other.
-
-    Args:
-      cfg: of the whole protocol.
-      todo: the members.
-      datasets: of their classes.
+    """Train the members that are still to do side by side, then finish one after the other.
 
     Raises:
       UserError: members that are not one program, more than the devices can hold, or a folder that
         holds something else or is in use.
       FloatingPointError: members that diverged or collapsed; all others are finished.
     """
-    shape = next(iter(datasets.values())).shape
-    states = {member: _trained_before(member, datasets[member.data]) for member in todo}
-    fresh = [member for member, state in states.items() if state is None]
+    variables = {member: _trained_before(member, datasets[member.data]) for member in todo}
+    fresh = [member for member in todo if variables[member] is None]
     work = _work(cfg, fresh, datasets) if fresh else None
-    with contextlib.ExitStack() as held:
+    failed: Failed = {}
+    with contextlib.ExitStack() as locks:
         folders = {
-            member: held.enter_context(runlog.enter(member, datasets[member.data].digest))
+            member: locks.enter_context(runlog.enter(member, datasets[member.data].digest))
             for member in todo
         }
         if work:
             runlog.write_tuning(cfg.run_path, work.learner)
-        found, failed = _fitted(cfg, work, [folders[m] for m in fresh]) if work else ({}, {})
-        states |= found
-        judging = learners.build(config.for_scoring(todo[0]), shape)
-        for member in (member for member in todo if member not in failed):
-            dataset = datasets[member.data]
+            trained, failed = _fitted(cfg, work, [folders[m] for m in fresh])
+            variables |= trained
+        shape = next(iter(datasets.values())).shape
+        learner = learners.build(config.for_scoring(todo[0]), shape)
+        for member, folder in folders.items():
+            if folder.name in failed:
+                continue
             try:
-                _finish(dataset, member, judging, folders[member], states[member])
+                _finish(member, learner, variables[member], datasets[member.data], folder)
             except FloatingPointError as error:
-                failed[member] = str(error)
+                failed[folder.name] = str(error)
         if work and not failed:
             shutil.rmtree(_checkpoints(cfg))
     if failed:
-        words = (f"{folders[member].name}: {why}" for member, why in failed.items())
-        raise FloatingPointError("; ".join(words))
+        raise FloatingPointError("; ".join(f"{name}: {why}" for name, why in failed.items()))
 
 
 def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
@@ -104,85 +115,59 @@ def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
     return detector.variables if same and about.data_digest == dataset.digest else None
 
 
-def _resident(work: Work) -> tuple[np.ndarray, list[grid.Member]]:
-    """The rows of all members, once, and where each finds its own."""
-    parts, at, first = [], {}, 0
-    for of in dict.fromkeys(member.data for member in work.members):
-        dataset = work.datasets[of]
-        train_rows, valid_rows = sources.read(dataset.train.x), sources.read(dataset.valid.x)
-        parts += [train_rows, valid_rows]
-        middle = first + len(train_rows)
-        at[of] = np.arange(first, middle), np.arange(middle, middle + len(valid_rows))
-        first = middle + len(valid_rows)
-    placed = [
-        grid.Member(
-            member, learners.build(member, parts[0].shape[1:], None).settings, *at[member.data]
-        )
-        for member in work.members
-    ]
-    return np.concatenate(parts), placed
-
-
 def _fitted(
     cfg: ProtocolConfig, work: Work, folders: Sequence[Path]
-) -> tuple[dict[ExperimentConfig, PyTree], dict[ExperimentConfig, str]]:
+) -> tuple[dict[ExperimentConfig, PyTree], Failed]:
     """The variables of members after their training, from where it stood, and who diverged."""
-    rows, placed = _resident(work)
-    choice = selection.CHOICES[cfg.train.select]
+    choice = selection.choice_of(work.members[0])
     about = {folder.name: _about(work, m) for folder, m in zip(folders, work.members, strict=True)}
-    logs = {name: folder / "metrics.jsonl" for name, folder in zip(about, folders, strict=True)}
+    logs = [folder / "metrics.jsonl" for folder in folders]
+    is_due = checkpoint.due(work.members[0].train)
     with checkpoint.open_manager(_checkpoints(cfg), 1) as manager:
-        progress, done, failed = _resumed(cfg, work, placed, about, manager)
-        for name in (name for name in about if name not in failed):
-            runlog.start_metrics(logs[name], done)
-        if _keeps(cfg) and done:
-            merits = _merits(choice, progress.kept_epoch, logs, failed)
-            progress = progress._replace(kept_merit=merits)
+        progress, done, failed = _resumed(work, about, manager, choice)
+        for name, log in zip(about, logs, strict=True):
+            if name not in failed:
+                runlog.start_metrics(log, done)
+        if choice and progress.selected:
+            merits = _merits(choice, progress.selected.epoch, logs, [m in failed for m in about])
+            progress = progress._replace(selected=progress.selected._replace(merit=merits))
 
-        def on_epoch(epoch: int, so_far: Any, found: train.EpochMetrics) -> train.EpochMetrics:
-            for i, name in enumerate(about):
+        def on_epoch(
+            epoch: int, so_far: Callable[[], grid.Progress], metrics: train.EpochMetrics
+        ) -> train.EpochMetrics:
+            for i, (name, log) in enumerate(zip(about, logs, strict=True)):
                 if name in failed:
                     continue
-                own = {metric: _own(of, i) for metric, of in found.items()}
+                of_member = {metric: _of_member(values, i) for metric, values in metrics.items()}
                 try:
-                    train.check_finite(own, f"after epoch {epoch}")
-                    runlog.append_metrics(logs[name], epoch, own)
+                    train.check_finite(of_member, f"after epoch {epoch}")
+                    runlog.append_metrics(log, epoch, of_member)
                 except FloatingPointError as error:
                     failed[name] = str(error)
-            if epoch % cfg.train.checkpoint_every == 0 or epoch == cfg.train.epochs:
-                held = {"members": about, "failed": failed}
-                checkpoint.save(manager, epoch, _stored(so_far()), held)
-            return found
+            if is_due(epoch):
+                description = {"members": about, "failed": failed}
+                checkpoint.save(manager, epoch, _stored(so_far()), description)
+            return metrics
 
-        found = grid.fit(
+        end = grid.fit(
             work.learner,
-            rows,
-            placed,
+            work.rows,
+            work.placed,
             work.devices,
             progress,
             done=done,
-            watch=_watch(cfg, work, placed),
-            merit=_merit(choice) if _keeps(cfg) else None,
+            watch=_watch(work),
+            choice=choice,
             on_epoch=on_epoch,
         )
         manager.wait_until_finished()
-    trained = found.kept if _keeps(cfg) else found.state.variables
-    own = {member: members.only(trained, i) for i, member in enumerate(work.members)}
-    of_name = dict(zip(about, work.members, strict=True))
-    return own, {of_name[name]: why for name, why in failed.items() if name in of_name}
+    variables = (end.selected or end.state).variables
+    trained = {member: members.only(variables, i) for i, member in enumerate(work.members)}
+    return trained, {name: why for name, why in failed.items() if name in about}
 
 
-def _keeps(cfg: ProtocolConfig) -> bool:
-    """Whether another epoch than the last may be selected."""
-    return cfg.train.select != "last"
-
-
-def _merit(choice: selection.Choice) -> grid.Merit:
-    return lambda found: choice.sign * found[choice.metric]
-
-
-def _own(values: np.ndarray, i: int) -> np.ndarray:
-    """Of one member, or of all."""
+def _of_member(values: np.ndarray, i: int) -> np.ndarray:
+    """One member's value of a metric [E], or the one [] that all have."""
     return np.ravel(values)[i : i + 1] if np.ndim(values) else np.asarray(values)
 
 
@@ -191,95 +176,91 @@ def _checkpoints(cfg: ProtocolConfig) -> Path:
     return cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
 
 
-def _watch(cfg: ProtocolConfig, work: Work, placed: Sequence[grid.Member]) -> grid.Watch:
+def _watch(work: Work) -> grid.Watch:
     """What is asked for after each epoch beside the validation loss, of every member [E]."""
-    if not cfg.train.monitor and cfg.train.select in ("last", "valid_loss"):
+    first = work.members[0]
+    if not first.train.monitor and first.train.select in ("last", "valid_loss"):
         return lambda variables: {}
-    devices, first = jax.local_devices(), work.members[0]
-    of_class = {
-        of: selection.watch(first, work.learner, dataset, devices)
-        for of, dataset in work.datasets.items()
-        if of in {member.data for member in work.members}
+    watch_class = {
+        k: selection.watch(first, work.learner, work.datasets[k], jax.local_devices())
+        for k in dict.fromkeys(member.data for member in work.members)
     }
 
     def watch(variables: Callable[[], PyTree]) -> train.EpochMetrics:
-        states, found = variables(), []
-        for i, member in enumerate(placed):
+        of_all, metrics = variables(), []
+        for i, member in enumerate(work.placed):
             settings = {name: np.float32([value]) for name, value in member.settings.items()}
-            own = members.only(states, i)
-            found.append(of_class[member.cfg.data](own, settings)())
-        return jax.tree.map(lambda *of: np.concatenate(of), *found)
+            metrics.append(watch_class[member.cfg.data](members.only(of_all, i), settings)())
+        return jax.tree.map(lambda *values: np.concatenate(values), *metrics)
 
     return watch
 
 
 def _about(work: Work, member: ExperimentConfig) -> dict:
-    """What fixes the course of a member's training, its length apart, as JSON has it."""
+    """What fixes the course of a member's training, except its length, as JSON has it."""
     identity = training_identity(member)
     return json.loads(json.dumps(identity)) | {"digest": work.datasets[member.data].digest}
 
 
 def _stored(progress: grid.Progress) -> PyTree:
-    """What a checkpoint holds of members; the merit of the epochs that they keep is in the logs."""
-    held = progress._asdict()
-    del held["kept_merit"]
-    return held
+    """What a checkpoint holds of members [E]; the merit of the selected epochs is in the logs."""
+    none = np.zeros(len(progress.state.step), np.int32)
+    epoch, _, variables = progress.selected or (none, None, {})
+    return {"state": progress.state, "kept": variables, "kept_epoch": epoch}
 
 
 def _resumed(
-    cfg: ProtocolConfig,
-    work: Work,
-    placed: Sequence[grid.Member],
-    about: dict,
-    manager: checkpoint.Manager,
-) -> tuple[grid.Progress, int, dict[str, str]]:
-    """Where a stopped call left these members, their epochs and who had diverged; or the start."""
-    shape = next(iter(work.datasets.values())).shape
+    work: Work, about: dict, manager: checkpoint.Manager, choice: selection.Choice | None
+) -> tuple[grid.Progress, int, Failed]:
+    """Where a stopped call left these members, their epochs and who had diverged; or the start.
+
+    The merit of the selected epochs is not known yet.
+    """
+    shape = work.rows.shape[1:]
     saved = manager.latest_step()
     if saved is None:
-        return grid.start(work.learner, placed, shape), 0, {}
-    held = checkpoint.about(manager, saved)
-    known, failed = held["members"], held.get("failed")  # an older version names none
-    if failed is None or not about.items() <= known.items() or saved > cfg.train.epochs:
+        return grid.start(work.learner, work.placed, shape), 0, {}
+    description = checkpoint.about(manager, saved)
+    stored_members = description["members"]
+    failed = description.get("failed")  # not there in an older version
+    epochs = work.members[0].train.epochs
+    if failed is None or not about.items() <= stored_members.items() or saved > epochs:
         raise UserError(
             f"{manager.directory} holds other members, settings, data or more epochs; remove it, "
             "or name another --run-dir"
         )
-    state = train.abstract_state(work.learner, shape, len(known))
-    kept = state.variables if _keeps(cfg) else {}
-    epoch = jax.ShapeDtypeStruct((len(known),), np.int32)
-    template = {"state": state, "kept": kept, "kept_epoch": epoch}
-    template = parallel.placed_like(template, work.devices[:1])
-    found = jax.device_get(checkpoint.restore(manager, template))
-    at = np.array([[*known].index(name) for name in about])  # others may be finished by now
-    found = jax.tree.map(lambda leaf: leaf[at], found)
-    return grid.Progress(**found, kept_merit=np.full(len(about), -np.inf)), saved, failed
+    state = train.abstract_state(work.learner, shape, len(stored_members))
+    epoch = jax.ShapeDtypeStruct((len(stored_members),), np.int32)
+    kept = {"kept": state.variables if choice else {}, "kept_epoch": epoch}
+    template = parallel.placed_like({"state": state, **kept}, work.devices[:1])
+    stored = jax.device_get(checkpoint.restore(manager, template))
+    at = np.array(
+        [[*stored_members].index(name) for name in about]
+    )  # others may be finished by now
+    stored = jax.tree.map(lambda leaf: leaf[at], stored)
+    unknown = np.full(len(about), -np.inf)
+    best = selection.Selected(stored["kept_epoch"], unknown, stored["kept"]) if choice else None
+    return grid.Progress(stored["state"], best), saved, failed
 
 
 def _merits(
-    choice: selection.Choice, epochs: np.ndarray, logs: dict[str, Path], failed: dict[str, str]
+    choice: selection.Choice, epochs: np.ndarray, logs: Sequence[Path], failed: Sequence[bool]
 ) -> np.ndarray:
-    """Of the epoch that each member keeps, from its log; of one that diverged the lowest."""
-    merit = _merit(choice)
+    """Of the epoch selected for each member, from its log; of one that diverged the lowest."""
     return np.array(
         [
-            -np.inf if name in failed else merit(runfiles.read_metrics(log)[epoch - 1])
-            for (name, log), epoch in zip(logs.items(), epochs, strict=True)
+            -np.inf if is_failed else choice.merit(runfiles.read_metrics(log)[epoch - 1])
+            for log, epoch, is_failed in zip(logs, epochs, failed, strict=True)
         ]
     )
 
 
 def _finish(
-    dataset: Dataset, member: ExperimentConfig, learner: Learner, folder: Path, variables: PyTree
+    member: ExperimentConfig, learner: Learner, variables: PyTree, dataset: Dataset, folder: Path
 ) -> None:
-    """Fit the detector of one member, and leave what `experiment.run` leaves, undrawn."""
-    detector, scores = detectors.fit(learner, variables, dataset, member, jax.local_devices())
-    detectors.save(folder / "detector", detector)
-    runlog.write_about(folder, member, dataset.digest)
-    runfiles.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
-    report = reporting.make(member, dataset, detector, scores, folder)
-    keys = train.ensemble(learner, member, len(dataset.train.x)).init
-    initial = train.initial_state(learner, dataset.shape, keys).params
-    of_run = (detector, scores, dataset, jax.local_devices())
-    report |= {"warnings": guards.look(learner, initial, *of_run)}
+    """Leave what `experiment.run` leaves of one member, undrawn."""
+    detector, scores, report = experiment.finish(
+        member, learner, variables, dataset, jax.local_devices(), folder
+    )
+    report["warnings"] = experiment.warnings(learner, learner, detector, scores, dataset)
     runfiles.write_json(folder / "report.json", report)
