@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxae.data import arrayfiles
-from jaxae.data.datasets import files, idx, local, ucr
+from jaxae.data.own import arrays
+from jaxae.data.published import download, idx, ucr
 from jaxae.errors import UserError
 
 MUTATIONS = int(os.environ.get("JAXAE_FUZZ", "1000"))
@@ -56,7 +57,7 @@ def rows(path):
 
 
 def raw(path):
-    return [part for part in local.npz(str(path)) if isinstance(part, np.ndarray)]
+    return [part for part in arrays.npz(path) if isinstance(part, np.ndarray)]
 
 
 FORMATS = {
@@ -66,7 +67,7 @@ FORMATS = {
     "set.npz": (data_set, raw),
     "x.csv": (csv, rows),
     "images": (idx_images, lambda path: [idx.parse(path.read_bytes(), 3, "images")]),
-    "labels.gz": (gzipped, lambda path: [idx.parse(files.read(path), 1, "labels")]),
+    "labels.gz": (gzipped, lambda path: [idx.parse(download.read(path), 1, "labels")]),
     "series.txt": (ucr_text, lambda path: ucr.parse(path.read_bytes(), 3, "series")),
 }
 

@@ -13,7 +13,7 @@ from jaxae import data, detectors
 from jaxae.cli import main as cli
 from jaxae.config import DataConfig, ExperimentConfig, ThresholdConfig
 from jaxae.data.arrayfiles import read_npz
-from jaxae.data.datasets import own, windows
+from jaxae.data.own import files, windows
 from jaxae.detectors import calibration
 from jaxae.errors import UserError
 
@@ -97,7 +97,7 @@ def test_texts_become_a_column_for_each_value_and_new_ones_are_none_of_these(fol
     csv.write_csv(
         pa.table({"colour": ["red", "pink"], "height": [1, 2], "width": [3.0, 4]}), "new.csv"
     )
-    x, names = own.rows(folder / "new.csv", raw.schema)
+    x, names = files.rows(folder / "new.csv", raw.schema)
     np.testing.assert_array_equal(x, [[3, 1, 0, 0, 1], [4, 2, 0, 0, 0]])
     assert names == []
 
@@ -283,7 +283,10 @@ def test_arrays_of_a_series_keep_their_own_split(tmp_path):
     ("changes", "says"),
     [
         ({"y_test": np.zeros(3, int)}, "must have a class for each"),
-        ({"x_test": np.full(50, np.nan)}, "x_test is NaN or infinite at 50 steps"),
+        (
+            {"x_test": np.full(50, np.nan)},
+            "x_test holds NaN or infinite values in 50 steps, first in step 0",
+        ),
         ({"x_train": np.zeros((9, 2))}, "x_train has 2 channels, x_test 1"),
         ({"x_train": np.zeros(4)}, "no stretch of training steps is as long as a window of 10"),
         ({"x_train": np.zeros((2, 2, 2))}, "a series is numbers"),

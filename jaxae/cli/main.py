@@ -16,7 +16,7 @@ from jaxae.config import ExperimentConfig, TrainConfig, checks
 from jaxae.config import parsing as arguments
 from jaxae.data import DATASETS
 from jaxae.data.corruptions import CORRUPTIONS
-from jaxae.data.datasets.kinds import FILES
+from jaxae.data.own.kinds import FILES
 from jaxae.errors import UserError, user_errors
 from jaxae.methods import learners
 from jaxae.reports.studies import STUDIES

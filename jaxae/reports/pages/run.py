@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxae.data.datasets.schema import Schema
+from jaxae.data.own.schema import Schema
 from jaxae.reports.pages import frame, svg
 from jaxae.reports.pages.held import Run
 from jaxae.reports.plots import files

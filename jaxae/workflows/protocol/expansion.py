@@ -11,7 +11,7 @@ import numpy as np
 from jaxae import config, data
 from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.grids import ProtocolConfig, experiment_of
-from jaxae.data.datasets import splits
+from jaxae.data import splits
 from jaxae.errors import UserError
 from jaxae.types import Dataset
 from jaxae.workflows import choices, experiment

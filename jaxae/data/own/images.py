@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxae.data.datasets.schema import Schema
+from jaxae.data.own.schema import Schema
 from jaxae.errors import UserError
 
 SUFFIXES = (

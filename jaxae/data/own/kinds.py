@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxae.config import DataConfig, checks
-from jaxae.data.datasets import local, own, tables
-from jaxae.data.datasets.raw import Raw
+from jaxae.data.own import arrays, files, tables
+from jaxae.data.raw import Raw
 from jaxae.errors import UserError, unknown
 from jaxae.registry import Registry
 
@@ -25,11 +25,11 @@ FILES: Registry[Files] = Registry(
     "kind of files",
     Files,
     {
-        "npz": Files(lambda path, cfg: local.npz(str(path), cfg.rows), ("rows",)),
-        "npy": Files(lambda path, cfg: local.npy(path, cfg.rows), ("rows",)),
-        "table": Files(own.table, _COLUMNS),
-        "images": Files(own.folder, ("size",)),
-        "series": Files(own.series, (*_COLUMNS, "window", "stride")),
+        "npz": Files(lambda path, cfg: arrays.npz(path, cfg.rows), ("rows",)),
+        "npy": Files(lambda path, cfg: arrays.npy(path, cfg.rows), ("rows",)),
+        "table": Files(files.table, _COLUMNS),
+        "images": Files(files.folder, ("size",)),
+        "series": Files(files.series, (*_COLUMNS, "window", "stride")),
     },
 )
 
@@ -43,12 +43,12 @@ def read(cfg: DataConfig) -> Raw:
     kind, path = find(cfg)
     if not path.exists():
         raise UserError(f"{path} of data.name {cfg.name} does not exist; check the path")
-    found = FILES[kind].read(path, cfg)
-    if found.group is not None and cfg.split == "random":
+    raw = FILES[kind].read(path, cfg)
+    if raw.group is not None and cfg.split == "random":
         raise UserError(
             "data.split random would tear apart rows that belong together; leave it at official"
         )
-    return found
+    return raw
 
 
 def refuse_unread(cfg: DataConfig, kind: str) -> None:
@@ -58,7 +58,7 @@ def refuse_unread(cfg: DataConfig, kind: str) -> None:
       UserError: one of them is not at its default.
     """
     reads = FILES[kind].reads if kind else ()
-    unread = {name for files in FILES.values() for name in files.reads} - set(reads)
+    unread = {name for other in FILES.values() for name in other.reads} - set(reads)
     checks.refuse_set(cfg, sorted(unread), f"data.name {cfg.name} does not read it", "data.")
 
 

@@ -1,4 +1,8 @@
-"""The published data sets: which files, where from, and the digests of their content."""
+"""Published data sets: which files, where from, and the digests of their content.
+
+`download` fetches bytes, `idx` and `ucr` parse them, `prepared` keeps the result as a TFDS data
+set; `digits` come with scikit-learn.
+"""
 
 import functools
 import hashlib
@@ -11,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxae.data.datasets import files, idx, prepared, ucr
-from jaxae.data.datasets.raw import Raw
+from jaxae.data.published import download, idx, prepared, ucr
+from jaxae.data.raw import Raw
 from jaxae.errors import UserError
 
 IDX_FILES = (
@@ -62,46 +66,32 @@ def load(publication: Publication, folder: str, cache: Path | None = None) -> Ra
     Raises:
       UserError: a file is missing, damaged or not the published one, or the download fails.
     """
-    return _prepared(publication, folder, cache)._replace(normal=publication.normal)
-
-
-def _prepared(publication: Publication, folder: str, cache: Path | None) -> Raw:
     folder = folder or os.environ.get("JAXAE_DATA_DIR", "")
+    key: tuple = (publication.content,)
     if folder:
-        paths = _find(publication, Path(folder).expanduser())
+        root = Path(folder).expanduser()
+        if not root.is_dir():
+            raise UserError(f"the data folder {root} does not exist; {download.REMEDY}")
+        paths = [download.find(root / publication.name, name) for name in publication.names]
         # A file that changes in size or time gets a new key, hence is read and verified again.
-        stamps = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-        return prepared.load(
-            publication.name,
-            (publication.content, stamps),
-            lambda: publication.parse(
-                publication, [files.read(p) for p in paths], [str(p) for p in paths]
-            ),
-            cache,
-        )
-    return prepared.load(
-        publication.name,
-        (publication.content,),
-        lambda: publication.parse(publication, publication.fetch(publication), _urls(publication)),
-        cache,
-    )
+        key += ([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths],)
+        titles = [str(path) for path in paths]
+    else:
+        titles = [f"{name} from {publication.url}" for name in publication.names]
 
+    def read() -> Raw:
+        contents = [download.read(p) for p in paths] if folder else publication.fetch(publication)
+        return publication.parse(publication, contents, titles)
 
-def _find(publication: Publication, root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"the data folder {root} does not exist; {files.REMEDY}")
-    return [files.find(root / publication.name, name) for name in publication.names]
-
-
-def _urls(publication: Publication) -> list[str]:
-    return [f"{name} from {publication.url}" for name in publication.names]
+    raw = prepared.load(publication.name, key, read, cache)
+    return raw._replace(normal=publication.normal)
 
 
 def _fetch_idx(publication: Publication) -> list[bytes]:
     archives = publication.archives or (None,) * len(publication.names)
     urls = [f"{publication.url}{name}.gz" for name in publication.names]
     return [
-        files.gunzip(files.download(url, digest), url)
+        download.gunzip(download.fetch(url, digest), url)
         for url, digest in zip(urls, archives, strict=True)
     ]
 
@@ -118,7 +108,7 @@ def _parse_idx(publication: Publication, contents: list[bytes], titles: list[str
                 f"{len(arrays[at + 1])} labels; replace them by the published files"
             )
     for content, expected, title in zip(contents, publication.content, titles, strict=True):
-        files.verify(hashlib.sha256(content).hexdigest(), expected, title)
+        download.verify(hashlib.sha256(content).hexdigest(), expected, title)
     train, train_class_id, test, test_class_id = arrays
     return Raw(
         train[..., None],
@@ -129,7 +119,7 @@ def _parse_idx(publication: Publication, contents: list[bytes], titles: list[str
 
 
 def _fetch_ucr(publication: Publication) -> list[bytes]:
-    body = files.download(publication.url, publication.archives and publication.archives[0])
+    body = download.fetch(publication.url)
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             members = {Path(name).name: name for name in archive.namelist()}
@@ -138,7 +128,7 @@ def _fetch_ucr(publication: Publication) -> list[bytes]:
         problem = f"holds no file {error}"
     except zipfile.BadZipFile as error:
         problem = f"is no valid zip file ({error})"
-    raise UserError(f"{publication.url} {problem}; {files.REMEDY}")
+    raise UserError(f"{publication.url} {problem}; {download.REMEDY}")
 
 
 def _parse_ucr(
@@ -148,7 +138,7 @@ def _parse_ucr(
         ucr.parse(content, length, title) for content, title in zip(contents, titles, strict=True)
     ]
     for (x, class_id), expected, title in zip(parts, publication.content, titles, strict=True):
-        files.verify(ucr.content_digest(x, class_id), expected, title)
+        download.verify(ucr.content_digest(x, class_id), expected, title)
     (x_train, train_class_id), (x_test, test_class_id) = parts
     return Raw(x_train.astype(np.float32), train_class_id, x_test.astype(np.float32), test_class_id)
 

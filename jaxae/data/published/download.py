@@ -56,7 +56,7 @@ def gunzip(content: bytes, name: str) -> bytes:
     raise UserError(f"{name} {problem}; fetch it again, or {REMEDY}")
 
 
-def download(url: str, sha256: str | None = None, timeout: float = 30.0) -> bytes:
+def fetch(url: str, sha256: str | None = None, timeout: float = 30.0) -> bytes:
     """Fetch a URL into memory and verify it.
 
     Args:

@@ -1,13 +1,42 @@
-"""Scaling of rows, fitted on those that are trained on."""
+"""What every loader gives: arrays as published, and how they are scaled for a model."""
 
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 
 from jaxae.data import sources
-from jaxae.data.datasets.raw import to_float
+from jaxae.data.own.schema import Schema
 from jaxae.errors import UserError
 from jaxae.types import Scaling, Source
+
+
+class Raw(NamedTuple):
+    """A data set as its source publishes it."""
+
+    x_train: Source  # [N, *S] uint8 pixels or float32 values
+    train_class_id: Int[np.ndarray, " N"] | None  # None = unlabelled, all normal
+    x_test: Source  # [M, *S]
+    test_class_id: Int[np.ndarray, " M"]
+    normal: tuple[int, ...] = ()  # classes that are normal where nobody says; () = no such classes
+    group: Int[np.ndarray, " N"] | None = None  # training rows that are held out together
+    schema: Schema = Schema()  # how the rows were read from files
+
+
+def to_float(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+    """Raw rows as float32: uint8, which means pixels, to [0, 1] by x / 255, others as they are."""
+    if x.dtype == np.uint8:
+        return np.divide(x, np.float32(255), dtype=np.float32)
+    return x.astype(np.float32, copy=False)
+
+
+def scaled(x: Shaped[np.ndarray, "*S"], scaling: Scaling) -> Float[np.ndarray, "*S"]:
+    """Raw rows as a model sees them: in float32, shifted and scaled."""
+    shift, scale = (np.asarray(part) for part in scaling)
+    if not shift.any() and (scale == 1).all():
+        return to_float(x)
+    return (to_float(x) - shift) / scale
 
 
 def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
@@ -35,14 +64,14 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
         raise UserError(f"data.scale is {how!r}; it must be none, minmax or standard by now")
     shift: np.ndarray = np.zeros((1,) * rank)
     scale: np.ndarray = np.ones((1,) * rank)
-    fitted = sources.view(x, ids, to_float)
+    rows = sources.view(x, ids, to_float)
     if how == "minmax":
-        low, high = sources.span(fitted)
+        low, high = sources.span(rows)
         shift, scale = shift + low, scale * (high - low)
     elif how == "standard":
         axes = (0, 1, 2) if rank == 3 else (0,)
         _, mean, variance = reduce(
-            _merged, (_moments(block, axes) for block in sources.blocks(fitted))
+            _merged, (_moments(block, axes) for block in sources.blocks(rows))
         )
         shift, scale = mean[0], np.sqrt(variance)[0]
     constant = scale <= 1e-6 * np.maximum(1.0, np.abs(shift))  # float32 rounding, not variation
@@ -60,7 +89,7 @@ def _merged(one: Moments, other: Moments) -> Moments:
     """Moments of two blocks of rows together (Chan, Golub and LeVeque, 1983)."""
     n = one[0] + other[0]
     share = other[0] / n
-    apart = other[1] - one[1]
-    mean = one[1] + share * apart
-    variance = (1 - share) * one[2] + share * other[2] + share * (1 - share) * apart**2
+    gap = other[1] - one[1]
+    mean = one[1] + share * gap
+    variance = (1 - share) * one[2] + share * other[2] + share * (1 - share) * gap**2
     return n, mean, variance
