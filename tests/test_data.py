@@ -470,16 +470,6 @@ def test_unlabelled_test_set_of_anomalies_only():
         splits.make(raw, DataConfig())
 
 
-def test_overlapping_rows_are_noticed():
-    made = splits.make(make_raw(), DataConfig(normal=(0,)))
-    shared = made.test.id.copy()
-    shared[3] = made.train.id[0]
-    with pytest.raises(AssertionError, match="train and test share 1 rows"):
-        splits.check_disjoint(made._replace(test=made.test._replace(id=shared)), False)
-    with pytest.raises(AssertionError, match="valid holds rows that test lacks"):
-        splits.check_disjoint(made, True)
-
-
 @pytest.mark.parametrize("valid", ["holdout", "test"])
 def test_corrupted_copies_are_the_anomalies(monkeypatch, valid):
     calls = []

@@ -193,13 +193,13 @@ def applicable(shape: Shape) -> tuple[str, ...]:
 
 
 def _find(name: str, shape: Shape) -> Corruption:
-    found = CORRUPTIONS[name]
+    corruption = CORRUPTIONS[name]
     if name not in applicable(shape):
         raise UserError(
-            f"corruption {name!r} works on {found.kind}, not on rows of shape "
+            f"corruption {name!r} works on {corruption.kind}, not on rows of shape "
             f"{tuple(shape)}; known for these: {', '.join(applicable(shape))}"
         )
-    return found
+    return corruption
 
 
 def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:

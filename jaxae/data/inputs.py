@@ -108,13 +108,14 @@ def shape_of(name: str, shape: Shape) -> Shape:
     Raises:
       UserError: an unknown map, or rows that it does not take.
     """
-    found = INPUTS[name]
-    if found.side and (len(shape) != 3 or min(shape[:2]) < found.side):
+    feature_map = INPUTS[name]
+    side = feature_map.side
+    if side and (len(shape) != 3 or min(shape[:2]) < side):
         raise UserError(
-            f"data.input {name!r} takes images [H, W, C] of {found.side} x {found.side} pixels or "
-            f"more, and the rows are of shape {list(shape)}; use --data.input none"
+            f"data.input {name!r} takes images [H, W, C] of {side} x {side} pixels or more, "
+            f"and the rows are of shape {list(shape)}; use --data.input none"
         )
-    return tuple(jax.eval_shape(found.apply, jax.ShapeDtypeStruct(shape, jnp.float32)).shape)
+    return tuple(jax.eval_shape(feature_map.apply, jax.ShapeDtypeStruct(shape, jnp.float32)).shape)
 
 
 def mapped(name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, "N ..."]:

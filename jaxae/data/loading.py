@@ -51,9 +51,9 @@ def raw(cfg: DataConfig) -> Raw:
     Raises:
       UserError: see `load`.
     """
-    kind, _ = kinds.find(cfg, DATASETS)
+    kind, path = kinds.find(cfg, DATASETS)
     kinds.refuse_unread(cfg, kind)
-    return kinds.read(cfg) if kind else DATASETS[cfg.name](cfg)
+    return kinds.read(kind, path, cfg) if kind else DATASETS[cfg.name](cfg)
 
 
 def index_plan(

@@ -49,12 +49,16 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
         _check_present(cfg.normal, class_id[train_part], "normal", "training rows")
     _check_present(cfg.anomaly, class_id[test_part], "anomaly", "test rows")
 
-    kept = train_part[np.isin(class_id[train_part], normal)]
+    train_normal = train_part[np.isin(class_id[train_part], normal)]
     test_normal = test_part[np.isin(class_id[test_part], normal)]
-    _require_normals(kept, "training", cfg)
+    _require_normals(train_normal, "training", cfg)
     _require_normals(test_normal, "test", cfg)
-    group = None if raw.group is None else raw.group[kept]
-    train, valid = (kept, test_normal) if cfg.valid == "test" else _hold_out(kept, group, cfg)
+    if cfg.valid == "test":
+        train, valid, held_out = train_normal, test_normal, test_normal[:0]
+    else:
+        group = None if raw.group is None else raw.group[train_normal]
+        train, valid = _hold_out(train_normal, group, cfg)
+        held_out = valid
     train = train[: cfg.limit or None]
     test = test_part[np.isin(class_id[test_part], [*normal, *anomaly])]
     if len(test) == len(test_normal) and not cfg.corruption:
@@ -65,7 +69,6 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     if cfg.balance and not cfg.corruption:
         test = _balance(test, np.isin(class_id[test], normal), cfg)
 
-    held_out = () if cfg.valid == "test" else valid
     fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, held_out)
     scaling = fit_scaling(cfg.scale, pool, fitted_on)
     is_anomaly = ~np.isin(class_id, normal)
@@ -73,7 +76,6 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     data = data._replace(digest=_digest(pool, class_id, train, valid, test), schema=raw.schema)
     if cfg.corruption:
         data = data._replace(test=_with_corrupted(data.test, cfg))
-    check_disjoint(data, valid_in_test=cfg.valid == "test")
     return _through_input(data, cfg.input)
 
 
@@ -195,22 +197,6 @@ def _implied(raw: Raw) -> tuple[int, ...]:
     if present <= {0, 1}:
         return (0,)
     return (1,) if present <= {-1, 1} else ()
-
-
-def check_disjoint(data: Dataset, valid_in_test: bool) -> None:
-    """Assert that no row is in two splits; with `valid_in_test`, that valid is part of test.
-
-    Raises:
-      AssertionError: names the two splits. It means a defect here, not in the user's input.
-    """
-    pairs = [("train", "valid"), ("train", "test")]
-    pairs += [] if valid_in_test else [("valid", "test")]
-    for one, other in pairs:
-        shared = np.intersect1d(getattr(data, one).id, getattr(data, other).id)
-        if shared.size:
-            raise AssertionError(f"{one} and {other} share {shared.size} rows")
-    if valid_in_test and not np.isin(data.valid.id, data.test.id).all():
-        raise AssertionError("valid holds rows that test lacks")
 
 
 def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -34,13 +34,12 @@ FILES: Registry[Files] = Registry(
 )
 
 
-def read(cfg: DataConfig) -> Raw:
-    """The user's own files that a configuration names.
+def read(kind: str, path: Path, cfg: DataConfig) -> Raw:
+    """A user's own files, of the kind and at the place that `find` says.
 
     Raises:
       UserError: they do not exist, or are not such as their kind wants.
     """
-    kind, path = find(cfg)
     if not path.exists():
         raise UserError(f"{path} of data.name {cfg.name} does not exist; check the path")
     raw = FILES[kind].read(path, cfg)
@@ -62,7 +61,7 @@ def refuse_unread(cfg: DataConfig, kind: str) -> None:
     checks.refuse_set(cfg, sorted(unread), f"data.name {cfg.name} does not read it", "data.")
 
 
-def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
+def find(cfg: DataConfig, names: Iterable[str] = ()) -> tuple[str, Path]:
     """The kind of a user's own files, and where they are; "" for a data set by name.
 
     A path alone is read as its name says: a folder holds images, or arrays if y_test.npy is there,
@@ -70,7 +69,7 @@ def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
 
     Args:
       cfg: names them.
-      known: the data sets that have names of their own.
+      names: the data sets that have names of their own.
 
     Raises:
       UserError: neither a data set nor files.
@@ -78,7 +77,7 @@ def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
     kind, _, path = cfg.name.partition(":")
     if kind in FILES and path:
         return kind, Path(path).expanduser()
-    if cfg.name in known:
+    if cfg.name in names:
         return "", Path()
     alone = Path(cfg.name).expanduser()
     if cfg.name and alone.is_dir():
@@ -86,4 +85,4 @@ def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
     by_suffix = dict.fromkeys(tables.SUFFIXES, "table") | {".npz": "npz"}
     if alone.is_file() and alone.suffix.lower() in by_suffix:
         return "series" if cfg.window else by_suffix[alone.suffix.lower()], alone
-    raise unknown("dataset", cfg.name, [*known, *(f"{name}:PATH" for name in FILES)])
+    raise unknown("dataset", cfg.name, [*names, *(f"{name}:PATH" for name in FILES)])

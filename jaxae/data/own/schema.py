@@ -29,8 +29,8 @@ class Schema:
     def features(self) -> list[str]:
         """The name of each value of a step or of a row of a table."""
         names: list[str] = []
-        for column, known in zip(self.columns, self.categories, strict=True):
-            names += [f"{column}={value}" for value in known] or [column]
+        for column, values in zip(self.columns, self.categories, strict=True):
+            names += [f"{column}={value}" for value in values] or [column]
         return names
 
     def called(self, class_id: int) -> str:

@@ -60,9 +60,10 @@ def read(path: Path) -> Table:
     except (OSError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise UserError(f"{path} is no readable table ({problem}); write it again") from None
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise UserError(f"{path} has several columns called {', '.join(twice)}; rename them")
+    names = table.column_names
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path} has several columns called {', '.join(repeated)}; rename them")
     if not table.num_rows:
         raise UserError(f"{path} holds no rows")
     return table
@@ -183,7 +184,7 @@ def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
 
 def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Columns with values that are missing, NaN or beyond float32: how many, and the first row."""
-    found = {}
+    gaps = {}
     for name in names:
         if column_kind(table, name) == "number":
             with np.errstate(over="ignore"):
@@ -191,8 +192,8 @@ def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
         else:
             bad = table[name].is_null().to_numpy(zero_copy_only=False)
         if bad.any():
-            found[name] = int(bad.sum()), int(np.argmax(bad))
-    return found
+            gaps[name] = int(bad.sum()), int(np.argmax(bad))
+    return gaps
 
 
 def _numbers(table: Table, name: str) -> Float[np.ndarray, " N"]:

@@ -37,8 +37,6 @@ class Publication(NamedTuple):
       names: files in the order train, test (images before labels).
       content: SHA-256 that each file's content must have: of the decompressed bytes of IDX files,
         of the rows as a set (`ucr.content_digest`) of UCR files.
-      archives: SHA-256 of each download as it comes over the wire; None = none is known, `content`
-        alone decides.
       fetch: `(publication) -> contents`, by download, in the order of `names`.
       parse: `(publication, contents, titles for errors) -> Raw`, verified.
       normal: classes that are normal by what the rows are; () = any could be.
@@ -48,7 +46,6 @@ class Publication(NamedTuple):
     url: str
     names: tuple[str, ...]
     content: tuple[str, ...]
-    archives: tuple[str, ...] | None
     fetch: Callable[["Publication"], list[bytes]]
     parse: Callable[["Publication", list[bytes], list[str]], Raw]
     normal: tuple[int, ...] = ()
@@ -88,12 +85,8 @@ def load(publication: Publication, folder: str, cache: Path | None = None) -> Ra
 
 
 def _fetch_idx(publication: Publication) -> list[bytes]:
-    archives = publication.archives or (None,) * len(publication.names)
     urls = [f"{publication.url}{name}.gz" for name in publication.names]
-    return [
-        download.gunzip(download.fetch(url, digest), url)
-        for url, digest in zip(urls, archives, strict=True)
-    ]
+    return [download.gunzip(download.fetch(url), url) for url in urls]
 
 
 def _parse_idx(publication: Publication, contents: list[bytes], titles: list[str]) -> Raw:
@@ -153,12 +146,6 @@ MNIST = Publication(
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
-    archives=(
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    ),
     fetch=_fetch_idx,
     parse=_parse_idx,
 )
@@ -172,12 +159,6 @@ FASHION_MNIST = Publication(
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
-    archives=(
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     ),
     fetch=_fetch_idx,
     parse=_parse_idx,
@@ -193,7 +174,6 @@ ECG5000 = Publication(
         "e4ce13fb08105cf080d5473e585991b5de91b74eb9bc7e033b5e233730d503f3",
         "f9606506c0955fa28d43e7c8df9aa4ef0d0719c26c773f908e57f37e947ec2f8",
     ),
-    archives=None,
     fetch=_fetch_ucr,
     parse=functools.partial(_parse_ucr, length=140),
     normal=(1,),

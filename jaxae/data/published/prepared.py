@@ -25,7 +25,7 @@ from jaxae.errors import UserError
 
 BLOCK = 1000  # rows per record
 VERSION = "1.0.0"  # of the stored format: raise it when the features change
-_ASIDE = ".preparing-"  # prefix of folders that are not whole yet
+_PREFIX = ".preparing-"  # of folders that are not whole yet
 _ABANDONED = 3600.0  # seconds after which such a folder belongs to a process that was killed
 
 
@@ -65,21 +65,20 @@ def load(name: str, key: Any, read: Callable[[], Raw], cache: Path | None = None
 
 def _prepare(raw: Raw, name: str, home: Path) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
-    for old in home.parent.glob(f"{_ASIDE}*"):
+    for old in home.parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):  # its process may be renaming it just now
             if time.time() - old.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(old, ignore_errors=True)
-    aside = Path(tempfile.mkdtemp(prefix=f"{_ASIDE}{home.name}-", dir=home.parent))
-    try:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{_PREFIX}{home.name}-", dir=home.parent, ignore_cleanup_errors=True
+    ) as folder:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself there
-            _builder(raw, name, aside).download_and_prepare()
+            _builder(raw, name, Path(folder)).download_and_prepare()
         try:
-            aside.rename(home)
+            os.rename(folder, home)
         except OSError:
             if not home.is_dir():  # otherwise another process was first, with the same content
                 raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _builder(raw: Raw, name: str, folder: Path) -> Any:
