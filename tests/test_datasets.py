@@ -240,7 +240,7 @@ def break_missing_folder(path):
     ("damage", "says"),
     [
         (break_truncated, "truncated or damaged gzip"),
-        (break_not_gzip, "no valid gzip"),
+        (break_not_gzip, "not a valid gzip"),
         (break_magic, "magic number 00000801"),
         (break_content, "differs from the published data set"),
         (break_count, "holds 2 images but .* holds 20 labels"),
@@ -302,7 +302,7 @@ def test_download_of_a_zip(server):
         archive.writestr("README.md", "about")
     body = buffer.getvalue()
     publication = series_publication(texts)._replace(url=url + "ECG5000.zip")
-    for broken, says in ((body[:-30], "no valid zip"), (b"moved", "no valid zip")):
+    for broken, says in ((body[:-30], "not a valid zip"), (b"moved", "not a valid zip")):
         replies["/ECG5000.zip"] = (200, broken, len(broken))
         with pytest.raises(UserError, match=says):
             published.load(publication, "")
@@ -318,7 +318,7 @@ def test_download_of_a_zip(server):
         ((404, b"", 0), "answered 404"),
         ((500, b"", 0), "answered 500"),
         ((200, b"\x1f\x8b only a part", 5000), "dropped after 14 bytes"),
-        ((200, b"<html>sorry</html>", 18), "no valid gzip"),
+        ((200, b"<html>sorry</html>", 18), "not a valid gzip"),
     ],
 )
 def test_failed_download_is_one_clear_error_and_leaves_nothing(tmp_path, server, reply, says):
@@ -561,23 +561,23 @@ def test_npz_rejects(tmp_path, changes, says):
 
 def test_npz_file_that_is_none(tmp_path):
     path = tmp_path / "a.npz"
-    with pytest.raises(UserError, match=r"no readable \.npz.*No such file"):
+    with pytest.raises(UserError, match=r"not a readable \.npz.*No such file"):
         arrays.npz(path)
     path.write_text("text")
-    with pytest.raises(UserError, match=r"no readable \.npz"):
+    with pytest.raises(UserError, match=r"not a readable \.npz"):
         arrays.npz(path)
     np.save(tmp_path / "b.npy", np.ones(3))
-    with pytest.raises(UserError, match=r"no readable \.npz"):
+    with pytest.raises(UserError, match=r"not a readable \.npz"):
         arrays.npz(tmp_path / "b.npy")
     good = save(tmp_path / "c.npz")
     content = bytearray((tmp_path / "c.npz").read_bytes())
     (tmp_path / "cut.npz").write_bytes(content[:-50])
-    with pytest.raises(UserError, match=r"no readable \.npz"):
+    with pytest.raises(UserError, match=r"not a readable \.npz"):
         arrays.npz(tmp_path / "cut.npz")
     at = content.index(b"NUMPY") + 130  # inside the first array's values
     content[at] ^= 255
     (tmp_path / "flipped.npz").write_bytes(content)
-    with pytest.raises(UserError, match=r"no readable \.npz"):
+    with pytest.raises(UserError, match=r"not a readable \.npz"):
         arrays.npz(tmp_path / "flipped.npz")
     assert len(arrays.npz(good).x_train) == 6
 

@@ -78,7 +78,7 @@ def test_groups_stay_together_in_every_split(folder):
     assert [len(one & other) for one, other in ((seen[0], seen[1]), (seen[0], seen[2]))] == [0, 0]
     assert not seen[1] & seen[2]
     assert len(seen[2]) == 2
-    with pytest.raises(UserError, match="tear apart"):
+    with pytest.raises(UserError, match="held out together"):
         data.load(dataclasses.replace(cfg, split="random"))
 
 
@@ -126,10 +126,10 @@ def test_csv_files_of_other_habits(text, shape, folder):
         ({}, {"group": "sort"}, "data.group names"),
         ({"kind": ["good"] * 60}, {}, "no anomalies"),
         ({}, {"window": 0, "size": 9}, "data.size is 9, but data.name .* does not read it"),
-        ("", {}, "no readable table"),
+        ("", {}, "not a readable table"),
         ("a,a,kind\n1,2,3\n", {}, "several columns called a"),
         ("a,kind\n", {}, "no rows"),
-        ("a,kind\n1,2,3\n4\n", {}, "no readable table"),
+        ("a,kind\n1,2,3\n4\n", {}, "not a readable table"),
     ],
 )  # fmt: skip
 def test_tables_that_cannot_be_used_are_one_line(content, settings, says, folder):
@@ -144,13 +144,13 @@ def test_tables_that_cannot_be_used_are_one_line(content, settings, says, folder
 
 def test_other_encodings_are_one_line(folder):
     (folder / "bad.csv").write_bytes("größe,kind\n1,good\n".encode("latin-1"))
-    with pytest.raises(UserError, match="no text in UTF-8"):
+    with pytest.raises(UserError, match="not text in UTF-8"):
         data.load(DataConfig(**PLAIN | {"name": "bad.csv"}))
 
 
 def test_damaged_parquet_is_one_line(folder):
     (folder / "bad.parquet").write_bytes((folder / "table.parquet").read_bytes()[:-40])
-    with pytest.raises(UserError, match="no readable table"):
+    with pytest.raises(UserError, match="not a readable table"):
         data.load(DataConfig(**PLAIN | {"name": "bad.parquet"}))
 
 
@@ -196,7 +196,7 @@ def test_images_of_any_size_and_mode_become_one(tmp_path):
 def test_a_damaged_image_is_named(content, tmp_path):
     write_images(tmp_path / "own", {"good": 3, "hole": 2})
     (tmp_path / "own/good/bad.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.png is no readable image"):
+    with pytest.raises(UserError, match=r"bad\.png is not a readable image"):
         data.load(DataConfig(name=str(tmp_path / "own")))
 
 
@@ -204,7 +204,7 @@ def test_an_image_that_was_cut_is_named(tmp_path):
     write_images(tmp_path / "own", {"good": 3, "hole": 2})
     path = tmp_path / "own/good/0.png"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"0\.png is no readable image"):
+    with pytest.raises(UserError, match=r"0\.png is not a readable image"):
         data.load(DataConfig(name=str(tmp_path / "own")))
 
 

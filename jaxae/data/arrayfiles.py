@@ -1,7 +1,7 @@
-"""Arrays in .npy, .npz and .csv files of anybody: none runs code, none allocates what is not there.
+"""Arrays in .npy, .npz and .csv files, which need not be trusted: reading one runs no code.
 
-What a header announces is held against the bytes that there are before anything is allocated. Rows
-in .npy files may be larger than memory: `on_disk` reads them where they lie.
+A header is checked against the size of the file before anything is allocated. Rows in .npy files
+may be larger than memory: `on_disk` reads them when they are asked for.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def read_rows(path: Path) -> np.ndarray:
         return arrays["x_test"] if "x_test" in arrays else next(iter(arrays.values()))
     if path.suffix == ".csv":
         return _csv(path)
-    raise UserError(f"{path} is no .npy, .npz or .csv file; save the rows as one of these")
+    raise UserError(f"{path} is not a .npy, .npz or .csv file; save the rows as one of these")
 
 
 def open_rows(path: Path) -> Source:
@@ -107,7 +107,7 @@ def on_disk(paths: list[Path], row_shape: Shape | None = None) -> Source:
       row_shape: what each row is reshaped to; None = as it is stored.
 
     Raises:
-      UserError: a file is no .npy, was cut off, or holds no rows or other rows than the first one.
+      UserError: a file is not a .npy or was cut off, holds no rows, or rows unlike the first's.
     """
     files = [_StoredRows(path, row_shape) for path in paths]
     first = files[0]
@@ -143,7 +143,7 @@ class _StoredRows:
         return rows
 
     def _read(self, at: np.ndarray, left: memoryview) -> None:
-        """Read neighbours in order as one piece, and announce pieces some ahead of reading them."""
+        """Read rows that follow each other as one piece; announce pieces before they are read."""
         first = np.flatnonzero(np.diff(at, prepend=-2) != 1)
         sizes = (np.diff(first, append=len(at)) * self._row_bytes).tolist()
         offsets = (self._start + at[first].astype(np.int64) * self._row_bytes).tolist()
@@ -170,7 +170,7 @@ def _header_of_rows(path: Path) -> tuple[Shape, np.dtype, int]:
             shape, in_columns, dtype = _announced(file, path.stat().st_size)
             start = file.tell()
             if in_columns:
-                raise ValueError("it holds columns one after another; save it in the order of C")
+                raise ValueError("it is stored column by column; save it in the order of C")
     except _DAMAGE as error:
         raise _unreadable(path, ".npy", error) from None
     if len(shape) < 2 or 0 in shape:
@@ -181,7 +181,7 @@ def _header_of_rows(path: Path) -> tuple[Shape, np.dtype, int]:
 
 
 def _unreadable(path: Path, kind: str, problem: object) -> UserError:
-    return UserError(f"{path} is no readable {kind} file ({problem}); write it again")
+    return UserError(f"{path} is not a readable {kind} file ({problem}); write it again")
 
 
 def _array(file: Any, size: int) -> np.ndarray:
@@ -199,14 +199,14 @@ def _announced(file: Any, size: int) -> tuple[Shape, bool, np.dtype]:
         raise ValueError("it holds object arrays (ragged rows?), which may run code")
     count = math.prod(shape)
     if min(shape, default=0) < 0 or file.tell() + count * dtype.itemsize != size:
-        raise ValueError(f"it announces {list(shape)} of {dtype}, which are not {size} bytes")
+        raise ValueError(f"its header says {list(shape)} of {dtype}, which are not {size} bytes")
     return shape, in_columns, dtype
 
 
 def _csv(path: Path) -> np.ndarray:
     """Numbers [N, F] separated by commas; a first line that holds no number names the columns.
 
-    Lines are counted as they stand: an empty one within is an error, not a row less.
+    An empty line before the last row is an error, so that no row is lost silently.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()

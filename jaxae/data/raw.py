@@ -19,9 +19,9 @@ class Raw(NamedTuple):
     train_class_id: Int[np.ndarray, " N"] | None  # None = unlabelled, all normal
     x_test: Source  # [M, *S]
     test_class_id: Int[np.ndarray, " M"]
-    normal: tuple[int, ...] = ()  # classes that are normal where nobody says; () = no such classes
+    normal: tuple[int, ...] = ()  # normal classes unless the configuration says; () = none
     group: Int[np.ndarray, " N"] | None = None  # training rows that are held out together
-    schema: Schema = Schema()  # how the rows were read from files
+    schema: Schema = Schema()  # how rows were read from files
 
 
 def to_float(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
@@ -45,8 +45,8 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
     `minmax` takes one minimum and one maximum over everything: x' in [0, 1] on these rows. As in
     TensorFlow's ECG tutorial `make` gives it the whole training part, whatever the class of a row
     (but not the valid rows, nor any test row). `standard` takes mean and standard deviation of each
-    feature, of each channel for images, of the normal training rows. What does not vary keeps the
-    scale 1.
+    feature, of each channel for images, of the normal training rows. A constant
+    feature keeps the scale 1.
 
     Args:
       how: none, minmax or standard.
@@ -57,11 +57,11 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
       float32, of the rank of a row, with axes of length 1 where they are shared.
 
     Raises:
-      UserError: another way of scaling, "auto" for one.
+      UserError: `how` is anything else, such as "auto".
     """
     rank = len(x.shape) - 1
     if how not in ("none", "minmax", "standard"):
-        raise UserError(f"data.scale is {how!r}; it must be none, minmax or standard by now")
+        raise UserError(f"data.scale is {how!r}; it must be none, minmax or standard here")
     shift: np.ndarray = np.zeros((1,) * rank)
     scale: np.ndarray = np.ones((1,) * rank)
     rows = sources.view(x, ids, to_float)

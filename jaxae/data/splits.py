@@ -19,7 +19,7 @@ from jaxae.errors import UserError
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.types import Dataset, Scaling, Source, Split
 
-_FEWEST = 2  # rows to train on: of a single one every model makes the mean
+_FEWEST = 2  # training rows: a model of a single one learns the row itself
 
 
 def make(raw: Raw, cfg: DataConfig) -> Dataset:
@@ -80,7 +80,7 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
 
 
 def of_normals(x: Source, cfg: DataConfig) -> Dataset:
-    """A data set of unlabelled rows that are all taken for normals: some are held out, none tested.
+    """A data set of unlabelled rows, all taken for normals: some are held out for validation.
 
     Its test rows are the valid ones.
 
@@ -112,7 +112,7 @@ def _dataset(
 
 
 def _through_input(data: Dataset, name: str) -> Dataset:
-    """The data set as its input map shows it to a model."""
+    """The data set with every row replaced by its feature map."""
     if name == "none":
         return data
     shape = inputs.shape_of(name, data.shape)
@@ -131,13 +131,13 @@ def _through_input(data: Dataset, name: str) -> Dataset:
 
 
 def _digest(pool: Source, *arrays: np.ndarray) -> str:
-    """Of rows, their classes and who is where; what is made of them follows from the settings."""
+    """SHA-256 of the rows, their classes and the splits; all else follows from the settings."""
     parts = [sources.digest(part) for part in (pool, *arrays)]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _class_ids(raw: Raw, normal: int) -> np.ndarray:
-    """Classes of the pool; unlabelled training rows are normal and take the class given."""
+    """Classes of the pool; unlabelled training rows take the class `normal`."""
     train = raw.train_class_id
     train = np.full(len(raw.x_train), normal) if train is None else train
     return np.concatenate([train, raw.test_class_id]).astype(np.int32)

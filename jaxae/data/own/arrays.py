@@ -25,8 +25,8 @@ def npz(path: Path, rows: str = "auto") -> Raw:
     Args:
       path: the file.
       rows: what arrays [N, A, B] are: "images" without their channel, "series" [T, C] or "auto":
-        images where they are uint8 or A = B, as of no usual series. Series [N, T] of one channel
-        are told from vectors by "series" alone.
+        images where they are uint8 or A = B, rare for series. Only "series" tells series [N, T] of
+        one channel from vectors.
 
     Raises:
       UserError: the file is missing, no .npz, lacks an array, or holds objects, NaN, ragged,
@@ -45,10 +45,12 @@ def npy(folder: Path, rows: str = "auto") -> Raw:
     else is as in `npz`.
 
     Raises:
-      UserError: a file is missing or damaged, or its array is not such as `npz` takes.
+      UserError: a file is missing or damaged, or its array is not one that `npz` takes.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; name one with x_train.npy, x_test.npy, y_test.npy")
+        raise UserError(
+            f"{folder} is not a folder; name one with x_train.npy, x_test.npy, y_test.npy"
+        )
     x_train, x_test = (_on_disk(folder, name, rows) for name in _NEEDED[:2])
     y_train, y_test = (
         arrayfiles.read_rows(path) if path.is_file() else None

@@ -1,6 +1,6 @@
 """A user's own files as raw data sets: tables, folders of images, long series.
 
-Where a file does not say which rows are to be tested, every anomaly is, and a share of the normals.
+Where a file does not say which rows are test rows, all anomalies are, and a share of the normals.
 """
 
 import dataclasses
@@ -145,7 +145,7 @@ def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
         cut = windows.cut(part, window, stride, blocks=not is_test)
         x[is_test] = windows.rows(steps.x, cut.start, window)
         y[is_test], block[is_test] = np.full(len(cut.start), normal[0], np.int32), cut.block
-        for k in np.unique(steps.y):  # the highest class that is no normal one names a window
+        for k in np.unique(steps.y):  # a window takes the highest anomalous class of its steps
             if k not in normal:
                 y[is_test][windows.any_of(steps.y == k, cut.start, window)] = k
     schema = dataclasses.replace(steps.schema, window=window, stride=stride)
@@ -153,7 +153,7 @@ def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
 
 
 def _normal_classes(y: np.ndarray, schema: Schema, cfg: DataConfig) -> list[int]:
-    """The normal ones of the classes [N]; no row is looked at."""
+    """The normal classes among the labels [N]."""
     labels_only = Raw(y[:0], y, y[:0], y[:0], normal_classes(schema.classes))
     return splits.choose_classes(labels_only, cfg)[0]
 
@@ -163,7 +163,8 @@ def _drawn_groups(group: np.ndarray, cfg: DataConfig) -> np.ndarray:
     names, number = np.unique(group, return_inverse=True)
     if len(names) < 2:
         raise UserError(
-            f"data.group {cfg.group!r} has one value only, so there is nothing to split"
+            f"data.group {cfg.group!r} has one value only, so no group is left to test; unset "
+            "it or name another column"
         )
     count = min(max(1, round(cfg.test_fraction * len(names))), len(names) - 1)
     return splits.draw(len(names), count, cfg.split_seed, SplitDraw.TEST)[number]
@@ -205,7 +206,7 @@ def _labels(
 
 
 def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
-    """Rows to judge from a file such as the one that a detector was made of.
+    """Rows to judge, from a file like the one that the detector was trained on.
 
     Args:
       path: a table, a series, a folder of images or one image, as the schema says.
@@ -215,12 +216,14 @@ def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
       Raw rows [N, *S], and what they are called: files, first steps of windows, or nothing.
 
     Raises:
-      UserError: the file cannot be read so.
+      UserError: the file cannot be read as the schema says.
     """
     if schema.kind == "images":
         paths = [path] if path.is_file() else images.files(path)
         if not paths:
-            raise UserError(f"{path} is no image and no folder that holds one")
+            raise UserError(
+                f"{path} is neither an image nor a folder with images; name one that is"
+            )
         root = path if path.is_dir() else path.parent
         names = [str(image.relative_to(root)) for image in paths]
         return images.decode(paths, schema), names
@@ -232,7 +235,9 @@ def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
     if schema.kind != "series":
         return x, []
     if len(x) < schema.window:
-        raise UserError(f"{len(x)} steps are fewer than a window of {schema.window}")
+        raise UserError(
+            f"the file has {len(x)} steps, fewer than a window of {schema.window}; give more"
+        )
     start = windows.cut([(0, len(x))], schema.window, schema.stride, blocks=False).start
     start = np.union1d(start, len(x) - schema.window)  # every step lies in a window
     return windows.rows(x, start, schema.window), [str(at) for at in start]

@@ -36,10 +36,10 @@ def scan(folder: Path) -> list[ImageFile]:
     a class are of the class "good".
 
     Raises:
-      UserError: it is no folder, or holds no images.
+      UserError: it is not a folder, or holds no images.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; name one with images in it")
+        raise UserError(f"{folder} is not a folder; name one with images in it")
     below = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
     parts = {part: below[part] for part in _PARTS if part in below}
     if len(parts) != len(_PARTS):
@@ -50,7 +50,9 @@ def scan(folder: Path) -> list[ImageFile]:
         for path in files(root)
     ]
     if not images:
-        raise UserError(f"{folder} holds no images; files that end in {', '.join(SUFFIXES)} are")
+        raise UserError(
+            f"{folder} holds no images; put files there that end in {', '.join(SUFFIXES)}"
+        )
     return images
 
 
@@ -142,4 +144,4 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is no readable image ({error}); replace or remove it")
+    return UserError(f"{path} is not a readable image ({error}); replace or remove it")

@@ -38,14 +38,14 @@ def read(kind: str, path: Path, cfg: DataConfig) -> Raw:
     """A user's own files, of the kind and at the place that `find` says.
 
     Raises:
-      UserError: they do not exist, or are not such as their kind wants.
+      UserError: they do not exist, or do not hold what their kind needs.
     """
     if not path.exists():
         raise UserError(f"{path} of data.name {cfg.name} does not exist; check the path")
     raw = FILES[kind].read(path, cfg)
     if raw.group is not None and cfg.split == "random":
         raise UserError(
-            "data.split random would tear apart rows that belong together; leave it at official"
+            "data.split random would separate rows that are held out together; use official"
         )
     return raw
 

@@ -14,14 +14,14 @@ from jaxae.errors import UserError
 
 Table = Any  # pyarrow.Table: the package is loaded by those who read one
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-# Columns that hold the class where nobody says so, in the order of preference.
+# Columns taken for the label where data.label is auto, the first of them that there is.
 LABELS = ("label", "class", "target", "is_anomaly", "anomaly", "outlier", "y")
 SPLIT = "split"  # a column of this name that holds "train" and "test" says whose row it is
 
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Columns that are no features; "" = there is none."""
+    """Columns that are not features; "" = there is none."""
 
     label: str
     group: str
@@ -41,7 +41,7 @@ def read(path: Path) -> Table:
     from pyarrow import csv, parquet
 
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} is no table; name a file that ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} is not a table; name a file that ends in {', '.join(SUFFIXES)}")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
             table = parquet.read_table(path)
@@ -56,16 +56,16 @@ def read(path: Path) -> Table:
             if not named:
                 table = table.rename_columns([f"column{i}" for i in range(table.num_columns)])
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8 ({error.reason}); save it as one") from None
+        raise UserError(f"{path} is not text in UTF-8 ({error.reason}); save it in UTF-8") from None
     except (OSError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
-        raise UserError(f"{path} is no readable table ({problem}); write it again") from None
+        raise UserError(f"{path} is not a readable table ({problem}); write it again") from None
     names = table.column_names
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(f"{path} has several columns called {', '.join(repeated)}; rename them")
     if not table.num_rows:
-        raise UserError(f"{path} holds no rows")
+        raise UserError(f"{path} holds no rows; write it again")
     return table
 
 
@@ -78,7 +78,7 @@ def _layout(path: Path) -> tuple[str, bool]:
 
 
 def roles(table: Table, cfg: DataConfig) -> Roles:
-    """Which columns are no features.
+    """Which columns are not features.
 
     Raises:
       UserError: the configuration names a column that is not there.
@@ -102,7 +102,7 @@ def fit(table: Table, taken: Roles, cfg: DataConfig, kind: str) -> Schema:
     """Which columns are features, and what those of texts may hold.
 
     Raises:
-      UserError: no column is left, or one holds texts, dates or other things that are no numbers.
+      UserError: no column is left, or one holds texts, dates or anything else but numbers.
     """
     features = [
         name
@@ -152,21 +152,21 @@ def _refused(table: Table, name: str, kind: str) -> str:
 
 
 def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
-    """The features of every row, texts as a column for each value that was there to be learned.
+    """The features of every row; a column of texts becomes one column for each known category.
 
-    A text that was not is none of these: all its columns are 0.
+    All of them are 0 for a text that is not a known category.
 
     Raises:
       UserError: a column is not there, holds something else, or misses values.
     """
     absent = [name for name in schema.columns if name not in table.column_names]
     if absent:
-        raise UserError(f"the table lacks the columns {', '.join(absent)}")
+        raise UserError(f"the table lacks the columns {', '.join(absent)}; add them")
     bad = missing(table, schema.columns)
     if bad:
         counts = ", ".join(f"{name} ({n} rows, first {first})" for name, (n, first) in bad.items())
         raise UserError(
-            f"values are missing, NaN or infinite in the columns {counts}; fill these in, remove "
+            f"values are missing, NaN or infinite in the columns {counts}; fill them in, remove "
             f"the rows, or leave columns out with --data.ignore"
         )
     parts = []
@@ -204,7 +204,7 @@ def _numbers(table: Table, name: str) -> Float[np.ndarray, " N"]:
 
 
 def values(table: Table, name: str, setting: str) -> np.ndarray:
-    """A column that is no feature, whole.
+    """All values of a column that is not a feature.
 
     Raises:
       UserError: a value is missing.

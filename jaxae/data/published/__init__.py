@@ -120,7 +120,7 @@ def _fetch_ucr(publication: Publication) -> list[bytes]:
     except KeyError as error:
         problem = f"holds no file {error}"
     except zipfile.BadZipFile as error:
-        problem = f"is no valid zip file ({error})"
+        problem = f"is not a valid zip file ({error})"
     raise UserError(f"{publication.url} {problem}; {download.REMEDY}")
 
 

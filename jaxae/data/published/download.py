@@ -44,12 +44,12 @@ def gunzip(content: bytes, name: str) -> bytes:
     """Decompress; `name` is what the error calls the content.
 
     Raises:
-      UserError: the content is truncated, damaged or not gzip at all.
+      UserError: the content is truncated, damaged or not gzip.
     """
     try:
         return gzip.decompress(content)
     except gzip.BadGzipFile as error:
-        problem = f"is no valid gzip file ({error})"
+        problem = f"is not a valid gzip file ({error})"
     except (EOFError, zlib.error):
         problem = "is a truncated or damaged gzip file"
     raise UserError(f"{name} {problem}; fetch it again, or {REMEDY}")

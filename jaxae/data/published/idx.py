@@ -32,8 +32,8 @@ def parse(content: bytes, ndim: int, name: str) -> np.ndarray:
     magic, expected = content[:4].hex(), f"0000{_UBYTE:02x}{ndim:02x}"
     if magic != expected:
         raise UserError(
-            f"{name} starts with magic number {magic or 'nothing'}, not {expected}: it is no IDX "
-            f"file of {ndim}-dimensional bytes; replace it by the published file"
+            f"{name} starts with magic number {magic or 'nothing'}, not {expected}: it is not an "
+            f"IDX file of {ndim}-dimensional bytes; replace it by the published file"
         )
     if len(content) < start:
         raise UserError(f"{name} ends within its header; replace it by the published file")

@@ -25,16 +25,16 @@ from jaxae.errors import UserError
 
 BLOCK = 1000  # rows per record
 VERSION = "1.0.0"  # of the stored format: raise it when the features change
-_PREFIX = ".preparing-"  # of folders that are not whole yet
+_PREFIX = ".preparing-"  # of folders that are not complete yet
 _ABANDONED = 3600.0  # seconds after which such a folder belongs to a process that was killed
 
 
 def load(name: str, key: Any, read: Callable[[], Raw], cache: Path | None = None) -> Raw:
     """The prepared data set, made from `read()` unless the cache has it.
 
-    A data set is prepared under a temporary name and renamed when it is whole: an aborted
-    preparation leaves nothing that could be taken for a data set, and of two processes that
-    prepare the same one, the first to finish wins. One that cannot be read is prepared again.
+    A data set is prepared under a temporary name and renamed when it is complete: an
+    aborted preparation leaves no data set, and of two processes that prepare the same one, the
+    first to finish wins. One that cannot be read is prepared again.
 
     Args:
       name: of the data set.
@@ -72,7 +72,7 @@ def _prepare(raw: Raw, name: str, home: Path) -> None:
     with tempfile.TemporaryDirectory(
         prefix=f"{_PREFIX}{home.name}-", dir=home.parent, ignore_cleanup_errors=True
     ) as folder:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself there
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints to it
             _builder(raw, name, Path(folder)).download_and_prepare()
         try:
             os.rename(folder, home)

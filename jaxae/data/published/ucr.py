@@ -19,8 +19,8 @@ def parse(content: bytes, length: int, name: str) -> tuple[np.ndarray, np.ndarra
       series [N, length, 1] float64, all digits kept for `content_digest`, and classes [N] int32.
 
     Raises:
-      UserError: a line of another length, a value that is no finite number, a class that is no
-        whole number, or no lines at all; it names the line.
+      UserError: a line of another length, a value that is not a finite number, a class that is
+        not a whole number, or no lines at all; it names the line.
     """
     rows = []
     for number, line in enumerate(content.decode("ascii", errors="replace").splitlines(), 1):
@@ -36,7 +36,7 @@ def parse(content: bytes, length: int, name: str) -> tuple[np.ndarray, np.ndarra
         if not np.isfinite(row).all():
             raise _broken(name, number, "has a value that is NaN or infinite")
         if row[0] != int(row[0]):
-            raise _broken(name, number, f"has the class {row[0]}, which is no whole number")
+            raise _broken(name, number, f"has the class {row[0]}, which is not a whole number")
         rows.append(row)
     if not rows:
         raise UserError(f"{name} holds no series; replace it by the published file")
