@@ -1,11 +1,9 @@
 """Published data sets: which files, where from, and the digests of their content.
 
-`download` fetches bytes, `idx` and `ucr` parse them, `prepared` keeps the result as a TFDS data
-set; `digits` come with scikit-learn.
+`download` fetches bytes, `formats` verifies and parses them, `prepared` keeps the result as a TFDS
+data set; `digits` come with scikit-learn.
 """
 
-import functools
-import hashlib
 import io
 import os
 import zipfile
@@ -15,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxae.data.published import download, idx, prepared, ucr
+from jaxae.data.published import download, formats, prepared
 from jaxae.data.raw import Raw
 from jaxae.errors import UserError
 
@@ -36,7 +34,7 @@ class Publication(NamedTuple):
       url: what the file names are appended to; a whole archive's address for ECG5000.
       names: files in the order train, test (images before labels).
       content: SHA-256 that each file's content must have: of the decompressed bytes of IDX files,
-        of the rows as a set (`ucr.content_digest`) of UCR files.
+        of the rows as a set (`formats.ucr_digest`) of UCR files.
       fetch: `(publication) -> contents`, by download, in the order of `names`.
       parse: `(publication, contents, titles for errors) -> Raw`, verified.
       normal: classes that are normal by what the rows are; () = any could be.
@@ -90,23 +88,12 @@ def _fetch_idx(publication: Publication) -> list[bytes]:
 
 
 def _parse_idx(publication: Publication, contents: list[bytes], titles: list[str]) -> Raw:
-    arrays = [
-        idx.parse(content, ndim, title)
-        for content, ndim, title in zip(contents, (3, 1, 3, 1), titles, strict=True)
-    ]
-    for at in (0, 2):
-        if len(arrays[at]) != len(arrays[at + 1]):
-            raise UserError(
-                f"{titles[at]} holds {len(arrays[at])} images but {titles[at + 1]} holds "
-                f"{len(arrays[at + 1])} labels; replace them by the published files"
-            )
-    for content, expected, title in zip(contents, publication.content, titles, strict=True):
-        download.verify(hashlib.sha256(content).hexdigest(), expected, title)
-    train, train_class_id, test, test_class_id = arrays
+    arrays = map(formats.idx, contents, publication.content, titles)
+    x_train, train_class_id, x_test, test_class_id = arrays
     return Raw(
-        train[..., None],
+        x_train[..., None],
         train_class_id.astype(np.int32),
-        test[..., None],
+        x_test[..., None],
         test_class_id.astype(np.int32),
     )
 
@@ -124,16 +111,9 @@ def _fetch_ucr(publication: Publication) -> list[bytes]:
     raise UserError(f"{publication.url} {problem}; {download.REMEDY}")
 
 
-def _parse_ucr(
-    publication: Publication, contents: list[bytes], titles: list[str], length: int
-) -> Raw:
-    parts = [
-        ucr.parse(content, length, title) for content, title in zip(contents, titles, strict=True)
-    ]
-    for (x, class_id), expected, title in zip(parts, publication.content, titles, strict=True):
-        download.verify(ucr.content_digest(x, class_id), expected, title)
-    (x_train, train_class_id), (x_test, test_class_id) = parts
-    return Raw(x_train.astype(np.float32), train_class_id, x_test.astype(np.float32), test_class_id)
+def _parse_ucr(publication: Publication, contents: list[bytes], titles: list[str]) -> Raw:
+    train, test = map(formats.ucr, contents, publication.content, titles)
+    return Raw(*train, *test)
 
 
 MNIST = Publication(
@@ -175,6 +155,6 @@ ECG5000 = Publication(
         "f9606506c0955fa28d43e7c8df9aa4ef0d0719c26c773f908e57f37e947ec2f8",
     ),
     fetch=_fetch_ucr,
-    parse=functools.partial(_parse_ucr, length=140),
+    parse=_parse_ucr,
     normal=(1,),
 )
