@@ -44,14 +44,21 @@ INDICES = [
 @pytest.mark.parametrize("ahead", [256, 7])
 def test_they_are_the_rows_of_the_array(index, parts, ahead, monkeypatch):
     monkeypatch.setattr(arrayfiles, "_AHEAD", ahead)
+    monkeypatch.setattr(arrayfiles, "_SLOW", -1.0 if ahead == 7 else 1.0)  # as from a slow disk
     for source in (arrayfiles.on_disk(parts), arrayfiles.on_disk(parts[:1])):
         expected = X[: len(source)]
         if isinstance(index, np.ndarray):
             index = index[index < len(source)] if index.dtype != bool else index[: len(source)]
+        assert source[index].dtype == np.float32  # this first read is timed
         found = source[index]
         np.testing.assert_array_equal(found, expected[index])
         assert found.dtype == np.float32
         assert found.flags.owndata
+
+
+def test_rows_of_another_byte_order_are_read(tmp_path):
+    np.save(tmp_path / "x.npy", X.astype(">f4"))
+    np.testing.assert_array_equal(arrayfiles.on_disk([tmp_path / "x.npy"])[3:9], X[3:9])
 
 
 def test_rows_beyond_the_last_are_an_error(parts):

@@ -7,6 +7,7 @@ may be larger than memory: `on_disk` reads them when they are asked for.
 import contextlib
 import math
 import os
+import time
 import tokenize
 import zipfile
 import zlib
@@ -28,10 +29,11 @@ _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, RuntimeError),
     *(OverflowError, MemoryError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-# Reads announced to the system before the first of them: a disk gave 14 thousand rows of 3 kB per
-# second one after another, 68 thousand announced so (virtual disk of an AMD EPYC, Zen 5). A memory
-# map gave 13 thousand, and a quarter as many as these reads where the rows were cached.
+# Reads announced to a slow disk before the first of them: it gave 14 thousand rows of 3 kB per
+# second one after another, 70 thousand announced so (virtual disk of an AMD EPYC, Zen 5). A memory
+# map gave 13 thousand, and a quarter of what these reads give where the system caches the rows.
 _AHEAD = 256
+_SLOW = 10e-6  # seconds per piece: not out of the system's cache, where it takes 2 microseconds
 
 
 def read_rows(path: Path) -> np.ndarray:
@@ -128,6 +130,7 @@ class _StoredRows:
         shape, self.dtype, self._start = _header_of_rows(path)
         self.shape: Shape = (shape[0], *(shape[1:] if row_shape is None else row_shape))
         self._row_bytes = math.prod(shape[1:]) * self.dtype.itemsize
+        self._is_slow = False
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -137,30 +140,31 @@ class _StoredRows:
         rows = np.empty((len(at), *self.shape[1:]), self.dtype)
         if len(at):
             try:
-                self._read(at, memoryview(rows).cast("B"))
+                self._read(at, rows.reshape(-1).view(np.uint8).data)
             except OSError as error:
                 raise UserError(f"{self.path} cannot be read ({words(error)})") from None
         return rows
 
-    def _read(self, at: np.ndarray, left: memoryview) -> None:
-        """Read rows that follow each other as one piece; announce pieces before they are read."""
+    def _read(self, at: np.ndarray, buffer: memoryview) -> None:
+        """Read rows that follow each other as one piece; announce pieces where reading is slow."""
         first = np.flatnonzero(np.diff(at, prepend=-2) != 1)
         sizes = (np.diff(first, append=len(at)) * self._row_bytes).tolist()
         offsets = (self._start + at[first].astype(np.int64) * self._row_bytes).tolist()
-        pieces = list(zip(offsets, sizes, strict=True))
-        announce: Any = getattr(os, "posix_fadvise", None)  # not on macOS or Windows
+        announce: Any = getattr(os, "posix_fadvise", None)  # not on macOS
+        is_slow, done, clock = self._is_slow and announce, 0, time.perf_counter()
         with self.path.open("rb", buffering=0) as file:
-            for i, (offset, size) in enumerate(pieces):
-                if announce and len(pieces) > 1 and i % _AHEAD == 0:
-                    for span in pieces[i : i + _AHEAD]:
-                        announce(file.fileno(), *span, os.POSIX_FADV_WILLNEED)
-                file.seek(offset)
-                piece, left = left[:size], left[size:]
-                while piece:
-                    count = file.readinto(piece)
+            number = file.fileno()
+            for i, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+                if is_slow and i % _AHEAD == 0:
+                    for piece in zip(offsets[i : i + _AHEAD], sizes[i : i + _AHEAD], strict=True):
+                        announce(number, *piece, os.POSIX_FADV_WILLNEED)
+                end = done + size
+                while done < end:
+                    count = os.preadv(number, [buffer[done:end]], offset + size - (end - done))
                     if not count:
                         raise UserError(f"{self.path} was cut off while it was read; put it back")
-                    piece = piece[count:]
+                    done += count
+        self._is_slow = time.perf_counter() - clock > _SLOW * len(sizes)
 
 
 def _header_of_rows(path: Path) -> tuple[Shape, np.dtype, int]:
