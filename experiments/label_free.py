@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxae import config, data, detectors
-from jaxae.data import inputs, sources
-from jaxae.data.datasets import splits
+from jaxae.data import inputs, sources, splits
 from jaxae.devices import parallel
 from jaxae.errors import UserError, user_errors
 from jaxae.methods import learners

@@ -23,8 +23,7 @@ from jaxae.config import (
     for_scoring,
 )
 from jaxae.config.checks import AUTO
-from jaxae.data import sources
-from jaxae.data.datasets import splits
+from jaxae.data import sources, splits
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners

@@ -24,6 +24,16 @@ class Purpose(enum.IntEnum):
     RESAMPLING = 6
 
 
+class SplitDraw(enum.IntEnum):
+    """What is drawn with `Purpose.SPLIT`, each at its own address; part of reproducibility too."""
+
+    HOLD_OUT = 0  # which training rows become valid rows
+    BALANCE = 1  # which anomalies stay in a balanced test set
+    FOLDS = 2  # the folds or bootstrap samples of cross-conformal protocols, and their seeds
+    CALIBRATION = 3  # which valid rows calibrate, where others standardise sums of scores
+    TEST = 4  # which rows of a user's file are tested, where the file does not say
+
+
 def stream(seed: int, purpose: Purpose) -> Key:
     """The key of one purpose: `fold_in(key(seed), purpose)`."""
     return jax.random.fold_in(jax.random.key(seed), int(purpose))
@@ -44,6 +54,5 @@ def add_noise(
 
 def host_generator(seed: int, purpose: Purpose, *address: int) -> np.random.Generator:
     """A NumPy generator for the same address scheme: for orders and splits, made on the host."""
-    return np.random.Generator(
-        np.random.Philox(np.random.SeedSequence((seed, int(purpose), *address)))
-    )
+    entropy = (seed, int(purpose), *map(int, address))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))

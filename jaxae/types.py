@@ -103,7 +103,7 @@ class Dataset(NamedTuple):
     dtype: str  # of the raw rows: "uint8" are pixels 0 ... 255, scaled to [0, 1] by x / 255
     digest: str = ""  # of rows, classes and splits; a run resumes only if it is unchanged
     raw_shape: Shape = ()  # of one raw row, where an input map gave it another; () = `shape`
-    schema: Any = None  # how raw rows are read from files: a `jaxae.data.datasets.schema.Schema`
+    schema: Any = None  # how raw rows are read from files: a `jaxae.data.own.schema.Schema`
 
 
 class Outputs(NamedTuple):

@@ -90,7 +90,7 @@ WINGS = (
 )
 # What stands above and is still none of a module's business.
 APART = {
-    "methods": {"devices.parallel", "data.datasets"},
+    "methods": {"devices.parallel", "data.own", "data.published", "data.splits"},
     "methods.reconstruction": {"config"},
     "methods.adversarial": {"config"},
     "training.train": {"storage"},
@@ -181,7 +181,7 @@ def test_plots_need_neither_jax_nor_the_rest_of_the_package():
     ("package", "homes"),
     [
         ("orbax", ("jaxae.storage.checkpoint",)),
-        ("tensorflow_datasets", ("jaxae.data.datasets.",)),
+        ("tensorflow_datasets", ("jaxae.data.published.",)),
         ("matplotlib", ("jaxae.reports.plots",)),
         ("tyro", ("jaxae.config.parsing",)),
         ("tqdm", ("jaxae.training.train",)),

@@ -163,7 +163,7 @@ def test_the_detector_is_found_in_its_run_and_alone(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [(np.zeros((3, 5)), "takes"), (np.full((3, 4), np.nan), "NaN"), (None, "no readable")],
+    [(np.zeros((3, 5)), "takes"), (np.full((3, 4), np.nan), "NaN"), (None, "not a readable")],
 )
 def test_rows_that_cannot_be_scored(run, rows, message, tmp_path):
     path = tmp_path / "rows.npy"

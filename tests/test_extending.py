@@ -16,9 +16,8 @@ from probes import assert_same, images, initial
 
 from jaxae import data, detectors, rng
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
-from jaxae.data import DATASETS
-from jaxae.data.datasets import splits
-from jaxae.data.datasets.raw import Raw
+from jaxae.data import DATASETS, splits
+from jaxae.data.raw import Raw
 from jaxae.detectors import evaluation
 from jaxae.devices import tuning
 from jaxae.methods import learners

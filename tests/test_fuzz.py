@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from jaxae.data import arrayfiles
-from jaxae.data.datasets import files, idx, local, ucr
+from jaxae.data.own import arrays
+from jaxae.data.published import download
 from jaxae.errors import UserError
 
 MUTATIONS = int(os.environ.get("JAXAE_FUZZ", "1000"))
 X = np.random.default_rng(0).random((5, 3), np.float32)
-SERIES = "\n".join(f"{k} " + " ".join(f"{v:.7e}" for v in row) for k, row in enumerate(X))
 
 
 def npy(path):
@@ -39,16 +39,8 @@ def csv(path):
     np.savetxt(path, X, delimiter=",", header="a,b,c", comments="")
 
 
-def idx_images(path):
-    path.write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", 5, 3, 2) + bytes(range(30)))
-
-
 def gzipped(path):
     path.write_bytes(gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", 9) + bytes(9), mtime=0))
-
-
-def ucr_text(path):
-    path.write_text(SERIES)
 
 
 def rows(path):
@@ -56,7 +48,7 @@ def rows(path):
 
 
 def raw(path):
-    return [part for part in local.npz(str(path)) if isinstance(part, np.ndarray)]
+    return [part for part in arrays.npz(path) if isinstance(part, np.ndarray)]
 
 
 FORMATS = {
@@ -65,9 +57,7 @@ FORMATS = {
     "z.npz": (compressed, rows),
     "set.npz": (data_set, raw),
     "x.csv": (csv, rows),
-    "images": (idx_images, lambda path: [idx.parse(path.read_bytes(), 3, "images")]),
-    "labels.gz": (gzipped, lambda path: [idx.parse(files.read(path), 1, "labels")]),
-    "series.txt": (ucr_text, lambda path: ucr.parse(path.read_bytes(), 3, "series")),
+    "labels.gz": (gzipped, lambda path: [np.frombuffer(download.read(path), np.uint8)]),
 }
 
 

@@ -9,8 +9,8 @@ from probes import edit, images, tiny, write_npz
 
 from jaxae import data
 from jaxae.config import DataConfig
-from jaxae.data.datasets import splits
-from jaxae.data.datasets.raw import Raw
+from jaxae.data import splits
+from jaxae.data.raw import Raw
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import plots

@@ -13,7 +13,7 @@ from jaxae import data, detectors
 from jaxae.cli import main as cli
 from jaxae.config import DataConfig, ExperimentConfig, ThresholdConfig
 from jaxae.data.arrayfiles import read_npz
-from jaxae.data.datasets import own, windows
+from jaxae.data.own import files, windows
 from jaxae.detectors import calibration
 from jaxae.errors import UserError
 
@@ -78,7 +78,7 @@ def test_groups_stay_together_in_every_split(folder):
     assert [len(one & other) for one, other in ((seen[0], seen[1]), (seen[0], seen[2]))] == [0, 0]
     assert not seen[1] & seen[2]
     assert len(seen[2]) == 2
-    with pytest.raises(UserError, match="tear apart"):
+    with pytest.raises(UserError, match="held out together"):
         data.load(dataclasses.replace(cfg, split="random"))
 
 
@@ -97,7 +97,7 @@ def test_texts_become_a_column_for_each_value_and_new_ones_are_none_of_these(fol
     csv.write_csv(
         pa.table({"colour": ["red", "pink"], "height": [1, 2], "width": [3.0, 4]}), "new.csv"
     )
-    x, names = own.rows(folder / "new.csv", raw.schema)
+    x, names = files.rows(folder / "new.csv", raw.schema)
     np.testing.assert_array_equal(x, [[3, 1, 0, 0, 1], [4, 2, 0, 0, 0]])
     assert names == []
 
@@ -126,10 +126,10 @@ def test_csv_files_of_other_habits(text, shape, folder):
         ({}, {"group": "sort"}, "data.group names"),
         ({"kind": ["good"] * 60}, {}, "no anomalies"),
         ({}, {"window": 0, "size": 9}, "data.size is 9, but data.name .* does not read it"),
-        ("", {}, "no readable table"),
+        ("", {}, "not a readable table"),
         ("a,a,kind\n1,2,3\n", {}, "several columns called a"),
         ("a,kind\n", {}, "no rows"),
-        ("a,kind\n1,2,3\n4\n", {}, "no readable table"),
+        ("a,kind\n1,2,3\n4\n", {}, "not a readable table"),
     ],
 )  # fmt: skip
 def test_tables_that_cannot_be_used_are_one_line(content, settings, says, folder):
@@ -144,13 +144,13 @@ def test_tables_that_cannot_be_used_are_one_line(content, settings, says, folder
 
 def test_other_encodings_are_one_line(folder):
     (folder / "bad.csv").write_bytes("größe,kind\n1,good\n".encode("latin-1"))
-    with pytest.raises(UserError, match="no text in UTF-8"):
+    with pytest.raises(UserError, match="not text in UTF-8"):
         data.load(DataConfig(**PLAIN | {"name": "bad.csv"}))
 
 
 def test_damaged_parquet_is_one_line(folder):
     (folder / "bad.parquet").write_bytes((folder / "table.parquet").read_bytes()[:-40])
-    with pytest.raises(UserError, match="no readable table"):
+    with pytest.raises(UserError, match="not a readable table"):
         data.load(DataConfig(**PLAIN | {"name": "bad.parquet"}))
 
 
@@ -196,7 +196,7 @@ def test_images_of_any_size_and_mode_become_one(tmp_path):
 def test_a_damaged_image_is_named(content, tmp_path):
     write_images(tmp_path / "own", {"good": 3, "hole": 2})
     (tmp_path / "own/good/bad.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.png is no readable image"):
+    with pytest.raises(UserError, match=r"bad\.png is not a readable image"):
         data.load(DataConfig(name=str(tmp_path / "own")))
 
 
@@ -204,7 +204,7 @@ def test_an_image_that_was_cut_is_named(tmp_path):
     write_images(tmp_path / "own", {"good": 3, "hole": 2})
     path = tmp_path / "own/good/0.png"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"0\.png is no readable image"):
+    with pytest.raises(UserError, match=r"0\.png is not a readable image"):
         data.load(DataConfig(name=str(tmp_path / "own")))
 
 
@@ -283,7 +283,10 @@ def test_arrays_of_a_series_keep_their_own_split(tmp_path):
     ("changes", "says"),
     [
         ({"y_test": np.zeros(3, int)}, "must have a class for each"),
-        ({"x_test": np.full(50, np.nan)}, "x_test is NaN or infinite at 50 steps"),
+        (
+            {"x_test": np.full(50, np.nan)},
+            "x_test holds NaN or infinite values in 50 steps, first in step 0",
+        ),
         ({"x_train": np.zeros((9, 2))}, "x_train has 2 channels, x_test 1"),
         ({"x_train": np.zeros(4)}, "no stretch of training steps is as long as a window of 10"),
         ({"x_train": np.zeros((2, 2, 2))}, "a series is numbers"),

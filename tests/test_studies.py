@@ -1,11 +1,12 @@
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from probes import assert_same, dataset, edit, images, tiny
 
 from jaxae.data import DATASETS
-from jaxae.data.datasets import local
+from jaxae.data.own import arrays as own_arrays
 from jaxae.devices import tuning
 from jaxae.errors import UserError
 from jaxae.reports import plots, studies
@@ -263,7 +264,7 @@ def test_studies_of_rows_that_lie_in_a_file_find_the_same(tmp_path, monkeypatch)
     folders = tmp_path / "resident", tmp_path / "filed"
     for folder in folders:
         folder.mkdir()
-    raw = local.npz(source(tmp_path / "rows.npz").removeprefix("npz:"))
+    raw = own_arrays.npz(Path(source(tmp_path / "rows.npz").removeprefix("npz:")))
     x = {part: in_a_file(tmp_path / part, getattr(raw, part)) for part in ("x_train", "x_test")}
     monkeypatch.setitem(DATASETS, "filed", lambda cfg: raw._replace(**x))
     with undrawn():

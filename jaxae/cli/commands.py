@@ -18,7 +18,7 @@ from jaxae.cli import runs as finished
 from jaxae.config import DataConfig, ExperimentConfig, TrainConfig, checks, parsing
 from jaxae.data import DATASETS
 from jaxae.data.corruptions import CORRUPTIONS
-from jaxae.data.datasets.kinds import FILES
+from jaxae.data.own.kinds import FILES
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import comparison, pages, tables

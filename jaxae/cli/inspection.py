@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxae import data
 from jaxae.config import DataConfig, ExperimentConfig
-from jaxae.data import sources
-from jaxae.data.datasets import kinds, splits, tables
-from jaxae.data.datasets.raw import Raw
+from jaxae.data import sources, splits
+from jaxae.data.own import kinds, tables
+from jaxae.data.raw import Raw
 from jaxae.workflows import choices
 
 _NAMED = 8  # columns, at most, that a line names

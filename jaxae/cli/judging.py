@@ -15,8 +15,7 @@ import numpy as np
 from jaxae import detectors
 from jaxae.config import ExperimentConfig
 from jaxae.data import arrayfiles, sources
-from jaxae.data.datasets import own
-from jaxae.data.shards import Shards
+from jaxae.data.own import files
 from jaxae.detectors import calibration, explanation
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input, words
@@ -238,14 +237,12 @@ def _judged(detector: detectors.Detector, raw: Source) -> Iterator[detectors.Jud
 def _read(rows: Path, detector: detectors.Detector) -> tuple[Source, list[str]]:
     """Raw rows, and the names of those that have some: files, or the first steps of windows."""
     schema = detector.about.schema
-    if schema.kind == "npz" and rows.suffix == ".npy" and arrayfiles.is_rows(rows):
-        return Shards([rows]), []
     if schema.kind == "npz":
-        return arrayfiles.read_rows(rows), []
+        return arrayfiles.open_rows(rows), []
     if not rows.exists():
         raise UserError(f"{rows} does not exist; check the path")
     with naming_input(rows):
-        return own.rows(rows, schema)
+        return files.rows(rows, schema)
 
 
 def _features(detector: detectors.Detector) -> list[str]:

@@ -1,8 +1,9 @@
 """Rows: by name or from a user's files, split, scaled and corrupted.
 
-`loading` finds data sets by name and orders the rows of an epoch; `datasets` reads published data
-and a user's own; `sources`, `shards` and `arrayfiles` are rows that need not lie in memory;
-`inputs` are fixed feature maps of a row, `corruptions` make anomalies of normals.
+`loading` finds data sets by name and orders the rows of an epoch; `published` and `own` read
+published data and a user's own files as `raw` rows, `splits` makes train, valid and test of these;
+`sources` and `arrayfiles` are rows that need not lie in memory; `inputs` are fixed feature maps of
+a row, `corruptions` make anomalies of normals.
 
 It uses settings and randomness by address. It does not know who takes the rows: no method, no
 training, no run folder.
@@ -12,7 +13,7 @@ all others are features. A new data set is entered in `loading.DATASETS`, a new 
 `kinds.FILES`.
 """
 
-from jaxae.data.datasets.raw import Raw
 from jaxae.data.loading import DATASETS, index_plan, load, raw
+from jaxae.data.raw import Raw
 
 __all__ = ["DATASETS", "Raw", "index_plan", "load", "raw"]

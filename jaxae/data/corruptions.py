@@ -30,7 +30,7 @@ _BLUR_RADIUS = 12  # four standard deviations at the largest severity of `blur`,
 
 
 class Corruption(NamedTuple):
-    """A corruption and what may be asked of it."""
+    """A corruption, the rows that it fits and its severities."""
 
     apply: Callable[[Array, Array, Key], Array]
     kind: Literal["images", "series", "any"]
@@ -182,7 +182,7 @@ CORRUPTIONS: Registry[Corruption] = Registry(
 
 
 def takes(x: Source) -> bool:
-    """Whether rows may be corrupted: of images those in [0, 1], of others all."""
+    """Whether rows can be corrupted: images must lie in [0, 1], other rows may hold any values."""
     return len(x.shape) != 4 or sources.within(sources.span(x), 0.0, 1.0)
 
 
@@ -193,13 +193,13 @@ def applicable(shape: Shape) -> tuple[str, ...]:
 
 
 def _find(name: str, shape: Shape) -> Corruption:
-    found = CORRUPTIONS[name]
+    corruption = CORRUPTIONS[name]
     if name not in applicable(shape):
         raise UserError(
-            f"corruption {name!r} works on {found.kind}, not on rows of shape "
+            f"corruption {name!r} works on {corruption.kind}, not on rows of shape "
             f"{tuple(shape)}; known for these: {', '.join(applicable(shape))}"
         )
-    return found
+    return corruption
 
 
 def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:

@@ -1,8 +1,8 @@
 """Fixed feature maps of a row: what a model sees in place of the pixels.
 
 A map is a pure function of one row, without anything that is fitted, chosen by `data.input` and
-kept with the detector. Errors of a reconstruction then count in its terms: a bright stroke no more
-than a faint one, an edge that is a pixel off hardly at all.
+kept with the detector. Reconstruction errors are then those of the mapped values: a bright stroke
+counts no more than a faint one, and an edge that is off by a pixel hardly at all.
 
 To add one, name an `Input` in `INPUTS`, or call `INPUTS.add` from outside of the package.
 """
@@ -22,15 +22,15 @@ from jaxae.registry import Registry
 from jaxae.types import Shape
 
 ORIENTATIONS = 8
-_SIDE_BY_SIDE = 256  # rows mapped together: bounds the memory of what lies between
+_SIDE_BY_SIDE = 256  # rows mapped together: bounds the memory of intermediate values
 
 
 class Input(NamedTuple):
-    """A feature map, and what must be known to use it.
+    """A feature map and the rows that it takes.
 
     Attributes:
       apply: of one row [*S] with values in [0, 1] -> [*S'], values in [0, 1] too.
-      side: it takes images [H, W, C] only, of at least so many pixels on each side; 0 = any rows.
+      side: smallest height and width of the images [H, W, C] that it takes; 0 = rows of any shape.
     """
 
     apply: Callable[[Array], Array]
@@ -108,13 +108,14 @@ def shape_of(name: str, shape: Shape) -> Shape:
     Raises:
       UserError: an unknown map, or rows that it does not take.
     """
-    found = INPUTS[name]
-    if found.side and (len(shape) != 3 or min(shape[:2]) < found.side):
+    feature_map = INPUTS[name]
+    side = feature_map.side
+    if side and (len(shape) != 3 or min(shape[:2]) < side):
         raise UserError(
-            f"data.input {name!r} takes images [H, W, C] of {found.side} x {found.side} pixels or "
-            f"more, and the rows are of shape {list(shape)}; use --data.input none"
+            f"data.input {name!r} takes images [H, W, C] of {side} x {side} pixels or more, "
+            f"and the rows are of shape {list(shape)}; use --data.input none"
         )
-    return tuple(jax.eval_shape(found.apply, jax.ShapeDtypeStruct(shape, jnp.float32)).shape)
+    return tuple(jax.eval_shape(feature_map.apply, jax.ShapeDtypeStruct(shape, jnp.float32)).shape)
 
 
 def mapped(name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, "N ..."]:
@@ -122,7 +123,7 @@ def mapped(name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, "N ...
 
     Args:
       name: in `INPUTS`; "none" gives the rows back.
-      x: scaled rows, values in [0, 1] (others are the caller's to refuse).
+      x: scaled rows, values in [0, 1] (the caller checks that).
 
     Raises:
       UserError: see `shape_of`.

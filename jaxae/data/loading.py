@@ -6,20 +6,22 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxae.config import DataConfig
-from jaxae.data.datasets import kinds, local, published, splits
-from jaxae.data.datasets.raw import Raw
+from jaxae.data import published, splits
+from jaxae.data.own import kinds
+from jaxae.data.published import digits
+from jaxae.data.raw import Raw
 from jaxae.errors import UserError
 from jaxae.ops import ceil_div
 from jaxae.registry import Registry
 from jaxae.rng import Purpose, host_generator
 from jaxae.types import Dataset
 
-# Name -> loader of the rows as published; `jaxae.data.datasets.kinds` knows a user's own files.
+# Name -> loader of the rows as published; `jaxae.data.own.kinds` knows a user's own files.
 DATASETS: Registry[Callable[[DataConfig], Raw]] = Registry(
     "dataset",
     Callable,
     {
-        "digits": lambda cfg: local.digits(),
+        "digits": lambda cfg: digits.load(),
         "mnist": lambda cfg: published.load(published.MNIST, cfg.dir),
         "fashion_mnist": lambda cfg: published.load(published.FASHION_MNIST, cfg.dir),
         "ecg5000": lambda cfg: published.load(published.ECG5000, cfg.dir),
@@ -49,9 +51,9 @@ def raw(cfg: DataConfig) -> Raw:
     Raises:
       UserError: see `load`.
     """
-    kind, _ = kinds.find(cfg, DATASETS)
+    kind, path = kinds.find(cfg, DATASETS)
     kinds.refuse_unread(cfg, kind)
-    return kinds.read(cfg) if kind else DATASETS[cfg.name](cfg)
+    return kinds.read(kind, path, cfg) if kind else DATASETS[cfg.name](cfg)
 
 
 def index_plan(

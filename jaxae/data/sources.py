@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxae.devices import tuning
 from jaxae.types import Shape, Source
@@ -37,11 +38,11 @@ def read(source: Source) -> np.ndarray:
     return np.concatenate(list(blocks(source)))
 
 
-def joined(first: Source, second: Source) -> Source:
-    """The rows of one source, then those of another; both of one shape and dtype."""
-    if is_resident(first) and is_resident(second):
-        return np.concatenate([first, second])
-    return _Joined(first, second)
+def joined(*parts: Source) -> Source:
+    """The rows of one source after those of another; all of one shape and dtype."""
+    if all(map(is_resident, parts)):
+        return np.concatenate(parts)
+    return parts[0] if len(parts) == 1 else _Joined(parts)
 
 
 def view(
@@ -51,6 +52,21 @@ def view(
     if is_resident(source):
         return transform(source[index])
     return _View(source, index, transform, shape or source.shape[1:])
+
+
+def positions(index: Any, count: int) -> Int[np.ndarray, " N"]:
+    """Which of so many rows a slice, an array of positions or a mask stands for.
+
+    Raises:
+      IndexError: a row beyond the last one.
+    """
+    if isinstance(index, slice):
+        return np.arange(*index.indices(count))
+    if index.dtype.kind == "b":
+        return np.arange(count)[index]
+    if index.size and not -count <= index.min() <= index.max() < count:
+        raise IndexError(f"rows {index.min()} to {index.max()} of {count}")
+    return np.where(index < 0, index + count, index)
 
 
 def span(source: Source) -> Span:
@@ -66,34 +82,35 @@ def within(span: Span, low: float, high: float) -> bool:
 
 def digest(source: Source) -> bytes:
     """SHA-256 of type, shape and values; of rows that do not lie in memory, evenly spaced ones."""
-    found = hashlib.sha256(f"{source.dtype} {tuple(source.shape)}".encode())
+    sha = hashlib.sha256(f"{source.dtype} {tuple(source.shape)}".encode())
     if is_resident(source):
-        found.update(np.ascontiguousarray(source).data)
+        sha.update(np.ascontiguousarray(source).data)
     elif len(source):
-        at = np.unique(np.linspace(0, len(source) - 1, tuning.BLOCK).astype(int))
-        found.update(np.ascontiguousarray(source[at]).data)
-    return found.digest()
+        sampled = np.unique(np.linspace(0, len(source) - 1, tuning.BLOCK).astype(int))
+        sha.update(np.ascontiguousarray(source[sampled]).data)
+    return sha.digest()
 
 
 class _Joined:
-    """Two sources as one."""
+    """Several sources as one."""
 
-    def __init__(self, first: Source, second: Source):
-        self._parts = first, second
-        self.shape: Shape = (len(first) + len(second), *first.shape[1:])
-        self.dtype = first.dtype
+    def __init__(self, parts: tuple[Source, ...]):
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape: Shape = (int(self._ends[-1]), *parts[0].shape[1:])
+        self.dtype = parts[0].dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        first, second = self._parts
-        at = np.arange(len(self))[index]
-        found = np.empty((len(at), *self.shape[1:]), self.dtype)
-        early = at < len(first)
-        found[early] = first[at[early]]
-        found[~early] = second[at[~early] - len(first)]
-        return found
+        at = positions(index, len(self))
+        rows = np.empty((len(at), *self.shape[1:]), self.dtype)
+        part_of = np.searchsorted(self._ends, at, side="right")
+        for i in np.unique(part_of):
+            mine, part = part_of == i, self._parts[i]
+            rows[mine] = part[at[mine] - (self._ends[i] - len(part))]
+        return rows
 
 
 class _View:

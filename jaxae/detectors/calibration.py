@@ -6,9 +6,7 @@ from jaxtyping import Int
 from jaxae import scoring
 from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
-from jaxae.rng import Purpose, host_generator
-
-_ADDRESS = 3  # of a draw below Purpose.SPLIT, beside those of splits and of protocols
+from jaxae.rng import Purpose, SplitDraw, host_generator
 
 
 def check(cfg: ExperimentConfig) -> None:
@@ -64,5 +62,5 @@ def parts(cfg: ExperimentConfig, n: int) -> tuple[Int[np.ndarray, " A"], Int[np.
             f"threshold.aside {cfg.threshold.aside} of {n} valid rows leaves a part empty; raise "
             "data.valid_fraction"
         )
-    order = host_generator(cfg.data.split_seed, Purpose.SPLIT, _ADDRESS).permutation(n)
+    order = host_generator(cfg.data.split_seed, Purpose.SPLIT, SplitDraw.CALIBRATION).permutation(n)
     return np.sort(order[:count]), np.sort(order[count:])

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from jaxae import config
-from jaxae.data.datasets.schema import from_dict
+from jaxae.data.own.schema import from_dict
 from jaxae.detectors import calibration
 from jaxae.detectors.parts import Description, Detector, units
 from jaxae.devices import members

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxae import scoring
 from jaxae.config import ExperimentConfig
-from jaxae.data.datasets.schema import Schema
+from jaxae.data.own.schema import Schema
 from jaxae.detectors import calibration, evaluation
 from jaxae.detectors.judging import scores_of
 from jaxae.detectors.parts import Description, Detector, Scores

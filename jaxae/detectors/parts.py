@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxae.config import ExperimentConfig
-from jaxae.data.datasets.schema import Schema
+from jaxae.data.own.schema import Schema
 from jaxae.types import Decision, PyTree, Scaling, Shape
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxae.data.datasets.schema import Schema, from_dict
+from jaxae.data.own.schema import Schema, from_dict
 from jaxae.errors import UserError
 from jaxae.reports import plots, tables
 from jaxae.reports.pages import frame

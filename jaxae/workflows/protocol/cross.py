@@ -22,15 +22,13 @@ from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import plots, reporting
-from jaxae.rng import Purpose, host_generator
+from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
 from jaxae.storage import runfiles, runlog
 from jaxae.training import grid
 from jaxae.types import Dataset, PyTree, Split
 from jaxae.workflows import choices, experiment
 from jaxae.workflows.protocol.expansion import refuse_unread
-
-_FOLDS = 2  # address of the draw below Purpose.SPLIT, beside those of `jaxae.data.datasets.splits`
 
 
 class Parts(NamedTuple):
@@ -89,7 +87,7 @@ def folds(n: int, count: int, seed: int) -> Parts:
       UserError: fewer than two parts, or more than rows.
     """
     conformal.cv_plus_bound(0.5, n, count)  # raises
-    fold = host_generator(seed, Purpose.SPLIT, _FOLDS).permutation(n) % count
+    fold = host_generator(seed, Purpose.SPLIT, SplitDraw.FOLDS).permutation(n) % count
     seen = fold[None] != np.arange(count)[:, None]
     return Parts([np.flatnonzero(of) for of in seen], seen)
 
@@ -100,7 +98,7 @@ def bootstrap(n: int, count: int, seed: int) -> Parts:
     Raises:
       UserError: a row is in all of them, so that no model could judge it.
     """
-    used = host_generator(seed, Purpose.SPLIT, _FOLDS).integers(0, n, (count, n))
+    used = host_generator(seed, Purpose.SPLIT, SplitDraw.FOLDS).integers(0, n, (count, n))
     seen = np.zeros((count, n), bool)
     np.put_along_axis(seen, used, True, axis=1)
     if seen.all(axis=0).any():
@@ -148,7 +146,9 @@ def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
     """
     learner = learners.build(cfg, rows.shape[1:], axis=None)
     shape = rows.shape[1:]
-    seeds = host_generator(cfg.seed, Purpose.INIT, _FOLDS).integers(0, 2**32, len(parts.used))
+    seeds = host_generator(cfg.seed, Purpose.INIT, SplitDraw.FOLDS).integers(
+        0, 2**32, len(parts.used)
+    )
     models = [
         grid.Member(
             dataclasses.replace(cfg, seed=int(seed)), learner.settings, used, np.flatnonzero(~seen)

@@ -12,7 +12,7 @@ from jaxae import config, data
 from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.fields import Fact
 from jaxae.config.grids import ProtocolConfig, experiment_of
-from jaxae.data.datasets import splits
+from jaxae.data import splits
 from jaxae.errors import UserError
 from jaxae.types import Dataset
 from jaxae.workflows import choices, experiment

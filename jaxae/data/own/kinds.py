@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxae.config import DataConfig, checks
-from jaxae.data.datasets import local, own, tables
-from jaxae.data.datasets.raw import Raw
+from jaxae.data.own import arrays, files, tables
+from jaxae.data.raw import Raw
 from jaxae.errors import UserError, unknown
 from jaxae.registry import Registry
 
@@ -25,30 +25,29 @@ FILES: Registry[Files] = Registry(
     "kind of files",
     Files,
     {
-        "npz": Files(lambda path, cfg: local.npz(str(path), cfg.rows), ("rows",)),
-        "npy": Files(lambda path, cfg: local.npy(path, cfg.rows), ("rows",)),
-        "table": Files(own.table, _COLUMNS),
-        "images": Files(own.folder, ("size",)),
-        "series": Files(own.series, (*_COLUMNS, "window", "stride")),
+        "npz": Files(lambda path, cfg: arrays.npz(path, cfg.rows), ("rows",)),
+        "npy": Files(lambda path, cfg: arrays.npy(path, cfg.rows), ("rows",)),
+        "table": Files(files.table, _COLUMNS),
+        "images": Files(files.folder, ("size",)),
+        "series": Files(files.series, (*_COLUMNS, "window", "stride")),
     },
 )
 
 
-def read(cfg: DataConfig) -> Raw:
-    """The user's own files that a configuration names.
+def read(kind: str, path: Path, cfg: DataConfig) -> Raw:
+    """A user's own files, of the kind and at the place that `find` says.
 
     Raises:
-      UserError: they do not exist, or are not such as their kind wants.
+      UserError: they do not exist, or do not hold what their kind needs.
     """
-    kind, path = find(cfg)
     if not path.exists():
         raise UserError(f"{path} of data.name {cfg.name} does not exist; check the path")
-    found = FILES[kind].read(path, cfg)
-    if found.group is not None and cfg.split == "random":
+    raw = FILES[kind].read(path, cfg)
+    if raw.group is not None and cfg.split == "random":
         raise UserError(
-            "data.split random would tear apart rows that belong together; leave it at official"
+            "data.split random would separate rows that are held out together; use official"
         )
-    return found
+    return raw
 
 
 def refuse_unread(cfg: DataConfig, kind: str) -> None:
@@ -58,11 +57,11 @@ def refuse_unread(cfg: DataConfig, kind: str) -> None:
       UserError: one of them is not at its default.
     """
     reads = FILES[kind].reads if kind else ()
-    unread = {name for files in FILES.values() for name in files.reads} - set(reads)
+    unread = {name for other in FILES.values() for name in other.reads} - set(reads)
     checks.refuse_set(cfg, sorted(unread), f"data.name {cfg.name} does not read it", "data.")
 
 
-def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
+def find(cfg: DataConfig, names: Iterable[str] = ()) -> tuple[str, Path]:
     """The kind of a user's own files, and where they are; "" for a data set by name.
 
     A path alone is read as its name says: a folder holds images, or arrays if y_test.npy is there,
@@ -70,7 +69,7 @@ def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
 
     Args:
       cfg: names them.
-      known: the data sets that have names of their own.
+      names: the data sets that have names of their own.
 
     Raises:
       UserError: neither a data set nor files.
@@ -78,7 +77,7 @@ def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
     kind, _, path = cfg.name.partition(":")
     if kind in FILES and path:
         return kind, Path(path).expanduser()
-    if cfg.name in known:
+    if cfg.name in names:
         return "", Path()
     alone = Path(cfg.name).expanduser()
     if cfg.name and alone.is_dir():
@@ -86,4 +85,4 @@ def find(cfg: DataConfig, known: Iterable[str] = ()) -> tuple[str, Path]:
     by_suffix = dict.fromkeys(tables.SUFFIXES, "table") | {".npz": "npz"}
     if alone.is_file() and alone.suffix.lower() in by_suffix:
         return "series" if cfg.window else by_suffix[alone.suffix.lower()], alone
-    raise unknown("dataset", cfg.name, [*known, *(f"{name}:PATH" for name in FILES)])
+    raise unknown("dataset", cfg.name, [*names, *(f"{name}:PATH" for name in FILES)])

@@ -1,4 +1,4 @@
-"""How the raw rows of a user's files are read, kept so that new files are read alike."""
+"""How the raw rows of a user's files are read, kept so that new files are read the same way."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from jaxae.errors import UserError
 
-# What classes of normals are called where nobody says which are normal.
+# Names of classes that are normal unless the configuration says otherwise.
 _NORMAL = {"normal", "good", "ok", "nominal", "healthy", "benign", "inlier", "inliers", "regular"}
 
 
@@ -29,8 +29,8 @@ class Schema:
     def features(self) -> list[str]:
         """The name of each value of a step or of a row of a table."""
         names: list[str] = []
-        for column, known in zip(self.columns, self.categories, strict=True):
-            names += [f"{column}={value}" for value in known] or [column]
+        for column, values in zip(self.columns, self.categories, strict=True):
+            names += [f"{column}={value}" for value in values] or [column]
         return names
 
     def called(self, class_id: int) -> str:
@@ -49,14 +49,14 @@ def _tuples(value: Any) -> Any:
 
 
 def numbered(labels: np.ndarray, what: str) -> tuple[Int[np.ndarray, " N"], tuple[str, ...]]:
-    """Classes as numbers, with their names where they had no numbers.
+    """Class labels as integers, and the names of the classes if the labels were texts.
 
-    Whole numbers stay what they are. Texts are numbered in alphabetical order, but for one that is
-    called "normal", "good", "ok", ..., which comes first.
+    Whole numbers stay as they are. Texts are numbered in alphabetical order, except that names such
+    as "normal", "good" or "ok" come first.
 
     Args:
       labels: [N], of numbers or of texts.
-      what: the error calls them so.
+      what: what errors call the labels.
 
     Raises:
       UserError: numbers that are not whole.
@@ -73,7 +73,7 @@ def numbered(labels: np.ndarray, what: str) -> tuple[Int[np.ndarray, " N"], tupl
 
 
 def is_normal(name: str) -> bool:
-    """Whether a class is called what normals are called."""
+    """Whether a class has one of the usual names of normals."""
     return name.strip().lower() in _NORMAL
 
 

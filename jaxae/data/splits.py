@@ -10,17 +10,16 @@ from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
+from jaxtyping import Bool
 
 from jaxae.config import DataConfig
 from jaxae.data import inputs, sources
-from jaxae.data.datasets.raw import Raw, scaled
-from jaxae.data.datasets.scaling import fit_scaling
+from jaxae.data.raw import Raw, fit_scaling, scaled
 from jaxae.errors import UserError
-from jaxae.rng import Purpose, host_generator
-from jaxae.types import Dataset, Source, Split
+from jaxae.rng import Purpose, SplitDraw, host_generator
+from jaxae.types import Dataset, Scaling, Source, Split
 
-_FEWEST = 2  # rows to train on: of a single one every model makes the mean
-_HOLDOUT, _BALANCE = 0, 1  # addresses of the draws below Purpose.SPLIT
+_FEWEST = 2  # training rows: a model of a single one learns the row itself
 
 
 def make(raw: Raw, cfg: DataConfig) -> Dataset:
@@ -50,12 +49,16 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
         _check_present(cfg.normal, class_id[train_part], "normal", "training rows")
     _check_present(cfg.anomaly, class_id[test_part], "anomaly", "test rows")
 
-    kept = train_part[np.isin(class_id[train_part], normal)]
+    train_normal = train_part[np.isin(class_id[train_part], normal)]
     test_normal = test_part[np.isin(class_id[test_part], normal)]
-    _require_normals(kept, "training", cfg)
+    _require_normals(train_normal, "training", cfg)
     _require_normals(test_normal, "test", cfg)
-    group = None if raw.group is None else raw.group[kept]
-    train, valid = (kept, test_normal) if cfg.valid == "test" else _hold_out(kept, group, cfg)
+    if cfg.valid == "test":
+        train, valid, held_out = train_normal, test_normal, test_normal[:0]
+    else:
+        group = None if raw.group is None else raw.group[train_normal]
+        train, valid = _hold_out(train_normal, group, cfg)
+        held_out = valid
     train = train[: cfg.limit or None]
     test = test_part[np.isin(class_id[test_part], [*normal, *anomaly])]
     if len(test) == len(test_normal) and not cfg.corruption:
@@ -66,48 +69,52 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     if cfg.balance and not cfg.corruption:
         test = _balance(test, np.isin(class_id[test], normal), cfg)
 
-    held_out = () if cfg.valid == "test" else valid
     fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, held_out)
     scaling = fit_scaling(cfg.scale, pool, fitted_on)
-
-    def split(ids: np.ndarray) -> Split:
-        x = sources.view(pool, ids, partial(scaled, scaling=scaling))
-        return Split(x, ~np.isin(class_id[ids], normal), class_id[ids], ids.astype(np.int64))
-
-    shape, dtype = tuple(pool.shape[1:]), str(pool.dtype)
-    digest = _digest(pool, class_id, train, valid, test)
-    made = Dataset(
-        shape, split(train), split(valid), split(test), scaling, dtype, digest, schema=raw.schema
-    )
+    is_anomaly = ~np.isin(class_id, normal)
+    data = _dataset(pool, is_anomaly, class_id, (train, valid, test), scaling)
+    data = data._replace(digest=_digest(pool, class_id, train, valid, test), schema=raw.schema)
     if cfg.corruption:
-        made = made._replace(test=_with_corrupted(made.test, cfg))
-    check_disjoint(made, valid_in_test=cfg.valid == "test")
-    return made if cfg.input == "none" else _through_input(made, cfg.input)
+        data = data._replace(test=_with_corrupted(data.test, cfg))
+    return _through_input(data, cfg.input)
 
 
 def of_normals(x: Source, cfg: DataConfig) -> Dataset:
-    """A data set of unlabelled rows that are all taken for normals: some are held out, none tested.
+    """A data set of unlabelled rows, all taken for normals: some are held out for validation.
 
     Its test rows are the valid ones.
 
     Raises:
       UserError: too few rows to hold some out.
     """
-    ids = np.arange(len(x))
-    train, valid = _hold_out(ids, None, cfg)
+    train, valid = _hold_out(np.arange(len(x)), None, cfg)
+    is_anomaly, class_id = np.zeros(len(x), bool), np.zeros(len(x), np.int32)
     scaling = fit_scaling(cfg.scale, x, train)
+    data = _dataset(x, is_anomaly, class_id, (train, valid, valid), scaling)
+    return _through_input(data, cfg.input)
+
+
+def _dataset(
+    x: Source,
+    y: np.ndarray,
+    class_id: np.ndarray,
+    ids: tuple[np.ndarray, np.ndarray, np.ndarray],
+    scaling: Scaling,
+) -> Dataset:
+    """The rows of train, valid and test by their ids, scaled."""
 
     def split(at: np.ndarray) -> Split:
-        values = sources.view(x, at, partial(scaled, scaling=scaling))
-        return Split(values, np.zeros(len(at), bool), np.zeros(len(at), np.int32), at)
+        rows = sources.view(x, at, partial(scaled, scaling=scaling))
+        return Split(rows, y[at], class_id[at], at.astype(np.int64))
 
-    parts = split(train), split(valid), split(valid)
-    made = Dataset(tuple(x.shape[1:]), *parts, scaling, str(x.dtype))
-    return made if cfg.input == "none" else _through_input(made, cfg.input)
+    train, valid, test = map(split, ids)
+    return Dataset(tuple(x.shape[1:]), train, valid, test, scaling, str(x.dtype))
 
 
 def _through_input(data: Dataset, name: str) -> Dataset:
-    """The data set as its input map shows it to a model."""
+    """The data set with every row replaced by its feature map."""
+    if name == "none":
+        return data
     shape = inputs.shape_of(name, data.shape)
     if not sources.within(sources.span(data.train.x), 0.0, 1.0):
         raise UserError(
@@ -115,23 +122,22 @@ def _through_input(data: Dataset, name: str) -> Dataset:
             "--data.scale minmax"
         )
 
-    def seen(split: Split) -> Split:
-        everything = np.arange(len(split.x))
-        x = sources.view(split.x, everything, partial(inputs.mapped, name), shape)
+    def mapped(split: Split) -> Split:
+        x = sources.view(split.x, np.arange(len(split.x)), partial(inputs.mapped, name), shape)
         return split._replace(x=x)
 
-    splits = {role: seen(getattr(data, role)) for role in ("train", "valid", "test")}
+    splits = {role: mapped(getattr(data, role)) for role in ("train", "valid", "test")}
     return data._replace(**splits, shape=shape, raw_shape=data.shape)
 
 
 def _digest(pool: Source, *arrays: np.ndarray) -> str:
-    """Of rows, their classes and who is where; what is made of them follows from the settings."""
+    """SHA-256 of the rows, their classes and the splits; all else follows from the settings."""
     parts = [sources.digest(part) for part in (pool, *arrays)]
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _class_ids(raw: Raw, normal: int) -> np.ndarray:
-    """Classes of the pool; unlabelled training rows are normal and take the class given."""
+    """Classes of the pool; unlabelled training rows take the class `normal`."""
     train = raw.train_class_id
     train = np.full(len(raw.x_train), normal) if train is None else train
     return np.concatenate([train, raw.test_class_id]).astype(np.int32)
@@ -148,13 +154,13 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
     Raises:
       UserError: a class that the data do not have, or no class left for one of the sides.
     """
-    known = [part for part in (raw.train_class_id, raw.test_class_id) if part is not None]
-    present = np.unique(np.concatenate(known)).tolist()
+    labelled = [part for part in (raw.train_class_id, raw.test_class_id) if part is not None]
+    present = np.unique(np.concatenate(labelled)).tolist()
     for side in ("normal", "anomaly"):
-        strange = sorted(set(getattr(cfg, side)) - set(present))
-        if strange:
+        absent = sorted(set(getattr(cfg, side)) - set(present))
+        if absent:
             raise UserError(
-                f"data.{side} names the classes {_listed(strange)}, of which the data set has no "
+                f"data.{side} names the classes {_listed(absent)}, of which the data set has no "
                 f"rows; its classes are {_listed(present)}"
             )
     if cfg.corruption and cfg.anomaly:
@@ -193,22 +199,6 @@ def _implied(raw: Raw) -> tuple[int, ...]:
     return (1,) if present <= {-1, 1} else ()
 
 
-def check_disjoint(data: Dataset, valid_in_test: bool) -> None:
-    """Assert that no row is in two splits; with `valid_in_test`, that valid is part of test.
-
-    Raises:
-      AssertionError: names the two splits. It means a defect here, not in the user's input.
-    """
-    pairs = [("train", "valid"), ("train", "test")]
-    pairs += [] if valid_in_test else [("valid", "test")]
-    for one, other in pairs:
-        shared = np.intersect1d(getattr(data, one).id, getattr(data, other).id)
-        if shared.size:
-            raise AssertionError(f"{one} and {other} share {shared.size} rows")
-    if valid_in_test and not np.isin(data.valid.id, data.test.id).all():
-        raise AssertionError("valid holds rows that test lacks")
-
-
 def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
     """Pool positions of the training and the test part."""
     rows = np.arange(n)
@@ -226,28 +216,16 @@ def _hold_out(
     rows: np.ndarray, group: np.ndarray | None, cfg: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training and valid rows, both in their old order; those of a group stay together."""
+    total, unit, kind = len(rows), np.arange(len(rows)), "normal training rows"
     if group is not None:
-        return _hold_out_groups(rows, group, cfg)
-    count = max(1, round(cfg.valid_fraction * len(rows)))
-    if count > len(rows) - _FEWEST:
-        raise UserError(
-            f"data.valid_fraction {cfg.valid_fraction} of {len(rows)} normal training rows leaves "
-            f"fewer than {_FEWEST} to train on; lower it or give more rows"
-        )
-    drawn = _draw(len(rows), count, cfg, _HOLDOUT)
-    return rows[~drawn], rows[drawn]
-
-
-def _hold_out_groups(
-    rows: np.ndarray, group: np.ndarray, cfg: DataConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    names = np.unique(group)
-    count = max(1, round(cfg.valid_fraction * len(names)))
-    drawn = np.isin(group, names[_draw(len(names), count, cfg, _HOLDOUT)])
+        names, unit = np.unique(group, return_inverse=True)
+        total, kind = len(names), "groups of normal training rows"
+    count = max(1, round(cfg.valid_fraction * total))
+    drawn = draw(total, count, cfg.split_seed, SplitDraw.HOLD_OUT)[unit]
     if np.sum(~drawn) < _FEWEST:
         raise UserError(
-            f"the normal training rows are of {len(names)} groups, too few to hold {count} out; "
-            "give more, or lower data.valid_fraction"
+            f"data.valid_fraction {cfg.valid_fraction} of {total} {kind} leaves fewer "
+            f"than {_FEWEST} rows to train on; lower it or give more rows"
         )
     return rows[~drawn], rows[drawn]
 
@@ -261,15 +239,16 @@ def _balance(test: np.ndarray, is_normal: np.ndarray, cfg: DataConfig) -> np.nda
             f"against {normals}; unset it or name more classes in data.anomaly"
         )
     keep = is_normal.copy()
-    keep[anomalies[_draw(len(anomalies), normals, cfg, _BALANCE)]] = True
+    drawn = draw(len(anomalies), normals, cfg.split_seed, SplitDraw.BALANCE)
+    keep[anomalies[drawn]] = True
     return test[keep]
 
 
-def _draw(n: int, count: int, cfg: DataConfig, purpose: int) -> np.ndarray:
-    """Mask [n] of `count` rows drawn without replacement."""
-    generator = host_generator(cfg.split_seed, Purpose.SPLIT, purpose)
+def draw(n: int, count: int, seed: int, address: SplitDraw) -> Bool[np.ndarray, " n"]:
+    """Mask of `count` of n rows, drawn without replacement."""
+    order = host_generator(seed, Purpose.SPLIT, address).permutation(n)
     mask = np.zeros(n, bool)
-    mask[generator.permutation(n)[:count]] = True
+    mask[order[:count]] = True
     return mask
 
 

@@ -1,7 +1,6 @@
 """Bytes of raw files, from a folder or over HTTP; nothing is written to disk here."""
 
 import gzip
-import hashlib
 import http.client
 import urllib.error
 import urllib.request
@@ -45,32 +44,30 @@ def gunzip(content: bytes, name: str) -> bytes:
     """Decompress; `name` is what the error calls the content.
 
     Raises:
-      UserError: the content is truncated, damaged or not gzip at all.
+      UserError: the content is truncated, damaged or not gzip.
     """
     try:
         return gzip.decompress(content)
     except gzip.BadGzipFile as error:
-        problem = f"is no valid gzip file ({error})"
+        problem = f"is not a valid gzip file ({error})"
     except (EOFError, zlib.error):
         problem = "is a truncated or damaged gzip file"
     raise UserError(f"{name} {problem}; fetch it again, or {REMEDY}")
 
 
-def download(url: str, sha256: str | None = None, timeout: float = 30.0) -> bytes:
-    """Fetch a URL into memory and verify it.
+def fetch(url: str, timeout: float = 30.0) -> bytes:
+    """Fetch a URL into memory; the caller verifies the content.
 
     Args:
       url: what to fetch.
-      sha256: hex digest that the body must have; None = the caller verifies the content.
       timeout: seconds that the server may stay silent.
 
     Raises:
-      UserError: no connection, an HTTP error, a connection that drops half-way, or other bytes
-        than the published ones.
+      UserError: no connection, an HTTP error, or a connection that drops half-way.
     """
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
-            body = response.read()
+            return response.read()
     except urllib.error.HTTPError as error:
         problem = f"the server answered {error.code} {error.reason}"
         error.close()
@@ -78,21 +75,17 @@ def download(url: str, sha256: str | None = None, timeout: float = 30.0) -> byte
         problem = f"the connection dropped after {len(error.partial)} bytes"
     except (http.client.HTTPException, OSError) as error:
         problem = f"the connection failed ({getattr(error, 'reason', error)})"
-    else:
-        if sha256 is not None:
-            verify(hashlib.sha256(body).hexdigest(), sha256, url)
-        return body
     raise UserError(f"cannot download {url}: {problem}; try again later, or {REMEDY}")
 
 
-def verify(found: str, expected: str, name: str) -> None:
+def verify(digest: str, expected: str, name: str) -> None:
     """Compare digests.
 
     Raises:
       UserError: they differ, so `name` is not the published data.
     """
-    if found != expected:
+    if digest != expected:
         raise UserError(
-            f"{name} differs from the published data set: its SHA-256 is {found[:16]}..., "
+            f"{name} differs from the published data set: its SHA-256 is {digest[:16]}..., "
             f"not {expected[:16]}...; fetch it again, or {REMEDY}"
         )

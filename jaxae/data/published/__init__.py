@@ -1,7 +1,9 @@
-"""The published data sets: which files, where from, and the digests of their content."""
+"""Published data sets: which files, where from, and the digests of their content.
 
-import functools
-import hashlib
+`download` fetches bytes, `formats` verifies and parses them, `prepared` keeps the result as a TFDS
+data set; `digits` come with scikit-learn.
+"""
+
 import io
 import os
 import zipfile
@@ -11,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxae.data.datasets import files, idx, prepared, ucr
-from jaxae.data.datasets.raw import Raw
+from jaxae.data.published import download, formats, prepared
+from jaxae.data.raw import Raw
 from jaxae.errors import UserError
 
 IDX_FILES = (
@@ -32,9 +34,7 @@ class Publication(NamedTuple):
       url: what the file names are appended to; a whole archive's address for ECG5000.
       names: files in the order train, test (images before labels).
       content: SHA-256 that each file's content must have: of the decompressed bytes of IDX files,
-        of the rows as a set (`ucr.content_digest`) of UCR files.
-      archives: SHA-256 of each download as it comes over the wire; None = none is known, `content`
-        alone decides.
+        of the rows as a set (`formats.ucr_digest`) of UCR files.
       fetch: `(publication) -> contents`, by download, in the order of `names`.
       parse: `(publication, contents, titles for errors) -> Raw`, verified.
       normal: classes that are normal by what the rows are; () = any could be.
@@ -44,7 +44,6 @@ class Publication(NamedTuple):
     url: str
     names: tuple[str, ...]
     content: tuple[str, ...]
-    archives: tuple[str, ...] | None
     fetch: Callable[["Publication"], list[bytes]]
     parse: Callable[["Publication", list[bytes], list[str]], Raw]
     normal: tuple[int, ...] = ()
@@ -62,74 +61,45 @@ def load(publication: Publication, folder: str, cache: Path | None = None) -> Ra
     Raises:
       UserError: a file is missing, damaged or not the published one, or the download fails.
     """
-    return _prepared(publication, folder, cache)._replace(normal=publication.normal)
-
-
-def _prepared(publication: Publication, folder: str, cache: Path | None) -> Raw:
     folder = folder or os.environ.get("JAXAE_DATA_DIR", "")
+    key: tuple = (publication.content,)
     if folder:
-        paths = _find(publication, Path(folder).expanduser())
+        root = Path(folder).expanduser()
+        if not root.is_dir():
+            raise UserError(f"the data folder {root} does not exist; {download.REMEDY}")
+        paths = [download.find(root / publication.name, name) for name in publication.names]
         # A file that changes in size or time gets a new key, hence is read and verified again.
-        stamps = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-        return prepared.load(
-            publication.name,
-            (publication.content, stamps),
-            lambda: publication.parse(
-                publication, [files.read(p) for p in paths], [str(p) for p in paths]
-            ),
-            cache,
-        )
-    return prepared.load(
-        publication.name,
-        (publication.content,),
-        lambda: publication.parse(publication, publication.fetch(publication), _urls(publication)),
-        cache,
-    )
+        key += ([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths],)
+        titles = [str(path) for path in paths]
+    else:
+        titles = [f"{name} from {publication.url}" for name in publication.names]
 
+    def read() -> Raw:
+        contents = [download.read(p) for p in paths] if folder else publication.fetch(publication)
+        return publication.parse(publication, contents, titles)
 
-def _find(publication: Publication, root: Path) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"the data folder {root} does not exist; {files.REMEDY}")
-    return [files.find(root / publication.name, name) for name in publication.names]
-
-
-def _urls(publication: Publication) -> list[str]:
-    return [f"{name} from {publication.url}" for name in publication.names]
+    raw = prepared.load(publication.name, key, read, cache)
+    return raw._replace(normal=publication.normal)
 
 
 def _fetch_idx(publication: Publication) -> list[bytes]:
-    archives = publication.archives or (None,) * len(publication.names)
     urls = [f"{publication.url}{name}.gz" for name in publication.names]
-    return [
-        files.gunzip(files.download(url, digest), url)
-        for url, digest in zip(urls, archives, strict=True)
-    ]
+    return [download.gunzip(download.fetch(url), url) for url in urls]
 
 
 def _parse_idx(publication: Publication, contents: list[bytes], titles: list[str]) -> Raw:
-    arrays = [
-        idx.parse(content, ndim, title)
-        for content, ndim, title in zip(contents, (3, 1, 3, 1), titles, strict=True)
-    ]
-    for at in (0, 2):
-        if len(arrays[at]) != len(arrays[at + 1]):
-            raise UserError(
-                f"{titles[at]} holds {len(arrays[at])} images but {titles[at + 1]} holds "
-                f"{len(arrays[at + 1])} labels; replace them by the published files"
-            )
-    for content, expected, title in zip(contents, publication.content, titles, strict=True):
-        files.verify(hashlib.sha256(content).hexdigest(), expected, title)
-    train, train_class_id, test, test_class_id = arrays
+    arrays = map(formats.idx, contents, publication.content, titles)
+    x_train, train_class_id, x_test, test_class_id = arrays
     return Raw(
-        train[..., None],
+        x_train[..., None],
         train_class_id.astype(np.int32),
-        test[..., None],
+        x_test[..., None],
         test_class_id.astype(np.int32),
     )
 
 
 def _fetch_ucr(publication: Publication) -> list[bytes]:
-    body = files.download(publication.url, publication.archives and publication.archives[0])
+    body = download.fetch(publication.url)
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             members = {Path(name).name: name for name in archive.namelist()}
@@ -137,20 +107,13 @@ def _fetch_ucr(publication: Publication) -> list[bytes]:
     except KeyError as error:
         problem = f"holds no file {error}"
     except zipfile.BadZipFile as error:
-        problem = f"is no valid zip file ({error})"
-    raise UserError(f"{publication.url} {problem}; {files.REMEDY}")
+        problem = f"is not a valid zip file ({error})"
+    raise UserError(f"{publication.url} {problem}; {download.REMEDY}")
 
 
-def _parse_ucr(
-    publication: Publication, contents: list[bytes], titles: list[str], length: int
-) -> Raw:
-    parts = [
-        ucr.parse(content, length, title) for content, title in zip(contents, titles, strict=True)
-    ]
-    for (x, class_id), expected, title in zip(parts, publication.content, titles, strict=True):
-        files.verify(ucr.content_digest(x, class_id), expected, title)
-    (x_train, train_class_id), (x_test, test_class_id) = parts
-    return Raw(x_train.astype(np.float32), train_class_id, x_test.astype(np.float32), test_class_id)
+def _parse_ucr(publication: Publication, contents: list[bytes], titles: list[str]) -> Raw:
+    train, test = map(formats.ucr, contents, publication.content, titles)
+    return Raw(*train, *test)
 
 
 MNIST = Publication(
@@ -162,12 +125,6 @@ MNIST = Publication(
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    ),
-    archives=(
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     ),
     fetch=_fetch_idx,
     parse=_parse_idx,
@@ -183,12 +140,6 @@ FASHION_MNIST = Publication(
         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
-    archives=(
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-    ),
     fetch=_fetch_idx,
     parse=_parse_idx,
 )
@@ -203,8 +154,7 @@ ECG5000 = Publication(
         "e4ce13fb08105cf080d5473e585991b5de91b74eb9bc7e033b5e233730d503f3",
         "f9606506c0955fa28d43e7c8df9aa4ef0d0719c26c773f908e57f37e947ec2f8",
     ),
-    archives=None,
     fetch=_fetch_ucr,
-    parse=functools.partial(_parse_ucr, length=140),
+    parse=_parse_ucr,
     normal=(1,),
 )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxae.data.datasets.schema import Schema
+from jaxae.data.own.schema import Schema
 from jaxae.errors import UserError
 
 SUFFIXES = (
@@ -20,7 +20,7 @@ _GREY = {"1", "L", "LA", "I", "F"}  # and "I;16..."
 _PARTS = ("train", "test")
 
 
-class Found(NamedTuple):
+class ImageFile(NamedTuple):
     """One image file."""
 
     path: Path
@@ -28,30 +28,32 @@ class Found(NamedTuple):
     part: str  # "train", "test", or "" where the folder does not say
 
 
-def scan(folder: Path) -> list[Found]:
+def scan(folder: Path) -> list[ImageFile]:
     """The images below a folder, in the order of their names.
 
     The folder holds a subfolder for each class, or `train` and `test` with a subfolder for each
-    class; MVTec AD's `ground_truth` beside these is left alone. Images that lie in no subfolder of
+    class; MVTec AD's `ground_truth` beside these is ignored. Images that lie in no subfolder of
     a class are of the class "good".
 
     Raises:
-      UserError: it is no folder, or holds no images.
+      UserError: it is not a folder, or holds no images.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; name one with images in it")
+        raise UserError(f"{folder} is not a folder; name one with images in it")
     below = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
     parts = {part: below[part] for part in _PARTS if part in below}
     if len(parts) != len(_PARTS):
         parts = {"": folder}
-    found = [
-        Found(path, _class_of(path, root), part)
+    images = [
+        ImageFile(path, _class_of(path, root), part)
         for part, root in parts.items()
         for path in files(root)
     ]
-    if not found:
-        raise UserError(f"{folder} holds no images; files that end in {', '.join(SUFFIXES)} are")
-    return found
+    if not images:
+        raise UserError(
+            f"{folder} holds no images; put files there that end in {', '.join(SUFFIXES)}"
+        )
+    return images
 
 
 def files(root: Path) -> list[Path]:
@@ -84,8 +86,8 @@ def fit(paths: Iterable[Path], side: int) -> Schema:
     grey = all(mode in _GREY or mode.startswith("I;16") for mode in modes)
     size = (side, side)
     if not side:
-        alike = len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST
-        size = next(iter(sizes)) if alike else (LARGEST, LARGEST)
+        is_shared = len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST
+        size = next(iter(sizes)) if is_shared else (LARGEST, LARGEST)
     return Schema("images", mode="L" if grey else "RGB", size=size)
 
 
@@ -110,19 +112,19 @@ def _pixels(path: Path, schema: Schema) -> np.ndarray:
         try:
             image.draft(schema.mode, (2 * width, 2 * height))  # a large JPEG is decoded smaller
             deep = image.mode.startswith(("I", "F"))
-            known = Image.fromarray(_eight_bits(np.asarray(image))) if deep else image
-            shown = known.convert(schema.mode)
-            if shown.size != (width, height):
-                shown = shown.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-            return np.asarray(shown)
+            shallow = Image.fromarray(_eight_bits(np.asarray(image))) if deep else image
+            converted = shallow.convert(schema.mode)
+            if converted.size == (width, height):
+                return np.asarray(converted)
+            sized = converted.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+            return np.asarray(sized)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise _damaged(path, error) from None
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
     """Grey values of 16 bits, or of floats in [0, 1], as 8 bits."""
-    whole = values.dtype.kind in "iu"
-    top = 65535.0 if whole else 1.0
+    top = 65535.0 if values.dtype.kind in "iu" else 1.0
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
         raise ValueError(f"its values leave 0 to {top:g}")
     return np.round(values.astype(np.float64) / top * 255).astype(np.uint8)
@@ -142,4 +144,4 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is no readable image ({error}); replace it or take it away")
+    return UserError(f"{path} is not a readable image ({error}); replace or remove it")

@@ -20,21 +20,21 @@ from typing import Any
 import numpy as np
 
 from jaxae.config import cache_dir
-from jaxae.data.datasets.raw import Raw
+from jaxae.data.raw import Raw
 from jaxae.errors import UserError
 
 BLOCK = 1000  # rows per record
 VERSION = "1.0.0"  # of the stored format: raise it when the features change
-_ASIDE = ".preparing-"  # prefix of folders that are not whole yet
+_PREFIX = ".preparing-"  # of folders that are not complete yet
 _ABANDONED = 3600.0  # seconds after which such a folder belongs to a process that was killed
 
 
 def load(name: str, key: Any, read: Callable[[], Raw], cache: Path | None = None) -> Raw:
     """The prepared data set, made from `read()` unless the cache has it.
 
-    A data set is prepared under a temporary name and renamed when it is whole: an aborted
-    preparation leaves nothing that could be taken for a data set, and of two processes that
-    prepare the same one, the first to finish wins. One that cannot be read is prepared again.
+    A data set is prepared under a temporary name and renamed when it is complete: an
+    aborted preparation leaves no data set, and of two processes that prepare the same one, the
+    first to finish wins. One that cannot be read is prepared again.
 
     Args:
       name: of the data set.
@@ -65,21 +65,20 @@ def load(name: str, key: Any, read: Callable[[], Raw], cache: Path | None = None
 
 def _prepare(raw: Raw, name: str, home: Path) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
-    for old in home.parent.glob(f"{_ASIDE}*"):
+    for old in home.parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):  # its process may be renaming it just now
             if time.time() - old.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(old, ignore_errors=True)
-    aside = Path(tempfile.mkdtemp(prefix=f"{_ASIDE}{home.name}-", dir=home.parent))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces itself there
-            _builder(raw, name, aside).download_and_prepare()
+    with tempfile.TemporaryDirectory(
+        prefix=f"{_PREFIX}{home.name}-", dir=home.parent, ignore_cleanup_errors=True
+    ) as folder:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints to it
+            _builder(raw, name, Path(folder)).download_and_prepare()
         try:
-            aside.rename(home)
+            os.rename(folder, home)
         except OSError:
             if not home.is_dir():  # otherwise another process was first, with the same content
                 raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _builder(raw: Raw, name: str, folder: Path) -> Any:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-WINDOW = 64  # steps of a window where nobody says, or fewer in a short series
-_FEWEST = 20  # windows, side by side, that a series should have then
-_BLOCKS = 20  # of a training part: the valid rows are whole ones of these
-_PER_BLOCK = 5  # windows side by side that a block holds at least, so that few are lost between
+WINDOW = 64  # steps of a window by default, fewer in a short series
+_FEWEST = 20  # adjacent windows that a series then has at least
+_BLOCKS = 20  # of a training part, at most; valid rows are whole blocks
+_PER_BLOCK = 5  # adjacent windows in a block, at least: few are lost at the edges of blocks
 
 
 class Windows(NamedTuple):
@@ -21,7 +21,7 @@ class Windows(NamedTuple):
 
 
 def sizes(steps: int, window: int, stride: int) -> tuple[int, int]:
-    """Window and stride, where 0 leaves them open: a stride is then a quarter of a window."""
+    """Window and stride; 0 stands for the default, a quarter of a window for a stride."""
     window = window or max(2, min(WINDOW, steps // _FEWEST))
     return window, stride or max(1, window // 4)
 
@@ -62,7 +62,7 @@ def cut(stretches: list[tuple[int, int]], window: int, stride: int, blocks: bool
 def rows(
     series: Float[np.ndarray, "T C"], start: Int[np.ndarray, " N"], window: int
 ) -> Float[np.ndarray, "N L C"]:
-    """The windows that begin there."""
+    """The windows that begin at these steps."""
     seen = np.lib.stride_tricks.sliding_window_view(series, window, axis=0)  # [T - L + 1, C, L]
     return np.ascontiguousarray(seen[start].swapaxes(1, 2))
 

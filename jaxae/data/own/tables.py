@@ -8,19 +8,20 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxae.config import DataConfig
-from jaxae.data.datasets.schema import Schema
+from jaxae.data.arrayfiles import is_number
+from jaxae.data.own.schema import Schema
 from jaxae.errors import UserError
 
 Table = Any  # pyarrow.Table: the package is loaded by those who read one
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-# Columns that hold the class where nobody says so, in the order of preference.
+# Columns taken for the label where data.label is auto, the first of them that there is.
 LABELS = ("label", "class", "target", "is_anomaly", "anomaly", "outlier", "y")
 SPLIT = "split"  # a column of this name that holds "train" and "test" says whose row it is
 
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Columns that are no features; "" = there is none."""
+    """Columns that are not features; "" = there is none."""
 
     label: str
     group: str
@@ -40,7 +41,7 @@ def read(path: Path) -> Table:
     from pyarrow import csv, parquet
 
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} is no table; name a file that ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} is not a table; name a file that ends in {', '.join(SUFFIXES)}")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
             table = parquet.read_table(path)
@@ -55,15 +56,16 @@ def read(path: Path) -> Table:
             if not named:
                 table = table.rename_columns([f"column{i}" for i in range(table.num_columns)])
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8 ({error.reason}); save it as one") from None
+        raise UserError(f"{path} is not text in UTF-8 ({error.reason}); save it in UTF-8") from None
     except (OSError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
-        raise UserError(f"{path} is no readable table ({problem}); write it again") from None
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
-    if twice:
-        raise UserError(f"{path} has several columns called {', '.join(twice)}; rename them")
+        raise UserError(f"{path} is not a readable table ({problem}); write it again") from None
+    names = table.column_names
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path} has several columns called {', '.join(repeated)}; rename them")
     if not table.num_rows:
-        raise UserError(f"{path} holds no rows")
+        raise UserError(f"{path} holds no rows; write it again")
     return table
 
 
@@ -72,69 +74,54 @@ def _layout(path: Path) -> tuple[str, bool]:
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline()
     comma = max(",;\t", key=first.count)
-    return comma, not any(_is_number(text) for text in first.split(comma))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.strip().strip('"'))
-    except ValueError:
-        return False
-    return True
+    return comma, not any(is_number(text.strip().strip('"')) for text in first.split(comma))
 
 
 def roles(table: Table, cfg: DataConfig) -> Roles:
-    """Which columns are no features.
+    """Which columns are not features.
 
     Raises:
       UserError: the configuration names a column that is not there.
     """
     names = table.column_names
-    for setting, column in (("label", cfg.label), ("group", cfg.group)):
-        if column not in ("", "auto", *names):
-            raise unknown_column(f"data.{setting}", column, names)
-    for column in cfg.ignore:
-        if column not in names:
-            raise unknown_column("data.ignore", column, names)
-    label = cfg.label
-    if label == "auto":
-        found = {name.lower(): name for name in names if name not in cfg.ignore}
-        label = next((found[name] for name in LABELS if name in found), "")
+    label = "" if cfg.label == "auto" else cfg.label
+    ignored = [("data.ignore", column) for column in cfg.ignore]
+    for setting, column in (("data.label", label), ("data.group", cfg.group), *ignored):
+        if column and column not in names:
+            raise UserError(f"{setting} names the column {column!r}; there are {', '.join(names)}")
+    if cfg.label == "auto":
+        by_lower = {name.lower(): name for name in names if name not in cfg.ignore}
+        label = next((by_lower[name] for name in LABELS if name in by_lower), "")
     split = next((name for name in names if name.lower() == SPLIT), "")
     if split and {str(value).lower() for value in table[split].to_pylist()} != {"train", "test"}:
         split = ""
     return Roles(label, cfg.group, split)
 
 
-def unknown_column(setting: str, column: str, names: list[str]) -> UserError:
-    """The error for a setting that names a column that is not there."""
-    return UserError(f"{setting} names the column {column!r}; there are {', '.join(names)}")
-
-
-def fit(table: Table, known: Roles, cfg: DataConfig, kind: str) -> Schema:
+def fit(table: Table, taken: Roles, cfg: DataConfig, kind: str) -> Schema:
     """Which columns are features, and what those of texts may hold.
 
     Raises:
-      UserError: no column is left, or one holds texts, dates or other things that are no numbers.
+      UserError: no column is left, or one holds texts, dates or anything else but numbers.
     """
-    left = [
+    features = [
         name
         for name in table.column_names
-        if name not in (known.label, known.group, known.split, *cfg.ignore)
+        if name not in (taken.label, taken.group, taken.split, *cfg.ignore)
     ]
-    if not left:
+    if not features:
         raise UserError("no column is left to learn from; name fewer in data.ignore")
     categories = []
-    for name in left:
-        found = column_kind(table, name)
-        if found == "text" and cfg.one_hot:
+    for name in features:
+        holds = column_kind(table, name)
+        if holds == "text" and cfg.one_hot:
             values = table[name].combine_chunks().unique().to_pylist()
             categories.append(tuple(sorted(str(value) for value in values if value is not None)))
-        elif found in ("number", "empty"):
+        elif holds in ("number", "empty"):
             categories.append(())
         else:
-            raise UserError(_refused(table, name, found))
-    return Schema(kind, columns=tuple(left), categories=tuple(categories))
+            raise UserError(_refused(table, name, holds))
+    return Schema(kind, columns=tuple(features), categories=tuple(categories))
 
 
 def column_kind(table: Table, name: str) -> str:
@@ -165,31 +152,31 @@ def _refused(table: Table, name: str, kind: str) -> str:
 
 
 def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
-    """The features of every row, texts as a column for each value that was there to be learned.
+    """The features of every row; a column of texts becomes one column for each known category.
 
-    A text that was not is none of these: all its columns are 0.
+    All of them are 0 for a text that is not a known category.
 
     Raises:
       UserError: a column is not there, holds something else, or misses values.
     """
     absent = [name for name in schema.columns if name not in table.column_names]
     if absent:
-        raise UserError(f"the table lacks the columns {', '.join(absent)}")
+        raise UserError(f"the table lacks the columns {', '.join(absent)}; add them")
     bad = missing(table, schema.columns)
     if bad:
         counts = ", ".join(f"{name} ({n} rows, first {first})" for name, (n, first) in bad.items())
         raise UserError(
-            f"values are missing, NaN or infinite in the columns {counts}; fill these in, remove "
+            f"values are missing, NaN or infinite in the columns {counts}; fill them in, remove "
             f"the rows, or leave columns out with --data.ignore"
         )
     parts = []
-    for name, known in zip(schema.columns, schema.categories, strict=True):
-        kind = column_kind(table, name)
-        if kind != ("text" if known else "number"):
-            raise UserError(f"the column {name!r} holds {kind}, where numbers are read")
-        if known:
-            values = np.array(table[name].to_pylist(), dtype=object)
-            parts += [values == value for value in known]
+    for name, categories in zip(schema.columns, schema.categories, strict=True):
+        holds, expected = column_kind(table, name), "text" if categories else "number"
+        if holds != expected:
+            raise UserError(f"the column {name!r} holds {holds}, where {expected}s are read")
+        if categories:
+            texts = np.array(table[name].to_pylist(), dtype=object)
+            parts += [texts == category for category in categories]
         else:
             parts.append(_numbers(table, name))
     return np.stack(parts, axis=1).astype(np.float32)
@@ -197,7 +184,7 @@ def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
 
 def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Columns with values that are missing, NaN or beyond float32: how many, and the first row."""
-    found = {}
+    gaps = {}
     for name in names:
         if column_kind(table, name) == "number":
             with np.errstate(over="ignore"):
@@ -205,8 +192,8 @@ def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
         else:
             bad = table[name].is_null().to_numpy(zero_copy_only=False)
         if bad.any():
-            found[name] = int(bad.sum()), int(np.argmax(bad))
-    return found
+            gaps[name] = int(bad.sum()), int(np.argmax(bad))
+    return gaps
 
 
 def _numbers(table: Table, name: str) -> Float[np.ndarray, " N"]:
@@ -217,18 +204,18 @@ def _numbers(table: Table, name: str) -> Float[np.ndarray, " N"]:
 
 
 def values(table: Table, name: str, setting: str) -> np.ndarray:
-    """A column that is no feature, whole.
+    """All values of a column that is not a feature.
 
     Raises:
       UserError: a value is missing.
     """
-    column = table[name]
-    if column.null_count:
-        first = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+    gaps = missing(table, (name,))
+    if gaps:
+        count, first = gaps[name]
         raise UserError(
-            f"the column {name!r} of {setting} misses {column.null_count} values, first in row "
-            f"{first}; fill them in or remove the rows"
+            f"the column {name!r} of {setting} misses {count} values, first in row {first}; fill "
+            "them in or remove the rows"
         )
     if column_kind(table, name) == "number":
         return _numbers(table, name)
-    return np.array([str(value) for value in column.to_pylist()])
+    return np.array([str(value) for value in table[name].to_pylist()])

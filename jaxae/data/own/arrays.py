@@ -1,0 +1,137 @@
+"""A user's own arrays, in one .npz or a folder of .npy files."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxae.data import arrayfiles
+from jaxae.data.own.schema import numbered
+from jaxae.data.raw import Raw
+from jaxae.errors import UserError
+from jaxae.types import Shape, Source
+
+_NEEDED = ("x_train", "x_test", "y_test")
+
+
+def npz(path: Path, rows: str = "auto") -> Raw:
+    """A user's own arrays.
+
+    The file holds `x_train` [N, ...], `x_test` [M, ...], `y_test` [M] and perhaps `y_train` [N].
+    Rows may have any shape: images [H, W, C], series [T, C], vectors [F]. uint8 means pixels, which
+    are divided by 255 later; every other type of number is taken as it is.
+    The y are classes, whole numbers. Without `y_train` every training row is normal.
+
+    Args:
+      path: the file.
+      rows: what arrays [N, A, B] are: "images" without their channel, "series" [T, C] or "auto":
+        images where they are uint8 or A = B, rare for series. Only "series" tells series [N, T] of
+        one channel from vectors.
+
+    Raises:
+      UserError: the file is missing, no .npz, lacks an array, or holds objects, NaN, ragged,
+        empty or mismatched arrays; it names the file and the array.
+    """
+    arrays = arrayfiles.read_npz(path, (*_NEEDED, "y_train"), needed=_NEEDED)
+    x_train, x_test = (_rows(arrays[name], f"{path}: {name}", rows) for name in _NEEDED[:2])
+    return _raw(path, x_train, arrays.get("y_train"), x_test, arrays["y_test"])
+
+
+def npy(folder: Path, rows: str = "auto") -> Raw:
+    """A user's own arrays, each in a .npy file or in several, which stay on disk.
+
+    The folder holds `x_train.npy`, or parts of it in the order of their names, `x_train-00000.npy`,
+    `x_train-00001.npy` ..., `x_test` in the same way, `y_test.npy` and perhaps `y_train.npy`; all
+    else is as in `npz`.
+
+    Raises:
+      UserError: a file is missing or damaged, or its array is not one that `npz` takes.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder; name one with x_train.npy, x_test.npy, y_test.npy"
+        )
+    x_train, x_test = (_on_disk(folder, name, rows) for name in _NEEDED[:2])
+    y_train, y_test = (
+        arrayfiles.read_rows(path) if path.is_file() else None
+        for path in (folder / "y_train.npy", folder / "y_test.npy")
+    )
+    if y_test is None:
+        raise UserError(f"{folder} lacks y_test.npy, the classes of its test rows")
+    return _raw(folder, x_train, y_train, x_test, y_test)
+
+
+def finite(x: np.ndarray, name: str, unit: str) -> Float[np.ndarray, "..."]:
+    """Numbers [N, ...] as float32.
+
+    Args:
+      x: the numbers.
+      name: what errors call the array.
+      unit: what its first axis counts: "row" or "step".
+
+    Raises:
+      UserError: values are NaN, infinite, or too large for float32.
+    """
+    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, caught below
+        x = x.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
+    if bad.size:
+        raise UserError(
+            f"{name} holds NaN or infinite values in {bad.size} {unit}s, first in {unit} {bad[0]}; "
+            "remove or fill them"
+        )
+    return x
+
+
+def _raw(
+    path: Path, x_train: Source, y_train: np.ndarray | None, x_test: Source, y_test: np.ndarray
+) -> Raw:
+    if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+        raise UserError(
+            f"{path}: rows of x_train are {x_train.dtype} {x_train.shape[1:]} but rows of x_test "
+            f"are {x_test.dtype} {x_test.shape[1:]}; both need one shape, and both or none uint8"
+        )
+    if y_train is not None:
+        y_train = _classes(y_train, f"{path}: y_train", len(x_train))
+    return Raw(x_train, y_train, x_test, _classes(y_test, f"{path}: y_test", len(x_test)))
+
+
+def _on_disk(folder: Path, name: str, rows: str) -> Source:
+    whole, parts = folder / f"{name}.npy", sorted(folder.glob(f"{name}-*.npy"))
+    if whole.is_file() == bool(parts):
+        which = "both" if parts else "neither"
+        raise UserError(
+            f"{folder} holds {which} {name}.npy and {name}-*.npy; put one of them there"
+        )
+    paths = parts or [whole]
+    stored = arrayfiles.on_disk(paths)
+    return arrayfiles.on_disk(paths, _row_shape(stored, f"{folder}: {name}", rows))
+
+
+def _rows(x: np.ndarray, name: str, rows: str) -> np.ndarray:
+    if x.ndim < 2 or 0 in x.shape:
+        raise UserError(f"{name} has the shape {x.shape}; it must be [N, ...] with rows")
+    if x.dtype.kind not in "fiub":
+        raise UserError(f"{name} has the type {x.dtype}; it must hold real numbers")
+    x = x.reshape(len(x), *_row_shape(x, name, rows))
+    return x if x.dtype == np.uint8 else finite(x, name, "row")
+
+
+def _row_shape(x: Source, name: str, rows: str) -> Shape:
+    """S of images [N, H, W, C] or series [N, T, C], whose only channel may have been left out."""
+    ranks = {"images": (3, 4), "series": (2, 3)}.get(rows)
+    rank, row = len(x.shape), tuple(x.shape[1:])
+    if ranks and rank not in ranks:
+        raise UserError(f"{name} has the shape {x.shape}, no {rows}; set data.rows to auto")
+    square = x.dtype == np.uint8 or (rank == 3 and row[0] == row[1])
+    is_grey = rank == 3 and (rows == "images" or (rows == "auto" and square))
+    is_one_channel = rank == 2 and rows == "series"
+    return (*row, 1) if is_grey or is_one_channel else row
+
+
+def _classes(y: np.ndarray, name: str, count: int) -> np.ndarray:
+    if y.shape != (count,):
+        raise UserError(f"{name} has the shape {y.shape}; it must be ({count},), one class per row")
+    if y.dtype.kind not in "fiub":
+        raise UserError(f"{name} has the type {y.dtype}, no whole numbers; number the classes")
+    return numbered(y, name)[0]

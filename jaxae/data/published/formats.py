@@ -1,0 +1,67 @@
+"""Bytes of published files as arrays: nothing that is not the published content is given back."""
+
+import hashlib
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from jaxae.data.published import download
+from jaxae.errors import UserError
+
+
+def idx(content: bytes, expected: str, name: str) -> UInt8[np.ndarray, "..."]:
+    """The array in an IDX file of unsigned bytes, as of MNIST.
+
+    The magic number 0x000008DD (DD = number of dimensions) and one big-endian 32-bit size per
+    dimension come before the values (LeCun, Cortes and Burges, "The MNIST database of handwritten
+    digits").
+
+    Args:
+      content: the decompressed file.
+      expected: its SHA-256.
+      name: what errors call the file.
+
+    Raises:
+      UserError: the file is another one.
+    """
+    download.verify(hashlib.sha256(content).hexdigest(), expected, name)
+    shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+
+
+def ucr(
+    content: bytes, expected: str, name: str
+) -> tuple[Float[np.ndarray, "N T 1"], Int[np.ndarray, " N"]]:
+    """Series and their classes in a text file of the UCR archive: a line is a class, then values.
+
+    Args:
+      content: the file.
+      expected: the `ucr_digest` of its rows.
+      name: what errors call the file.
+
+    Raises:
+      UserError: a line cannot be read, or the file holds other rows.
+    """
+    text = content.decode("ascii", errors="replace").replace(",", " ").strip()
+    try:
+        table = np.loadtxt(text.splitlines(), ndmin=2, comments=None) if text else np.empty((0, 1))
+    except ValueError as error:
+        problem = str(error).rstrip(".")
+        raise UserError(f"{name}: {problem}; replace it by the published file") from None
+    download.verify(ucr_digest(table), expected, name)
+    return table[:, 1:, None].astype(np.float32), table[:, 0].astype(np.int32)
+
+
+def ucr_digest(table: Float[np.ndarray, "N F"]) -> str:
+    """SHA-256 of rows as a set, whatever their order.
+
+    Each row [class, values] is written with its values rounded to seven significant digits; the
+    rows are sorted and joined. Copies of ECG5000 differ in the order of rows and in trailing
+    digits, so a digest of the file would reject good copies. In float64: float32 would round some
+    values twice.
+    """
+    lines = (
+        " ".join([f"{row[0]:g}", *(f"{value + 0.0:.6e}" for value in row[1:])])
+        for row in table.tolist()
+    )
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -1,0 +1,95 @@
+"""What every loader gives: arrays as published, and how they are scaled for a model."""
+
+from functools import reduce
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from jaxae.data import sources
+from jaxae.data.own.schema import Schema
+from jaxae.errors import UserError
+from jaxae.types import Scaling, Source
+
+
+class Raw(NamedTuple):
+    """A data set as its source publishes it."""
+
+    x_train: Source  # [N, *S] uint8 pixels or float32 values
+    train_class_id: Int[np.ndarray, " N"] | None  # None = unlabelled, all normal
+    x_test: Source  # [M, *S]
+    test_class_id: Int[np.ndarray, " M"]
+    normal: tuple[int, ...] = ()  # normal classes unless the configuration says; () = none
+    group: Int[np.ndarray, " N"] | None = None  # training rows that are held out together
+    schema: Schema = Schema()  # how rows were read from files
+
+
+def to_float(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
+    """Raw rows as float32: uint8, which means pixels, to [0, 1] by x / 255, others as they are."""
+    if x.dtype == np.uint8:
+        return np.divide(x, np.float32(255), dtype=np.float32)
+    return x.astype(np.float32, copy=False)
+
+
+def scaled(x: Shaped[np.ndarray, "*S"], scaling: Scaling) -> Float[np.ndarray, "*S"]:
+    """Raw rows as a model sees them: in float32, shifted and scaled."""
+    shift, scale = (np.asarray(part) for part in scaling)
+    if not shift.any() and (scale == 1).all():
+        return to_float(x)
+    return (to_float(x) - shift) / scale
+
+
+def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
+    """Shift and scale of x' = (x - shift) / scale, fitted on some rows.
+
+    `minmax` takes one minimum and one maximum over everything: x' in [0, 1] on these rows. As in
+    TensorFlow's ECG tutorial `make` gives it the whole training part, whatever the class of a row
+    (but not the valid rows, nor any test row). `standard` takes mean and standard deviation of each
+    feature, of each channel for images, of the normal training rows. A constant
+    feature keeps the scale 1.
+
+    Args:
+      how: none, minmax or standard.
+      x: raw rows [N, *S].
+      ids: positions of the rows to fit on.
+
+    Returns:
+      float32, of the rank of a row, with axes of length 1 where they are shared.
+
+    Raises:
+      UserError: `how` is anything else, such as "auto".
+    """
+    rank = len(x.shape) - 1
+    if how not in ("none", "minmax", "standard"):
+        raise UserError(f"data.scale is {how!r}; it must be none, minmax or standard here")
+    shift: np.ndarray = np.zeros((1,) * rank)
+    scale: np.ndarray = np.ones((1,) * rank)
+    rows = sources.view(x, ids, to_float)
+    if how == "minmax":
+        low, high = sources.span(rows)
+        shift, scale = shift + low, scale * (high - low)
+    elif how == "standard":
+        axes = (0, 1, 2) if rank == 3 else (0,)
+        _, mean, variance = reduce(
+            _merged, (_moments(block, axes) for block in sources.blocks(rows))
+        )
+        shift, scale = mean[0], np.sqrt(variance)[0]
+    constant = scale <= 1e-6 * np.maximum(1.0, np.abs(shift))  # float32 rounding, not variation
+    return Scaling(shift.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32))
+
+
+Moments = tuple[int, np.ndarray, np.ndarray]  # number of rows, mean, variance
+
+
+def _moments(x: np.ndarray, axes: tuple[int, ...]) -> Moments:
+    return len(x), x.mean(axes, np.float64, keepdims=True), x.var(axes, np.float64, keepdims=True)
+
+
+def _merged(one: Moments, other: Moments) -> Moments:
+    """Moments of two blocks of rows together (Chan, Golub and LeVeque, 1983)."""
+    n = one[0] + other[0]
+    share = other[0] / n
+    gap = other[1] - one[1]
+    mean = one[1] + share * gap
+    variance = (1 - share) * one[2] + share * other[2] + share * (1 - share) * gap**2
+    return n, mean, variance
