@@ -20,9 +20,17 @@ ROOT = Path(__file__).parents[1] / "jaxae"
 _cache = tempfile.TemporaryDirectory(prefix="jaxae-tests-")
 os.environ["JAXAE_CACHE_DIR"] = _cache.name
 os.environ.pop("JAXAE_TUNING", None)
+# One folder of compiled programs for the whole session: workers inherit it from the process that
+# starts them, tests hand it on to theirs, and each finds what another has compiled.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="jaxae-tests-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402 - after the environment that it reads
 import pytest  # noqa: E402
+from jax._src import compiler  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # The shapes that signatures state hold in every test. Configurations are left out: what they are
@@ -79,14 +87,70 @@ def _room_for_programs():
         gc.collect()
 
 
+def pytest_configure(config):
+    """What a worker finds half written is compiled once more."""
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of a file stay in one worker, up to the last minute: its fixtures are made once."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+# Without these emitters, XLA's CPU compiler takes a third of the time; newer ones have no others.
+QUICK = {"xla_cpu_use_fusion_emitters": False}
+
+
+def _is_known(options):
+    """Whether this version of XLA has the options."""
+    try:
+        jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options=options)
+    except Exception:
+        return False
+    return True
+
+
+if os.environ["JAX_PLATFORMS"] != "cpu" or not _is_known(QUICK):
+    QUICK = {}
+
+
+def _quick(options):
+    """JAX's options of a compilation, with those of the test that runs."""
+
+    def quick(*args, env_options_overrides=None, **more):
+        if _in_use:
+            env_options_overrides = _in_use | (env_options_overrides or {})
+        return options(*args, env_options_overrides=env_options_overrides, **more)
+
+    return quick
+
+
+_in_use = {}
+compiler.get_compile_options = _quick(compiler.get_compile_options)
+_flags = os.environ.get("XLA_FLAGS", "").split()
+
+
 def pytest_runtest_setup(item):
-    """Compile in half the time where speed is not the point.
+    """Compile in a fraction of the time where speed is not the point.
 
     The slow tests, the convolutions and the parity with other frameworks get the programs that
-    users get; every other property must hold at any level of optimisation.
+    users get; every other property must hold at any level of optimisation. The processes that a
+    test starts get what it gets itself. Two equal rankings differ by rounding without the emitters.
     """
     as_users = item.get_closest_marker("slow") or item.module.__name__ in (
         "test_ops",
         "test_parity",
     )
     jax.config.update("jax_disable_most_optimizations", not as_users)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not as_users))
+    _in_use.clear()
+    if not as_users and item.module.__name__ != "test_intervals":
+        _in_use.update(QUICK)
+    quick = [f"--{name}={str(on).lower()}" for name, on in _in_use.items()]
+    if _flags or quick:
+        os.environ["XLA_FLAGS"] = " ".join([*_flags, *quick])
+    else:
+        os.environ.pop("XLA_FLAGS", None)

@@ -638,11 +638,10 @@ for folder in Path("detectors").iterdir():
 def apart(command, cwd):
     """Run Python elsewhere, on one device, with programs optimised as they are here."""
     known = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    plain = str(int(jax.config.read("jax_disable_most_optimizations")))
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=cwd,
-        env=known | {"JAX_DISABLE_MOST_OPTIMIZATIONS": plain},
+        env=known,
         capture_output=True,
         text=True,
         check=True,
