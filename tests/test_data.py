@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxae import data
 from jaxae.config import DataConfig
 from jaxae.data import sources, splits
-from jaxae.data.raw import Raw, to_float
+from jaxae.data.raw_data import Raw, to_float
 from jaxae.devices import tuning
 from jaxae.errors import UserError
 from jaxae.types import Source

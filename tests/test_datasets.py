@@ -16,7 +16,7 @@ import pytest
 from jaxae.data import published
 from jaxae.data.own import arrays
 from jaxae.data.published import digits, download, formats, prepared
-from jaxae.data.raw import Raw, to_float
+from jaxae.data.raw_data import Raw, to_float
 from jaxae.errors import UserError
 
 

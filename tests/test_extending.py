@@ -17,7 +17,7 @@ from probes import assert_same, images, initial
 from jaxae import data, detectors, rng
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxae.data import DATASETS, splits
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 from jaxae.detectors import evaluation
 from jaxae.devices import tuning
 from jaxae.methods import learners

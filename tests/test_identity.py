@@ -10,7 +10,7 @@ from probes import edit, images, tiny, write_npz
 from jaxae import data
 from jaxae.config import DataConfig
 from jaxae.data import splits
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import plots
@@ -108,7 +108,8 @@ def test_a_log_that_lost_an_epoch_is_named_before_anything_is_made_of_it(damage,
     log = folder / "metrics.jsonl"
     log.write_text(damage(log.read_text()))
     report = (folder / "report.json").read_bytes()
-    with pytest.raises(UserError, match=r"metrics\.jsonl does not hold the 2 epochs"):
+    refused = r"metrics\.jsonl(, line \d, is not a| does not hold the 2 epochs)"
+    with pytest.raises(UserError, match=refused):
         enter(score="mae")
     log.unlink()
     with pytest.raises(UserError, match=r"metrics\.jsonl does not hold the 2 epochs"):

@@ -10,7 +10,7 @@ from jaxae import data
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.data import sources, splits
 from jaxae.data.own import kinds, tables
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 from jaxae.workflows import choices
 
 _NAMED = 8  # columns, at most, that a line names

@@ -1,7 +1,7 @@
 """Rows: by name or from a user's files, split, scaled and corrupted.
 
 `loading` finds data sets by name and orders the rows of an epoch; `published` and `own` read
-published data and a user's own files as `raw` rows, `splits` makes train, valid and test of these;
+published data and a user's own files as `raw_data`, `splits` makes train, valid and test of these;
 `sources` and `arrayfiles` are rows that need not lie in memory; `inputs` are fixed feature maps of
 a row, `corruptions` make anomalies of normals.
 
@@ -14,6 +14,6 @@ all others are features. A new data set is entered in `loading.DATASETS`, a new 
 """
 
 from jaxae.data.loading import DATASETS, index_plan, load, raw
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 
 __all__ = ["DATASETS", "Raw", "index_plan", "load", "raw"]

@@ -9,7 +9,7 @@ from jaxae.config import DataConfig
 from jaxae.data import published, splits
 from jaxae.data.own import kinds
 from jaxae.data.published import digits
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError
 from jaxae.ops import ceil_div
 from jaxae.registry import Registry

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from jaxae.config import DataConfig
 from jaxae.data import inputs, sources
-from jaxae.data.raw import Raw, fit_scaling, scaled
+from jaxae.data.raw_data import Raw, fit_scaling, scaled
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.types import Dataset, Scaling, Source, Split

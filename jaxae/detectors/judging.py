@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 
 from jaxae import config, scoring
 from jaxae.data import inputs
-from jaxae.data.raw import scaled
+from jaxae.data.raw_data import scaled
 from jaxae.detectors import evaluation
 from jaxae.detectors.parts import Description, Detector, Judgement, units
 from jaxae.devices import parallel

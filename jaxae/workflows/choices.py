@@ -15,7 +15,7 @@ from jaxae import data, scoring
 from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.checks import AUTO
 from jaxae.data import sources, splits
-from jaxae.data.raw import Raw, to_float
+from jaxae.data.raw_data import Raw, to_float
 from jaxae.detectors import calibration
 from jaxae.methods import learners
 from jaxae.ops import ceil_div

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from jaxae.data import arrayfiles
 from jaxae.data.own.schema import numbered
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError
 from jaxae.types import Shape, Source
 

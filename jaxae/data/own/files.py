@@ -14,7 +14,7 @@ from jaxae.config import DataConfig
 from jaxae.data import arrayfiles, splits
 from jaxae.data.own import arrays, images, tables, windows
 from jaxae.data.own.schema import Schema, normal_classes, numbered
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, naming_input
 from jaxae.rng import SplitDraw
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jaxae.config import DataConfig, checks
 from jaxae.data.own import arrays, files, tables
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, unknown
 from jaxae.registry import Registry
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxae.data.published import download, formats, prepared
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError
 
 IDX_FILES = (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 
 _SIDE = 28  # of the resized digits
 _TEST = 0.3  # about 54 test digits per class, enough for a steady AUROC

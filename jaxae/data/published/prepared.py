@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxae.config import cache_dir
-from jaxae.data.raw import Raw
+from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError
 
 BLOCK = 1000  # rows per record
