@@ -108,7 +108,7 @@ def test_a_log_that_lost_an_epoch_is_named_before_anything_is_made_of_it(damage,
     log = folder / "metrics.jsonl"
     log.write_text(damage(log.read_text()))
     report = (folder / "report.json").read_bytes()
-    refused = r"metrics\.jsonl(, line \d, is not a| does not hold the 2 epochs)"
+    refused = r"metrics\.jsonl(, line \d, is not | does not hold the 2 epochs)"
     with pytest.raises(UserError, match=refused):
         enter(score="mae")
     log.unlink()
