@@ -1,10 +1,10 @@
 """The detector: all that judges raw rows, in one folder that needs nothing else.
 
-`calibration` decides which held-out rows a threshold rule is fitted on.
-
 A detector is arrays (the model's variables, the score's fitted state, the decision with its
 calibration scores, the scaling) and a description of what they are. `parts` has its types,
-`fitting` makes one, `judging` applies it, `files` saves and loads it.
+`fitting` makes one, `judging` applies it, `files` saves and loads it. `calibration` decides which
+held-out rows a threshold rule is fitted on, `evaluation` computes outputs and scores of rows,
+`explanation` says which values of a row are reconstructed worst, `guards` warns of dead training.
 """
 
 from jaxae.detectors.files import folder_of, load, save, tree

@@ -7,6 +7,7 @@ loggers.
 It uses settings, devices and files of arrays. It does not know what the arrays mean: no method, no
 score, no metric. Nothing is loaded here, so that a run folder can be read without Orbax.
 
-A checkpoint (`checkpoint.save`) holds the training state, JSON about the run it belongs to, and,
-where an earlier epoch is the best so far, that epoch's variables.
+A run's checkpoint (`checkpoint.save`) holds the training state, JSON about the run, and, unless
+the last epoch is to be kept, the variables of the best epoch so far with its number. That of a grid
+of members is put together in `jaxae.workflows.protocol.training`.
 """

@@ -172,7 +172,7 @@ def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTre
       epoch: the checkpoint's number.
       state: of training.
       about: what the run is made with, JSON-able; see `about`.
-      chosen: the selected epoch's state, if it is an earlier one.
+      chosen: the number and the variables of the best epoch so far, if epochs are compared.
 
     Raises:
       OSError: this checkpoint or the one before it cannot be written.
