@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -92,6 +93,7 @@ class _Interrupts:
     """
 
     code = 0  # to exit with, once there was a signal
+    telling = threading.Lock()  # taken for good by who writes the line
 
     def __enter__(self) -> "_Interrupts":
         self.before: dict[int, Any] = {}
@@ -120,8 +122,7 @@ class _Interrupts:
             signal.signal(number, signal.SIG_IGN)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        print(_line(self.code), file=sys.stderr, flush=True)
-        os._exit(self.code)  # all is closed; threads of extensions may abort if Python ends first
+        self._leave()  # all is closed; threads of extensions may abort if Python ends first
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.code = bool(self.code), self.code or 128 + number
@@ -135,7 +136,12 @@ class _Interrupts:
         self.hook(unraisable)
 
     def _leave(self) -> None:
-        os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
+        """Say it once, whichever thread comes first, and exit."""
+        if self.telling.acquire(blocking=False):
+            with contextlib.suppress(OSError):
+                os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
+        else:
+            time.sleep(0.1)  # whoever came first is writing
         os._exit(self.code)
 
 
