@@ -106,6 +106,8 @@ def epoch(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     learner, batch = learners.build(cfg, shape), cfg.train.batch_size
+    # One step in each turn of the loop, so that its body is that of a step.
+    learner = learner._replace(tuning=learner.tuning._replace(unroll=1))
     share = batch // len(devices)
     state = train.abstract_state(learner, shape, cfg.ensemble)
     keys = jax.eval_shape(lambda: members.keys(jax.random.key(0), cfg.ensemble))

@@ -34,7 +34,7 @@ def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
       (state, metrics of [K, T])`, of which the first `counts` count, and
       `(variables [K, ...], rows, valid [K, C, chunk], settings) -> losses [K, C * chunk]`.
     """
-    one_by_one, unroll = platform == "cpu", tuning.unrolled(learner.tuning, platform)
+    one_by_one, unroll = platform == "cpu", max(1, learner.tuning.unroll)
 
     def epoch(
         state: TrainState, rows: Array, plan: Array, counts: Array, keys: Key, settings: Settings
