@@ -175,7 +175,7 @@ class Tuning(NamedTuple):
       graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on an NVIDIA
         GPU, so that the host launches one graph instead of every kernel of every step.
       unroll: training steps in one iteration of the epoch's loop; may change the last bits. 0 = 4
-        where epochs are captured in graphs, else 1.
+        where the epochs of one model are captured in graphs, else 1.
     """
 
     share: int = 16
