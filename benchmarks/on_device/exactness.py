@@ -18,6 +18,7 @@ from benchmarks.on_device import cpu_run
 from benchmarks.on_device.part import Attempts, Order
 from benchmarks.on_device.results import words
 from benchmarks.on_device.speed import VARIANTS
+from benchmarks.on_device.stages import EXACTNESS
 from jaxae import rng, scoring
 from jaxae.detectors import evaluation
 from jaxae.devices import members, parallel
@@ -34,7 +35,6 @@ _FITTED, _SCORED = 128, 64  # rows
 _RATE = 2.0**24  # a huge step of SGD gives gradients to float32 precision
 _LOSS, _GRADIENT = throughput.TOLERANCE["float32"]
 _LEAST = 8.0  # seconds for a model
-_PARTS = 3  # processes that share the models out, see `benchmarks.on_device.stages`
 _VARIED = ("fmnist_dense", "mnist_conv", "ecg_dense")  # on which choices of tuning are tried
 _SCORE = 1e-5  # relative to the score or to 1, as `jaxae.workflows.verification` has it
 
@@ -55,17 +55,17 @@ def main(order: Order) -> None:
     Parts beside each other share the models out; the run is the first one's.
     """
     parallel.initialize()
-    number = int(order.part.partition(" ")[2] or 1)
-    own = order.models[number - 1 :: _PARTS]
+    number = EXACTNESS.index(order.part)
+    models = order.models[number :: len(EXACTNESS)]
     attempts = Attempts(order, _LEAST)
     made = None
     try:
-        if number == 1:
+        if number == 0:
             made = cpu_run.start(order.out / "cpu-run", order.rehearsal)  # beside what follows
             _methods(order)
-        for model in own:
+        for model in models:
             attempts.make(functools.partial(_model, order, model), "agreement", model)
-        for model in [model for model in own if model in _VARIED]:
+        for model in [model for model in models if model in _VARIED]:
             attempts.make(functools.partial(_variants, order, model), "agreement", model)
         if made:
             _verified(order, made)

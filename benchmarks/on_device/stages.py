@@ -21,6 +21,10 @@ _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _UNTUNED = "--xla_gpu_autotune_level=0"
 
 
+# Parts that share the models out; the first one also verifies a run that was made on a CPU.
+EXACTNESS = ("exactness", "exactness-2", "exactness-3")
+
+
 class Part(NamedTuple):
     """A process of a stage.
 
@@ -60,7 +64,7 @@ STAGES = {
         Stage("equality", 0.22, 0.5, (
             *(
                 Part(f"{_HERE}.exactness", label, _UNTUNED, keeps=True)
-                for label in ("exactness", "exactness 2", "exactness 3")
+                for label in EXACTNESS
             ),
             Part(f"{_HERE}.repeats", "repeats", keeps=True),
             Part(f"{_HERE}.repeats", "deterministic", _DETERMINISTIC, keeps=True),

@@ -68,11 +68,9 @@ def roc_and_precision_recall(run_dir: Path):
     """ROC and precision-recall curves with the operating point; None without both classes."""
     report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
-    scores, y = data["test"], data["test_y"]
-    if y.all() or not y.any():
+    scores, y, flagged = data["test"], data["test_y"], data["test_is_anomaly"]
+    if (cuts := _cuts(scores, y)) is None:
         return None
-    cuts = _cuts(scores, y)
-    flagged = data["test_is_anomaly"]
     recall, false_alarms = flagged[y].mean(), flagged[~y].mean()
     figure, axes = canvas(7.2, 3.8, 1, 2)
     roc, pr = axes[0]
@@ -102,10 +100,8 @@ def precision_recall_vs_threshold(run_dir: Path):
     """Precision and recall if the threshold were at x; None without both classes."""
     report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
-    scores, y = data["test"], data["test_y"]
-    if y.all() or not y.any():
+    if (cuts := _cuts(data["test"], data["test_y"])) is None:
         return None
-    cuts = _cuts(scores, y)
     thresholds = cuts.threshold[1:]
     figure, axes = canvas(5.6, 3.3)
     ax = axes[0, 0]
@@ -151,8 +147,10 @@ class Cuts(NamedTuple):
     precision: np.ndarray
 
 
-def _cuts(scores: np.ndarray, y: np.ndarray) -> Cuts:
-    """Of rows of both classes: a cut at each score that there is."""
+def _cuts(scores: np.ndarray, y: np.ndarray) -> Cuts | None:
+    """A cut at each distinct score; None without both classes."""
+    if y.all() or not y.any():
+        return None
     curve = sweep(scores, y)
     fp, tp = curve.fp, curve.tp
     precision = np.append(1, tp[1:] / (tp[1:] + fp[1:]))

@@ -26,6 +26,8 @@ def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
     Raises:
       UserError: the file is absent or damaged, or a required array is missing.
     """
+    if path.is_file() and not zipfile.is_zipfile(path):  # NumPy would advise to load it unsafely
+        raise UserError(f"{path} cannot be read (it is not an .npz file); {_REMEDY}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             values = {key: stored[key] for key in stored.files}
