@@ -32,8 +32,8 @@ Options = dict[str, object]  # of XLA's compiler
 # part: the activations of 32 rows stay in a core's cache. Rows/s at batch 4,096: denoising 6,900 ->
 # 17,200, S1 15,600 -> 29,700, S0 6,500 -> 12,400 (Intel). With YNNPACK convolutions train a tenth
 # faster. graphs: S0 makes 1.20 times as many steps with graphs and four steps per turn, 1.05 with
-# graphs alone (H200, JAX 0.11). Dense models use neither: S2 makes .86 with graphs, S3 .92 with
-# four steps per turn.
+# graphs alone (H200, JAX 0.11). Dense models use neither: with both S2 makes 1.11 and S3 .92 times
+# as many, with graphs alone S2 .86.
 CONV = Tuning(part=32, graphs=True)
 # share: a dense model is mostly parameters, which every device updates. On two devices S2 at batch
 # 32 makes .64 - .71 of the steps, ECG at 512 makes 1.32 times as many; S3, with two million
