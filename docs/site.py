@@ -17,9 +17,9 @@ REFERENCE = {
     "From arrays": ["jaxae.estimator.AutoencoderDetector"],
     "Runs": [
         "jaxae.workflows.experiment.run",
-        "jaxae.cli.command.main",
+        "jaxae.cli.train.main",
         "jaxae.config.schema",
-        "jaxae.workflows.choices.settle",
+        "jaxae.workflows.auto.settle",
         "jaxae.storage.logs",
     ],
     "Data": ["jaxae.data.loading", "jaxae.data.own.files", "jaxae.data.own.kinds"],

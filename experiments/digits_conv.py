@@ -11,7 +11,7 @@ the test rows after each, so they are not monitored; `--train.monitor` shows wha
 epoch is worth.
 """
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,

@@ -7,7 +7,7 @@ where its p-value is at most alpha. `--bags 20` takes twenty bootstrap samples f
 (jackknife+-after-bootstrap). The table has the false-positive rate beside its proved bound.
 """
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxae.config.grids import CrossConfig
 

@@ -21,7 +21,7 @@ against .981 of PCA with 8 components by MAE. The tutorial's rule flags a tenth 
 design; with `--threshold.rule mean_std:2` the accuracy after 200 epochs is .971 to .976.
 """
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,

@@ -9,7 +9,7 @@ clean ones .00699 +- .00013, of the noisy ones .02549 +- .00001; original .0071 
 The report's anomalies are images turned by 90 degrees; the tutorial has none.
 """
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,

@@ -10,7 +10,7 @@ ReLU codes that die: a seed that keeps all 64 units ends at .00880, each lost un
 has none.
 """
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,

@@ -16,7 +16,7 @@ seeds 0, 1, 2:
     threshold             .02073 +- .00018   .0202
 """
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,

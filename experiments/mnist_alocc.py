@@ -25,7 +25,7 @@ Over seeds 0, 1, 2:
 import sys
 from dataclasses import replace
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,

@@ -21,7 +21,7 @@ turned digits).
     AUROC rotated, MSE            .9282 +- .0048     .923
 """
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,

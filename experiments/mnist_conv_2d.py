@@ -18,7 +18,7 @@ float32: 123 s. Over seeds 0, 1, 2; one seed of the original, trained on the tes
 from dataclasses import replace
 
 from experiments import mnist_conv
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 
 CONFIG = replace(
     mnist_conv.CONFIG,

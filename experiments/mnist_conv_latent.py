@@ -23,7 +23,7 @@ normals: both are reported. 2 CPU cores (Xeon, AVX-512; shared, so wall times ar
 Like the original, the model hardly denoises what it was not trained to denoise.
 """
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,

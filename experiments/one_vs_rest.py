@@ -10,7 +10,7 @@ call that was stopped goes on, and slices (--members) merge.
 
 import sys
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import AloccConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from jaxae.config.grids import ProtocolConfig
 

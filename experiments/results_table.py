@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from jaxae.reports import plots
 from jaxae.reports.plots.files import LAST
-from jaxae.storage.runfiles import write_text
+from jaxae.storage.disk import write_text
 
 BY = ", epoch by "  # what selects an epoch follows, where that is not the last
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

@@ -34,9 +34,9 @@ _PUBLIC = {
     "fit": "training.train",
     "judge": "detectors",
     "load": "data",
-    "main": "cli.command",
+    "main": "cli.train",
     "run": "workflows.experiment",
-    "settle": "workflows.choices",
+    "settle": "workflows.auto",
 }
 __all__ = list(_PUBLIC)
 

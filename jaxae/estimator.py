@@ -28,7 +28,7 @@ from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.training import train
-from jaxae.workflows import choices, experiment
+from jaxae.workflows import auto, experiment
 
 _FEWEST = 3  # rows: two to train on, one to hold out
 
@@ -116,9 +116,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             )
         self._check_decision()
         parallel.initialize()
-        span = choices.in_floats(sources.span(x))
+        span = auto.in_floats(sources.span(x))
         make = functools.partial(splits.of_normals, x)
-        cfg, data = choices.settle_rows(self._config(), x.shape[1:], span, make)
+        cfg, data = auto.settle_rows(self._config(), x.shape[1:], span, make)
         experiment.check(cfg, data)
         learner = learners.build(cfg, data.shape)
         devices = train.devices_for(learner, cfg, data.shape)

@@ -165,13 +165,13 @@ class Tuning(NamedTuple):
         costs more than it gains.
       parameters_per_row: a device's share has at least one row for this many parameters, because
         every device updates all of them; 0 = activations dominate.
-      part: rows whose gradients are computed at a time, see `jaxae.devices.means.by_parts`; 0 =
-        all.
+      part: rows whose gradients are computed at a time, see `jaxae.devices.reductions.by_parts`;
+        0 = all.
       ynnpack: whether XLA may use YNNPACK for float32 sums and products in training.
       in_place: whether XLA searches harder for parameters that need no copy.
       width: bits of vectors in training; 0 = XLA's choice.
       chunk: rows scored at a time, few enough for activations to stay in the cache.
-      library: whether XLA may call oneDNN for convolutions in scoring; see `jaxae.ops.library`.
+      library: whether XLA may call oneDNN for convolutions in scoring; see `jaxae.ops.onednn`.
       graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on an NVIDIA
         GPU, so that the host launches one graph instead of every kernel of every step.
       unroll: training steps in one iteration of the epoch's loop; may change the last bits. 0 = 4

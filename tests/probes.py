@@ -12,7 +12,7 @@ from jaxae import rng
 from jaxae.config import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig, validate
 from jaxae.devices import members
 from jaxae.methods import learners
-from jaxae.storage import runlog
+from jaxae.storage import run_folder
 from jaxae.training import train
 from jaxae.types import Batch, Dataset, Scaling, Split
 
@@ -153,7 +153,7 @@ def assert_close(one, other, **tolerance):
 @contextlib.contextmanager
 def interrupted(epoch):
     """Ctrl-C when the log of an epoch is about to be written."""
-    append = runlog.append_metrics
+    append = run_folder.append_metrics
 
     def stop(path, number, found):
         if number == epoch:
@@ -161,7 +161,7 @@ def interrupted(epoch):
         return append(path, number, found)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runlog, "append_metrics", stop)
+        patch.setattr(run_folder, "append_metrics", stop)
         yield
 
 

@@ -186,7 +186,7 @@ def test_everything_needed_is_there_without_what_a_device_may_lack(tmp_path):
     modules = [p.module for stage in stages.STAGES.values() for p in stage.parts]
     modules += ["benchmarks.accelerator_check", "benchmarks.on_device.players",
                 "benchmarks.programs", "benchmarks.on_device.probe",
-                "jaxae.workflows.protocol", "jaxae.export.exporting", "jaxae.cli.command",
+                "jaxae.workflows.protocol", "jaxae.export.exporting", "jaxae.cli.train",
                 "experiments.digits_conv"]  # fmt: skip
     code = f"""
 import importlib, sys

@@ -171,7 +171,7 @@ def test_plots_need_neither_jax_nor_the_rest_of_the_package():
     plots = {name for name in MODULES if within(name, "reports.plots")}
     for name in plots:
         others = {used for used in ours(name) if not within(used, "reports.plots")}
-        assert others <= {"errors", "stats.curve", "storage.runfiles"}, name
+        assert others <= {"errors", "stats.curve", "storage.disk"}, name
     assert not users_of("jax") & plots
     assert ours("jaxae.stats.curve") == set()
     assert loaded("import jaxae.reports.plots.detection", {"jax"}) == set()
@@ -327,7 +327,7 @@ def test_starting_an_experiment_loads_no_heavy_package():
 
 def test_importing_the_package_alone_loads_nothing():
     assert loaded("import jaxae", {"jax", "flax", "numpy", "jaxtyping", "beartype"}) == set()
-    doors = "import jaxae.__main__, jaxae.cli.command"  # on guard before what takes long
+    doors = "import jaxae.__main__, jaxae.cli.train"  # on guard before what takes long
     assert loaded(doors, {"jax", "flax", "numpy", "tyro"}) == set()
     assert loaded("import jaxae.ops", {"jax", "flax", "optax", "orbax"}) == {"jax"}
 

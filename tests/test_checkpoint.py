@@ -11,7 +11,7 @@ from jaxae import config
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.storage import checkpoint, runfiles, runlog
+from jaxae.storage import checkpoint, disk, run_folder
 from jaxae.training import train
 
 
@@ -30,7 +30,7 @@ def state_of(cfg, shape=SHAPE):
 def saved(folder, cfg, state, epochs=(3,), keep=0, chosen=None):
     manager = checkpoint.open_manager(folder, keep)
     for epoch in epochs:
-        checkpoint.save(manager, epoch, state, runlog.about(cfg, "digest"), chosen)
+        checkpoint.save(manager, epoch, state, run_folder.about(cfg, "digest"), chosen)
     manager.wait_until_finished()
     return manager
 
@@ -214,13 +214,13 @@ def test_a_checkpoint_that_keeps_no_epoch_says_so(tmp_path):
 def test_a_checkpoint_is_committed_with_its_digests(tmp_path, monkeypatch):
     """No moment comes at which a checkpoint is in its place without them."""
     replaced = []
-    write = runfiles.write_json
+    write = disk.write_json
 
     def noted(path, value):
         replaced.append(sorted(p.name for p in tmp_path.iterdir()))
         write(path, value)
 
-    monkeypatch.setattr(runfiles, "write_json", noted)
+    monkeypatch.setattr(disk, "write_json", noted)
     _, state = state_of(tiny())
     saved(tmp_path, tiny(), state, epochs=(1, 2)).close()
     assert [["1" in names, "2" in names] for names in replaced] == [[False, False], [True, False]]

@@ -6,8 +6,8 @@ import pytest
 from probes import images
 
 from jaxae import detectors
-from jaxae.cli import judging
 from jaxae.cli import main as cli
+from jaxae.cli import score
 from jaxae.detectors import explanation
 from jaxae.detectors.evaluation import evaluate
 from jaxae.errors import UserError
@@ -65,7 +65,7 @@ def test_a_promise_is_checked_before_training_and_kept_by_the_run(run, tmp_path,
     assert "out of reach of 39 calibration rows" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     cli.main([*command, "--threshold.rule", "conformal:0.1"])
-    said = judging.score_file(tmp_path / "run", folder / "test.npy", tmp_path / "out.npz")
+    said = score.score_file(tmp_path / "run", folder / "test.npy", tmp_path / "out.npz")
     assert "promise nothing" not in capsys.readouterr().out
     with np.load(tmp_path / "out.npz") as found:
         np.testing.assert_array_equal(found["is_anomaly"], found["p_value"] <= np.float32(0.1))
@@ -85,7 +85,7 @@ def as_csv(path, x, header=""):
 def test_rows_may_come_in_any_of_these_files(name, write, run, tmp_path):
     folder, _ = run
     write(tmp_path / name, np.load(folder / "test.npy"))
-    judging.score_file(folder / "run", tmp_path / name, tmp_path / "out.csv")
+    score.score_file(folder / "run", tmp_path / name, tmp_path / "out.csv")
     found = detectors.judge(detectors.load(folder / "run/detector"), np.load(folder / "test.npy"))
     with np.load(folder / "run" / "scores.npz") as saved:
         np.testing.assert_array_equal(found.score, saved["test"])
@@ -141,7 +141,7 @@ def test_rows_that_are_not_judged_are_not_explained(run, tmp_path):
     for rows in (np.full((2, 4), np.nan), np.zeros((2, 5)), np.zeros((0, 4)), images(2)):
         np.save(tmp_path / "rows.npy", rows)
         with pytest.raises(UserError):
-            judging.score_file(run[0] / "run", tmp_path / "rows.npy", explain=True)
+            score.score_file(run[0] / "run", tmp_path / "rows.npy", explain=True)
 
 
 @pytest.mark.parametrize("out", ["out.txt", "out", "nowhere/out.csv"])
@@ -157,7 +157,7 @@ def test_the_detector_is_found_in_its_run_and_alone(run, tmp_path):
     folder, _ = run
     shutil.copytree(folder / "run" / "detector", tmp_path / "mine")
     for name, at in (("one", folder / "run"), ("other", tmp_path / "mine")):
-        judging.score_file(at, folder / "test.npy", tmp_path / f"{name}.csv")
+        score.score_file(at, folder / "test.npy", tmp_path / f"{name}.csv")
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "other.csv").read_bytes()
 
 
@@ -172,7 +172,7 @@ def test_rows_that_cannot_be_scored(run, rows, message, tmp_path):
     else:
         np.save(path, rows)
     with pytest.raises(UserError, match=message) as caught:
-        judging.score_file(run[0] / "run", path)
+        score.score_file(run[0] / "run", path)
     assert str(path) in str(caught.value)
 
 

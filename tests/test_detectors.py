@@ -19,7 +19,7 @@ from jaxae.devices import members
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import plots
-from jaxae.storage import archive, runfiles
+from jaxae.storage import archive, disk
 from jaxae.training import train
 from jaxae.types import Decision, Learner, Outputs, Rule, Scaling
 from jaxae.workflows import experiment
@@ -436,7 +436,7 @@ def test_a_detector_that_is_not_saved_whole_leaves_the_one_before(tmp_path, monk
     detectors.save(tmp_path, before)
     for step in ("write_arrays", "write_json"):
         with monkeypatch.context() as patch:
-            patch.setattr(runfiles, step, interrupted)
+            patch.setattr(disk, step, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 detectors.save(tmp_path, after)
         assert detectors.load(tmp_path).decision.threshold == before.decision.threshold

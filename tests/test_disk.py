@@ -15,7 +15,7 @@ from probes import edit, tiny, write_npz
 from jaxae import detectors
 from jaxae.errors import UserError
 from jaxae.reports import plots
-from jaxae.storage import checkpoint, runfiles, runlog
+from jaxae.storage import checkpoint, disk, run_folder
 from jaxae.workflows import experiment
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +114,7 @@ def full(*args, **kwargs):
 
 
 WRITERS = [
-    ("provenance.jsonl", runlog, "provenance", lambda: full),
+    ("provenance.jsonl", run_folder, "provenance", lambda: full),
     ("detector", detectors, "save", lambda: full),
     ("scores.npz", np, "savez", lambda: _full_for("scores")),
     ("reconstructions.npz", np, "savez", lambda: _full_for("reconstructions")),
@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(name, where, what, make, ag
 
 def test_a_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
-    runlog.append_metrics(path, 1, {})
+    run_folder.append_metrics(path, 1, {})
     opened = Path.open
 
     class Full:
@@ -168,7 +168,7 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", lambda path, mode="r": Full(opened(path, mode)))
     with pytest.raises(OSError, match=r"No space.*metrics\.jsonl"):
-        runlog.append_metrics(path, 2, {})
+        run_folder.append_metrics(path, 2, {})
     monkeypatch.undo()
     assert path.read_text() == '{"epoch": 1}\n'
 
@@ -238,7 +238,7 @@ def assert_same_run(one, other):
             for key in a.files:
                 np.testing.assert_array_equal(a[key], b[key])
     losses = [
-        [row["loss"] for row in runfiles.read_metrics(at / "metrics.jsonl")] for at in (one, other)
+        [row["loss"] for row in disk.read_metrics(at / "metrics.jsonl")] for at in (one, other)
     ]
     assert losses[0] == losses[1]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from probes import edit, images, write_npz
 
-from jaxae.cli.command import main
+from jaxae.cli.train import main
 from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.errors import UserError, unknown, user_errors
 

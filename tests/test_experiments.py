@@ -12,12 +12,12 @@ from sklearn import manifold
 
 from experiments import digits_conv, ecg_cross, one_vs_rest
 from jaxae import config, detectors, scoring
-from jaxae.cli import command
+from jaxae.cli import train
 from jaxae.config import ExperimentConfig
 from jaxae.data.arrayfiles import read_npz
-from jaxae.detectors import guards
+from jaxae.detectors import health
 from jaxae.reports import plots
-from jaxae.storage import checkpoint, runfiles
+from jaxae.storage import checkpoint, disk
 from jaxae.workflows import experiment
 from jaxae.workflows.protocol import expand
 
@@ -59,7 +59,7 @@ ALWAYS_DRAWN = {"loss_curves", "score_histograms", "roc_pr", "reconstructions"}
 
 
 def run(cfg, folder, *args):
-    return command.main(cfg, ["--run-dir", str(folder), *map(str, args)])
+    return train.main(cfg, ["--run-dir", str(folder), *map(str, args)])
 
 
 def state_in(folder):
@@ -78,7 +78,7 @@ def check_contract(folder, report):
     started = (folder / "provenance.jsonl").read_text().splitlines()
     assert started
     assert all("versions" in json.loads(line) for line in started)
-    rows = runfiles.read_metrics(folder / "metrics.jsonl")
+    rows = disk.read_metrics(folder / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == list(range(1, report["epochs"] + 1))
     with np.load(folder / "scores.npz") as scores:
         of_test = ("test", "test_is_anomaly", "test_y", "test_class_id", "test_id")
@@ -178,7 +178,7 @@ def modified(folder):
 
 
 def test_the_same_command_goes_on_where_the_run_stands(cfg, tmp_path, capsys, undrawn, monkeypatch):
-    monkeypatch.setattr(guards, "below_chance", lambda scores, y: ["it is upside down"])
+    monkeypatch.setattr(health, "below_chance", lambda scores, y: ["it is upside down"])
     first = run(cfg, tmp_path, "--train.epochs", 2)
     shown = capsys.readouterr().out
     assert first["warnings"] == ["it is upside down"]
@@ -237,7 +237,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(cfg, tmp_path, capsy
     losses = [
         [
             (r["epoch"], r["loss"], r["valid_loss"])
-            for r in runfiles.read_metrics(folder / "metrics.jsonl")
+            for r in disk.read_metrics(folder / "metrics.jsonl")
         ]
         for folder in (whole, broken)
     ]
@@ -257,7 +257,7 @@ def test_every_entry_into_a_run_folder_leaves_a_line_of_provenance(cfg, tmp_path
 def test_metrics_of_an_ensemble_keep_the_value_of_each_member(cfg, tmp_path, undrawn):
     three = ("--ensemble", 3, "--train.epochs", 2, "--train.monitor")
     report = run(cfg, tmp_path / "three", *three, "--score", "latent_mahalanobis")
-    rows = runfiles.read_metrics(tmp_path / "three" / "metrics.jsonl")
+    rows = disk.read_metrics(tmp_path / "three" / "metrics.jsonl")
     assert len(rows) == 2
     for row in rows:
         several = row.pop("members")
@@ -271,7 +271,7 @@ def test_metrics_of_an_ensemble_keep_the_value_of_each_member(cfg, tmp_path, und
     assert report["valid_loss"] == rows[-1]["valid_loss"]
 
     run(cfg, tmp_path / "one", "--train.epochs", 1)
-    (row,) = runfiles.read_metrics(tmp_path / "one" / "metrics.jsonl")
+    (row,) = disk.read_metrics(tmp_path / "one" / "metrics.jsonl")
     assert "members" not in row
 
 

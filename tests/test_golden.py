@@ -12,7 +12,7 @@ import pytest
 from probes import golden, images
 
 from jaxae import detectors
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 from jaxae.workflows import experiment, verification
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -55,7 +55,7 @@ def test_the_checkpoint_is_gone_on_with(folder):
     went_on = experiment.run(golden(train__epochs=4))
     assert went_on["epochs"] == fresh["epochs"] == 4
     losses = [
-        [epoch["loss"] for epoch in runfiles.read_metrics(folder / run / "metrics.jsonl")]
+        [epoch["loss"] for epoch in disk.read_metrics(folder / run / "metrics.jsonl")]
         for run in ("run", "fresh")
     ]
     np.testing.assert_allclose(*losses, rtol=1e-4)

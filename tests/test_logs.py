@@ -8,7 +8,7 @@ from probes import tiny, write_npz
 
 from jaxae import Logger
 from jaxae.errors import UserError
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 from jaxae.workflows import experiment
 
 
@@ -35,7 +35,7 @@ def config(folder, **changes):
 def test_a_logger_hears_the_epochs_and_the_report(tmp_path):
     heard = Heard()
     report = experiment.run(config(tmp_path), [heard, Logger()])
-    past = runfiles.read_metrics(tmp_path / "run/metrics.jsonl")
+    past = disk.read_metrics(tmp_path / "run/metrics.jsonl")
     assert heard.said[0] == ("start", "tiny", "run", 0)
     assert [{"epoch": epoch, **metrics} for epoch, metrics in heard.said[1:-1]] == past
     assert heard.said[-1] == ("finish", report["auroc"])

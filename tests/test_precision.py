@@ -19,7 +19,7 @@ from jaxae.devices import precision
 from jaxae.export import exporting, loader
 from jaxae.methods import learners
 from jaxae.reports import plots
-from jaxae.storage import provenance, runfiles
+from jaxae.storage import disk, provenance
 from jaxae.training import train
 from jaxae.workflows import experiment, verification
 
@@ -138,9 +138,9 @@ def test_training_in_full_float32_is_a_setting(rows, tmp_path):
         run(rows, tmp_path / "asked", train__precision="highest")
     run(rows, tmp_path / "exact")
     assert_same(parameters(tmp_path / "asked"), parameters(tmp_path / "exact"))
-    (line,) = runfiles.read_lines(tmp_path / "asked" / "provenance.jsonl")
+    (line,) = disk.read_lines(tmp_path / "asked" / "provenance.jsonl")
     assert line["precision"] == {"training": "highest (float32)", "all else": "float32"}
-    assert runfiles.read_json(tmp_path / "asked" / "config.json")["train"]["precision"] == "highest"
+    assert disk.read_json(tmp_path / "asked" / "config.json")["train"]["precision"] == "highest"
 
 
 @pytest.mark.parametrize("method", ["dense", "conv", "alocc"])

@@ -11,7 +11,7 @@ from jaxae import config, detectors
 from jaxae.config.grids import ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
-from jaxae.storage import checkpoint, runfiles
+from jaxae.storage import checkpoint, disk
 from jaxae.workflows import baselines, experiment, protocol
 from jaxae.workflows.protocol import expansion
 
@@ -184,7 +184,7 @@ def test_a_monitored_protocol_says_how_steady_its_epochs_are(data, tmp_path, cap
     report = protocol.run(cfg)
     for k, found in report["classes"].items():
         logs = tmp_path.glob(f"members/class{k}-seed*/metrics.jsonl")
-        courses = [runfiles.read_metrics(path) for path in logs]
+        courses = [disk.read_metrics(path) for path in logs]
         spread = [np.std([epoch["test_auroc"] for epoch in of[1:]]) for of in courses]
         assert found["epochs_std"] == pytest.approx(max(spread))
     out = capsys.readouterr().out

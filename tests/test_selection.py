@@ -8,7 +8,7 @@ from probes import assert_same, edit, interrupted, tiny, write_npz
 from jaxae import config, detectors
 from jaxae.errors import UserError
 from jaxae.reports import plots
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 from jaxae.training import selection
 from jaxae.workflows import experiment
 
@@ -93,7 +93,7 @@ def growing_loss(monkeypatch, folder):
     watch = selection.watch
 
     def doctored(*args):
-        measure, start = watch(*args), len(runfiles.read_metrics(folder / "metrics.jsonl"))
+        measure, start = watch(*args), len(disk.read_metrics(folder / "metrics.jsonl"))
         losses = iter(range(start + 1, 9))
 
         def begin(*of):
@@ -133,7 +133,7 @@ def test_a_selection_outlives_more_epochs_and_no_other_choice_takes_its_folder(
     assert longer["selected_epoch"] == 1
     with pytest.raises(UserError, match=r"train\.select is 'valid_loss' there and 'last' here"):
         run(cfg, tmp_path)
-    lines = runfiles.read_metrics(tmp_path / "metrics.jsonl")
+    lines = disk.read_metrics(tmp_path / "metrics.jsonl")
     lines[2]["valid_loss"] = 0.5
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text)
@@ -143,7 +143,7 @@ def test_a_selection_outlives_more_epochs_and_no_other_choice_takes_its_folder(
 
 def test_the_choices_of_a_monitored_run_stand_side_by_side(cfg, tmp_path, undrawn):
     report, _ = run(cfg, tmp_path, train__select="pseudo_anomalies", train__monitor=True)
-    lines = runfiles.read_metrics(tmp_path / "metrics.jsonl")
+    lines = disk.read_metrics(tmp_path / "metrics.jsonl")
     areas = [line["test_auroc"] for line in lines]
     assert report["warnings"] == []
     side = report["selection"]
@@ -157,7 +157,7 @@ def test_the_choices_of_a_monitored_run_stand_side_by_side(cfg, tmp_path, undraw
 @pytest.mark.slow
 def test_an_oracle_is_chosen_by_test_rows_and_says_so(cfg, tmp_path, undrawn):
     report, _ = run(cfg, tmp_path, train__select="oracle", train__oracle=True)
-    lines = runfiles.read_metrics(tmp_path / "metrics.jsonl")
+    lines = disk.read_metrics(tmp_path / "metrics.jsonl")
     assert report["selected_by"] == "test labels (oracle)"
     assert report["auroc"] == pytest.approx(max(line["test_auroc"] for line in lines), abs=1e-6)
     assert "pseudo_auroc" not in lines[0]

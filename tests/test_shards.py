@@ -9,8 +9,8 @@ import pytest
 from probes import images
 
 from jaxae import data, detectors
-from jaxae.cli import judging
 from jaxae.cli import main as cli
+from jaxae.cli import score
 from jaxae.config import DataConfig
 from jaxae.data import arrayfiles
 from jaxae.errors import UserError
@@ -154,9 +154,9 @@ def test_streamed_rows_make_the_same_run(run):
 @pytest.mark.parametrize("suffix", ["csv", "npz"])
 def test_rows_are_judged_block_by_block_as_at_once(suffix, run, tmp_path, monkeypatch):
     whole, pieces = (tmp_path / f"{name}.{suffix}" for name in ("whole", "pieces"))
-    judging.score_file(run / "resident", run / "x_train.npy", whole)
-    monkeypatch.setattr(judging.tuning, "FEED_BYTES", 4 * 64 * 30)
-    judging.score_file(run / "resident", run / "x_train.npy", pieces)
+    score.score_file(run / "resident", run / "x_train.npy", whole)
+    monkeypatch.setattr(score.tuning, "FEED_BYTES", 4 * 64 * 30)
+    score.score_file(run / "resident", run / "x_train.npy", pieces)
     if suffix == "csv":
         assert whole.read_text() == pieces.read_text()
         return
@@ -171,9 +171,9 @@ def test_a_bad_row_far_down_is_named_and_leaves_no_file(run, tmp_path, monkeypat
     rows = X.copy()
     rows[97] = np.inf
     np.save(tmp_path / "rows.npy", rows)
-    monkeypatch.setattr(judging.tuning, "FEED_BYTES", 4 * 64 * 30)
+    monkeypatch.setattr(score.tuning, "FEED_BYTES", 4 * 64 * 30)
     with pytest.raises(UserError, match="first row 97"):
-        judging.score_file(run / "resident", tmp_path / "rows.npy", tmp_path / "out.csv")
+        score.score_file(run / "resident", tmp_path / "rows.npy", tmp_path / "out.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npy"]
 
 

@@ -9,11 +9,11 @@ import pytest
 from probes import DEVICES, SHAPE, assert_close, batch, images, initial, leaves, stepped, tiny
 
 from jaxae import types
-from jaxae.devices import means, members, parallel, tuning
+from jaxae.devices import members, parallel, reductions, tuning
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.ops import library
-from jaxae.storage import runlog
+from jaxae.ops import onednn
+from jaxae.storage import run_folder
 from jaxae.types import AXIS
 
 KEY = jax.random.key(7)
@@ -26,10 +26,10 @@ YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 @pytest.mark.parametrize("shape", [(1,), (784,), (4097,)])
 def test_the_mean_of_a_vector_is_numpys(shape):
     values = np.random.default_rng(0).normal(1, 2, shape).astype(np.float32)
-    found = jax.jit(means.of_vector)(values)
+    found = jax.jit(reductions.of_vector)(values)
     assert found.shape == ()
     assert found == pytest.approx(values.astype(np.float64).mean(), rel=1e-5)
-    grad = jax.jit(jax.grad(means.of_vector))(values)
+    grad = jax.jit(jax.grad(reductions.of_vector))(values)
     np.testing.assert_allclose(grad, np.full(shape, 1 / values.size), rtol=1e-6)
 
 
@@ -43,7 +43,7 @@ def test_the_mean_over_devices_is_numpys_leaf_by_leaf(count):
         "empty": np.zeros((count, 0), np.float32),
         "half": rng.normal(size=(count, 7)).astype(jnp.bfloat16),
     }
-    found = jax.pmap(lambda t: means.over(t, AXIS), AXIS, devices=DEVICES[:count])(tree)
+    found = jax.pmap(lambda t: reductions.over(t, AXIS), AXIS, devices=DEVICES[:count])(tree)
     for name, leaf in tree.items():
         assert found[name].dtype == leaf.dtype
         expected = np.broadcast_to(np.float32(leaf).mean(axis=0), leaf.shape)
@@ -53,7 +53,7 @@ def test_the_mean_over_devices_is_numpys_leaf_by_leaf(count):
 
 def test_where_nothing_is_mapped_the_mean_is_the_tree_itself():
     tree = {"a": jnp.arange(3.0)}
-    assert means.over(tree, None) is tree
+    assert reductions.over(tree, None) is tree
 
 
 @pytest.mark.parametrize("count", [256, 192, 131])
@@ -76,7 +76,7 @@ def test_gradients_of_a_batch_are_those_of_its_parts(count, monkeypatch):
         seen.append(len(rows))
         return rows.mean(0)
 
-    found = means.by_parts(mean, jnp.asarray(x), 32, None)
+    found = reductions.by_parts(mean, jnp.asarray(x), 32, None)
     np.testing.assert_allclose(found, x.mean(0), rtol=1e-5, atol=1e-6)
     assert min(seen) == {256: 128, 192: 96, 131: 131}[count]
 
@@ -92,7 +92,7 @@ def test_a_device_that_works_alone_takes_larger_parts(devices, part):
 
     x = np.random.default_rng(0).random((devices, 64, 3), np.float32)
     run = jax.pmap(
-        lambda rows: means.by_parts(mean, rows, 8, AXIS), AXIS, devices=DEVICES[:devices]
+        lambda rows: reductions.by_parts(mean, rows, 8, AXIS), AXIS, devices=DEVICES[:devices]
     )
     np.testing.assert_allclose(run(x), x.mean(axis=1), rtol=1e-5)
     assert min(seen) == part
@@ -100,7 +100,7 @@ def test_a_device_that_works_alone_takes_larger_parts(devices, part):
 
 def test_only_a_cpu_takes_a_batch_in_parts():
     rows = jax.ShapeDtypeStruct((64, 3), jnp.float32)
-    mean = jax.jit(lambda rows: means.by_parts(lambda part: part.mean(0), rows, 8, None))
+    mean = jax.jit(lambda rows: reductions.by_parts(lambda part: part.mean(0), rows, 8, None))
     loops = {
         platform: "while" in jax.export.export(mean, platforms=[platform])(rows).mlir_module()
         for platform in ("cpu", "cuda", "tpu")
@@ -111,7 +111,9 @@ def test_only_a_cpu_takes_a_batch_in_parts():
 def test_a_mean_over_devices_takes_arrays_without_values():
     """Writing nothing into the vector that crosses devices crashed the compiler of JAX 0.11."""
     tree = {"none": np.zeros((2, 0), np.float32), "some": np.float32([[0, 2], [4, 8]])}
-    mean = jax.pmap(lambda tree: means.over(tree, "data"), axis_name="data", devices=DEVICES[:2])
+    mean = jax.pmap(
+        lambda tree: reductions.over(tree, "data"), axis_name="data", devices=DEVICES[:2]
+    )
     found = jax.device_get(mean(tree))
     assert found["none"].shape == (2, 0)
     np.testing.assert_array_equal(found["some"], [[2, 5]] * 2)
@@ -254,14 +256,14 @@ def test_no_least_share_is_a_device_for_each_row():
 
 def test_a_training_goes_on_with_the_choices_that_it_began_with(tmp_path):
     learner = learners.build(tiny("conv"), SHAPE)
-    assert runlog.with_stored_tuning(tmp_path, learner) is learner
+    assert run_folder.with_stored_tuning(tmp_path, learner) is learner
     changed = learner.tuning._replace(part=7, width=128)
-    runlog.write_tuning(tmp_path, learner._replace(tuning=changed))
-    found = runlog.with_stored_tuning(tmp_path, learner)
+    run_folder.write_tuning(tmp_path, learner._replace(tuning=changed))
+    found = run_folder.with_stored_tuning(tmp_path, learner)
     assert found.tuning == learner.tuning._replace(part=7, width=128)
-    (tmp_path / runlog.TUNING).write_text('{"part": "many"}')
+    (tmp_path / run_folder.TUNING).write_text('{"part": "many"}')
     with pytest.raises(UserError, match=r"tuning\.json: part is 'many'"):
-        runlog.with_stored_tuning(tmp_path, learner)
+        run_folder.with_stored_tuning(tmp_path, learner)
 
 
 @pytest.fixture
@@ -351,11 +353,11 @@ def test_a_library_is_called_by_scorers_where_xla_has_it(has, monkeypatch):
         assert CALLS not in tuning.scoring_options(tuned, "float32", "gpu")
         assert CALLS not in tuning.training_options(tuned, "float32", "cpu", 2)
         with tuning.tracing_scorers(tuned, "float32", "cpu"):
-            assert library.is_called() == calls
+            assert onednn.is_called() == calls
         for dtype, where in (("bfloat16", "cpu"), ("float32", "gpu")):
             with tuning.tracing_scorers(tuned, dtype, where):
-                assert not library.is_called()
-    assert not library.is_called()
+                assert not onednn.is_called()
+    assert not onednn.is_called()
 
 
 def test_scores_are_the_same_with_a_library_and_without(monkeypatch):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxae import scoring
-from jaxae.cli import command, inspection, judging
-from jaxae.cli import runs as finished
+from jaxae.cli import inspection, score, train
+from jaxae.cli import listing as finished
 from jaxae.config import DataConfig, ExperimentConfig, TrainConfig, checks, parsing
 from jaxae.data import DATASETS
 from jaxae.data.corruptions import CORRUPTIONS
@@ -29,7 +29,7 @@ def _print(found: Any, json: bool, as_text: Callable[[Any], str]) -> None:
     print(dumps(found, indent=2) if json else as_text(found))
 
 
-def data(file: str, json: bool = False, data: DataConfig = command.OPEN.data) -> None:
+def data(file: str, json: bool = False, data: DataConfig = train.OPEN.data) -> None:
     """Say what a data set holds, and what `jaxae train` would make of it.
 
     Examples: `jaxae data table.csv --data.label kind`, `jaxae data images/`, `jaxae data mnist`.
@@ -39,7 +39,7 @@ def data(file: str, json: bool = False, data: DataConfig = command.OPEN.data) ->
       json: as JSON
       data: how it is read
     """
-    cfg = dataclasses.replace(command.OPEN, data=dataclasses.replace(data, name=file))
+    cfg = dataclasses.replace(train.OPEN, data=dataclasses.replace(data, name=file))
     columns = inspection.columns(cfg.data)
     try:
         summary = inspection.inspect(cfg)
@@ -194,7 +194,7 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
     Args:
       shell: which
     """
-    print(parsing.completion(COMMANDS, {"train": command.OPEN}, shell))
+    print(parsing.completion(COMMANDS, {"train": train.OPEN}, shell))
 
 
 def run(args: list[str]) -> None:
@@ -230,7 +230,7 @@ def _package() -> Any:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "data": data,
-    "score": judging.score_file,
+    "score": score.score_file,
     "compare": compare,
     "report": report,
     "export": export,

@@ -11,7 +11,7 @@ from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.data import sources, splits
 from jaxae.data.own import kinds, tables
 from jaxae.data.raw_data import Raw
-from jaxae.workflows import choices
+from jaxae.workflows import auto
 
 _NAMED = 8  # columns, at most, that a line names
 
@@ -54,7 +54,7 @@ def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
     raw = data.raw(cfg.data)
     make = functools.partial(splits.make, raw)
     shape, span = tuple(raw.x_train.shape[1:]), sources.span(raw.x_train)
-    settled, dataset = choices.settle_rows(cfg, shape, choices.in_floats(span), make)
+    settled, dataset = auto.settle_rows(cfg, shape, auto.in_floats(span), make)
     return {
         "name": cfg.data.name,
         "kind": raw.schema.kind if kinds.find(cfg.data, data.DATASETS)[0] else "published",
@@ -66,7 +66,7 @@ def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
         "classes": _classes(raw, cfg.data),
         "constant": _constant(raw),
         "duplicates": _duplicates(raw),
-        "chosen": choices.chosen(cfg, settled),
+        "chosen": auto.chosen(cfg, settled),
     }
 
 

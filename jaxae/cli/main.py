@@ -3,9 +3,9 @@
 import functools
 import sys
 
-from jaxae.cli import command, commands
-from jaxae.cli.command import OPEN
+from jaxae.cli import commands, train
 from jaxae.cli.commands import COMMANDS
+from jaxae.cli.train import OPEN
 from jaxae.config import parsing
 from jaxae.errors import UserError, user_errors
 
@@ -27,7 +27,7 @@ def main(args: list[str] | None = None) -> None:
     """Entry point; exits with code 2 and one line on bad input."""
     name, *rest = (sys.argv[1:] if args is None else args) or [""]
     if name == "train":
-        command.main(OPEN, rest, prog="jaxae train", description=command.TRAIN)
+        train.main(OPEN, rest, prog="jaxae train", description=train.TRAIN)
     elif name in ("-h", "--help"):
         print(USAGE)
         sys.exit(0)

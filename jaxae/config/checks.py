@@ -13,7 +13,7 @@ from jaxae.errors import UserError
 if TYPE_CHECKING:  # a configuration is read before anything that takes long is loaded
     from jaxae.types import Source
 
-AUTO = "auto"  # a setting that is left to the rows: see `jaxae.workflows.choices`
+AUTO = "auto"  # a setting that is left to the rows: see `jaxae.workflows.auto`
 Config = Any  # jaxae.config.ExperimentConfig, or a section of it: checked by field names alone
 
 

@@ -23,7 +23,7 @@ class Fact(enum.Enum):
     """What is true of a setting."""
 
     FREE = "does not change what is learned: a run folder may be entered again with another value"
-    FROM_ROWS = 'may be "auto": chosen by the training rows, see `jaxae.workflows.choices`'
+    FROM_ROWS = 'may be "auto": chosen by the training rows, see `jaxae.workflows.auto`'
     BY_METHOD = "read by some methods only; `jaxae.methods.learners.Method.reads` names them"
     SINGLE_RUN = "read by single runs only, not by a grid of members side by side"
 

@@ -30,7 +30,7 @@ from jaxae.config.fields import (
 from jaxae.config.migrations import migrated
 from jaxae.errors import UserError
 
-Auto = Literal["auto"]  # left to the rows: see `jaxae.workflows.choices`
+Auto = Literal["auto"]  # left to the rows: see `jaxae.workflows.auto`
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A detector is arrays (the model's variables, the score's fitted state, the decis
 calibration scores, the scaling) and a description of what they are. `parts` has its types,
 `fitting` makes one, `judging` applies it, `files` saves and loads it. `calibration` decides which
 held-out rows a threshold rule is fitted on, `evaluation` computes outputs and scores of rows,
-`explanation` says which values of a row are reconstructed worst, `guards` warns of dead training.
+`explanation` says which values of a row are reconstructed worst, `health` warns of dead training.
 """
 
 from jaxae.detectors.files import folder_of, load, save, tree

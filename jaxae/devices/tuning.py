@@ -98,7 +98,7 @@ def _has_library() -> bool:
     with ops.calling_library(), jax.default_device(jax.local_devices(backend="cpu")[0]):
         lowered = jax.jit(ops.conv).lower(x, k)
     text: Any = compiled(lowered, _CALLS)
-    return "onednn" in text.as_text()
+    return "__onednn$" in text.as_text()  # the target of its calls
 
 
 def _calls_library(tuned: Tuning, dtype: str, platform: str) -> bool:

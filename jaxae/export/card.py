@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxae import config, detectors
 from jaxae.detectors import Detector, calibration
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 
 _METRICS = ("auroc", "average_precision", "f1", "recall", "precision", "fpr", "fpr_at_95_tpr")
 
@@ -14,7 +14,7 @@ def make(detector: Detector, run: Path) -> dict[str, Any]:
     """The card, JSON-able, with the metrics of the run's `report.json` if there is one."""
     about = detector.about
     path = run / "report.json"
-    report = runfiles.read_json(path) if path.is_file() else {}
+    report = disk.read_json(path) if path.is_file() else {}
     return {
         "name": about.config.name,
         "data": {

@@ -30,7 +30,7 @@ from jaxae.errors import UserError, words
 from jaxae.export import card, loader
 from jaxae.methods import learners
 from jaxae.stats.conformal import split_p_values
-from jaxae.storage import archive, runfiles
+from jaxae.storage import archive, disk
 from jaxae.types import Inferred, PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -95,7 +95,7 @@ def _written(run: Path, source: Path, out: Path) -> Path:
             zipped.writestr(name, part)
     _check(content, rows, judged)
     try:
-        runfiles.write_bytes(out, content.getvalue())
+        disk.write_bytes(out, content.getvalue())
     except OSError as error:
         raise UserError(f"{out} cannot be written ({words(error)})") from None
     return out

@@ -23,7 +23,7 @@ from jaxae.detectors import Detector
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError, words
 from jaxae.export import exporting, loader
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 
 _TOLERANCE = 1e-5  # of a score, relative to itself or to 1
 _OPSET = 21
@@ -73,7 +73,7 @@ def write(run: Path, out: Path) -> str:
         raise UserError(f"the ONNX model does not run: {_line(error)}") from None
     agreement = _compare(detector, outputs, rows)
     try:
-        runfiles.write_bytes(out, content)
+        disk.write_bytes(out, content)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({words(error)})") from None
     return agreement + ("" if size is None else f"; it takes {size} rows at a time")

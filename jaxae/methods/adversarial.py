@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxae import rng
-from jaxae.devices import means, tuning
+from jaxae.devices import reductions, tuning
 from jaxae.registry import Registry
 from jaxae.scoring import LOSSES
 from jaxae.types import (
@@ -109,7 +109,7 @@ def adversarial(
         discriminate = partial(_run, nets.discriminator)
         weight = settings["recon_weight"]
         grads, stats, metrics = _gradients(refine, discriminate, losses, state, x, noisy, weight)
-        grads, metrics = means.over((grads, metrics), axis)
+        grads, metrics = reductions.over((grads, metrics), axis)
         return _updated(tx, state, grads, stats, settings), metrics
 
     def loss(row: Inferred, settings: Settings) -> Scalar:

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxae import rng
-from jaxae.devices import means, tuning
+from jaxae.devices import reductions, tuning
 from jaxae.types import (
     AXIS,
     Batch,
@@ -49,7 +49,7 @@ def descent(
       prepare: the arrays that `losses` takes of a batch, with all random numbers drawn.
       losses: the loss of each row.
       tx: learning rate -> optimiser; the rate is `settings["lr"]`.
-      part: see `jaxae.devices.means.by_parts`.
+      part: see `jaxae.devices.reductions.by_parts`.
       axis: mapped axis over which gradients and metrics are averaged; None outside a map.
     """
 
@@ -64,8 +64,8 @@ def descent(
             return jax.value_and_grad(lambda p: losses(p, rows).mean())(state.params)
 
         rows = prepare(batch, jax.random.fold_in(key, state.step), settings)
-        value_and_grads = means.by_parts(gradients, rows, part, axis)
-        value, grads = means.over(value_and_grads, axis)
+        value_and_grads = reductions.by_parts(gradients, rows, part, axis)
+        value, grads = reductions.over(value_and_grads, axis)
         updates, opt_state = tx(settings["lr"]).update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, {}, opt_state), {"loss": value}

@@ -24,7 +24,7 @@ no derivative is left to automatic differentiation of a dilated input. Each map 
   operands, as over the members of an ensemble, the matrix form stands in for a grouped convolution.
 * `matrix` (CPU): gather patches, one matrix product, scatter. It contains no convolution, so it
   runs at full speed inside a loop. Inside `calling_library`, large forward convolutions are left to
-  the library that XLA can call for them; see `jaxae.ops.library`.
+  the library that XLA can call for them; see `jaxae.ops.onednn`.
 
 The form is chosen when the program is lowered for a platform, so one traced or exported function
 has the right form everywhere. Reverse-mode derivatives of any order and `vmap` work; forward mode
@@ -42,7 +42,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Float
 
-from jaxae.ops import library, matrix, native
+from jaxae.ops import matrix, native, onednn
 from jaxae.ops.geometry import (
     Formulation,
     Geometry,
@@ -53,8 +53,8 @@ from jaxae.ops.geometry import (
     resolve,
     transposed_size,
 )
-from jaxae.ops.library import calling as calling_library
 from jaxae.ops.matrix import keep_layout
+from jaxae.ops.onednn import calling as calling_library
 
 __all__ = [
     "Formulation", "Geometry", "Layout", "Padding", "Size", "batch_first", "batch_last",
@@ -135,7 +135,7 @@ def conv_transpose(
 
 
 def _form(form: Formulation) -> Formulation:
-    return "library" if form == "auto" and library.is_called() else form
+    return "library" if form == "auto" and onednn.is_called() else form
 
 
 def batch_last(x: Float[Array, "B H W C"]) -> Float[Array, "C H W B"]:
@@ -225,8 +225,8 @@ def _ungrouped(by_convolution, by_matrix):
 
 
 def _forward_matrix(geo, x, k):
-    if not geo.is_full_window and library.suits(geo, x, k):
-        return library.forward(geo, x, k)
+    if not geo.is_full_window and onednn.suits(geo, x, k):
+        return onednn.forward(geo, x, k)
     if geo.layout == "CHWB":
         return matrix.forward(geo, x, k)
     return batch_first(matrix.forward(geo, batch_last(x), k))

@@ -10,7 +10,7 @@ from jaxae.config import ExperimentConfig
 from jaxae.detectors import evaluation
 from jaxae.reports import tables
 from jaxae.stats import intervals
-from jaxae.storage import provenance, runfiles
+from jaxae.storage import disk, provenance
 from jaxae.training import selection
 from jaxae.types import Dataset
 
@@ -38,7 +38,7 @@ def make(
 
     A metric NAME may have a NAME_interval [low, high] beside it: see `intervals.report`.
     """
-    epochs = runfiles.read_metrics(folder / "metrics.jsonl")
+    epochs = disk.read_metrics(folder / "metrics.jsonl")
     selected = selection.summary(cfg, epochs)
     epoch = epochs[selected["selected_epoch"] - 1]
     outcome = scores.test, data.test.y, scoring.decide(detector.decision, scores.test)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxae.devices.means import of_vector as mean
+from jaxae.devices.reductions import of_vector as mean
 from jaxae.registry import Registry
 from jaxae.types import LossFn, Scalar
 

@@ -1,6 +1,6 @@
 """What a run keeps on disk, each file written whole or not at all.
 
-`runfiles` writes files and reads them back, `runlog` is the run folder, `checkpoint` Orbax's
+`disk` writes files and reads them back, `run_folder` is the run folder, `checkpoint` Orbax's
 states, `archive` arrays with their description, `provenance` where a result comes from, `logs` the
 loggers.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxae.data import arrayfiles
 from jaxae.errors import UserError
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 
 DESCRIPTION = "description.json"
 
@@ -31,8 +31,8 @@ def write(folder: Path, description: dict, tree: dict) -> None:
     shapes = {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _arrays_name(digest)
-    runfiles.write_arrays(path, arrays)
-    runfiles.write_json(folder / DESCRIPTION, description | {"digest": digest, "arrays": shapes})
+    disk.write_arrays(path, arrays)
+    disk.write_json(folder / DESCRIPTION, description | {"digest": digest, "arrays": shapes})
     for old in folder.glob(_arrays_name("*")):
         if old != path:
             old.unlink()

@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 from jaxae.config import TrainConfig
 from jaxae.devices import hosts, parallel
 from jaxae.errors import UserError, naming
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 from jaxae.types import PyTree
 
 DIGESTS = "digests.json"
@@ -196,7 +196,7 @@ def _seal(folder: Path) -> None:
         return
     for path in folder.iterdir():
         if not (_missing(path) or (path / DIGESTS).exists()):
-            runfiles.write_json(path / DIGESTS, _digests(path))
+            disk.write_json(path / DIGESTS, _digests(path))
 
 
 def _missing(path: Path) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxae.config import ExperimentConfig, to_dict
 from jaxae.devices import hosts
 from jaxae.errors import UserError
-from jaxae.storage import runlog
+from jaxae.storage import run_folder
 
 
 class Logger:
@@ -87,14 +87,14 @@ class Log:
         Returns:
           The epochs that were kept.
         """
-        kept = runlog.start_metrics(self.path, done)
+        kept = run_folder.start_metrics(self.path, done)
         for logger in self._loggers:
             logger.start(to_dict(self._cfg), self._folder, done)
         return kept
 
     def epoch(self, epoch: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Add an epoch."""
-        means = runlog.append_metrics(self.path, epoch, metrics)
+        means = run_folder.append_metrics(self.path, epoch, metrics)
         for logger in self._loggers:
             logger.epoch(epoch, means)
 

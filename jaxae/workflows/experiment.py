@@ -9,15 +9,15 @@ import jax
 
 from jaxae import config, detectors
 from jaxae.config import ExperimentConfig, checks
-from jaxae.detectors import guards
+from jaxae.detectors import health
 from jaxae.devices import hosts, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import plots, reporting, studies
-from jaxae.storage import checkpoint, logs, runfiles, runlog
+from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree, TrainState
-from jaxae.workflows import ahead, choices
+from jaxae.workflows import auto, precompile
 
 
 def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
@@ -40,24 +40,24 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         check(cfg)  # before a download
     hosts.join(cfg.hosts)
     parallel.start(cfg)
-    cfg, dataset = choices.settle(cfg)
+    cfg, dataset = auto.settle(cfg)
     check(cfg, dataset)
-    learner = runlog.with_stored_tuning(cfg.run_path, learners.build(cfg, dataset.shape))
+    learner = run_folder.with_stored_tuning(cfg.run_path, learners.build(cfg, dataset.shape))
     scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
     devices = train.devices_for(learner, cfg, dataset.shape)
     all_devices = parallel.all_devices()  # scoring has no batch to keep whole
     members = train.ensemble(learner, cfg, len(dataset.train.x))
     members.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
     loggers = logs.configured(cfg, loggers)
-    hosts.agree("data set or configuration", runlog.shared(cfg, dataset.digest))
+    hosts.agree("data set or configuration", run_folder.shared(cfg, dataset.digest))
 
     with (
         parallel.on_host(),
-        runlog.enter(cfg, dataset.digest) as folder,
+        run_folder.enter(cfg, dataset.digest) as folder,
         checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
-        ahead.preparing(cfg, dataset, learner, scoring_learner, all_devices),
+        precompile.preparing(cfg, dataset, learner, scoring_learner, all_devices),
     ):
-        runlog.write_tuning(folder, learner)
+        run_folder.write_tuning(folder, learner)
         log = logs.Log(cfg, folder, loggers)
         variables, compile_s = _train(cfg, learner, members, dataset, devices, log, manager)
         detector, scores, report = finish(
@@ -70,11 +70,11 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         report |= studies.run(context)
         report["warnings"] = warnings(learner, scoring_learner, detector, scores, dataset)
         report |= {"wall_s": time.perf_counter() - clock, "compile_s": compile_s}
-        runfiles.write_json(folder / "report.json", report)
+        disk.write_json(folder / "report.json", report)
         figures = plots.FIGURES | studies.figures()
         drawn = plots.draw(folder, figures) if hosts.first() else []
         report["wall_s"] = time.perf_counter() - clock
-        runfiles.write_json(folder / "report.json", report)
+        disk.write_json(folder / "report.json", report)
         log.finish(report)
     print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
@@ -110,8 +110,8 @@ def finish(
     """
     detector, scores = detectors.fit(learner, variables, dataset, cfg, devices)
     detectors.save(folder / "detector", detector)
-    runlog.write_about(folder, cfg, dataset.digest)  # what is free may have changed
-    runfiles.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
+    run_folder.write_about(folder, cfg, dataset.digest)  # what is free may have changed
+    disk.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
     return detector, scores, reporting.make(cfg, dataset, detector, scores, folder)
 
 
@@ -125,7 +125,7 @@ def warnings(
     """What the guards find in a finished run; they compare its weights with the initial ones."""
     keys = train.ensemble(learner, detector.about.config, len(dataset.train.x)).init
     initial = train.initial_state(learner, dataset.shape, keys).params
-    return guards.look(scoring_learner, initial, detector, scores, dataset)
+    return health.look(scoring_learner, initial, detector, scores, dataset)
 
 
 def _train(
@@ -156,7 +156,7 @@ def _train(
         # The log before the state: what no state has behind it is dropped and written again.
         log.epoch(epoch, metrics)
         if is_due(epoch):
-            about = runlog.about(cfg, dataset.digest)
+            about = run_folder.about(cfg, dataset.digest)
             checkpoint.save(manager, epoch, state, about, best and best.stored())
         return metrics
 
@@ -192,7 +192,7 @@ def _resume(
             "ask for at least as many, or name another --run-dir"
         )
     about = checkpoint.about(manager, saved)
-    runlog.refuse_other(about, cfg, dataset.digest, cfg.run_path / "checkpoints")
+    run_folder.refuse_other(about, cfg, dataset.digest, cfg.run_path / "checkpoints")
     template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
     state = checkpoint.restore(manager, parallel.placed_like(template, devices))
     done = train.epochs_done(state, members.plan(0, len(devices)).shape[1])

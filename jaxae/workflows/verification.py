@@ -19,7 +19,7 @@ from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.export import loader
 from jaxae.reports import tables
-from jaxae.storage import checkpoint, provenance, runfiles, runlog
+from jaxae.storage import checkpoint, disk, provenance, run_folder
 from jaxae.workflows import experiment
 
 _RETRAINED = 1e-2  # of the largest: rounding grows with the steps, another course does more
@@ -93,12 +93,12 @@ def _of_detector(folder: Path) -> str:
 
 
 def _of_config(folder: Path) -> str:
-    return f"read; {config.from_dict(runfiles.read_json(folder / 'config.json')).name}"
+    return f"read; {config.from_dict(disk.read_json(folder / 'config.json')).name}"
 
 
 def _of_parameters(folder: Path) -> str:
     path = folder / "report.json"
-    report = runfiles.read_json(path) if path.is_file() else {}
+    report = disk.read_json(path) if path.is_file() else {}
     digests = report.get("digest", {}) if isinstance(report, dict) else None
     if digests == {}:
         return "no digest on record"
@@ -111,12 +111,12 @@ def _of_parameters(folder: Path) -> str:
 
 def _of_training(folder: Path) -> str:
     """Train again, and compare."""
-    cfg = config.from_dict(runfiles.read_json(folder / "config.json"))
+    cfg = config.from_dict(disk.read_json(folder / "config.json"))
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
         again = dataclasses.replace(cfg, run_dir=f"{scratch}/run", studies=(), hosts=HostsConfig())
-        if (folder / runlog.TUNING).is_file():
+        if (folder / run_folder.TUNING).is_file():
             again.run_path.mkdir()
-            shutil.copy(folder / runlog.TUNING, again.run_path)
+            shutil.copy(folder / run_folder.TUNING, again.run_path)
         unseen = io.StringIO()
         with contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen):
             experiment.run(again)
@@ -127,7 +127,7 @@ def _of_training(folder: Path) -> str:
     off_scores = max(_difference(old[name], new[name]) for name in ("train", "valid", "test"))
     if not off and not off_scores:
         return "the digests of parameters and scores agree, bit for bit"
-    lines = runfiles.read_lines(folder / "provenance.jsonl")
+    lines = disk.read_lines(folder / "provenance.jsonl")
     here = provenance.provenance(cfg.train.precision)
     differences = provenance.differences(lines[-1] if lines else {}, here)
     if len(lines) > 1:
@@ -156,7 +156,7 @@ def _of_checkpoint(path: Path) -> str:
 
 def _of_data(folder: Path) -> str:
     cfg = detectors.load(folder / "detector").about.config
-    recorded = runfiles.read_json(folder / "data.json")
+    recorded = disk.read_json(folder / "data.json")
     digest = data.load(cfg.data).digest
     if digest != recorded:
         raise UserError(f"{cfg.data.name} has the digest {digest[:16]}, not {str(recorded)[:16]}")

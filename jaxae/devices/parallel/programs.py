@@ -152,7 +152,7 @@ def rows_fn(
 
     tuned, dtype = (learner.tuning, learner.dtype) if learner else (tuning.Tuning(), "float32")
     programs: dict[tuple, Callable] = {}
-    compiling = threading.Lock()  # `jaxae.workflows.ahead` calls from another thread
+    compiling = threading.Lock()  # `jaxae.workflows.precompile` calls from another thread
 
     def call(variables: PyTree, rows: Array, steps: int) -> PyTree:
         args = variables, rows, _placed_number(steps, tuple(devices))

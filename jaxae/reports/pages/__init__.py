@@ -12,7 +12,7 @@ from jaxae.errors import UserError, words
 from jaxae.reports.pages import many
 from jaxae.reports.pages import run as single
 from jaxae.reports.plots import files
-from jaxae.storage.runfiles import write_text
+from jaxae.storage.disk import write_text
 
 NAME = "report.html"
 

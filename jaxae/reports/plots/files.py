@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxae.errors import UserError
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 
 METRICS = "metrics.jsonl"
 REPORT = "report.json"
@@ -68,13 +68,13 @@ def report(run_dir: Path, *keys: str) -> dict:
 
 
 def metrics(run_dir: Path) -> list[dict]:
-    """Reads metrics.jsonl: one dict per epoch, in the file's order; see `runfiles.read_lines`.
+    """Reads metrics.jsonl: one dict per epoch, in the file's order; see `disk.read_lines`.
 
     Raises:
       UserError: the file is absent, empty or damaged, or a line has no epoch.
     """
     path = run_dir / METRICS
-    rows = runfiles.read_metrics(path)
+    rows = disk.read_metrics(path)
     if not rows:
         raise UserError(f"{path} holds no epochs; {_REMEDY}")
     return rows

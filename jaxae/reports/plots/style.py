@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 
 DPI = 120
 NARROWEST = 5.2  # inches, so that the title lines fit
@@ -121,7 +121,7 @@ def save(figure, path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with runfiles.atomic(path) as temporary:
+    with disk.atomic(path) as temporary:
         # Figure.savefig would draw twice, once only to settle the layout
         FigureCanvasAgg(figure).print_png(temporary)
     return path

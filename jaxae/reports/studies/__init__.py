@@ -19,7 +19,7 @@ from jaxae.registry import Registry
 from jaxae.reports.plots import STUDY_FIGURES, FigureSpec
 from jaxae.reports.studies import detection, latent, pictures
 from jaxae.reports.studies.context import Context, Findings
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 from jaxae.types import Dataset
 
 __all__ = ["STUDIES", "Context", "Findings", "Study", "check", "compiling", "figures", "run"]
@@ -31,7 +31,7 @@ class Study(NamedTuple):
     run: Callable[[Context], Findings]
     needs: frozenset[str] = frozenset()  # of the configuration: names in `NEEDS`
     figures: dict[str, FigureSpec] = {}  # noqa: RUF012 - by the name of the picture
-    # Compiles what takes long, beside the training: see `jaxae.workflows.ahead`.
+    # Compiles what takes long, beside the training: see `jaxae.workflows.precompile`.
     compile: Callable[[Dataset], object] | None = None
 
 
@@ -137,9 +137,9 @@ def run(context: Context) -> dict[str, float]:
         findings = STUDIES[name].run(context)
         scalars |= findings.scalars
         if findings.arrays:
-            runfiles.write_arrays(context.folder / "arrays" / f"{name}.npz", findings.arrays)
+            disk.write_arrays(context.folder / "arrays" / f"{name}.npz", findings.arrays)
         if findings.table:
-            runfiles.write_text(context.folder / f"{name}.md", findings.table)
+            disk.write_text(context.folder / f"{name}.md", findings.table)
     return scalars
 
 

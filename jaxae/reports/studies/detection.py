@@ -17,7 +17,7 @@ from jaxae.methods import learners
 from jaxae.reports import tables
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.stats import curve
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 from jaxae.training import selection
 from jaxae.types import AnyArray, Dataset, Scalar
 
@@ -98,7 +98,7 @@ def epoch_scores(context: Context) -> Findings:
     pseudo-anomalies made of them; `oracle` the best F1 on the test rows, as the tutorial does: a
     leak, shown for comparison. `metrics.jsonl` has the values of every epoch.
     """
-    epochs = runfiles.read_metrics(context.folder / "metrics.jsonl")
+    epochs = disk.read_metrics(context.folder / "metrics.jsonl")
     rules = {
         "final": selection.CHOICES["last"],
         "label_free": selection.CHOICES["pseudo_anomalies"],
@@ -141,7 +141,7 @@ def _severities(names: tuple[str, ...]) -> Float[np.ndarray, "K L"]:
     return np.array(levels, np.float32)
 
 
-_COMPILING = threading.Lock()  # a second caller waits, see `jaxae.workflows.ahead`
+_COMPILING = threading.Lock()  # a second caller waits, see `jaxae.workflows.precompile`
 
 
 def _surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callable:

@@ -9,7 +9,7 @@ import time
 from jaxae.config.grids import ProtocolConfig
 from jaxae.devices import parallel
 from jaxae.reports import plots
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 from jaxae.workflows import baselines
 from jaxae.workflows.protocol import cross, summary, training
 from jaxae.workflows.protocol.expansion import expand, is_finished, named, refuse_unread
@@ -48,7 +48,7 @@ def run(cfg: ProtocolConfig) -> dict | None:
     with parallel.on_host():
         report = summary.make(cfg, members, datasets)
     report |= {"wall_s": time.perf_counter() - clock}
-    runfiles.write_json(cfg.run_path / "report.json", report)
+    disk.write_json(cfg.run_path / "report.json", report)
     (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)
     print(summary.table(report))
     print(f"figure {drawn}; each member's detector is in {cfg.run_path / 'members'}")

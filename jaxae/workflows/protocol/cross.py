@@ -24,10 +24,10 @@ from jaxae.methods import learners
 from jaxae.reports import plots, reporting
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
-from jaxae.storage import runfiles, runlog
+from jaxae.storage import disk, run_folder
 from jaxae.training import grid
 from jaxae.types import Dataset, PyTree, Split
-from jaxae.workflows import choices, experiment
+from jaxae.workflows import auto, experiment
 from jaxae.workflows.protocol.expansion import refuse_unread
 
 
@@ -54,26 +54,26 @@ def run(cfg: CrossConfig) -> dict:
     _check_fields(cfg)
     refuse_unread(cfg)
     parallel.start(cfg)
-    base, dataset = choices.settle(experiment_of(cfg))
+    base, dataset = auto.settle(experiment_of(cfg))
     experiment.check(base, dataset)
     _check(base)
     normals = _joined(dataset.train, dataset.valid)
     n = len(normals.y)
     conformal.rank_allowed(n, cfg.alpha)  # raises where no p-value is as small
     parts = bootstrap(n, cfg.bags, cfg.seed) if cfg.bags else folds(n, cfg.folds, cfg.seed)
-    with parallel.on_host(), runlog.enter(base, dataset.digest) as folder:
+    with parallel.on_host(), run_folder.enter(base, dataset.digest) as folder:
         variables = _trained(base, sources.read(normals.x), parts)
         calibration, test = _scores(base, dataset, normals, parts, variables)
         p = _p_values(parts, calibration, test, bool(cfg.bags))
         flagged, y = np.asarray(p <= np.float32(cfg.alpha)), dataset.test.y
-        runfiles.write_arrays(
+        disk.write_arrays(
             folder / "scores.npz",
             {"test": test.mean(axis=0), "p_value": p, "test_y": y, "test_is_anomaly": flagged,
              "test_id": dataset.test.id, "test_class_id": dataset.test.class_id},
         )  # fmt: skip
         report = _report(cfg, base, n, evaluation.evaluate(test.mean(axis=0), y, flagged))
         report |= {"wall_s": time.perf_counter() - clock}
-        runfiles.write_json(folder / "report.json", report)
+        disk.write_json(folder / "report.json", report)
         (drawn,) = plots.draw(folder, plots.CROSS_FIGURES)
     print(reporting.table(report))
     print(f"figure {drawn}; p-values are in {folder / 'scores.npz'}")

@@ -15,7 +15,7 @@ from jaxae.config.grids import ProtocolConfig, experiment_of
 from jaxae.data import splits
 from jaxae.errors import UserError
 from jaxae.types import Dataset
-from jaxae.workflows import choices, experiment
+from jaxae.workflows import auto, experiment
 
 # Settings of a learner, and where a configuration has them: what members of a grid may differ in.
 SWEPT = {
@@ -51,7 +51,7 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
     raw = data.raw(base.data)
     classes = cfg.classes or _classes(raw)
     first = dataclasses.replace(base.data, normal=(classes[0],), anomaly=())
-    base, _ = choices.settle(dataclasses.replace(base, data=first))
+    base, _ = auto.settle(dataclasses.replace(base, data=first))
     of_class = [dataclasses.replace(base.data, normal=(k,)) for k in classes]
     datasets = {data_cfg: splits.make(raw, data_cfg) for data_cfg in of_class}
     members = []

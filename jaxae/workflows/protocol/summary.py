@@ -11,7 +11,7 @@ from jaxae.data import sources
 from jaxae.errors import UserError
 from jaxae.reports import plots
 from jaxae.stats.intervals.tasks import Task, over_tasks
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 from jaxae.training import selection
 from jaxae.types import Dataset
 from jaxae.workflows import baselines
@@ -119,7 +119,7 @@ def _selection(members: Sequence[ExperimentConfig]) -> dict[str, float]:
 
 def _epochs_std(member: ExperimentConfig) -> float:
     """Standard deviation of the test AUROC over the last five epochs."""
-    course = runfiles.read_metrics(member.run_path / "metrics.jsonl")[-5:]
+    course = disk.read_metrics(member.run_path / "metrics.jsonl")[-5:]
     return float(np.std([epoch["test_auroc"] for epoch in course]))
 
 
@@ -168,7 +168,7 @@ def _baseline_scores(
     train, test = sources.read(dataset.train.x), sources.read(dataset.test.x)
     scores = np.stack([baselines.scores(name, train, test, seed) for seed in seeds])
     path.parent.mkdir(exist_ok=True)
-    runfiles.write_arrays(
+    disk.write_arrays(
         path, {"scores": scores, "seeds": np.array(seeds), "digest": np.array(dataset.digest)}
     )
     return scores

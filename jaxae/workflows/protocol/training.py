@@ -18,7 +18,7 @@ from jaxae.data import sources
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.storage import checkpoint, runfiles, runlog
+from jaxae.storage import checkpoint, disk, run_folder
 from jaxae.training import grid, selection, train
 from jaxae.types import Dataset, Learner, PyTree
 from jaxae.workflows import experiment
@@ -41,7 +41,7 @@ def _work(
     cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
 ) -> Work:
     shape = next(iter(datasets.values())).shape
-    learner = runlog.with_stored_tuning(cfg.run_path, learners.build(todo[0], shape, axis=None))
+    learner = run_folder.with_stored_tuning(cfg.run_path, learners.build(todo[0], shape, axis=None))
     settings = [learners.build(member, shape, axis=None).settings for member in todo]
     for member, own in zip(todo, settings, strict=True):
         if own.keys() != learner.settings.keys():
@@ -81,11 +81,11 @@ def train_members(
     failed: Failed = {}
     with contextlib.ExitStack() as locks:
         folders = {
-            member: locks.enter_context(runlog.enter(member, datasets[member.data].digest))
+            member: locks.enter_context(run_folder.enter(member, datasets[member.data].digest))
             for member in todo
         }
         if work:
-            runlog.write_tuning(cfg.run_path, work.learner)
+            run_folder.write_tuning(cfg.run_path, work.learner)
             trained, failed = _fitted(cfg, work, [folders[m] for m in fresh])
             variables |= trained
         shape = next(iter(datasets.values())).shape
@@ -127,7 +127,7 @@ def _fitted(
         progress, done, failed = _resumed(work, about, manager, choice)
         for name, log in zip(about, logs, strict=True):
             if name not in failed:
-                runlog.start_metrics(log, done)
+                run_folder.start_metrics(log, done)
         if choice and progress.selected:
             merits = _merits(choice, progress.selected.epoch, logs, [m in failed for m in about])
             progress = progress._replace(selected=progress.selected._replace(merit=merits))
@@ -141,7 +141,7 @@ def _fitted(
                 of_member = {metric: _of_member(values, i) for metric, values in metrics.items()}
                 try:
                     train.check_finite(of_member, f"after epoch {epoch}")
-                    runlog.append_metrics(log, epoch, of_member)
+                    run_folder.append_metrics(log, epoch, of_member)
                 except FloatingPointError as error:
                     failed[name] = str(error)
             if is_due(epoch):
@@ -249,7 +249,7 @@ def _merits(
     """Of the epoch selected for each member, from its log; of one that diverged the lowest."""
     return np.array(
         [
-            -np.inf if is_failed else choice.merit(runfiles.read_metrics(log)[epoch - 1])
+            -np.inf if is_failed else choice.merit(disk.read_metrics(log)[epoch - 1])
             for log, epoch, is_failed in zip(logs, epochs, failed, strict=True)
         ]
     )
@@ -263,4 +263,4 @@ def _finish(
         member, learner, variables, dataset, jax.local_devices(), folder
     )
     report["warnings"] = experiment.warnings(learner, learner, detector, scores, dataset)
-    runfiles.write_json(folder / "report.json", report)
+    disk.write_json(folder / "report.json", report)

@@ -16,7 +16,7 @@ from jaxae.config import DataConfig
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import plots
-from jaxae.workflows import choices, experiment
+from jaxae.workflows import auto, experiment
 
 
 def stored(path, x, y_test=None, y_train=None, n_train=60):
@@ -29,7 +29,7 @@ def stored(path, x, y_test=None, y_train=None, n_train=60):
 
 def settled(path, **changes):
     changes = {name.replace("__", "."): value for name, value in changes.items()}
-    return choices.settle(edit(cli.OPEN, {"data.name": f"npz:{path}"} | changes))
+    return auto.settle(edit(cli.OPEN, {"data.name": f"npz:{path}"} | changes))
 
 
 def uniform(*shape, seed=0):
@@ -240,7 +240,7 @@ def test_defaults_alone_hold_their_own_on_a_series(tmp_path):
     lines = [f"{a:.6f},{b}" for a, b in zip(x, y, strict=True)]
     (tmp_path / "s.csv").write_text("\n".join(["value,label", *lines]) + "\n")
     cfg = edit(cli.OPEN, {"data.name": f"series:{tmp_path / 's.csv'}"})
-    assert by_default(cfg, tmp_path) >= baseline(choices.settle(cfg)[1]) - 0.02
+    assert by_default(cfg, tmp_path) >= baseline(auto.settle(cfg)[1]) - 0.02
 
 
 @pytest.mark.slow

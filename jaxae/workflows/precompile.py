@@ -38,7 +38,7 @@ def preparing(
     if jax.process_count() > 1:
         yield
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="precompile") as pool:
         for task in _tasks(cfg, data, learner, scoring_learner, devices):
             pool.submit(parallel.on_host()(task))
         try:

@@ -17,8 +17,8 @@ from jaxae import config
 from jaxae.config import identity
 from jaxae.devices import hosts, tuning
 from jaxae.errors import UserError, words
+from jaxae.storage.disk import append_line, read_json, read_metrics, write_json, write_text
 from jaxae.storage.provenance import changes, packages, provenance
-from jaxae.storage.runfiles import append_line, read_json, read_metrics, write_json, write_text
 from jaxae.types import Learner
 
 TUNING = "tuning.json"  # the choices of speed that training started with: its bits depend on them
@@ -103,7 +103,7 @@ def _check_kinds(folder: Path) -> None:
                 raise UserError(f"{path} is no {kind}; remove it, or name another --run-dir")
 
 
-# The temporary names of `runfiles.atomic`, and of figures in older versions.
+# The temporary names of `disk.atomic`, and of figures in older versions.
 _UNFINISHED = re.compile(r"\..+(\.\d+(\.npz)?|-[0-9a-f]{32}\.tmp)")
 
 

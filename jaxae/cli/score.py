@@ -20,7 +20,7 @@ from jaxae.detectors import calibration, explanation
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input, words
 from jaxae.reports import plots
-from jaxae.storage import runfiles
+from jaxae.storage import disk
 from jaxae.training import train
 from jaxae.types import Source
 
@@ -148,9 +148,9 @@ def _opened(out: Path | None, detector: detectors.Detector) -> Iterator[_Scores]
         if out.suffix == ".npz":
             scores = _Scores(detector, out, None)
             yield scores
-            runfiles.write_arrays(out, scores.arrays())
+            disk.write_arrays(out, scores.arrays())
         else:
-            with runfiles.writing(out) as table:
+            with disk.writing(out) as table:
                 yield _Scores(detector, out, table)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({words(error)})") from None

@@ -16,7 +16,7 @@ from jaxae.config import FORMAT
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.reports import plots
-from jaxae.storage import runfiles, runlog
+from jaxae.storage import disk, run_folder
 from jaxae.workflows import experiment
 
 
@@ -39,20 +39,20 @@ def contents(folder):
 
 def enter(cfg):
     """Enter a run folder and leave it again."""
-    with runlog.enter(cfg) as folder:
+    with run_folder.enter(cfg) as folder:
         return folder
 
 
 def refused(cfg):
     """Why a run folder cannot be entered."""
-    with pytest.raises(UserError) as caught, runlog.enter(cfg):
+    with pytest.raises(UserError) as caught, run_folder.enter(cfg):
         pass
     return str(caught.value)
 
 
 def test_a_run_folder_says_what_it_is_of(tmp_path):
     cfg = in_folder(tmp_path / "a" / "b")
-    with runlog.enter(cfg) as folder:
+    with run_folder.enter(cfg) as folder:
         assert folder == tmp_path / "a" / "b"
         assert config.from_json((folder / "config.json").read_text()) == cfg
         (known,) = provenance(folder)
@@ -65,10 +65,10 @@ def test_a_run_folder_says_what_it_is_of(tmp_path):
 def test_a_run_folder_may_be_entered_again_to_go_on_or_score_anew(tmp_path):
     enter(in_folder(tmp_path))
     changed = in_folder(tmp_path, **{"train.epochs": 9, "score": "mae", "threshold.rule": "max"})
-    with runlog.enter(changed) as folder:
+    with run_folder.enter(changed) as folder:
         # What the folder holds is still the detector of before, and config.json is that one's.
         assert config.from_json((folder / "config.json").read_text()) == in_folder(tmp_path)
-        runlog.write_about(folder, changed, "")
+        run_folder.write_about(folder, changed, "")
     assert config.from_json((tmp_path / "config.json").read_text()) == changed
     enter(in_folder(tmp_path))
 
@@ -136,12 +136,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "report.json"
-    runfiles.write_json(path, {"auroc": 0.5})
+    disk.write_json(path, {"auroc": 0.5})
     for value in ({"auroc": float("nan")}, {"auroc": float("inf")}):
         with pytest.raises(ValueError, match="JSON"):
-            runfiles.write_json(path, value)
+            disk.write_json(path, value)
     with pytest.raises(TypeError):
-        runfiles.write_json(path, {"auroc": np.zeros(2)})
+        disk.write_json(path, {"auroc": np.zeros(2)})
     assert json.loads(path.read_text()) == {"auroc": 0.5}
     assert files(tmp_path) == ["report.json"]
 
@@ -151,10 +151,10 @@ def test_a_write_that_is_cut_off_leaves_nothing_half_written(tmp_path, monkeypat
         file.write_bytes(b"PK half of it")
         raise KeyboardInterrupt
 
-    runfiles.write_arrays(tmp_path / "scores.npz", {"test": np.arange(3)})
+    disk.write_arrays(tmp_path / "scores.npz", {"test": np.arange(3)})
     monkeypatch.setattr(np, "savez", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        runfiles.write_arrays(tmp_path / "scores.npz", {"test": np.arange(4)})
+        disk.write_arrays(tmp_path / "scores.npz", {"test": np.arange(4)})
     assert files(tmp_path) == ["scores.npz"]
     assert len(read_npz(tmp_path / "scores.npz")["test"]) == 3
 
@@ -172,7 +172,7 @@ def test_what_a_killed_process_left_half_written_is_swept_up(tmp_path):
 
 def test_arrays_come_back(tmp_path):
     arrays = {"test": np.arange(3.0, dtype=np.float32), "names": np.array(["a", "bc"])}
-    runfiles.write_arrays(tmp_path / "x.npz", arrays)
+    disk.write_arrays(tmp_path / "x.npz", arrays)
     with np.load(tmp_path / "x.npz") as found:
         assert found.files == ["test", "names"]
         np.testing.assert_array_equal(found["test"], arrays["test"])
@@ -180,37 +180,37 @@ def test_arrays_come_back(tmp_path):
 
 def test_metrics_are_appended_and_a_torn_last_line_is_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert runfiles.read_metrics(path) == []
-    runlog.start_metrics(path, 0)
+    assert disk.read_metrics(path) == []
+    run_folder.start_metrics(path, 0)
     rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 3)]
     for row in rows:
-        runlog.append_metrics(path, row["epoch"], {"loss": np.array([row["loss"]])})
-    assert runfiles.read_metrics(path) == rows
+        run_folder.append_metrics(path, row["epoch"], {"loss": np.array([row["loss"]])})
+    assert disk.read_metrics(path) == rows
     with path.open("a") as file:
         file.write('{"epoch": 4, "lo')
-    assert runfiles.read_metrics(path) == rows
+    assert disk.read_metrics(path) == rows
 
 
 @pytest.mark.parametrize("done", [0, 2, 3])
 def test_metrics_of_epochs_that_no_checkpoint_holds_are_dropped(done, tmp_path):
     path = tmp_path / "metrics.jsonl"
     for epoch in (1, 2, 3):
-        runlog.append_metrics(path, epoch, {})
+        run_folder.append_metrics(path, epoch, {})
     with path.open("a") as file:
         file.write("{torn")
-    runlog.start_metrics(path, done)
-    runlog.append_metrics(path, done + 1, {})
-    assert [row["epoch"] for row in runfiles.read_metrics(path)] == list(range(1, done + 2))
+    run_folder.start_metrics(path, done)
+    run_folder.append_metrics(path, done + 1, {})
+    assert [row["epoch"] for row in disk.read_metrics(path)] == list(range(1, done + 2))
 
 
 def test_metrics_that_are_not_numbers_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        runlog.append_metrics(tmp_path / "metrics.jsonl", 1, {"loss": np.array(np.nan)})
+        run_folder.append_metrics(tmp_path / "metrics.jsonl", 1, {"loss": np.array(np.nan)})
 
 
 def test_a_run_folder_is_held_by_one_process(tmp_path):
     cfg, same = in_folder(tmp_path), in_folder(tmp_path, **{"score": "mae"})
-    with runlog.enter(cfg):
+    with run_folder.enter(cfg):
         before = contents(tmp_path)
         for other in (cfg, same, in_folder(tmp_path, seed=9)):
             message = refused(other)
@@ -224,7 +224,7 @@ def test_a_run_folder_is_held_by_one_process(tmp_path):
 
 def test_an_error_inside_lets_the_folder_go(tmp_path):
     for error in (FloatingPointError, KeyboardInterrupt):
-        with pytest.raises(error), runlog.enter(in_folder(tmp_path)):
+        with pytest.raises(error), run_folder.enter(in_folder(tmp_path)):
             raise error
     enter(in_folder(tmp_path))
     assert files(tmp_path) == ["arrays", "config.json", "data.json", "figures", "provenance.jsonl"]
@@ -235,9 +235,9 @@ def test_an_error_inside_lets_the_folder_go(tmp_path):
 # in; the next line makes it leave.
 ENTRANT = """
 import contextlib, sys, time
-from jaxae import config, errors; from jaxae.storage import runlog
+from jaxae import config, errors; from jaxae.storage import run_folder
 
-runlog.provenance = lambda precision: {}  # which starts JAX and asks git: it takes long
+run_folder.provenance = lambda precision: {}  # which starts JAX and asks git: it takes long
 for line in sys.stdin:
     instant, folder = line.strip().split(maxsplit=1)
     cfg = config.ExperimentConfig("tiny", run_dir=folder)
@@ -245,7 +245,7 @@ for line in sys.stdin:
         while time.time() < float(instant):
             pass
         try:
-            stack.enter_context(runlog.enter(cfg))
+            stack.enter_context(run_folder.enter(cfg))
             answer = "in"
         except errors.UserError as error:
             answer = str(error)
@@ -312,7 +312,7 @@ def test_another_process_cannot_enter_what_is_held(entrants, tmp_path):
     assert "in use by another process" in refused(cfg)
     assert contents(tmp_path) == before
     other.leave()
-    with runlog.enter(cfg):
+    with run_folder.enter(cfg):
         before = contents(tmp_path)
         assert "in use by another process" in other.enter(tmp_path / "run")
         other.leave()
@@ -340,7 +340,7 @@ def test_a_lock_that_its_holder_removed_meanwhile_is_not_held(tmp_path, monkeypa
         lock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", too_late)
-    with runlog.enter(in_folder(tmp_path)):
+    with run_folder.enter(in_folder(tmp_path)):
         assert (tmp_path / ".lock").exists()
         assert "in use by another process" in refused(in_folder(tmp_path))
 
