@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -93,7 +92,8 @@ class _Interrupts:
     """
 
     code = 0  # to exit with, once there was a signal
-    telling = threading.Lock()  # taken for good by who writes the line
+    leaving = 0  # the thread that writes the line and exits
+    lock = threading.RLock()  # held by that thread until the process ends
 
     def __enter__(self) -> "_Interrupts":
         self.before: dict[int, Any] = {}
@@ -127,22 +127,26 @@ class _Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.code = bool(self.code), self.code or 128 + number
         if again or _imports(frame):
-            self._leave()
+            return self._leave()
         raise KeyboardInterrupt
 
     def _unraisable(self, unraisable: Any) -> None:
         if self.code:
-            self._leave()
-        self.hook(unraisable)
+            return self._leave()
+        return self.hook(unraisable)
 
     def _leave(self) -> None:
-        """Say it once, whichever thread comes first, and exit."""
-        if self.telling.acquire(blocking=False):
+        """Print the line once, whichever thread comes first, and exit.
+
+        Returns only to a thread that is here already: what interrupted it must let it go on.
+        """
+        if self.leaving == threading.get_ident():
+            return
+        with self.lock:  # any other thread waits here for the exit
+            self.leaving = threading.get_ident()
             with contextlib.suppress(OSError):
                 os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
-        else:
-            time.sleep(0.1)  # whoever came first is writing
-        os._exit(self.code)
+            os._exit(self.code)
 
 
 def _imports(frame: FrameType | None) -> bool:

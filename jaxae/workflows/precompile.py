@@ -54,7 +54,10 @@ def _tasks(
     scoring_learner: Learner,
     devices: Devices,
 ) -> Iterator[Callable[[], object]]:
-    """In the order in which a run needs them: each calls a program as the run does, on few rows."""
+    """In the order in which a run needs them: each calls a program as the run does, on few rows.
+
+    Each waits for its program: one that still ran while the process ends would crash it.
+    """
     score = scoring.resolve(cfg.score)
     state = train.abstract_state(learner, data.shape, cfg.ensemble)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables)
@@ -64,7 +67,7 @@ def _tasks(
     # Without padding, each number of rows has a program of its own.
     is_padded = parallel.is_padded(few.shape, devices, chunk)
     if is_padded:
-        yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)
+        yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)()  # noqa: PLW0108 - it begins there
     if is_padded and not score.is_fitted:
         yield lambda: evaluation.scorer(scoring_learner, score, devices)(zeros, {}, few)
     if is_padded:
