@@ -67,7 +67,7 @@ def _tasks(
     # Without padding, each number of rows has a program of its own.
     is_padded = parallel.is_padded(few.shape, devices, chunk)
     if is_padded:
-        yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)()  # noqa: PLW0108 - it begins there
+        yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)()  # noqa: PLW0108
     if is_padded and not score.is_fitted:
         yield lambda: evaluation.scorer(scoring_learner, score, devices)(zeros, {}, few)
     if is_padded:
