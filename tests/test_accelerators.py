@@ -25,10 +25,9 @@ from benchmarks.cases import CASES, config
 from jaxae import ops
 from jaxae.detectors import evaluation
 from jaxae.devices import members, parallel, tuning
-from jaxae.devices.parallel import drivers
+from jaxae.devices.parallel import drivers, programs
 from jaxae.methods import learners
-from jaxae.training import train
-from jaxae.training.grid import programs
+from jaxae.training import grid, train
 from jaxae.types import AXIS
 
 PLATFORMS = ("cuda", "tpu")
@@ -70,7 +69,8 @@ def of_a_run(cfg, shape, platform, monkeypatch):
 def of_a_grid(cfg, shape, platform, size):
     """The epoch, and the validation losses, of so many members side by side."""
     learner = learners.build(cfg, shape, axis=None)
-    epoch, losses = programs.programs(learner, platform)
+    epoch = programs.device_epoch(learner, platform, own_plans=True, has_axis=False)
+    losses = grid.losses_fn(learner, platform)
     state = train.abstract_state(learner, shape, size)
     rows = jax.ShapeDtypeStruct((ROWS, *shape), jnp.float32)
     plan = jax.ShapeDtypeStruct((size, STEPS, cfg.train.batch_size), jnp.int32)
@@ -78,7 +78,7 @@ def of_a_grid(cfg, shape, platform, size):
     valid = jax.ShapeDtypeStruct((size, 2, 16), jnp.int32)
     keys, settings = numbers(learner, size)
     of = export.export(jax.jit(epoch), platforms=[platform])
-    text = of(state, rows, plan, counts, keys, settings).mlir_module()
+    text = of(state, rows, plan, keys, settings, counts).mlir_module()
     of = export.export(jax.jit(losses), platforms=[platform])
     return text, of(state.variables, rows, valid, settings).mlir_module()
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -5,10 +7,11 @@ from jax import export
 from probes import DEVICES, SHAPE, assert_close, assert_same, images, tiny
 
 from jaxae.detectors import evaluation
+from jaxae.devices.parallel import layout as layouts
+from jaxae.devices.parallel import programs
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.training import grid, selection, train
-from jaxae.training.grid import lanes, programs
 
 pytestmark = pytest.mark.device
 
@@ -29,13 +32,28 @@ def members_of(method="dense", **changes):
     return found
 
 
-def trained(members, devices=1, progress=None, done=0, on_epoch=lambda epoch, so_far, found: found):
+def trained(members, devices=1, before=None, on_epoch=lambda epoch, now, found: None):
+    """State and selected epochs after training, on the host; from those `before`, if there are."""
     learner = learners.build(members[0].cfg, SHAPE, axis=None)
-    progress = progress or grid.start(learner, members, SHAPE)
-    return grid.fit(
-        learner, X, members, DEVICES[:devices], progress, done=done,
-        choice=selection.CHOICES["valid_loss"], on_epoch=on_epoch, quiet=True,
+    layout = grid.layout_for(learner, members, SHAPE, devices)
+    state, best = before or (None, None)
+    best = best and best._replace(variables=layout.place(best.variables))
+    choice = selection.CHOICES["valid_loss"]
+
+    def now(state):
+        return layout.fetch(state), best._replace(variables=layout.fetch(best.variables))
+
+    def each_epoch(epoch, state, found):
+        nonlocal best
+        best = selection.keep_each(choice, best, epoch, state.variables, found, layout)
+        on_epoch(epoch, functools.partial(now, state), found)
+        return found
+
+    fitted = train.fit(
+        learner, X, members[0].cfg, layout, members=grid.members_of(members), state=state,
+        measure=grid.valid_losses(learner, X, members, layout), on_epoch=each_epoch, quiet=True,
     )  # fmt: skip
+    return now(fitted.state)
 
 
 def alone(member, state=None):
@@ -72,15 +90,14 @@ def test_a_member_is_the_same_as_the_member_alone(method, devices):
     rounding = 0 if devices == 1 else 1e-5
     members, course = members_of(method), []
 
-    def on_epoch(epoch, so_far, found):
+    def on_epoch(epoch, now, found):
         course.append(np.stack([found["loss"], found["valid_loss"]], axis=1))
-        return found
 
-    found = trained(members, devices, on_epoch=on_epoch)
-    assert found.state.step.tolist() == [2 * -(-size // 8) for size in SIZES]
+    end, _ = trained(members, devices, on_epoch=on_epoch)
+    assert end.step.tolist() == [2 * -(-size // 8) for size in SIZES]
     for i in range(3 if method == "dense" else 1):
         state, losses = alone(members[i])
-        assert_close(own(found.state, i), jax.device_get(state), rtol=rounding, atol=rounding)
+        assert_close(own(end, i), jax.device_get(state), rtol=rounding, atol=rounding)
         np.testing.assert_allclose(np.stack(course)[:, i], losses, rtol=rounding)
 
 
@@ -90,7 +107,7 @@ def test_an_adversarial_member_takes_its_course_but_for_rounding():
     # fight carry a last digit far, so that only the first epoch is held.
     members = members_of("alocc", train__epochs=1)
     found = []
-    trained(members, 2, on_epoch=lambda epoch, so_far, of: found.append(of) or of)
+    trained(members, 2, on_epoch=lambda epoch, now, of: found.append(of))
     _, losses = alone(members[1])
     np.testing.assert_allclose(found[0]["loss"][1], losses[0, 0], rtol=1e-4)
 
@@ -98,25 +115,26 @@ def test_an_adversarial_member_takes_its_course_but_for_rounding():
 def test_stopped_and_resumed_is_the_same_as_going_on():
     members, saved = members_of(train__epochs=3), {}
 
-    def on_epoch(epoch, so_far, found):
-        saved[epoch] = so_far()
-        return found
+    def on_epoch(epoch, now, found):
+        saved[epoch] = now()
 
     whole = trained(members, on_epoch=on_epoch)
-    assert_same(trained(members, 1, saved[1], done=1), whole)
-    assert_close(trained(members, 2, saved[1], done=1), whole, rtol=1e-5, atol=1e-5)
-    assert_same(trained(members, 1, saved[3], done=3), whole)
+    assert_same(trained(members, 1, saved[1]), whole)
+    assert_close(trained(members, 2, saved[1]), whole, rtol=1e-5, atol=1e-5)
+    assert_same(trained(members, 1, saved[3]), whole)
     # Selected are the weights after the epoch with the lowest validation loss.
-    for i, epoch in enumerate(whole.selected.epoch):
-        assert_same(own(whole.selected.variables, i), own(saved[int(epoch)].state.variables, i))
+    _, best = whole
+    for i, epoch in enumerate(best.epoch):
+        state, _ = saved[int(epoch)]
+        assert_same(own(best.variables, i), own(state.variables, i))
 
 
 def test_who_has_fewer_rows_or_sees_some_twice():
     members = members_of()
     twice = [members[0]._replace(train=np.repeat(members[0].train[:20], 2)), members[1]]
-    found = trained(twice)
-    assert found.state.step.tolist() == [10, 8]
-    assert_same(own(found.state, 1), own(trained(members).state, 1))
+    state, _ = trained(twice)
+    assert state.step.tolist() == [10, 8]
+    assert_same(own(state, 1), own(trained(members)[0], 1))
 
 
 def test_a_batch_larger_than_the_rows_of_a_member():
@@ -130,7 +148,7 @@ def test_a_batch_larger_than_the_rows_of_a_member():
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
 def test_members_are_shared_out_evenly(devices, count):
     steps = np.random.default_rng(count).integers(1, 50, count)
-    found = lanes.share_out(steps.tolist(), devices)
+    found = layouts.share_out(steps.tolist(), devices)
     assert found.shape == (devices, -(-count // devices))
     assert sorted(found[found >= 0]) == list(range(count))
     if count >= devices:
@@ -142,44 +160,13 @@ def test_members_are_shared_out_evenly(devices, count):
 def test_members_go_side_by_side_on_accelerators(platform):
     cfg = members_of()[0].cfg
     learner = learners.build(cfg, SHAPE, axis=None)
-    epoch, _ = programs.programs(learner, platform)
+    epoch = programs.device_epoch(learner, platform, own_plans=True, has_axis=False)
     state = train.abstract_state(learner, SHAPE, 3)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
     settings = {name: jax.ShapeDtypeStruct((3,), "float32") for name in learner.settings}
     plan = jax.ShapeDtypeStruct((3, 8, 8), "int32")
     counts, rows = jax.ShapeDtypeStruct((3,), "int32"), jax.ShapeDtypeStruct(X.shape, "float32")
     lowered = export.export(jax.jit(epoch), platforms=[platform])(
-        state, rows, plan, counts, keys, settings
+        state, rows, plan, keys, settings, counts
     )
     assert "tensor<3x64x16xf32>" in lowered.mlir_module()  # weights of all, in one product
-
-
-def test_what_measures_is_begun_before_metrics_are_fetched(monkeypatch):
-    """And the next plan made: else the devices idle between epochs."""
-    events, compiled, back, out = [], grid.compiled, lanes.Lanes.back, lanes.Lanes.out
-
-    def recording(learner, devices):
-        def recorded(name, program):
-            return lambda *args: events.append(name) or program(*args)
-
-        return map(recorded, ("train", "measure"), compiled(learner, devices))
-
-    def planned(self, tree, empty=None):
-        if isinstance(tree, np.ndarray) and tree.ndim == 3 and tree.dtype == np.int32:
-            events.append("plan")
-        return out(self, tree, empty)
-
-    monkeypatch.setattr(grid, "compiled", recording)
-    monkeypatch.setattr(lanes.Lanes, "out", planned)
-    monkeypatch.setattr(
-        lanes.Lanes, "back", lambda self, tree: events.append("fetch") or back(self, tree)
-    )
-    members = members_of()
-    trained(members)
-    epochs = members[0].cfg.train.epochs
-    assert epochs >= 2
-    of_epoch = ["train", "measure", "plan", "fetch", "fetch"]
-    events = events[events.index("train") - 1 :]  # the plan of the first epoch
-    assert events[:1] == ["plan"]
-    assert events[1 : 1 + 5 * (epochs - 1)] == of_epoch * (epochs - 1)
-    assert events[1 + 5 * (epochs - 1) :][:4] == ["train", "measure", "fetch", "fetch"]

@@ -121,15 +121,23 @@ def placed(sizes: Sizes, model: str, rehearsal: bool) -> tuple[np.ndarray, list[
 def _grid(order: Order, sizes: Sizes, model: str) -> None:
     x, members = placed(sizes, model, order.rehearsal)
     learner = learners.build(members[0].cfg, IMAGE, axis=None)
-    devices = grid.devices_for(learner, len(members), IMAGE, 1)
+    layout = grid.layout_for(learner, members, IMAGE, 1)
     began, at = time.perf_counter(), []
 
     def on_epoch(epoch: int, progress: Any, metrics: dict) -> dict:
         at.append(time.perf_counter())
         return metrics
 
-    start = grid.start(learner, members, IMAGE)
-    grid.fit(learner, x, members, devices, start, on_epoch=on_epoch, quiet=True)
+    train.fit(
+        learner,
+        x,
+        members[0].cfg,
+        layout,
+        members=grid.members_of(members),
+        measure=grid.valid_losses(learner, x, members, layout),
+        on_epoch=on_epoch,
+        quiet=True,
+    )
     rounds = sum(member.steps for member in members) / np.diff(at)
     order.journal.write(
         "grid", model, _TOGETHER, framework="jaxae", members=len(members),

@@ -153,8 +153,8 @@ def _of_grid(method: str) -> dict:
         losses.append(metrics["loss"][1])
         return metrics
 
-    devices, begin = [the_device()], grid.start(learner, placed, SHAPE)
-    grid.fit(learner, _x(), placed, devices, begin, on_epoch=on_epoch, quiet=True)
+    layout, apart_ = parallel.Layout([the_device()]), grid.members_of(placed)
+    train.fit(learner, _x(), configs[0], layout, members=apart_, on_epoch=on_epoch, quiet=True)
     return _alike(np.array(losses), _trained(configs[1])[0][:, 0])
 
 

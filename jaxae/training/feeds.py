@@ -15,10 +15,10 @@ from jaxtyping import Int
 
 from jaxae.data import sources
 from jaxae.devices import memory, parallel, tuning
+from jaxae.devices.parallel import Plan
 from jaxae.ops import ceil_div
-from jaxae.types import Learner, Metrics, PyTree, Source, TrainState
+from jaxae.types import Key, Learner, Metrics, PyTree, Settings, Source, TrainState
 
-Plan = Int[np.ndarray, "D T B"]
 Measured = Callable[[], dict[str, np.ndarray]]  # waits for the metrics, each [E, T]
 
 
@@ -47,6 +47,10 @@ def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool =
     return streams
 
 
+# State, keys and settings of the members, as their layout places them, and their steps of an epoch.
+Start = tuple[TrainState, Key, Settings, Int[np.ndarray, " E"]]
+
+
 class _Resident:
     """All rows on every device.
 
@@ -57,108 +61,139 @@ class _Resident:
     """
 
     def __init__(
-        self, learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
+        self, learner: Learner, x: Source, layout: parallel.Layout, start: Start, plan: Plan
     ):
-        self._state, *self._rest = start
-        self._learner, self._devices, self._plan, self._shape = learner, devices, plan, x.shape
-        self._x, self._rows = x, None
+        self._layout, self._x, self._plan = layout, x, plan
+        self._state, keys, settings, steps = start
+        self._rest = keys, settings, *_counts(layout, plan, steps)
+        kinds = {"own_plans": plan.ndim == 4, "groups": layout.groups}
+        self._compiled = functools.partial(
+            parallel.compiled_epoch, learner, layout.devices, **kinds
+        )
 
     def compile(self) -> None:
-        self._rows = parallel.place(sources.read(self._x), self._devices)
-        plan = parallel.split(self._plan, self._devices)
-        args = self._state, self._rows, plan, *self._rest
-        self._program = parallel.compiled_epoch(self._learner, self._devices, *args)
-        memory.refuse_program(self._program, self._devices)
+        self._rows = parallel.place(sources.read(self._x), self._layout.devices)
+        args = self._state, self._rows, self._split(self._plan), *self._rest
+        self._program = self._compiled(*args)
+        memory.refuse_program(self._program, self._layout.devices)
         self._state = _shapes(self._state)  # what it holds is donated
 
+    def _split(self, plan: Plan) -> jax.Array:
+        return parallel.split(self._layout.by_device(plan), self._layout.devices)
+
     def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
-        plan = parallel.split(plan, self._devices)
-        state, metrics = self._program(state, self._rows, plan, *self._rest)
-        return state, functools.partial(parallel.fetch, metrics)
+        state, metrics = self._program(state, self._rows, self._split(plan), *self._rest)
+        return state, functools.partial(self._layout.fetch, metrics)
 
     def needed(self, batch: int) -> int:
-        count, steps = len(self._devices), ceil_div(self._shape[0], batch)
-        rows = jax.ShapeDtypeStruct(self._shape, np.float32)
-        plan = jax.ShapeDtypeStruct((count, steps, batch // count), np.int32)
+        rows = jax.ShapeDtypeStruct(self._x.shape, np.float32)
+        plan = _resized(self._layout.by_device(self._plan), self._layout, batch)
         args = _shapes((self._state, rows, plan, *self._rest))
-        return memory.of_program(parallel.compiled_epoch(self._learner, self._devices, *args))
+        return memory.of_program(self._compiled(*args))
 
 
 class _Streaming:
     """Only the rows of the next steps, each on its own device; another thread reads them."""
 
     def __init__(
-        self, learner: Learner, x: Source, devices: parallel.Devices, start: tuple, plan: Plan
+        self, learner: Learner, x: Source, layout: parallel.Layout, start: Start, plan: Plan
     ):
-        self._state, *self._rest = start
-        self._learner, self._devices, self._x = learner, devices, x
-        _, self._steps, self._share = plan.shape
-        self._part = self._steps_of_part(self._steps, self._share)
+        self._layout, self._x, self._steps = layout, x, plan.shape[-2]
+        self._state, *self._rest, steps = start
+        self._index = layout.by_device(plan)
+        self._part = self._steps_of_part(self._index)
+        kinds = {"own_rows": True, "own_plans": plan.ndim == 4, "groups": layout.groups}
+        self._compiled = functools.partial(
+            parallel.compiled_epoch, learner, layout.devices, **kinds
+        )
+        firsts = range(0, self._steps, self._part)
+        self._counts = [_counts(layout, plan, steps, first, self._part) for first in firsts]
         self._programs: dict[int, tuple[Callable, jax.Array]] = {}
 
-    def _steps_of_part(self, steps: int, share: int) -> int:
-        rows_of_step = share * len(parallel.local_positions(self._devices))
+    def _steps_of_part(self, index: Plan) -> int:
+        """About as many as make `tuning.FEED_BYTES` for the devices of this process."""
+        rows_of_step = math.prod(index.shape[1:]) // index.shape[-2]
+        rows_of_step *= len(parallel.local_positions(self._layout.devices))
         step_bytes = 4 * rows_of_step * math.prod(self._x.shape[1:])
-        return _steps_of_part(steps, tuning.FEED_BYTES // step_bytes)
+        return _steps_of_part(index.shape[-2], tuning.FEED_BYTES // step_bytes)
 
     def compile(self) -> None:
-        count, share, row = len(self._devices), self._share, self._x.shape[1:]
+        devices = self._layout.devices
         for length in sorted({self._part, self._steps % self._part} - {0}):  # of the end
-            rows = _blank((count, length * share, *row), self._devices)
-            own = np.arange(length * share, dtype=np.int32).reshape(length, share)
-            plan = parallel.split(np.broadcast_to(own, (count, *own.shape)), self._devices)
-            args = self._state, rows, plan, *self._rest
-            program = parallel.compiled_epoch(self._learner, self._devices, *args, own_rows=True)
-            memory.refuse_program(program, self._devices)
+            own = _own_plan(self._index[..., :length, :])
+            rows = _blank((len(devices), own[0].size, *self._x.shape[1:]), devices)
+            plan = parallel.split(own, devices)
+            program = self._compiled(self._state, rows, plan, *self._rest, *self._counts[0])
+            memory.refuse_program(program, devices)
             self._programs[length] = program, plan
         self._state = _shapes(self._state)
 
     def __call__(self, state: TrainState, plan: Plan) -> tuple[TrainState, Measured]:
         pending: list[Metrics] = []
+        index = self._layout.by_device(plan)
 
         def read(first: int) -> tuple[int, jax.Array]:
-            return _part(self._x, plan, first, self._part, self._devices)
+            part = index[..., first : first + self._part, :]
+            return part.shape[-2], _part(self._x, part, self._layout.devices)
 
-        for length, rows in _ahead(read, self._steps, self._part):
+        parts = _ahead(read, self._steps, self._part)
+        for (length, rows), counts in zip(parts, self._counts, strict=True):
             program, own = self._programs[length]
             if len(pending) > 1:  # so that no more than a few parts lie on the devices
                 jax.block_until_ready(pending[-2])
-            state, metrics = program(state, rows, own, *self._rest)
+            state, metrics = program(state, rows, own, *self._rest, *counts)
             pending.append(metrics)
 
         def fetch() -> dict[str, np.ndarray]:
-            parts = [parallel.fetch(metrics) for metrics in pending]
+            parts = [self._layout.fetch(metrics) for metrics in pending]
             return jax.tree.map(lambda *a: np.concatenate(a, axis=1), *parts)
 
         return state, fetch
 
     def needed(self, batch: int) -> int:
-        count = len(self._devices)
-        share = batch // count
-        length = self._steps_of_part(ceil_div(len(self._x), batch), share)
-        rows = jax.ShapeDtypeStruct((count, length * share, *self._x.shape[1:]), np.float32)
-        plan = jax.ShapeDtypeStruct((count, length, share), np.int32)
-        args = _shapes((self._state, rows, plan, *self._rest))
-        program = parallel.compiled_epoch(self._learner, self._devices, *args, own_rows=True)
-        return memory.of_program(program)
+        index = _resized(self._index, self._layout, batch)
+        length = self._steps_of_part(index)
+        index = np.empty((*index.shape[:-2], length, index.shape[-1]), np.int32)
+        rows = jax.ShapeDtypeStruct((len(index), index[0].size, *self._x.shape[1:]), np.float32)
+        args = _shapes((self._state, rows, index, *self._rest, *self._counts[0]))
+        return memory.of_program(self._compiled(*args))
 
 
 Feed = _Resident | _Streaming
 
 
 def make(
-    streams: bool,
-    learner: Learner,
-    x: Source,
-    devices: parallel.Devices,
-    start: tuple[TrainState, PyTree, PyTree],
-    plan: Plan,
+    streams: bool, learner: Learner, x: Source, layout: parallel.Layout, start: Start, plan: Plan
 ) -> Feed:
-    """The feed of training rows [N, *S] float32 to D devices, of all processes.
+    """The feed of training rows [N, *S] float32 to the devices of a layout, of all processes.
 
-    `start` is state, keys and settings, `place`d; `plan` is one epoch's, and all have its shape.
+    `plan` is one epoch's, and all have its shape.
     """
-    return (_Streaming if streams else _Resident)(learner, x, devices, start, plan)
+    return (_Streaming if streams else _Resident)(learner, x, layout, start, plan)
+
+
+def _counts(
+    layout: parallel.Layout,
+    plan: Plan,
+    steps: np.ndarray,
+    first: int = 0,
+    length: int | None = None,
+) -> tuple[PyTree, ...]:
+    """How many steps each member makes of a part of an epoch; () if their plan is the same."""
+    return (layout.place(np.clip(steps - first, 0, length), empty=0),) if plan.ndim == 4 else ()
+
+
+def _resized(by_device: Plan, layout: parallel.Layout, batch: int) -> Plan:
+    """A plan of as many rows in batches of another size; its values mean nothing."""
+    *of_device, steps, share = by_device.shape
+    steps = ceil_div(steps * share * layout.per_group, batch)
+    return np.empty((*of_device, steps, batch // layout.per_group), np.int32)
+
+
+def _own_plan(index: Plan) -> Plan:
+    """The plan of devices that hold the rows of these steps, and no others, in their order."""
+    own = np.arange(index[0].size, dtype=np.int32).reshape(index.shape[1:])
+    return np.broadcast_to(own, index.shape)
 
 
 def _shapes(tree: PyTree) -> PyTree:
@@ -184,17 +219,14 @@ def _steps_of_part(steps: int, wanted: int) -> int:
     return part
 
 
-def _part(
-    x: Source, plan: Plan, first: int, length: int, devices: parallel.Devices
-) -> tuple[int, jax.Array]:
-    """How many steps a part has, and their rows, each on its own device."""
-    index = plan[:, first : first + length]
-    of_device = (index.shape[1] * index.shape[2], *x.shape[1:])
+def _part(x: Source, index: Plan, devices: parallel.Devices) -> jax.Array:
+    """The rows [D, N, *S] of a part of an epoch, each on its own device."""
+    of_device = (index[0].size, *x.shape[1:])
 
     def read(own: np.ndarray) -> np.ndarray:
         return x[index[own].ravel()].reshape(len(own), *of_device)
 
-    return index.shape[1], parallel.split_by(read, (len(index), *of_device), devices)
+    return parallel.split_by(read, (len(index), *of_device), devices)
 
 
 def _ahead(read: Callable[[int], Any], steps: int, part: int) -> Iterator[Any]:

@@ -19,12 +19,12 @@ from jaxtyping import Bool, Float, Int
 from jaxae import detectors, rng, scoring
 from jaxae.config import ExperimentConfig, for_scoring
 from jaxae.detectors import evaluation
-from jaxae.devices.parallel import Devices
+from jaxae.devices.parallel import Devices, Layout
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.stats import curve, metrics
 from jaxae.storage import checkpoint
-from jaxae.types import Dataset, Learner, PyTree, Settings, TrainState
+from jaxae.types import Array, Dataset, Learner, PyTree, Settings, TrainState
 
 ROWS = 2048  # at most so many valid rows are compared with pseudo-anomalies, to keep epochs short
 Metrics = dict[str, Float[np.ndarray, " E"]]
@@ -195,6 +195,37 @@ def keep(
     if best and merit < best.merit:
         return best
     return Selected(epoch, merit, jax.tree.map(jnp.copy, variables))
+
+
+def keep_each(
+    choice: Choice,
+    best: Selected | None,
+    epoch: int,
+    variables: PyTree,
+    metrics: Metrics,
+    layout: Layout,
+) -> Selected:
+    """The better of each member's best epoch so far and this one; `layout` places the variables."""
+    merit = np.asarray(choice.merit(metrics), np.float64)
+    if best is None:
+        epochs = np.full(len(merit), epoch, np.int32)
+        return Selected(epochs, merit, jax.tree.map(jnp.copy, variables))
+    is_better = merit >= best.merit
+    return Selected(
+        np.where(is_better, np.int32(epoch), best.epoch),
+        np.where(is_better, merit, best.merit),
+        _where(layout.place(is_better), variables, best.variables),
+    )
+
+
+@jax.jit
+def _where(is_better: Array, new: PyTree, old: PyTree) -> PyTree:
+    def chosen(a: Array, b: Array) -> Array:
+        return jnp.where(
+            is_better.reshape(is_better.shape + (1,) * (a.ndim - is_better.ndim)), a, b
+        )
+
+    return jax.tree.map(chosen, new, old)
 
 
 def resumed(

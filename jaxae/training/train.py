@@ -4,37 +4,40 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from jaxae import data, rng
 from jaxae.config import ExperimentConfig, checks
 from jaxae.devices import members, memory, parallel, tuning
+from jaxae.ops import ceil_div
 from jaxae.training import feeds
 from jaxae.types import Key, Learner, Settings, Shape, Source, TrainState
 
 SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # beside the progress bar
 EpochMetrics = dict[str, Float[np.ndarray, "..."]]  # one value for each member [E], or [] for all
-Measure = Callable[[TrainState], Callable[[], EpochMetrics]]  # begins, then waits
+Measured = Callable[[], EpochMetrics]  # waits for the devices
+Measure = Callable[[TrainState], Measured]  # begins
 OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add metrics of its own
 
 
 class Members(NamedTuple):
-    """What the members of a training differ in, and the rows that they share.
+    """What the members of a training differ in, and the rows that they see.
 
-    Members that have rows of their own are a grid, see `jaxae.training.grid`.
+    Members of an ensemble see the same rows; those of a grid, see `jaxae.training.grid`, their own.
     """
 
     init: Key  # of the initial weights [E]
     noise: Key  # of the noise [E]
     settings: Settings  # `Learner.settings`, each [E]
-    plan: Callable[[int, int], np.ndarray]  # (epoch, devices) -> rows of each step [D, T, B/D]
+    plan: Callable[[int, int], parallel.Plan]  # (epoch from 0, devices of a group) -> its rows
+    steps: Int[np.ndarray, " E"]  # of an epoch; those of an ensemble's members are equal
 
 
 class Fitted(NamedTuple):
@@ -57,7 +60,8 @@ def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
     init, noise = (rng.stream(cfg.seed, p) for p in (rng.Purpose.INIT, rng.Purpose.NOISE))
     size = cfg.ensemble
     settings = {name: jnp.full(size, float(value)) for name, value in learner.settings.items()}
-    return Members(members.keys(init, size), members.keys(noise, size), settings, plan)
+    steps = np.full(size, ceil_div(n, cfg.train.batch_size), np.int32)
+    return Members(members.keys(init, size), members.keys(noise, size), settings, plan, steps)
 
 
 @functools.partial(
@@ -90,17 +94,22 @@ def devices_for(learner: Learner, cfg: ExperimentConfig, shape: Shape) -> list[j
     return devices
 
 
+def _stop(member: int, problem: str) -> None:
+    raise FloatingPointError(problem)
+
+
 @parallel.on_host()
 def fit(
     learner: Learner,
     x: Source,
     cfg: ExperimentConfig,
-    devices: parallel.Devices,
+    devices: parallel.Devices | parallel.Layout,
     *,
     members: Members | None = None,
     state: TrainState | None = None,
     measure: Measure = lambda state: dict,
     on_epoch: OnEpoch = lambda epoch, state, metrics: metrics,
+    on_divergence: Callable[[int, str], None] = _stop,
     quiet: bool = False,
 ) -> Fitted:
     """Train until `cfg.train.epochs` epochs are behind the state.
@@ -110,76 +119,91 @@ def fit(
 
     Args:
       learner: built with the axis name of `jaxae.devices.parallel`.
-      x: normal training rows [N, *S] float32.
-      cfg: its epochs, batch size, seed and ensemble.
-      devices: see `devices_for`.
+      x: normal training rows [N, *S] float32, those of all members.
+      cfg: its number of epochs and, without `members`, its batch size, seed and ensemble.
+      devices: see `devices_for`; with a layout, states are given to `measure` and `on_epoch`, and
+        returned, as it places them.
       members: what members differ in; None = `ensemble(learner, cfg, N)`.
       state: where to start; None = `initial_state`. It is donated: copy to keep.
       measure: begins to measure the state after an epoch; what it returns gives the metrics.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
         metrics; returns the metrics to show. The state is donated to the next epoch: copy to keep.
+      on_divergence: called with a member that has a metric which is not finite, and a sentence that
+        names the epoch, the step and the metric; by default it is raised.
       quiet: no progress bar.
 
     Raises:
-      FloatingPointError: a metric is NaN or infinite; names the epoch, the step and the metric.
+      FloatingPointError: a metric is NaN or infinite.
       UserError: there are no rows in float32, or the batch does not fit them, or the memory of the
         devices: then it names one that does.
     """
     checks.refuse_rows(x)
+    layout = devices if isinstance(devices, parallel.Layout) else parallel.Layout(devices)
     members = members or ensemble(learner, cfg, len(x))
-    plan = members.plan(0, len(devices))  # checks the batch before anything is compiled
-    steps = plan.shape[1]
-    if state is None:
-        state = initial_state(learner, x.shape[1:], members.init)
-    start = epochs_done(state, steps)
-    if start >= cfg.train.epochs:
-        return Fitted(state, 0.0)
-    streams = feeds.is_streaming(cfg.train.feed, x, devices, quiet)
-    state, keys, settings = parallel.place((state, members.noise, members.settings), devices)
-
-    clock = time.perf_counter()
-    feed = feeds.make(streams, learner, x, devices, (state, keys, settings), plan)
-    with (advice := memory.Advice(cfg.train.batch_size, feed.needed, devices)):
-        feed.compile()
-    compile_s = time.perf_counter() - clock
+    plan = members.plan(0, layout.per_group)  # checks the batch before anything is compiled
+    state = initial_state(learner, x.shape[1:], members.init) if state is None else state
+    start = epochs_done(state, members.steps)
+    state, *fixed = layout.place((state, members.noise, members.settings))
+    streams = feeds.is_streaming(cfg.train.feed, x, layout.devices, quiet)
+    feed = feeds.make(streams, learner, x, layout, (state, *fixed, members.steps), plan)
+    advice = memory.Advice(cfg.train.batch_size, feed.needed, layout.devices)
+    compile_s = _compile(feed, advice) if start < cfg.train.epochs else 0.0
+    steps = int(members.steps.sum() if plan.ndim == 4 else members.steps[0])
     with progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
-        plans = (members.plan(epoch, len(devices)) for epoch in range(start, cfg.train.epochs))
-        plan = next(plans)
-        for epoch in range(start, cfg.train.epochs):
-            with _trace(cfg, epoch, start):
-                state, metrics, plan = _epoch(epoch + 1, feed, state, plan, plans, measure, advice)
-            show(bar, steps, on_epoch(epoch + 1, state, metrics))
+        epochs = _epochs(cfg, feed, members, layout, state, start, measure, advice)
+        for epoch, state, metrics, measured, seconds in epochs:
+            for member, problem in _diverged(metrics, members.steps, epoch):
+                on_divergence(member, problem)
+            mean = {name: means(values, members.steps) for name, values in metrics.items()}
+            mean |= {"steps_per_s": np.array(steps / seconds), **measured()}
+            show(bar, steps, on_epoch(epoch, state, mean))
     return Fitted(state, compile_s)
 
 
-def _epoch(
-    epoch: int,
+def _compile(feed: feeds.Feed, advice: memory.Advice) -> float:
+    """Seconds that it took."""
+    clock = time.perf_counter()
+    with advice:
+        feed.compile()
+    return time.perf_counter() - clock
+
+
+def _epochs(
+    cfg: ExperimentConfig,
     feed: feeds.Feed,
+    members: Members,
+    layout: parallel.Layout,
     state: TrainState,
-    plan: feeds.Plan,
-    following: Iterator[feeds.Plan],
+    start: int,
     measure: Measure,
     advice: memory.Advice,
-) -> tuple[TrainState, EpochMetrics, feeds.Plan]:
-    """The state after an epoch, the epoch's metrics, and the plan of the next one, if there is one.
+) -> Iterator[tuple[int, TrainState, dict[str, np.ndarray], Measured, float]]:
+    """Of every epoch its number, the state after it, metrics of its steps [E, T], and seconds.
 
     What measures the state is begun, and the next plan made, while the devices train.
     """
-    clock = time.perf_counter()
-    with advice:
-        state, fetch = feed(state, plan)
-    steps, measured, plan = plan.shape[1], measure(state), next(following, plan)
-    with advice:
-        metrics = fetch()
-    speed = np.float64(steps / (time.perf_counter() - clock))
-    _check_steps(metrics, epoch)
-    means = {name: values.mean(axis=1) for name, values in metrics.items()}
-    return state, means | {"steps_per_s": speed, **measured()}, plan
+    plans = (members.plan(epoch, layout.per_group) for epoch in range(start, cfg.train.epochs))
+    plan = next(plans, None)
+    for epoch in range(start + 1, cfg.train.epochs + 1):
+        with _trace(cfg, epoch - 1, start):
+            clock = time.perf_counter()
+            with advice:
+                state, fetch = feed(state, plan)
+            measured, plan = measure(state), next(plans, plan)
+            with advice:
+                metrics = fetch()
+            seconds = time.perf_counter() - clock
+        yield epoch, state, metrics, measured, seconds
 
 
-def epochs_done(state: TrainState, steps: int) -> int:
+def means(values: Float[np.ndarray, "E T"], counts: Sequence[int]) -> Float[np.ndarray, " E"]:
+    """Of the first so many of each member's values."""
+    return np.stack([np.mean(row[:n]) for row, n in zip(values, counts, strict=True)])
+
+
+def epochs_done(state: TrainState, steps: int | Int[np.ndarray, " E"]) -> int:
     """How many whole epochs of so many steps a state has behind it; the same for all members."""
-    return int(np.max(jax.device_get(state.step))) // steps
+    return int(np.max(jax.device_get(state.step) // steps))
 
 
 def progress_bar(
@@ -211,6 +235,9 @@ def _trace(cfg: ExperimentConfig, epoch: int, start: int) -> contextlib.Abstract
     return contextlib.nullcontext()
 
 
+_REMEDY = "lower optim.lr, or look for extreme values in the data"
+
+
 def check_finite(metrics: EpochMetrics, when: str) -> None:
     """Check the metrics of members [E], or of all of them together [].
 
@@ -221,15 +248,24 @@ def check_finite(metrics: EpochMetrics, when: str) -> None:
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             member = f" of member {bad[0]}" if np.size(values) > 1 else ""
-            raise FloatingPointError(
-                f"{name}{member} is {np.ravel(values)[bad[0]]} {when}; lower optim.lr, or look for "
-                "extreme values in the data"
-            )
+            value = np.ravel(values)[bad[0]]
+            raise FloatingPointError(f"{name}{member} is {value} {when}; {_REMEDY}")
 
 
-def _check_steps(metrics: dict[str, np.ndarray], epoch: int) -> None:
-    """Find the first step of an epoch in which a metric [E, T] is not finite."""
-    bad = [step for a in metrics.values() for step in np.flatnonzero(~np.isfinite(a).all(axis=0))]
-    if bad:
-        at = {name: values[:, min(bad)] for name, values in metrics.items()}
-        check_finite(at, f"in epoch {epoch}, step {min(bad) + 1}")
+def _diverged(
+    metrics: dict[str, np.ndarray], steps: Int[np.ndarray, " E"], epoch: int
+) -> Iterator[tuple[int, str]]:
+    """Members with a metric [E, T] that is not finite, the first to diverge first, and where."""
+    is_finite = np.stack([np.isfinite(values) for values in metrics.values()]).all(axis=0)
+    is_finite |= np.arange(is_finite.shape[1]) >= steps[:, None]  # there metrics are undefined
+    first = np.where(is_finite.all(axis=1), -1, is_finite.argmin(axis=1))
+    for member in np.argsort(first, kind="stable")[(first < 0).sum() :].tolist():
+        step = first[member]
+        name = next(n for n, values in metrics.items() if not np.isfinite(values[member, step]))
+        yield (
+            member,
+            (
+                f"{name}{f' of member {member}' if len(steps) > 1 else ''} is "
+                f"{metrics[name][member, step]} in epoch {epoch}, step {step + 1}; {_REMEDY}"
+            ),
+        )

@@ -195,7 +195,7 @@ def _resume(
     run_folder.refuse_other(about, cfg, dataset.digest, cfg.run_path / "checkpoints")
     template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
     state = checkpoint.restore(manager, parallel.placed_like(template, devices))
-    done = train.epochs_done(state, members.plan(0, len(devices)).shape[1])
+    done = train.epochs_done(state, members.steps)
     if done != saved:
         raise UserError(f"{manager.directory / str(saved)} holds {done} epochs; rename it back")
     return state, saved

@@ -16,6 +16,7 @@ from jaxae.devices.parallel.devices import (
     on_host,
 )
 from jaxae.devices.parallel.drivers import DRIVERS, driver, mapped, start, use
+from jaxae.devices.parallel.layout import Layout, Plan
 from jaxae.devices.parallel.placing import (
     fetch,
     first_copy,
@@ -36,8 +37,8 @@ from jaxae.devices.parallel.programs import (
 )
 
 __all__ = [
-    "DRIVERS", "Devices", "all_devices", "blocks", "choose", "compiled_epoch", "dispatch_rows",
-    "driver", "epoch_fn", "fetch", "first_copy", "initialize", "is_padded", "local_copy",
-    "local_positions", "map_rows", "mapped", "on_host", "place", "placed_like", "rows_fn", "split",
-    "split_by", "start", "use",
+    "DRIVERS", "Devices", "Layout", "Plan", "all_devices", "blocks", "choose", "compiled_epoch",
+    "dispatch_rows", "driver", "epoch_fn", "fetch", "first_copy", "initialize", "is_padded",
+    "local_copy", "local_positions", "map_rows", "mapped", "on_host", "place", "placed_like",
+    "rows_fn", "split", "split_by", "start", "use",
 ]  # fmt: skip

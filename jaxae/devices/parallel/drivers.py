@@ -18,12 +18,17 @@ from jaxae.types import AXIS, PyTree
 
 # Of each argument or result: 0 = split over the devices, None = replicated.
 Axes = tuple[int | None, ...]
+_GROUPS = "groups"  # the axis of groups of devices, see `Layout`; no function reduces over it
 
 
-def _pmapped(fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tuple) -> Any:
+def _pmapped(
+    fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tuple, groups: int
+) -> Any:
+    if 1 < groups < len(devices):  # `pmap` has one axis
+        return _sharded(fun, devices, ins, outs, donate, groups)
     return jax.pmap(
         fun,
-        axis_name=AXIS,
+        axis_name=AXIS if groups == 1 else _GROUPS,
         in_axes=ins,
         out_axes=outs if len(outs) > 1 else outs[0],
         donate_argnums=donate,
@@ -31,7 +36,11 @@ def _pmapped(fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tup
     )
 
 
-def _sharded(fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tuple) -> Any:
+def _sharded(
+    fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tuple, groups: int
+) -> Any:
+    axes = _GROUPS, AXIS
+
     def on_shard(*args: PyTree) -> PyTree:
         """Calls `fun` without the split axis, which `shard_map` keeps with length 1."""
         squeezed = [
@@ -45,12 +54,12 @@ def _sharded(fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tup
         )
         return results if len(outs) > 1 else results[0]
 
-    def specs(axes: Axes) -> tuple:
-        return tuple(PartitionSpec(AXIS) if axis == 0 else PartitionSpec() for axis in axes)
+    def specs(split: Axes) -> tuple:
+        return tuple(PartitionSpec(axes) if axis == 0 else PartitionSpec() for axis in split)
 
     sharded = jax.shard_map(
         on_shard,
-        mesh=Mesh(np.array(devices), (AXIS,)),
+        mesh=Mesh(np.array(devices).reshape(groups, -1), axes),
         in_specs=specs(ins),
         out_specs=specs(outs) if len(outs) > 1 else specs(outs)[0],
         check_vma=False,  # JAX cannot see that all devices compute the same state
@@ -81,7 +90,12 @@ def driver() -> str:
 
 
 def mapped(
-    fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tuple[int, ...] = ()
+    fun: Callable,
+    devices: Devices,
+    ins: Axes,
+    outs: Axes,
+    donate: tuple[int, ...] = (),
+    groups: int = 1,
 ) -> Any:
     """`fun` on every device at once, with a mapped axis `AXIS`; it can be lowered and called.
 
@@ -91,5 +105,7 @@ def mapped(
       ins: for each argument, 0 if its leading axis [D] is split, None if it is replicated.
       outs: for each result; a replicated one must be the same on every device.
       donate: positions of arguments whose memory may be reused.
+      groups: into which the devices are divided: `AXIS` is that of a group's devices, and it is not
+        there in groups of one.
     """
-    return DRIVERS[driver()](fun, devices, ins, outs, donate)
+    return DRIVERS[driver()](fun, devices, ins, outs, donate, groups)

@@ -30,52 +30,116 @@ from jaxae.types import (
 )
 
 
-def epoch_fn(learner: Learner, devices: Devices, *, own_rows: bool = False) -> Any:
+def epoch_fn(
+    learner: Learner,
+    devices: Devices,
+    *,
+    own_rows: bool = False,
+    own_plans: bool = False,
+    groups: int = 1,
+) -> Any:
     """An epoch, or a part of one, in one dispatch: `pmap(each member: scan(step))` over rows.
 
     Args:
-      learner: built with the mapped axis `AXIS`.
+      learner: built with the mapped axis `AXIS`, or with none where each group is one device.
       devices: to train on.
       own_rows: whether every device has rows of its own, [D, N, *S], and a plan that indexes them,
         as a streaming feed does; else all have the same rows.
+      own_plans: whether every member has a plan of its own; else all see the same rows.
+      groups: of devices, see `Layout`; one unless members have plans of their own.
 
     Returns:
       `(state [E, ...], rows [N, *S], plan [D, T, B/D] int32, keys [E], settings of [E]) ->
       (state, metrics [E, T])`. The plan is `split`, all else is `place`d; the state is donated.
+      With plans of their own: `(state, rows, plans [D, K, T, b], keys, settings, counts [E])`,
+      placed by `Layout`; of the metrics [E, T] the first `counts` count.
     """
-    platform = devices[0].platform
+    has_axis = groups == 1 or len(devices) > groups
+    epoch = device_epoch(learner, devices[0].platform, own_plans=own_plans, has_axis=has_axis)
+    axis = 0 if groups > 1 else None
+    ins = (axis, 0 if own_rows else None, 0, axis, axis, *([axis] if own_plans else []))
+    return mapped(epoch, devices, ins, (axis, axis), donate=(0,), groups=groups)
+
+
+def device_epoch(
+    learner: Learner, platform: str, *, own_plans: bool = False, has_axis: bool = True
+) -> Callable:
+    """What one device computes of `epoch_fn`; `has_axis` says whether `AXIS` is mapped."""
+    one_by_one = platform == "cpu"
+    tuned = learner.tuning
+    unroll = max(1, tuned.unroll) if own_plans else tuning.unrolled(tuned, platform)
 
     def epoch(
-        state: TrainState, rows: Array, plan: Array, keys: Key, settings: Settings
+        state: TrainState, rows: Array, plan: Array, keys: Key, settings: Settings, *counts: Array
     ) -> tuple[TrainState, Metrics]:
         share = plan.shape[-1]
         flat = rows.reshape(len(rows), -1)  # a row is then gathered in one piece
-        slot = lax.axis_index(AXIS) * share + jnp.arange(share, dtype=jnp.int32)
+        first = lax.axis_index(AXIS) * share if has_axis else 0
+        slot = first + jnp.arange(share, dtype=jnp.int32)
 
-        def train(state: TrainState, key: Key, settings: Settings) -> tuple[TrainState, Metrics]:
+        def train(
+            state: TrainState, key: Key, settings: Settings, plan: Array, *count: Array
+        ) -> tuple[TrainState, Metrics]:
             def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
                 batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
                 return learner.step(state, batch, key, settings)
 
-            unroll = tuning.unrolled(learner.tuning, platform)
-            return lax.scan(step, state, plan, unroll=unroll)
+            if not count:
+                return lax.scan(step, state, plan, unroll=unroll)
+            if one_by_one:
+                return _until(step, state, plan, *count)
+            return _through(step, state, plan, *count, unroll=unroll)
 
-        one_by_one = platform == "cpu"
-        return members.each(train, state, keys, settings, one_by_one=one_by_one)
+        if own_plans:
+            trees = state, keys, settings, plan, *counts
+            return members.each(train, *trees, one_by_one=one_by_one)
+        shared = functools.partial(train, plan=plan)
+        return members.each(shared, state, keys, settings, one_by_one=one_by_one)
 
-    rows_axis = 0 if own_rows else None
-    ins = (None, rows_axis, 0, None, None)
-    return mapped(epoch, devices, ins, (None, None), donate=(0,))
+    return epoch
 
 
-def compiled_epoch(
-    learner: Learner, devices: Devices, *args: PyTree, own_rows: bool = False
-) -> Callable:
+_Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+
+
+def _until(step: _Step, state: TrainState, plan: Array, count: Array) -> tuple[TrainState, Metrics]:
+    """The first `count` steps of a plan [T, b]; the other metrics of [T] are undefined.
+
+    The loop ends where the member's rows do, so that longer members cost it nothing.
+    """
+
+    def one(i: Array, carry: tuple) -> tuple:
+        state, so_far = carry
+        state, metrics = step(state, plan[i])
+        return state, {name: so_far[name].at[i].set(metrics[name]) for name in so_far}
+
+    _, shapes = jax.eval_shape(step, state, plan[0])
+    zeros = {name: jnp.zeros(len(plan), leaf.dtype) for name, leaf in shapes.items()}
+    return lax.fori_loop(0, count, one, (state, zeros))
+
+
+def _through(
+    step: _Step, state: TrainState, plan: Array, count: Array, *, unroll: int
+) -> tuple[TrainState, Metrics]:
+    """The same in a loop of T steps, of which those after `count` change nothing.
+
+    For members side by side: a loop whose length depends on data would make an accelerator ask the
+    host at every step whether it is done.
+    """
+
+    def one(state: TrainState, xs: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
+        i, index = xs
+        new, metrics = step(state, index)
+        return jax.tree.map(lambda a, b: jnp.where(i < count, a, b), new, state), metrics
+
+    return lax.scan(one, state, (jnp.arange(len(plan)), plan), unroll=unroll)
+
+
+def compiled_epoch(learner: Learner, devices: Devices, *args: PyTree, **kinds: Any) -> Callable:
     """`epoch_fn`, compiled for these arguments with its learner's choices of speed."""
     platform, count = devices[0].platform, len(devices)
     options = tuning.training_options(learner.tuning, learner.dtype, platform, count)
-    lowered = epoch_fn(learner, devices, own_rows=own_rows).lower(*args)
-    return tuning.compiled(lowered, options)
+    return tuning.compiled(epoch_fn(learner, devices, **kinds).lower(*args), options)
 
 
 RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S]) -> [B, ...]

@@ -25,7 +25,7 @@ from jaxae.reports import plots, reporting
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
 from jaxae.storage import disk, run_folder
-from jaxae.training import grid
+from jaxae.training import grid, train
 from jaxae.types import Dataset, PyTree, Split
 from jaxae.workflows import auto, experiment
 from jaxae.workflows.protocol.expansion import refuse_unread
@@ -155,9 +155,9 @@ def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
         )
         for seed, used, seen in zip(seeds, *parts, strict=True)
     ]
-    devices = grid.devices_for(learner, len(models), shape, cfg.devices)
-    progress = grid.start(learner, models, shape)
-    return grid.fit(learner, rows, models, devices, progress).state.variables
+    layout = grid.layout_for(learner, models, shape, cfg.devices)
+    fitted = train.fit(learner, rows, cfg, layout, members=grid.members_of(models))
+    return layout.fetch(fitted.state.variables)
 
 
 def _scores(

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.storage import checkpoint, disk, run_folder
 from jaxae.training import grid, selection, train
-from jaxae.types import Dataset, Learner, PyTree
+from jaxae.types import Dataset, Learner, PyTree, TrainState
 from jaxae.workflows import experiment
 
 Failed = dict[str, str]  # name of a member -> why it has no detector
@@ -32,7 +32,7 @@ class Work(NamedTuple):
     members: list[ExperimentConfig]
     datasets: dict[DataConfig, Dataset]  # one for each class
     learner: Learner
-    devices: list[jax.Device]
+    layout: parallel.Layout
     rows: np.ndarray  # of all classes, once
     placed: list[grid.Member]  # where each finds its own
 
@@ -49,7 +49,6 @@ def _work(
                 f"{member.run_path.name} is another program than {todo[0].run_path.name}: a sweep "
                 "over train.noise_std cannot hold 0 and other values"
             )
-    devices = grid.devices_for(learner, len(todo), shape, cfg.devices)
     rows: list[np.ndarray] = []
     positions: dict[DataConfig, list[np.ndarray]] = {}  # of training and of valid rows
     for k in dict.fromkeys(member.data for member in todo):
@@ -62,7 +61,8 @@ def _work(
         grid.Member(member, own, *positions[member.data])
         for member, own in zip(todo, settings, strict=True)
     ]
-    return Work(todo, datasets, learner, devices, np.concatenate(rows), placed)
+    layout = grid.layout_for(learner, placed, shape, cfg.devices)
+    return Work(todo, datasets, learner, layout, np.concatenate(rows), placed)
 
 
 def train_members(
@@ -124,17 +124,26 @@ def _fitted(
     logs = [folder / "metrics.jsonl" for folder in folders]
     is_due = checkpoint.due(work.members[0].train)
     with checkpoint.open_manager(_checkpoints(cfg), 1) as manager:
-        progress, done, failed = _resumed(work, about, manager, choice)
+        state, best, failed = _resumed(work, about, manager, choice)
+        done = manager.latest_step() or 0
         for name, log in zip(about, logs, strict=True):
             if name not in failed:
                 run_folder.start_metrics(log, done)
-        if choice and progress.selected:
-            merits = _merits(choice, progress.selected.epoch, logs, [m in failed for m in about])
-            progress = progress._replace(selected=progress.selected._replace(merit=merits))
+        if best:
+            merits = _merits(choice, best.epoch, logs, [m in failed for m in about])
+            best = best._replace(merit=merits, variables=work.layout.place(best.variables))
+
+        def on_divergence(member: int, problem: str) -> None:
+            failed.setdefault(folders[member].name, problem)
 
         def on_epoch(
-            epoch: int, so_far: Callable[[], grid.Progress], metrics: train.EpochMetrics
+            epoch: int, state: TrainState, metrics: train.EpochMetrics
         ) -> train.EpochMetrics:
+            nonlocal best
+            if choice:
+                best = selection.keep_each(
+                    choice, best, epoch, state.variables, metrics, work.layout
+                )
             for i, (name, log) in enumerate(zip(about, logs, strict=True)):
                 if name in failed:
                     continue
@@ -145,23 +154,23 @@ def _fitted(
                 except FloatingPointError as error:
                     failed[name] = str(error)
             if is_due(epoch):
-                description = {"members": about, "failed": failed}
-                checkpoint.save(manager, epoch, _stored(so_far()), description)
+                stored = _stored(work.layout, state, best)
+                checkpoint.save(manager, epoch, stored, {"members": about, "failed": failed})
             return metrics
 
-        end = grid.fit(
+        fitted = train.fit(
             work.learner,
             work.rows,
-            work.placed,
-            work.devices,
-            progress,
-            done=done,
-            watch=_watch(work),
-            choice=choice,
+            work.members[0],
+            work.layout,
+            members=grid.members_of(work.placed),
+            state=state,
+            measure=_measure(work),
             on_epoch=on_epoch,
+            on_divergence=on_divergence,
         )
         manager.wait_until_finished()
-    variables = (end.selected or end.state).variables
+    variables = work.layout.fetch((best or fitted.state).variables)
     trained = {member: members.only(variables, i) for i, member in enumerate(work.members)}
     return trained, {name: why for name, why in failed.items() if name in about}
 
@@ -176,24 +185,31 @@ def _checkpoints(cfg: ProtocolConfig) -> Path:
     return cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
 
 
-def _watch(work: Work) -> grid.Watch:
-    """What is asked for after each epoch beside the validation loss, of every member [E]."""
+def _measure(work: Work) -> train.Measure:
+    """Begins what is asked for after each epoch: the validation loss, and what monitors."""
+    losses = grid.valid_losses(work.learner, work.rows, work.placed, work.layout)
     first = work.members[0]
     if not first.train.monitor and first.train.select in ("last", "valid_loss"):
-        return lambda variables: {}
+        return losses
     watch_class = {
         k: selection.watch(first, work.learner, work.datasets[k], jax.local_devices())
         for k in dict.fromkeys(member.data for member in work.members)
     }
 
-    def watch(variables: Callable[[], PyTree]) -> train.EpochMetrics:
-        of_all, metrics = variables(), []
-        for i, member in enumerate(work.placed):
-            settings = {name: np.float32([value]) for name, value in member.settings.items()}
-            metrics.append(watch_class[member.cfg.data](members.only(of_all, i), settings)())
-        return jax.tree.map(lambda *values: np.concatenate(values), *metrics)
+    def begin(state: TrainState) -> train.Measured:
+        begun = losses(state)
 
-    return watch
+        def measured() -> train.EpochMetrics:
+            variables, metrics = work.layout.fetch(state.variables), []
+            for i, member in enumerate(work.placed):
+                settings = {name: np.float32([value]) for name, value in member.settings.items()}
+                watch = watch_class[member.cfg.data]
+                metrics.append(watch(members.only(variables, i), settings)())
+            return begun() | jax.tree.map(lambda *values: np.concatenate(values), *metrics)
+
+        return measured
+
+    return begin
 
 
 def _about(work: Work, member: ExperimentConfig) -> dict:
@@ -202,24 +218,24 @@ def _about(work: Work, member: ExperimentConfig) -> dict:
     return json.loads(json.dumps(identity)) | {"digest": work.datasets[member.data].digest}
 
 
-def _stored(progress: grid.Progress) -> PyTree:
+def _stored(layout: parallel.Layout, state: TrainState, best: selection.Selected | None) -> PyTree:
     """What a checkpoint holds of members [E]; the merit of the selected epochs is in the logs."""
-    none = np.zeros(len(progress.state.step), np.int32)
-    epoch, _, variables = progress.selected or (none, None, {})
-    return {"state": progress.state, "kept": variables, "kept_epoch": epoch}
+    epoch = best.epoch if best else np.zeros(len(layout.fetch(state.step)), np.int32)
+    kept = layout.fetch(best.variables) if best else {}
+    return {"state": layout.fetch(state), "kept": kept, "kept_epoch": epoch}
 
 
 def _resumed(
     work: Work, about: dict, manager: checkpoint.Manager, choice: selection.Choice | None
-) -> tuple[grid.Progress, int, Failed]:
-    """Where a stopped call left these members, their epochs and who had diverged; or the start.
+) -> tuple[TrainState | None, selection.Selected | None, Failed]:
+    """Where a stopped call left these members, and who had diverged; (None, None, {}) at the start.
 
     The merit of the selected epochs is not known yet.
     """
     shape = work.rows.shape[1:]
     saved = manager.latest_step()
     if saved is None:
-        return grid.start(work.learner, work.placed, shape), 0, {}
+        return None, None, {}
     description = checkpoint.about(manager, saved)
     stored_members = description["members"]
     failed = description.get("failed")  # not there in an older version
@@ -232,7 +248,7 @@ def _resumed(
     state = train.abstract_state(work.learner, shape, len(stored_members))
     epoch = jax.ShapeDtypeStruct((len(stored_members),), np.int32)
     kept = {"kept": state.variables if choice else {}, "kept_epoch": epoch}
-    template = parallel.placed_like({"state": state, **kept}, work.devices[:1])
+    template = parallel.placed_like({"state": state, **kept}, work.layout.devices[:1])
     stored = jax.device_get(checkpoint.restore(manager, template))
     at = np.array(
         [[*stored_members].index(name) for name in about]
@@ -240,7 +256,7 @@ def _resumed(
     stored = jax.tree.map(lambda leaf: leaf[at], stored)
     unknown = np.full(len(about), -np.inf)
     best = selection.Selected(stored["kept_epoch"], unknown, stored["kept"]) if choice else None
-    return grid.Progress(stored["state"], best), saved, failed
+    return stored["state"], best, failed
 
 
 def _merits(

@@ -1,0 +1,92 @@
+"""Which members of a training each device holds."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxae.devices.parallel.devices import Devices
+from jaxae.devices.parallel.placing import fetch, place, split
+from jaxae.ops import ceil_div
+from jaxae.types import AnyArray, PyTree
+
+# The rows of each step of an epoch: [B, T, b], or of every member [E, B, T, b]. Each of a group's B
+# devices has b rows of a step.
+Plan = Int[np.ndarray, "... B T b"]
+
+
+class Layout:
+    """Members [E] on groups of devices: each group trains members of its own.
+
+    Within a group every device holds all of the group's members, and their batches are split over
+    its devices. One group is how a run trains: its state is replicated. Several groups train the
+    members of a grid, and none waits for another: arrays [E, ...] lie there as [D, K, ...], K
+    members on each device.
+
+    Args:
+      devices: D of them, group by group.
+      steps: of an epoch of each member [E]; read only if there are several groups.
+      groups: how many; divides D.
+    """
+
+    def __init__(self, devices: Devices, steps: Sequence[int] = (), groups: int = 1):
+        self.devices, self.groups = devices, groups
+        self.per_group = len(devices) // groups
+        self.axis = 0 if groups > 1 else None  # of arrays of members, see `mapped`
+        self._at = share_out(steps, groups) if groups > 1 else None  # [G, K]
+
+    def place(self, tree: PyTree, empty: int | None = None) -> PyTree:
+        """Arrays [E, ...] on the devices that hold their members.
+
+        Places without a member hold a copy of another one, or `empty`.
+        """
+        if self._at is None:
+            return place(tree, self.devices)
+        return split(jax.tree.map(lambda leaf: self._arranged(leaf, empty), tree), self.devices)
+
+    def _arranged(self, leaf: AnyArray, empty: int | None) -> AnyArray:
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = np.asarray(leaf)
+        at = np.repeat(self._at, self.per_group, axis=0)
+        placed = leaf[np.maximum(at, 0)]
+        if empty is not None:
+            placed[at < 0] = empty
+        return placed
+
+    def by_device(self, plan: Plan) -> Int[np.ndarray, "D ... T b"]:
+        """The rows of the steps of each device: [D, T, b] for all members, or [D, K, T, b]."""
+        if plan.ndim == 3:
+            return plan
+        at = np.arange(len(plan))[None] if self._at is None else np.maximum(self._at, 0)
+        by_group = plan[at].swapaxes(1, 2)
+        return by_group.reshape(-1, *by_group.shape[2:])
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Arrays that were `place`d on the host, in the order of the members."""
+        if self._at is None:
+            return fetch(tree)
+        order = np.argsort(self._at, axis=None)[(self._at < 0).sum() :]
+
+        def gather(leaf: AnyArray) -> np.ndarray:
+            return np.asarray(leaf)[:: self.per_group].reshape(-1, *leaf.shape[2:])[order]
+
+        return jax.tree.map(gather, fetch(tree))
+
+
+def share_out(steps: Sequence[int], groups: int) -> Int[np.ndarray, "G K"]:
+    """Assign members to groups: the longest first, each to the group with the fewest steps so far.
+
+    Args:
+      steps: of an epoch of each member [E].
+      groups: G.
+
+    Returns:
+      Numbers of members, -1 where a group has a place left over; K = ceil(E / G).
+    """
+    places = ceil_div(len(steps), groups)
+    taken: list[list[int]] = [[] for _ in range(groups)]
+    for member in np.argsort(steps, kind="stable")[::-1].tolist():
+        free = [group for group in taken if len(group) < places]
+        min(free, key=lambda group: sum(steps[other] for other in group)).append(member)
+    return np.array([group + [-1] * (places - len(group)) for group in taken])
