@@ -48,7 +48,7 @@ def numbers(learner, size):
 
 def of_a_run(cfg, shape, platform, monkeypatch):
     """The epoch of a run on one device, of its ensemble."""
-    mesh = AbstractMesh((1,), (AXIS,))
+    mesh = AbstractMesh((1, 1), ("groups", AXIS))
     monkeypatch.setattr(drivers, "Mesh", lambda devices, names: mesh)
     monkeypatch.setitem(drivers._using, "driver", "shard_map")
     learner = learners.build(cfg, shape)

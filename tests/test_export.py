@@ -108,7 +108,7 @@ def test_an_epoch_is_one_program(method, size):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_program_of_many_hosts_lowers_with_either_feed(method, own_rows, platform, monkeypatch):
     """For 16 devices of nobody: all processes run one program, and whose they are is no part."""
-    mesh = AbstractMesh((16,), (AXIS,))
+    mesh = AbstractMesh((1, 16), ("groups", AXIS))
     monkeypatch.setattr(drivers, "Mesh", lambda devices, names: mesh)
     monkeypatch.setitem(drivers._using, "driver", "shard_map")
     learner = learners.build(tiny(method), SHAPE)

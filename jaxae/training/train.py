@@ -4,7 +4,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jaxae.config import ExperimentConfig, checks
 from jaxae.devices import members, memory, parallel, tuning
 from jaxae.ops import ceil_div
 from jaxae.training import feeds
-from jaxae.types import Key, Learner, Settings, Shape, Source, TrainState
+from jaxae.types import AnyArray, Key, Learner, Settings, Shape, Source, TrainState
 
 SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # beside the progress bar
 EpochMetrics = dict[str, Float[np.ndarray, "..."]]  # one value for each member [E], or [] for all
@@ -196,7 +196,9 @@ def _epochs(
         yield epoch, state, metrics, measured, seconds
 
 
-def means(values: Float[np.ndarray, "E T"], counts: Sequence[int]) -> Float[np.ndarray, " E"]:
+def means(
+    values: Float[np.ndarray, "E T"], counts: Int[AnyArray, " E"] | list[int]
+) -> Float[np.ndarray, " E"]:
     """Of the first so many of each member's values."""
     return np.stack([np.mean(row[:n]) for row, n in zip(values, counts, strict=True)])
 
