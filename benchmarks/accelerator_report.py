@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- on a gpu: begin -->", "<!-- on a gpu: end -->"
 COMMAND = "python -m benchmarks.accelerator_check --out build/check"
 _NOTHING = f"""Nothing was measured on a GPU or TPU so far.
-What [scale](scale.md) says of them is a prediction, until somebody runs this on one:
+The numbers for them in [scale](scale.md) are predictions. To measure one, run
 
 ```sh
 {COMMAND}      # about eight minutes
@@ -73,7 +73,7 @@ def _row(*cells: str) -> str:
 
 
 _HEAD = (
-    *("model", "train steps/s [range]", "as it comes", "PyTorch's best", "ratio [95 %]"),
+    *("model", "train steps/s [range]", "`as is`", "PyTorch's best", "ratio [95 %]"),
     *("/ eager", "/ plain Flax", "scored rows/s", "PyTorch's best", "ratio [95 %]"),
 )
 
@@ -85,8 +85,8 @@ def _speed(records: Sequence[Record]) -> list[str]:
         return []
     precision = next(r["precision"] for r in records if r["what"] == "train" and has_value(r))
     return [
-        "Training in JAX's " + precision + " precision of products, which PyTorch is set to as "
-        "well, scoring in float32. jaxae's fastest variant beside PyTorch's fastest setting:",
+        f"The fastest variant of jaxae and the fastest setting of PyTorch. Both train in JAX's "
+        f"{precision} precision of float32 products and score in full float32:",
         "",
         _row(*_HEAD), _row(*["---"] * len(_HEAD)), *rows,
     ]  # fmt: skip
@@ -138,7 +138,7 @@ def _short(ours: Record | None, theirs: Record | None) -> str:
 
 def _members(records: Sequence[Record]) -> list[str]:
     head = ("model", "members", "one program, member-steps/s", "jaxae, one by one",
-            "PyTorch, one by one", "times jaxae", "times PyTorch")  # fmt: skip
+            "PyTorch, one by one", "/ jaxae", "/ PyTorch")  # fmt: skip
     rows, points = [], []
     for model in table.models(records, "members"):
         grid, alone, theirs = (
@@ -152,14 +152,15 @@ def _members(records: Sequence[Record]) -> list[str]:
             found = sorted(table.of(records, what, model, "jaxae"), key=lambda r: r["x"])
             shown = ", ".join(f"{r['median']:.4g} at {r['x']}" for r in found)
             points += [f"* {model}, member-steps/s by {words}: {shown}"] if shown else []
-    lines = ["One-vs-rest in one program:", "", _row(*head), _row(*["---"] * len(head)), *rows]
+    title = "One-vs-rest, all members in one program or one after another:"
+    lines = [title, "", _row(*head), _row(*["---"] * len(head)), *rows]
     return (lines if rows else []) + ([""] if rows and points else []) + points
 
 
 def _whole(records: Sequence[Record]) -> list[str]:
     found = [r for r in records if r["what"] == "run" and has_value(r)]
     shown = ", ".join(f"{r['seconds']:.1f} s with {r['setting']}" for r in found)
-    words = "One-vs-rest on digits from the start of Python to its report"
+    words = "One-vs-rest on digits, from the start of Python to the report"
     return [f"{words}: {shown}."] if found else []
 
 
@@ -168,8 +169,8 @@ def _equality(records: Sequence[Record]) -> list[str]:
     if not found:
         return []
     bad = [r for r in found if not r["ok"]]
-    lines = [f"Of {len(found)} comparisons with the CPU and of the device with itself "
-             f"{len(found) - len(bad)} are within what is allowed."]  # fmt: skip
+    lines = [f"{len(found) - len(bad)} of {len(found)} comparisons of the device with the CPU "
+             "and with itself are within tolerance."]  # fmt: skip
     lines += [
         f"* {r['model']}, {r['quantity']}, {r['setting']}: off by {float(r['deviation']):.1e}, "
         f"allowed {r['allowed']:.0e}"
@@ -182,21 +183,22 @@ def _checked(records: Sequence[Record]) -> list[str]:
     """Of the tests for a device, and of a run and an export that were made on a CPU."""
     lines = []
     for r in (r for r in records if r["what"] == "tests" and has_value(r)):
-        cut = "" if r["whole"] else ", as far as there was time"
-        counts = f"{r['passed']} passed, {r['failed']} failed, {r['skipped']} were skipped"
-        lines.append(f"Of the tests for a device{cut}, {counts}.")
+        cut = "" if r["whole"] else " (not all ran in the time available)"
+        counts = f"{r['passed']} passed, {r['failed']} failed, {r['skipped']} skipped"
+        lines.append(f"Tests marked for a device: {counts}{cut}.")
     checks = [r for r in records if r["what"] == "verified" and has_value(r)]
     if checks:
         good = sum(r["ok"] for r in checks)
-        lines.append(f"Trained on a CPU and verified there: {good} of {len(checks)} checks agree.")
+        title = "A run trained on a CPU, verified on the device"
+        lines.append(f"{title}: {good} of {len(checks)} checks agree.")
     return lines
 
 
 def _missing(records: Sequence[Record]) -> list[str]:
     counts = {word: sum(reason in r for r in records) for reason, word in
               (("error", "failed"), ("no_time", "had no time"))}  # fmt: skip
-    said = " and ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return [f"{said}: see `benchmarks/results/`."] if said else []
+    text = " and ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return [f"Of all measurements, {text}: see `benchmarks/results/`."] if text else []
 
 
 def written(page: str, content: str) -> str:

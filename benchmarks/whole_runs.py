@@ -99,8 +99,8 @@ def theirs(name: str, steps: int, epochs: int, scored: int) -> float:
 def table(records: list[dict]) -> str:
     """The records as Markdown."""
     lines = [
-        "| system | jaxae, import to report | of it training | the framework of the original, "
-        "import to scores | ratio | the original prints |",
+        "| system | jaxae, import to report | of which training | original framework, "
+        "import to scores | ratio | time reported by the original |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for r in records:
