@@ -262,7 +262,7 @@ def test_competitors_are_checked_before_they_are_timed(parts):
     trained = {(r["framework"], r["setting"]): r for r in records if r["what"] == "train"}
     assert len(trained["jaxae", "as is"]["rounds"]) == 2
     assert trained["torch", "eager"]["median"] == 10.0 * (len("torch eager") + 1)
-    assert "something else" in trained["torch", "graph"]["error"]
+    assert "differs from jaxae" in trained["torch", "graph"]["error"]
     assert trained["torch", "graph_compile"]["unavailable"] == "no compiler"
     assert {setting for who, setting in trained if who == "jaxae"} == {*speed.VARIANTS}
     timed = [name for do, name in players_["torch"].asked if do == "train"]
@@ -452,15 +452,15 @@ GOOD = speeds("train", "ecg_dense", "jaxae", "as is", [1.0])
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "line 2 is no JSON"),
-        ("[]", "line 2 is no object"),
+        ("{", "line 2 is not valid JSON"),
+        ("[]", "line 2 is not a JSON object"),
         (GOOD | {"schema": 99}, "line 2: schema is 99; this version reads 1"),
-        (GOOD | {"model": None}, "line 2: model is None, which is no str"),
+        (GOOD | {"model": None}, "line 2: model is None, not of type str"),
         (GOOD | {"what": "guess"}, "line 2: what is 'guess'"),
         (GOOD | {"device": {"platform": "gpu"}}, "line 2: device.kind is None"),
-        (GOOD | {"rounds": [0.0]}, "line 2: rounds are [0.0]; they are speeds above zero"),
-        (GOOD | {"median": "fast"}, "line 2: median is 'fast', which is no number"),
-        (agreement("losses", 1.0, ok=True), "line 2: allowed is None, which is no number"),
+        (GOOD | {"rounds": [0.0]}, "line 2: rounds are [0.0]; they must be speeds above zero"),
+        (GOOD | {"median": "fast"}, "line 2: median is 'fast', not of type number"),
+        (agreement("losses", 1.0, ok=True), "line 2: allowed is None, not of type number"),
         (GOOD | {"rehearsal": True}, "a rehearsal"),
         (GOOD | {"device": {"platform": "cpu", "kind": "cpu"}}, "device.platform is 'cpu'"),
     ],
