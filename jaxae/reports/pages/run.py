@@ -13,8 +13,7 @@ from jaxae.data.own.schema import Schema, from_dict
 from jaxae.errors import UserError
 from jaxae.reports import plots, tables
 from jaxae.reports.pages import frame
-from jaxae.reports.plots import curves, detection, files
-from jaxae.reports.plots.style import row_verdict
+from jaxae.reports.plots import curves, detection, files, style
 from jaxae.storage import archive
 
 _CUTS = 2000  # positions of the slider, at most
@@ -194,7 +193,7 @@ def _cases(run: Run) -> Iterator[str]:
             for row, class_id in zip(cases["row"][at], cases["class_id"][at], strict=True)
         ]
         chosen |= {"threshold": run.report["threshold"], "kind": names}
-        alt = "; ".join(f"{name}: {row_verdict(chosen, i)[0]}" for i, name in enumerate(names))
+        alt = "; ".join(f"{name}: {style.verdict(chosen, i)[0]}" for i, name in enumerate(names))
         yield f"<h3>{frame.text(kind)}</h3>"
         yield frame.figure(
             plots.verdicts(chosen, kind), f"Test rows and their reconstructions. {alt}"

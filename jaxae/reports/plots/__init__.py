@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.reports.plots import curves, detection, files, images, latent, protocols, series
+from jaxae.reports.plots import curves, detection, files, images, latent, protocols, rows
 from jaxae.reports.plots.curves import training_curves_over_seeds
+from jaxae.reports.plots.rows import residuals, verdicts
 from jaxae.reports.plots.style import load, save
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "FigureSpec",
     "draw",
     "load",
-    "reconstructions",
     "residuals",
     "save",
     "training_curves_over_seeds",
@@ -37,30 +37,6 @@ class FigureSpec(NamedTuple):
 
     needs: tuple[str, ...]  # files of the run folder without which it is skipped
     draw: Callable[[Path], Any]  # run folder -> matplotlib Figure; None = nothing to show
-
-
-def reconstructions(data: dict, subtitle: str):
-    """Test rows with their reconstructions, as pictures or as lines by the rows' shape."""
-    return _by_shape(data).reconstructions(data, subtitle)
-
-
-def verdicts(data: dict, subtitle: str):
-    """Single rows with the detector's verdict, as pictures or as lines by the rows' shape.
-
-    Args:
-      data: "x" and "x_hat" [N, ...], "score", "is_anomaly" and "kind" [N], and the "threshold".
-      subtitle: the second title line.
-    """
-    return _by_shape(data).verdicts(data, subtitle)
-
-
-def residuals(data: dict, subtitle: str):
-    """Rows with the error of each of their values; as `verdicts`, and "residual" [N, ...]."""
-    return _by_shape(data).residuals(data, subtitle)
-
-
-def _by_shape(data: dict):
-    return images if data["x"].ndim == 4 else series
 
 
 def _of_arrays(name: str, draw: Callable[[dict, str], Any], *keys: str) -> FigureSpec:
@@ -87,7 +63,9 @@ FIGURES: dict[str, FigureSpec] = {
 _SEVERITY = ("names", "severities", "unit")
 STUDY_FIGURES: dict[str, FigureSpec] = {
     "reconstructions": _of_arrays(
-        "reconstructions", reconstructions, *("x", "x_hat", "y", "score", "threshold", "is_anomaly")
+        "reconstructions",
+        rows.reconstructions,
+        *("x", "x_hat", "y", "score", "threshold", "is_anomaly"),
     ),
     "verdicts": _of_arrays("verdicts", verdicts, *_VERDICT),
     "residuals": _of_arrays("residuals", residuals, *_VERDICT, "residual"),
@@ -95,7 +73,7 @@ STUDY_FIGURES: dict[str, FigureSpec] = {
     "denoising": _of_arrays(
         "denoising", images.denoising, "clean", "noisy", "denoised", "noise_std"
     ),
-    "beats": _of_arrays("beats", series.beats, "normal", "abnormal", "normal_hat", "abnormal_hat"),
+    "beats": _of_arrays("beats", rows.beats, "normal", "abnormal", "normal_hat", "abnormal_hat"),
     "latent_scatter": _of_arrays(
         "latent_scatter",
         latent.latent_scatter,
