@@ -189,7 +189,7 @@ def test_a_monitored_protocol_says_how_steady_its_epochs_are(data, tmp_path, cap
         assert found["epochs_std"] == pytest.approx(max(spread))
     out = capsys.readouterr().out
     assert "5 epochs" in out
-    assert "is the gap to the oracle" in out
+    assert "gap to the oracle" in out
 
 
 @pytest.mark.slow

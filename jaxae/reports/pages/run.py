@@ -1,4 +1,4 @@
-"""The page of one run: what it is worth, at any threshold, and on which rows it fails."""
+"""The page of one run: its metrics, at any threshold, and the rows on which it fails."""
 
 import json
 import math
@@ -33,10 +33,10 @@ class Run(NamedTuple):
 
 
 def read(folder: Path) -> Run:
-    """The run in a folder, checked, since the files may have been edited.
+    """The run in a folder.
 
     Raises:
-      UserError: it is not finished, or a file of it is damaged.
+      UserError: it is not finished, or a file is damaged or was edited.
     """
     if not (folder / files.REPORT).is_file() or not (folder / files.SCORES).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
@@ -94,12 +94,11 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     names = {"auroc": "AUROC", "average_precision": "Average precision", "f1": "F1"}
     for key, name in names.items():
         if key in report:
-            ends = report.get(f"{key}_interval")
-            note = f"95 %: {ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
-            yield name, f"{report[key]:.4f}", note
+            interval = tables.interval(report.get(f"{key}_interval"))
+            yield name, f"{report[key]:.4f}", interval and f"95 %: {interval}"
     if "n_normal" in report:
-        rows = f"{report['n_normal']} normal, {report['n_anomaly']} anomalous"
-        yield "Test rows", str(report["n_normal"] + report["n_anomaly"]), rows
+        n_normal, n_anomaly = report["n_normal"], report["n_anomaly"]
+        yield "Test rows", n_normal + n_anomaly, f"{n_normal} normal, {n_anomaly} anomalous"
 
 
 def cuts(run: Run) -> tuple[Float[np.ndarray, " K"], int]:
@@ -129,7 +128,7 @@ _RING = '<circle class="mark" data-chart="{}" r="5"/>'
 
 
 def _thresholds(run: Run) -> Iterator[str]:
-    """Histogram, curves, and the slider that moves what depends on a threshold."""
+    """Histogram, curves, and the slider of the threshold."""
     positions, own = cuts(run)
     histogram = detection.score_histograms(run.folder)
     ranking = detection.roc_and_precision_recall(run.folder)  # None without both classes
@@ -175,7 +174,7 @@ def _thresholds(run: Run) -> Iterator[str]:
 
 
 def _cases(run: Run) -> Iterator[str]:
-    """Rows that are worth a look, with their reconstructions."""
+    """Rows of the study `cases`, with their reconstructions."""
     path = run.folder / "arrays/cases.npz"
     if not path.is_file():
         return
@@ -217,7 +216,7 @@ def _classes(run: Run) -> Iterator[str]:
 
 
 def _curves(run: Run) -> Iterator[str]:
-    """Severity of corruptions, where it was studied, and the course of training."""
+    """Severity of corruptions, if it was studied, and the training losses."""
     severity = plots.STUDY_FIGURES["severity"]
     if (run.folder / severity.needs[0]).is_file():
         yield "<h2>Severity of corruptions</h2>"

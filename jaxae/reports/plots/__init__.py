@@ -1,8 +1,8 @@
 """Figures of a run, drawn from the files in its folder.
 
-Nothing here imports jax: figures can be drawn, or drawn again, on a machine that only has the
-files. matplotlib is imported when a figure is drawn. To add a figure of an array file, write a
-function of the arrays and the second title line, and name it in `STUDY_FIGURES`.
+Nothing here imports jax: figures can be drawn on any machine that has the files. matplotlib is
+imported when a figure is drawn. To add a figure of an array file, write a function of the arrays
+and the second title line, and name it in `STUDY_FIGURES`.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,12 +35,12 @@ _VERDICT = ("x", "x_hat", "score", "threshold", "is_anomaly", "kind")
 class FigureSpec(NamedTuple):
     """A figure that a run may have."""
 
-    needs: tuple[str, ...]  # files of the run folder without which it is skipped
+    needs: tuple[str, ...]  # files of the run folder; without them it is skipped
     draw: Callable[[Path], Any]  # run folder -> matplotlib Figure; None = nothing to show
 
 
 def _of_arrays(name: str, draw: Callable[[dict, str], Any], *keys: str) -> FigureSpec:
-    """A figure of arrays/NAME.npz, which must hold `keys`, and of the headline of the run."""
+    """A figure of arrays/NAME.npz, which must hold `keys`."""
     path = f"arrays/{name}.npz"
 
     def draw_run(run_dir: Path):
@@ -88,7 +88,7 @@ STUDY_FIGURES: dict[str, FigureSpec] = {
     "severity_examples": _of_arrays("severity", images.severity_examples, *_SEVERITY),
     "loss_histograms": _of_arrays("loss_histograms", detection.loss_histograms, "train", "valid"),
 }
-"""Of the studies of `jaxae.reports.studies`, by the name of the picture."""
+"""Of `jaxae.reports.studies`, by the name of the picture."""
 
 PROTOCOL_FIGURES = {"one_vs_rest": FigureSpec((files.REPORT,), protocols.one_vs_rest)}
 """Of a protocol's folder."""
@@ -102,7 +102,7 @@ def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Pat
 
     Args:
       run_dir: a run folder.
-      figures: by the name of the picture; `FIGURES | studies.figures()` are all of a run.
+      figures: by the name of the picture; `FIGURES | studies.figures()` are all of them.
 
     Returns:
       The pictures written, in the order of `figures`.

@@ -64,25 +64,25 @@ _CHOICES = (
 
 
 def selection(run_dir: Path):
-    """AUROC per epoch with the epochs that four choices pick; None where epochs were not monitored.
+    """AUROC per epoch with the epochs that four rules choose; None if epochs were not monitored.
 
-    The oracle looks at test labels: how far it lies above the others is what a choice without
-    labels costs.
+    The oracle looks at test labels: its lead over the others is what choosing without labels costs.
     """
     report = files.report(run_dir)
     if "selection" not in report:
         return None
     chosen, rows = report["selection"], files.metrics(run_dir)
     figure, ax = style.chart(7.4, 3.4, "epoch", "AUROC")
-    looks = {"AUROC": (".-", style.BLUE), "AUROC, pseudo-anomalies": (".--", style.GREY)}
-    names = {"test_auroc": "AUROC", "pseudo_auroc": "AUROC, pseudo-anomalies"}
-    for name, (epochs, values) in _curves(rows, names).items():
-        line, colour = looks[name]
-        ax.plot(epochs, values, line, lw=1.3, markersize=4, color=colour, label=name)
+    for key, line, colour in (
+        ("test_auroc", ".-", style.BLUE),
+        ("pseudo_auroc", ".--", style.GREY),
+    ):
+        for name, (epochs, values) in _curves(rows, {key: _MONITORED[key]}).items():
+            ax.plot(epochs, values, line, lw=1.3, markersize=4, color=colour, label=name)
     shift = 0.006 * len(rows)  # equal choices stay visible side by side
-    for place, (key, name, line, colour) in enumerate(_CHOICES):
+    for i, (key, name, line, colour) in enumerate(_CHOICES):
         epoch, auroc = chosen[key]["epoch"], chosen[key]["auroc"]
-        at = epoch + (place - 1.5) * shift
+        at = epoch + (i - 1.5) * shift
         ax.axvline(at, ls=line, lw=1.3, color=colour, label=f"{name}: {epoch}, AUROC {auroc:.4f}")
     style.whole_number_ticks(ax)
     style.outside_legend(figure)
@@ -107,8 +107,7 @@ def severity(data: dict, subtitle: str):
 def training_curves_over_seeds(run_dirs: Sequence[Path], out: Path) -> Path:
     """Draws the test AUROC per epoch of several runs: one panel per experiment, one line per run.
 
-    Runs whose report.json has the same name share a panel, so seeds of two variants of a method
-    stand side by side on one scale.
+    Runs whose report.json has the same name share a panel; all panels share one scale.
 
     Args:
       run_dirs: run folders, each with report.json and with test_auroc in metrics.jsonl.

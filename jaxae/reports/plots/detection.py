@@ -15,10 +15,9 @@ _BINS = 60
 def score_histograms(run_dir: Path):
     """Scores of normal rows (train, validation, test) and of anomalies, with the threshold.
 
-    The report's warnings stand above them.
-
-    Bars give the share of a group's rows in a bin, so groups of unequal size compare; bins are
-    logarithmic when the scores are positive and span more than a factor of 30.
+    Bars give the share of a group's rows in a bin, so that groups of unequal size compare; bins are
+    logarithmic if the scores are positive and span more than a factor of 30. The report's warnings
+    stand above.
     """
     report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
@@ -111,10 +110,10 @@ def loss_histograms(data: dict, subtitle: str):
 
 
 class Cuts(NamedTuple):
-    """What flagging all rows from a threshold up gives, from none [0] to all, [K + 1] each.
+    """Rates if all rows from a threshold up are flagged, [K + 1] each, from none [0] to all.
 
     They are the points of `sklearn.metrics.roc_curve` and `precision_recall_curve`, which take a
-    second to import. Where nothing is flagged the precision is 1.
+    second to import. The precision is 1 where nothing is flagged.
     """
 
     threshold: np.ndarray
@@ -143,7 +142,7 @@ def _scores(run_dir: Path) -> dict[str, np.ndarray]:
 
 
 def _edges(ax, scores: np.ndarray) -> np.ndarray:
-    """Bin edges over all scores; sets the x axis to log where the bins are logarithmic."""
+    """Bin edges over all scores; sets the x axis to log if the bins are logarithmic."""
     if not style.spans_decades(scores, 30):
         return np.histogram_bin_edges(scores, _BINS)
     ax.set_xscale("log")

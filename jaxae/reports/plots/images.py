@@ -1,4 +1,4 @@
-"""Figures of image rows: many small images as ONE picture, since hundreds of axes take seconds."""
+"""Figures of many small images, drawn as ONE picture, since hundreds of axes take seconds."""
 
 import numpy as np
 

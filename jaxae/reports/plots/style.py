@@ -1,8 +1,7 @@
-"""The look that all figures share: palette, canvas, axes, and how a picture reaches the disk.
+"""The look that all figures share: palette, canvas and axes; and writing them as PNG and SVG.
 
-Figures are made from matplotlib's classes and never through pyplot: no display, no global figure
-list, no global settings but for the moment in which `svg` writes, so that drawing is safe in a
-thread.
+Figures are made from matplotlib's classes and never through pyplot, without a display, a global
+figure list or global settings (but while `svg` writes), so that drawing is safe in a thread.
 """
 
 import io
@@ -29,7 +28,7 @@ ORIGINAL, RECONSTRUCTION = BLACK, BLUE
 
 
 def load() -> None:
-    """Import what draws."""
+    """Imports the parts of matplotlib that take long."""
     from matplotlib.backends import backend_agg
     from matplotlib.figure import Figure
 
@@ -88,12 +87,12 @@ def warning_lines(report: dict) -> str:
 
 
 def legend(ax, **kwargs) -> None:
-    """A legend without a frame, opaque enough to be read over data."""
+    """A legend that can be read over data."""
     ax.legend(fontsize=7.5, frameon=True, framealpha=0.85, edgecolor="none", **kwargs)
 
 
 def outside_legend(figure, ax=None, where: str = "right center", **kwargs) -> None:
-    """A legend beside the axes: of all that a figure shows, or of some axes alone."""
+    """A legend beside the axes: of the whole figure, or of some axes alone."""
     shown = ax.get_legend_handles_labels() if ax else ()
     figure.legend(*shown, loc=f"outside {where}", fontsize=7.5, frameon=False, **kwargs)
 
@@ -106,7 +105,7 @@ def whole_number_ticks(ax) -> None:
 
 
 def spans_decades(values: np.ndarray, ratio: float) -> bool:
-    """Whether a log axis serves: all finite values positive, and max / min above `ratio`."""
+    """Whether all finite values are positive, and max / min above `ratio`: a log axis fits."""
     finite = values[np.isfinite(values)]
     return finite.size > 0 and finite.min() > 0 and finite.max() > ratio * finite.min()
 
@@ -138,7 +137,7 @@ def save(figure, path: Path) -> Path:
 
 
 def svg(figure) -> str:
-    """A figure as SVG, the same bytes every time; coordinates are to a tenth of a point."""
+    """A figure as SVG: the same bytes every time, coordinates to a tenth of a point."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -152,7 +151,7 @@ def svg(figure) -> str:
     return re.sub(r">\s+<", "><", short)
 
 
-_FONTS = ["DejaVu Sans", "Verdana"]  # the second is as wide as the first, and more screens have it
+_FONTS = ["DejaVu Sans", "Verdana"]  # Verdana is as wide, and on more computers
 
 
 def _shorter(tag: str) -> str:

@@ -9,7 +9,7 @@ from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.grids import ProtocolConfig
 from jaxae.data import sources
 from jaxae.errors import UserError
-from jaxae.reports import plots
+from jaxae.reports import plots, tables
 from jaxae.stats.intervals.tasks import Task, over_tasks
 from jaxae.storage import disk
 from jaxae.training import selection
@@ -175,40 +175,41 @@ def _baseline_scores(
 
 
 def table(report: dict) -> str:
-    """The report as a table: a line for each class and one for their mean.
+    """The report as tables: a line for each class and one for their mean, then sweep and epochs.
 
     Where epochs were monitored, "5 epochs" is the standard deviation of the test AUROC over the
     last five, of the unsteadiest seed; beside the mean, of the unsteadiest class.
     """
     monitored = "selection" in report
-    widths = {name: max(len(name), 6) for name in report["baselines"]}
-    head = [f"{'normal':>8} {'AUROC':>7} {'95 % interval':>16} {'std':>6}"]
-    head += [f"{'5 epochs':>8}"] * monitored
-    head += [f"{name:>{width}}" for name, width in widths.items()]
-    lines = [" ".join(head)]
+    baselines = report["baselines"]
+    rows = [["normal", *_HEADS, *["5 epochs"] * monitored, *baselines]]
     for k, values in [*report["classes"].items(), ("mean", report)]:
-        cells = [_cells(str(k), values)]
-        if monitored:
-            cells.append(f"{values['epochs_std']:>8.4f}")
-        for name, width in widths.items():
-            baseline = report["baselines"][name]
-            of_class = baseline if k == "mean" else baseline["classes"][k]
-            cells.append(f"{of_class['auroc']:>{width}.4f}")
-        lines.append(" ".join(cells))
-    for point, values in report.get("points", {}).items():
-        lines.append(f"{_cells('', values)} {point}, validation loss {values['valid_loss']:.5g}")
-    for name, auroc in report.get("selection", {}).items():
-        lines.append(f"{auroc:>16.4f} {'is the gap to the oracle' if name == 'gap' else name}")
-    rule = "-" * max(map(len, lines))
+        epochs = [f"{values['epochs_std']:.4f}"] if monitored else []
+        of_class = [b if k == "mean" else b["classes"][k] for b in baselines.values()]
+        auroc = [f"{baseline['auroc']:.4f}" for baseline in of_class]
+        rows.append([str(k), *_cells(values), *epochs, *auroc])
+    blocks = [tables.aligned(rows, right=range(len(rows[0])))]
+    if "points" in report:
+        rows = [["point", *_HEADS, "validation loss"]]
+        for point, values in report["points"].items():
+            rows.append([point, *_cells(values), f"{values['valid_loss']:.5g}"])
+        blocks.append(tables.aligned(rows, right=range(1, 5)))
+    if monitored:
+        names = {"gap": "gap to the oracle"}
+        rows = [["epoch chosen by", "AUROC"]]
+        rows += [[names.get(name, name), f"{v:.4f}"] for name, v in report["selection"].items()]
+        blocks.append(tables.aligned(rows, right=(1,)))
     title = (
         f"{report['dataset']}, each class against the rest: {report['method']}, score "
         f"{report['score']}, {len(report['seeds'])} seeds, by {report['selected_by']}"
     )
     warned = [f"warning: {line}" for line in report["warnings"]]
-    return "\n".join([title, rule, *lines, rule, *warned])
+    return "\n".join([title, "\n\n".join(blocks), *warned])
 
 
-def _cells(label: str, values: dict) -> str:
-    low, high = values["auroc_interval"]
+_HEADS = ("AUROC", "95 % interval", "std")
+
+
+def _cells(values: dict) -> tuple[str, str, str]:
     std = "" if values["auroc_std"] is None else f"{values['auroc_std']:.4f}"
-    return f"{label:>8} {values['auroc']:>7.4f} {f'[{low:.4f}, {high:.4f}]':>16} {std:>6}"
+    return f"{values['auroc']:.4f}", tables.interval(values["auroc_interval"]), std
