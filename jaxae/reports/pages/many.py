@@ -14,30 +14,27 @@ def compared(folders: tuple[Path, Path], differences: dict[str, dict[str, Any]])
     """The page of two runs on the same test rows; see `pages.write_comparison`."""
     names = [f"{files.report(folder, 'name')['name']} ({folder.name})" for folder in folders]
     title = f"{names[0]} against {names[1]}"
-    settings = [_settings(folder) for folder in folders]
-    return frame.page(title, _compared(title, settings, differences))
+    return frame.page(title, _compared(title, folders, differences))
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """A run's configuration by dotted names; {} where there is none."""
+    """A run's configuration by dotted names; {} without config.json."""
     path = folder / "config.json"
     flat = archive.flat(disk.read_json(path)) if path.is_file() else {}
     return {name.replace("/", "."): value for name, value in flat.items()}
 
 
 def _compared(
-    title: str, settings: list[dict[str, Any]], differences: dict[str, dict[str, Any]]
+    title: str, folders: tuple[Path, Path], differences: dict[str, dict[str, Any]]
 ) -> Iterator[str]:
     yield f"<h1>{frame.text(title)}</h1>"
     yield '<p class="soft">The same test rows; differences are paired, with 95 % intervals.</p>'
     heads = ("metric", "first", "second", "difference", "p-value", "verdict")
     yield frame.table("First minus second", heads, comparison.rows(differences))
-    one, other = settings
-    differ = [
-        (name, one.get(name, "-"), other.get(name, "-"))
-        for name in sorted(one.keys() | other.keys())
-        if one.get(name, "-") != other.get(name, "-")
-    ]
+    one, other = map(_settings, folders)
+    names = sorted(one.keys() | other.keys())
+    settings = [(name, one.get(name, "-"), other.get(name, "-")) for name in names]
+    differ = [row for row in settings if row[1] != row[2]]
     if differ:
         yield frame.table("Settings that differ", ("setting", "first", "second"), differ)
 
@@ -54,8 +51,8 @@ def _grid(folder: Path, report: dict[str, Any]) -> Iterator[str]:
     yield f'<p class="soft">{frame.text(settings)}</p>'
     note = f"95 %: {tables.interval(report['auroc_interval'])}"
     yield frame.heads([("Mean AUROC", f"{report['auroc']:.4f}", note)])
-    values = ", ".join(f"class {k} {row['auroc']:.4f}" for k, row in report["classes"].items())
-    alt = f"AUROC of each class against the rest, with 95 % intervals: {values}"
+    aurocs = ", ".join(f"class {k} {row['auroc']:.4f}" for k, row in report["classes"].items())
+    alt = f"AUROC of each class against the rest, with 95 % intervals: {aurocs}"
     yield frame.figure(protocols.one_vs_rest(folder), alt)
     rows = []
     for name, values in report["classes"].items():
