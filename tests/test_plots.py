@@ -441,10 +441,14 @@ def test_loss_histograms_mark_mean_and_median(run_dir):
 
 
 def test_a_verdict_says_what_was_decided_and_how_the_score_stands_to_the_threshold():
-    assert style.verdict(0.6, 0.5, True) == ("Anomaly (0.6 > 0.5)", style.ANOMALY)
-    assert style.verdict(0.5, 0.5, False) == ("Normal (0.5 ≤ 0.5)", style.NORMAL)
-    assert style.verdict(0.5, 0.5, True) == ("Anomaly (0.5 ≤ 0.5)", style.ANOMALY)
-    assert style.verdict(0.6, 0.5, False) == ("Normal (0.6 > 0.5)", style.NORMAL)
+    is_anomaly = [True, False, True, False]
+    data = {"score": [0.6, 0.5, 0.5, 0.6], "threshold": 0.5, "is_anomaly": is_anomaly}
+    assert [style.verdict(data, i) for i in range(4)] == [
+        ("Anomaly (0.6 > 0.5)", style.ANOMALY),
+        ("Normal (0.5 ≤ 0.5)", style.NORMAL),
+        ("Anomaly (0.5 ≤ 0.5)", style.ANOMALY),
+        ("Normal (0.6 > 0.5)", style.NORMAL),
+    ]
     assert style.ANOMALY != style.NORMAL
 
 
