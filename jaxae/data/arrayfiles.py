@@ -177,11 +177,20 @@ def _header_of_rows(path: Path) -> tuple[Shape, np.dtype, int]:
                 raise ValueError("it is stored column by column; save it in the order of C")
     except _DAMAGE as error:
         raise _unreadable(path, ".npy", error) from None
-    if len(shape) < 2 or 0 in shape:
-        raise UserError(f"{path} holds an array {list(shape)}; it must be [N, ...] with rows")
-    if dtype.kind not in "fiub":
-        raise UserError(f"{path} holds {dtype}; rows are real numbers")
+    check_rows(shape, dtype, str(path))
     return shape, dtype, start
+
+
+def check_rows(shape: Shape, dtype: np.dtype, name: str) -> None:
+    """Refuse an array that does not hold rows [N, ...] of numbers; `name` is for the error.
+
+    Raises:
+      UserError: it has one axis only, or an empty one, or holds something else than real numbers.
+    """
+    if len(shape) < 2 or 0 in shape:
+        raise UserError(f"{name} has the shape {shape}; it must be [N, ...] with rows")
+    if dtype.kind not in "fiub":
+        raise UserError(f"{name} has the type {dtype}; it must hold real numbers")
 
 
 def _unreadable(path: Path, kind: str, problem: object) -> UserError:

@@ -61,7 +61,6 @@ def rotation(x: Float[Array, "H W C"], degrees: Scalar, key: Key) -> Float[Array
 
     Multiples of 90 degrees move pixels onto pixels, as `numpy.rot90` does for square images.
     """
-    del key
     rows, columns = _grid(x)
     middle = ((x.shape[0] - 1) / 2, (x.shape[1] - 1) / 2)
     u, v = rows - middle[0], columns - middle[1]
@@ -71,7 +70,6 @@ def rotation(x: Float[Array, "H W C"], degrees: Scalar, key: Key) -> Float[Array
 
 def negative(x: Float[Array, "H W C"], share: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Blend an image with its negative: (1 - s) x + s (1 - x); s = 1 is the negative."""
-    del key
     return x + share * (1 - 2 * x)
 
 
@@ -94,7 +92,6 @@ def noise_rescaled(x: Float[Array, "H W C"], sigma: Scalar, key: Key) -> Float[A
 
 def blur(x: Float[Array, "H W C"], sigma: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Smooth an image with a Gaussian of `sigma` pixels, borders mirrored."""
-    del key
     return gaussian_blur(x, sigma, _BLUR_RADIUS)
 
 
@@ -117,7 +114,6 @@ def shift(x: Float[Array, "H W C"], pixels: Scalar, key: Key) -> Float[Array, "H
 
 def contrast(x: Float[Array, "H W C"], share: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Pull an image towards its mean m: m + (1 - s) (x - m); s = 1 leaves plain grey."""
-    del key
     return x + share * (jnp.mean(x) - x)
 
 
@@ -241,7 +237,7 @@ def _corrupt(name: str, x: Array, severity: Array, key: Key) -> Array:
 def severity_grid(
     names: Sequence[str], x: Float[AnyArray, " N *S"], key: Key, severities: AnyArray
 ) -> Float[Array, " K L N *S"]:
-    """All corruptions at all severities in one compiled call: a severity surface's rows.
+    """All corruptions at all severities: the rows of a severity surface, to be compiled.
 
     Args:
       names: K names, static under `jax.jit`; see `applicable`.
@@ -255,15 +251,9 @@ def severity_grid(
     """
     for name in names:
         _find(name, x.shape[1:])
-    return _severity_grid(tuple(names), x, key, jnp.asarray(severities, jnp.float32))
-
-
-@partial(jax.jit, static_argnames="names")
-def _severity_grid(names: tuple[str, ...], x: Array, key: Key, severities: Array) -> Array:
-    keys = row_keys(key, jnp.arange(len(x)))
-
-    def surface(name: str, levels: Array) -> Array:
+    keys, levels = row_keys(key, jnp.arange(len(x))), jnp.asarray(severities, jnp.float32)
+    surfaces = []
+    for i, name in enumerate(names):
         over_rows = jax.vmap(CORRUPTIONS[name].apply, in_axes=(0, None, 0))
-        return jax.vmap(over_rows, in_axes=(None, 0, None))(x, levels, keys)
-
-    return jnp.stack([surface(name, severities[i]) for i, name in enumerate(names)])
+        surfaces.append(jax.vmap(over_rows, in_axes=(None, 0, None))(x, levels[i], keys))
+    return jnp.stack(surfaces)

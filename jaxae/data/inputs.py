@@ -133,10 +133,9 @@ def mapped(name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, "N ...
     shape = shape_of(name, x.shape[1:])
     if not len(x):
         return np.zeros((0, *shape), np.float32)
-    return np.asarray(_program(name)(x))
+    return np.asarray(_mapped(name, x))
 
 
-@functools.lru_cache
-def _program(name: str) -> Callable:
-    apply = INPUTS[name].apply
-    return jax.jit(lambda x: jax.lax.map(apply, x, batch_size=_SIDE_BY_SIDE))
+@functools.partial(jax.jit, static_argnames="name")
+def _mapped(name: str, x: Array) -> Array:
+    return jax.lax.map(INPUTS[name].apply, x, batch_size=_SIDE_BY_SIDE)

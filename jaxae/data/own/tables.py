@@ -12,11 +12,11 @@ from jaxae.data.arrayfiles import is_number
 from jaxae.data.own.schema import Schema
 from jaxae.errors import UserError
 
-Table = Any  # pyarrow.Table: the package is loaded by those who read one
+Table = Any  # pyarrow.Table: the package is imported only where one is read
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-# Columns taken for the label where data.label is auto, the first of them that there is.
+# Where data.label is auto, the first of these columns that exists is the label.
 LABELS = ("label", "class", "target", "is_anomaly", "anomaly", "outlier", "y")
-SPLIT = "split"  # a column of this name that holds "train" and "test" says whose row it is
+SPLIT = "split"  # a column of this name that holds "train" and "test" splits the rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,17 +98,14 @@ def roles(table: Table, cfg: DataConfig) -> Roles:
     return Roles(label, cfg.group, split)
 
 
-def fit(table: Table, taken: Roles, cfg: DataConfig, kind: str) -> Schema:
-    """Which columns are features, and what those of texts may hold.
+def fit(table: Table, not_features: Roles, cfg: DataConfig, kind: str) -> Schema:
+    """Which columns are features, and the categories of those that hold texts.
 
     Raises:
-      UserError: no column is left, or one holds texts, dates or anything else but numbers.
+      UserError: no column is left, or one holds neither numbers nor, with one_hot, texts.
     """
-    features = [
-        name
-        for name in table.column_names
-        if name not in (taken.label, taken.group, taken.split, *cfg.ignore)
-    ]
+    left_out = {*dataclasses.astuple(not_features), *cfg.ignore}
+    features = [name for name in table.column_names if name not in left_out]
     if not features:
         raise UserError("no column is left to learn from; name fewer in data.ignore")
     categories = []
@@ -120,7 +117,7 @@ def fit(table: Table, taken: Roles, cfg: DataConfig, kind: str) -> Schema:
         elif holds in ("number", "empty"):
             categories.append(())
         else:
-            raise UserError(_refused(table, name, holds))
+            raise _unusable(table, name, holds)
     return Schema(kind, columns=tuple(features), categories=tuple(categories))
 
 
@@ -134,27 +131,28 @@ def column_kind(table: Table, name: str) -> str:
     if pa.types.is_null(dtype):
         return "empty"
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
-    if any(of_type(dtype) for of_type in numbers):
+    if any(is_type(dtype) for is_type in numbers):
         return "number"
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return "text" if any(of_type(dtype) for of_type in texts) else str(dtype)
+    return "text" if any(is_type(dtype) for is_type in texts) else str(dtype)
 
 
-def _refused(table: Table, name: str, kind: str) -> str:
+def _unusable(table: Table, name: str, kind: str) -> UserError:
     example = next(value for value in table[name].to_pylist() if value is not None)
-    remedy = f"leave it out with --data.ignore {name}"
+    remedies = [f"leave it out with --data.ignore {name}"]
     if kind == "text":
-        remedy += (
-            ", give every value a column of its own with --data.one-hot, or say that it holds "
-        )
-        remedy += f"the class with --data.label {name}"
-    return f"the column {name!r} holds {kind}, {str(example)[:40]!r} for one; {remedy}"
+        remedies += [
+            "give every value a column of its own with --data.one-hot",
+            f"or make it the class with --data.label {name}",
+        ]
+    start = f"the column {name!r} holds {kind}, for example {str(example)[:40]!r}"
+    return UserError(f"{start}; {', '.join(remedies)}")
 
 
 def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
     """The features of every row; a column of texts becomes one column for each known category.
 
-    All of them are 0 for a text that is not a known category.
+    All of these are 0 for any other text.
 
     Raises:
       UserError: a column is not there, holds something else, or misses values.
@@ -184,7 +182,7 @@ def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
 
 def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Columns with values that are missing, NaN or beyond float32: how many, and the first row."""
-    gaps = {}
+    counts = {}
     for name in names:
         if column_kind(table, name) == "number":
             with np.errstate(over="ignore"):
@@ -192,8 +190,8 @@ def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
         else:
             bad = table[name].is_null().to_numpy(zero_copy_only=False)
         if bad.any():
-            gaps[name] = int(bad.sum()), int(np.argmax(bad))
-    return gaps
+            counts[name] = int(bad.sum()), int(np.argmax(bad))
+    return counts
 
 
 def _numbers(table: Table, name: str) -> Float[np.ndarray, " N"]:
@@ -209,9 +207,7 @@ def values(table: Table, name: str, setting: str) -> np.ndarray:
     Raises:
       UserError: a value is missing.
     """
-    gaps = missing(table, (name,))
-    if gaps:
-        count, first = gaps[name]
+    for count, first in missing(table, (name,)).values():
         raise UserError(
             f"the column {name!r} of {setting} misses {count} values, first in row {first}; fill "
             "them in or remove the rows"

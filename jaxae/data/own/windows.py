@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,13 +10,6 @@ WINDOW = 64  # steps of a window by default, fewer in a short series
 _FEWEST = 20  # adjacent windows that a series then has at least
 _BLOCKS = 20  # of a training part, at most; valid rows are whole blocks
 _PER_BLOCK = 5  # adjacent windows in a block, at least: few are lost at the edges of blocks
-
-
-class Windows(NamedTuple):
-    """Where windows begin, and what is held out together."""
-
-    start: Int[np.ndarray, " N"]
-    block: Int[np.ndarray, " N"]  # windows of two blocks share no step
 
 
 def sizes(steps: int, window: int, stride: int) -> tuple[int, int]:
@@ -35,7 +27,9 @@ def runs(*keys: np.ndarray) -> Iterator[tuple[int, int]]:
     yield from zip([0, *ends[:-1]], ends, strict=True)
 
 
-def cut(stretches: list[tuple[int, int]], window: int, stride: int, blocks: bool) -> Windows:
+def cut(
+    stretches: list[tuple[int, int]], window: int, stride: int, blocks: bool
+) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Windows within stretches of steps.
 
     Args:
@@ -44,6 +38,9 @@ def cut(stretches: list[tuple[int, int]], window: int, stride: int, blocks: bool
       stride: steps between two.
       blocks: cut the stretches into blocks, as training rows need, of which some are held out;
         else each stretch is one.
+
+    Returns:
+      The first step of each window, and its block: windows of two blocks share no step.
     """
     total = sum(end - begin for begin, end in stretches)
     least = max(_PER_BLOCK * window, -(-total // _BLOCKS))
@@ -56,18 +53,18 @@ def cut(stretches: list[tuple[int, int]], window: int, stride: int, blocks: bool
             start.append(at)
             block.append(np.full(len(at), count))
             count += 1
-    return Windows(np.concatenate(start), np.concatenate(block))
+    return np.concatenate(start), np.concatenate(block)
 
 
 def rows(
     series: Float[np.ndarray, "T C"], start: Int[np.ndarray, " N"], window: int
 ) -> Float[np.ndarray, "N L C"]:
     """The windows that begin at these steps."""
-    seen = np.lib.stride_tricks.sliding_window_view(series, window, axis=0)  # [T - L + 1, C, L]
-    return np.ascontiguousarray(seen[start].swapaxes(1, 2))
+    view = np.lib.stride_tricks.sliding_window_view(series, window, axis=0)  # [T - L + 1, C, L]
+    return np.ascontiguousarray(view[start].swapaxes(1, 2))
 
 
 def any_of(flags: np.ndarray, start: Int[np.ndarray, " N"], window: int) -> np.ndarray:
-    """Whether each window holds a step that is flagged [T]."""
+    """Whether each window holds a flagged step, of flags [T]."""
     before = np.concatenate([[0], np.cumsum(flags)])
     return before[start + window] > before[start]

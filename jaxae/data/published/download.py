@@ -71,8 +71,6 @@ def fetch(url: str, timeout: float = 30.0) -> bytes:
     except urllib.error.HTTPError as error:
         problem = f"the server answered {error.code} {error.reason}"
         error.close()
-    except http.client.IncompleteRead as error:
-        problem = f"the connection dropped after {len(error.partial)} bytes"
     except (http.client.HTTPException, OSError) as error:
         problem = f"the connection failed ({getattr(error, 'reason', error)})"
     raise UserError(f"cannot download {url}: {problem}; try again later, or {REMEDY}")

@@ -3,14 +3,14 @@
 import hashlib
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from jaxae.data.published import download
 from jaxae.errors import UserError
 
 
-def idx(content: bytes, expected: str, name: str) -> UInt8[np.ndarray, "..."]:
-    """The array in an IDX file of unsigned bytes, as of MNIST.
+def idx(content: bytes, expected: str, name: str) -> tuple[np.ndarray]:
+    """Images uint8 [N, H, W, 1], or labels int32 [N], in an IDX file of unsigned bytes (MNIST).
 
     The magic number 0x000008DD (DD = number of dimensions) and one big-endian 32-bit size per
     dimension come before the values (LeCun, Cortes and Burges, "The MNIST database of handwritten
@@ -26,7 +26,8 @@ def idx(content: bytes, expected: str, name: str) -> UInt8[np.ndarray, "..."]:
     """
     download.verify(hashlib.sha256(content).hexdigest(), expected, name)
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    return (values.astype(np.int32) if values.ndim == 1 else values[..., None],)
 
 
 def ucr(

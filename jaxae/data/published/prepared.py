@@ -29,7 +29,7 @@ _PREFIX = ".preparing-"  # of folders that are not complete yet
 _ABANDONED = 3600.0  # seconds after which such a folder belongs to a process that was killed
 
 
-def load(name: str, key: Any, read: Callable[[], Raw], cache: Path | None = None) -> Raw:
+def load(name: str, key: Any, read: Callable[[], Raw]) -> Raw:
     """The prepared data set, made from `read()` unless the cache has it.
 
     A data set is prepared under a temporary name and renamed when it is complete: an
@@ -40,12 +40,11 @@ def load(name: str, key: Any, read: Callable[[], Raw], cache: Path | None = None
       name: of the data set.
       key: JSON-able identity of the source; another key is another data set.
       read: gives the arrays; its errors pass through and nothing is kept.
-      cache: folder; None = `cache_dir()`.
 
     Raises:
       UserError: the cache folder cannot be written.
     """
-    cache = cache or cache_dir()
+    cache = cache_dir()
     digest = hashlib.sha256(json.dumps([VERSION, name, key]).encode()).hexdigest()
     home = cache / f"{name}-{digest[:16]}"
     if home.is_dir():
