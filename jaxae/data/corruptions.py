@@ -147,9 +147,9 @@ def time_warp(x: Float[Array, "T C"], strength: Scalar, key: Key) -> Float[Array
     sign = jax.random.rademacher(for_sign, ())
     time = jnp.arange(x.shape[0], dtype=jnp.float32)
     swing = last / (2 * jnp.pi * periods) * jnp.sin(2 * jnp.pi * periods * time / max(last, 1))
-    at = jnp.clip(time + strength * sign * swing, 0, last)
-    left = jnp.floor(at).astype(jnp.int32)
-    weight = (at - left)[:, None]
+    warped_time = jnp.clip(time + strength * sign * swing, 0, last)
+    left = jnp.floor(warped_time).astype(jnp.int32)
+    weight = (warped_time - left)[:, None]
     return (1 - weight) * x[left] + weight * x[jnp.minimum(left + 1, last)]
 
 
@@ -178,24 +178,14 @@ CORRUPTIONS: Registry[Corruption] = Registry(
 
 
 def takes(x: Source) -> bool:
-    """Whether rows can be corrupted: images must lie in [0, 1], other rows may hold any values."""
+    """Whether rows can be corrupted: images only with values in [0, 1]."""
     return len(x.shape) != 4 or sources.within(sources.span(x), 0.0, 1.0)
 
 
 def applicable(shape: Shape) -> tuple[str, ...]:
     """The names of the corruptions that fit rows of this shape, in the registry's order."""
     kind = {2: "series", 3: "images"}.get(len(shape))
-    return tuple(n for n, c in CORRUPTIONS.items() if c.kind in ("any", kind))
-
-
-def _find(name: str, shape: Shape) -> Corruption:
-    corruption = CORRUPTIONS[name]
-    if name not in applicable(shape):
-        raise UserError(
-            f"corruption {name!r} works on {corruption.kind}, not on rows of shape "
-            f"{tuple(shape)}; known for these: {', '.join(applicable(shape))}"
-        )
-    return corruption
+    return tuple(name for name, c in CORRUPTIONS.items() if c.kind in ("any", kind))
 
 
 def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:
@@ -211,7 +201,12 @@ def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.nda
         outside its limits.
     """
     name, _, text = spec.partition(":")
-    corruption = _find(name, x.shape[1:])
+    corruption, fitting = CORRUPTIONS[name], applicable(x.shape[1:])
+    if name not in fitting:
+        raise UserError(
+            f"corruption {name!r} works on {corruption.kind}, not on rows of shape {x.shape[1:]}; "
+            f"use one of {', '.join(fitting)}"
+        )
     low, high = corruption.limits
     try:
         severity = float(text)
@@ -245,12 +240,7 @@ def severity_grid(
       key: of the stream; a row's draws are the same for every name and severity, and those of
         `corrupt` if this is `stream(seed, Purpose.CORRUPTION)`.
       severities: [K, L], one grid for each name; `Corruption.severities` are all equally long.
-
-    Raises:
-      UserError: a name is unknown or does not fit the shape of the rows.
     """
-    for name in names:
-        _find(name, x.shape[1:])
     keys, levels = row_keys(key, jnp.arange(len(x))), jnp.asarray(severities, jnp.float32)
     surfaces = []
     for i, name in enumerate(names):

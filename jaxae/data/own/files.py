@@ -126,11 +126,10 @@ def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
     """The windows of a series, split."""
     count, is_test = len(steps.x), steps.is_test
     window, stride = windows.sizes(count, cfg.window, cfg.stride)
-    group = np.zeros(count, np.int32) if steps.group is None else steps.group
     if is_test is None:
         is_test = np.arange(count) >= count - round(cfg.test_fraction * count)
+    stretches = windows.runs(is_test + 2 * (0 if steps.group is None else steps.group))
     normal = tuple(_normal_classes(steps.y, steps.schema, cfg))
-    stretches = list(windows.runs(group, is_test))
     parts = []
     for role in ("training", "test"):
         part = [ends for ends in stretches if is_test[ends[0]] == (role == "test")]

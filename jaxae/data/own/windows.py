@@ -1,14 +1,15 @@
 """Long series cut into windows that never straddle two parts."""
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxae.ops import ceil_div
+
 WINDOW = 64  # steps of a window by default, fewer in a short series
 _FEWEST = 20  # adjacent windows that a series then has at least
-_BLOCKS = 20  # of a training part, at most; valid rows are whole blocks
+_BLOCKS = 20  # of a training part, at most; blocks are held out as a whole
 _PER_BLOCK = 5  # adjacent windows in a block, at least: few are lost at the edges of blocks
 
 
@@ -18,13 +19,10 @@ def sizes(steps: int, window: int, stride: int) -> tuple[int, int]:
     return window, stride or max(1, window // 4)
 
 
-def runs(*keys: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Begin and end of the longest stretches in which no key [T] changes."""
-    changed = np.zeros(len(keys[0]) - 1, bool)
-    for key in keys:
-        changed |= key[1:] != key[:-1]
-    ends = [*(np.flatnonzero(changed) + 1).tolist(), len(keys[0])]
-    yield from zip([0, *ends[:-1]], ends, strict=True)
+def runs(key: Int[np.ndarray, " T"]) -> list[tuple[int, int]]:
+    """Begin and end of the longest stretches of equal keys."""
+    ends = [*(np.flatnonzero(np.diff(key)) + 1).tolist(), len(key)]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def cut(
@@ -43,15 +41,14 @@ def cut(
       The first step of each window, and its block: windows of two blocks share no step.
     """
     total = sum(end - begin for begin, end in stretches)
-    least = max(_PER_BLOCK * window, -(-total // _BLOCKS))
+    block_steps = max(_PER_BLOCK * window, ceil_div(total, _BLOCKS))
     start, block, count = [], [], 0
     for begin, end in stretches:
-        parts = max(1, (end - begin) // least) if blocks else 1
+        parts = max(1, (end - begin) // block_steps) if blocks else 1
         edges = np.linspace(begin, end, parts + 1).astype(int)
         for first, last in itertools.pairwise(edges):
-            at = np.arange(first, last - window + 1, stride)
-            start.append(at)
-            block.append(np.full(len(at), count))
+            start.append(np.arange(first, last - window + 1, stride))
+            block.append(np.full(len(start[-1]), count))
             count += 1
     return np.concatenate(start), np.concatenate(block)
 
