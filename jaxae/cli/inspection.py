@@ -1,6 +1,5 @@
 """What a data set holds, before anything is trained on it: the command `jaxae data`."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -29,7 +28,7 @@ def columns(cfg: DataConfig) -> list[dict[str, Any]]:
     if kind not in ("table", "series") or path.suffix.lower() not in tables.SUFFIXES:
         return []
     table = tables.read(path)
-    roles = dataclasses.asdict(tables.roles(table, cfg))
+    roles = tables.roles(table, cfg)._asdict()
     role = {column: name for name, column in roles.items()}
     role |= dict.fromkeys(cfg.ignore, "ignored")
     described = []

@@ -111,7 +111,7 @@ def on_disk(paths: list[Path], row_shape: Shape | None = None) -> Source:
         if (file.shape[1:], file.dtype) != (first.shape[1:], first.dtype):
             raise UserError(
                 f"{file.path} holds rows of {file.dtype} {list(file.shape[1:])}, but {first.path} "
-                f"of {first.dtype} {list(first.shape[1:])}; write them alike"
+                f"of {first.dtype} {list(first.shape[1:])}; give all files one type and row shape"
             )
     return sources.joined(*files)
 
@@ -199,7 +199,9 @@ def _header(file: Any, size: int) -> tuple[Shape, bool, np.dtype]:
         raise ValueError("it holds object arrays (ragged rows?), which may run code")
     count = math.prod(shape)
     if min(shape, default=0) < 0 or file.tell() + count * dtype.itemsize != size:
-        raise ValueError(f"its header says {list(shape)} of {dtype}, which are not {size} bytes")
+        raise ValueError(
+            f"its header says {list(shape)} of {dtype}, which does not match its {size} bytes"
+        )
     return shape, is_by_column, dtype
 
 

@@ -50,10 +50,10 @@ def _resample(x: Array, rows: Array, columns: Array) -> Array:
     )
 
 
-def _grid(x: Array) -> tuple[Array, Array]:
+def _grid(x: Array) -> list[Array]:
     """Row and column of every pixel, each [H, W] float32."""
-    rows, columns = jnp.meshgrid(jnp.arange(x.shape[0]), jnp.arange(x.shape[1]), indexing="ij")
-    return rows.astype(jnp.float32), columns.astype(jnp.float32)
+    rows, columns = (jnp.arange(side, dtype=jnp.float32) for side in x.shape[:2])
+    return jnp.meshgrid(rows, columns, indexing="ij")
 
 
 def rotation(x: Float[Array, "H W C"], degrees: Scalar, key: Key) -> Float[Array, "H W C"]:

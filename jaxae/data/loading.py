@@ -55,9 +55,6 @@ FILES: Registry[Files] = Registry(
 def load(cfg: DataConfig) -> Dataset:
     """Load, split and scale a data set: images [N, H, W, C], series [N, T, C] or vectors [N, F].
 
-    Returns:
-      train and valid with normals only, test with both.
-
     Raises:
       UserError: see `raw`; or a choice of classes that leaves a split without rows.
     """
@@ -120,15 +117,8 @@ def index_plan(
     takes the slots d * B/D ... (d + 1) * B/D - 1 of each global batch: the order of the global
     batch does not depend on the number of devices.
 
-    Args:
-      seed: of the training run.
-      epoch: from 0.
-      n: number of training rows.
-      batch_size: B, of the global batch.
-      devices: D.
-
     Returns:
-      int32 [D, T, B/D] with T = ceil(n / B) steps, so that every row is seen at least once.
+      int32 [D, T, B/D] for D devices, global batches of B of the n rows, and T = ceil(n / B) steps.
 
     Raises:
       UserError: a batch larger than the training set, or not divisible by the devices.

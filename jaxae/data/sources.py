@@ -6,7 +6,7 @@ source is read in blocks, when its rows are wanted.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from jaxtyping import Int
@@ -19,7 +19,7 @@ Span = tuple[float | np.number, float | np.number]  # the smallest and the large
 Transform = Callable[[np.ndarray], np.ndarray]  # of rows, one by one
 
 
-def is_resident(source: Source) -> bool:
+def is_resident(source: Source) -> TypeGuard[np.ndarray]:
     """Whether the rows are in memory already."""
     return isinstance(source, np.ndarray) and not isinstance(source, np.memmap)
 
@@ -33,9 +33,7 @@ def blocks(source: Source) -> Iterator[np.ndarray]:
 
 def read(source: Source) -> np.ndarray:
     """All rows as one array."""
-    if isinstance(source, np.ndarray) and is_resident(source):
-        return source
-    return np.concatenate(list(blocks(source)))
+    return source if is_resident(source) else np.concatenate(list(blocks(source)))
 
 
 def joined(*parts: Source) -> Source:

@@ -133,12 +133,12 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
     """Which classes are normal and which anomalies, never empty for the normal ones.
 
     `normal` = () stands for all classes but the anomalies, `anomaly` = () for all classes but the
-    normal ones. With a corruption the anomalies are made, so no class is one. Where neither is
-    configured, the data set itself may say which classes are normal, or imply it: a single one of
-    labelled training rows, 0 of the classes 0 and 1, and 1 of -1 and 1, as scikit-learn counts.
+    normal ones. With a corruption no class is an anomaly. If neither is configured, the data set
+    may name its normal classes, or imply them: the only class of labelled training rows, 0 of the
+    classes 0 and 1, and 1 of -1 and 1, as in scikit-learn.
 
     Raises:
-      UserError: a class that the data do not have, or no class left for one of the sides.
+      UserError: a class that the data do not have, or no class left for one of the two.
     """
     labelled = [part for part in (raw.train_class_id, raw.test_class_id) if part is not None]
     present = np.unique(np.concatenate(labelled)).tolist()
@@ -213,15 +213,14 @@ def _hold_out(
 
 def _balance(test: np.ndarray, is_normal: np.ndarray, cfg: DataConfig) -> np.ndarray:
     """The test rows with only as many anomalies as normals, in their old order."""
-    normals, anomalies = int(is_normal.sum()), np.flatnonzero(~is_normal)
-    if len(anomalies) < normals:
+    normals, anomalies = int(np.sum(is_normal)), int(np.sum(~is_normal))
+    if anomalies < normals:
         raise UserError(
-            f"data.balance needs as many test anomalies as normals, but there are {len(anomalies)} "
+            f"data.balance needs as many test anomalies as normals, but there are {anomalies} "
             f"against {normals}; unset it or name more classes in data.anomaly"
         )
     keep = is_normal.copy()
-    drawn = draw(len(anomalies), normals, cfg.split_seed, SplitDraw.BALANCE)
-    keep[anomalies[drawn]] = True
+    keep[~is_normal] = draw(anomalies, normals, cfg.split_seed, SplitDraw.BALANCE)
     return test[keep]
 
 

@@ -56,23 +56,18 @@ def npy(folder: Path, rows: str = "auto") -> Raw:
 
 
 def finite(x: np.ndarray, name: str, unit: str) -> Float[np.ndarray, "..."]:
-    """Numbers [N, ...] as float32.
-
-    Args:
-      x: the numbers.
-      name: what errors call the array.
-      unit: what its first axis counts: "row" or "step".
+    """Numbers [N, ...] as float32; errors call the array `name`, and count a `unit`: row or step.
 
     Raises:
       UserError: values are NaN, infinite, or too large for float32.
     """
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, caught below
         x = x.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
-    if bad.size:
+    rows = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
+    if rows.size:
         raise UserError(
-            f"{name} holds NaN or infinite values in {bad.size} {unit}s, first in {unit} {bad[0]}; "
-            "remove or fill them"
+            f"{name} holds NaN or infinite values in {rows.size} {unit}s, first in {unit} "
+            f"{rows[0]}; remove or fill them"
         )
     return x
 

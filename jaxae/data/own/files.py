@@ -168,14 +168,13 @@ def _drawn_groups(group: np.ndarray, cfg: DataConfig) -> np.ndarray:
 
 
 def _split(lines: Lines, cfg: DataConfig) -> Raw:
-    """Training and test rows; all anomalies and a share of the normals if the lines do not say."""
+    """Training and test rows; by default all anomalies and a share of the normals are test rows."""
     x, y, group, is_test, schema = lines
     if is_test is None:
         is_test = ~np.isin(y, _normal_classes(y, schema, cfg))
-        normals = np.flatnonzero(~is_test)
-        count = max(1, round(cfg.test_fraction * len(normals)))
-        drawn = splits.draw(len(normals), count, cfg.split_seed, SplitDraw.TEST)
-        is_test[normals[drawn]] = True
+        normals = int(np.sum(~is_test))
+        count = max(1, round(cfg.test_fraction * normals))
+        is_test[~is_test] = splits.draw(normals, count, cfg.split_seed, SplitDraw.TEST)
     train_group = None if group is None else group[~is_test]
     normal = normal_classes(schema.classes)
     return Raw(x[~is_test], y[~is_test], x[is_test], y[is_test], normal, train_group, schema)

@@ -1,7 +1,6 @@
-"""A folder of images: a class by subfolder, one size for all. The only module that names Pillow."""
+"""A folder of images: a class by subfolder, one size for all; only this module imports Pillow."""
 
 import contextlib
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ def scan(folder: Path) -> tuple[list[Path], list[str], Bool[np.ndarray, " N"] | 
     """The images below a folder, in the order of their names.
 
     The folder holds a subfolder for each class, or `train` and `test` with a subfolder for each
-    class; MVTec AD's `ground_truth` beside these is ignored. Images that lie in no subfolder of
-    a class are of the class "good".
+    class; MVTec AD's `ground_truth` beside these is ignored. Images in no such subfolder are of the
+    class "good".
 
     Returns:
       Files, their classes, and which are test images; None = the folder does not say.
@@ -35,22 +34,18 @@ def scan(folder: Path) -> tuple[list[Path], list[str], Bool[np.ndarray, " N"] | 
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name one with images in it")
-    below = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    has_parts = {"train", "test"} <= below.keys()
-    roots = [below["train"], below["test"]] if has_parts else [folder]
-    parts = [files(root) for root in roots]
-    inside = [
-        path.relative_to(root).parts
-        for root, paths in zip(roots, parts, strict=True)
-        for path in paths
-    ]
-    if not inside:
+    subfolders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    has_parts = {"train", "test"} <= subfolders.keys()
+    roots = [subfolders["train"], subfolders["test"]] if has_parts else [folder]
+    images = [(path, root) for root in roots for path in files(root)]
+    if not images:
         raise UserError(
             f"{folder} holds no images; put files there that end in {', '.join(SUFFIXES)}"
         )
-    classes = [names[0] if len(names) > 1 else "good" for names in inside]
-    is_test = np.repeat([False, True], [len(paths) for paths in parts]) if has_parts else None
-    return list(itertools.chain(*parts)), classes, is_test
+    below_root = [path.relative_to(root).parts for path, root in images]
+    classes = [names[0] if len(names) > 1 else "good" for names in below_root]
+    is_test = np.array([root == roots[-1] for _, root in images]) if has_parts else None
+    return [path for path, _ in images], classes, is_test
 
 
 def files(root: Path) -> list[Path]:
@@ -89,26 +84,21 @@ def decode(paths: list[Path], schema: Schema) -> UInt8[np.ndarray, "N H W C"]:
     Raises:
       UserError: a file is damaged.
     """
-    channels = 1 if schema.mode == "L" else 3
-    x = np.empty((len(paths), *schema.size, channels), np.uint8)
-    for i, path in enumerate(paths):
-        x[i] = _pixels(path, schema).reshape(*schema.size, channels)
-    return x
-
-
-def _pixels(path: Path, schema: Schema) -> np.ndarray:
     from PIL import Image
 
     height, width = schema.size
-    with _opened(path) as image:
-        image.draft(schema.mode, (2 * width, 2 * height))  # a large JPEG is decoded smaller
-        deep = image.mode.startswith(("I", "F"))
-        shallow = Image.fromarray(_eight_bits(np.asarray(image))) if deep else image
-        converted = shallow.convert(schema.mode)
-        if converted.size == (width, height):
-            return np.asarray(converted)
-        sized = converted.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-        return np.asarray(sized)
+    x = np.empty((len(paths), height, width, 1 if schema.mode == "L" else 3), np.uint8)
+    for i, path in enumerate(paths):
+        with _opened(path) as image:
+            image.draft(schema.mode, (2 * width, 2 * height))  # a large JPEG is decoded smaller
+            is_deep = image.mode.startswith(("I", "F"))
+            shallow = Image.fromarray(_eight_bits(np.asarray(image))) if is_deep else image
+            pixels = shallow.convert(schema.mode)
+            if pixels.size != (width, height):
+                bilinear = Image.Resampling.BILINEAR
+                pixels = pixels.resize((width, height), bilinear, reducing_gap=3.0)
+            x[i] = np.asarray(pixels).reshape(x.shape[1:])
+    return x
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
@@ -121,7 +111,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An open image; whatever cannot be read of it is a `UserError` that names the file."""
+    """An open image; errors of reading it become a `UserError` that names the file."""
     from PIL import Image
 
     try:

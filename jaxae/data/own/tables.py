@@ -1,8 +1,7 @@
-"""CSV and Parquet tables: columns by name, as float32. The only module that names Arrow."""
+"""CSV and Parquet tables: columns by name, as float32; only this module imports Arrow."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,8 +18,7 @@ LABELS = ("label", "class", "target", "is_anomaly", "anomaly", "outlier", "y")
 SPLIT = "split"  # a column of this name that holds "train" and "test" splits the rows
 
 
-@dataclasses.dataclass(frozen=True)
-class Roles:
+class Roles(NamedTuple):
     """Columns that are not features; "" = there is none."""
 
     label: str
@@ -46,14 +44,14 @@ def read(path: Path) -> Table:
         if path.suffix.lower() in (".parquet", ".pq"):
             table = parquet.read_table(path)
         else:
-            comma, named = _layout(path)
+            separator, has_names = _layout(path)
             table = csv.read_csv(
                 path,
-                csv.ReadOptions(autogenerate_column_names=not named),
-                csv.ParseOptions(delimiter=comma, newlines_in_values=True),
+                csv.ReadOptions(autogenerate_column_names=not has_names),
+                csv.ParseOptions(delimiter=separator, newlines_in_values=True),
                 csv.ConvertOptions(strings_can_be_null=True),
             )
-            if not named:
+            if not has_names:
                 table = table.rename_columns([f"column{i}" for i in range(table.num_columns)])
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 ({error.reason}); save it in UTF-8") from None
@@ -70,11 +68,12 @@ def read(path: Path) -> Table:
 
 
 def _layout(path: Path) -> tuple[str, bool]:
-    """What separates the columns of a CSV, and whether its first line names them."""
+    """The separator of a CSV, and whether its first line names the columns."""
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline()
-    comma = max(",;\t", key=first.count)
-    return comma, not any(is_number(text.strip().strip('"')) for text in first.split(comma))
+    separator = max(",;\t", key=first.count)
+    fields = first.split(separator)
+    return separator, not any(is_number(field.strip().strip('"')) for field in fields)
 
 
 def roles(table: Table, cfg: DataConfig) -> Roles:
@@ -104,7 +103,7 @@ def fit(table: Table, not_features: Roles, cfg: DataConfig, kind: str) -> Schema
     Raises:
       UserError: no column is left, or one holds neither numbers nor, with one_hot, texts.
     """
-    left_out = {*dataclasses.astuple(not_features), *cfg.ignore}
+    left_out = {*not_features, *cfg.ignore}
     features = [name for name in table.column_names if name not in left_out]
     if not features:
         raise UserError("no column is left to learn from; name fewer in data.ignore")
@@ -160,18 +159,18 @@ def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
     absent = [name for name in schema.columns if name not in table.column_names]
     if absent:
         raise UserError(f"the table lacks the columns {', '.join(absent)}; add them")
-    bad = missing(table, schema.columns)
-    if bad:
-        counts = ", ".join(f"{name} ({n} rows, first {first})" for name, (n, first) in bad.items())
+    counts = missing(table, schema.columns).items()
+    if counts:
+        columns = ", ".join(f"{name} ({n} rows, first {first})" for name, (n, first) in counts)
         raise UserError(
-            f"values are missing, NaN or infinite in the columns {counts}; fill them in, remove "
-            f"the rows, or leave columns out with --data.ignore"
+            f"values are missing, NaN or infinite in the columns {columns}; fill them in, remove "
+            "the rows, or leave columns out with --data.ignore"
         )
     parts = []
     for name, categories in zip(schema.columns, schema.categories, strict=True):
         holds, expected = column_kind(table, name), "text" if categories else "number"
         if holds != expected:
-            raise UserError(f"the column {name!r} holds {holds}, where {expected}s are read")
+            raise UserError(f"the column {name!r} holds {holds}, not {expected}s as in training")
         if categories:
             texts = np.array(table[name].to_pylist(), dtype=object)
             parts += [texts == category for category in categories]
@@ -186,11 +185,11 @@ def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     for name in names:
         if column_kind(table, name) == "number":
             with np.errstate(over="ignore"):
-                bad = ~np.isfinite(_numbers(table, name).astype(np.float32))
+                is_missing = ~np.isfinite(_numbers(table, name).astype(np.float32))
         else:
-            bad = table[name].is_null().to_numpy(zero_copy_only=False)
-        if bad.any():
-            counts[name] = int(bad.sum()), int(np.argmax(bad))
+            is_missing = table[name].is_null().to_numpy(zero_copy_only=False)
+        if is_missing.any():
+            counts[name] = int(is_missing.sum()), int(np.argmax(is_missing))
     return counts
 
 
