@@ -120,7 +120,6 @@ def _through_input(data: Dataset, name: str) -> Dataset:
             f"data.input {name!r} takes rows in [0, 1], and the training rows are not; use "
             "--data.scale minmax"
         )
-
     splits = {}
     for role in ("train", "valid", "test"):
         split: Split = getattr(data, role)
@@ -169,7 +168,7 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
 
 
 def _implied(raw: Raw) -> tuple[int, ...]:
-    """The classes that are normal by how they are usually numbered; () where that is open."""
+    """The classes that are normal by the usual numbering; () = it does not say."""
     train = raw.train_class_id
     trained = set() if train is None else set(np.unique(train).tolist())
     if len(trained) == 1:
@@ -185,11 +184,11 @@ def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarra
     rows = np.arange(n)
     if cfg.split == "official":
         return rows[:n_train], rows[n_train:]
-    if not 1 <= np.ceil(cfg.test_fraction * n) < n:
+    count = math.ceil(cfg.test_fraction * n)
+    if not 1 <= count < n:
         raise UserError(f"data.test_fraction {cfg.test_fraction} of {n} rows leaves a part empty")
     # The rows of scikit-learn's train_test_split, without the second that importing it takes.
     drawn = np.random.RandomState(cfg.split_seed).permutation(rows)
-    count = math.ceil(cfg.test_fraction * n)
     return drawn[count:], drawn[:count]
 
 
