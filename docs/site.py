@@ -22,7 +22,7 @@ REFERENCE = {
         "jaxae.workflows.auto.settle",
         "jaxae.storage.logs",
     ],
-    "Data": ["jaxae.data.loading", "jaxae.data.own.files", "jaxae.data.own.kinds"],
+    "Data": ["jaxae.data.loading", "jaxae.data.own.files"],
     "Methods and training": ["jaxae.methods.learners", "jaxae.training.train", "jaxae.types"],
     "Extending": ["jaxae.methods.reconstruction.descent", "jaxae.data.Raw"],
     "Scores and decisions": ["jaxae.scoring.scores", "jaxae.scoring.rules", "jaxae.detectors"],

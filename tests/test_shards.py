@@ -99,7 +99,7 @@ def test_a_channel_may_be_left_out(tmp_path):
         ({"x_train": None}, "neither x_train.npy and x_train-*.npy"),
         ({"x_train": X[:, 0]}, "both need one shape"),
         ({"x_train": np.zeros((0, 8, 8, 1))}, "it must be [N, ...] with rows"),
-        ({"x_train": X.astype(complex)}, "rows are real numbers"),
+        ({"x_train": X.astype(complex)}, "it must hold real numbers"),
         ({"x_train": np.array([[None]])}, "object arrays"),
         ({"x_train": np.asfortranarray(X[..., 0])}, "save it in the order of C"),
         ({"y_test": Y[:5]}, "one class per row"),
@@ -115,10 +115,10 @@ def test_what_is_wrong_is_named(change, words, tmp_path):
 
 def test_a_file_that_was_cut_off_or_is_unlike_the_others_is_named(parts):
     np.save(parts[1], X[:3].astype(np.float64))
-    with pytest.raises(UserError, match="write them alike"):
+    with pytest.raises(UserError, match="give all files one type and row shape"):
         arrayfiles.on_disk(parts)
     parts[2].write_bytes(parts[2].read_bytes()[:-1])
-    with pytest.raises(UserError, match="which are not"):
+    with pytest.raises(UserError, match="does not match its"):
         arrayfiles.on_disk(parts)
 
 

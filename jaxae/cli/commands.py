@@ -16,9 +16,8 @@ from jaxae import scoring
 from jaxae.cli import inspection, score, train
 from jaxae.cli import listing as finished
 from jaxae.config import DataConfig, ExperimentConfig, TrainConfig, checks, parsing
-from jaxae.data import DATASETS
+from jaxae.data import DATASETS, FILES
 from jaxae.data.corruptions import CORRUPTIONS
-from jaxae.data.own.kinds import FILES
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import comparison, pages, tables

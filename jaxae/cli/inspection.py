@@ -1,6 +1,5 @@
 """What a data set holds, before anything is trained on it: the command `jaxae data`."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from jaxae import data
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.data import sources, splits
-from jaxae.data.own import kinds, tables
+from jaxae.data.own import tables
 from jaxae.data.raw_data import Raw
 from jaxae.workflows import auto
 
@@ -25,11 +24,11 @@ def columns(cfg: DataConfig) -> list[dict[str, Any]]:
     Raises:
       UserError: the file cannot be read, or a setting names a column that is not there.
     """
-    kind, path = kinds.find(cfg, data.DATASETS)
+    kind, path = data.find(cfg)
     if kind not in ("table", "series") or path.suffix.lower() not in tables.SUFFIXES:
         return []
     table = tables.read(path)
-    roles = dataclasses.asdict(tables.roles(table, cfg))
+    roles = tables.roles(table, cfg)._asdict()
     role = {column: name for name, column in roles.items()}
     role |= dict.fromkeys(cfg.ignore, "ignored")
     described = []
@@ -57,7 +56,7 @@ def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
     settled, dataset = auto.settle_rows(cfg, shape, auto.in_floats(span), make)
     return {
         "name": cfg.data.name,
-        "kind": raw.schema.kind if kinds.find(cfg.data, data.DATASETS)[0] else "published",
+        "kind": raw.schema.kind if data.find(cfg.data)[0] else "published",
         "rows": {"train": len(raw.x_train), "test": len(raw.x_test)},
         "used": {part: len(getattr(dataset, part).x) for part in ("train", "valid", "test")},
         "shape": list(shape),
