@@ -11,10 +11,7 @@ the distributions, unlike bounds that model the variance (Newcombe, Statistics i
 import math
 from statistics import NormalDist
 
-import jax.numpy as jnp
-from jaxtyping import Array
-
-from jaxae.stats.intervals.rows import Interval, PerMetric
+from jaxae.stats.intervals.rows import PerMetric
 
 CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
@@ -67,30 +64,11 @@ def hopeless(n: int, m: int) -> PerMetric:
     return PerMetric(1 - flawless(n, m).auroc, 1.0, 2 * r / (r + 1))
 
 
-def of_difference(
-    interval: Interval, values: tuple[Array, Array], lowest: float, highest: float
-) -> Interval:
-    """The interval of a difference; a wider one where both values are 0 or 1 and have no spread.
-
-    Newcombe's square-and-add rule (Statistics in Medicine 17, 1998, method 10; Zou and Donner,
-    Statistics in Medicine 27, 2008), from the intervals of the two values, [lowest, 1] around 1 and
-    [0, highest] around 0: below by the root of (one - its low)^2 + (other's high - other)^2, above
-    by that of the two other distances.
-    """
-    one, other = values
-    (one_low, one_high), (other_low, other_high) = (
-        (jnp.where(_is(value, 1), lowest, 0.0), jnp.where(_is(value, 1), 1.0, highest))
-        for value in values
-    )
-    below = jnp.hypot(one - one_low, other_high - other)
-    above = jnp.hypot(one_high - one, other - other_low)
-    rigid = (_is(one, 0) | _is(one, 1)) & (_is(other, 0) | _is(other, 1))
-    return Interval(
-        jnp.where(rigid, jnp.maximum(one - other - below, -1), interval.low),
-        jnp.where(rigid, jnp.minimum(one - other + above, 1), interval.high),
-    )
+def is_one(value: float) -> bool:
+    """Whether a share is 1, but for rounding."""
+    return value >= 1 - ROUNDING
 
 
-def _is(value: Array, edge: int) -> Array:
-    """Whether a share is 0 or 1, but for rounding: compiled, m / m need not be 1."""
-    return jnp.abs(value - edge) <= ROUNDING
+def is_zero(value: float) -> bool:
+    """Whether a share is 0, but for rounding."""
+    return value <= ROUNDING

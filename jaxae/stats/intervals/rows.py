@@ -1,10 +1,9 @@
-"""The inputs and results of all intervals: rows by class, checked once, and tuples."""
+"""What all intervals have in common: the check of their rows, and the types of their results."""
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from jaxae.errors import UserError
 from jaxae.types import AnyArray
@@ -16,16 +15,8 @@ MAX_ROWS = 2**20
 class Interval(NamedTuple):
     """Where a value may lie, both ends included."""
 
-    low: Array
-    high: Array
-
-
-class Difference(NamedTuple):
-    """A metric of the first run minus that of the second, on the same rows."""
-
-    value: Array
-    interval: Interval
-    p_value: Array  # two-sided, of the hypothesis that there is no difference
+    low: float
+    high: float
 
 
 class PerMetric(NamedTuple):
@@ -36,15 +27,10 @@ class PerMetric(NamedTuple):
     f1: Any
 
 
-class Classes(NamedTuple):
-    """Scores of R runs on the same rows, by class."""
-
-    normals: Float[Array, "R n"]
-    anomalies: Float[Array, "R m"]
-
-
-def by_class(scores: Shaped[AnyArray, "..."], y: Shaped[AnyArray, "..."]) -> Classes:
-    """The rows of R runs by class, in the order in which they came.
+def checked(
+    scores: Shaped[AnyArray, "..."], y: Shaped[AnyArray, "..."]
+) -> tuple[Float[np.ndarray, "R N"], Bool[np.ndarray, " N"]]:
+    """Scores of R runs, in float32 as all metrics compare them, and the truth.
 
     Args:
       scores: [R, N].
@@ -72,5 +58,4 @@ def by_class(scores: Shaped[AnyArray, "..."], y: Shaped[AnyArray, "..."]) -> Cla
             f"there are {(~y).sum()} normal and {y.sum()} anomalous rows; an interval needs at "
             "least 2 of each: give more test rows"
         )
-    scores = scores.astype(np.float32)
-    return Classes(jnp.asarray(scores[:, ~y]), jnp.asarray(scores[:, y]))
+    return scores.astype(np.float32), y

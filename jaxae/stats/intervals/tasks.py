@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from jaxae.errors import UserError
 from jaxae.stats import curve
 from jaxae.stats.intervals import bounds
-from jaxae.stats.intervals.rows import by_class
+from jaxae.stats.intervals.rows import checked
 
 
 class Task(NamedTuple):
@@ -73,7 +73,7 @@ def over_tasks(tasks: Sequence[Task]) -> Summary:
 
 def _placed(task: Task) -> tuple[np.ndarray, np.ndarray]:
     """AUROC of each seed [S], and each row's part of their mean [N]."""
-    by_class(task.scores, task.y)  # raises where there is no interval
+    checked(task.scores, task.y)  # raises where there is no interval
     y, (n, m) = task.y, task.sides
     share = np.zeros(task.scores.shape)
     for row, scores in zip(share, task.scores, strict=True):
@@ -107,9 +107,9 @@ def _interval(
     from scipy import special, stats
 
     low = min(bounds.flawless(n, m).auroc for n, m in sides)
-    if mean >= 1 - bounds.ROUNDING:
+    if bounds.is_one(mean):
         return low, 1.0
-    if mean <= bounds.ROUNDING:
+    if bounds.is_zero(mean):
         return 0.0, 1 - low
     total = variances.sum()
     if not total:
