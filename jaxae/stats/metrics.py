@@ -22,20 +22,15 @@ _NAN = np.float32(np.nan)
 
 
 class Confusion(NamedTuple):
-    """What a threshold does, anomalies being positive; every field is in [0, 1]."""
+    """What decisions are worth, each in [0, 1]; anomaly = positive unless a name says otherwise."""
 
     accuracy: np.float32
     precision: np.float32  # 0 when nothing is flagged
     recall: np.float32
     f1: np.float32
     fpr: np.float32  # share of normal rows that are flagged
-
-
-class NormalPositive(NamedTuple):
-    """The same decisions with normal rows as the positive class; every field is in [0, 1]."""
-
-    precision: np.float32  # 0 when everything is flagged
-    recall: np.float32
+    precision_normal_positive: np.float32  # 0 when everything is flagged
+    recall_normal_positive: np.float32
 
 
 class EqualError(NamedTuple):
@@ -51,7 +46,7 @@ class Quality(NamedTuple):
     auroc: np.float32
     average_precision: np.float32
     fpr_at_95_tpr: np.float32  # false-positive rate where 95 % of the anomalies are found
-    accuracy: np.float32  # from here to recall_normal_positive: of the detector's decisions
+    accuracy: np.float32  # from here to recall_normal_positive as in `Confusion`
     precision: np.float32
     recall: np.float32
     f1: np.float32
@@ -69,16 +64,12 @@ def measure(
     """Every metric of scores, truth and decisions; all are NaN where a score is."""
     if np.isnan(scores).any():
         return Quality(*[_NAN] * len(Quality._fields))
-    decisions = confusion(is_anomaly, y)
-    normals = normal_as_positive(is_anomaly, y)
-    equal = equal_error(scores, y)
     return Quality(
         auroc(scores, y),
         average_precision(scores, y),
         fpr_at_tpr(scores, y),
-        *decisions,
-        *normals,
-        *equal,
+        *confusion(is_anomaly, y),
+        *equal_error(scores, y),
         best_f1(scores, y),
     )
 
@@ -163,26 +154,23 @@ def average_precision(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) ->
     return _pairwise_sum(_by_row(curve, precision)) / np.float32(anomalies)
 
 
-def _decisions(is_anomaly: AnyArray, y: AnyArray) -> tuple[int, int, int, int]:
-    """Counts (tp, fp, fn, tn) of decisions."""
-    flagged, y = np.asarray(is_anomaly, bool), np.asarray(y, bool)
-    pairs = ((flagged, y), (flagged, ~y), (~flagged, y), (~flagged, ~y))
-    tp, fp, fn, tn = (int(np.sum(one & other)) for one, other in pairs)
-    return tp, fp, fn, tn
-
-
 def confusion(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Confusion:
     """Accuracy, precision, recall, F1 and false-positive rate of decisions.
+
+    Precision and recall are also given with normal rows as the positive class, as some tutorials
+    report them.
 
     Args:
       is_anomaly: the decisions.
       y: the truth, True = anomaly.
 
     Returns:
-      Each in [0, 1]. Precision is 0 when nothing is flagged. Recall and F1 are NaN without
-      anomalies, the false-positive rate without normals.
+      Each in [0, 1]. Recall and F1 are NaN without anomalies, the false-positive rate and the
+      recall of normals without normals.
     """
-    tp, fp, fn, tn = _decisions(is_anomaly, y)
+    flagged, y = np.asarray(is_anomaly, bool), np.asarray(y, bool)
+    pairs = ((flagged, y), (flagged, ~y), (~flagged, y), (~flagged, ~y))
+    tp, fp, fn, tn = (int(np.sum(one & other)) for one, other in pairs)
     anomalies, normals = tp + fn, fp + tn
     return Confusion(
         accuracy=_ratio(tp + tn, anomalies + normals) if anomalies + normals else _NAN,
@@ -190,24 +178,8 @@ def confusion(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Conf
         recall=_ratio(tp, anomalies) if anomalies else _NAN,
         f1=_ratio(2 * tp, 2 * tp + fp + fn) if anomalies else _NAN,
         fpr=_ratio(fp, normals) if normals else _NAN,
-    )
-
-
-def normal_as_positive(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> NormalPositive:
-    """Precision and recall of the same decisions when *normal* counts as positive.
-
-    Some tutorials report them so; the accuracy is the same either way.
-
-    Args:
-      is_anomaly: the decisions.
-      y: the truth, True = anomaly, as everywhere.
-
-    Returns:
-      Each in [0, 1]. Precision is 0 when everything is flagged, recall NaN without normals.
-    """
-    _, fp, fn, tn = _decisions(is_anomaly, y)
-    return NormalPositive(
-        precision=_ratio(tn, tn + fn), recall=_ratio(tn, tn + fp) if fp + tn else _NAN
+        precision_normal_positive=_ratio(tn, tn + fn),
+        recall_normal_positive=_ratio(tn, normals) if normals else _NAN,
     )
 
 

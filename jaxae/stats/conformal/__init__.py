@@ -6,30 +6,17 @@ a model or a score was fitted, and neighbouring windows of one series, are not e
 ones; then a p-value is a rank and no more.
 """
 
-from jaxae.stats.conformal.drift import Wealth, bet, crossed
-from jaxae.stats.conformal.fdr import benjamini_hochberg
+from jaxae.stats.conformal.drift import Wealth, bet
 from jaxae.stats.conformal.folds import (
     cv_plus_bound,
     cv_plus_p_values,
     jackknife_after_bootstrap_p_values,
 )
-from jaxae.stats.conformal.guarantee import Band, fit, fpr_band, rank_allowed
+from jaxae.stats.conformal.guarantee import benjamini_hochberg, fit, fpr_band, rank_allowed
 from jaxae.stats.conformal.ranks import p_values, refuse_nan, split_p_values, stream_p_values
 
 __all__ = [
-    "Band",
-    "Wealth",
-    "benjamini_hochberg",
-    "bet",
-    "crossed",
-    "cv_plus_bound",
-    "cv_plus_p_values",
-    "fit",
-    "fpr_band",
-    "jackknife_after_bootstrap_p_values",
-    "p_values",
-    "rank_allowed",
-    "refuse_nan",
-    "split_p_values",
-    "stream_p_values",
-]
+    "Wealth", "benjamini_hochberg", "bet", "cv_plus_bound", "cv_plus_p_values", "fit", "fpr_band",
+    "jackknife_after_bootstrap_p_values", "p_values", "rank_allowed", "refuse_nan",
+    "split_p_values", "stream_p_values",
+]  # fmt: skip

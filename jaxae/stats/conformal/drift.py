@@ -2,7 +2,8 @@
 
 A gambler who starts with 1 and stakes it on small p-values gains nothing on average while the rows
 stay exchangeable. By Ville's inequality the wealth then ever reaches 1/delta with a probability of
-at most delta: the alarm holds at all times at once, however long one looks.
+at most delta: an alarm at `log >= -math.log(delta)` holds at all times at once, however long one
+looks.
 """
 
 import math
@@ -13,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from jaxae.errors import UserError
 from jaxae.stats.conformal.ranks import refuse_other_than_p_values
 from jaxae.types import AnyArray
 
@@ -67,16 +67,3 @@ def _play(p: Array, start: Array) -> Wealth:
     log_p = jnp.log(jnp.maximum(p, jnp.finfo(jnp.float32).tiny))
     each, log = lax.scan(step, start, log_p)
     return Wealth(log, each)
-
-
-def crossed(log_wealth: Float[AnyArray, " T"], delta: float) -> Bool[Array, " T"]:
-    """Whether the wealth has reached 1/delta yet: P(ever) <= delta while rows are exchangeable.
-
-    Ville's inequality, P(sup M_t >= 1/delta) <= delta.
-
-    Raises:
-      UserError: delta is not between 0 and 1.
-    """
-    if not 0 < delta < 1:
-        raise UserError(f"delta is {delta:g}; a probability of false alarm lies between 0 and 1")
-    return lax.cummax(jnp.asarray(log_wealth)) >= -math.log(delta)

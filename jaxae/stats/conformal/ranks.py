@@ -80,12 +80,7 @@ def split_p_values(
     """
     refuse_none(calibration)
     refuse_nan(calibration=calibration, scores=scores)
-    return _split(float32(calibration), float32(scores))
-
-
-@jax.jit
-def _split(calibration: Array, scores: Array) -> Array:
-    ordered, n = jnp.sort(calibration), len(calibration)
+    ordered, scores, n = jnp.sort(float32(calibration)), float32(scores), len(calibration)
     p = jnp.asarray(shares(n))[n - jnp.searchsorted(ordered, scores)]
     return jnp.where(jnp.isnan(scores) | jnp.isnan(ordered[-1]), jnp.nan, p)  # NaN are sorted last
 
