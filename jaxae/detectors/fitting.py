@@ -8,8 +8,8 @@ from jaxae import scoring
 from jaxae.config import ExperimentConfig
 from jaxae.data.own.schema import Schema
 from jaxae.detectors import calibration, evaluation
+from jaxae.detectors.detector import Description, Detector, Scores
 from jaxae.detectors.judging import scores_of
-from jaxae.detectors.parts import Description, Detector, Scores
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -25,8 +25,16 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
         promise would not hold, or which needs more normals than there are.
     """
     rule = scoring.rule(cfg.threshold.rule)
-    calibration.check(cfg)
-    needed = scoring.resolve(cfg.score).needs - learners.METHODS[cfg.method].outputs
+    reason = calibration.why_no_guarantee(cfg)
+    if rule.exchangeable and reason:
+        raise UserError(f"threshold rule {cfg.threshold.rule!r} cannot keep its promise: {reason}")
+    score = scoring.resolve(cfg.score)
+    if cfg.threshold.aside and not score.standardise:
+        raise UserError(
+            f"threshold.aside {cfg.threshold.aside} keeps rows for a sum of scores, and "
+            f"{cfg.score!r} is none; use 0"
+        )
+    needed = score.needs - learners.METHODS[cfg.method].outputs
     if needed:
         able = [name for name, method in learners.METHODS.items() if needed <= method.outputs]
         raise UserError(
@@ -34,7 +42,7 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
             f"does not give; use another --score{', or --method '.join(['', *able])}"
         )
     if data:
-        _, calibrating = calibration.parts(cfg, len(data.valid.y))
+        _, calibrating = calibration.split_valid(cfg, len(data.valid.y))
         count = len(data.train.y if cfg.threshold.on == "train" else calibrating)
         normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)
         jax.eval_shape(rule.fit, normals)  # raises by the number of rows alone
@@ -61,7 +69,7 @@ def fit(
     of_rows = scores_of(learner, score, variables, fitted, devices)
     scores = Scores(*(of_rows(split.x) for split in (data.train, data.valid, data.test)))
     _check_scores(scores, cfg.score)
-    _, calibrating = calibration.parts(cfg, len(scores.valid))
+    _, calibrating = calibration.split_valid(cfg, len(scores.valid))
     normals = scores.train if cfg.threshold.on == "train" else scores.valid[calibrating]
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
     raw = data.raw_shape or data.shape, data.dtype
@@ -81,7 +89,7 @@ def fit_score(
     if not score.is_fitted:
         return {}
     outputs = evaluation.inference(learner, devices)
-    standardising, _ = calibration.parts(cfg, len(data.valid.y))
+    standardising, _ = calibration.split_valid(cfg, len(data.valid.y))
     scale_rows = data.valid.x[standardising] if cfg.threshold.aside else data.valid.x
     variables, states = jax.device_get(variables), []
     for member in range(members.count(variables)):

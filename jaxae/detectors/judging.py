@@ -11,7 +11,7 @@ from jaxae import config, scoring
 from jaxae.data import inputs
 from jaxae.data.raw_data import scaled
 from jaxae.detectors import evaluation
-from jaxae.detectors.parts import Description, Detector, Judgement, units
+from jaxae.detectors.detector import Description, Detector, Judgement, units
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners

@@ -1,8 +1,8 @@
 """Detection metrics on the host, exact where scores tie.
 
-Conventions: `scores` [N] are compared in float32, higher = more anomalous; `y` [N] is True for
-anomalies, the positive class. NaN comes out when a score is NaN, or when a class that the metric
-needs has no rows.
+Conventions: `scores` [N] are compared in float32, higher = more anomalous; `y` [N] is the truth,
+True for anomalies, the positive class; `is_anomaly` [N] are decisions. Metrics are in [0, 1], and
+NaN where a score is NaN or where a class that the metric needs has no rows.
 
 Precision: counts are whole numbers, and what is made of them is float32, within about 1e-6 of
 scikit-learn's float64. The order of the operations is kept, so that a report stays the same to the
@@ -38,40 +38,6 @@ class EqualError(NamedTuple):
 
     threshold: np.float32  # scores strictly above it are flagged
     f1: np.float32
-
-
-class Quality(NamedTuple):
-    """All metrics of one detector; anomaly = positive unless a name says otherwise."""
-
-    auroc: np.float32
-    average_precision: np.float32
-    fpr_at_95_tpr: np.float32  # false-positive rate where 95 % of the anomalies are found
-    accuracy: np.float32  # from here to recall_normal_positive as in `Confusion`
-    precision: np.float32
-    recall: np.float32
-    f1: np.float32
-    fpr: np.float32
-    precision_normal_positive: np.float32
-    recall_normal_positive: np.float32
-    equal_error_threshold: np.float32  # where false-positive and false-negative rates meet
-    equal_error_f1: np.float32
-    best_f1_oracle: np.float32  # over all thresholds: it looks at the truth and is no result
-
-
-def measure(
-    scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"], is_anomaly: Bool[AnyArray, " N"]
-) -> Quality:
-    """Every metric of scores, truth and decisions; all are NaN where a score is."""
-    if np.isnan(scores).any():
-        return Quality(*[_NAN] * len(Quality._fields))
-    return Quality(
-        auroc(scores, y),
-        average_precision(scores, y),
-        fpr_at_tpr(scores, y),
-        *confusion(is_anomaly, y),
-        *equal_error(scores, y),
-        best_f1(scores, y),
-    )
 
 
 def _defined(
@@ -125,9 +91,6 @@ def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
     """Area under the ROC curve: P(anomaly scores above normal) + P(they tie) / 2.
 
     The Mann-Whitney form, equal to `sklearn.metrics.roc_auc_score`, ties included.
-
-    Returns:
-      In [0, 1]; NaN with a NaN score or an empty class.
     """
     if not (defined := _defined(scores, y)):
         return _NAN
@@ -141,10 +104,7 @@ def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
 def average_precision(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
     """Average precision: sum over cuts of (recall step) * precision, without interpolation.
 
-    Equal to `sklearn.metrics.average_precision_score`.
-
-    Returns:
-      In [0, 1]; NaN with a NaN score or without anomalies.
+    Equal to `sklearn.metrics.average_precision_score`; defined without normals too.
     """
     if not (defined := _defined(scores, y, needs_normals=False)):
         return _NAN
@@ -158,15 +118,8 @@ def confusion(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Conf
     """Accuracy, precision, recall, F1 and false-positive rate of decisions.
 
     Precision and recall are also given with normal rows as the positive class, as some tutorials
-    report them.
-
-    Args:
-      is_anomaly: the decisions.
-      y: the truth, True = anomaly.
-
-    Returns:
-      Each in [0, 1]. Recall and F1 are NaN without anomalies, the false-positive rate and the
-      recall of normals without normals.
+    report them. Recall and F1 are NaN without anomalies, the false-positive rate and the recall of
+    normals without normals.
     """
     flagged, y = np.asarray(is_anomaly, bool), np.asarray(y, bool)
     pairs = ((flagged, y), (flagged, ~y), (~flagged, y), (~flagged, ~y))
@@ -188,13 +141,7 @@ def fpr_at_tpr(
 ) -> np.float32:
     """The smallest false-positive rate at which at least the share `tpr` of anomalies is flagged.
 
-    Args:
-      scores: higher = more anomalous.
-      y: the truth, True = anomaly.
-      tpr: the recall asked for, in (0, 1].
-
-    Returns:
-      In [0, 1]; NaN with a NaN score or an empty class.
+    `tpr` is a recall in (0, 1].
     """
     if not (defined := _defined(scores, y)):
         return _NAN
@@ -211,9 +158,6 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
     All distinct scores are tried as cuts, and flagging nothing. The threshold is the highest score
     that stays unflagged, so that `score > threshold` flags exactly what scikit-learn's
     `score >= t` does at its threshold t; it is -inf when the best cut flags every row.
-
-    Returns:
-      The threshold and the F1 there; NaN with a NaN score or an empty class.
     """
     if not (defined := _defined(scores, y)):
         return EqualError(_NAN, _NAN)
@@ -227,11 +171,7 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
 
 
 def best_f1(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
-    """The largest F1 over all thresholds: an oracle, since it is chosen with the truth.
-
-    Returns:
-      In [0, 1]; NaN with a NaN score or without anomalies.
-    """
+    """The largest F1 over all thresholds: an oracle, since it is chosen with the truth."""
     defined = _defined(scores, y, needs_normals=False)
     return np.max(_f1_of_cuts(defined[0])) if defined else _NAN
 

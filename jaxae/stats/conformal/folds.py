@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxae.errors import UserError
-from jaxae.stats.conformal.ranks import float32, is_concrete, refuse_nan, refuse_none, shares
+from jaxae.stats.conformal.ranks import float32, is_concrete, refuse_unusable, shares
 from jaxae.types import AnyArray
 
 _SIDE_BY_SIDE = 64  # calibration rows compared together: bounds the memory of [rows, B, N]
@@ -40,8 +40,7 @@ def cv_plus_p_values(
     Raises:
       UserError: a score is NaN, there are no rows, or a fold that no model stands for.
     """
-    refuse_none(held_out)
-    refuse_nan(held_out=held_out, scores=scores)
+    refuse_unusable(held_out=held_out, scores=scores)
     held_out, scores = (np.asarray(values, np.float32) for values in (held_out, scores))
     fold = np.asarray(fold)
     unknown = np.setdiff1d(fold, np.arange(len(scores)))
@@ -94,8 +93,7 @@ def jackknife_after_bootstrap_p_values(
     Raises:
       UserError: a score is NaN, there are no rows, or one that every member was trained on.
     """
-    refuse_none(training)
-    refuse_nan(training=training, scores=scores)
+    refuse_unusable(training=training, scores=scores)
     seen = np.flatnonzero(in_bag.all(axis=0)) if is_concrete(in_bag) else np.zeros(0, int)
     if seen.size:
         raise UserError(
