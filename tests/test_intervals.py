@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, stream
 from jaxae.stats import curve, intervals, metrics
-from jaxae.stats.intervals import bounds, one_run, rows, two_runs
+from jaxae.stats.intervals import bounds, one_run, two_runs
 
 KEY = stream(0, Purpose.RESAMPLING)
 
@@ -34,12 +34,10 @@ def same(one, other, **tolerance):
 def resample(scores, y, flagged, resamples, key=KEY):
     """Average precision and F1 of every resample and run, [2, B, R]."""
     order, n, m = np.argsort(y, kind="stable"), int((~y).sum()), int(y.sum())
-    rankings = [two_runs.ranking(curve.sweep(s[order], y[order])) for s in scores]
-    measured = [
-        two_runs.measure(times, rankings, flagged[:, order], y[order])
-        for times in two_runs.resampled(key, n, m, resamples)
-    ]
-    return np.concatenate(measured, axis=1)
+    curves = [curve.sweep(s[order], y[order]) for s in scores]
+    samples = two_runs.resamples_of_rows(key, n, m, resamples)
+    measured = [two_runs.measure(rows, curves, flagged[:, order], n) for rows in samples]
+    return np.stack(measured, axis=1)
 
 
 @pytest.mark.parametrize("levels", [1, 3, 9, 10**6])
@@ -73,7 +71,7 @@ def test_a_draw_keeps_the_classes_and_takes_every_row_equally_often():
 def test_how_many_resamples_are_counted_at_once_changes_nothing(monkeypatch):
     scores, y, flagged = rankings(runs=1)
     whole = resample(scores, y, flagged, 50)
-    monkeypatch.setattr(two_runs, "_TABLE", 7 * y.size)
+    monkeypatch.setattr(two_runs, "_AT_ONCE", 7 * y.size)
     same(whole, resample(scores, y, flagged, 50), rtol=0, atol=0)
     same(resample(scores, y, flagged, 20), whole[:, :20], rtol=0, atol=0)
     other = resample(scores, y, flagged, 50, stream(1, Purpose.RESAMPLING))
@@ -96,11 +94,6 @@ def test_signed_zeros_tie():
     scores, y = np.float32([[0.0, -0.0, 0.0, -0.0]]), np.array([False, False, True, True])
     assert resample(scores, y, scores > 0, 1)[0] == 0.5
     assert curve.sweep(scores[0], y).score.tolist() == [0]
-
-
-def test_memory_is_bounded_by_rows_and_not_by_resamples():
-    batches = two_runs.resampled(KEY, 2**17, 2**17, 2000)
-    assert next(batches).shape == (1, 2**18)
 
 
 @pytest.mark.slow
@@ -337,16 +330,16 @@ GOOD = np.arange(8.0)
 )
 def test_rows_that_have_no_interval(scores, y, says):
     scores = np.stack([scores, scores])
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         intervals.compare(scores, y, scores > 0, KEY)
-    assert "\n" not in str(told.value)
-    assert says in str(told.value)
+    assert "\n" not in str(caught.value)
+    assert says in str(caught.value)
 
 
 def test_too_many_rows_are_refused():
-    y = np.arange(rows.MAX_ROWS + 1) < 9
+    y = np.arange(bounds.MAX_ROWS + 1) < 9
     with pytest.raises(UserError, match="sample of at most 1048576"):
-        rows.checked(np.zeros((1, y.size), np.float32), y)
+        bounds.checked(np.zeros((1, y.size), np.float32), y)
 
 
 def test_runs_and_decisions_that_do_not_match():
@@ -388,7 +381,7 @@ def test_a_report_can_be_written():
 def estimates(scores, y, flagged):
     swept = curve.sweep(scores, y)
     hits, false = int(flagged[y].sum()), int(flagged[~y].sum())
-    return rows.PerMetric(
+    return bounds.PerMetric(
         one_run.auroc(swept),
         one_run.average_precision(swept),
         one_run.f1(int((~y).sum()), int(y.sum()), hits, false),

@@ -26,7 +26,7 @@ class Scores(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """The result of a detector for N rows."""
+    """What a detector says of N rows."""
 
     score: Float[np.ndarray, " N"]
     p_value: Float[np.ndarray, " N"]  # the rank of the score; see `jaxae.detectors.calibration`
@@ -35,13 +35,13 @@ class Judgement(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """All of a detector but its arrays."""
+    """What a detector is, apart from its arrays."""
 
     config: ExperimentConfig  # method and model, score and its precision, rule, ensemble, scaling
     shape: Shape  # of a raw row
-    dtype: str  # of the raw rows that it was made of
+    dtype: str  # of the raw rows it was fitted on
     version: str | None  # of jaxae, where it is installed
-    data_digest: str = ""  # of the data set that it was made of
+    data_digest: str = ""  # of the data set it was fitted on
     schema: Schema = dataclasses.field(default_factory=Schema)  # how files of raw rows are read
 
 
@@ -61,12 +61,12 @@ def units(dtype: str) -> str:
 
 
 def folder_of(run: Path) -> Path:
-    """Where the detector of a run lies: the folder given may be the detector's own."""
+    """Where the detector of a run lies: `run` may be the detector's own folder."""
     return run if (run / archive.DESCRIPTION).is_file() else run / "detector"
 
 
 def save(folder: Path, detector: Detector) -> None:
-    """Save a detector, in place of one that the folder may hold."""
+    """Save a detector; one that the folder already holds is replaced."""
     about, decision = detector.about, detector.decision
     description = {
         "format": config.FORMAT,

@@ -1,4 +1,4 @@
-"""Outputs, scores and losses of rows by a trained model, and metrics of scores. No file I/O."""
+"""Outputs, scores and losses of rows by a trained model, and the metrics of scores."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from jaxae.stats import metrics
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
 _Build = TypeVar("_Build", bound=Callable)
-Pending = Callable[[], np.ndarray]  # waits for what devices compute, and gives it on the host
+Pending = Callable[[], np.ndarray]  # called, it waits for the devices; the result is on the host
 
 
 def _compiled_once(build: _Build) -> _Build:
@@ -43,16 +43,13 @@ def _blocks(
 
 def _over_rows(run: Callable, learner: Learner, devices: parallel.Devices) -> Callable:
     """`(params [E, ...], x [N, *S]) -> run(params, x) [E, N, ...]` on the host."""
-
-    def over_rows(params: PyTree, x: Source) -> PyTree:
-        placed = parallel.place(params, devices)
-        return parallel.map_rows(run, placed, _blocks(learner, params, x, devices), len(x))
-
-    return over_rows
+    return lambda params, x: parallel.map_rows(
+        run, parallel.place(params, devices), _blocks(learner, params, x, devices), len(x)
+    )
 
 
 class Blocks:
-    """The rows of a source with one member's outputs, block by block, as often as asked."""
+    """The rows of a source with one member's outputs, block by block; to iterate repeatedly."""
 
     def __init__(self, outputs: Callable[[PyTree, Source], Outputs], variables: PyTree, x: Source):
         self._outputs, self._x = outputs, x
@@ -81,7 +78,7 @@ def scorer(
 def scores_at_once(
     learner: Learner, scores: tuple[Score, ...], devices: parallel.Devices
 ) -> Callable[[PyTree, Source], list[Float[np.ndarray, "E N"]]]:
-    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each of several that fit nothing."""
+    """`(variables [E, ...], x [N, *S]) -> [scores [E, N], ...]` by several that fit nothing."""
     functions = [_by_row(learner, score.apply) for score in scores]
 
     def of_rows(variables: PyTree, x: Array) -> list[Array]:
@@ -116,7 +113,7 @@ def scores_fn(
 ) -> Callable[[PyTree, PyTree], Pending]:
     """`(variables [E, ...], fitted [E, ...]) -> scores [E, N]` of the same rows, epoch by epoch.
 
-    The devices begin at once; what is returned is called for the scores.
+    The devices begin at once; call the result to wait for the scores.
     """
     run = _on_same_rows(_program(learner, score, devices), learner, x, devices)
     return lambda variables, fitted: run((variables, fitted))
@@ -127,7 +124,7 @@ def loss_fn(
 ) -> Callable[[PyTree, Settings], Pending]:
     """`(variables [E, ...], settings [E]) -> mean of the learner's own loss [E]`, without noise.
 
-    The devices begin at once; what is returned is called for the means.
+    The devices begin at once; call the result to wait for the means.
     """
     run = _on_same_rows(_program(learner, None, devices), learner, x, devices)
 

@@ -18,28 +18,28 @@ from jaxae.types import Dataset, Learner, PyTree
 
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
-    """Reject a score or threshold rule that no detector could have, with these data if given.
+    """Refuse a score or threshold rule that cannot work, with these data if given.
 
     Raises:
-      UserError: an unknown score or rule, a score that the method cannot feed, or a rule whose
-        promise would not hold, or which needs more normals than there are.
+      UserError: an unknown score or rule, a score that the method cannot feed, or a rule that
+        would lose its guarantee or needs more normals than there are.
     """
     rule = scoring.rule(cfg.threshold.rule)
     reason = calibration.why_no_guarantee(cfg)
     if rule.exchangeable and reason:
-        raise UserError(f"threshold rule {cfg.threshold.rule!r} cannot keep its promise: {reason}")
+        raise UserError(f"threshold rule {cfg.threshold.rule!r} would have no guarantee: {reason}")
     score = scoring.resolve(cfg.score)
     if cfg.threshold.aside and not score.standardise:
         raise UserError(
-            f"threshold.aside {cfg.threshold.aside} keeps rows for a sum of scores, and "
-            f"{cfg.score!r} is none; use 0"
+            f"threshold.aside {cfg.threshold.aside} sets rows aside for a sum of scores, "
+            f"but {cfg.score!r} is not a sum; use 0"
         )
     needed = score.needs - learners.METHODS[cfg.method].outputs
     if needed:
-        able = [name for name, method in learners.METHODS.items() if needed <= method.outputs]
+        methods = [name for name, method in learners.METHODS.items() if needed <= method.outputs]
         raise UserError(
             f"score {cfg.score!r} needs {', '.join(sorted(needed))}, which method {cfg.method} "
-            f"does not give; use another --score{', or --method '.join(['', *able])}"
+            f"does not give; use another --score{', or --method '.join(['', *methods])}"
         )
     if data:
         _, calibrating = calibration.split_valid(cfg, len(data.valid.y))
@@ -66,8 +66,8 @@ def fit(
     score = scoring.resolve(cfg.score)
     _check_not_collapsed(learner, variables, data.valid.x[:256], devices)
     fitted = fit_score(learner, variables, data, cfg, devices)
-    of_rows = scores_of(learner, score, variables, fitted, devices)
-    scores = Scores(*(of_rows(split.x) for split in (data.train, data.valid, data.test)))
+    score_rows = scores_of(learner, score, variables, fitted, devices)
+    scores = Scores(*(score_rows(split.x) for split in (data.train, data.valid, data.test)))
     _check_scores(scores, cfg.score)
     _, calibrating = calibration.split_valid(cfg, len(scores.valid))
     normals = scores.train if cfg.threshold.on == "train" else scores.valid[calibrating]

@@ -1,7 +1,7 @@
-"""Warnings that something died in training, though every number is finite.
+"""Warnings of training that failed though every number is finite.
 
-Each guard looks at arrays on the host and yields a line for each problem. What leaves no detector
-at all is an error.
+Each check looks at arrays on the host and yields a line for each problem. A problem that leaves no
+usable detector raises an error instead.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from jaxae.methods import learners
 from jaxae.stats import curve
 from jaxae.types import Dataset, Learner, PyTree, Source
 
-ROWS = 512  # that are looked at for dead units
-NEGLIGIBLE = 1e-4  # of its size: what varies less over rows is called constant
+ROWS = 512  # in which dead units are searched
+NEGLIGIBLE = 1e-4  # values that vary over rows by less than this share of their size are constant
 SATURATED = 15.0  # log-odds beyond which a sigmoid passes less than a millionth of a gradient
 
 
@@ -55,7 +55,7 @@ def log_odds(method: learners.Method) -> list[str]:
 
 
 def _some(x: Source) -> np.ndarray:
-    """Up to `ROWS` rows, spread over all."""
+    """Up to `ROWS` rows, evenly spread over all."""
     return x[np.unique(np.linspace(0, len(x) - 1, ROWS).astype(int))]
 
 
@@ -80,7 +80,7 @@ def constant_scores(scores: Float[np.ndarray, " N"]) -> Iterator[str]:
 
 
 def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> Iterator[str]:
-    """An AUROC below 1/2. It is never turned round: that would be a choice by test labels."""
+    """An AUROC below 1/2. Scores are never flipped: that would be a choice by test labels."""
     area = curve.area(scores, y)  # NaN without rows of a class
     if area < 0.5:
         yield (

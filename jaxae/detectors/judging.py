@@ -30,7 +30,7 @@ def score_fn(
 def scores_of(
     learner: Learner, score: Score, variables: PyTree, fitted: PyTree, devices: parallel.Devices
 ) -> Callable[[Source], Float[np.ndarray, " N"]]:
-    """The same from a detector's parts."""
+    """`score_fn` of a detector whose decision is not fitted yet, from its parts."""
     scorer = evaluation.scorer(learner, score, devices)
 
     def scores(x: Source) -> Float[np.ndarray, " N"]:
@@ -52,17 +52,17 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) ->
 
     Raises:
       UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
-        values, or so far from those it was made of that a score is not finite.
+        values, or so far from the training rows that a score is not finite.
     """
     return judge_prepared(detector, prepared(detector, raw, first), first)
 
 
 @parallel.on_host()
 def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"], first: int = 0) -> Judgement:
-    """The same for rows that are `prepared`; a `UserError` where a score is not finite."""
+    """`judge` for rows that are `prepared`; a `UserError` where a score is not finite."""
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     scores = score_fn(detector, learner, jax.local_devices())(x)
-    problem = "rows are too far from those of the detector to have a score"
+    problem = "rows are too far from the training rows to have a finite score"
     require(np.isfinite(scores), problem, first)
     decision = detector.decision
     return Judgement(scores, p_values(decision, scores), scoring.decide(decision, scores))
@@ -74,7 +74,7 @@ def prepared(
     """Raw rows as the detector's model sees them: scaled, and mapped by `data.input`.
 
     Raises:
-      UserError: rows that it does not judge; see `judge`.
+      UserError: the rows cannot be judged, see `judge`.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # overflow in float32 is found right below
         x = scaled(_checked(detector.about, raw), detector.scaling)
@@ -105,4 +105,4 @@ def require(ok: np.ndarray, problem: str, first: int = 0) -> None:
     """Refuse rows [N, ...], counted from `first`, with a value that is not ok."""
     bad = np.flatnonzero(~ok.reshape(len(ok), -1).all(axis=1))
     if bad.size:
-        raise UserError(f"{bad.size} {problem}, first row {first + bad[0]}; remove or mend them")
+        raise UserError(f"{bad.size} {problem}, first row {first + bad[0]}; remove or fix them")

@@ -40,7 +40,7 @@ class EqualError(NamedTuple):
     f1: np.float32
 
 
-def _defined(
+def _counts(
     scores: AnyArray, y: AnyArray, needs_normals: bool = True
 ) -> tuple[Curve, np.integer, np.integer] | None:
     """The curve with both class counts; None where a score is NaN or a class is empty."""
@@ -92,9 +92,9 @@ def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
 
     The Mann-Whitney form, equal to `sklearn.metrics.roc_auc_score`, ties included.
     """
-    if not (defined := _defined(scores, y)):
+    if not (counts := _counts(scores, y)):
         return _NAN
-    curve, anomalies, normals = defined
+    curve, anomalies, normals = counts
     # For each anomaly: normals strictly below it + normals at or below it = twice its wins.
     wins = 2 * normals - curve.fp[1:] - curve.fp[:-1]
     mean = _mean_of_counts(_by_row(curve, wins), anomalies)
@@ -106,9 +106,9 @@ def average_precision(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) ->
 
     Equal to `sklearn.metrics.average_precision_score`; defined without normals too.
     """
-    if not (defined := _defined(scores, y, needs_normals=False)):
+    if not (counts := _counts(scores, y, needs_normals=False)):
         return _NAN
-    curve, anomalies, _ = defined
+    curve, anomalies, _ = counts
     # Every anomaly adds a recall step of 1 / anomalies, at the precision of its score's cut.
     precision = _ratio(curve.tp[1:], curve.tp[1:] + curve.fp[1:])
     return _pairwise_sum(_by_row(curve, precision)) / np.float32(anomalies)
@@ -143,9 +143,9 @@ def fpr_at_tpr(
 
     `tpr` is a recall in (0, 1].
     """
-    if not (defined := _defined(scores, y)):
+    if not (counts := _counts(scores, y)):
         return _NAN
-    curve, anomalies, normals = defined
+    curve, anomalies, normals = counts
     # In whole anomalies; two roundings of slack keep .95 of 20 at 19.
     slack = np.float32(1 - 2 * float(np.finfo(np.float32).eps))
     needed = np.ceil(np.float32(anomalies) * np.float32(tpr) * slack)
@@ -159,9 +159,9 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
     that stays unflagged, so that `score > threshold` flags exactly what scikit-learn's
     `score >= t` does at its threshold t; it is -inf when the best cut flags every row.
     """
-    if not (defined := _defined(scores, y)):
+    if not (counts := _counts(scores, y)):
         return EqualError(_NAN, _NAN)
-    curve, anomalies, normals = defined
+    curve, anomalies, normals = counts
     # Rounding decides between cuts that are equally good. These products with inverses, the first
     # not rounded before the difference, choose the cut that every version has chosen.
     per_normal, per_anomaly = (1 / np.float32(count) for count in (normals, anomalies))
@@ -172,8 +172,8 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
 
 def best_f1(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
     """The largest F1 over all thresholds: an oracle, since it is chosen with the truth."""
-    defined = _defined(scores, y, needs_normals=False)
-    return np.max(_f1_of_cuts(defined[0])) if defined else _NAN
+    counts = _counts(scores, y, needs_normals=False)
+    return np.max(_f1_of_cuts(counts[0])) if counts else _NAN
 
 
 def _f1_of_cuts(curve: Curve) -> np.ndarray:

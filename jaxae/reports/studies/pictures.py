@@ -56,7 +56,7 @@ def residuals(context: Context) -> Findings:
     """The eight most anomalous test rows, and where their error lies."""
     test, scores = context.data.test, context.scores.test
     index = np.argsort(-scores, kind="stable")[:8]
-    explained = explanation.of(test.x[index], context.outputs(test.x[index]).x_hat[None])
+    explained = explanation.from_outputs(test.x[index], context.outputs(test.x[index]).x_hat[None])
     arrays = {
         **explained._asdict(),
         "score": scores[index],

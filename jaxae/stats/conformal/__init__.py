@@ -1,7 +1,7 @@
 """Conformal anomaly detection: p-values and decisions whose error rates hold in finite samples.
 
-Nothing is assumed of the scores but that a new normal and the calibration rows are exchangeable:
-that they could change places without any change in the distribution of what is seen. Rows on which
+The only assumption is that a new normal and the calibration rows are exchangeable: swapping them
+would not change their joint distribution. Rows on which
 a model or a score was fitted, and neighbouring windows of one series, are not exchangeable with new
 ones; then a p-value is a rank and no more.
 """

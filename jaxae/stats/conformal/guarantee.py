@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxae.errors import UserError
 from jaxae.stats.conformal.ranks import refuse_other_than_p_values
-from jaxae.stats.intervals.rows import Interval
+from jaxae.stats.intervals.bounds import Interval
 from jaxae.types import AnyArray
 
 # Conformal p-values often meet p N <= fdr i with equality; they come rounded to float32.

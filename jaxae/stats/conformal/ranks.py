@@ -80,7 +80,8 @@ def split_p_values(
       UserError: a score is NaN, or there are no calibration scores.
     """
     refuse_unusable(calibration=calibration, scores=scores)
-    ordered, scores, n = jnp.sort(float32(calibration)), float32(scores), len(calibration)
+    calibration, scores = (jnp.asarray(a, jnp.float32) for a in (calibration, scores))
+    ordered, n = jnp.sort(calibration), len(calibration)
     p = jnp.asarray(shares(n))[n - jnp.searchsorted(ordered, scores)]
     return jnp.where(jnp.isnan(scores) | jnp.isnan(ordered[-1]), jnp.nan, p)  # NaN are sorted last
 
@@ -124,7 +125,7 @@ def stream_p_values(
       UserError: a score is NaN.
     """
     refuse_nan(calibration=calibration, scores=scores)
-    return _stream(key, float32(calibration), float32(scores))
+    return _stream(key, *(jnp.asarray(a, jnp.float32) for a in (calibration, scores)))
 
 
 @jax.jit
@@ -142,8 +143,3 @@ def _stream(key: Key, calibration: Array, scores: Array) -> Array:
     # On (0, 1], never 0: a bet on p = 0 would win everything.
     uniforms = 1 - jax.random.uniform(key, (steps,))
     return lax.map(rank, (jnp.arange(steps), uniforms), batch_size=256)
-
-
-def float32(values: AnyArray) -> Array:
-    """Scores as they are compared."""
-    return jnp.asarray(values, jnp.float32)

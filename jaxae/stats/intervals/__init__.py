@@ -12,9 +12,8 @@ nominal 95 % are less. One is exact: a perfect result has no spread to resample,
 bounds what may lie behind it, whatever the distributions.
 """
 
-from jaxae.stats.intervals.bounds import flawless
+from jaxae.stats.intervals.bounds import Interval, PerMetric, flawless
 from jaxae.stats.intervals.one_run import report
-from jaxae.stats.intervals.rows import Interval, PerMetric
 from jaxae.stats.intervals.tasks import Summary, Task, over_tasks
 from jaxae.stats.intervals.two_runs import Difference, compare
 

@@ -18,8 +18,7 @@ from jaxtyping import Float, Int, Shaped
 
 from jaxae.errors import UserError
 from jaxae.stats.curve import Curve, placements, sweep
-from jaxae.stats.intervals.bounds import Z, flawless, hopeless, is_one, is_zero
-from jaxae.stats.intervals.rows import PerMetric
+from jaxae.stats.intervals.bounds import PerMetric, Z, flawless, hopeless, is_one, is_zero
 from jaxae.types import AnyArray
 
 

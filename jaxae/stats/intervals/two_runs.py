@@ -3,8 +3,8 @@
 DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988), by ranks: closed form, no randomness.
 
 The bootstrap resamples normals and anomalies separately, so that their numbers stay. Scores are
-sorted once: a resample only says how often each row counts. Resample i is drawn by key i, folded
-in, so neither the number of resamples nor how many are drawn at once changes it. In float64.
+ranked once; no resample is sorted. Resample i is drawn by key i, folded in, so neither the number
+of resamples nor how many are drawn at once changes it. In float64.
 """
 
 import functools
@@ -19,11 +19,11 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from jaxae.errors import UserError
 from jaxae.stats.curve import Curve, placements, sweep
 from jaxae.stats.intervals import bounds
-from jaxae.stats.intervals.rows import Interval, PerMetric, checked
+from jaxae.stats.intervals.bounds import Interval, PerMetric, checked
 from jaxae.types import AnyArray, Key
 
 RESAMPLES = 2000
-_TABLE = 2**17  # entries (resamples x rows) that are counted at once: they stay in cache
+_AT_ONCE = 2**17  # rows that are drawn at once, of one resample or of many
 _TOLERANCE = 1e-6  # metrics that differ by less are called equal
 
 
@@ -33,13 +33,6 @@ class Difference(NamedTuple):
     value: float
     interval: Interval
     p_value: float  # two-sided, of the hypothesis that there is no difference
-
-
-class Ranking(NamedTuple):
-    """The order of a run's scores, which no resample changes."""
-
-    rows: Int[np.ndarray, " N"]  # by descending score
-    last: Int[np.ndarray, " K"]  # of each of K distinct scores, the position of its last row
 
 
 def compare(
@@ -57,7 +50,7 @@ def compare(
     the smaller share of resamples on either side of no difference, (1 + count) / (1 + resamples),
     ties on both sides: p < .05 where the interval excludes 0, up to one resample (Davison and
     Hinkley, Bootstrap Methods and their Application, 1997, chapters 4 and 5). Of two perfect values
-    the interval is that of `_of_perfect_values`.
+    the interval is that of `_interval_of_difference`.
 
     Args:
       scores: [2, N].
@@ -70,7 +63,7 @@ def compare(
       A `Difference` of each metric.
 
     Raises:
-      UserError: as in `rows.checked`; decisions are not bool, or not one for each score.
+      UserError: as in `bounds.checked`; decisions are not bool, or not one for each score.
     """
     flagged = np.asarray(is_anomaly)
     if flagged.shape != np.shape(scores) or flagged.dtype != bool or len(flagged) != 2:
@@ -83,11 +76,10 @@ def compare(
     normals_first = np.argsort(y, kind="stable")
     scores, flagged = scores[:, normals_first], flagged[:, normals_first]
     y = np.arange(n + m) >= n
-    curves = [sweep(of_run, y) for of_run in scores]
-    rankings = [ranking(curve) for curve in curves]
-    values = measure(np.ones((1, n + m), int), rankings, flagged, y)[:, 0]
-    batches = [measure(times, rankings, flagged, y) for times in resampled(key, n, m, resamples)]
-    drawn = np.concatenate(batches, axis=1)
+    curves = [sweep(run_scores, y) for run_scores in scores]
+    values = measure(np.arange(n + m), curves, flagged, n)
+    samples = resamples_of_rows(key, n, m, resamples)
+    drawn = np.stack([measure(rows, curves, flagged, n) for rows in samples], axis=1)
     low, high = bounds.flawless(n, m), bounds.hopeless(n, m)
     paired = map(paired_difference, drawn, values, low[1:], high[1:])
     return PerMetric(delong(curves, y), *paired)
@@ -98,16 +90,16 @@ def delong(curves: Sequence[Curve], y: Bool[np.ndarray, " N"]) -> Difference:
 
     d -+ z sd and p = 2 Phi(-|d| / sd); var d = S10 / m + S01 / n, sample variances of the
     differences of the placements of m anomalies and n normals. Where neither run has spread, both
-    AUROCs being 1 say, the interval is that of `_of_perfect_values`; p is 1 if they are equal,
+    AUROCs being 1 say, the interval is that of `_interval_of_difference`; p is 1 if they are equal,
     else NaN: the normal law says nothing there.
     """
-    placed = []
+    by_row = []  # of each run, the placement of every row
     for curve in curves:
         below, above = placements(curve)
-        placed.append(np.where(y, below[curve.rank], above[curve.rank]))
-    areas = [float(of_run[y].mean()) for of_run in placed]
+        by_row.append(np.where(y, below[curve.rank], above[curve.rank]))
+    areas = [float(placed[y].mean()) for placed in by_row]
     # The variance of the difference itself: the sum of variances and covariances loses digits.
-    differences = placed[0] - placed[1]
+    differences = by_row[0] - by_row[1]
     sd = math.sqrt(sum(side.var(ddof=1) / len(side) for side in (differences[y], differences[~y])))
     value, reach = areas[0] - areas[1], bounds.Z * sd
     interval = Interval(max(value - reach, -1), min(value + reach, 1))
@@ -116,15 +108,14 @@ def delong(curves: Sequence[Curve], y: Bool[np.ndarray, " N"]) -> Difference:
         p_value = math.erfc(abs(value) / sd / math.sqrt(2))
     else:
         p_value = 1.0 if abs(value) <= bounds.ROUNDING else math.nan
-    return Difference(value, _of_perfect_values(interval, areas, low, 1 - low), p_value)
+    return Difference(value, _interval_of_difference(interval, areas, low, 1 - low), p_value)
 
 
-def resampled(key: Key, n: int, m: int, resamples: int) -> Iterator[Int[np.ndarray, "B N"]]:
-    """How often each of n normals and m anomalies is in each resample, a batch at a time."""
-    at_once = min(max(1, _TABLE // (n + m)), resamples)
-    for first in range(0, resamples, at_once):
-        drawn = draw(key, np.arange(first, first + at_once), n, m)[: resamples - first]
-        yield np.stack([np.bincount(rows, minlength=n + m) for rows in drawn])
+def resamples_of_rows(key: Key, n: int, m: int, count: int) -> Iterator[Int[np.ndarray, " N"]]:
+    """The rows of each resample of n normals and, after them, m anomalies."""
+    at_once = min(max(1, _AT_ONCE // (n + m)), count)
+    for first in range(0, count, at_once):
+        yield from draw(key, np.arange(first, first + at_once), n, m)[: count - first]
 
 
 def draw(key: Key, numbers: Int[np.ndarray, " B"], n: int, m: int) -> Int[np.ndarray, "B N"]:
@@ -140,38 +131,23 @@ def _words(key: Key, numbers: Array, size: int) -> Array:
     return jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), (size,)))(numbers)
 
 
-def ranking(curve: Curve) -> Ranking:
-    """The order of the rows of a curve."""
-    return Ranking(np.argsort(curve.rank, kind="stable"), curve.tp[1:] + curve.fp[1:] - 1)
-
-
 def measure(
-    times: Int[np.ndarray, "B N"],
-    rankings: Sequence[Ranking],
-    flagged: Bool[np.ndarray, "R N"],
-    y: Bool[np.ndarray, " N"],
-) -> Float[np.ndarray, "2 B R"]:
-    """Average precision and F1 of R runs on B resamples, as `metrics` defines them.
+    rows: Int[np.ndarray, " N"], curves: Sequence[Curve], flagged: Bool[np.ndarray, "R N"], n: int
+) -> Float[np.ndarray, "2 R"]:
+    """Average precision and F1 of R runs, as `metrics` defines them, on rows that may repeat.
 
-    Args:
-      times: how often each row is in each resample.
-      rankings: of the scores of each run.
-      flagged: decisions of each run.
-      y: the truth.
+    The first n rows are normals, the others anomalies.
     """
-    precision = [_average_precision(times, of_run, y) for of_run in rankings]
-    hits, all_flagged = times @ (flagged & y).T, times @ flagged.T
-    return np.stack([np.stack(precision, axis=1), 2 * hits / (all_flagged + np.sum(y))])
-
-
-def _average_precision(
-    times: Int[np.ndarray, "B N"], order: Ranking, y: Bool[np.ndarray, " N"]
-) -> Float[np.ndarray, " B"]:
-    """Of rows that count so often: sum over cuts of (recall step) * precision."""
-    times, y = times[:, order.rows], y[order.rows]
-    tp, flagged = (np.cumsum(counts, axis=1)[:, order.last] for counts in (times * y, times))
-    steps = np.diff(tp, axis=1, prepend=0)
-    return np.sum(steps * (tp / np.maximum(flagged, 1)), axis=1) / tp[:, -1]
+    decisions = flagged[:, rows]
+    false, hits = decisions[:, :n].sum(axis=1), decisions[:, n:].sum(axis=1)
+    precisions = []
+    for curve in curves:
+        ranks = curve.rank[rows]
+        counts = (np.bincount(side, minlength=len(curve.score)) for side in (ranks[:n], ranks[n:]))
+        fp, tp = map(np.cumsum, counts)
+        steps = np.diff(tp, prepend=0)
+        precisions.append(np.sum(steps * (tp / np.maximum(tp + fp, 1))) / tp[-1])
+    return np.stack([precisions, 2 * hits / (hits + false + len(rows) - n)])
 
 
 def paired_difference(
@@ -179,7 +155,7 @@ def paired_difference(
 ) -> Difference:
     """First run minus second, from a metric of resamples and of the rows as they are.
 
-    `lowest` and `highest` lie behind a value of 1 and of 0, see `_of_perfect_values`.
+    `lowest` and `highest` are the bounds behind a 1 and a 0, see `_interval_of_difference`.
     """
     differences = drawn[:, 0] - drawn[:, 1]
     sides = np.sum(differences <= _TOLERANCE), np.sum(differences >= -_TOLERANCE)
@@ -187,12 +163,12 @@ def paired_difference(
     one, other = values.tolist()
     return Difference(
         value=one - other,
-        interval=_of_perfect_values(interval, (one, other), lowest, highest),
+        interval=_interval_of_difference(interval, (one, other), lowest, highest),
         p_value=min(2 * (1 + int(min(sides))) / (1 + len(differences)), 1.0),
     )
 
 
-def _of_perfect_values(
+def _interval_of_difference(
     interval: Interval, values: Sequence[float], lowest: float, highest: float
 ) -> Interval:
     """The interval of a difference; a wider one where both values are 0 or 1 and have no spread.
