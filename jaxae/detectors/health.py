@@ -59,7 +59,8 @@ def _some(x: Source) -> np.ndarray:
     return x[np.unique(np.linspace(0, len(x) - 1, ROWS).astype(int))]
 
 
-def _of(member: int, size: int) -> str:
+def _suffix(member: int, size: int) -> str:
+    """Which member of an ensemble a line is about."""
     return f" of member {member}" if size > 1 else ""
 
 
@@ -91,9 +92,9 @@ def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> 
 
 def dead_discriminator(log_odds: dict[str, Float[np.ndarray, "E N"]]) -> Iterator[str]:
     """A discriminator that is constant over rows, or whose sigmoid is saturated for all."""
-    for name, of_members in log_odds.items():
-        for member, values in enumerate(of_members):
-            who = f"the discriminator{_of(member, len(of_members))} is dead: {name}"
+    for name, by_member in log_odds.items():
+        for member, values in enumerate(by_member):
+            who = f"the discriminator{_suffix(member, len(by_member))} is dead: {name}"
             size = np.abs(values)
             if values.std() <= NEGLIGIBLE * max(1.0, size.max()):
                 yield f"{who} is {values.mean():.4g} for all of {len(values)} test rows"
@@ -111,8 +112,8 @@ def dead_codes(z: Float[np.ndarray, "E N L"]) -> Iterator[str]:
         dead = int(np.sum(spread <= NEGLIGIBLE * np.abs(codes).max(axis=0)))
         if dead and len(codes) > 1:
             yield (
-                f"{dead} of {codes.shape[1]} latent units{_of(member, len(z))} are constant over "
-                f"{len(codes)} training rows"
+                f"{dead} of {codes.shape[1]} latent units{_suffix(member, len(z))} are constant "
+                f"over {len(codes)} training rows"
             )
 
 
@@ -128,13 +129,14 @@ def unmoved(initial: PyTree, params: PyTree) -> Iterator[str]:
         same = [n for n in after if np.array_equal(before[n][member], after[n][member])]
         if len(same) == len(after):
             raise FloatingPointError(
-                f"no parameter{_of(member, size)} has moved from its initial value; raise optim.lr"
+                f"no parameter{_suffix(member, size)} has moved from its initial value; raise "
+                "optim.lr"
             )
         if same:
             names = ", ".join(same[:3]) + (" ..." if len(same) > 3 else "")
             yield (
-                f"{len(same)} of {len(after)} parameter arrays{_of(member, size)} have not moved "
-                f"from their initial values: {names}"
+                f"{len(same)} of {len(after)} parameter arrays{_suffix(member, size)} have not "
+                f"moved from their initial values: {names}"
             )
 
 

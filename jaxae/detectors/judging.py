@@ -43,12 +43,12 @@ def scores_of(
 
 
 def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) -> Judgement:
-    """Scores of raw rows, in the units of the data that the detector was made of, and decisions.
+    """Scores of raw rows, in the units of the data that the detector was fitted on, and decisions.
 
     Args:
       detector: see `load`.
       raw: [N, *S]; a single channel may be left out.
-      first: the number of the first row in messages, where these are a part of many.
+      first: the number of the first row in messages, where these rows are part of many.
 
     Raises:
       UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
@@ -76,7 +76,7 @@ def prepared(
     Raises:
       UserError: the rows cannot be judged, see `judge`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # overflow in float32 is found right below
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow is refused below
         x = scaled(_checked(detector.about, raw), detector.scaling)
     require(np.isfinite(x), "rows hold NaN or infinite values", first)
     return inputs.mapped(detector.about.config.data.input, x)
@@ -88,11 +88,11 @@ def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
         raise UserError(f"the rows are of type {raw.dtype}; a detector judges real numbers")
     if (raw.dtype == np.uint8) != (about.dtype == "uint8"):
         raise UserError(
-            f"the rows are {raw.dtype}, but the detector was made of {about.dtype} rows "
+            f"the rows are {raw.dtype}, but the detector was fitted on {about.dtype} rows "
             f"({units(about.dtype)}); convert them to these"
         )
-    left_out = about.shape[:-1] if about.shape[-1] == 1 else about.shape
-    if raw.ndim < 2 or raw.shape[1:] not in (about.shape, left_out):
+    without_channel = about.shape[:-1] if about.shape[-1] == 1 else about.shape
+    if raw.ndim < 2 or raw.shape[1:] not in (about.shape, without_channel):
         raise UserError(
             f"the rows are given as {list(raw.shape)}; the detector takes {['N', *about.shape]}"
         )

@@ -1,4 +1,4 @@
-"""Threshold rules: from the scores of normals to decisions about others.
+"""Threshold rules: from the scores of normals to decisions about other rows.
 
 To add one, enter a `Rule` in `RULES`, or call `RULES.add` from outside the package.
 """

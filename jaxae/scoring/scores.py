@@ -96,12 +96,12 @@ def _neighbour_score(features: Callable[[Inferred], Array]) -> Score:
         return {"mean": mean, "bank": bank - mean[None]}
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
-        bank, code = fitted["bank"], features(row).ravel() - fitted["mean"]
-        # |b|^2 - 2 b.z ranks the bank as one matrix product over mapped rows. The distance to the
+        bank, point = fitted["bank"], features(row).ravel() - fitted["mean"]
+        # |b|^2 - 2 b.p ranks the bank as one matrix product over mapped rows. The distance to the
         # few nearest is then computed from their difference, which is exact for duplicates too.
-        rank = jnp.matmul(bank, code, precision="highest") - 0.5 * jnp.sum(bank * bank, axis=1)
+        rank = jnp.matmul(bank, point, precision="highest") - 0.5 * jnp.sum(bank * bank, axis=1)
         _, nearest = lax.top_k(rank, min(NEIGHBOURS, len(bank)))
-        return jnp.mean(jnp.linalg.norm(bank[nearest] - code[None], axis=1))
+        return jnp.mean(jnp.linalg.norm(bank[nearest] - point[None], axis=1))
 
     return Score(apply, fit)
 
