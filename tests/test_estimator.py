@@ -105,7 +105,7 @@ def test_images_are_taken_as_they_are():
         ({"contamination": "auto"}, "contamination is 'auto'"),
         ({"alpha": 1.0}, "alpha is 1.0"),
         ({"alpha": 0.001}, "calibration rows"),
-        ({"alpha": 0.1, "anomaly_score": "mse+row_knn"}, "cannot keep its promise"),
+        ({"alpha": 0.1, "anomaly_score": "mse+row_knn"}, "would have no guarantee"),
         ({"settings": {"train.speed": 1}}, "'train.speed', which is no field"),
         ({"settings": {"train": 1}}, "names the section"),
         ({"epochs": 0}, "train.epochs is 0"),

@@ -14,7 +14,6 @@ from jaxae.cli import main as cli
 from jaxae.config import DataConfig, ExperimentConfig, ThresholdConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.data.own import files, windows
-from jaxae.detectors import calibration
 from jaxae.errors import UserError
 
 
@@ -310,9 +309,9 @@ def test_windows_that_overlap_are_no_calibration_rows():
         threshold=ThresholdConfig(rule="conformal:0.1"),
     )
     with pytest.raises(UserError, match="windows overlap"):
-        calibration.check(cfg)
+        detectors.check(cfg)
     apart = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, stride=10))
-    calibration.check(apart)
+    detectors.check(apart)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def score_file(
     detector = detectors.load(detectors.folder_of(run_dir))
     raw, names = _read(rows, detector)
     parallel.initialize()
-    flaw = calibration.flaw(detector.about.config)
+    flaw = calibration.why_no_guarantee(detector.about.config)
     explanations: list[str] = []
     with naming_input(rows), _opened(out, detector) as scores:
         if explain:

@@ -1,4 +1,4 @@
-"""Which normals a threshold rule is fitted on, and whether they are as good as new ones."""
+"""Which normals a threshold rule is fitted on, and whether they are exchangeable with new ones."""
 
 import numpy as np
 from jaxtyping import Int
@@ -9,27 +9,11 @@ from jaxae.errors import UserError
 from jaxae.rng import Purpose, SplitDraw, host_generator
 
 
-def check(cfg: ExperimentConfig) -> None:
-    """Refuse a rule whose guarantee would not hold, and rows that are set aside for nothing.
+def why_no_guarantee(cfg: ExperimentConfig) -> str:
+    """Why p-values are only ranks and guarantee no error rate; "" = no reason is known.
 
-    Raises:
-      UserError: says why.
-    """
-    reason = flaw(cfg)
-    if scoring.rule(cfg.threshold.rule).exchangeable and reason:
-        raise UserError(f"threshold rule {cfg.threshold.rule!r} cannot keep its promise: {reason}")
-    if cfg.threshold.aside and not scoring.resolve(cfg.score).standardise:
-        raise UserError(
-            f"threshold.aside {cfg.threshold.aside} keeps rows for a sum of scores, and "
-            f"{cfg.score!r} is none; use 0"
-        )
-
-
-def flaw(cfg: ExperimentConfig) -> str:
-    """Why p-values are mere ranks, without a guarantee; "" = no reason is known.
-
-    It cannot see how the calibration rows were drawn: the first ones (`threshold.limit`) of a
-    sorted file are not exchangeable with new normals.
+    How rows were drawn is not checked: the first ones (`threshold.limit`) of a sorted file are not
+    exchangeable with new normals.
     """
     if cfg.threshold.on == "train":
         return "the model was trained on threshold.on = train; calibrate on --threshold.on valid"
@@ -49,10 +33,15 @@ def flaw(cfg: ExperimentConfig) -> str:
     return ""
 
 
-def parts(cfg: ExperimentConfig, n: int) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " K"]]:
-    """Positions of the valid rows that standardise sums, and of those that calibrate.
+def split_valid(
+    cfg: ExperimentConfig, n: int
+) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " K"]]:
+    """Positions of the valid rows for standardising a sum of scores, and of those that calibrate.
 
-    Drawn at random, so that either part is as new normals are; both are all rows without `aside`.
+    `threshold.aside` is the share of the first, drawn at random; where it is 0, both are all rows.
+
+    Raises:
+      UserError: one of both is empty.
     """
     rows, count = np.arange(n), round(cfg.threshold.aside * n)
     if not cfg.threshold.aside:

@@ -39,7 +39,7 @@ def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
     """What users must know before they rely on a decision."""
     about = detector.about
     n = len(detector.decision.calibration)
-    violated = calibration.flaw(about.config)
+    violated = calibration.why_no_guarantee(about.config)
     guarantee = (
         f"P-values are ranks without a guarantee: {violated}."
         if violated

@@ -55,7 +55,7 @@ def residuals(context: Context) -> Findings:
     index = np.argsort(-scores, kind="stable")[:8]
     judged = _judged(context, test.x[index], scores[index])
     kinds = np.array([f"row {i}, class {test.class_id[i]}" for i in index])
-    residual = explanation.of(judged["x"], judged["x_hat"][None]).residual
+    residual = explanation.from_outputs(judged["x"], judged["x_hat"][None]).residual
     return Findings(judged | {"residual": residual, "kind": kinds}, {})
 
 
