@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(name, where, what, make, ag
         patch.setattr(where, what, make())
         line = refused(again)
     assert FULL in line
-    assert "the same command goes on after the last checkpoint" in line
+    assert "the same command resumes after the last checkpoint" in line
     if "." in name and what != "provenance":
         assert f"{name}: " in line
     assert not list(again.run_path.rglob(".*"))
