@@ -18,7 +18,6 @@ from jaxae.reports import plots
 from jaxae.storage import disk, run_folder
 from jaxae.workflows import experiment
 
-
 ENTERED = [".lock", "arrays", "config.json", "data.json", "figures", "provenance.jsonl"]
 
 
