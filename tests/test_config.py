@@ -18,8 +18,8 @@ from jaxae.config import (
     to_json,
     validate,
 )
+from jaxae.config.checks import training_identity
 from jaxae.config.fields import Fact, settings
-from jaxae.config.identity import training_identity
 from jaxae.config.parsing import parse_cli
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -57,7 +57,7 @@ def test_text_that_is_not_json():
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"x"'])
 def test_json_that_is_no_configuration(text):
-    with pytest.raises(UserError, match="must hold named values"):
+    with pytest.raises(UserError, match="must be a JSON object"):
         from_json(text)
 
 
@@ -98,7 +98,7 @@ def test_saved_fields_that_were_renamed_or_removed_are_carried_over(monkeypatch)
         ({"tags": ["a"]}, "tags is ['a'], but it was removed; use name"),
         ({"train": {"epoch": 3}}, "unknown fields ['train.epoch']"),
         ({"train": {"rounds": 3, "epochs": 4}}, "unknown fields ['train.rounds']"),
-        ({"train": 3}, "train is 3; it must hold named values"),
+        ({"train": 3}, "train is 3; it must be a JSON object"),
         ({"format": FORMAT - 1}, f"format {FORMAT - 1}"),
         ({"format": [2]}, "format [2]"),
     ],
@@ -153,7 +153,7 @@ def test_every_method_reads_fields_that_exist():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"name": 3}, "name is 3; it must be a text"),
+        ({"name": 3}, "name is 3; it must be a string"),
         ({"seed": "0"}, "seed is '0'; it must be a whole number"),
         ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
         ({"seed": True}, "seed is True; it must be a whole number"),
@@ -162,9 +162,9 @@ def test_every_method_reads_fields_that_exist():
         ({"optim": {"lr": "fast"}}, "optim.lr is 'fast'; it must be a finite number"),
         ({"data": {"normal": 3}}, "data.normal is 3; it must be a tuple"),
         ({"data": {"normal": ["a"]}}, "data.normal is ('a',); it must be a tuple, each a whole"),
-        ({"studies": "verdicts"}, "studies is 'verdicts'; it must be a tuple, each a text"),
-        ({"model": [4]}, "model is [4]; it must hold named values"),
-        ({"threshold": None}, "threshold is None; it must hold named values"),
+        ({"studies": "verdicts"}, "studies is 'verdicts'; it must be a tuple, each a string"),
+        ({"model": [4]}, "model is [4]; it must be a JSON object"),
+        ({"threshold": None}, "threshold is None; it must be a JSON object"),
     ],
 )
 def test_a_value_of_another_type_is_named_with_its_field(values, words):

@@ -98,7 +98,7 @@ def test_another_configuration_is_refused_and_the_fields_are_named(tmp_path):
     ("text", "words"),
     [
         ('{"name": ', ["not valid JSON"]),
-        ("[]", ["named values"]),
+        ("[]", ["JSON object"]),
         (json.dumps({"format": FORMAT}), ["no name"]),
         (json.dumps({"format": FORMAT, "name": "tiny", "speed": 3}), ["speed"]),
         ('{"name": "tiny", "seed": 0}', ["format 1", f"format {FORMAT}", "another version"]),

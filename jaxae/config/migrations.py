@@ -12,7 +12,7 @@ from typing import Any
 from jaxae.errors import UserError
 
 RENAMED: dict[str, str] = {}  # dotted name -> the new one
-REMOVED: dict[str, tuple[Any, str]] = {}  # dotted name -> (its default in JSON, what to use instead)
+REMOVED: dict[str, tuple[Any, str]] = {}  # dotted name -> (default in JSON, what to use instead)
 
 
 def migrated(values: dict[str, Any], current: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxae import config
-from jaxae.config import identity
+from jaxae.config import checks
 from jaxae.devices import hosts, tuning
 from jaxae.errors import UserError, words
 from jaxae.storage.disk import append_line, read_json, read_metrics, write_json, write_text
@@ -137,7 +137,7 @@ def about(cfg: config.ExperimentConfig, digest: str) -> dict:
 
 def shared(cfg: config.ExperimentConfig, digest: str) -> str:
     """What must be equal in all processes that train together, as one string."""
-    return json.dumps([identity.training_identity(cfg), cfg.train.epochs, digest, packages()])
+    return json.dumps([checks.training_identity(cfg), cfg.train.epochs, digest, packages()])
 
 
 def refuse_other(stored: dict, cfg: config.ExperimentConfig, digest: str, where: Path) -> None:
@@ -153,11 +153,11 @@ def refuse_other(stored: dict, cfg: config.ExperimentConfig, digest: str, where:
       UserError: training would differ, or another version wrote it; names the fields.
     """
     try:
-        old = identity.training_identity(config.from_dict(stored["config"]))
+        old = checks.training_identity(config.from_dict(stored["config"]))
     except UserError as error:
         raise UserError(f"{where} cannot be used: {error}. {_REMEDY}") from None
     old["data_digest"] = stored["data_digest"]
-    new = identity.training_identity(cfg) | {"data_digest": digest}
+    new = checks.training_identity(cfg) | {"data_digest": digest}
     differing = [f"{name} is {a!r} there and {b!r} here" for name, a, b in changes(old, new)]
     if differing:
         raise UserError(f"{where} holds another configuration: {'; '.join(differing)}. {_REMEDY}")
