@@ -32,38 +32,29 @@ def migrated(values: dict[str, Any], current: int) -> dict[str, Any]:
             f"writes format {current}"
         )
     values = copy.deepcopy({name: value for name, value in values.items() if name != "format"})
-    for name in (*RENAMED, *REMOVED):
-        section, _, field = name.rpartition(".")
-        fields = values.get(section) if section else values
-        if isinstance(fields, dict) and field in fields:
-            _migrate(values, fields, name)
+    for name, (default, remedy) in REMOVED.items():
+        section, field = _section(values, name)
+        if field in section and (value := section.pop(field)) != default:
+            raise UserError(f"{name} is {value!r}, but it was removed; {remedy}")
+    for name, new_name in RENAMED.items():
+        (section, field), (new_section, new) = _section(values, name), _section(values, new_name)
+        if field in section and new not in new_section:  # with both, the old one is unknown
+            new_section[new] = section.pop(field)
     return values
 
 
-def _migrate(values: dict[str, Any], fields: dict[str, Any], name: str) -> None:
-    field = name.rpartition(".")[2]
-    if name in REMOVED:
-        if fields[field] != REMOVED[name][0]:
-            raise UserError(f"{name} is {fields[field]!r}, but it {_change(name)}")
-        del fields[field]
-        return
-    section, _, new = RENAMED[name].rpartition(".")
-    target = values.setdefault(section, {}) if section else values
-    if isinstance(target, dict) and new not in target:
-        target[new] = fields.pop(field)  # if both names are there, the old one is an unknown field
-
-
-def _change(name: str) -> str:
-    """What became of a field, in words."""
-    if name in RENAMED:
-        return f"is now --{RENAMED[name].replace('_', '-')}"
-    return f"was removed; {REMOVED[name][1]}"
+def _section(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The section that holds a field, and the field's name in it."""
+    section, _, field = name.rpartition(".")
+    fields = values.setdefault(section, {}) if section else values
+    return fields if isinstance(fields, dict) else {}, field
 
 
 def refuse_old_flags(args: Iterable[str]) -> None:
     """Raise a `UserError` for the flag of a renamed or removed field; says what became of it."""
-    for arg in args:
-        flag = arg.partition("=")[0]
+    for flag in (arg.partition("=")[0] for arg in args if arg.startswith("--")):
         name = flag.removeprefix("--").replace("-", "_")
-        if flag.startswith("--") and (name in RENAMED or name in REMOVED):
-            raise UserError(f"{flag} {_change(name)}")
+        if name in RENAMED:
+            raise UserError(f"{flag} is now --{RENAMED[name].replace('_', '-')}")
+        if name in REMOVED:
+            raise UserError(f"{flag} was removed; {REMOVED[name][1]}")

@@ -107,6 +107,11 @@ def open_manager(folder: Path, keep: int, fall_back: bool = False) -> Manager:
     return Manager(folder.absolute(), options=options)
 
 
+def opened(folder: Path, cfg: TrainConfig) -> Manager:
+    """`open_manager` with the settings of a configuration."""
+    return open_manager(folder, cfg.keep_checkpoints, cfg.fall_back)
+
+
 def _numbered(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 

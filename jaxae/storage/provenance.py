@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -87,12 +88,11 @@ _BITS = (
 def _processor() -> str:
     """The processor's name, as the operating system gives it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor()
-    pairs = dict(line.split(":", 1) for line in lines if ":" in line)
-    values = {name.strip(): value.strip() for name, value in pairs.items()}
     parts = ("model name", "cpu family", "model")
+    values = dict(re.findall(rf"^({'|'.join(parts)})\s*:\s*(.*\S)", cpuinfo, re.MULTILINE))
     return ", ".join(values[part] for part in parts if part in values) or platform.processor()
 
 

@@ -54,9 +54,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     with (
         parallel.on_host(),
         run_folder.enter(cfg, dataset.digest) as folder,
-        checkpoint.open_manager(
-            cfg.run_path / "checkpoints", cfg.train.keep_checkpoints, cfg.train.fall_back
-        ) as manager,
+        checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
         precompile.preparing(cfg, dataset, learner, scoring_learner, all_devices),
     ):
         run_folder.write_tuning(folder, learner)
