@@ -112,10 +112,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
                 f"n_samples = {len(x)}, but at least 3 rows are needed: two to train on, one to "
                 "hold out"
             )
-        if not (isinstance(self.contamination, Real) and 0 < self.contamination <= 0.5):
-            raise UserError(f"contamination is {self.contamination!r}; it must be in (0, 0.5]")
-        if self.alpha is not None and not (isinstance(self.alpha, Real) and 0 < self.alpha < 1):
-            raise UserError(f"alpha is {self.alpha!r}; it must be between 0 and 1, or None")
+        self._check_decision()
         parallel.initialize()
         span = auto.in_floats(sources.span(x))
         make = functools.partial(splits.of_normals, x)
@@ -209,3 +206,9 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
                 raise UserError(f"settings has {name!r}, not a field of jaxae.ExperimentConfig")
             cfg = checks.replaced(cfg, name, value)
         return checks.validate(cfg)
+
+    def _check_decision(self) -> None:
+        if not (isinstance(self.contamination, Real) and 0 < self.contamination <= 0.5):
+            raise UserError(f"contamination is {self.contamination!r}; it must be in (0, 0.5]")
+        if self.alpha is not None and not (isinstance(self.alpha, Real) and 0 < self.alpha < 1):
+            raise UserError(f"alpha is {self.alpha!r}; it must be between 0 and 1, or None")

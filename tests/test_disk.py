@@ -66,13 +66,11 @@ def swap(path):
     ["checkpoints", "figures", "arrays", "detector", "metrics.jsonl", "config.json", "data.json",
      "provenance.jsonl", "report.json", "scores.npz"],
 )  # fmt: skip
-def test_what_lies_in_the_way_is_named_before_anything_is_done(name, again):
+def test_a_file_in_place_of_a_folder_or_the_reverse_is_named(name, again):
     swap(again.run_path / name)
-    before = sorted(again.run_path.rglob("*"))
     line = refused(again)
-    assert f"{again.run_path / name} is not a {'file' if '.' in name else 'folder'}" in line
+    assert str(again.run_path / name) in line
     assert "--run-dir" in line
-    assert sorted(again.run_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "data.json"])

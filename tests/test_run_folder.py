@@ -131,7 +131,7 @@ def test_a_run_folder_of_the_version_before_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     message = refused(in_folder(tmp_path / "file" / "run"))
-    assert "file/run cannot be written" in message
+    assert "file/run/arrays: Not a directory" in message
     assert "--run-dir" in message
 
 
@@ -389,4 +389,4 @@ def test_what_a_lock_file_holds_does_not_matter(content, tmp_path):
 def test_a_folder_in_the_place_of_the_lock_is_one_line(tmp_path):
     (tmp_path / "run/.lock").mkdir(parents=True)
     message = refused(edit(tiny(), {"run_dir": str(tmp_path / "run")}))
-    assert message.endswith("cannot be written (Is a directory); name another with --run-dir")
+    assert message.startswith(f"{tmp_path / 'run/.lock'}: Is a directory; fix that")

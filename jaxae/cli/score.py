@@ -108,10 +108,8 @@ def _opened(
 ) -> Iterator[Callable[[Columns, Explained], None]]:
     """A function that writes a block of rows to a .csv or .npz, or does nothing without `out`.
 
-    Args:
-      out: the file.
-      names: of the rows, written to a column `source`; [] if they have none.
-      features: names of the values of a row, for a .csv with explanations; [] if they have none.
+    `names` of rows become a column `source`; `features` are the names of a row's values, used in a
+    .csv with explanations. Both may be empty.
 
     Raises:
       UserError: the file cannot be written.

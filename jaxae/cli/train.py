@@ -29,12 +29,10 @@ Settings that are auto are chosen from the training rows, and printed. Examples:
 
 
 def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) -> dict | None:
-    """Parse the command line and run; see `jaxae.errors.user_errors` for how errors are reported.
+    """Parse the command line and run.
 
-    Args:
-      default: the configuration that the command line changes.
-      args: None = those of the process.
-      more: see `jaxae.config.parsing.parse`.
+    Errors are reported by `jaxae.errors.user_errors`; for the arguments see
+    `jaxae.config.parsing.parse_cli`.
     """
     with hosts.exit_without_waiting(), user_errors():
         cfg = parse_cli(default, args, **more)

@@ -42,27 +42,19 @@ def validate(cfg: Config) -> Config:
 
 
 def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
-    """Refuse settings that the configured method would ignore, see `refuse_set`.
-
-    Args:
-      cfg: the configuration.
-      reads: dotted names of the method's fields, see `jaxae.methods.learners.Method`.
-    """
+    """Refuse settings that the method ignores; `reads`: those it reads, see `Method.reads`."""
     unread = (name for name in marked(cfg, Fact.BY_METHOD) if name not in reads)
     refuse_set(cfg, unread, f"it is not used with --method {cfg.method}")
 
 
 def refuse_set(cfg: Config, names: Iterable[str], why: str, section: str = "") -> None:
-    """Refuse settings that would be ignored.
+    """Raise a `UserError` if a setting that would be ignored is not at its default.
 
     Args:
       cfg: the configuration, or a section of it.
       names: dotted names of the fields that nothing would read.
       why: why they are not read, and what to do.
       section: the section's name and a dot, if `cfg` is one.
-
-    Raises:
-      UserError: one of them is not at its default.
     """
     for name in names:
         current, usual = value(cfg, name), default(cfg, name)

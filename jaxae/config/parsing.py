@@ -22,9 +22,8 @@ def parse_cli(
     """The default configuration, changed by flags such as `--train.epochs 5`.
 
     Args:
-      default: the experiment's own configuration.
-      args: the arguments; None = the process's. With `--config FILE` among them the default is
-        the configuration in that file, such as a run's `config.json`.
+      default: the experiment's own configuration; with `--config FILE` that of a file is used.
+      args: the arguments; None = the process's.
       more: see `parse`.
 
     Raises:
@@ -71,10 +70,8 @@ def completion(
 ) -> str:
     """A script that completes commands and their settings in a shell: bash, zsh or tcsh.
 
-    Args:
-      commands: functions by the names of their commands.
-      configured: default configurations by the names of the commands that take one.
-      shell: the shell's name.
+    `commands` are functions by the names of their commands; `configured` are default configurations
+    by the names of the commands that take one.
     """
     import tyro
 

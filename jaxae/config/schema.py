@@ -57,8 +57,7 @@ class DataConfig:
     test_fraction: Share = 0.2
     """share of the rows that go to the test set if split = random"""
     split_seed: Seed = 21
-    """seed of every draw of rows; separate from the training seed, so that runs with different
-    seeds share one split"""
+    """seed of every draw of rows; runs that differ only in --seed share one split"""
     valid: Literal["holdout", "test"] = "holdout"
     """validation rows (normals that are not trained on): holdout = held out of the training rows;
     test = the normal rows of the test set"""
@@ -128,8 +127,7 @@ class AloccConfig:
     """Ways to stabilise the training of ALOCC, all off by default; see docs/alocc.md."""
 
     bottleneck: Count = 0
-    """size of a dense code between the refiner's encoder and decoder; 0 = use the last feature map
-    as the code"""
+    """size of a dense latent code of the refiner; 0 = its last feature map is the code"""
     code_noise: Amount = 0.0
     """standard deviation of the Gaussian noise on the code in training; the features of a
     bottleneck have unit variance"""
@@ -208,8 +206,7 @@ class ThresholdConfig:
     limit: Count = 0
     """fit the rule on the first so many scores only; 0 = all"""
     aside: ShareOrZero = 0.0
-    """share of the validation rows that standardise a sum of scores and do not calibrate it; 0 =
-    all rows do both"""
+    """share of the validation rows that only standardise a sum of scores; 0 = all calibrate too"""
 
 
 @dataclass(frozen=True)
@@ -255,8 +252,7 @@ class ExperimentConfig:
     run_dir: Annotated[str, Fact.FREE] = ""
     """the run folder; "" = runs/NAME-seedSEED"""
     devices: Annotated[Count, Fact.FREE] = 0
-    """number of devices to train on; 0 = all accelerators, or as many CPU cores as suit the
-    method"""
+    """number of devices; 0 = all accelerators, or as many CPU cores as suit the method"""
     driver: Annotated[Literal["pmap", "shard_map"], Fact.FREE] = "pmap"
     """how programs are mapped over devices; both give the same results"""
     deterministic: Annotated[bool, Fact.FREE] = False
@@ -314,11 +310,7 @@ def from_json(text: str) -> ExperimentConfig:
 
 
 def from_dict(values: Any) -> ExperimentConfig:
-    """The configuration in a JSON object.
-
-    Raises:
-      UserError: it was written by another version, has an unknown field, or is not valid.
-    """
+    """The configuration in a JSON object; a `UserError` if it is not one of this version."""
     if not isinstance(values, dict):
         raise UserError(f"the configuration is {values!r}; it must be a JSON object")
     return validate(_build(ExperimentConfig, migrated(values, FORMAT), ""))

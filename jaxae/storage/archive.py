@@ -5,7 +5,6 @@ replacing the description replaces the archive atomically. Reading never execute
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +40,7 @@ def write(folder: Path, description: dict, tree: dict) -> None:
 
 def read_description(folder: Path) -> dict:
     """The description that `write` saved, with the digest; a `UserError` if it cannot be read."""
-    try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{DESCRIPTION} cannot be read: {error}") from None
+    description = disk.read_json(folder / DESCRIPTION)
     if not isinstance(description, dict):
         raise UserError(f"{DESCRIPTION} is not a JSON object")
     return description

@@ -163,12 +163,8 @@ def due(cfg: TrainConfig) -> Callable[[int], bool]:
 def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTree = None) -> None:
     """Save the state after an epoch; returns once the state is copied, before it is written.
 
-    Args:
-      manager: see `open_manager`.
-      epoch: the checkpoint's number.
-      state: the training state.
-      about: JSON-able; what the run is made from, see `run_folder.about`.
-      chosen: the number and the variables of the best epoch so far, if epochs are compared.
+    `about` is JSON-able and says what the run is made from, see `run_folder.about`. `chosen` is the
+    number and the variables of the best epoch so far, if epochs are compared.
 
     Raises:
       OSError: this checkpoint or the previous one cannot be written.
@@ -184,10 +180,7 @@ def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTre
 
 
 def _seal(folder: Path) -> None:
-    """Add digests to a checkpoint whose files are written, before Orbax renames it.
-
-    Checkpoints of older versions get digests too: they were renamed, so they are complete.
-    """
+    """Add digests to a checkpoint before Orbax renames it, and to complete ones without any."""
     if not hosts.first():
         return
     for path in folder.iterdir():
@@ -211,11 +204,7 @@ def _digests(path: Path) -> dict[str, str]:
 
 
 def check_whole(path: Path) -> None:
-    """Compare a checkpoint's files with its digests, if it has any (older versions wrote none).
-
-    Raises:
-      UserError: the checkpoint is damaged; names a file.
-    """
+    """Raise a `UserError` that names a file whose digest differs; older versions wrote none."""
     _check_parts(path)
     if not (path / DIGESTS).exists():
         return
@@ -245,7 +234,7 @@ def _leaves(state: PyTree) -> dict[str, str]:
 
 
 def about(manager: Manager, epoch: int) -> dict:
-    """The `about` that `save` was given, and "leaves", the dtypes and shapes of the state.
+    """The `about` that `save` was given, with "leaves", the state's dtypes and shapes.
 
     Raises:
       UserError: the checkpoint is damaged.
@@ -257,11 +246,8 @@ def about(manager: Manager, epoch: int) -> dict:
 def restore(manager: Manager, template: PyTree, epoch: int | None = None) -> PyTree:
     """A saved state, bit for bit.
 
-    Args:
-      manager: see `open_manager`.
-      template: shapes, dtypes and shardings, for instance from `jax.eval_shape` of the
-        initialisation; the saved state must have the same shapes and dtypes.
-      epoch: None = the last one.
+    `template` has shapes, dtypes and shardings, for instance from `jax.eval_shape` of the
+    initialisation; the saved state must have the same shapes and dtypes. `epoch` None = the last.
 
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it has other shapes or dtypes.

@@ -18,12 +18,7 @@ _REMEDY = "restore the file, or name another folder with --run-dir"
 def atomic(path: Path, suffix: str = "") -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it if the block ends without an error.
 
-    Args:
-      path: of the finished file.
-      suffix: what the temporary name must end in.
-
-    Raises:
-      OSError: the file cannot be written; names `path`.
+    The temporary name ends in `suffix`. System errors in the block get the name of `path`.
     """
     temporary = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
     try:
@@ -90,19 +85,16 @@ def read_lines(path: Path) -> list[dict]:
     """
     if not path.exists():
         return []
+    rows: list[dict] = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {_REMEDY}") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
+        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
             row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}, is not JSON ({error}); {_REMEDY}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}, is not a JSON object; {_REMEDY}")
-        rows.append(row)
+            if not isinstance(row, dict):
+                raise ValueError(f"but {line[:20]}")
+            rows.append(row)
+    except (OSError, ValueError) as error:
+        where = f"{path}, line {len(rows) + 1},"
+        raise UserError(f"{where} is not a JSON object ({error}); {_REMEDY}") from None
     return rows
 
 

@@ -24,12 +24,9 @@ class Logger:
     """
 
     def start(self, config: dict[str, Any], folder: Path, done: int) -> None:
-        """Called before the first epoch.
+        """Called before the first epoch; `done` epochs were trained before, in the same `folder`.
 
-        Args:
-          config: as in `config.json`.
-          folder: the run folder.
-          done: how many epochs were trained before.
+        `config` is what `config.json` in the folder holds.
         """
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -40,11 +37,7 @@ class Logger:
 
 
 class TensorBoard(Logger):
-    """Event files in the run folder's `tensorboard/`, written by tensorboardX.
-
-    Raises:
-      UserError: the package is not installed.
-    """
+    """Event files in the run folder's `tensorboard/`; a `UserError` without tensorboardX."""
 
     def __init__(self):
         try:

@@ -20,7 +20,6 @@ from jaxae.storage.provenance import changes, packages, provenance
 from jaxae.types import Learner
 
 TUNING = "tuning.json"  # the learner's `Tuning` when training started: the bits depend on it
-_FOLDERS = ("arrays", "checkpoints", "detector", "figures")
 _FILES = (
     *("config.json", "data.json", "report.json", TUNING),
     *("metrics.jsonl", "provenance.jsonl", "scores.npz"),
@@ -32,36 +31,24 @@ _ENTERED = "run folder entered"  # a barrier of all processes
 def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
     """Create the run folder, or reopen one that holds the same experiment, and lock it.
 
-    In this order: the folder is locked, its contents are compared with `cfg`, and a line of
-    provenance is added. `config.json` and `data.json` (the digest of the data) are written unless
+    In this order: the folder is locked, its contents are compared with `cfg` and with the data's
+    digest, and a line of provenance is added. `config.json` and `data.json` are written unless
     something was trained there already; see `write_about`.
-
-    Args:
-      cfg: names the folder.
-      digest: of the data, see `Dataset.digest`.
 
     Raises:
       UserError: the folder cannot be written, now or during the run; another process is using it;
-        or it holds another configuration (the message names the fields that differ), or one of
-        another version.
+        or it holds another configuration or version, see `refuse_other`.
     """
     folder = cfg.run_path
     with contextlib.ExitStack() as stack:
         if not hosts.first():
             yield stack.enter_context(_copy(folder))
             return
-        _check_kinds(folder)
-        try:
-            (folder / "arrays").mkdir(parents=True, exist_ok=True)
-            (folder / "figures").mkdir(exist_ok=True)
-            stack.enter_context(_locked(folder))
-            _remove_unfinished(folder)
-        except OSError as error:
-            raise UserError(
-                f"the run folder {folder} cannot be written ({words(error)}); "
-                "name another with --run-dir"
-            ) from None
         stack.enter_context(_system_errors(folder))
+        (folder / "arrays").mkdir(parents=True, exist_ok=True)
+        (folder / "figures").mkdir(exist_ok=True)
+        stack.enter_context(_locked(folder))
+        _remove_unfinished(folder)
         stored = about(cfg, digest)
         for name, part in _ABOUT.items():
             if (folder / name).exists():
@@ -89,14 +76,6 @@ def _copy(folder: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _check_kinds(folder: Path) -> None:
-    """Raise a `UserError` before training if a file is where a folder must be, or the reverse."""
-    for kind, names in (("folder", _FOLDERS), ("file", _FILES)):
-        for path in (folder / name for name in names):
-            if path.exists() and path.is_dir() != (kind == "folder"):
-                raise UserError(f"{path} is not a {kind}; remove it, or name another --run-dir")
-
-
 # Temporary names: those of `disk.atomic`, and of figures in older versions.
 _UNFINISHED = re.compile(r"\..+(\.\d+(\.npz)?|-[0-9a-f]{32}\.tmp)")
 
@@ -110,14 +89,14 @@ def _remove_unfinished(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _system_errors(folder: Path) -> Iterator[None]:
-    """Turn a system error during the run, such as a full disk, into a `UserError`."""
+    """Turn a system error, such as a full disk, into a `UserError`."""
     try:
         yield
     except OSError as error:
         hosts.refuse_loss(error)
         raise UserError(
-            f"{error.filename or folder}: {words(error)}; once that is fixed, the same command "
-            "resumes after the last checkpoint"
+            f"{error.filename or folder}: {words(error)}; fix that, and the same command resumes "
+            "after the last checkpoint, or name another --run-dir"
         ) from error
 
 
@@ -144,10 +123,10 @@ def refuse_other(stored: dict, cfg: config.ExperimentConfig, digest: str, where:
     """Refuse a folder or checkpoint that was made from another configuration or other data.
 
     Args:
-      stored: as `about` returns it.
+      stored: as `about` returns it, read from `where`.
       cfg: the configuration of this run.
       digest: of this run's data.
-      where: the folder that `stored` was read from.
+      where: a folder.
 
     Raises:
       UserError: training would differ, or another version wrote it; names the fields.
@@ -186,10 +165,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def with_stored_tuning(folder: Path, learner: Learner) -> Learner:
     """The learner with the `Tuning` that training in this folder started with, if it has started.
 
-    So a run resumes with the same bits, even if this version tunes the method differently.
-
-    Raises:
-      UserError: the file is damaged, or from a version with other fields.
+    So a run resumes with the same bits, even if this version tunes the method differently. A
+    `UserError` if the file is damaged, or from a version with other fields.
     """
     path = folder / TUNING
     if not path.is_file():
@@ -203,11 +180,7 @@ def write_tuning(folder: Path, learner: Learner) -> None:
 
 
 def start_metrics(path: Path, epochs: int) -> list[dict]:
-    """Cut `metrics.jsonl` to the epochs that the restored checkpoint has trained, and return them.
-
-    Raises:
-      UserError: some of them are missing: the file was damaged.
-    """
+    """Cut `metrics.jsonl` to a checkpoint's epochs, and return them; all must be there."""
     kept = read_metrics(path)[:epochs]
     if [metrics["epoch"] for metrics in kept] != list(range(1, epochs + 1)):
         raise UserError(
