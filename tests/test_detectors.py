@@ -509,7 +509,7 @@ def test_arrays_of_another_detector(saved, tmp_path):
     folder, path = saved
     detectors.save(tmp_path / "other", made(seed=1))
     shutil.copy(next((tmp_path / "other").glob("arrays-*.npz")), path)
-    assert f"{path.name} is not what was written" in refused(folder)
+    assert f"{path.name} is damaged" in refused(folder)
 
 
 @pytest.mark.parametrize(

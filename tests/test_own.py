@@ -369,6 +369,6 @@ def test_what_is_wrong_with_a_file_is_printed_with_what_was_found(folder, capsys
         cli.main(["data", "gaps.csv", "--data.label", "kind"])
     assert stop.value.code == 2
     said = capsys.readouterr()
-    assert "no numbers: colour (text), machine (text)" in said.out
+    assert "not numeric: colour (text), machine (text)" in said.out
     assert "missing values: width (30)" in said.out
     assert said.err.count("\n") == 1

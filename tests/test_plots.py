@@ -247,8 +247,8 @@ def test_a_damaged_array_file_is_named(name, damage, tmp_path):
     ("text", "message"),
     [
         ("", "holds no epochs"),
-        ('{"epoch": 1, "loss": 1}\n{"epo\n', "line 2, is not JSON"),
-        ('{"loss": 1}\n', "line 1, lacks epoch"),
+        ('{"epoch": 1, "loss": 1}\n{"epo\n', "line 2, is not a JSON object"),
+        ('{"loss": 1}\n', "line 1, has no epoch"),
         ('{"epoch": 1', "holds no epochs"),
         ("[1]\n", "line 1, is not a JSON object"),
         ('{"epoch": 1}\n', "holds no losses"),

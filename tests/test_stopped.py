@@ -164,4 +164,3 @@ def test_a_run_may_be_interrupted_at_any_moment(often, tmp_path):
     assert Command(*command).end() == (0, "")
     finished = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert {"report.json", "detector", "scores.npz"} <= set(finished)
-    assert ".lock" not in finished

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxae import config, detectors
 from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.config.checks import training_identity
 from jaxae.config.grids import ProtocolConfig
-from jaxae.config.identity import training_identity
 from jaxae.data import sources
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
