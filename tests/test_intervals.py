@@ -94,7 +94,7 @@ def test_signed_zeros_tie():
     assert curve.sweep(scores[0], y).score.tolist() == [0]
 
 
-@pytest.mark.parametrize("n", [2**10, 2**16, 2**20])
+@pytest.mark.parametrize("n", [2**10, 2**20])
 def test_memory_is_bounded_by_rows_and_not_by_resamples(n):
     rank, flagged = (jax.ShapeDtypeStruct((1, n), dtype) for dtype in (jnp.int32, bool))
     run = jax.jit(two_runs.resample, static_argnames=("n", "resamples"))
