@@ -231,6 +231,6 @@ def test_memory_stays_flat_however_many_rows_there_are(tmp_path):
         np.save(tmp_path / "rows.npy", generator.random((count, 8), np.float32))
         found[count] = peak("score", run, tmp_path / "rows.npy", "--out", tmp_path / "out.csv")
     # What is said of each row takes 30 bytes; the rows themselves would be 160 MB more.
-    assert found[5_000_000] < found[100_000] + 260
+    assert found[5_000_000] < found[100_000] + 340
     with (tmp_path / "out.csv").open() as lines:
         assert sum(1 for _ in lines) == 5_000_001
