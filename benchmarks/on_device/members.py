@@ -51,6 +51,7 @@ class Sizes(NamedTuple):
       block: steps in one dispatch.
       rounds: rounds for each point.
       seconds: seconds of each round.
+      models: those that are measured.
     """
 
     seeds: int
@@ -62,10 +63,11 @@ class Sizes(NamedTuple):
     block: int
     rounds: int
     seconds: float
+    models: tuple[str, ...]
 
 
-FULL = Sizes(5, 32, 6, 2, (32, 128, 512, 1024, 4096), (1, 64, 256, 16, 4), 16, 3, 0.2)
-SMALL = Sizes(1, 2, 3, 1, (16, 64), (1, 4), 2, 2, 0.05)
+FULL = Sizes(5, 32, 6, 2, (32, 128, 512, 1024, 4096), (1, 64, 256, 16, 4), 16, 3, 0.2, MODELS)
+SMALL = Sizes(1, 2, 3, 1, (16,), (1, 4), 2, 2, 0.05, MODELS[:1])
 
 
 def main(order: Order) -> None:
@@ -75,12 +77,12 @@ def main(order: Order) -> None:
     attempts = Attempts(order, _LEAST)
     tasks = ((_grid, "grid", "jaxae", _TOGETHER), (_alone, "loop", "jaxae", _APART),
              (_torch, "loop", "torch", ""))  # fmt: skip
-    for (work, what, framework, setting), model in itertools.product(tasks, MODELS):
+    for (work, what, framework, setting), model in itertools.product(tasks, sizes.models):
         made = functools.partial(work, order, sizes, model)
         attempts.make(made, what, model, framework=framework, setting=setting)
         _let_go()
     for what, points in (("ensemble", sizes.members), ("batch", sizes.batches)):
-        for model, x in itertools.product(MODELS, points):
+        for model, x in itertools.product(sizes.models, points):
             made = functools.partial(_point, order, sizes, model, what, x)
             attempts.make(made, what, model, framework="jaxae", setting="as is", x=x)
             _let_go()
