@@ -171,7 +171,7 @@ class Tuning(NamedTuple):
       in_place: whether XLA searches harder for parameters that need no copy.
       width: bits of vectors in training; 0 = XLA's choice.
       chunk: rows scored at a time, few enough for activations to stay in the cache.
-      library: whether XLA may call oneDNN for convolutions in scoring; see `jaxae.ops.onednn`.
+      library: whether XLA may call oneDNN for convolutions in scoring; see `jaxae.ops.convolution`.
       graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on an NVIDIA
         GPU, so that the host launches one graph instead of every kernel of every step.
       unroll: training steps in one iteration of the epoch's loop; may change the last bits. 0 = 4

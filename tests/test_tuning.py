@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from probes import DEVICES, SHAPE, assert_close, batch, images, initial, leaves, stepped, tiny
 
-from jaxae import types
+from jaxae import ops, types
 from jaxae.devices import members, parallel, reductions, tuning
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.ops import onednn
 from jaxae.storage import run_folder
 from jaxae.types import AXIS
 
@@ -358,11 +357,11 @@ def test_a_library_is_called_by_scorers_where_xla_has_it(has, monkeypatch):
         assert CALLS not in tuning.scoring_options(tuned, "float32", "gpu")
         assert CALLS not in tuning.training_options(tuned, "float32", "cpu", 2)
         with tuning.tracing_scorers(tuned, "float32", "cpu"):
-            assert onednn.is_called() == calls
+            assert (ops.current() == "library") == calls
         for dtype, where in (("bfloat16", "cpu"), ("float32", "gpu")):
             with tuning.tracing_scorers(tuned, dtype, where):
-                assert not onednn.is_called()
-    assert not onednn.is_called()
+                assert ops.current() == "auto"
+    assert ops.current() == "auto"
 
 
 def test_scores_are_the_same_with_a_library_and_without(monkeypatch):

@@ -94,7 +94,7 @@ def _vectors(width: int) -> Options:
 @functools.cache
 def _has_library() -> bool:
     """Whether this XLA can call oneDNN for convolutions: JAX 0.12's does, 0.10's does not."""
-    x, k = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 9, 9, 16), (5, 5, 16, 16)))
+    x, k = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 9, 9, 1), (5, 5, 16, 16)))
     with ops.calling_library(), jax.default_device(jax.local_devices(backend="cpu")[0]):
         lowered = jax.jit(ops.conv).lower(x, k)
     text: Any = compiled(lowered, _CALLS)
