@@ -179,7 +179,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
             blocks[chunk] = list(parallel.blocks(scored, judges, chunk))
         placed = parallel.place(box[0].variables, judges)
         with _exact(judges[0]):
-            parallel.map_rows(scorer, placed, blocks[chunk], len(scored))
+            parallel.map_rows(scorer, placed, blocks[chunk], len(scored))()
 
     def cost() -> dict[str, float]:
         return step_cost(cfg, case.shape)

@@ -374,7 +374,7 @@ def test_scores_are_the_same_with_a_library_and_without(monkeypatch):
         monkeypatch.setattr(tuning, "_has_library", lambda has=has: has)
         run = parallel.rows_fn(learner.infer, DEVICES[:2], learner)
         placed = parallel.place(variables, DEVICES[:2])
-        found.append(parallel.map_rows(run, placed, parallel.blocks(x, DEVICES[:2], 2), len(x)))
+        found.append(parallel.map_rows(run, placed, parallel.blocks(x, DEVICES[:2], 2), len(x))())
     for a, b in zip(*(jax.tree.leaves(outputs) for outputs in found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 

@@ -65,7 +65,7 @@ def score_file(
     detector = detectors.load(detectors.folder_of(run_dir))
     raw, names = _read(rows, detector)
     parallel.initialize()
-    no_guarantee = calibration.why_no_guarantee(detector.about.config)
+    reason = calibration.why_no_guarantee(detector.about.config)
     count = anomalies = 0
     explanations: list[str] = []
     with naming_input(rows), _opened(out, names, _features(detector)) as write:
@@ -79,14 +79,12 @@ def score_file(
         "rows": count,
         "anomalies": anomalies,
         "threshold": detector.decision.threshold,
-        "p_value_flaw": no_guarantee or None,
+        "p_value_flaw": reason or None,
     }
     if json:
         print(dumps(summary))
         return summary
-    caution = (
-        f"; p-values are ranks without a guarantee: {no_guarantee}" if no_guarantee and out else ""
-    )
+    caution = f"; p-values are ranks without a guarantee: {reason}" if reason and out else ""
     print(f"{anomalies} of {count} rows are anomalies{caution}")
     print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary

@@ -45,7 +45,7 @@ def _over_rows(run: Callable, learner: Learner, devices: parallel.Devices) -> Ca
     """`(params [E, ...], x [N, *S]) -> run(params, x) [E, N, ...]` on the host."""
     return lambda params, x: parallel.map_rows(
         run, parallel.place(params, devices), _blocks(learner, params, x, devices), len(x)
-    )
+    )()
 
 
 class Blocks:
@@ -145,7 +145,7 @@ def _on_same_rows(
         rows = placed or _blocks(learner, params, x, devices)
         if not placed and sources.is_resident(x):
             rows = placed[:] = list(rows)
-        return parallel.dispatch_rows(run, parallel.place(params, devices), rows, len(x))
+        return parallel.map_rows(run, parallel.place(params, devices), rows, len(x))
 
     return begin
 

@@ -171,7 +171,7 @@ def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTre
     """
     about = {**about, "leaves": _leaves(state)}
     # Of arrays on several devices Orbax would compile slices, one for each device to write.
-    single = parallel.first_copy if jax.process_count() == 1 else lambda tree: tree
+    single = parallel.local_copy if jax.process_count() == 1 else lambda tree: tree
     items = {"state": ocp.args.StandardSave(single(state)), "about": ocp.args.JsonSave(about)}
     if chosen is not None:
         items[_CHOSEN] = ocp.args.StandardSave(single(chosen))

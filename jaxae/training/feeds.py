@@ -6,7 +6,7 @@ Both follow the plan of `jaxae.data.index_plan`: same batches, and the same bits
 import functools
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -200,9 +200,9 @@ def _part(
 def _ahead(read: Callable[[int], Any], steps: int, part: int) -> Iterator[Any]:
     """What `read` gives for each part, read by another thread while the one before is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
-        following: Future | None = pool.submit(read, 0)
-        for first in range(part, steps + part, part):
-            assert following is not None
-            rows = following.result()
-            following = pool.submit(read, first) if first < steps else None
-            yield rows
+        reading = (pool.submit(read, first) for first in range(0, steps, part))
+        current = next(reading)
+        for following in reading:
+            yield current.result()
+            current = following
+        yield current.result()

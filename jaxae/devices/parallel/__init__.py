@@ -18,7 +18,6 @@ from jaxae.devices.parallel.devices import (
 from jaxae.devices.parallel.drivers import DRIVERS, driver, mapped, start, use
 from jaxae.devices.parallel.placing import (
     fetch,
-    first_copy,
     local_copy,
     place,
     placed_like,
@@ -28,7 +27,6 @@ from jaxae.devices.parallel.placing import (
 from jaxae.devices.parallel.programs import (
     blocks,
     compiled_epoch,
-    dispatch_rows,
     epoch_fn,
     is_padded,
     map_rows,
@@ -36,8 +34,8 @@ from jaxae.devices.parallel.programs import (
 )
 
 __all__ = [
-    "DRIVERS", "Devices", "all_devices", "blocks", "choose", "compiled_epoch", "dispatch_rows",
-    "driver", "epoch_fn", "fetch", "first_copy", "initialize", "is_padded", "local_copy",
+    "DRIVERS", "Devices", "all_devices", "blocks", "choose", "compiled_epoch",
+    "driver", "epoch_fn", "fetch", "initialize", "is_padded", "local_copy",
     "local_positions", "map_rows", "mapped", "on_host", "place", "placed_like", "rows_fn", "split",
     "split_by", "start", "use",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,36 +107,23 @@ def compiled(learner: Learner, devices: parallel.Devices) -> tuple[Callable, Cal
     """The programs on devices, as their learner trains and scores fastest."""
     platform = devices[0].platform
     epoch, losses = programs(learner, platform)
-    training = tuning.training_options(learner.tuning, learner.dtype, platform, len(devices))
+    training = parallel.mapped(epoch, devices, (0, None, 0, 0, 0, 0), (0, 0), donate=(0,))
+    measuring = parallel.mapped(losses, devices, (0, None, 0, 0), (0,))
     how = learner.tuning, learner.dtype, platform
-
-    def compile_training(program: Any, args: tuple) -> Callable:
-        return tuning.compiled(program.lower(*args), training)
-
-    def compile_scoring(program: Any, args: tuple) -> Callable:
-        return tuning.compiled_scorer(program, args, *how)
-
+    options = tuning.training_options(*how, len(devices))
     return (
-        _mapped(epoch, devices, (0, None, 0, 0, 0, 0), (0, 0), compile_training, donate=(0,)),
-        _mapped(losses, devices, (0, None, 0, 0), (0,), compile_scoring),
+        _compiled_once(lambda *args: tuning.compiled(training.lower(*args), options)),
+        _compiled_once(lambda *args: tuning.compiled_scorer(measuring, args, *how)),
     )
 
 
-def _mapped(
-    fun: Callable,
-    devices: parallel.Devices,
-    in_axes: tuple,
-    outs: tuple,
-    compile_it: Callable[[Any, tuple], Callable],
-    donate: tuple[int, ...] = (),
-) -> Callable:
-    """`fun` of what each device holds, compiled at its first call."""
+def _compiled_once(compile_for: Callable[..., Callable]) -> Callable:
+    """A program that is compiled for the arguments of its first call."""
     program: list[Callable] = []
-    mapped = parallel.mapped(fun, devices, in_axes, outs, donate)
 
     def call(*args: PyTree) -> PyTree:
         if not program:
-            program.append(compile_it(mapped, args))
+            program.append(compile_for(*args))
         return program[0](*args)
 
     return call

@@ -28,8 +28,10 @@ def make(
     held-out normals alone; "points" has all of them.
     """
     points: dict[str, list[ExperimentConfig]] = {}
+    fields = [spec.partition("=")[0] for spec in cfg.sweep]
     for member in members:
-        points.setdefault(_point(cfg, member), []).append(member)
+        point = ", ".join(f"{field} {checks.value(member, field):g}" for field in fields)
+        points.setdefault(point, []).append(member)
     tasks = {point: _tasks(configs) for point, configs in points.items()}
     loss = {point: _valid_loss(configs) for point, configs in points.items()}
     best = min(points, key=loss.__getitem__)
@@ -63,11 +65,6 @@ def make(
             for point, by_class in tasks.items()
         }
     return report
-
-
-def _point(cfg: ProtocolConfig, member: ExperimentConfig) -> str:
-    fields = [spec.partition("=")[0] for spec in cfg.sweep]
-    return ", ".join(f"{field} {checks.value(member, field):g}" for field in fields)
 
 
 def _tasks(members: Sequence[ExperimentConfig]) -> Tasks:
