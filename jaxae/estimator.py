@@ -23,6 +23,7 @@ from jaxae.config import (
 )
 from jaxae.config.checks import AUTO
 from jaxae.config.fields import settings
+from jaxae.config.migrations import RENAMED
 from jaxae.data import sources, splits
 from jaxae.devices import parallel
 from jaxae.errors import UserError
@@ -201,6 +202,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             threshold=ThresholdConfig(rule=quantile if self.alpha is None else conformal),
         )
         for name, value in (self.settings or {}).items():
+            if name in RENAMED:
+                raise UserError(f"settings has {name!r}, which is now {RENAMED[name]!r}")
             setting = settings(ExperimentConfig).get(name)
             if not setting or setting.is_section:
                 raise UserError(f"settings has {name!r}, not a field of jaxae.ExperimentConfig")

@@ -229,7 +229,10 @@ def test_what_no_detector_could_be_made_of_is_refused(changes, words):
 NO_GUARANTEE = [
     ({"threshold__on": "train"}, ["threshold.on = train", "--threshold.on valid"]),
     ({"data__valid": "test"}, ["data.valid = test", "--data.valid holdout"]),
-    ({"score": "mse+latent_knn"}, ["'mse+latent_knn' is standardised", "--threshold.aside"]),
+    (
+        {"score": "mse+latent_knn"},
+        ["'mse+latent_knn' is standardised", "--threshold.standardise-fraction"],
+    ),
 ]
 
 
@@ -250,7 +253,9 @@ def test_a_promise_that_the_calibration_rows_would_break_is_refused(changes, wor
 
 def test_rows_set_aside_standardise_a_sum_and_the_others_calibrate():
     """Changing a calibration row must not change the score; a row set aside must not calibrate."""
-    cfg = tiny(score="mse+mae", threshold__aside=0.4, threshold__rule="conformal:0.2")
+    cfg = tiny(
+        score="mse+mae", threshold__standardise_fraction=0.4, threshold__rule="conformal:0.2"
+    )
     detectors.check(cfg)
     assert not calibration.why_no_guarantee(cfg)
     aside, kept = calibration.split_valid(cfg, 30)
@@ -270,10 +275,10 @@ def test_rows_set_aside_standardise_a_sum_and_the_others_calibrate():
 
 
 def test_rows_are_set_aside_for_sums_only_and_no_part_is_empty():
-    with pytest.raises(UserError, match="'mse' is not a sum; use 0"):
-        detectors.check(tiny(threshold__aside=0.5))
+    with pytest.raises(UserError, match="'mse' is not a sum of scores"):
+        detectors.check(tiny(threshold__standardise_fraction=0.5))
     with pytest.raises(UserError, match="of 2 valid rows leaves a part empty"):
-        calibration.split_valid(tiny(score="mse+mae", threshold__aside=0.1), 2)
+        calibration.split_valid(tiny(score="mse+mae", threshold__standardise_fraction=0.1), 2)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxae.errors import UserError
 
-RENAMED: dict[str, str] = {}  # dotted name -> the new one
+RENAMED = {"threshold.aside": "threshold.standardise_fraction"}  # dotted name -> the new one
 REMOVED: dict[str, tuple[Any, str]] = {}  # dotted name -> (default in JSON, what to use instead)
 
 

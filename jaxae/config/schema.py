@@ -199,13 +199,13 @@ class ThresholdConfig:
 
     rule: str = "quantile:0.95"
     """mean_std:K, quantile:Q, mad:K, max, conformal:ALPHA (flags a normal row with probability at
-    most ALPHA; fit it on validation rows, and set --threshold.aside for a sum of scores) or
-    pot:RISK (extrapolates the tail)"""
+    most ALPHA; fit it on validation rows, and for a sum of scores set
+    --threshold.standardise-fraction) or pot:RISK (extrapolates the tail)"""
     on: Literal["valid", "train"] = "valid"
     """fit the rule on the scores of validation rows, or of training rows as some tutorials do"""
     limit: Count = 0
     """fit the rule on the first so many scores only; 0 = all"""
-    aside: ShareOrZero = 0.0
+    standardise_fraction: ShareOrZero = 0.0
     """share of the validation rows that only standardise a sum of scores; 0 = all calibrate too"""
 
 

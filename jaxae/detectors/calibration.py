@@ -25,10 +25,10 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
             "windows overlap, so that they are not exchangeable; give --data.window and a "
             "--data.stride that is no smaller"
         )
-    if scoring.resolve(cfg.score).standardise and not cfg.threshold.aside:
+    if scoring.resolve(cfg.score).standardise and not cfg.threshold.standardise_fraction:
         return (
-            f"score {cfg.score!r} is standardised on the valid rows; use --threshold.aside 0.3, or "
-            "a --score without +"
+            f"score {cfg.score!r} is standardised on the valid rows; use "
+            "--threshold.standardise-fraction 0.3, or a --score without +"
         )
     return ""
 
@@ -38,18 +38,19 @@ def split_valid(
 ) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " K"]]:
     """Positions of the valid rows for standardising a sum of scores, and of those that calibrate.
 
-    `threshold.aside` is the share of the first, drawn at random; where it is 0, both are all rows.
+    `threshold.standardise_fraction` is the share of the first, drawn at random; 0 = both are all.
 
     Raises:
       UserError: one of both is empty.
     """
-    rows, count = np.arange(n), round(cfg.threshold.aside * n)
-    if not cfg.threshold.aside:
+    fraction = cfg.threshold.standardise_fraction
+    rows, count = np.arange(n), round(fraction * n)
+    if not fraction:
         return rows, rows
     if not 0 < count < n:
         raise UserError(
-            f"threshold.aside {cfg.threshold.aside} of {n} valid rows leaves a part empty; raise "
-            "data.valid_fraction"
+            f"threshold.standardise_fraction {fraction} of {n} valid rows leaves a part empty; "
+            "raise data.valid_fraction"
         )
     order = host_generator(cfg.data.split_seed, Purpose.SPLIT, SplitDraw.CALIBRATION).permutation(n)
     return np.sort(order[:count]), np.sort(order[count:])

@@ -29,10 +29,11 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
     if rule.exchangeable and reason:
         raise UserError(f"threshold rule {cfg.threshold.rule!r} would have no guarantee: {reason}")
     score = scoring.resolve(cfg.score)
-    if cfg.threshold.aside and not score.standardise:
+    fraction = cfg.threshold.standardise_fraction
+    if fraction and not score.standardise:
         raise UserError(
-            f"threshold.aside {cfg.threshold.aside} sets rows aside for a sum of scores, "
-            f"but {cfg.score!r} is not a sum; use 0"
+            f"threshold.standardise_fraction is {fraction}, but {cfg.score!r} is not a sum of "
+            "scores, the only one that is standardised; use 0"
         )
     needed = score.needs - learners.METHODS[cfg.method].outputs
     if needed:
@@ -90,7 +91,7 @@ def fit_score(
         return {}
     outputs = evaluation.inference(learner, devices)
     standardising, _ = calibration.split_valid(cfg, len(data.valid.y))
-    scale_rows = data.valid.x[standardising] if cfg.threshold.aside else data.valid.x
+    scale_rows = data.valid.x[standardising] if cfg.threshold.standardise_fraction else data.valid.x
     variables, states = jax.device_get(variables), []
     for member in range(members.count(variables)):
         one = members.pick(variables, member)

@@ -105,8 +105,8 @@ class _Streaming:
         count, share, row = len(self._devices), self._share, self._x.shape[1:]
         for length in sorted({self._part, self._steps % self._part} - {0}):  # of the end
             rows = _blank((count, length * share, *row), self._devices)
-            own = np.arange(length * share, dtype=np.int32).reshape(length, share)
-            plan = parallel.split(np.broadcast_to(own, (count, *own.shape)), self._devices)
+            order = np.arange(length * share, dtype=np.int32).reshape(length, share)
+            plan = parallel.split(np.broadcast_to(order, (count, *order.shape)), self._devices)
             args = self._state, rows, plan, *self._rest
             program = parallel.compiled_epoch(self._learner, self._devices, *args, own_rows=True)
             memory.refuse_program(program, self._devices)
@@ -120,10 +120,10 @@ class _Streaming:
             return _part(self._x, plan, first, self._part, self._devices)
 
         for length, rows in _ahead(read, self._steps, self._part):
-            program, own = self._programs[length]
+            program, order = self._programs[length]
             if len(pending) > 1:  # so that no more than a few parts lie on the devices
                 jax.block_until_ready(pending[-2])
-            state, metrics = program(state, rows, own, *self._rest)
+            state, metrics = program(state, rows, order, *self._rest)
             pending.append(metrics)
 
         def fetch() -> dict[str, np.ndarray]:
@@ -169,7 +169,7 @@ def _shapes(tree: PyTree) -> PyTree:
 def _blank(shape: tuple, devices: parallel.Devices) -> jax.Array:
     """Zeros to compile for: `pmap` in many processes takes no shapes."""
     return parallel.split_by(
-        lambda own: np.zeros((len(own), *shape[1:]), np.float32), shape, devices
+        lambda local: np.zeros((len(local), *shape[1:]), np.float32), shape, devices
     )
 
 
@@ -191,8 +191,8 @@ def _part(
     index = plan[:, first : first + length]
     of_device = (index.shape[1] * index.shape[2], *x.shape[1:])
 
-    def read(own: np.ndarray) -> np.ndarray:
-        return x[index[own].ravel()].reshape(len(own), *of_device)
+    def read(local: np.ndarray) -> np.ndarray:
+        return x[index[local].ravel()].reshape(len(local), *of_device)
 
     return index.shape[1], parallel.split_by(read, (len(index), *of_device), devices)
 

@@ -43,8 +43,8 @@ def _work(
     shape = next(iter(datasets.values())).shape
     learner = run_folder.with_stored_tuning(cfg.run_path, learners.build(todo[0], shape, axis=None))
     settings = [learners.build(member, shape, axis=None).settings for member in todo]
-    for member, own in zip(todo, settings, strict=True):
-        if own.keys() != learner.settings.keys():
+    for member, values in zip(todo, settings, strict=True):
+        if values.keys() != learner.settings.keys():
             raise UserError(
                 f"{member.run_path.name} is another program than {todo[0].run_path.name}: a sweep "
                 "over train.noise_std cannot hold 0 and other values"
@@ -59,8 +59,8 @@ def _work(
             rows.append(sources.read(split.x))
             positions[k].append(np.arange(first, first + len(rows[-1])))
     placed = [
-        grid.Member(member, own, *positions[member.data])
-        for member, own in zip(todo, settings, strict=True)
+        grid.Member(member, values, *positions[member.data])
+        for member, values in zip(todo, settings, strict=True)
     ]
     return Work(todo, datasets, learner, devices, np.concatenate(rows), placed)
 
