@@ -1,1 +1,1 @@
-"""Speed and equality against other frameworks; nothing here is part of the installed package."""
+"""Comparisons with other frameworks: speed and equality. Not part of the installed package."""

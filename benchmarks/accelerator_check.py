@@ -1,22 +1,23 @@
-"""What jaxae is worth on an accelerator: one command, prepared for a few minutes on a device.
+"""Measure jaxae on an accelerator with one command, in a few minutes.
 
     python -m benchmarks.accelerator_check --out build/check              # about eight minutes
     python -m benchmarks.accelerator_check --out build/check --stages speed members --budget 300
     python -m benchmarks.accelerator_check --out build/rehearsal --rehearse   # on any CPU
 
-Four stages: `equality` (the device against the CPU, itself and the tests marked for a device),
-`speed` (jaxae, plain Flax and PyTorch on seven models), `members` (many models in one program) and
-`whole` (a protocol from the start of Python to its report). Each has a deadline and leaves what it
-has: every finding is a line of OUT/results.jsonl as soon as it is known, and OUT/*.log is what the
-parts said. At the end there is one table. `benchmarks.accelerator_report` makes the section of
-docs/speed.md of it. The exit code is 0 where every stage ran to its end, 1 where one did not.
+There are four stages: `equality` compares the device with the CPU and with itself, and runs the
+tests marked for a device; `speed` times jaxae, plain Flax and PyTorch on seven models; `members`
+trains many models in one program; `whole` runs a protocol from the start of Python to its report.
+Each stage has a deadline. Each result is appended to OUT/results.jsonl as soon as it is known, so
+a stage that is cut off keeps what it has; OUT/*.log has the output of the processes. At the end a
+table is printed. `benchmarks.accelerator_report` writes the section of docs/speed.md from it. The
+exit code is 0 if every stage finished, else 1.
 
-Needed, all from a clone and without a network: jax with the device's plugin, flax, optax,
-orbax-checkpoint, numpy, jaxtyping and tqdm; and pure Python wheels: tyro, docstring_parser and
-typeguard. Runs that write a report (the one that is verified, and `whole`) draw it: matplotlib and
-scipy. Used where they are, and said where they are not: torch; scikit-learn (its digits and
-baselines; else rows are made); pytest with beartype (the tests); nvidia's or AMD's device itself.
-Not needed: tensorflow-datasets, array_record, pyarrow, Pillow.
+It runs from a clone and needs no network. Required packages: jax with the device's plugin, flax,
+optax, orbax-checkpoint, numpy, jaxtyping and tqdm, and the pure Python wheels tyro,
+docstring_parser and typeguard. Parts that write a report (the verified run and `whole`) also need
+matplotlib and scipy. Used if installed, and reported if not: torch; scikit-learn (for its digits
+and baselines; otherwise rows are generated); pytest with beartype (for the tests). Not needed:
+tensorflow-datasets, array_record, pyarrow, Pillow.
 """
 
 import argparse
@@ -33,29 +34,29 @@ from benchmarks.on_device import table
 from benchmarks.on_device.results import SCHEMA, Journal, Record, read
 from benchmarks.on_device.stages import ROOT, STAGES, run_all
 
-# The telling ones first: what launches dominate, convolutions, two networks.
+# The most informative first: dominated by launches, by convolutions, two networks.
 MODELS = ("fmnist_dense", "mnist_conv", "mnist_alocc", "fmnist_one_class", "fmnist_denoise",
           "ecg_dense", "mnist_conv_latent")  # fmt: skip
-REHEARSED = ("fmnist_denoise", "ecg_dense")
+REHEARSED = ("ecg_dense", "fmnist_denoise")  # speed is measured of the first, which is quick
 _PACKAGES = ("jaxae", "jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu", "flax",
              "optax", "orbax-checkpoint", "numpy", "torch")  # fmt: skip
 _FULL_S, _REHEARSAL_S = 470.0, 285.0  # seconds
-_PROBE_S = 90.0  # a device that has not answered by then is none
+_PROBE_S = 90.0  # time limit for finding a device
 
 
 def parse(args: list[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
-                        help="results.jsonl there is appended to")  # fmt: skip
-    defaults = f"{_FULL_S:.0f}, of a rehearsal {_REHEARSAL_S:.0f}"
+                        help="folder of results; results.jsonl in it is appended to")  # fmt: skip
+    defaults = f"{_FULL_S:.0f}, for a rehearsal {_REHEARSAL_S:.0f}"
     parser.add_argument("--budget", type=float, metavar="SECONDS",
-                        help=f"of all stages; default {defaults}")  # fmt: skip
+                        help=f"time for all stages; default {defaults}")  # fmt: skip
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL",
-                        help=f"of {', '.join(MODELS)}; default all, in this order")  # fmt: skip
+                        help=f"default: {', '.join(MODELS)}")  # fmt: skip
     parser.add_argument("--rehearse", action="store_true",
-                        help="on a CPU, small: does everything still work?")  # fmt: skip
+                        help="a small run on a CPU, to test that everything works")  # fmt: skip
     given = parser.parse_args(args)
     if given.budget is None:
         given.budget = _REHEARSAL_S if given.rehearse else _FULL_S
@@ -70,7 +71,7 @@ def parse(args: list[str] | None) -> argparse.Namespace:
 
 
 def device(environment: dict[str, str]) -> dict | str:
-    """What JAX finds in an environment, or why it finds nothing."""
+    """The device that JAX finds in an environment, or a message why it finds none."""
     command = [sys.executable, "-m", "benchmarks.on_device.probe"]
     try:
         done = subprocess.run(
@@ -86,7 +87,7 @@ def device(environment: dict[str, str]) -> dict | str:
 
 
 def common(found: dict) -> Record:
-    """What all findings share."""
+    """The fields that all results share."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -98,7 +99,7 @@ def common(found: dict) -> Record:
 
 
 def _revision() -> str | None:
-    """Of the clone, with a + where files are changed; None where nobody knows."""
+    """The git revision of the clone, with a + if files are changed; None if it is unknown."""
     answers = []
     for asked in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
         try:
@@ -113,27 +114,27 @@ def _revision() -> str | None:
 
 
 class _Stopped(BaseException):
-    """A signal asks for the end."""
+    """SIGINT or SIGTERM was received."""
 
     def __init__(self, number: int):
         self.code = 128 + number
 
 
 def _stop(number: int, _: object) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):  # whoever presses on adds nothing
+    for each in (signal.SIGINT, signal.SIGTERM):  # ignore further signals
         signal.signal(each, signal.SIG_IGN)
     raise _Stopped(number)
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the stages, print the table; the exit code."""
+    """Run the stages and print the table; returns the exit code."""
     given = parse(args)
     before = {each: signal.signal(each, _stop) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
         return _run(given)
     except _Stopped as stopped:
         words = "interrupted" if stopped.code == 130 else "terminated"
-        print(f"{words}; what is known so far is in {given.out}", file=sys.stderr)
+        print(f"{words}; the results so far are in {given.out}", file=sys.stderr)
         return stopped.code
     finally:
         for each, handler in before.items():

@@ -1,11 +1,11 @@
-"""The section "On a GPU" of docs/speed.md from what `benchmarks.accelerator_check` found.
+"""Write the section "On a GPU" of docs/speed.md from results of `benchmarks.accelerator_check`.
 
-    python -m benchmarks.accelerator_report build/check     # keeps the findings, writes the section
-    python -m benchmarks.accelerator_report --check         # do docs and kept findings agree?
+    python -m benchmarks.accelerator_report build/check     # keeps the results, writes the section
+    python -m benchmarks.accelerator_report --check         # do the page and the results agree?
 
-Only findings of an accelerator count: those of a rehearsal are refused. The findings are kept in
-benchmarks/results/results.jsonl, beside those of other devices, and the section is written from
-all that is kept, so that whoever reads the page can draw other conclusions from the rounds.
+Only results measured on an accelerator are accepted; those of a rehearsal are refused. They are
+added to benchmarks/results/results.jsonl, which keeps the raw rounds of all devices measured so
+far, and the section is generated from that file.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- on a gpu: begin -->", "<!-- on a gpu: end -->"
 COMMAND = "python -m benchmarks.accelerator_check --out build/check"
 _NOTHING = f"""Nothing was measured on a GPU or TPU so far.
-What [scale](scale.md) says of them is a prediction, until somebody runs this on one:
+The numbers for them in [scale](scale.md) are predictions. To measure one, run
 
 ```sh
 {COMMAND}      # about eight minutes
@@ -35,7 +35,7 @@ python -m benchmarks.accelerator_report build/check
 
 
 def refuse_rehearsals(records: Sequence[Record], where: Path) -> None:
-    """Findings that say nothing of an accelerator.
+    """Refuse results that were not measured on an accelerator.
 
     Raises:
       ValueError: there are some; names the file.
@@ -49,7 +49,7 @@ def refuse_rehearsals(records: Sequence[Record], where: Path) -> None:
 
 
 def section(records: Sequence[Record]) -> str:
-    """Markdown between the markers."""
+    """The Markdown between the markers."""
     if not any(map(has_value, records)):
         return _NOTHING
     kinds = list(dict.fromkeys(record["device"]["kind"] for record in records))
@@ -73,7 +73,7 @@ def _row(*cells: str) -> str:
 
 
 _HEAD = (
-    *("model", "train steps/s [range]", "as it comes", "PyTorch's best", "ratio [95 %]"),
+    *("model", "train steps/s [range]", "default (`as is`)", "PyTorch's best", "ratio [95 %]"),
     *("/ eager", "/ plain Flax", "scored rows/s", "PyTorch's best", "ratio [95 %]"),
 )
 
@@ -85,15 +85,15 @@ def _speed(records: Sequence[Record]) -> list[str]:
         return []
     precision = next(r["precision"] for r in records if r["what"] == "train" and has_value(r))
     return [
-        "Training in JAX's " + precision + " precision of products, which PyTorch is set to as "
-        "well, scoring in float32. jaxae's fastest variant beside PyTorch's fastest setting:",
+        f"The fastest variant of jaxae and the fastest setting of PyTorch. Both train in JAX's "
+        f"{precision} precision of float32 products and score in full float32:",
         "",
         _row(*_HEAD), _row(*["---"] * len(_HEAD)), *rows,
     ]  # fmt: skip
 
 
 def _model(records: Sequence[Record], model: str) -> str:
-    """A row; empty where either side was not measured."""
+    """A row of the table; empty if jaxae or PyTorch was not measured."""
     train, score = (
         {who: table.of(records, what, model, who) for who in ("jaxae", "torch", "flax")}
         for what in ("train", "score")
@@ -122,7 +122,7 @@ def _named(record: Record | None) -> str:
 
 
 def _ratio(ours: Record | None, theirs: Record | None) -> str:
-    """With an interval where both were measured in the same rounds."""
+    """The ratio of two speeds, with an interval if both were measured in the same rounds."""
     if not (ours and theirs):
         return "-"
     if len(ours["rounds"]) == len(theirs["rounds"]):
@@ -138,7 +138,7 @@ def _short(ours: Record | None, theirs: Record | None) -> str:
 
 def _members(records: Sequence[Record]) -> list[str]:
     head = ("model", "members", "one program, member-steps/s", "jaxae, one by one",
-            "PyTorch, one by one", "times jaxae", "times PyTorch")  # fmt: skip
+            "PyTorch, one by one", "/ jaxae", "/ PyTorch")  # fmt: skip
     rows, points = [], []
     for model in table.models(records, "members"):
         grid, alone, theirs = (
@@ -148,18 +148,19 @@ def _members(records: Sequence[Record]) -> list[str]:
         if grid:
             cells = (_number(grid), _number(alone), _named(theirs), _short(grid, alone))
             rows.append(_row(model, str(grid["members"]), *cells, _short(grid, theirs)))
-        for what, words in (("ensemble", "members"), ("batch", "a batch")):
+        for what, words in (("ensemble", "number of members"), ("batch", "batch size")):
             found = sorted(table.of(records, what, model, "jaxae"), key=lambda r: r["x"])
             shown = ", ".join(f"{r['median']:.4g} at {r['x']}" for r in found)
             points += [f"* {model}, member-steps/s by {words}: {shown}"] if shown else []
-    lines = ["One-vs-rest in one program:", "", _row(*head), _row(*["---"] * len(head)), *rows]
+    title = "One-vs-rest, all members in one program or one after another:"
+    lines = [title, "", _row(*head), _row(*["---"] * len(head)), *rows]
     return (lines if rows else []) + ([""] if rows and points else []) + points
 
 
 def _whole(records: Sequence[Record]) -> list[str]:
     found = [r for r in records if r["what"] == "run" and has_value(r)]
     shown = ", ".join(f"{r['seconds']:.1f} s with {r['setting']}" for r in found)
-    words = "One-vs-rest on digits from the start of Python to its report"
+    words = "One-vs-rest on digits, from the start of Python to the report"
     return [f"{words}: {shown}."] if found else []
 
 
@@ -168,8 +169,8 @@ def _equality(records: Sequence[Record]) -> list[str]:
     if not found:
         return []
     bad = [r for r in found if not r["ok"]]
-    lines = [f"Of {len(found)} comparisons with the CPU and of the device with itself "
-             f"{len(found) - len(bad)} are within what is allowed."]  # fmt: skip
+    lines = [f"{len(found) - len(bad)} of {len(found)} comparisons of the device with the CPU "
+             "and with itself are within tolerance."]  # fmt: skip
     lines += [
         f"* {r['model']}, {r['quantity']}, {r['setting']}: off by {float(r['deviation']):.1e}, "
         f"allowed {r['allowed']:.0e}"
@@ -179,28 +180,29 @@ def _equality(records: Sequence[Record]) -> list[str]:
 
 
 def _checked(records: Sequence[Record]) -> list[str]:
-    """Of the tests for a device, and of a run and an export that were made on a CPU."""
+    """Lines on the tests for a device, and on verifying a run and an export made on a CPU."""
     lines = []
     for r in (r for r in records if r["what"] == "tests" and has_value(r)):
-        cut = "" if r["whole"] else ", as far as there was time"
-        counts = f"{r['passed']} passed, {r['failed']} failed, {r['skipped']} were skipped"
-        lines.append(f"Of the tests for a device{cut}, {counts}.")
+        cut = "" if r["whole"] else " (not all ran in the time available)"
+        counts = f"{r['passed']} passed, {r['failed']} failed, {r['skipped']} skipped"
+        lines.append(f"Tests marked for a device: {counts}{cut}.")
     checks = [r for r in records if r["what"] == "verified" and has_value(r)]
     if checks:
         good = sum(r["ok"] for r in checks)
-        lines.append(f"Trained on a CPU and verified there: {good} of {len(checks)} checks agree.")
+        title = "A run trained on a CPU, verified on the device"
+        lines.append(f"{title}: {good} of {len(checks)} checks agree.")
     return lines
 
 
 def _missing(records: Sequence[Record]) -> list[str]:
     counts = {word: sum(reason in r for r in records) for reason, word in
               (("error", "failed"), ("no_time", "had no time"))}  # fmt: skip
-    said = " and ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return [f"{said}: see `benchmarks/results/`."] if said else []
+    text = " and ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return [f"Of all measurements, {text}: see `benchmarks/results/`."] if text else []
 
 
 def written(page: str, content: str) -> str:
-    """The page with the section in place of what stands between the markers.
+    """The page with the text between the markers replaced.
 
     Raises:
       ValueError: a marker is missing.
@@ -213,15 +215,15 @@ def written(page: str, content: str) -> str:
 
 
 def kept() -> list[Record]:
-    """The findings that stand in the repository; none where nobody had an accelerator."""
+    """The results kept in the repository; empty if no accelerator has been measured."""
     return accepted(KEPT) if (KEPT / NAME).is_file() else []
 
 
 def accepted(folder: Path) -> list[Record]:
-    """The findings of a folder.
+    """The results in a folder.
 
     Raises:
-      ValueError: there are none, a line is none, or they are of a rehearsal.
+      ValueError: there are none, a line is invalid, or they are from a rehearsal.
     """
     records = read(folder)
     refuse_rehearsals(records, folder)
@@ -229,7 +231,7 @@ def accepted(folder: Path) -> list[Record]:
 
 
 def keep(records: Sequence[Record]) -> list[Record]:
-    """Write findings beside those kept before, which newer ones of the same kind replace."""
+    """Add results to the kept ones, replacing older ones of the same measurement and device."""
     both = latest([*kept(), *records])
     KEPT.mkdir(exist_ok=True)
     (KEPT / NAME).write_text("".join(json.dumps(record) + "\n" for record in both))
@@ -237,15 +239,15 @@ def keep(records: Sequence[Record]) -> list[Record]:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Write the section, or compare it; the exit code."""
+    """Write the section or check it; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path, nargs="?", metavar="DIR",
-                        help="what benchmarks.accelerator_check --out wrote to")  # fmt: skip
+                        help="folder written by benchmarks.accelerator_check --out")  # fmt: skip
     parser.add_argument("--check", action="store_true",
-                        help="write nothing; does the page agree with what is kept?")  # fmt: skip
+                        help="only check that the page agrees with the kept results")  # fmt: skip
     given = parser.parse_args(args)
     if bool(given.folder) == given.check:
-        parser.error("name DIR to write the section of it, or --check alone")
+        parser.error("name DIR to write the section from it, or use --check alone")
     try:
         records = kept() if given.check else keep(accepted(given.folder))
         page = PAGE.read_text()
@@ -254,10 +256,10 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if given.check:
-        print("docs and results agree" if new == page else f"{PAGE} is not what the results give")
+        print("docs and results agree" if new == page else f"{PAGE} differs from the results")
         return int(new != page)
     PAGE.write_text(new)
-    print(f"{PAGE}: {len(records)} findings")
+    print(f"{PAGE}: written from {len(records)} results")
     return 0
 
 

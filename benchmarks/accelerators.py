@@ -1,9 +1,9 @@
-"""GPUs and TPUs that are not at hand: XLA's own compilers make their programs on any machine.
+"""Compile for GPUs and TPUs that this machine does not have, with XLA's compilers.
 
     python -m pip install ".[compilers]"
 
-brings the compilers of NVIDIA's and Google's devices without drivers or devices. The devices that
-are named here can be compiled for, and the program can be read; it cannot be run.
+installs the compilers for NVIDIA's and Google's devices, without drivers. Compiled programs can be
+inspected but not run.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# What XLA must know of an H100 (SXM), from NVIDIA's description of the Hopper architecture.
+# What XLA must know about an H100 (SXM), from NVIDIA's description of the Hopper architecture.
 _H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -29,7 +29,7 @@ dnn_version_info { major: 9 minor: 10 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
-# Kind -> platform, and what names so many devices on so many hosts.
+# Kind -> platform, and the topology arguments for a number of devices and hosts.
 KINDS = {
     "H100": ("cuda", lambda count, hosts: {"topology": f"1x{hosts}x{count // hosts}"}),
     "TPU v5e": ("tpu", lambda count, hosts: {"topology_name": f"v5e:{_square(count)}"}),
@@ -37,7 +37,7 @@ KINDS = {
 
 
 def _square(count: int) -> str:
-    """As rows of columns, which the sides of a pod of v5e are."""
+    """The shape (rows, columns) of a pod of v5e devices."""
     rows = max(n for n in (1, 2, 4, 8, 16) if n * n <= count)
     return f"{rows}x{count // rows}"
 
@@ -46,17 +46,17 @@ def devices(kind: str, count: int, hosts: int = 1) -> list[Any]:
     """Devices to compile for.
 
     Args:
-      kind: of `KINDS`.
-      count: 1 to 256; of a TPU 1, 4, 8, 16, 32, 64, 128 or 256.
-      hosts: whose they are; a TPU has four to a host.
+      kind: a key of `KINDS`.
+      count: 1 to 256; for a TPU 1, 4, 8, 16, 32, 64, 128 or 256.
+      hosts: the number of hosts; a TPU host has four devices.
 
     Raises:
-      RuntimeError: its compiler is not installed, or does not know these.
+      RuntimeError: the compiler is not installed, or does not support these devices.
     """
     from jax.experimental import topologies
 
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # compiling asks no cloud who this is
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is run that others hold
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not query the cloud's metadata server
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing runs on a TPU in use
     platform, name = KINDS[kind]
     arguments = name(count, hosts)
     if platform == "cuda":
@@ -65,7 +65,7 @@ def devices(kind: str, count: int, hosts: int = 1) -> list[Any]:
         found = topologies.get_topology_desc(platform=platform, **arguments)
     except Exception as error:
         raise RuntimeError(
-            f"XLA's compiler for {kind} is not here ({str(error).splitlines()[0]}); "
+            f"XLA's compiler for {kind} is not available ({str(error).splitlines()[0]}); "
             'python -m pip install ".[compilers]"'
         ) from None
     return list(found.devices)[:count]
@@ -80,15 +80,15 @@ def epoch(
     own_rows: bool = False,
     count: int = 0,
 ) -> Any:
-    """An epoch of a configuration, lowered for devices: `.compile()` makes their program.
+    """An epoch of training lowered for devices; `.compile()` compiles it.
 
     Args:
-      cfg: the global batch is its own.
-      shape: of a row.
-      devices: of `devices`, or real ones.
-      steps: of the epoch.
-      own_rows: as a streaming feed has it.
-      count: of resident rows; 0 = as many as a batch.
+      cfg: the configuration; its batch size is the global one.
+      shape: shape of one row.
+      devices: from `devices`, or real ones.
+      steps: steps per epoch.
+      own_rows: whether each device has its own rows, as with a streaming feed.
+      count: number of resident rows; 0 = one batch.
     """
     import jax
     import jax.numpy as jnp
@@ -106,7 +106,7 @@ def epoch(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     learner, batch = learners.build(cfg, shape), cfg.train.batch_size
-    # One step in each turn of the loop, so that its body is that of a step.
+    # One step per loop iteration, so that the loop's body is one step.
     learner = learner._replace(tuning=learner.tuning._replace(unroll=1))
     share = batch // len(devices)
     state = train.abstract_state(learner, shape, cfg.ensemble)
@@ -125,13 +125,13 @@ def epoch(
 
 
 class Body(NamedTuple):
-    """What an optimised program does in each step.
+    """The work of one training step in a compiled program.
 
     Attributes:
-      kernels: operations that are not fused into another.
-      bytes: that they read and write.
-      reduced: bytes that cross devices.
-      collectives: operations that do so.
+      kernels: operations that are not fused into another one.
+      bytes: bytes that they read and write.
+      reduced: bytes sent between devices.
+      collectives: operations that communicate between devices.
     """
 
     kernels: int
@@ -150,9 +150,9 @@ _FREE = {
 
 
 def body(text: str) -> Body:
-    """Read the loop over steps in an optimised program: of several loops the one that holds most.
+    """Read the loop over steps in a compiled program; if there are several loops, the largest.
 
-    What runs while another operation does (`-start` and `-done`) counts once.
+    Asynchronous pairs of operations (`-start` and `-done`) count once.
     """
     parts = _computations(text)
     names = set(re.findall(r"\bbody=(%[^\s,)]+)", text))
@@ -171,7 +171,7 @@ def body(text: str) -> Body:
 
 
 def _computations(text: str) -> dict[str, list[str]]:
-    """Name -> the lines of it."""
+    """The lines of each computation, by its name."""
     found: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():

@@ -1,8 +1,8 @@
-"""What is measured: the models of the reference systems, their batches, data and weights.
+"""The benchmark cases: models of the reference systems with their batch sizes, data and weights.
 
-A case borrows its sizes from the experiment of the same name, so that the benchmark cannot drift
-from what the library runs. Weights travel between frameworks as a flat dictionary of NumPy arrays
-in Flax's layout, `{"convs_0/kernel": [kh, kw, in, out], ...}`.
+A case takes its sizes from the experiment of the same name, so the benchmark always measures what
+the library runs. Weights are exchanged between frameworks as a flat dictionary of NumPy arrays in
+Flax's layout, `{"convs_0/kernel": [kh, kw, in, out], ...}`.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ Weights = dict[str, np.ndarray]
 
 
 class Case(NamedTuple):
-    """One model under test.
+    """One model to measure.
 
     Attributes:
-      name: of the experiment, `experiments/NAME.py`.
-      shape: of one row, [H, W, C] or [T, C].
-      block: steps between two looks at the clock, about a second's worth on a small CPU; also what
-        jaxae puts into one dispatch and Keras into one epoch. ALOCC's are an epoch of its
-        experiment: its temporaries, 100 MB, are allocated anew for every dispatch.
-      layers: layers with parameters in the order in which they are applied, as in Flax's tree.
+      name: name of the experiment, `experiments/NAME.py`.
+      shape: shape of one row, [H, W, C] or [T, C].
+      block: steps between two readings of the clock, about a second's worth on a small CPU. jaxae
+        puts as many into one dispatch, Keras into one epoch. For ALOCC it is an epoch of its
+        experiment, because its temporaries of 100 MB are allocated anew for every dispatch.
+      layers: layers with parameters, in the order of application, named as in Flax's tree.
     """
 
     name: str
@@ -81,9 +81,9 @@ CASES = {
 
 
 def config(name: str, **changes):
-    """The experiment's configuration, with dotted fields changed: `{"train.noise_std": 0.0}`.
+    """The experiment's configuration with dotted fields changed: `{"train.noise_std": 0.0}`.
 
-    S0 is measured at latent 32, the size that detects; its pictures use 2.
+    S0 is measured with latent size 32, which its detector uses; its figures use 2.
     """
     cfg = importlib.import_module(f"experiments.{name}").CONFIG
     if name == "mnist_conv":
@@ -94,23 +94,24 @@ def config(name: str, **changes):
 
 
 def replace(node, path: list[str], value):
-    """A nested frozen dataclass with the field at a path changed."""
+    """A nested frozen dataclass with one field, given by its path, changed."""
     inner = value if len(path) == 1 else replace(getattr(node, path[0]), path[1:], value)
     return dataclasses.replace(node, **{path[0]: inner})
 
 
 def recon_weight(cfg) -> float:
-    """ALOCC: the weight of the reconstruction against the adversarial loss in this variant."""
+    """ALOCC: the weight of the reconstruction loss relative to the adversarial one."""
     from jaxae.methods.adversarial import ADVERSARIAL
 
     return ADVERSARIAL[cfg.variant].recon_weight
 
 
 def rows(case: Case, n: int, seed: int = 0) -> np.ndarray:
-    """Synthetic rows [n, *S] float32 in [0, 1]: speed does not depend on what they show.
+    """Synthetic rows [n, *S] float32 in [0, 1]; speed does not depend on their content.
 
-    Cubed, so that they are dark on average as digits are: around 0.5, where an untrained sigmoid
-    starts, gradients cancel and comparisons would only see rounding.
+    They are cubes of uniform numbers and therefore dark on average, like digits. With values around
+    0.5, the output of an untrained sigmoid, gradients would cancel and comparisons would only see
+    rounding errors.
     """
     return np.random.default_rng(seed).random((n, *case.shape), dtype=np.float32) ** 3
 

@@ -1,12 +1,12 @@
-"""The benchmark table of docs/speed.md and plot from the results of `benchmarks.throughput`.
+"""Print the benchmark tables of docs/speed.md from results of `benchmarks.throughput`; plot ratios.
 
     python -m benchmarks.compare build/throughput.jsonl --plot benchmarks/throughput.png
     python -m benchmarks.compare theirs.jsonl ours.jsonl       # two machines, or two versions
 
-A ratio is the median over rounds of jaxae's speed over the other's, with a bootstrap interval of
-95 % over the rounds. "Best peer" is the fastest setting of PyTorch and TensorFlow/Keras on that
-model; jaxae is represented by what it does by default, unless `--best`. "A/A" is jaxae against
-itself: what it is not one by is noise.
+A ratio is the median over rounds of jaxae's speed divided by the other's, with a 95 % bootstrap
+interval over the rounds. "Best peer" is the fastest setting of PyTorch and TensorFlow/Keras for
+that model; jaxae runs with its default setting, or with its fastest if `--best`. "A/A" compares
+jaxae with itself: its deviation from one is the measurement noise.
 """
 
 import argparse
@@ -46,9 +46,9 @@ def _fastest(records: list[Record], speed: Speed) -> Record | None:
 def compare(
     records: list[Record], speed: Speed, best: bool = False, ours: str | None = None
 ) -> dict[str, Record | None]:
-    """One model's row: jaxae and those it is compared with, each a record or None.
+    """The record of jaxae for one model and those it is compared with; None if not measured.
 
-    `ours` names the environment in which jaxae ran; None = its own.
+    `ours` names the environment in which jaxae ran; None = the default one.
     """
     by = {
         name: [r for r in records if r["framework"] == name] for name in (*PEERS, "flax", "jaxae")
@@ -62,7 +62,7 @@ def compare(
         "peer": _fastest([r for name in PEERS for r in by[name]], speed),
         "flax": _fastest(by["flax"], speed),
         "fit": _fastest([r for r in by["keras"] if r["setting"] == "fit"], speed),
-        # PyTorch as it comes: eager, with as many threads as there are cores.
+        # PyTorch's default: eager, with as many threads as cores.
         "eager": _fastest(
             [r for r in by["torch"] if r["setting"] == "eager" and r["threads"] == most], speed
         ),
@@ -71,7 +71,7 @@ def compare(
 
 
 def ratios(row: dict[str, Record | None], speed: Speed) -> dict[str, Ratio]:
-    """How many times as fast jaxae is as each of the others' that was measured."""
+    """Ratios of jaxae's speed to that of each competitor measured."""
     own = speed(row["jaxae"])["rounds"]
     return {
         name: paired(own, speed(other)["rounds"])
@@ -81,7 +81,7 @@ def ratios(row: dict[str, Record | None], speed: Speed) -> dict[str, Ratio]:
 
 
 def groups(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
-    """(model, dtype) -> its records."""
+    """The records of each (model, dtype)."""
     found: dict = {}
     for record in records:
         found.setdefault((record["model"], record["dtype"]), []).append(record)
@@ -89,7 +89,7 @@ def groups(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
 
 
 def name(record: Record | None) -> str:
-    """Framework, setting and threads."""
+    """Framework, setting and number of threads."""
     if record is None:
         return ""
     threads = f", {record['threads']} thr." if "threads" in record else ""
@@ -112,7 +112,7 @@ _HEAD = (
 
 
 def table(records: list[Record], best: bool = False, ours: str | None = None) -> str:
-    """Markdown: training and scoring of each model, and geometric means per dtype."""
+    """Markdown table of training and scoring speed by model, with geometric means per dtype."""
     lines, means = [_row(*_HEAD), _row(*["---"] * len(_HEAD))], {}
     for (model, dtype), group in groups(records).items():
         train, score = (compare(group, speed, best, ours) for speed in (training, scoring))
@@ -148,7 +148,7 @@ def table(records: list[Record], best: bool = False, ours: str | None = None) ->
 
 
 def roofline(records: list[Record]) -> str:
-    """Markdown: what a step is made of, how near the machine's peaks it runs, and times apart."""
+    """Markdown table of each model's work per step, relative to the machine's peaks, and times."""
     head = ("model", "dtype", "MFLOP/step", "MB/step", "of the peak of products (MFU)",
             "of the roofline", "compile, s", "transfer, ms", "steady step, ms", "peak memory, MB",
             "precision")  # fmt: skip
@@ -159,7 +159,7 @@ def roofline(records: list[Record]) -> str:
             continue
         peaks, steady = own["machine"]["peaks"], training(own)["median"]
         peak = peaks["flops_per_s"]
-        if own["precision"] == "highest":  # on a CPU one peak stands for both
+        if own["precision"] == "highest":  # a CPU has a single peak
             peak = peaks.get("highest_flops_per_s", peak)
         of_peak = own["flops_per_step"] * steady / peak
         least = max(own["flops_per_step"] / peak, own["bytes_per_step"] / peaks["bytes_per_s"])
@@ -182,7 +182,7 @@ def roofline(records: list[Record]) -> str:
 
 
 def between(first: list[Record], second: list[Record]) -> str:
-    """Markdown: jaxae's speed in two files, of two machines or versions, and its ratio."""
+    """Markdown table of jaxae's speed in two files (machines or versions), and the ratio."""
     head = ("model", "dtype", "training, first", "second", "second / first [95 %]",
             "scoring, first", "second", "second / first [95 %]")  # fmt: skip
     lines, other = [_row(*head), _row(*["---"] * len(head))], groups(second)
@@ -200,7 +200,7 @@ def between(first: list[Record], second: list[Record]) -> str:
 
 
 def footnote(records: list[Record], ours: str | None = None) -> str:
-    """What the figures hold for."""
+    """The machine and the versions on which the numbers were measured."""
     own = [r for r in records if r["framework"] == "jaxae" and r.get("environment") == ours]
     last, versions = (own or records)[-1]["machine"], {}
     for record in [r for r in records if r["framework"] in PEERS] + own:
@@ -214,7 +214,7 @@ def footnote(records: list[Record], ours: str | None = None) -> str:
 
 
 def plot(records: list[Record], path: Path, best: bool = False) -> None:
-    """Ratios as bars, training above scoring; 1 = as fast as the other."""
+    """Bar plot of ratios, training above scoring; 1 = equally fast."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -260,21 +260,25 @@ def plot(records: list[Record], path: Path, best: bool = False) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Print the table, draw the plot."""
+    """Print the table and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("results", type=Path, nargs="*", default=[Path("build/throughput.jsonl")],
-                        help="one file, or two to set beside each other")  # fmt: skip
+                        help="one file, or two to compare")  # fmt: skip
     parser.add_argument("--plot", type=Path, default=Path("benchmarks/throughput.png"))
     parser.add_argument(
-        "--best", action="store_true", help="jaxae's best device count, not default"
+        "--best",
+        action="store_true",
+        help="use jaxae's fastest device count",
     )
-    parser.add_argument("--ours", metavar="NAME", help="jaxae as throughput's --python NAME ran it")
+    parser.add_argument(
+        "--ours", metavar="NAME", help="jaxae as run with throughput's --python NAME"
+    )
     options = parser.parse_args(args)
     for path in options.results:
         if not path.is_file():
             parser.error(f"{path} does not exist; make it with benchmarks.throughput")
     if len(options.results) > 2:
-        parser.error("one file, or two to set beside each other")
+        parser.error("name one file, or two to compare")
     try:
         records, *others = map(read, options.results)
     except ValueError as error:

@@ -1,20 +1,20 @@
-"""What a step of training costs here, and what it would cost on devices that are not at hand.
+"""Model the time of a training step on this machine, and predict it for other devices.
 
     python -m benchmarks.scaling                     # measures: build/scaling.jsonl
     python -m benchmarks.cost_model                  # fits, predicts, prints
 
-Here a step on D devices with a global batch B takes
+On this machine, a step on D devices with a global batch B takes
 
     t(B, D) = fixed + row * B / D + reduce(D)
 
-with constants that are fitted to what was measured. Elsewhere, where D > 1 for the last line,
+with constants fitted to measurements. On other devices (the last line only if D > 1),
 
     t(B, D) = kernels * launch + max(flops / (share * peak), bytes / bandwidth)
               + collectives * latency + 2 (D - 1) / D * reduced / link
 
-where kernels, bytes, collectives and the bytes that are reduced are counted in the program that
-XLA's compiler makes for these devices (`benchmarks.accelerators`), and the other constants are
-their makers' or, where nobody states one, assumed: see `TARGETS`.
+where kernels, bytes, collectives and reduced bytes are counted in the program that XLA compiles for
+these devices (`benchmarks.accelerators`). The other constants in `TARGETS` are the manufacturers'
+or, if none are published, assumptions.
 """
 
 import argparse
@@ -31,17 +31,17 @@ from benchmarks.cases import CASES, config
 
 
 class Target(NamedTuple):
-    """Devices of one kind.
+    """A kind of device to predict for.
 
     Attributes:
-      kind: of `accelerators.KINDS`.
-      count: how many.
-      hosts: whose they are.
-      peak: floating point operations per second of products of float32 at JAX's own precision.
-      bandwidth: of memory, bytes per second.
-      link: to the other devices, bytes per second and direction.
-      launch: seconds that an operation costs however small it is; assumed.
-      latency: seconds that the smallest reduction over all devices takes; assumed.
+      kind: a key of `accelerators.KINDS`.
+      count: number of devices.
+      hosts: number of hosts.
+      peak: FLOP/s of float32 products at JAX's default precision.
+      bandwidth: memory bandwidth, bytes per second.
+      link: bandwidth to the other devices, bytes per second in each direction.
+      launch: minimal time of an operation in seconds; assumed.
+      latency: time of the smallest reduction over all devices in seconds; assumed.
     """
 
     kind: str
@@ -60,11 +60,11 @@ TARGETS = (
     Target("H100", 8, 1, 494e12, 3.35e12, 450e9, 2.5e-6, 15e-6),
     Target("TPU v5e", 256, 64, 197e12, 0.819e12, 100e9, 0.4e-6, 40e-6),
 )
-SHARE = 0.3  # of the peak that products of these sizes reach; assumed
+SHARE = 0.3  # share of the peak that products of these sizes reach; assumed
 
 
 class Constants(NamedTuple):
-    """Of one model on this machine, in seconds; `error` is the worst of the fit, relative."""
+    """Constants of one model on this machine in seconds; `error` is the largest relative error."""
 
     fixed: float
     row: float
@@ -72,7 +72,7 @@ class Constants(NamedTuple):
 
 
 def fit(batches: Sequence[int], seconds: Sequence[float]) -> Constants:
-    """Least squares of the relative error of `fixed + row * batch`; neither is negative."""
+    """Fit `fixed + row * batch` by least squares of the relative error; neither is negative."""
     b, t = np.asarray(batches, float), np.asarray(seconds, float)
     design = np.stack([1 / t, b / t], axis=1)
     fixed, row = np.linalg.lstsq(design, np.ones_like(t), rcond=None)[0]
@@ -84,14 +84,14 @@ def fit(batches: Sequence[int], seconds: Sequence[float]) -> Constants:
 
 
 class Step(NamedTuple):
-    """The work of one device in one step: its floating point operations, and see `Body`."""
+    """The work of one device in one step: floating point operations, and a `Body`."""
 
     flops: float
     body: accelerators.Body
 
 
 def seconds(step: Step, target: Target, devices: int) -> float:
-    """Of a step, by the formula above."""
+    """The predicted time of a step, by the formula above."""
     work = step.body
     busy = max(step.flops / (SHARE * target.peak), work.bytes / target.bandwidth)
     alone = work.kernels * target.launch + busy
@@ -102,23 +102,23 @@ def seconds(step: Step, target: Target, devices: int) -> float:
 
 
 def step_of(model: str, target: Target, count: int, batch: int) -> Step:
-    """A model's step at a global batch on so many devices of a target."""
+    """A model's training step at a global batch size on `count` devices of a target."""
     cfg, shape = config(model, **{"train.batch_size": batch}), CASES[model].shape
     hosts = max(1, count * target.hosts // target.count)
     devices = accelerators.devices(target.kind, count, hosts)
-    # As few resident rows as may be: a gather counts them all as read.
+    # As few resident rows as possible: a gather counts all of them as read.
     program = accelerators.epoch(cfg, shape, devices, count=batch // count).compile()
     return Step(flops(cfg, shape, batch // count), accelerators.body(program.as_text()))
 
 
 def flops(cfg, shape: tuple[int, ...], batch: int) -> float:
-    """Of a step on one device, as XLA counts them in what is lowered for accelerators."""
+    """FLOPs of a step on one device, as XLA counts them in the program for accelerators."""
     traced = traced_step(cfg, shape, batch)
     return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
 
 
 def traced_step(cfg, shape: tuple[int, ...], batch: int) -> Any:
-    """A step on one device, traced: `.lower()` and `.compile()` make a program of it."""
+    """A traced step on one device; `.lower()` and `.compile()` turn it into a program."""
     import jax
     import jax.numpy as jnp
 
@@ -139,7 +139,7 @@ def traced_step(cfg, shape: tuple[int, ...], batch: int) -> Any:
 
 
 def prediction(model: str, target: Target) -> str:
-    """Rows of a table: one device, and all with the same batch, or with as much for each."""
+    """A table row: one device, and all devices with the same global batch or one batch each."""
     batch, many = config(model).train.batch_size, target.count
     work = step_of(model, target, 1, batch)
     one = seconds(work, target, 1)
@@ -163,11 +163,11 @@ _HEAD = (
 
 
 def measured(records: list[dict], model: str) -> list[str]:
-    """Lines about one model from what `benchmarks.scaling` found."""
+    """Lines about one model from the results of `benchmarks.scaling`."""
     own = [r for r in records if r["model"] == model and r["framework"] == "jaxae"]
 
     def times(study: str, setting: str) -> dict[int, float]:
-        """Place on the axis -> seconds of a step."""
+        """Seconds per step, by the value on the x axis."""
         found = {}
         for r in own:
             if (r["study"], r["setting"]) == (study, setting):
@@ -212,7 +212,7 @@ def main(args: list[str] | None = None) -> None:
             for line in measured(records, model):
                 print(f"{model}, {line}")
     else:
-        print(f"nothing measured: python -m benchmarks.scaling writes {options.measured}")
+        print(f"{options.measured} does not exist; python -m benchmarks.scaling writes it")
     columns = _HEAD.count("|") - 1
     print("", _HEAD, "| " + " | ".join(["---"] * columns) + " |", sep="\n")
     for model in options.models:

@@ -1,8 +1,8 @@
-"""Weights between Keras's layout, which is Flax's, and Flax's names.
+"""Convert weights between Keras and Flax: the layouts are the same, the names differ.
 
-Keras pads 'same' convolutions on the right. S1 comes from PyTorch, which pads them on the left; in
-Keras's native form it is the mirror image of the published network, so its images and kernels are
-flipped in both spatial axes on the way in (see `torch_weights` for the opposite case).
+Keras pads 'same' convolutions on the right. S1 comes from PyTorch, which pads on the left; written
+in native Keras it is the mirror image of the published network, so its images and kernels are
+flipped along both spatial axes (see `torch_weights` for the opposite case).
 """
 
 import keras
@@ -30,7 +30,7 @@ def _names(layer) -> tuple[str, str]:
 
 
 def load(model, case: Case, new: Weights) -> None:
-    """Set a model's parameters from Flax's, and its running statistics to the start."""
+    """Set a model's parameters from Flax's, and reset its running statistics."""
     for name, layer in _layers(model, case):
         ours, theirs = _names(layer)
         getattr(layer, ours).assign(_flip(new[f"{name}/{theirs}"], case))
@@ -43,7 +43,7 @@ def load(model, case: Case, new: Weights) -> None:
 
 
 def to_flax(model, case: Case, values: dict) -> Weights:
-    """Values by variable path, in Flax's names and layout (which are Keras's, but for flips)."""
+    """Values by variable path, with Flax's names and layout (Keras's, except for flips)."""
     out = {}
     for name, layer in _layers(model, case):
         ours, theirs = _names(layer)

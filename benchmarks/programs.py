@@ -1,4 +1,4 @@
-"""Every competitor behind one interface, so that one loop can check and time them all."""
+"""A common interface to all competitors, so that one loop can check and time them."""
 
 import contextlib
 import time
@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.cases import CASES, Case, Weights, config, flatten, replace, rows, unflatten
 
 SCORED = 4096  # rows of one scoring pass on a CPU
-SCORED_ELSEWHERE = 65_536  # rows that occupy an accelerator for longer than it takes to start
+SCORED_ELSEWHERE = 65_536  # enough rows to outlast the start of a scoring pass
 _RATE = 2.0**24  # see tests/test_parity.py: a huge SGD step gives gradients to float32 precision
 
 
@@ -22,19 +22,19 @@ class Program(NamedTuple):
     """A model ready to be checked and timed; every call returns when the work is done.
 
     Attributes:
-      gradients: rows [B, *S] -> ({"loss": ...}, gradients), at the weights given, without noise,
-        products of float32 being exact.
+      gradients: rows [B, *S] -> ({"loss": ...}, gradients), at the given weights, without noise,
+        with exact float32 products.
       train: make this many steps.
-      score: score `scored` rows in chunks of this many, products of float32 being exact.
+      score: score `scored` rows in chunks of this size, with exact float32 products.
       steps: `train` takes multiples of this number, which are one dispatch, or replay of a CUDA
         graph; 0 = any number.
       scored: rows of one scoring pass.
-      devices: how many devices work.
-      device: what they are.
-      versions: of the framework.
-      precision: of products of float32 in training, as the framework names it.
+      devices: number of devices in use.
+      device: their kind.
+      versions: versions of the framework's packages.
+      precision: precision of float32 products in training, as the framework names it.
       transfer_s: seconds until the training rows were on the devices.
-      cost: `{"flops_per_step": ..., "bytes_per_step": ...}`; None = the framework does not say.
+      cost: `{"flops_per_step": ..., "bytes_per_step": ...}`; None = unknown.
     """
 
     gradients: Callable[[np.ndarray], tuple[dict[str, float], Weights]]
@@ -60,7 +60,7 @@ def _order(case: Case, batch: int) -> np.ndarray:
 
 
 def _precision(spec: dict) -> str:
-    """Of products of float32 in training: "default", TF32 on GPUs that have it, or "highest"."""
+    """Precision of products in training: "default" (TF32 on GPUs that have it) or "highest"."""
     return spec.get("precision", "default")
 
 
@@ -74,7 +74,7 @@ def _parse(spec: dict) -> tuple[Case, object]:
 
 
 def initial_weights(spec: dict) -> Weights:
-    """The library's own initial weights of one model, for everybody to start from."""
+    """The library's initial weights of one model, from which all competitors start."""
     from jaxae import rng
     from jaxae.devices import members
     from jaxae.methods import learners
@@ -108,7 +108,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     except UserError as error:
         raise Unavailable(str(error)) from None
     order = _order(case, cfg.train.batch_size)
-    # One copy of the rows on every device, and each device's columns of the plan.
+    # Every device has a copy of the rows and its own columns of the plan.
     x, transfer = placed(
         rows(case, order.size), lambda a: jax.block_until_ready(parallel.place(a, devices))
     )
@@ -118,7 +118,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
     )
 
     def start(learner):
-        """The state of every member at the weights given; keys and settings, as experiments do."""
+        """The state of all members at the given weights, with keys and settings as in runs."""
         apart = training.ensemble(learner, cfg, order.size)
         params = jax.tree.map(
             lambda leaf: np.broadcast_to(leaf, (cfg.ensemble, *leaf.shape)), unflatten(weights)
@@ -154,7 +154,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
 
     def train(steps: int) -> None:
         if steps % len(order):
-            raise ValueError(f"{steps} steps are no multiple of {len(order)}")
+            raise ValueError(f"{steps} steps are not a multiple of {len(order)}")
         if not programs:
             args = (box[0], x, plan, keys, settings)
             programs.append(parallel.compiled_epoch(learner, devices, *args))
@@ -169,7 +169,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
         found = Inferred(sample, learner.infer(variables, sample))
         return jax.vmap(mse.apply, in_axes=(None, 0))({}, found)
 
-    # As experiments do: scoring has no batch to keep whole, so it takes every device.
+    # As in experiments: scoring has no batch to keep together, so it uses every device.
     judges = devices if spec["devices"] else jax.local_devices()
     scorer = parallel.rows_fn(of_rows, judges, learner)
     scored, blocks = rows(case, _scored(judges[0].platform)), {}
@@ -179,7 +179,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
             blocks[chunk] = list(parallel.blocks(scored, judges, chunk))
         placed = parallel.place(box[0].variables, judges)
         with _exact(judges[0]):
-            parallel.map_rows(scorer, placed, blocks[chunk], len(scored))
+            parallel.map_rows(scorer, placed, blocks[chunk], len(scored))()
 
     def cost() -> dict[str, float]:
         return step_cost(cfg, case.shape)
@@ -191,7 +191,7 @@ def jaxae(spec: dict, weights: Weights) -> Program:
 
 
 def flax(spec: dict, weights: Weights) -> Program:
-    """Plain Flax, one jitted step per dispatch."""
+    """Plain Flax, with one jitted step per dispatch."""
     import jax
     import jax.numpy as jnp
 
@@ -209,7 +209,7 @@ def flax(spec: dict, weights: Weights) -> Program:
     )
     judge, key, device = jax.jit(score_of), jax.random.key(2), jax.local_devices()[0]
     scored = jnp.asarray(rows(case, _scored(device.platform)))
-    # Jitted, so that every leaf has a buffer of its own to donate.
+    # Jitted, so that every leaf has its own buffer, which can be donated.
     box = [jax.jit(init)(unflatten(weights))]
 
     def gradients(sample):
@@ -236,7 +236,7 @@ def flax(spec: dict, weights: Weights) -> Program:
 
 
 def torch(spec: dict, weights: Weights) -> Program:
-    """PyTorch in one of the settings of its reference, on so many threads of a CPU."""
+    """PyTorch in one of the settings of `reference_torch`, with so many threads on a CPU."""
     import torch
 
     from benchmarks import reference_torch
@@ -276,7 +276,7 @@ def torch(spec: dict, weights: Weights) -> Program:
 
 
 def keras(spec: dict, weights: Weights) -> Program:
-    """TensorFlow and Keras: a function per step, with XLA, in a loop, or `fit`."""
+    """TensorFlow and Keras: one function per step, with XLA, in a loop, or `fit`."""
     import tensorflow as tf
 
     from benchmarks import reference_keras
@@ -314,11 +314,11 @@ FRAMEWORKS = {"jaxae": jaxae, "flax": flax, "torch": torch, "keras": keras}
 
 
 def found(framework: str) -> dict[str, Any]:
-    """What "jaxae" or "torch" finds on this machine.
+    """The devices that "jaxae" or "torch" finds on this machine.
 
     Returns:
-      `platform`, "cpu" or an accelerator's, and `count` of its devices; of torch also `settings`,
-      those of each of `CASES`.
+      `platform` ("cpu" or an accelerator's) and the `count` of devices; for torch also `settings`,
+      those of each model in `CASES`.
     """
     if framework == "torch":
         import torch
@@ -349,7 +349,7 @@ def _jax_precision(spec: dict) -> str:
 
 
 def _products(precision: str) -> contextlib.AbstractContextManager:
-    """In which JAX traces programs whose products have this precision; "default" = its own."""
+    """A context for tracing programs with this precision of products; "default" = JAX's own."""
     import jax
 
     return (
@@ -359,12 +359,12 @@ def _products(precision: str) -> contextlib.AbstractContextManager:
 
 
 def _exact(device) -> contextlib.AbstractContextManager:
-    """In which JAX traces programs whose products are exact; on a CPU all are."""
+    """A context for tracing programs with exact products; on a CPU all products are exact."""
     return _products("default" if device.platform == "cpu" else "highest")
 
 
 def step_cost(cfg, shape: tuple[int, ...]) -> dict[str, float]:
-    """Operations of a step as any device makes them, and bytes that it touches on this one."""
+    """FLOPs of a step, independent of the device, and bytes accessed on this one."""
     from benchmarks.cost_model import flops, traced_step
 
     batch = cfg.train.batch_size
@@ -376,17 +376,17 @@ def step_cost(cfg, shape: tuple[int, ...]) -> dict[str, float]:
 
 
 def peaks(size: int = 0, megabytes: int = 0) -> dict[str, float]:
-    """What this machine reaches: a large product of float32, and a large array read and written.
+    """Peak performance of this machine: a large float32 product, and a pass over a large array.
 
-    Operands are random: those of ones take less power, and so run at a higher clock.
+    Operands are random numbers: with ones, a device uses less power and runs at a higher clock.
 
     Args:
       size: N of a product of [N, N] matrices; 0 = 2,048 on a CPU, 8,192 elsewhere.
-      megabytes: of the array; 0 = 256 on a CPU, 2,048 elsewhere.
+      megabytes: size of the array; 0 = 256 on a CPU, 2,048 elsewhere.
 
     Returns:
-      `flops_per_s` and `bytes_per_s`; off the CPU also `highest_flops_per_s`, of exact products,
-      where the first is of those that JAX makes by default.
+      `flops_per_s` (at JAX's default precision) and `bytes_per_s`; on accelerators also
+      `highest_flops_per_s`, for exact products.
     """
     import jax
     import jax.numpy as jnp
@@ -411,7 +411,7 @@ def peaks(size: int = 0, megabytes: int = 0) -> dict[str, float]:
 
 
 def placed(values: np.ndarray, place: Callable[[np.ndarray], Any]) -> tuple[Any, float]:
-    """Rows where a framework wants them, and the seconds that it took."""
+    """Rows placed where a framework needs them, and the seconds that it took."""
     start = time.perf_counter()
     return place(values), time.perf_counter() - start
 

@@ -1,14 +1,14 @@
-"""A whole one-vs-rest protocol in one call, beside loops over single runs of jaxae and of Keras.
+"""Time a one-vs-rest protocol in one call, and loops over single runs of jaxae and of Keras.
 
     python -m benchmarks.protocol --data-dir DIR    # ten digits x 3 seeds, 20 epochs
     python -m benchmarks.protocol --data-dir DIR --models fmnist_one_class --singles 1
 
-The call is `jaxae.workflows.protocol.run` in a fresh process without baselines: from the start of
-the interpreter to the report, with an empty compilation cache. The loop over single runs starts
-`jaxae.workflows.experiment.run` of a member in a process of its own, as `python -m
-experiments.NAME` does, with its figures. The Keras loop imports once and then, for every member,
-makes the model, fits it as often and scores as many rows. Of both loops a few members are run,
-spread over the classes, and their mean stands for all of them.
+The call is `jaxae.workflows.protocol.run` without baselines in a new process with an empty
+compilation cache, timed from the start of the interpreter to the report. The loop over single runs
+starts `jaxae.workflows.experiment.run`, with its figures, in a new process for each member, as
+`python -m experiments.NAME` does. The Keras loop imports Keras once; for every member, it builds
+the model, fits it for as many epochs and scores as many rows. Of both loops, a few members spread
+over the classes are run, and the total is extrapolated from their mean.
 """
 
 import argparse
@@ -30,7 +30,7 @@ MODELS = ("fmnist_one_class", "mnist_conv")  # one dense, one convolutional
 
 
 def protocol_of(name: str, folder: str, data_dir: str, epochs: int, seeds: int):
-    """The protocol over a published model's configuration, on MNIST."""
+    """The protocol for a published model's configuration, on MNIST."""
     from jaxae.config import DataConfig
     from jaxae.config.grids import ProtocolConfig
 
@@ -56,7 +56,7 @@ def child(order: dict) -> None:
 
 
 def ours(order: dict) -> float:
-    """Seconds of a fresh process."""
+    """Seconds of a new process."""
     with tempfile.TemporaryDirectory() as folder:
         order["protocol"]["folder"] = folder
         env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
@@ -69,7 +69,7 @@ def ours(order: dict) -> float:
 
 
 def keras(name: str, steps: list[int], scored: int) -> tuple[float, list[float]]:
-    """Seconds until a process has imported Keras, and of each member after that."""
+    """Seconds until a process has imported Keras, and then of each member."""
     spec = {"framework": "keras", "setting": "fit", "model": name, "dtype": "float32"}
     spec |= {"block": 43, "devices": 0}
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def keras(name: str, steps: list[int], scored: int) -> tuple[float, list[float]]
 
 
 def measure(name: str, data_dir: str, epochs: int, seeds: int, singles: int) -> dict:
-    """One model's record."""
+    """Measure one model; returns its record."""
     protocol = {"name": name, "data_dir": data_dir, "epochs": epochs, "seeds": seeds}
     count = 10 * seeds
     classes = [i * 10 // singles for i in range(singles)]
@@ -110,7 +110,7 @@ def measure(name: str, data_dir: str, epochs: int, seeds: int, singles: int) -> 
 
 
 def table(records: list[dict]) -> str:
-    """The records as Markdown."""
+    """The records as a Markdown table."""
     lines = [
         "| model | members | one call | loop over single runs | ratio | Keras loop | ratio |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -131,7 +131,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--data-dir", default="", help="as the experiments' --data.dir")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--singles", type=int, default=3, help="members of the loops that are run")
+    parser.add_argument("--singles", type=int, default=3, help="members to run in each loop")
     parser.add_argument("--out", type=Path, default=Path("build/protocol.jsonl"))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(args)

@@ -1,7 +1,7 @@
-"""Results of `benchmarks.throughput` as files: what a line holds, and how two speeds are compared.
+"""Result files of `benchmarks.throughput`: the fields of a line, and how two speeds are compared.
 
-Each line is one competitor on one model, as JSON. Raw samples stay in it, so that anybody can draw
-other conclusions; `SCHEMA` is raised whenever a field changes its meaning.
+Each line is one competitor on one model, as JSON. It includes the raw samples, so that readers can
+analyse them in other ways. `SCHEMA` is raised whenever a field changes its meaning.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 
 SCHEMA = 2
 Record = dict[str, Any]
-# Fields without which a line is no result; the page docs/benchmark.md says what they mean.
+# Required fields; docs/benchmark.md explains them.
 NEEDED = {
     "schema": int,
     "model": str,
@@ -27,13 +27,13 @@ NEEDED = {
     "versions": dict,
     "machine": dict,
 }
-# What makes a competitor another one than that of the line before.
+# Lines that agree in these fields are of the same competitor; the last one counts.
 COMPETITOR = ("model", "dtype", "batch", "framework", "setting", "threads", "environment")
 _RESAMPLES = 10_000
 
 
 class Ratio(NamedTuple):
-    """Of two speeds: the median over rounds, and where 95 % of the resampled medians lie."""
+    """A ratio of two speeds: the median over rounds, and the 95 % interval of resampled medians."""
 
     middle: float
     low: float
@@ -47,7 +47,7 @@ def read(path: Path) -> list[Record]:
     """The last record of every competitor on every model.
 
     Raises:
-      ValueError: a line that is no result; names the file, the line and the field.
+      ValueError: a line is invalid; names the file, the line and the field.
     """
     found = {}
     for record, where in lines(path):
@@ -59,58 +59,58 @@ def read(path: Path) -> list[Record]:
 
 
 def lines(path: Path) -> Iterator[tuple[Any, str]]:
-    """What each line of a file of JSON lines holds, and where that is, for messages.
+    """The value of each line of a JSON lines file, and its location for error messages.
 
     Raises:
-      ValueError: a line that is no JSON; names the file and the line.
+      ValueError: a line is not JSON; names the file and the line.
     """
     for number, line in enumerate(path.read_text().splitlines(), 1):
         where = f"{path}, line {number}"
         try:
             yield json.loads(line), where
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is no JSON ({error.msg})") from None
+            raise ValueError(f"{where} is not valid JSON ({error.msg})") from None
 
 
 def check(record: Record, where: str) -> None:
-    """Refuse what `NEEDED` does not describe.
+    """Check a record against `NEEDED`.
 
     Raises:
-      ValueError: names the field.
+      ValueError: a field is invalid; names it.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"{where} is no object")
+        raise ValueError(f"{where} is not a JSON object")
     for name, kind in NEEDED.items():
         if not isinstance(record.get(name), kind):
             raise ValueError(
-                f"{where}: {name} is {record.get(name)!r}, which is no {kind.__name__}"
+                f"{where}: {name} is {record.get(name)!r}, not of type {kind.__name__}"
             )
     if record["schema"] != SCHEMA:
         raise ValueError(f"{where}: schema is {record['schema']}; this version reads {SCHEMA}")
     for speeds in (record["train_steps_per_s"], *record["score_per_s"].values()):
         rounds = speeds.get("rounds", [])
         if not (rounds and all(isinstance(s, int | float) and s > 0 for s in rounds)):
-            raise ValueError(f"{where}: rounds are {rounds!r}; they are speeds above zero")
+            raise ValueError(f"{where}: rounds are {rounds!r}; they must be speeds above zero")
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Of speeds that were measured in the same rounds: the median of the rounds' ratios.
+    """The ratio of two speeds measured in the same rounds: the median of the rounds' ratios.
 
-    Rounds are resampled as pairs (percentile bootstrap), so that what the machine did meanwhile to
-    both is in neither end. One round has no interval: both ends are the ratio.
+    Rounds are resampled as pairs (percentile bootstrap), so load that affects both in a round does
+    not widen the interval. With one round, both limits equal the ratio.
 
     Raises:
-      ValueError: as many rounds are needed of both.
+      ValueError: the numbers of rounds differ.
     """
     if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} rounds stand against {len(theirs)}; measure both together")
+        raise ValueError(f"{len(ours)} rounds and {len(theirs)} cannot be paired; repeat both")
     ratios = np.divide(ours, theirs)
     picks = np.random.default_rng(0).integers(len(ratios), size=(_RESAMPLES, len(ratios)))
     return _ratio(float(np.median(ratios)), np.median(ratios[picks], axis=1))
 
 
 def apart(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Of speeds from two measurements: the ratio of medians, each resampled by itself."""
+    """The ratio of two speeds measured separately: of their medians, resampled independently."""
     generator = np.random.default_rng(0)
     medians = [
         np.median(np.asarray(s)[generator.integers(len(s), size=(_RESAMPLES, len(s)))], axis=1)

@@ -1,7 +1,7 @@
 """The same networks in plain Flax: `nn.Conv`, `nn.ConvTranspose` and one jitted step per dispatch.
 
-This is what a Flax user writes, and what `jaxae.ops` and `jaxae.devices.parallel` are measured
-against. Dense models, and the losses, are jaxae's own; only the dispatch differs there.
+This is typical Flax code, with which `jaxae.ops` and `jaxae.devices.parallel` are compared. Dense
+models and losses are those of jaxae; there only the dispatch differs.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ class MnistConv(nn.Module):
 
 
 class MnistConvLatent(nn.Module):
-    """S1; PyTorch's padding of one pixel, and its transpose, spelled out."""
+    """S1, with PyTorch's padding of one pixel, and its transpose, written out."""
 
     dtype: Any = jnp.float32
 
@@ -62,7 +62,7 @@ class MnistConvLatent(nn.Module):
 
 
 class FmnistDenoise(nn.Module):
-    """S2, the convolutional one."""
+    """The convolutional model of S2."""
 
     dtype: Any = jnp.float32
 
@@ -131,7 +131,7 @@ DENSE_FIELDS = (
 
 
 def build(case: Case, cfg):
-    """`(init, gradients, step, score)` of a case, each to be jitted by the caller.
+    """`(init, gradients, step, score)` of a case; the caller jits each of them.
 
     Returns:
       init: `(params) -> state`, a dictionary.

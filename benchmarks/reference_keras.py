@@ -1,4 +1,4 @@
-"""The reference systems as a competent TensorFlow/Keras user writes them."""
+"""The reference systems, written as an experienced TensorFlow/Keras user would."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from benchmarks.keras_weights import MIRRORED, load, to_flax
 def _dense(*widths: int):
     n_in, *hidden, n_out = widths
     stack = [kl.Dense(n, activation="relu") for n in hidden]
-    # The last layer's activation is float32 also where the network computes in bfloat16.
+    # The last layer's activation is float32 even if the network computes in bfloat16.
     last = [kl.Dense(n_out), kl.Activation("sigmoid", dtype="float32")]
     return keras.Sequential([keras.Input((n_in,)), *stack, *last])
 
@@ -83,7 +83,7 @@ def _discriminator():
 
 
 class Alocc(keras.Model):
-    """Refiner and discriminator; the discriminator's outputs stay logits."""
+    """Refiner and discriminator; the discriminator outputs logits."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -96,13 +96,13 @@ class Alocc(keras.Model):
         return self.refiner(x, training=training)
 
     def losses_and_gradients(self, x, noisy):
-        """Each network's loss and its gradients, from one pass through both."""
+        """The loss of each network and its gradients, from one pass through both."""
         cfg = self.cfg
         with tf.GradientTape(persistent=True) as tape:
             refined = self.refiner(noisy, training=True)
             fake = self.discriminator(refined, training=True)[:, 0]
             real = self.discriminator(x, training=True)[:, 0]
-            if cfg.variant == "faithful":  # sigmoids, and tanh pixels, taken for logits
+            if cfg.variant == "faithful":  # treats sigmoids and tanh pixels as logits
                 fake, real = tf.sigmoid(fake), tf.sigmoid(real)
                 recon = tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=refined)
             else:
@@ -115,7 +115,7 @@ class Alocc(keras.Model):
         return {"": loss_r, "_discriminator": loss_d}, (grads_r, grads_d)
 
     def train_step(self, x):
-        """What `fit` runs for each batch."""
+        """The step that `fit` runs for each batch."""
         x = x[0] if isinstance(x, tuple) else x
         noisy = x + self.cfg.train.noise_std * tf.random.normal(tf.shape(x))
         losses, (grads_r, grads_d) = self.losses_and_gradients(x, noisy)
@@ -141,7 +141,7 @@ LOSSES = {
 
 @contextlib.contextmanager
 def computing(precision: str) -> Iterator[None]:
-    """Products and convolutions of float32 on a GPU: "default" = in TF32, "highest" = exact."""
+    """Set the precision of float32 products on a GPU: "default" = TF32, "highest" = exact."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(precision == "default")
     try:
@@ -153,17 +153,17 @@ def computing(precision: str) -> Iterator[None]:
 class Program(NamedTuple):
     """One model in Keras, for rows made by `prepare`; see `reference_torch.Program`.
 
-    Losses and gradients of `gradients`, `outputs` and scores are computed in exact float32,
-    training in the precision that was asked for.
+    Losses and gradients from `gradients`, `outputs` and scores are computed in exact float32,
+    training in the requested precision.
 
     Attributes:
       prepare: rows [N, *S] -> the tensor that the other functions take.
-      load: set the weights, running statistics to the start.
+      load: set the weights and reset running statistics.
       outputs: reconstructions [B, *S] in evaluation mode, as NumPy.
       gradients: `x -> ({name: loss}, gradients)` without input noise.
-      train: `(rows, order [T, B]) -> None`: T steps in the setting's way.
+      train: `(rows, order [T, B]) -> None`: T steps in the way of the setting.
       score: `(rows) -> [B]` mean squared error, pixels in [0, 1].
-      precision: of products of float32 in training, in words.
+      precision: precision of float32 products in training, in words.
     """
 
     prepare: Callable[[np.ndarray], tf.Tensor]
@@ -176,14 +176,14 @@ class Program(NamedTuple):
 
 
 def build(case: Case, cfg, setting: str = "function", precision: str = "default") -> Program:
-    """The model of a case in Keras.
+    """A case as a Keras model.
 
     Args:
       case: see `benchmarks.cases`.
       cfg: the experiment's configuration; its optimiser, loss, noise and compute dtype are used.
       setting: "function" (a `tf.function` per step), "xla" (the same with `jit_compile`), "loop"
         (many steps in one `tf.function`) or "fit" (`Model.fit`).
-      precision: that training is computed in, see `computing`.
+      precision: precision of training, see `computing`.
     """
     keras.config.set_dtype_policy(
         "mixed_bfloat16" if cfg.model.compute_dtype == "bfloat16" else "float32"
@@ -202,7 +202,7 @@ def build(case: Case, cfg, setting: str = "function", precision: str = "default"
     def score(x):
         error = tf.square(tf.cast(model(x, training=False), tf.float32) - x)
         error = tf.reduce_mean(tf.reshape(error, (tf.shape(x)[0], -1)), axis=1)
-        return error / 4 if adversarial else error  # a range of [-1, 1] is twice as wide
+        return error / 4 if adversarial else error  # pixels in [-1, 1] have twice the range
 
     def prepare(x: np.ndarray) -> tf.Tensor:
         x = x[:, ::-1, ::-1] if case.name in MIRRORED else x

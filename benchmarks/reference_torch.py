@@ -1,7 +1,8 @@
-"""The reference systems as a competent PyTorch user writes them.
+"""The reference systems, written as an experienced PyTorch user would.
 
-Layers are padded the native way, and `torch_weights` makes the comparison exact nevertheless. On a
-GPU a model may also be run from CUDA graphs, which launch many kernels at once, and in TF32.
+Layers use PyTorch's native padding; `torch_weights` converts weights so that the comparison is
+exact. On a GPU, a model can also run with CUDA graphs, which launch many kernels at once, and in
+TF32.
 """
 
 import contextlib
@@ -21,14 +22,14 @@ from torch import nn
 from benchmarks.cases import Case, Weights, recon_weight
 from benchmarks.torch_weights import MIRRORED, load, weights
 
-torch.set_flush_denormal(True)  # measured: without it long runs slow down several times
-torch.backends.cudnn.benchmark = True  # XLA too picks convolutions by their speed
+torch.set_flush_denormal(True)  # without it, long runs become several times slower
+torch.backends.cudnn.benchmark = True  # XLA also selects the fastest
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PRECISIONS = ("default", "highest")  # of products of float32
 UNROLLED = 16  # steps of one replay of a CUDA graph
-WARM_UP = 3  # runs before anything is recorded: they compile, choose kernels and allocate
-# Whether compiled settings also compile what surrounds the network: the gathering of rows, noise,
-# errors, RMSprop. Each of their kernels costs a launch, which matters on a GPU only.
+WARM_UP = 3  # runs before a capture, which compile, select kernels and allocate memory
+# Whether compiled settings also compile what surrounds the network: gathering of rows, noise,
+# errors, RMSprop. Each of their kernels costs a launch, which matters only on a GPU.
 COMPILE_ALL = DEVICE.type == "cuda"
 
 
@@ -77,7 +78,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Alocc(nn.Module):
-    """Refiner and discriminator; the discriminator's outputs stay logits."""
+    """Refiner and discriminator; the discriminator outputs logits."""
 
     def __init__(self):
         super().__init__()
@@ -114,9 +115,9 @@ class Way(NamedTuple):
     """How a setting runs a model.
 
     Attributes:
-      mode: of `torch.compile`; empty = not compiled.
-      graph: whether many steps, and a whole pass of scoring, are one CUDA graph.
-      channels_last: whether images lie in memory with their channels innermost.
+      mode: mode of `torch.compile`; empty = not compiled.
+      graph: whether many steps, and a whole scoring pass, are one CUDA graph each.
+      channels_last: whether images have their channels innermost in memory.
     """
 
     mode: str = ""
@@ -124,11 +125,11 @@ class Way(NamedTuple):
     channels_last: bool = False
 
     def compile(self, function: Callable, mode: str = "") -> Callable:
-        """A function compiled in this mode, or in another one; itself where nothing is."""
+        """A function compiled in `mode`, by default the setting's; unchanged if that is empty."""
         if not self.mode:
             return function
-        # PyTorch counts programs by the code that they came from, whatever model it belongs to, and
-        # from the ninth on runs them uncompiled.
+        # PyTorch counts the programs compiled from the same code, over all models, and by default
+        # runs the ninth and later ones uncompiled.
         known = torch._dynamo.config
         known.cache_size_limit, known.accumulated_cache_size_limit = 256, 1024
         known.fail_on_cache_limit_hit = True
@@ -139,14 +140,14 @@ class Way(NamedTuple):
 WAYS = {
     "eager": Way(),
     "compile": Way("default"),
-    "reduce_overhead": Way("reduce-overhead"),  # the compiler captures CUDA graphs by itself
+    "reduce_overhead": Way("reduce-overhead"),  # the compiler captures CUDA graphs
     "graph": Way(graph=True),
     "graph_compile": Way("default", graph=True),
 }
 
 
 def way(setting: str) -> Way:
-    """What the name of a setting stands for: "graph", "graph_channels_last", "channels_last".
+    """The meaning of a setting's name: "graph", "graph_channels_last", "channels_last" ...
 
     Raises:
       KeyError: there is no such setting.
@@ -156,11 +157,11 @@ def way(setting: str) -> Way:
 
 
 def settings(case: Case) -> list[str]:
-    """The ways in which a PyTorch user may run a model on the device at hand.
+    """The settings in which a PyTorch user could run a model on this machine.
 
-    On a CPU: eager, with channels last, and compiled where there is a C++ compiler. On a GPU each
-    of `WAYS`, for convolutional models with channels last too; compiled ones where there are Triton
-    and a C compiler.
+    On a CPU: eager, channels last, and compiled if there is a C++ compiler. On a GPU: all of
+    `WAYS`, for convolutional models also with channels last; compiled settings need Triton and a C
+    compiler.
     """
     if DEVICE.type == "cpu":
         compiled = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
@@ -174,17 +175,17 @@ def settings(case: Case) -> list[str]:
 
 @contextlib.contextmanager
 def computing(precision: str) -> Iterator[None]:
-    """Products and convolutions of float32 on a GPU: in TF32, as JAX's by default, or exact.
+    """Set the precision of float32 products and convolutions on a GPU: TF32 as in JAX, or exact.
 
-    PyTorch by itself computes convolutions in TF32 and products exactly. The switches are the older
-    ones: they set the newer `fp32_precision` too, whereas after the newer ones alone
-    `torch.compile` of PyTorch 2.9 refuses to work.
+    PyTorch's own default is TF32 for convolutions and exact products. This uses the older switches,
+    which also set the newer `fp32_precision`; after setting only the newer ones, `torch.compile` of
+    PyTorch 2.9 fails.
 
     Args:
       precision: "default" = TF32, or "highest" = exact; on a CPU both are exact.
 
     Raises:
-      ValueError: of another precision.
+      ValueError: any other precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
@@ -200,19 +201,19 @@ def computing(precision: str) -> Iterator[None]:
 
 
 def captured(work: Callable[[], Any], rehearsal: Callable[[], Any]) -> Callable[[], Any]:
-    """Work recorded once in a CUDA graph, to be made again by every call.
+    """Capture work in a CUDA graph, which every call replays.
 
-    On a CPU, which has no such graphs, every call does the work itself: the same results from the
+    A CPU has no CUDA graphs: there, every call does the work itself, with the same results from the
     same tensors.
 
     Args:
-      work: takes no arguments, waits for nothing, reads and writes tensors that stay where they
-        are.
-      rehearsal: is run `WARM_UP` times before, on the stream that is then recorded. It compiles,
-        chooses kernels, and allocates what must outlive the recording, as optimisers' states.
+      work: takes no arguments, does not synchronise, and reads and writes tensors that stay where
+        they are.
+      rehearsal: run `WARM_UP` times before the capture, on the same stream. It compiles, selects
+        kernels, and allocates what must outlive the capture, such as optimiser states.
 
     Returns:
-      A function that gives what `work` gave; each call overwrites those tensors.
+      A function that returns what `work` returned; each call overwrites those tensors.
     """
     if DEVICE.type == "cpu":
         for _ in range(WARM_UP):
@@ -237,7 +238,7 @@ def captured(work: Callable[[], Any], rehearsal: Callable[[], Any]) -> Callable[
 
 @contextlib.contextmanager
 def undone(net: nn.Module, optimisers: list[torch.optim.Optimizer]) -> Iterator[None]:
-    """Put weights, running statistics and optimisers' states back afterwards, where they lie."""
+    """Restore weights, running statistics and optimiser states in place afterwards."""
 
     def states() -> list[torch.Tensor]:
         known = [state for optimiser in optimisers for state in optimiser.state.values()]
@@ -248,19 +249,19 @@ def undone(net: nn.Module, optimisers: list[torch.optim.Optimizer]) -> Iterator[
     yield
     net.load_state_dict(kept)
     for value in states():
-        # What did not exist yet starts from zero in Adam and in RMSprop.
+        # State that did not exist yet starts from zero in Adam and RMSprop.
         value.copy_(before[value]) if value in before else value.zero_()
 
 
 class Program:
     """One model in PyTorch, for rows made by `prepare`.
 
-    Losses and gradients of `gradients`, `outputs` and scores are computed in exact float32,
-    training in the precision that was asked for.
+    Losses and gradients from `gradients`, `outputs` and scores are computed in exact float32,
+    training in the requested precision.
 
     Attributes:
-      steps: the number of steps of which a trainer makes multiples; 0 = any number.
-      precision: of products of float32 in training: "tf32", or as PyTorch names it.
+      steps: trainers make multiples of this number of steps; 0 = any number.
+      precision: precision of float32 products in training: "tf32", or PyTorch's name for it.
     """
 
     def __init__(self, case: Case, cfg, setting: str, precision: str):
@@ -279,7 +280,7 @@ class Program:
         make = _adversarial if cfg.method == "alocc" else _reconstruction
         self._losses, self._optimisers = make(self._net, cfg, self._way, autocast)
         self._updates = [
-            # Adam's fused step is one kernel as it is.
+            # Adam's fused step is already a single kernel.
             around(known.step) if isinstance(known, torch.optim.RMSprop) else known.step
             for known in self._optimisers
         ]
@@ -298,11 +299,11 @@ class Program:
         return out.to(memory_format=torch.channels_last) if self._way.channels_last else out
 
     def load(self, new: Weights) -> None:
-        """Set the weights, and running statistics to the start; the optimiser's state stays."""
+        """Set the weights and reset running statistics; optimiser states stay as they are."""
         load(self._net, self._case, new)
 
     def parameters(self) -> Weights:
-        """The weights as they are now."""
+        """The current weights."""
         return weights(self._net, self._case)
 
     def outputs(self, x: torch.Tensor) -> np.ndarray:
@@ -311,7 +312,7 @@ class Program:
             return _rows(self._outputs(x), self._case, self._cfg.method == "alocc")
 
     def gradients(self, x: torch.Tensor) -> tuple[dict[str, float], Weights]:
-        """`({name: loss}, gradients)` without input noise, the way in which steps are made."""
+        """`({name: loss}, gradients)` without input noise, computed as in training steps."""
 
         def work() -> dict[str, torch.Tensor]:
             self._net.zero_grad()
@@ -320,12 +321,12 @@ class Program:
             return values
 
         with computing("highest"):
-            run = captured(work, work) if self._way.graph else work  # lives until all is read
+            run = captured(work, work) if self._way.graph else work  # kept until results are read
             found = {f"loss{k}": v.item() for k, v in run().items()}
             return found, weights(self._net, self._case, of=lambda p: p.grad)
 
     def step(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """One update from the rows of x [N, ...] that `index` [B] picks; returns the loss."""
+        """One update from the rows of x [N, ...] selected by `index` [B]; returns the loss."""
         self._net.zero_grad()
         values = self._losses(*self._draw(x, index))
         _fill_gradients(self._net, values)
@@ -334,19 +335,19 @@ class Program:
         return values[""].detach()
 
     def trainer(self, x: torch.Tensor, order: torch.Tensor) -> Callable[[int], None]:
-        """`train(steps)`: that many updates from rows x [N, ...], batches order [T, B] in turn.
+        """`train(steps)`: so many updates from rows x [N, ...], with batches order [T, B] in turn.
 
-        The first call compiles and records what it needs, without a trace in the weights.
+        The first call compiles and captures what it needs, without changing the weights.
 
         Returns:
-          A function that starts with the first batch at every call. It raises ValueError where
-          `steps` is no multiple of what this way makes at a time.
+          A function that starts with the first batch at every call. It raises ValueError if `steps`
+          is not a multiple of the steps of one replay.
         """
         made: list[Callable[[int], None]] = []
 
         def train(steps: int) -> None:
             if self.steps and steps % self.steps:
-                raise ValueError(f"{steps} steps are no multiple of {self.steps}")
+                raise ValueError(f"{steps} steps are not a multiple of {self.steps}")
             with computing(self._precision):
                 if not made:
                     made.append(self._replayed(x, order) if self.steps else self._each(x, order))
@@ -355,10 +356,10 @@ class Program:
         return train
 
     def _each(self, x: torch.Tensor, order: torch.Tensor) -> Callable[[int], None]:
-        """Steps that are started one by one."""
+        """Steps launched one by one."""
         if self._way.mode == "reduce-overhead":
             with undone(self._net, self._optimisers):
-                for _ in range(WARM_UP):  # this compiler records at the second call
+                for _ in range(WARM_UP):  # the compiler captures at the second call
                     self.step(x, order[0])
 
         def run(steps: int) -> None:
@@ -368,7 +369,7 @@ class Program:
         return run
 
     def _replayed(self, x: torch.Tensor, order: torch.Tensor) -> Callable[[int], None]:
-        """Steps of which `UNROLLED` are started at once."""
+        """Steps launched `UNROLLED` at a time."""
         blocks = in_blocks(order, UNROLLED)
         at = blocks[0].clone()
         with undone(self._net, self._optimisers):
@@ -389,9 +390,9 @@ class Program:
             return self._errors(x)
 
     def scorer(self, x: torch.Tensor) -> Callable[[int], np.ndarray]:
-        """`score(chunk)`: scores [N] of all of x [N, ...], so many rows at a time."""
+        """`score(chunk)`: scores [N] of all of x [N, ...], `chunk` rows at a time."""
         recorded: dict[int, Callable[[], torch.Tensor]] = {}
-        # What the compiler recorded by itself overwrites its results at the next call.
+        # Graphs captured by the compiler overwrite their results at the next call.
         keep = torch.clone if self._way.mode == "reduce-overhead" else _as_it_is
 
         def work(chunk: int) -> torch.Tensor:
@@ -420,19 +421,19 @@ class Program:
 
 
 def build(case: Case, cfg, setting: str = "eager", precision: str = "default") -> Program:
-    """The model of a case in PyTorch.
+    """A case as a PyTorch model.
 
     Args:
       case: see `benchmarks.cases`.
       cfg: the experiment's configuration; its optimiser, loss, noise and compute dtype are used.
-      setting: see `way`; `settings` lists those of the device at hand.
-      precision: that training is computed in, see `computing`.
+      setting: see `way`; `settings` lists those of this machine.
+      precision: precision of training, see `computing`.
     """
     return Program(case, cfg, setting, precision)
 
 
 def in_blocks(order: torch.Tensor, size: int) -> torch.Tensor:
-    """Batches [T, B] in turn as blocks [K, size, B], over and over until the last one is whole."""
+    """Batches [T, B] as blocks [K, size, B], repeated from the start to fill the last one."""
     times = size // math.gcd(len(order), size)
     return order.repeat(times, 1).reshape(-1, size, order.shape[1])
 
@@ -442,7 +443,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _draw(cfg) -> Callable:
-    """(rows [N, ...], index [B]) -> the rows picked [B, ...], and the same with noise."""
+    """(rows [N, ...], index [B]) -> the selected rows [B, ...], and the same with noise."""
     std, clip = cfg.train.noise_std, cfg.train.noise_clip and cfg.method != "alocc"
 
     def draw(x: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -454,7 +455,7 @@ def _draw(cfg) -> Callable:
 
 
 def _outputs(apply: Callable, autocast) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What the network gives, as float32."""
+    """The network's outputs, as float32."""
 
     def outputs(x: torch.Tensor) -> torch.Tensor:
         with autocast:
@@ -470,16 +471,16 @@ def _errors(apply: Callable, cfg, autocast) -> Callable[[torch.Tensor], torch.Te
 
     def errors(x: torch.Tensor) -> torch.Tensor:
         error = (outputs(x) - x).square().flatten(1).mean(1)
-        return error / 4 if cfg.method == "alocc" else error  # a range of [-1, 1] is twice as wide
+        return error / 4 if cfg.method == "alocc" else error  # pixels are in [-1, 1]
 
     return errors
 
 
 def optimiser_options(name: str, device: str, graph: bool) -> dict[str, bool]:
-    """The fastest form of an optimiser that PyTorch has on a device.
+    """Options for PyTorch's fastest implementation of an optimiser on a device.
 
     Args:
-      name: "adam", or "rmsprop", which has no fused form.
+      name: "adam", or "rmsprop", which has no fused implementation.
       device: "cpu" or "cuda".
       graph: whether its steps are captured in a CUDA graph.
     """
@@ -507,7 +508,7 @@ def _reconstruction(net, cfg, way: Way, autocast):
 
 
 def _adversarial(net: Alocc, cfg, way: Way, autocast):
-    """The same for ALOCC: both networks' losses from one pass, two optimisers."""
+    """The same for ALOCC: both networks' losses from one pass, and two optimisers."""
     opt_r = _optimiser(cfg, net.refiner.parameters(), cfg.optim.lr, way.graph)
     rate = cfg.optim.lr_discriminator
     opt_d = _optimiser(cfg, net.discriminator.parameters(), rate, way.graph)
@@ -519,7 +520,7 @@ def _adversarial(net: Alocc, cfg, way: Way, autocast):
             refined = refiner(noisy)
             fake, real = discriminator(refined).float(), discriminator(x).float()
         refined = refined.float()
-        if faithful:  # sigmoid outputs, and tanh pixels, taken for logits
+        if faithful:  # treats sigmoid outputs and tanh pixels as logits
             fake, real = fake.sigmoid(), real.sigmoid()
             recon = F.binary_cross_entropy_with_logits(refined, x)
         else:
@@ -533,7 +534,7 @@ def _adversarial(net: Alocc, cfg, way: Way, autocast):
 
 
 def _fill_gradients(net: nn.Module, losses: dict[str, torch.Tensor]) -> None:
-    """Set `.grad` of each network's parameters from its own loss; both losses share one graph."""
+    """Set each network's gradients from its own loss; both losses share one graph."""
     if len(losses) == 1:
         losses[""].backward()
         return
@@ -546,7 +547,7 @@ def _fill_gradients(net: nn.Module, losses: dict[str, torch.Tensor]) -> None:
 
 
 def _images(x: torch.Tensor, case: Case) -> torch.Tensor:
-    """[N, *S] -> what the network takes: (C, H, W) where it convolves, flat otherwise."""
+    """[N, *S] -> the network's input: (C, H, W) for convolutions, otherwise flat."""
     if case.dense:
         return x.flatten(1)
     x = x.permute(0, 3, 1, 2).contiguous()

@@ -1,10 +1,10 @@
-"""What a checkpoint costs training: none, asynchronous as runs save, and one that is waited for.
+"""Time the cost of checkpoints in training: none, asynchronous (as in runs), and synchronous.
 
     python -m benchmarks.saving                        # a checkpoint after every epoch of a second
     python -m benchmarks.saving --models fmnist_one_class --seconds 0.2
 
-All three train the same epochs in one process, in interleaved rounds; "critical path" is the time
-that saving keeps the next epoch from starting.
+All three train the same epochs in one process, in interleaved rounds. "Critical path" is the time
+by which saving delays the next epoch.
 """
 
 import argparse
@@ -24,14 +24,14 @@ KINDS = ("none", "asynchronous", "waited for")
 
 
 class Cost(NamedTuple):
-    """Seconds: of an epoch, and of what saving after it keeps from going on."""
+    """Seconds of an epoch, and the seconds by which saving after it delays the next one."""
 
     epoch: float
     critical: float
 
 
 def run(learner, x, cfg, devices, kind: str, folder: Path) -> list[Cost]:
-    """Train, saving after each epoch; the first epoch is left out, and the last, which waits."""
+    """Train and save after each epoch; the first and the last epoch are not counted."""
     from jaxae.storage import checkpoint
     from jaxae.training import train
 
@@ -54,7 +54,7 @@ def run(learner, x, cfg, devices, kind: str, folder: Path) -> list[Cost]:
 
 
 def measure(model: str, epochs: int, rounds: int, seconds: float) -> dict[str, list[Cost]]:
-    """The costs of every kind; epochs take about so many seconds."""
+    """The costs of every kind of saving; an epoch takes about `seconds`."""
     from jaxae.methods import learners
     from jaxae.training import train
 
@@ -80,7 +80,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL", default=MODELS)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of an epoch, about")
+    parser.add_argument("--seconds", type=float, default=1.0, help="approximate length of an epoch")
     options = parser.parse_args(args)
     parallel.initialize()
     print("| model | checkpoint | epoch, s | longer by | critical path, ms |")

@@ -1,12 +1,12 @@
-"""How speed scales: with batch size, devices, ensemble members and the amount of data.
+"""How speed scales with batch size, devices, ensemble members and the amount of data.
 
     python -m benchmarks.scaling                       # all four, about ten minutes
     python -m benchmarks.scaling --studies batch data --models fmnist_denoise
 
-Each point is measured in a process of its own, in interleaved rounds, as `benchmarks.throughput`
-does. Devices share one batch ("same batch": strong scaling), or have one each ("batch each": weak);
-efficiency is the speed over that of one device and their number. On a CPU they are host devices, no
-more than there are cores. `benchmarks.cost_model` reads what is written here.
+Each point is measured in a separate process, in interleaved rounds as in `benchmarks.throughput`.
+Devices share one batch ("same batch": strong scaling) or have one batch each ("batch each": weak
+scaling). Efficiency is the speed divided by that of one device and by the number of devices. On a
+CPU the devices are host devices, at most one per core. `benchmarks.cost_model` reads the results.
 """
 
 import argparse
@@ -25,17 +25,17 @@ BATCHES = (1, 8, 32, 128, 512, 4096)
 DEVICES = (1, 2, 4, 8, 16)
 MEMBERS = (1, 2, 4, 8)
 GROWTH = (1, 10, 100)
-SMALLEST = 8  # steps of an epoch on 1 x the data
+SMALLEST = 8  # steps per epoch on the smallest data set
 
 
 def points(study: str, model: str, quick: bool) -> list[dict]:
-    """The measurements of a study: worker specifications, each with its place `x` on the axis."""
+    """The measurements of a study: worker specifications, each with its value `x` on the axis."""
     batch = config(model).train.batch_size
     base = {"model": model, "dtype": "float32", "batch": batch, "framework": "jaxae", "devices": 0}
     plain = {"framework": "flax", "setting": "plain Flax"}
     if study == "batch":
         sizes = BATCHES[1:4:2] if quick else BATCHES
-        # As many rows in a dispatch at every size, so that one takes about as long.
+        # The same number of rows per dispatch at every size, so that one takes about as long.
         rows = CASES[model].block * batch
         ours = [
             base | {"x": n, "batch": n, "block": max(2, rows // n), "setting": "jaxae"}
@@ -56,9 +56,9 @@ def points(study: str, model: str, quick: bool) -> list[dict]:
 
 
 def measure(specs: list[dict], rounds: int, seconds: float) -> list[dict]:
-    """Examples per second of every point: the records gain `examples_per_s`, one per round.
+    """Measure all points: each record gets `examples_per_s`, with one value per round.
 
-    Points that this machine cannot run are left out, with a line saying why.
+    Points that this machine cannot run are left out, with a message that says why.
     """
     workers, records = [], []
     weights = Path("build/scaling-weights.npz").resolve()
@@ -90,14 +90,14 @@ def measure(specs: list[dict], rounds: int, seconds: float) -> list[dict]:
 
 
 def _too_many(spec: dict, answer: dict) -> str:
-    """Why host devices would only measure each other, or nothing."""
+    """The reason why this many host devices cannot be measured; empty if they can."""
     if answer["device"] == "cpu" and spec["devices"] > tuning.cores():
-        return f"there are {tuning.cores()} cores"
+        return f"this machine has {tuning.cores()} cores"
     return ""
 
 
 def efficiencies(records: list[dict]) -> dict[tuple[str, int], Ratio]:
-    """Setting and number of devices -> examples per second, over devices times those of one."""
+    """Examples/s by setting and devices, divided by devices times the speed of one."""
     rates = {(r["setting"], r["x"]): r["examples_per_s"] for r in records}
     return {
         (setting, n): paired(rate, n * np.array(rates[setting, 1]))
@@ -107,13 +107,13 @@ def efficiencies(records: list[dict]) -> dict[tuple[str, int], Ratio]:
 
 
 def of_devices(model: str, rounds: int, seconds: float) -> list[str]:
-    """Lines: strong and weak scaling of a model over the devices that there are."""
+    """Lines on strong and weak scaling of a model over the available devices."""
     found = efficiencies(measure(points("devices", model, False), rounds, seconds))
     return [f"{setting:10} {n:5d} devices: efficiency {e}" for (setting, n), e in found.items()]
 
 
 def against_flax(records: list[dict]) -> dict[int, float]:
-    """Place on the axis -> how many times the examples per second of plain Flax, where it ran."""
+    """Ratio of examples/s to plain Flax, by value on the axis, where Flax was measured."""
     rates = {
         (r["framework"], r["x"]): statistics.median(r["examples_per_s"])
         for r in records
@@ -132,7 +132,7 @@ STUDIES = {
 
 
 def plot(records: list[dict], path: Path) -> None:
-    """One panel for each study: examples per second, a line for each model and setting."""
+    """One panel per study: examples per second, with a line for each model and setting."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -159,7 +159,7 @@ def plot(records: list[dict], path: Path) -> None:
         ax.set_xticks(places, [str(place) for place in places])
         ax.minorticks_off()
         low, high = ax.get_ylim()
-        ax.set_ylim(low / 3, high * 3)  # noise must not look like a trend
+        ax.set_ylim(low / 3, high * 3)  # keeps noise from looking like a trend
         ax.legend(fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
@@ -191,7 +191,7 @@ def main(args: list[str] | None = None) -> None:
             ratios = against_flax(found)
             if ratios:
                 shown = ", ".join(f"{x}: {ratio:.2f}" for x, ratio in sorted(ratios.items()))
-                print(f"  times the speed of plain Flax: {shown}")
+                print(f"  speed relative to plain Flax: {shown}")
             if study == "devices":
                 for (setting, n), share in efficiencies(found).items():
                     print(f"  {setting:10} {n:5d} devices: efficiency {share}")

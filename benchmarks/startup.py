@@ -1,10 +1,10 @@
-"""What a person waits for before training moves: import, and the first epoch, cold and warm.
+"""Time what users wait for at the start: import, and the first epoch with and without cache.
 
     python -m benchmarks.startup                  # every model
     python -m benchmarks.startup --models mnist_conv
 
-Each measurement is a fresh process. "Cold" starts with an empty persistent compilation cache
-(`jax_compilation_cache_dir`), "warm" with what the cold run left in it.
+Each measurement is a new process. "Cold" starts with an empty persistent compilation cache
+(`jax_compilation_cache_dir`), "warm" with the cache that the cold run filled.
 """
 
 import argparse
@@ -24,7 +24,7 @@ IMPORTS = ("jax", "jaxae", "jaxae.ops", "jaxae.workflows.experiment")
 
 
 def import_seconds(module: str, repeats: int = 3) -> float:
-    """Median time of `import MODULE` in fresh interpreters, without their own start."""
+    """Median time of `import MODULE` in new interpreters, without interpreter startup."""
     code = (
         "import time; start = time.perf_counter(); "
         f"import {module}; print(time.perf_counter() - start)"
@@ -40,7 +40,7 @@ def first_call(model: str, cache: Path) -> dict[str, float]:
     """Seconds from the start of a process to the end of its first block of steps.
 
     Returns:
-      `to_first_steps_s`, the whole; `first_call_s`, tracing, compiling and running the first block;
+      `to_first_steps_s`, the total; `first_call_s`, tracing, compiling and running the first block;
       `second_call_s`, running it again.
     """
     env = {

@@ -1,11 +1,11 @@
-"""Rows that stream from disk against resident ones: steps per second and memory.
+"""Compare rows streamed from disk with resident rows: steps per second and memory.
 
     python -m benchmarks.streaming --folder DIR              # 20 GB of rows, written to DIR first
     python -m benchmarks.streaming --folder DIR --gb 1 --models fmnist_dense
 
-Each round trains first on as many steps of resident rows, then of streamed ones, each in a process
-of its own. The rows stand in random order, as every epoch wants them, so a file that the system
-cannot cache is read at the speed of its disk, which is measured too.
+Each round trains on resident rows, then makes the same number of steps on streamed rows, each in a
+new process. Rows are read in random order, as in every epoch. A file too large for the system's
+cache is therefore read at the speed of the disk, which is measured too.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _RESIDENT = 50_000  # rows of the resident feed
 
 
 def write(folder: Path, shape: tuple[int, ...], gigabytes: float) -> int:
-    """Random rows in DIR/x_train.npy, unless it holds as many; gives their number."""
+    """Write random rows to DIR/x_train.npy, unless it already has as many; returns the number."""
     path = folder / f"rows-{'x'.join(map(str, shape))}.npy"
     count = int(gigabytes * 1e9 / (4 * np.prod(shape)))
     if not path.exists() or len(np.load(path, mmap_mode="r")) != count:
@@ -43,7 +43,7 @@ def write(folder: Path, shape: tuple[int, ...], gigabytes: float) -> int:
 
 
 def disk(path: Path, rows: int = 100_000) -> float:
-    """Rows per second that the source gives, in random order, from the cache or not."""
+    """Rows per second read from the source in random order, with or without the cache."""
     from jaxae.data import arrayfiles
 
     source = arrayfiles.on_disk([path])
@@ -55,7 +55,7 @@ def disk(path: Path, rows: int = 100_000) -> float:
 
 
 def child(order: dict) -> None:
-    """Train in this process, and print steps per second and the peak of memory."""
+    """Train in this process; print steps per second and peak memory."""
     import jax
 
     from jaxae import data
@@ -99,7 +99,7 @@ def child(order: dict) -> None:
 
 
 def measured(order: dict) -> dict:
-    """What a fresh process finds."""
+    """The result of a new process."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.streaming", "--child", json.dumps(order)],
         check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent,
@@ -112,7 +112,7 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--folder", type=Path, default=Path("build/streaming"))
     parser.add_argument("--gb", type=float, default=20.0)
-    parser.add_argument("--steps", type=int, default=20_000, help="streamed steps of an epoch")
+    parser.add_argument("--steps", type=int, default=20_000, help="streamed steps per epoch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL", default=MODELS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -144,7 +144,7 @@ def main(args: list[str] | None = None) -> None:
             f"{speed['resident']:.0f} steps/s, streamed {speed['streaming']:.0f}; ratio "
             f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]; peak memory "
             f"{peak:.2f} GB; training takes {speed['resident'] * batch:,.0f} rows/s, the file "
-            f"gives {statistics.median(rates):,.0f}",
+            f"can be read at {statistics.median(rates):,.0f}",
             flush=True,
         )
 

@@ -5,13 +5,13 @@
     python -m benchmarks.throughput --dtype bfloat16
     python -m benchmarks.throughput --python newer=/elsewhere/bin/python torch=/there/bin/python
 
-Every competitor runs in a process of its own. First a gate: from the same weights and rows, loss
-and gradients must agree with jaxae's, or nothing is timed. Then rounds: in each, every competitor
-trains for `--seconds` and scores for as long, in an order drawn anew, so that what else the machine
-does hits all alike. jaxae competes twice by default: the second time says what is noise. Reported
-are medians over the rounds with their range. References run in every setting that a
-competent user would try; the fastest one is the peer. Results are JSON lines, which
-`benchmarks.compare` turns into tables and a plot; docs/benchmark.md says what they hold.
+Every competitor runs in a separate process. Before anything is timed, each must give the same loss
+and gradients as jaxae from the same weights and rows. In each round, every competitor trains for
+`--seconds` and then scores for as long, in random order, so that other load on the machine affects
+all alike. jaxae competes twice by default, to show the measurement noise. The results are medians
+over the rounds with their range. The reference frameworks run in every setting that an experienced
+user would try; the fastest one is the peer. Results are JSON lines, documented in
+docs/benchmark.md; `benchmarks.compare` turns them into tables and a plot.
 """
 
 import argparse
@@ -34,23 +34,24 @@ from benchmarks import records, scaling
 from benchmarks.cases import CASES, rows
 from benchmarks.workers import Worker
 
-CHUNKS = (32, 64, 128, 512)  # rows that are scored at a time on a CPU
+CHUNKS = (32, 64, 128, 512)  # rows to score at a time on a CPU
 ACCELERATOR_CHUNKS = (512, 1024, 4096)
 BFLOAT16 = ("mnist_conv", "fmnist_one_class", "mnist_alocc")
 GATE_ROWS = 32
-# Allowed relative error of the losses, and of each gradient by norm. In bfloat16, of 8 significant
-# bits, frameworks are up to 0.18 apart on ALOCC: the gate then only catches another computation.
+# Tolerated relative error of the losses, and of each gradient by norm. In bfloat16, with 8
+# significant bits, frameworks differ by up to 0.18 on ALOCC: the check then only catches a
+# different computation.
 TOLERANCE = {"float32": (1e-5, 1e-4), "bfloat16": (2e-2, 3e-1)}
-# A gradient below this share of its network's counts as so large: rounding is all that is left of
-# one that is zero, such as that of a bias before batch normalisation.
+# The error of a gradient is relative to at least this share of its network's gradient: a gradient
+# that is zero, such as that of a bias before batch normalisation, is only rounding error.
 SMALL = 0.01
 
 
 def devices(pythons: dict[str, str]) -> dict[str, dict]:
-    """Framework -> what it finds on this machine, see `programs.found`; torch only where it is.
+    """The devices that jaxae and, if installed, torch find on this machine, see `programs.found`.
 
     Args:
-      pythons: framework -> the command of the Python that it runs under.
+      pythons: framework -> the command of the Python that runs it.
     """
     asked = ["jaxae"] + (["torch"] if find_spec("torch") or "torch" in pythons else [])
     found = {}
@@ -62,7 +63,7 @@ def devices(pythons: dict[str, str]) -> dict[str, dict]:
 
 
 def chunks_for(found: dict[str, dict]) -> tuple[int, ...]:
-    """How many rows are scored at a time, by what `devices` found."""
+    """Chunk sizes for scoring, given the result of `devices`."""
     return CHUNKS if found["jaxae"]["platform"] == "cpu" else ACCELERATOR_CHUNKS
 
 
@@ -74,16 +75,16 @@ def competitors(
     pythons: dict[str, str] | None = None,
     found: dict[str, dict] | None = None,
 ) -> list[dict]:
-    """What is compared on a model, jaxae's default split of the machine first.
+    """The competitors on a model, the first being jaxae on its default number of devices.
 
     Args:
-      model: of `CASES`.
-      dtype: that is computed in.
-      batch: the global batch.
-      quick: few settings.
-      pythons: framework -> the command of the Python that it runs under; under another name jaxae
+      model: a key of `CASES`.
+      dtype: dtype of the computation.
+      batch: global batch size.
+      quick: use few settings.
+      pythons: framework -> the command of the Python that runs it; under any other name, jaxae
         competes once more.
-      found: what `devices` found; None = it is asked.
+      found: result of `devices`; None = call it.
     """
     pythons = pythons or {}
     found = found or devices(pythons)
@@ -112,7 +113,7 @@ def competitors(
 
 
 def _device_counts(found: dict) -> tuple[int, ...]:
-    """Of jaxae beside its default; host devices are made as asked for, accelerators are there."""
+    """Further device counts for jaxae: host devices as requested, or accelerators."""
     if found["platform"] == "cpu":
         return (1, 2)
     return tuple(n for n in (1, 2) if n <= found["count"]) if found["count"] > 1 else ()
@@ -134,10 +135,10 @@ def measure(specs: list[dict], rounds: int, seconds: float, chunks=CHUNKS) -> li
     """Check and time competitors on one model.
 
     Returns:
-      One record each: what it is, its speeds in every round, set-up times, peak memory.
+      One record each, with its specification, speeds in every round, setup times and peak memory.
 
     Raises:
-      RuntimeError: a competitor computes something else than jaxae, or died.
+      RuntimeError: a competitor's results differ from jaxae's, or its process died.
     """
     workers = [Worker(spec) for spec in specs]
     try:
@@ -159,14 +160,14 @@ def measure(specs: list[dict], rounds: int, seconds: float, chunks=CHUNKS) -> li
 
 
 def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple[list, list]:
-    """Start, check and warm up, one after another; those that cannot run here are dropped."""
+    """Start, check and warm up one competitor after another; drop those that cannot run here."""
     weights, sample = str(folder / "weights.npz"), str(folder / "rows.npy")
     np.save(sample, rows(CASES[workers[0].spec["model"]], GATE_ROWS, seed=3))
     workers[0].ask(do="init", out=weights)
     ready, kept, ours, used = [], [], None, set()
     for worker in workers:
         record = worker.spec | worker.ask(do="prepare", weights=weights)
-        # jaxae's default is one of the device counts asked for: once is enough.
+        # One of the requested device counts is jaxae's default: do not measure it twice.
         place = record.get("environment"), record.get("devices")
         again = worker.spec["setting"] == "again"
         twin = worker.spec["framework"] == "jaxae" and place in used and not again
@@ -175,7 +176,7 @@ def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple
                 print(f"  skipped {_label(record)}: {record['unavailable']}")
             worker.close()
             continue
-        # Compiled first, so that the gate checks what will run, and compiling is timed untouched.
+        # Compiled first, so that the check covers what will run, and compilation is timed alone.
         record |= worker.ask(do="warm_up", seconds=seconds, chunks=chunks)
         found = worker.ask(do="gate", rows=sample, out=str(folder / "gradients.npz"))["losses"]
         with np.load(folder / "gradients.npz") as stored:
@@ -193,28 +194,28 @@ def _ready(workers: list[Worker], folder: Path, seconds: float, chunks) -> tuple
 
 
 def check(ours: tuple[dict, dict], theirs: tuple[dict, dict], record: dict) -> dict[str, float]:
-    """The equality gate: how far losses and gradients are from jaxae's.
+    """The equality check: the deviation of losses and gradients from jaxae's.
 
     Raises:
-      RuntimeError: farther than `TOLERANCE` of the dtype.
+      RuntimeError: the deviation exceeds `TOLERANCE` for the dtype.
     """
     allowed_loss, allowed_gradient = TOLERANCE[record["dtype"]]
     loss = np.max([abs(theirs[0][k] / ours[0][k] - 1) for k in theirs[0]])  # keeps a NaN
     apart = {}
     for key, gradient in ours[1].items():
-        # ALOCC's two networks have gradients of their own size.
+        # The gradients of ALOCC's two networks differ in size.
         network = [g for k, g in ours[1].items() if k.split("/")[-3:-2] == key.split("/")[-3:-2]]
         whole = math.sqrt(sum(np.square(g).sum() for g in network))
         scale = max(np.linalg.norm(gradient), SMALL * whole)
         error = np.linalg.norm(theirs[1][key] - gradient) / scale
         apart[key] = float(error) if np.isfinite(error) else math.inf
     if record["dtype"] != "float32":
-        # Some frameworks sum a bias's gradient in bfloat16, where it stops growing: no two agree.
+        # Some frameworks sum a bias's gradient in bfloat16, which saturates: no two agree.
         apart = {key: error for key, error in apart.items() if key.endswith("kernel")}
     worst = max(apart, key=apart.get)
     if not (loss <= allowed_loss and apart[worst] <= allowed_gradient):
         raise RuntimeError(
-            f"{_label(record)} computes something else on {record['model']}: loss off by {loss:.1e}"
+            f"{_label(record)} differs from jaxae on {record['model']}: loss by {loss:.1e}"
             f" (allowed {allowed_loss:.0e}), gradient of {worst} by {apart[worst]:.1e}"
             f" (allowed {allowed_gradient:.0e})"
         )
@@ -236,7 +237,7 @@ def summary(values: list[float]) -> dict:
 
 
 def finish(record: dict, batch: int, peaks: dict | None = None) -> dict:
-    """A record with its rounds summarised and compile time told from the steady state."""
+    """Summarise the rounds of a record, and separate compile time from the first steps."""
     steady = statistics.median(record["train_steps_per_s"])
     return record | {
         "schema": records.SCHEMA,
@@ -250,7 +251,7 @@ def finish(record: dict, batch: int, peaks: dict | None = None) -> dict:
 
 
 def machine() -> dict:
-    """What the figures hold for."""
+    """A description of the machine."""
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -267,31 +268,31 @@ def _label(record: dict) -> str:
 
 
 def batch_size(model: str) -> int:
-    """The experiment's global batch."""
+    """The experiment's global batch size."""
     from benchmarks.cases import config
 
     return config(model).train.batch_size
 
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL",
-                        help=f"of {', '.join(CASES)}; default all")  # fmt: skip
+                        help=f"default: {', '.join(CASES)}")  # fmt: skip
     parser.add_argument("--dtype", choices=TOLERANCE, default="float32")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.2, help="of one timed block")
+    parser.add_argument("--seconds", type=float, default=1.2, help="length of a timed block")
     parser.add_argument("--out", type=Path, default=Path("build/throughput.jsonl"),
                         help="results are appended to this file")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="two models, few settings, a minute")
     parser.add_argument(
         "--device-scaling",
         action="store_true",
-        help="strong and weak scaling over the devices there are, instead",
+        help="instead, measure strong and weak scaling over all devices",
     )
     parser.add_argument("--python", nargs="+", type=_environment, metavar="NAME=COMMAND",
-                        default=[], help="the Python of torch, keras, flax or jaxae; under another "
-                        "name jaxae runs there once more")  # fmt: skip
+                        default=[], help="another Python for torch, keras, flax or jaxae; with "
+                        "any other name, jaxae competes once more under it")  # fmt: skip
     return parser.parse_args(args)
 
 
@@ -301,12 +302,12 @@ def _environment(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"{text} is not NAME=COMMAND")
     program = shlex.split(command)[0]
     if not shutil.which(program):
-        raise argparse.ArgumentTypeError(f"{name}: there is no program {program}")
+        raise argparse.ArgumentTypeError(f"{name}: the program {program} was not found")
     return name, command
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measure, print a line for each competitor, append to the file of results."""
+    """Measure, print a line for each competitor, append to the results file."""
     options = parse(args)
     models = options.models or (BFLOAT16 if options.dtype == "bfloat16" else list(CASES))
     rounds, seconds = options.rounds, options.seconds

@@ -1,9 +1,9 @@
-"""Weights between PyTorch's layout and Flax's.
+"""Convert weights between PyTorch's layout and Flax's.
 
-PyTorch pads a strided convolution on the left where TensorFlow pads on the right. Written the
-native way (`padding=k // 2`, `output_padding=1`), a network of 'same' layers is therefore the
-*mirror image* of the published one: the same numbers once images and kernels are flipped in both
-spatial axes. Flipping them here keeps the reference native and the comparison exact.
+PyTorch pads a strided convolution on the left, TensorFlow on the right. Written in native PyTorch
+(`padding=k // 2`, `output_padding=1`), a network of 'same' layers is therefore the *mirror image*
+of the published one: it gives the same numbers if images and kernels are flipped along both spatial
+axes. Flipping them here keeps the PyTorch code native and the comparison exact.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def _layers(net: nn.Module, case: Case) -> list[tuple[str, nn.Module]]:
 
 
 def _flat_order(case: Case, name: str) -> tuple[str, np.ndarray | None]:
-    """Which side of a dense layer is a feature map, and Flax's index of each PyTorch index."""
+    """The side of a dense layer that is a feature map, and Flax's index of each PyTorch index."""
     side, shape = FLAT.get(case.name, {}).get(name, ("", None))
     if shape is None:
         return side, None
@@ -38,7 +38,7 @@ def _flat_order(case: Case, name: str) -> tuple[str, np.ndarray | None]:
 
 
 def load(net: nn.Module, case: Case, new: Weights) -> None:
-    """Set a network's parameters from Flax's, and its running statistics to the start."""
+    """Set a network's parameters from Flax's, and reset its running statistics."""
     for name, layer in _layers(net, case):
         bias = new[f"{name}/bias"]
         if isinstance(layer, nn.BatchNorm2d):
@@ -58,7 +58,7 @@ def load(net: nn.Module, case: Case, new: Weights) -> None:
 
 
 def weights(net: nn.Module, case: Case, of: Callable = lambda p: p) -> Weights:
-    """Parameters, or what `of` finds at each, in Flax's names and layout."""
+    """Parameters, or `of` applied to each, with Flax's names and layout."""
     out = {}
     for name, layer in _layers(net, case):
         weight, bias = (of(p).detach().float().cpu().numpy() for p in (layer.weight, layer.bias))

@@ -1,12 +1,13 @@
-"""The choices of `jaxae.devices.tuning`, measured on this machine: what another one would gain.
+"""Measure the choices of `jaxae.devices.tuning` on this machine: what would another choice gain?
 
     python -m benchmarks.tune                               # all methods, a quarter of an hour
     python -m benchmarks.tune --models fmnist_dense --out tuning.json
     JAXAE_TUNING=tuning.json python -m experiments.fmnist_dense --run-dir runs/tuned
 
-Each choice is changed alone, then those that gained together, in interleaved rounds against what
-jaxae does by itself. A method takes a choice that is faster on one of its models, by the whole
-interval of 95 %, and on none slower. A run keeps the choices that it began with in `tuning.json`.
+Choices are changed one at a time, then those that were faster together, in interleaved rounds
+against jaxae's defaults. A choice is adopted for a method if it is faster on one of its models (the
+whole 95 % interval is above one) and slower on none. A run keeps the choices that it started with
+in `tuning.json`.
 """
 
 import argparse
@@ -33,13 +34,16 @@ ON_ACCELERATORS: dict[str, tuple] = {
     "graphs": (False, True),
     "unroll": (1, 2, 4, 8),
 }
-SCORING = frozenset({"chunk", "library"})  # choices of scorers; the others are of training
-_METHODS = {"part": ("conv",), "library": ("conv", "alocc")}  # that a choice concerns, if not all
-_WORTH = 1.02  # a choice that gains less is not taken
+SCORING = frozenset({"chunk", "library"})  # choices for scoring; the others are for training
+_METHODS = {
+    "part": ("conv",),
+    "library": ("conv", "alocc"),
+}  # of choices that do not concern all
+_WORTH = 1.02  # a choice that gains less is not adopted
 
 
 def variants(method: str, platform: str = "cpu") -> list[dict]:
-    """One choice each, other than the method's own, of those that concern a platform."""
+    """Variants that change one choice of a method each, among those relevant to a platform."""
     own, choices = _own(method), CHOICES if platform == "cpu" else ON_ACCELERATORS
     names = [name for name in choices if method in _METHODS.get(name, (method,))]
     return [{name: v} for name in names for v in choices[name] if v != getattr(own, name)]
@@ -52,13 +56,13 @@ def _own(method: str):
 
 
 def measure(model: str, tried: list[dict], rounds: int, seconds: float) -> dict[str, Ratio]:
-    """Variant as JSON -> its steps, or scored rows, per second over those of the method's own.
+    """Speed of each variant (as JSON) in training or scoring, relative to the method's defaults.
 
-    A variant is of training or of scoring. One that this version of XLA cannot compile is left
-    out; it may take its process along.
+    A variant concerns training or scoring. One that this version of XLA cannot compile, which may
+    crash its process, is left out.
     """
     own = _own(config(model).method)
-    # What variants of training, and of scoring, are set against.
+    # The baselines for variants of training and of scoring.
     beside: dict[bool, dict] = {False: {}, True: {"chunk": own.chunk}}
     every = [*(beside[scores] for scores in sorted({*map(_scores, tried)})), *tried]
     spec = {"framework": "jaxae", "model": model, "dtype": "float32", "devices": 0}
@@ -93,17 +97,17 @@ def measure(model: str, tried: list[dict], rounds: int, seconds: float) -> dict[
 
 
 def _scores(variant: dict) -> bool:
-    """Whether it is of scoring."""
+    """Whether a variant concerns scoring."""
     return not SCORING.isdisjoint(variant)
 
 
 def _of_process(variant: dict) -> str:
-    """What its process starts with; how many rows it scores at a time it is told each time."""
+    """The settings that a process starts with; the chunk size is set with each request."""
     return json.dumps({name: value for name, value in variant.items() if name != "chunk"})
 
 
 def taken(found: dict[str, dict[str, Ratio]]) -> dict:
-    """The choices worth taking, of model -> variant -> ratio; of each choice the best value."""
+    """The choices to adopt, from model -> variant -> ratio: the best value of each choice."""
     best: dict[str, tuple[float, object]] = {}
     for name in set.intersection(*(set(ratios) for ratios in found.values())):
         ratios = [of[name] for of in found.values()]
@@ -116,7 +120,7 @@ def taken(found: dict[str, dict[str, Ratio]]) -> dict:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Measure, print, and write the table where it was asked for."""
+    """Measure, print, and write the table if requested."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL",
                         default=[name for name in CASES if name != "mnist_alocc"])  # fmt: skip
@@ -132,7 +136,7 @@ def main(args: list[str] | None = None) -> None:
     for method, names in models.items():
         found = {}
         for model in names:
-            print(f"{model} ({method}), times the speed of what jaxae does by itself", flush=True)
+            print(f"{model} ({method}), speed relative to jaxae's defaults", flush=True)
             found[model] = measure(
                 model, variants(method, platform), options.rounds, options.seconds
             )
@@ -146,14 +150,14 @@ def main(args: list[str] | None = None) -> None:
             ratios = [ratio for of in together.values() for ratio in of.values()]
             kept = bool(ratios) and all(r.high >= 1 for r in ratios)
             shown = ", ".join(f"{m} {r}" for m, of in together.items() for r in of.values())
-            print(f"{method} would take {chosen}: {shown}{'' if kept else '; not kept'}")
+            print(f"{method}: faster with {chosen}: {shown}{'' if kept else '; not adopted'}")
             methods |= {method: chosen} if kept else {}
         else:
-            print(f"{method} would take nothing else")
+            print(f"{method}: no choice is faster than the defaults")
     if options.out:
         table = {"machine": throughput.machine(), "methods": methods}
         options.out.write_text(json.dumps(table, indent=2) + "\n")
-        print(f"JAXAE_TUNING={options.out} has runs take it")
+        print(f"set JAXAE_TUNING={options.out} to use it in runs")
 
 
 if __name__ == "__main__":

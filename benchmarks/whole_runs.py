@@ -1,14 +1,14 @@
-"""Whole runs, import to report, beside the same training in the framework of the original.
+"""Time whole runs from import to report, and the same training in the original's framework.
 
     python -m benchmarks.whole_runs --data-dir DIR        # all seven, about a quarter of an hour
     python -m benchmarks.whole_runs --models ecg_dense fmnist_dense
 
-jaxae's time is that of `python -m experiments.NAME` from the start of the interpreter to the last
-figure, with an empty compilation cache. The other framework's time is that of a process that
-imports it, makes as many steps of the same batches as the experiment, the way the original does it
-(`fit`, or a Python loop), scores as many rows, and those that the original validates by after each
-epoch, and embeds codes by t-SNE where the original does. It makes its rows up instead of reading
-them, and leaves out thresholds, all other studies and figures.
+The time of jaxae is that of `python -m experiments.NAME`, from the start of the interpreter to the
+last figure, with an empty compilation cache. The time of the other framework is that of a process
+that imports it, trains as many steps with the same batch size in the way of the original (`fit`, or
+a Python loop), scores as many rows, including the original's validation after each epoch, and
+computes t-SNE if the original does. It uses generated rows, and omits thresholds, figures and all
+other studies.
 """
 
 import argparse
@@ -35,22 +35,22 @@ ORIGINALS = {
     "fmnist_one_class": _FIT,
     "mnist_alocc": {"framework": "keras", "setting": "function"},  # FastEstimator's own loop
 }
-VALIDATED = {  # rows that the original looks at after each epoch
+VALIDATED = {  # rows that the original validates on after each epoch
     "mnist_conv_latent": 10_000,
     "fmnist_dense": 10_000,
     "fmnist_denoise": 10_000,
     "ecg_dense": 1_000,
     "mnist_alocc": 2_270,
 }
-EMBEDDED = {"mnist_conv_latent": (10_000, 20)}  # codes of which the original makes a t-SNE
-PUBLISHED = {  # what the originals print of their own runs
+EMBEDDED = {"mnist_conv_latent": (10_000, 20)}  # codes that the original embeds by t-SNE
+PUBLISHED = {  # run times printed by the originals
     "mnist_conv_latent": "4 min 17 s on a GPU",
     "mnist_alocc": "62 s, device not stated",
 }
 
 
 def ours(name: str, data_dir: str) -> dict[str, float]:
-    """Seconds of one experiment in a fresh process, and what its report says of them."""
+    """Seconds of one experiment in a new process, and facts from its report."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", f"experiments.{name}", "--run-dir", folder]
         command += ["--data.dir", data_dir] if data_dir else []
@@ -66,7 +66,7 @@ def ours(name: str, data_dir: str) -> dict[str, float]:
 
 
 def size(name: str, data_dir: str) -> tuple[int, int, int]:
-    """Of an experiment: steps in an epoch, epochs, rows to score."""
+    """Steps per epoch, epochs, and number of scored rows of an experiment."""
     from jaxae import data
     from jaxae.ops import ceil_div
 
@@ -79,7 +79,7 @@ def size(name: str, data_dir: str) -> tuple[int, int, int]:
 
 
 def theirs(name: str, steps: int, epochs: int, scored: int) -> float:
-    """Seconds of as much training and scoring in the framework of the original."""
+    """Seconds of the same training and scoring in the original's framework."""
     spec = ORIGINALS[name] | {"model": name, "dtype": "float32", "block": steps, "devices": 0}
     with tempfile.TemporaryDirectory() as folder:
         weights = f"{folder}/weights.npz"
@@ -97,10 +97,10 @@ def theirs(name: str, steps: int, epochs: int, scored: int) -> float:
 
 
 def table(records: list[dict]) -> str:
-    """The records as Markdown."""
+    """The records as a Markdown table."""
     lines = [
-        "| system | jaxae, import to report | of it training | the framework of the original, "
-        "import to scores | ratio | the original prints |",
+        "| system | jaxae, import to report | of which training | original framework, "
+        "import to scores | ratio | time reported by the original |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for r in records:
@@ -120,7 +120,7 @@ def main(args: list[str] | None = None) -> None:
     """Run, print the table, write the JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL", default=list(CASES))
-    parser.add_argument("--data-dir", default="", help="as the experiments' --data.dir")
+    parser.add_argument("--data-dir", default="", help="the experiments' --data.dir")
     parser.add_argument("--out", type=Path, default=Path("build/whole_runs.jsonl"))
     options = parser.parse_args(args)
     data_dir = str(Path(options.data_dir).resolve()) if options.data_dir else ""

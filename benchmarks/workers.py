@@ -1,7 +1,7 @@
-"""One competitor in a process of its own, taking orders on stdin and answering on stdout.
+"""One competitor in a separate process, which reads requests from stdin and answers on stdout.
 
-Competitors then share no threads, caches or allocator, and while one works the others sleep on a
-read. Started by `Worker`; the child runs `python -m benchmarks.workers '{"framework": ...}'`.
+Competitors therefore share no threads, caches or allocator; while one works, the others wait for
+input. `Worker` starts the child with `python -m benchmarks.workers '{"framework": ...}'`.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-# Competitors that wait must not hold an accelerator's memory.
+# Waiting competitors must not hold an accelerator's memory.
 SHARING = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 CALIBRATION = 0.25  # share of a timed block that one uninterrupted call should take
 
 
 class Worker:
-    """The parent's end: `ask(do=..., ...)` sends an order and waits for its answer."""
+    """The parent's end: `ask(do=..., ...)` sends a request and waits for the answer."""
 
     def __init__(self, spec: dict, env: dict[str, str] | None = None):
         self.spec = spec
@@ -37,7 +37,7 @@ class Worker:
         )
 
     def ask(self, **order) -> dict:
-        """The child's answer; `{"unavailable": reason}` where it cannot do what is asked.
+        """The child's answer; `{"unavailable": reason}` if it cannot do what was requested.
 
         Raises:
           RuntimeError: the child died; its own message is on stderr.
@@ -53,7 +53,7 @@ class Worker:
         return json.loads(line)
 
     def __enter__(self) -> "Worker":
-        """Itself; leaving ends the child."""
+        """Return itself; leaving the context ends the child."""
         return self
 
     def __exit__(self, *_) -> None:
@@ -69,7 +69,7 @@ class Worker:
 
 
 class _Child:
-    """The competitor's end; each public method answers one order."""
+    """The competitor's end; each public method handles one request."""
 
     def __init__(self, spec: dict):
         self.spec, self.program, self.calibrated = spec, None, 0
@@ -83,7 +83,7 @@ class _Child:
         return {}
 
     def devices(self) -> dict:
-        """What the framework finds on this machine, see `programs.found`."""
+        """The devices that the framework finds on this machine, see `programs.found`."""
         from benchmarks import programs
 
         if self.spec["framework"] == "jaxae":
@@ -109,7 +109,7 @@ class _Child:
         }  # fmt: skip
 
     def cost(self) -> dict:
-        """Operations and bytes of a step, where the framework says."""
+        """FLOPs and bytes of a step, if the framework reports them."""
         return self.program.cost() if self.program.cost else {}
 
     def peaks(self) -> dict:
@@ -124,7 +124,7 @@ class _Child:
         return {"losses": losses}
 
     def warm_up(self, seconds: float, chunks: list[int]) -> dict:
-        """Compile everything; report the first call (one block of steps) and a second."""
+        """Compile everything; report the time of the first block of steps and of a second one."""
         from benchmarks.programs import timed
 
         steps = self.program.steps or 1
@@ -142,7 +142,7 @@ class _Child:
         return self._repeat(lambda: self.program.score(chunk), self.program.scored, seconds)
 
     def whole(self, steps: int, scored: int, embedded: Sequence[int] = ()) -> dict:
-        """A user's whole run: so many steps, about so many rows scored, codes [N, L] embedded."""
+        """A whole run: `steps` of training, about `scored` rows scored, t-SNE of codes [N, L]."""
         self.program.train(steps)
         for _ in range(max(1, round(scored / self.program.scored))):
             self.program.score(512)
@@ -170,7 +170,7 @@ class _Child:
 
 
 def _prepare_jax(spec: dict) -> None:
-    """Share the cores out as the library does: must come before JAX starts."""
+    """Divide the cores as the library does; must be called before JAX starts."""
     from jaxae.devices import parallel
 
     if spec["framework"] != "flax":
@@ -178,7 +178,7 @@ def _prepare_jax(spec: dict) -> None:
 
 
 def main() -> None:
-    """Answer orders until stdin closes."""
+    """Handle requests until stdin closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what frameworks print must not mix with answers
     child = _Child(json.loads(sys.argv[1]))

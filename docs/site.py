@@ -1,4 +1,4 @@
-"""Build the site of the documentation into build/site: README, docs/, and the docstrings.
+"""Build the documentation site into build/site, from the README, docs/ and the docstrings.
 
 python -m pip install ".[docs]"
 python docs/site.py
@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "build/site-pages"
-# What users call, by page section; everything else is found through it.
+# The documented API, by section of the reference page.
 REFERENCE = {
     "From arrays": ["jaxae.estimator.AutoencoderDetector"],
     "Runs": [
@@ -22,7 +22,7 @@ REFERENCE = {
         "jaxae.workflows.auto.settle",
         "jaxae.storage.logs",
     ],
-    "Data": ["jaxae.data.loading", "jaxae.data.own.files", "jaxae.data.own.kinds"],
+    "Data": ["jaxae.data.loading", "jaxae.data.own.files"],
     "Methods and training": ["jaxae.methods.learners", "jaxae.training.train", "jaxae.types"],
     "Extending": ["jaxae.methods.reconstruction.descent", "jaxae.data.Raw"],
     "Scores and decisions": ["jaxae.scoring.scores", "jaxae.scoring.rules", "jaxae.detectors"],
@@ -42,7 +42,7 @@ REFERENCE = {
 
 
 def _tour() -> str:
-    """The notebook as a page: its words, its code and what that printed."""
+    """The notebook as a Markdown page with its text, code and outputs."""
     cells = json.loads((ROOT / "docs/tour.ipynb").read_text(encoding="utf-8"))["cells"]
     parts = []
     for cell in cells:
@@ -61,7 +61,7 @@ def _tour() -> str:
 
 
 def main() -> None:
-    """Lay the pages out, and let MkDocs build them; a broken link is an error."""
+    """Prepare the pages and build the site with MkDocs; a broken link is an error."""
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir(parents=True)
     for path in (ROOT / "docs").glob("*.md"):

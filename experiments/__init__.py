@@ -1,1 +1,1 @@
-"""One thin script per experiment: a record in its docstring, a configuration, and a main."""
+"""One short module per experiment: results (in the docstring), a configuration, and a main."""

@@ -1,10 +1,10 @@
-"""ECG5000 without held-out rows: every normal beat trains and every one calibrates (CV+).
+"""ECG5000 without held-out rows: all normal beats are used for training and calibration (CV+).
 
     python -m experiments.ecg_cross --data.dir DIR [--folds 10] [--bags 20] [--alpha 0.05]
 
-A dense autoencoder, once for each of ten folds and all in one program; a beat is flagged
-where its p-value is at most alpha. `--bags 20` takes twenty bootstrap samples for the folds
-(jackknife+-after-bootstrap). The table has the false-positive rate beside its proved bound.
+A dense autoencoder is trained for each of ten folds, all in one program; a beat is flagged if its
+p-value is at most alpha. `--bags 20` uses twenty bootstrap samples instead of folds
+(jackknife+-after-bootstrap). The table shows the false-positive rate and its proved bound.
 """
 
 from jaxae.cli.train import main

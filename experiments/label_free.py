@@ -1,11 +1,11 @@
-"""Settings compared without a label: held-out normals against pseudo-anomalies made of them.
+"""Compare settings without labels: held-out normals against pseudo-anomalies made from them.
 
     python -m experiments.label_free RUNS/A RUNS/B ...
 
-Each folder is a finished protocol (`experiments.one_vs_rest`). For every member the held-out
-normals of its class are set against the same rows with a patch of another one pasted in, before any
-input map: the mean AUROC over the members ranks the settings. The test AUROC beside it chooses
-nothing; it shows what the choice was worth.
+Each folder is a finished protocol (`experiments.one_vs_rest`). A pseudo-anomaly is a held-out
+normal with a patch of another one pasted in, before any input map. The settings are ranked by the
+mean over the members of the AUROC of held-out normals against pseudo-anomalies. The table also
+shows the test AUROC; it does not influence the ranking.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from jaxae.training.selection import pseudo_anomalies
 
 
 def pseudo_auroc(folder: Path, draws: int = 3) -> float:
-    """The mean over the members of a protocol, and over some draws of pseudo-anomalies."""
-    found, learner, raw, held = [], None, None, {}
+    """The mean AUROC over the members of a protocol and several draws of pseudo-anomalies."""
+    aurocs, learner, raw, held_out = [], None, None, {}
     paths = sorted(folder.glob("members/*/detector"))
     if not paths:
         raise UserError(f"{folder} has no members/*/detector; name folders of one_vs_rest")
@@ -34,20 +34,20 @@ def pseudo_auroc(folder: Path, draws: int = 3) -> float:
         detector = detectors.load(path)
         cfg = detector.about.config
         raw = raw or data.raw(cfg.data)
-        if cfg.data not in held:
+        if cfg.data not in held_out:
             plain = dataclasses.replace(cfg.data, input="none")
-            held[cfg.data] = sources.read(splits.make(raw, plain).valid.x)
-        x = held[cfg.data]
-        both = np.concatenate([x, *(pseudo_anomalies(x, seed) for seed in range(draws))])
-        seen = inputs.mapped(cfg.data.input, both)
-        learner = learner or learners.build(config.for_scoring(cfg), seen.shape[1:])
-        scores = detectors.score_fn(detector, learner, parallel.choose(0, 1))(seen)
-        found.append(float(metrics.auroc(scores, np.arange(len(both)) >= len(x))))
-    return float(np.mean(found))
+            held_out[cfg.data] = sources.read(splits.make(raw, plain).valid.x)
+        x = held_out[cfg.data]
+        rows = np.concatenate([x, *(pseudo_anomalies(x, seed) for seed in range(draws))])
+        mapped = inputs.mapped(cfg.data.input, rows)
+        learner = learner or learners.build(config.for_scoring(cfg), mapped.shape[1:])
+        scores = detectors.score_fn(detector, learner, parallel.choose(0, 1))(mapped)
+        aurocs.append(float(metrics.auroc(scores, np.arange(len(rows)) >= len(x))))
+    return float(np.mean(aurocs))
 
 
 def main() -> None:
-    """Print the settings, the best first."""
+    """Print the settings, best first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished protocols")
     with user_errors():

@@ -1,10 +1,10 @@
-"""S0's pictures: the same autoencoder with a plane of codes, latent 2, 10 epochs.
+"""S0 with a two-dimensional latent space, for its figures; 10 epochs.
 
     python -m experiments.mnist_conv_2d --data.dir DIR
 
-Draws the codes with every class's decoded centroid, the plane decoded on a 30 x 30 grid, and an
-interpolation. 2 CPU cores (Xeon, AVX-512; shared, so wall times are upper bounds), jax 0.10.2,
-float32: 123 s. Over seeds 0, 1, 2; one seed of the original, trained on the test images too:
+Draws the codes with the decoded centroid of every class, the latent plane decoded on a 30 x 30
+grid, and an interpolation. Takes 123 s on 2 shared CPU cores (Xeon, AVX-512), jax 0.10.2, float32.
+Over seeds 0, 1, 2; the original is one seed, trained on the test images too:
 
                           jaxae              original
     training MSE          .04422 +- .00020   .0438

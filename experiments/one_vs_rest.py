@@ -1,11 +1,11 @@
-"""One-vs-rest: each class as the normal one, several seeds, one program.
+"""One-vs-rest: each class is the normal one in turn, with several seeds, in one program.
 
     python -m experiments.one_vs_rest --data.name digits --method dense --seeds 5
     python -m experiments.one_vs_rest --data.name mnist --data.dir DIR --method conv --members 0:10
 
-Prints and draws AUROC for each class and their mean, with the interval that other test rows and
-other seeds would give, beside methods without a network on the same rows. With the same --run-dir a
-call that was stopped goes on, and slices (--members) merge.
+Prints and plots the AUROC of each class and their mean, with an interval over test rows and seeds,
+and compares them with methods without a network on the same rows. Repeat a command with the same
+--run-dir to resume it; calls with different --members and the same --run-dir are merged.
 """
 
 import sys
@@ -46,7 +46,7 @@ RECIPES = {
 
 
 def recipe(args: list[str]) -> ProtocolConfig:
-    """The settings that a method starts from; dense where none, or none that exists, is named."""
+    """Default settings of the method that `args` names; of dense if it names none or another."""
     words = " ".join(args).replace("=", " ").split()
     named = words[words.index("--method") + 1 :][:1] if "--method" in words else []
     return RECIPES.get(*named, RECIPES["dense"]) if named else RECIPES["dense"]

@@ -1,12 +1,11 @@
-"""The table of docs/results.md, rebuilt from run folders, and ALOCC's course over the seeds.
+"""The table of docs/results.md from run folders, and a plot of ALOCC's AUROC per epoch and seed.
 
     python -m experiments.results_table [--runs runs] [--write docs/results.md]
 
-jaxae's figures are read from `report.json` files: the mean over the runs of one name that stand in
-the folder, one per seed, and their sample standard deviation; in brackets, where a run has it, the
-95 % interval of one run over other test rows. The originals' figures were measured with the
-original frameworks (TensorFlow 2.21 with Keras 3.15, PyTorch 2.13) on the same files on two CPU
-cores.
+The numbers of jaxae are read from `report.json` files: the mean over the runs with the same name,
+one per seed, and the sample standard deviation; in brackets, if available, the 95 % interval over
+test rows of one run, averaged over the seeds. The original numbers were measured with the original
+frameworks (TensorFlow 2.21 with Keras 3.15, PyTorch 2.13) on the same files on two CPU cores.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from jaxae.reports import plots
 from jaxae.reports.plots.files import LAST
 from jaxae.storage.disk import write_text
 
-BY = ", epoch by "  # what selects an epoch follows, where that is not the last
+BY = ", epoch by "  # followed by the criterion that selects the epoch, unless it is the last
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -121,17 +120,17 @@ ROWS = (
 
 
 def read_reports(runs: Path) -> dict[str, list[dict]]:
-    """The finished runs below a folder, by experiment name and ordered by seed.
+    """The reports of finished runs in a folder, by experiment name, ordered by seed.
 
-    Those that select an epoch are apart: "NAME, epoch by test labels (oracle)".
+    Runs that select an epoch have a name of their own: "NAME, epoch by test labels (oracle)".
     """
-    found: dict[str, list[dict]] = {}
+    by_name: dict[str, list[dict]] = {}
     for path in sorted(runs.glob("*/report.json")):
         report = json.loads(path.read_text())
         by = report.get("selected_by", LAST)
         name = report["name"] + (f"{BY}{by}" if by != LAST else "")
-        found.setdefault(name, []).append(report)
-    return {name: sorted(reports, key=lambda r: r["seed"]) for name, reports in found.items()}
+        by_name.setdefault(name, []).append(report)
+    return {name: sorted(reports, key=lambda r: r["seed"]) for name, reports in by_name.items()}
 
 
 def _digits(value: float, percent: bool) -> str:
@@ -149,22 +148,22 @@ def _spread(values: list[float], percent: bool) -> str:
 
 
 def _of_rows(intervals: list[list[float] | None]) -> str:
-    """The 95 % interval over test rows of one run, its ends averaged over the seeds."""
+    """The 95 % interval over test rows of one run, its limits averaged over the seeds."""
     if not intervals or None in intervals:
         return ""
     low, high = (_digits(statistics.fmean(ends), False) for ends in zip(*intervals, strict=True))
     return f" [{low}, {high}]"
 
 
-def table(found: dict[str, list[dict]]) -> str:
-    """The table in Markdown; experiments without a run are left out."""
+def table(by_name: dict[str, list[dict]]) -> str:
+    """The table in Markdown, without experiments that have no run."""
     lines = [
         "| system | metric | original | jaxae | command | wall time |",
         "|---|---|---|---|---|---|",
     ]
     shown = None
-    for row in (*ROWS, *_selecting(found)):
-        reports = [report for report in found.get(row.run, []) if row.key in report]
+    for row in (*ROWS, *_selecting(by_name)):
+        reports = [report for report in by_name.get(row.run, []) if row.key in report]
         if not reports:
             continue
         command = wall = system = ""
@@ -182,11 +181,11 @@ def table(found: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def _selecting(found: dict[str, list[dict]]) -> list[Row]:
-    """The rows of runs that select an epoch; nothing is said of their originals."""
+def _selecting(by_name: dict[str, list[dict]]) -> list[Row]:
+    """The rows of runs that select an epoch; they have no original number."""
     return [
         row._replace(system=row.system + run.removeprefix(row.run), run=run, original="-")
-        for run in found
+        for run in by_name
         if BY in run
         for row in ROWS
         if row.run == run.partition(BY)[0]

@@ -1,43 +1,30 @@
 """Anomaly detection with autoencoders in JAX and Flax: pure functions over a state of arrays.
 
-The names below are loaded on first use, so that `import jaxae` is quick and `jaxae.ops` can be
+The names below are imported on first use, so that `import jaxae` is quick and `jaxae.ops` can be
 imported alone. CONTRIBUTING.md says where each kind of change goes.
 """
 
 import importlib
 from typing import Any
 
-_PUBLIC = {
-    "AutoencoderDetector": "estimator",
-    "DATASETS": "data",
-    "Dataset": "types",
-    "Detector": "detectors",
-    "ExperimentConfig": "config",
-    "Learner": "types",
-    "Logger": "storage.logs",
-    "METHODS": "methods",
-    "Method": "methods",
-    "Outputs": "types",
-    "ProtocolConfig": "config",
-    "RULES": "scoring",
-    "Raw": "data",
-    "Rule": "types",
-    "SCORES": "scoring",
-    "STUDIES": "reports.studies",
-    "Score": "types",
-    "Study": "reports.studies",
-    "TrainState": "types",
-    "UserError": "errors",
-    "build": "methods",
-    "descent": "methods",
-    "evaluate": "detectors.evaluation",
-    "fit": "training.train",
-    "judge": "detectors",
-    "load": "data",
-    "main": "cli.train",
-    "run": "workflows.experiment",
-    "settle": "workflows.auto",
+_MODULES = {  # module -> its public names
+    "cli.train": ("main",),
+    "config": ("ExperimentConfig", "ProtocolConfig"),
+    "data": ("DATASETS", "Raw", "load"),
+    "detectors": ("Detector", "judge"),
+    "detectors.evaluation": ("evaluate",),
+    "errors": ("UserError",),
+    "estimator": ("AutoencoderDetector",),
+    "methods": ("METHODS", "Method", "build", "descent"),
+    "reports.studies": ("STUDIES", "Study"),
+    "scoring": ("RULES", "SCORES"),
+    "storage.logs": ("Logger",),
+    "training.train": ("fit",),
+    "types": ("Dataset", "Learner", "Outputs", "Rule", "Score", "TrainState"),
+    "workflows.auto": ("settle",),
+    "workflows.experiment": ("run",),
 }
+_PUBLIC = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = list(_PUBLIC)
 
 

@@ -20,9 +20,9 @@ class UserError(ValueError):
     """
 
 
-def unknown(kind: str, name: str, known) -> UserError:
+def unknown(kind: str, name: str, names) -> UserError:
     """The error for a name that is not registered; it lists the names that are."""
-    return UserError(f"unknown {kind} {name!r}; known: {', '.join(sorted(known))}")
+    return UserError(f"unknown {kind} {name!r}; known: {', '.join(sorted(names))}")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
-"""jaxae as a scikit-learn estimator: arrays in, decisions out, nothing on disk."""
+"""jaxae as a scikit-learn estimator: arrays in, decisions out, no files."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -23,6 +22,8 @@ from jaxae.config import (
     for_scoring,
 )
 from jaxae.config.checks import AUTO
+from jaxae.config.fields import settings
+from jaxae.config.migrations import RENAMED
 from jaxae.data import sources, splits
 from jaxae.devices import parallel
 from jaxae.errors import UserError
@@ -30,40 +31,38 @@ from jaxae.methods import learners
 from jaxae.training import train
 from jaxae.workflows import auto, experiment
 
-_FEWEST = 3  # rows: two to train on, one to hold out
-
 
 class AutoencoderDetector(OutlierMixin, BaseEstimator):
     """An autoencoder as an outlier detector of scikit-learn.
 
-    `fit` trains on all rows but a share that it holds out for calibration. As everywhere in
+    `fit` holds a share of the rows out for calibration and trains on the others. As everywhere in
     scikit-learn, a *lower* `score_samples` is more anomalous and `predict` gives -1 for outliers, 1
-    for inliers; `decision_scores_`, `labels_`, `threshold_` and `predict_proba` follow PyOD:
-    higher, and 1, for outliers.
+    for inliers; `decision_scores_`, `labels_`, `threshold_` and `predict_proba` follow PyOD, where
+    higher values, and 1, are outliers.
 
     Args:
       method: "dense", "conv" (images [N, H, W, C]) or "auto".
       anomaly_score: a name in `jaxae.SCORES`, or several joined by "+"; "auto" = mse+row_knn, or
         mse for many rows.
-      latent: size of the code, or "auto".
-      hidden: widths between input and code of a dense model.
-      epochs: of training, or "auto".
-      batch_size: of a step, or "auto".
+      latent: size of the latent code, or "auto".
+      hidden: widths of a dense model's layers between input and code.
+      epochs: number of epochs, or "auto".
+      batch_size: rows in a training step, or "auto".
       scale: "none", "minmax", "standard" or "auto", fitted on the training rows.
       lr: learning rate of Adam.
       contamination: the share of the rows of `fit` that are flagged as outliers, in (0, 0.5].
       alpha: if not None, it replaces `contamination`: rows with a p-value of at most alpha are
-        outliers. A new inlier is flagged with a probability of at most alpha.
+        outliers, and a new inlier is flagged with a probability of at most alpha.
       valid_fraction: the share of rows that is held out.
-      settings: any other field of `jaxae.ExperimentConfig` by its dotted name, for instance
+      settings: other fields of `jaxae.ExperimentConfig` by their dotted names, for example
         {"train.noise_std": 0.1}.
-      random_state: seed of weights, order and held-out rows.
+      random_state: seed of initial weights, row order and held-out rows.
 
     Attributes:
       detector_: the `jaxae.Detector`; `jaxae.detectors.save` writes it.
       offset_: `decision_function(X) = score_samples(X) - offset_`.
-      n_features_in_: number of values in a row; of images, their height.
-      decision_scores_, labels_, threshold_: PyOD's attributes, of the rows of `fit`.
+      n_features_in_: number of values in a row, or the height of images.
+      decision_scores_, labels_, threshold_: PyOD's attributes, for the rows of `fit`.
     """
 
     def __init__(
@@ -105,14 +104,14 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
           y: ignored.
 
         Raises:
-          UserError: a `ValueError`: a setting that cannot work, or too few rows.
-          FloatingPointError: training diverged, or the model collapsed, as on equal rows.
+          UserError: a `ValueError`: a setting is not valid, or there are too few rows.
+          FloatingPointError: training diverged, or the model collapsed, as it does on equal rows.
         """
         x = self._rows(X, reset=True)
-        if len(x) < _FEWEST:
+        if len(x) < 3:
             raise UserError(
-                f"n_samples = {len(x)}, but at least {_FEWEST} rows are needed: two to train on, "
-                "one to hold out"
+                f"n_samples = {len(x)}, but at least 3 rows are needed: two to train on, one to "
+                "hold out"
             )
         self._check_decision()
         parallel.initialize()
@@ -129,7 +128,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         )
         self.detector_ = detector
         self.decision_scores_ = self._judged(x).score
-        if self.alpha is None:  # the threshold is that of all rows, the p-values of held-out rows
+        if self.alpha is None:  # the threshold is fitted on all rows, p-values on held-out rows
             with parallel.on_host():
                 decision = scoring.fit_rule(cfg.threshold.rule, self.decision_scores_)
             decision = decision._replace(calibration=detector.decision.calibration)
@@ -156,15 +155,15 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         """Conformal p-values [N], (1 + #{held-out scores >= s}) / (n + 1), in (0, 1].
 
         If rows and held-out rows are exchangeable, a p-value is at most alpha with a probability of
-        at most alpha. This does not hold for a score that was standardised on the held-out rows, as
-        a sum of scores is: set `alpha`, or `anomaly_score="mse"`, where the guarantee matters.
+        at most alpha. This does not hold for a sum of scores, which is standardised on the held-out
+        rows: set `alpha`, or `anomaly_score="mse"`, where the guarantee matters.
         """
         return self._judged(X).p_value.astype(np.float64)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """PyOD's [N, 2], not a true probability; the second column is that of outliers.
+        """PyOD's [N, 2], of inliers and outliers; scaled scores rather than true probabilities.
 
-        It is the score, scaled to 0 for the smallest and 1 for the largest of the rows of `fit`.
+        The score of an outlier is scaled so that the rows of `fit` range from 0 to 1.
         """
         check_is_fitted(self)
         low, high = self.decision_scores_.min(), self.decision_scores_.max()
@@ -203,7 +202,12 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             threshold=ThresholdConfig(rule=quantile if self.alpha is None else conformal),
         )
         for name, value in (self.settings or {}).items():
-            cfg = _replaced(cfg, name, value)
+            if name in RENAMED:
+                raise UserError(f"settings has {name!r}, which is now {RENAMED[name]!r}")
+            setting = settings(ExperimentConfig).get(name)
+            if not setting or setting.is_section:
+                raise UserError(f"settings has {name!r}, not a field of jaxae.ExperimentConfig")
+            cfg = checks.replaced(cfg, name, value)
         return checks.validate(cfg)
 
     def _check_decision(self) -> None:
@@ -211,15 +215,3 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             raise UserError(f"contamination is {self.contamination!r}; it must be in (0, 0.5]")
         if self.alpha is not None and not (isinstance(self.alpha, Real) and 0 < self.alpha < 1):
             raise UserError(f"alpha is {self.alpha!r}; it must be between 0 and 1, or None")
-
-
-def _replaced(cfg: ExperimentConfig, name: str, value: Any) -> ExperimentConfig:
-    try:
-        current = checks.value(cfg, name)
-    except AttributeError:
-        raise UserError(
-            f"settings names {name!r}, which is no field of jaxae.ExperimentConfig"
-        ) from None
-    if dataclasses.is_dataclass(current):
-        raise UserError(f"settings names the section {name!r}; name a field of it")
-    return checks.replaced(cfg, name, value)

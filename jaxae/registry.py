@@ -10,10 +10,9 @@ _RESERVED = "+: "  # "+" joins scores, ":" separates arguments and paths
 
 
 class Registry(dict[str, Entry]):
-    """Name -> entry; an unknown name raises a `UserError` that lists the known ones.
+    """Name -> entry, which holds all facts about it; an unknown name raises a `UserError`.
 
-    An entry holds all facts about what it names. Code outside the package enters its own with
-    `add`, before a configuration names it.
+    Code outside the package adds its own entries with `add`, before a configuration names them.
     """
 
     def __init__(self, kind: str, entry_type: type, entries: Mapping[str, Entry]):
@@ -24,14 +23,10 @@ class Registry(dict[str, Entry]):
         raise unknown(self.kind, name, self)
 
     def add(self, name: str, entry: Entry) -> Entry:
-        """Enter something from outside the package.
-
-        Returns:
-          The entry.
+        """Add an entry, and return it.
 
         Raises:
-          UserError: the name is taken, or cannot be written in a configuration, or the entry is of
-            another type than the others.
+          UserError: the name is taken or has a reserved character, or the entry has a wrong type.
         """
         if name in self:
             raise UserError(f"{self.kind} {name!r} exists already; choose another name")

@@ -1,6 +1,6 @@
-"""Randomness by address: seed, purpose, step, row of the global batch - never by a carried key.
+"""Randomness by address: seed, purpose, step, row of the global batch; no key is carried along.
 
-Resuming needs no saved key, and a run does not depend on the number of devices.
+So resuming needs no saved key, and a run does not depend on the number of devices.
 """
 
 import enum
@@ -13,7 +13,7 @@ from jaxae.types import Key
 
 
 class Purpose(enum.IntEnum):
-    """What a stream of random numbers is for; the numbers are part of reproducibility."""
+    """What a stream of random numbers is for; changing a value changes results."""
 
     INIT = 0
     ORDER = 1
@@ -25,13 +25,13 @@ class Purpose(enum.IntEnum):
 
 
 class SplitDraw(enum.IntEnum):
-    """What is drawn with `Purpose.SPLIT`, each at its own address; part of reproducibility too."""
+    """What is drawn with `Purpose.SPLIT`, each at its own address; changing one changes results."""
 
-    HOLD_OUT = 0  # which training rows become valid rows
+    HOLD_OUT = 0  # which training rows become validation rows
     BALANCE = 1  # which anomalies stay in a balanced test set
     FOLDS = 2  # the folds or bootstrap samples of cross-conformal protocols, and their seeds
-    CALIBRATION = 3  # which valid rows calibrate, where others standardise sums of scores
-    TEST = 4  # which rows of a user's file are tested, where the file does not say
+    CALIBRATION = 3  # which validation rows calibrate if the others standardise sums of scores
+    TEST = 4  # which rows of a user's file become test rows if the file does not say
 
 
 def stream(seed: int, purpose: Purpose) -> Key:
@@ -53,6 +53,6 @@ def add_noise(
 
 
 def host_generator(seed: int, purpose: Purpose, *address: int) -> np.random.Generator:
-    """A NumPy generator for the same address scheme: for orders and splits, made on the host."""
+    """A NumPy generator with the same address scheme, for row orders and splits on the host."""
     entropy = (seed, int(purpose), *map(int, address))
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))

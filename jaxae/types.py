@@ -1,26 +1,26 @@
-"""The types that the wings of jaxae exchange, and the terms that all of them use.
+"""The types that the packages of jaxae exchange, and the terms that all of them use.
 
-A method is a `Learner`: pure functions over a state that holds arrays only. Parallelism, ensembles,
-checkpoints, scoring and benchmarks are therefore written once, for every method.
+A method is a `Learner`: pure functions over a state that holds only arrays. So parallelism,
+ensembles, checkpoints, scoring and benchmarks are written once, for every method.
 
   row            one example of a data set, x of shape S: [H, W, C], [T, C] or [F]
   source         rows by index: a NumPy array, a memory-mapped file, or anything that acts like one
   id             a row's identity in the data set, the same in every split
-  class_id       a row's class as published; colours figures, never seen in training
+  class_id       a row's class as published; used to colour figures, never in training
   y              a row's ground truth, True = anomaly
   held-out rows  normals kept out of training (`valid`): for validation loss, scores, thresholds
   feed           brings rows to the devices in training: resident (all at once) or streaming
   learner        a training method as pure functions of one member
   member         one of E models trained side by side; every state has a leading axis [E]
   settings       a method's numbers that may differ between members: lr, noise_std ...
-  outputs        what a model infers of rows; rows with their outputs are `Inferred`
+  outputs        what a model computes for rows; rows with their outputs are `Inferred`
   metrics        measurements of a step or an epoch, one value for each member
   score          how anomalous a row is, higher = more
-  calibration scores  the scores of normals on which a rule is fitted, or p-values are based
+  calibration scores  scores of normals, on which rules are fitted and p-values are based
   rule           turns calibration scores into a decision: "quantile:0.95", "conformal:0.05"
   threshold      the score above which a decision flags a single row
-  decision       a fitted rule; says of scores whether they are anomalies
-  detector       model, score, decision and scaling in one: all that is needed to judge raw rows
+  decision       a fitted rule; decides which scores are anomalies
+  detector       model, score, decision and scaling: all that is needed to judge raw rows
   run            one experiment from configuration to report, kept in one run folder
   grid           many different members trained in one program
   protocol       classes x seeds x settings, each a member of a grid and a run, with one report
@@ -77,7 +77,7 @@ class Batch(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """Scales raw rows for the model, (x - shift) / scale; both broadcast over S."""
+    """Scales raw rows for the model: (x - shift) / scale, both broadcast over S."""
 
     shift: Float[AnyArray, "*S"]
     scale: Float[AnyArray, "*S"]
@@ -93,7 +93,7 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Train and valid hold normals only; test holds both."""
+    """Training, validation and test rows; the first two are normals only."""
 
     shape: Shape  # S, of one row
     train: Split
@@ -107,7 +107,7 @@ class Dataset(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a model infers of rows, in evaluation mode."""
+    """What a model computes for rows, in evaluation mode."""
 
     x_hat: Float[Array, " B *S"]  # reconstruction
     z: Float[Array, "B L"]  # latent code
@@ -123,9 +123,9 @@ class Inferred(NamedTuple):
 
 @struct.dataclass
 class TrainState:
-    """Everything that training carries from step to step: arrays only, no device axis, no key.
+    """Everything that training carries from step to step: only arrays, no device axis, no key.
 
-    Learners see the state of one member; elsewhere every leaf has a leading axis [E].
+    Learners get the state of one member; elsewhere every leaf has a leading axis [E].
     """
 
     step: Array  # int32
@@ -142,8 +142,8 @@ class TrainState:
 def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
     """Bits of the vectors that XLA should use; 0 = its own choice, 256.
 
-    Zen 5 (AMD's family 26) computes 512 at once: dense models train 1.02 to 1.13, S1 1.06 to 1.10,
-    others 1.00 to 1.03 times as fast. No other processor was measured.
+    Zen 5 (AMD's family 26) has 512-bit units: dense models train 1.02 to 1.13 times as fast, S1
+    1.06 to 1.10, others 1.00 to 1.03. No other processor was measured.
     """
     try:
         text = cpuinfo.read_text()
@@ -161,8 +161,8 @@ class Tuning(NamedTuple):
     `python -m benchmarks.accelerator_check`, are in benchmarks/results/.
 
     Attributes:
-      share: rows of a batch that a host device (one core) needs; with fewer, splitting the batch
-        costs more than it gains.
+      share: the least rows of a batch for a host device (one core); with fewer, splitting the
+        batch costs more than it gains.
       parameters_per_row: a device's share has at least one row for this many parameters, because
         every device updates all of them; 0 = activations dominate.
       part: rows whose gradients are computed at a time, see `jaxae.devices.reductions.by_parts`;
@@ -171,7 +171,7 @@ class Tuning(NamedTuple):
       in_place: whether XLA searches harder for parameters that need no copy.
       width: bits of vectors in training; 0 = XLA's choice.
       chunk: rows scored at a time, few enough for activations to stay in the cache.
-      library: whether XLA may call oneDNN for convolutions in scoring; see `jaxae.ops.onednn`.
+      library: whether XLA may call oneDNN for convolutions in scoring; see `jaxae.ops.convolution`.
       graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on an NVIDIA
         GPU, so that the host launches one graph instead of every kernel of every step.
       unroll: training steps in one iteration of the epoch's loop; may change the last bits. 0 = 4
@@ -198,20 +198,18 @@ Decode = Callable[[PyTree, Array], Array]
 
 
 class Learner(NamedTuple):
-    """A training method: pure functions of one member, and the numbers that it starts from.
-
-    Learners are compared, and cached, as objects.
+    """A training method: pure functions of one member, with its settings. Compared by identity.
 
     Attributes:
-      init: `(key, x [1, *S]) -> state` before the first step; of `x` only the shape counts.
+      init: `(key, x [1, *S]) -> state` before the first step; only the shape of `x` matters.
       step: `(state, batch, key, settings) -> (next state, metrics)`: scalar metrics of the whole
         batch, "loss" among them. `state.step` is folded into the key; gradients and metrics are
         averaged over the mapped axis, if the learner was built with one.
-      infer: `(variables, x [B, *S]) -> outputs`, deterministic, with running statistics, and row by
-        row: no row sees another.
-      loss: `(one row with its outputs, settings) -> []`, what the method minimises, in evaluation
-        mode; the validation loss is its mean.
-      settings: what the configuration sets; `step` and `loss` are given the same keys.
+      infer: `(variables, x [B, *S]) -> outputs`, deterministic, with running statistics; no row
+        affects another.
+      loss: `(one row with its outputs, settings) -> []`, the objective in evaluation mode; its mean
+        is the validation loss.
+      settings: the configured values; `step` and `loss` get the same keys.
       decode: `(variables, z [B, L]) -> x [B, *S]`; None: codes cannot be decoded.
       dtype: of activations.
       tuning: how it is computed fastest.
@@ -235,10 +233,10 @@ class Score(NamedTuple):
     Attributes:
       apply: `(fitted, one row) -> []`, higher = more anomalous; map it with `jax.vmap`.
       fit: `training rows -> fitted`, a dict of arrays. The rows come in blocks that can be iterated
-        more than once. None: there is nothing to fit and `fitted` is {}.
+        more than once. None: nothing is fitted, and `fitted` is {}.
       standardise: `(fitted, held-out rows) -> fitted`, for scores that are scaled by rows that were
         not trained on; None: not needed.
-      log_scale: whether a sum adds its logarithm; False for log-odds, which are added as they are.
+      log_scale: whether a sum adds the score's logarithm; False for log-odds.
       needs: the names in `Outputs.extra` that it reads.
     """
 
@@ -255,7 +253,7 @@ class Score(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """The number that a threshold rule takes, `low < number < high`."""
+    """The number that a threshold rule takes: `low < number < high`."""
 
     meaning: str
     example: float
@@ -276,8 +274,7 @@ class Rule(NamedTuple):
         is the score above which a single row is flagged; without `argument` if the rule takes none.
       argument: the number that follows the rule's name; None: it takes none.
       decide: `(state, scores [N]) -> [N] bool`, True = anomaly.
-      exchangeable: whether its guarantee assumes that calibration rows and new normals are
-        exchangeable.
+      exchangeable: whether its guarantee needs calibration rows and new normals exchangeable.
     """
 
     fit: Callable[..., dict]

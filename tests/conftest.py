@@ -4,7 +4,9 @@ On an accelerator, `JAX_PLATFORMS=cuda,cpu python -m pytest -m device` runs what
 what takes more devices than there are is skipped.
 """
 
+import functools
 import gc
+import importlib.metadata
 import os
 import tempfile
 from pathlib import Path
@@ -60,6 +62,11 @@ def checked() -> list[str]:
 CHECKED = checked()
 install_import_hook(CHECKED, "beartype.beartype")
 
+# Every run records versions of packages, which are parsed from their files: once is enough.
+importlib.metadata.version = functools.cache(importlib.metadata.version)
+# With Python's thresholds, a tenth of the time goes into looking for garbage; these are `train`'s.
+gc.set_threshold(20_000, 20, 20)
+
 jax.config.update("jax_num_cpu_devices", int(os.environ.get("JAX_NUM_CPU_DEVICES", "4")))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -100,21 +107,22 @@ def pytest_xdist_make_scheduler(config, log):
     return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
-# Without these emitters, XLA's CPU compiler takes a third of the time; newer ones have no others.
-QUICK = {"xla_cpu_use_fusion_emitters": False}
+# Without these emitters, XLA's CPU compiler takes a third of the time; newer ones have no others. A
+# small program is not worth the threads that compile its parts side by side.
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
-def _is_known(options):
-    """Whether this version of XLA has the options."""
+def _is_known(name, value):
+    """Whether this version of XLA has the option."""
     try:
-        jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options=options)
+        jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options={name: value})
     except Exception:
         return False
     return True
 
 
-if os.environ["JAX_PLATFORMS"] != "cpu" or not _is_known(QUICK):
-    QUICK = {}
+on_cpu = os.environ["JAX_PLATFORMS"] == "cpu"
+QUICK = {name: value for name, value in QUICK.items() if on_cpu and _is_known(name, value)}
 
 
 def _quick(options):

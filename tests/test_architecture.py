@@ -193,7 +193,7 @@ def test_plots_need_neither_jax_nor_the_rest_of_the_package():
                 "jaxae.methods.adversarial",
             ),
         ),
-        ("flax", ("jaxae.methods.networks.", "jaxae.types")),
+        ("flax", ("jaxae.methods.networks.", "jaxae.storage.archive", "jaxae.types")),
     ],
 )
 def test_each_package_has_its_place(package, homes):

@@ -49,7 +49,7 @@ def test_scores_of_a_file_are_those_of_the_run(run, capsys):
         np.testing.assert_array_equal(y, saved["test_y"])
     said = capsys.readouterr().out
     assert f"{is_anomaly.sum()} of {len(y)} rows" in said
-    assert "promise nothing: score 'mse+latent_mahalanobis' is standardised" in said
+    assert "without a guarantee: score 'mse+latent_mahalanobis' is standardised" in said
     assert evaluate(score, y, is_anomaly)["auroc"] > 0.99
 
 
@@ -66,7 +66,7 @@ def test_a_promise_is_checked_before_training_and_kept_by_the_run(run, tmp_path,
     assert not (tmp_path / "run").exists()
     cli.main([*command, "--threshold.rule", "conformal:0.1"])
     said = score.score_file(tmp_path / "run", folder / "test.npy", tmp_path / "out.npz")
-    assert "promise nothing" not in capsys.readouterr().out
+    assert "guarantee" not in capsys.readouterr().out
     with np.load(tmp_path / "out.npz") as found:
         np.testing.assert_array_equal(found["is_anomaly"], found["p_value"] <= np.float32(0.1))
         assert found["is_anomaly"].sum() == said["anomalies"] > 0

@@ -172,13 +172,12 @@ def test_experiments_run_outside_of_a_clone(tmp_path, capsys):
     target = tmp_path / "installed"
     shutil.copytree(ROOT / "jaxae", target / "jaxae", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "experiments", target / "jaxae/experiments")  # as the wheel has them
-    for name in ("digits_conv", "mnist_conv_2d"):
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "jaxae", "run", name, "--help"],
-            cwd=tmp_path, env={"PYTHONPATH": str(target), "PATH": ""}, capture_output=True,
-            text=True, check=True,
-        )  # fmt: skip
-        assert f"usage: jaxae run {name}" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "jaxae", "run", "mnist_conv_2d", "--help"],
+        cwd=tmp_path, env={"PYTHONPATH": str(target), "PATH": ""}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert "usage: jaxae run mnist_conv_2d" in done.stdout
 
 
 def test_shells_complete_commands_and_settings(capsys):

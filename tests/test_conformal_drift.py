@@ -96,22 +96,18 @@ def test_a_stream_goes_on_where_it_stood():
 @KINDS
 @pytest.mark.parametrize("delta", [0.05, 0.2])
 def test_without_drift_an_alarm_is_rarer_than_delta(kind, delta):
-    log = logs(calm(kind))
-    alarms = int(jax.vmap(lambda w: conformal.crossed(w, delta)[-1])(log).sum())
+    alarms = int((np.asarray(logs(calm(kind))).max(axis=1) >= -math.log(delta)).sum())
     assert stats.binomtest(alarms, STREAMS, delta, "greater").pvalue > 1e-3
     assert alarms > 0
 
 
 @KINDS
-def test_drift_sounds_the_alarm_soon_and_for_good(kind):
+def test_drift_sounds_the_alarm_soon(kind):
     calibration, stream = scores(kind, 6)
     stream[:, 80:] += 3
-    alarm = np.asarray(
-        jax.vmap(lambda w: conformal.crossed(w, 0.01))(logs(online(KEYS, calibration, stream)))
-    )
-    assert alarm[:, 79].mean() <= 0.02
-    assert alarm[:, 95].mean() > 0.95
-    assert (np.diff(alarm.astype(int), axis=1) >= 0).all()
+    reached = np.asarray(logs(online(KEYS, calibration, stream))) >= -math.log(0.01)
+    assert reached[:, :80].any(axis=1).mean() <= 0.02
+    assert reached[:, :96].any(axis=1).mean() > 0.95
 
 
 def test_what_is_no_p_value_is_refused_and_0_is_a_large_win():
@@ -120,9 +116,3 @@ def test_what_is_no_p_value_is_refused_and_0_is_a_large_win():
     log = conformal.bet(np.float32([0, 0.5])).log
     assert np.isfinite(log).all()
     assert log[0] > 50
-
-
-@pytest.mark.parametrize("delta", [0.0, 1.0, 20.0])
-def test_an_alarm_that_means_nothing_is_refused(delta):
-    with pytest.raises(UserError, match=f"delta is {delta:g}"):
-        conformal.crossed(np.zeros(3, np.float32), delta)

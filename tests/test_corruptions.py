@@ -133,7 +133,8 @@ def test_series_corruptions_do_what_they_say():
 def test_grid_holds_what_single_corruptions_give(kind, names):
     x = rows(kind)
     severities = np.array([CORRUPTIONS[n].severities for n in names])
-    grid = severity_grid(names, x, stream(5, Purpose.CORRUPTION), severities)
+    compiled = jax.jit(severity_grid, static_argnames="names")
+    grid = compiled(names, x, stream(5, Purpose.CORRUPTION), severities)
     assert grid.shape == (*severities.shape, *x.shape)
     for i, name in enumerate(names):
         for j in (0, 3):

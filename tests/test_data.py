@@ -443,7 +443,7 @@ def without(raw, part, class_id):
         (make_raw(), {}, "no anomalies because every class"),
         (make_raw(), {"normal": (0, 1, 2, 3)}, "no anomalies because every class"),
         (make_raw(), {"anomaly": (0, 1, 2, 3)}, "names every class"),
-        (make_raw(), {"normal": (7,)}, r"data.normal names the classes 7.*are 0, 1, 2, 3"),
+        (make_raw(), {"normal": (7,)}, r"data.normal names the classes 7.*are of 0, 1, 2, 3"),
         (make_raw(), {"anomaly": (-1,)}, "data.anomaly names the classes -1"),
         (without(make_raw(), "train", 1), {"normal": (0, 1)}, "classes 1, but no training rows"),
         (without(make_raw(), "test", 1), {"anomaly": (1,)}, "classes 1, but no test rows"),

@@ -66,11 +66,11 @@ def swap(path):
     ["checkpoints", "figures", "arrays", "detector", "metrics.jsonl", "config.json", "data.json",
      "provenance.jsonl", "report.json", "scores.npz"],
 )  # fmt: skip
-def test_what_lies_in_the_way_is_named_before_anything_is_done(name, again):
+def test_a_file_in_place_of_a_folder_or_the_reverse_is_named_before_training(name, again):
     swap(again.run_path / name)
     before = sorted(again.run_path.rglob("*"))
     line = refused(again)
-    assert f"{again.run_path / name} is no {'file' if '.' in name else 'folder'}" in line
+    assert f"{again.run_path / name} is not a {'file' if '.' in name else 'folder'}" in line
     assert "--run-dir" in line
     assert sorted(again.run_path.rglob("*")) == before
 
@@ -94,7 +94,7 @@ def test_a_folder_that_is_no_checkpoint_is_named_if_it_would_be_the_last(junk, a
         (folder / "about").mkdir()
         (folder / "notes.txt").write_text("mine")
     line = refused(edit(again, {"train.epochs": 8}))
-    assert f"{folder} is no checkpoint" in line
+    assert f"the checkpoint {folder} lacks" in line
     assert "--train.fall-back" in line
     shutil.rmtree(folder)
     assert experiment.run(edit(again, {"train.epochs": 8}))["epochs"] == 8
@@ -140,10 +140,10 @@ def test_a_full_disk_is_one_line_that_names_the_file(name, where, what, make, ag
         patch.setattr(where, what, make())
         line = refused(again)
     assert FULL in line
-    assert "the same command goes on after the last checkpoint" in line
+    assert "the same command resumes after the last checkpoint" in line
     if "." in name and what != "provenance":
         assert f"{name}: " in line
-    assert not list(again.run_path.rglob(".*"))
+    assert [path.name for path in again.run_path.rglob(".*")] == [".lock"]
     assert experiment.run(again)["epochs"] == 2
 
 
@@ -244,7 +244,7 @@ def assert_same_run(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [4, 30, 60, 200, 300, 370])
+@pytest.mark.parametrize("kilobytes", [4, 60, 200, 370])
 def test_a_disk_that_gets_full_anywhere(kilobytes, small_disk, undisturbed):
     run = small_disk.folder / "run"
     small_disk(f"size={kilobytes}k")

@@ -212,7 +212,7 @@ def damage(draw):
     return apply
 
 
-@pytest.mark.parametrize("how_many", cases(120, 1000))
+@pytest.mark.parametrize("how_many", cases(80, 600))
 def test_scores_of_hostile_files_are_right_or_one_line(how_many, runs, tmp_path):
     ended = {0: 0, 2: 0}
 
@@ -349,7 +349,7 @@ def data_sets(draw, wrong):
     return arrays
 
 
-@pytest.mark.parametrize("how_many", cases(8, 50))
+@pytest.mark.parametrize("how_many", cases(6, 36))
 def test_runs_of_hostile_settings_are_right_or_one_line(how_many, tmp_path):
     ended = {0: 0, 1: 0, 2: 0}
     folders = (tmp_path / str(i) for i in range(10**6))

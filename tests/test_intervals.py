@@ -3,7 +3,6 @@ import json
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,7 +11,7 @@ from sklearn import metrics as sk
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, stream
 from jaxae.stats import curve, intervals, metrics
-from jaxae.stats.intervals import bounds, one_run, rows, two_runs
+from jaxae.stats.intervals import bounds, one_run, two_runs
 
 KEY = stream(0, Purpose.RESAMPLING)
 
@@ -32,19 +31,26 @@ def same(one, other, **tolerance):
 # Resamples
 
 
+def resample(scores, y, flagged, resamples, key=KEY):
+    """Average precision and F1 of every resample and run, [2, B, R]."""
+    order, n, m = np.argsort(y, kind="stable"), int((~y).sum()), int(y.sum())
+    curves = [curve.sweep(s[order], y[order]) for s in scores]
+    samples = two_runs.resamples_of_rows(key, n, m, resamples)
+    measured = [two_runs.measure(rows, curves, flagged[:, order], n) for rows in samples]
+    return np.stack(measured, axis=1)
+
+
 @pytest.mark.parametrize("levels", [1, 3, 9, 10**6])
 def test_a_resample_is_measured_as_its_rows_are(levels):
     scores, y, flagged = rankings(levels=levels)
     order = np.argsort(y, kind="stable")
-    n, m = int((~y).sum()), int(y.sum())
-    rank = two_runs.ranks(rows.by_class(scores, y))
-    drawn = two_runs.resample(rank, jnp.asarray(flagged[:, order]), KEY, n, resamples=6)
-    for number in range(6):
-        taken = order[two_runs.draw(jax.random.fold_in(KEY, number), n, m)]
+    drawn = resample(scores, y, flagged, 6)
+    for number, rows_of_sample in enumerate(two_runs.draw(KEY, np.arange(6), 40, 15)):
+        taken = order[rows_of_sample]
         truth = y[taken]
         for run in (0, 1):
             s, flags = scores[run, taken], flagged[run, taken]
-            got = [float(values[number, run]) for values in drawn]
+            got = drawn[:, number, run]
             ours = [metrics.average_precision(s, truth), metrics.confusion(flags, truth).f1]
             theirs = [sk.average_precision_score(truth, s), sk.f1_score(truth, flags)]
             np.testing.assert_allclose(got, ours, rtol=0, atol=1e-6)
@@ -52,7 +58,7 @@ def test_a_resample_is_measured_as_its_rows_are(levels):
 
 
 def test_a_draw_keeps_the_classes_and_takes_every_row_equally_often():
-    drawn = jax.vmap(lambda key: two_runs.draw(key, 7, 3))(jax.random.split(KEY, 3000))
+    drawn = two_runs.draw(KEY, np.arange(3000), 7, 3)
     assert drawn.shape == (3000, 10)
     assert (drawn[:, :7] < 7).all()
     assert (drawn[:, 7:] >= 7).all()
@@ -62,17 +68,13 @@ def test_a_draw_keeps_the_classes_and_takes_every_row_equally_often():
         assert stats.chisquare(counts).pvalue > 1e-4
 
 
-@pytest.mark.slow
 def test_how_many_resamples_are_counted_at_once_changes_nothing(monkeypatch):
     scores, y, flagged = rankings(runs=1)
-    rank = two_runs.ranks(rows.by_class(scores, y))
-    flags = jnp.asarray(flagged[:, np.argsort(y, kind="stable")])
-    whole = two_runs.resample(rank, flags, KEY, 40, resamples=50)
-    monkeypatch.setattr(two_runs, "_TABLE", 7 * y.size)
-    same(whole, two_runs.resample(rank, flags, KEY, 40, resamples=50), rtol=0, atol=0)
-    first = two_runs.resample(rank, flags, KEY, 40, resamples=20)
-    same(first, jax.tree.map(lambda values: values[:20], whole), rtol=0, atol=0)
-    other = two_runs.resample(rank, flags, stream(1, Purpose.RESAMPLING), 40, resamples=50)
+    whole = resample(scores, y, flagged, 50)
+    monkeypatch.setattr(two_runs, "_AT_ONCE", 7 * y.size)
+    same(whole, resample(scores, y, flagged, 50), rtol=0, atol=0)
+    same(resample(scores, y, flagged, 20), whole[:, :20], rtol=0, atol=0)
+    other = resample(scores, y, flagged, 50, stream(1, Purpose.RESAMPLING))
     assert (other[0] != whole[0]).any()
 
 
@@ -90,16 +92,8 @@ def test_only_the_order_of_scores_matters():
 
 def test_signed_zeros_tie():
     scores, y = np.float32([[0.0, -0.0, 0.0, -0.0]]), np.array([False, False, True, True])
-    assert len(np.unique(two_runs.ranks(rows.by_class(scores, y)))) == 1
+    assert resample(scores, y, scores > 0, 1)[0] == 0.5
     assert curve.sweep(scores[0], y).score.tolist() == [0]
-
-
-@pytest.mark.parametrize("n", [2**10, 2**16, 2**20])
-def test_memory_is_bounded_by_rows_and_not_by_resamples(n):
-    rank, flagged = (jax.ShapeDtypeStruct((1, n), dtype) for dtype in (jnp.int32, bool))
-    run = jax.jit(two_runs.resample, static_argnames=("n", "resamples"))
-    compiled = run.lower(rank, flagged, KEY, n // 2, 2000).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 100 * max(n, two_runs._TABLE)
 
 
 @pytest.mark.slow
@@ -117,12 +111,11 @@ def test_two_thousand_resamples_of_ten_thousand_rows_take_less_than_a_second():
     rng = np.random.default_rng(0)
     y = np.arange(10_000) < 1000
     scores = (rng.normal(size=(1, y.size)) + y).astype(np.float32)
-    classes, flagged = rows.by_class(scores, y), jnp.asarray(scores > 1)
 
     def taken():
         # Of processors, not of the clock: others may use them too.
         start = time.process_time()
-        jax.block_until_ready(two_runs.resampled_and_measured(classes, flagged, KEY, 2000))
+        resample(scores, y, scores > 1, 2000)
         return time.process_time() - start
 
     taken()
@@ -133,7 +126,7 @@ def test_two_thousand_resamples_of_ten_thousand_rows_take_less_than_a_second():
 
 
 def delong(scores, y):
-    return two_runs.delong(rows.by_class(scores, y))
+    return two_runs.delong([curve.sweep(s, y) for s in scores.astype(np.float32)], y)
 
 
 def by_hand(scores, y):
@@ -183,13 +176,8 @@ def test_delongs_variance_keeps_its_digits_with_many_rows():
 
 @pytest.mark.parametrize("m", [61, 82])
 def test_a_perfect_result_is_known_at_any_number_of_rows(m):
-    # m * (1 / m) is not 1 in float32 for some of them.
     y = np.arange(m + 3) >= 3
-    classes = rows.by_class(y[None].astype(np.float32), y)
-    found = jax.jit(two_runs.measure, static_argnums=2)(
-        two_runs.ranks(classes)[0], jnp.asarray(y), 3
-    )
-    assert list(found) == [1, 1]
+    assert (resample(y[None].astype(np.float32), y, y[None], 9) == 1).all()
 
 
 def test_bounds_are_reached_and_no_closer_ones_hold():
@@ -286,44 +274,27 @@ def shift(area):
     return float(np.sqrt(2) * stats.norm.ppf(area))
 
 
-def simulated(one, times, at_once=50):
-    keys = jax.random.split(jax.random.key(7), times)
-    return jax.device_get(jax.jit(lambda k: jax.lax.map(one, k, batch_size=at_once))(keys))
-
-
-def covers(interval, value):
-    return np.mean((interval.low <= value) & (value <= interval.high))
-
-
 def noise(times):
     """Four standard deviations of a count's share near .95 or .05, out of so many."""
     return 4 * np.sqrt(0.05 * 0.95 / times)
 
 
-def binormal(key, n, m, area, runs=1, shared=0.0):
-    """Scores of runs that have a share of their variance in common."""
-
-    def of(key, size):
-        common = jax.random.normal(key, (1, size))
-        own = jax.random.normal(jax.random.fold_in(key, 1), (runs, size))
-        common = jnp.broadcast_to(common, own.shape)
-        return shared**0.5 * common + (1 - shared) ** 0.5 * own
-
-    normals, anomalies = (of(jax.random.fold_in(key, i), k) for i, k in ((2, n), (3, m)))
-    return rows.Classes(normals, anomalies + shift(area))
+def binormal(rng, n, m, area, shared):
+    """Scores of two runs that have a share of their variance in common, normals first, and y."""
+    y = np.arange(n + m) >= n
+    common, own = rng.normal(size=n + m), rng.normal(size=(2, n + m))
+    scores = shared**0.5 * common + (1 - shared) ** 0.5 * own + y * shift(area)
+    return scores.astype(np.float32), y
 
 
 def rejected_without_a_difference(n, m, area, times, resamples):
     """Shares of comparisons with p < .05: DeLong's of AUROC, and the bootstrap's of AP and F1."""
-
-    def one(key):
-        classes = binormal(key, n, m, area, runs=2, shared=0.5)
-        flagged = jnp.concatenate(classes, axis=1) > 1
-        drawn, values = two_runs.resampled_and_measured(classes, flagged, key, resamples)
-        paired = map(two_runs.paired_difference, drawn, values, (1.0, 1.0), (0.0, 0.0))
-        return [two_runs.delong(classes).p_value, *(found.p_value for found in paired)]
-
-    return [float(np.mean(p < 0.05)) for p in simulated(one, times, at_once=10)]
+    rng, rejected = np.random.default_rng(7), np.zeros(3)
+    for key in jax.random.split(jax.random.key(7), times):
+        scores, y = binormal(rng, n, m, area, shared=0.5)
+        found = intervals.compare(scores, y, scores > 1, key, resamples=resamples)
+        rejected += [difference.p_value < 0.05 for difference in found]
+    return rejected / times
 
 
 @pytest.mark.slow
@@ -359,16 +330,16 @@ GOOD = np.arange(8.0)
 )
 def test_rows_that_have_no_interval(scores, y, says):
     scores = np.stack([scores, scores])
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         intervals.compare(scores, y, scores > 0, KEY)
-    assert "\n" not in str(told.value)
-    assert says in str(told.value)
+    assert "\n" not in str(caught.value)
+    assert says in str(caught.value)
 
 
 def test_too_many_rows_are_refused():
-    y = np.arange(rows.MAX_ROWS + 1) < 9
+    y = np.arange(bounds.MAX_ROWS + 1) < 9
     with pytest.raises(UserError, match="sample of at most 1048576"):
-        rows.by_class(np.zeros((1, y.size), np.float32), y)
+        bounds.checked(np.zeros((1, y.size), np.float32), y)
 
 
 def test_runs_and_decisions_that_do_not_match():
@@ -410,7 +381,7 @@ def test_a_report_can_be_written():
 def estimates(scores, y, flagged):
     swept = curve.sweep(scores, y)
     hits, false = int(flagged[y].sum()), int(flagged[~y].sum())
-    return rows.PerMetric(
+    return bounds.PerMetric(
         one_run.auroc(swept),
         one_run.average_precision(swept),
         one_run.f1(int((~y).sum()), int(y.sum()), hits, false),

@@ -79,10 +79,10 @@ def test_decisions_agree_with_scikit_learn_in_both_conventions(ranking, at):
         recall=sk.recall_score(y, flagged),
         f1=sk.f1_score(y, flagged),
         fpr=flagged[~y].mean(),
+        precision_normal_positive=sk.precision_score(~y, ~flagged, zero_division=0),
+        recall_normal_positive=sk.recall_score(~y, ~flagged),
     )
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
-    normal = [f(~y, ~flagged, zero_division=0) for f in (sk.precision_score, sk.recall_score)]
-    np.testing.assert_allclose(metrics.normal_as_positive(flagged, y), normal, rtol=0, atol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)
@@ -113,7 +113,7 @@ def test_known_answers():
     assert (point.threshold, point.f1) == (1, 1)
     nothing = metrics.confusion(np.zeros(4, bool), y)
     assert (nothing.precision, nothing.recall, nothing.f1, nothing.fpr) == (0, 0, 0, 0)
-    assert metrics.normal_as_positive(np.ones(4, bool), y).precision == 0
+    assert metrics.confusion(np.ones(4, bool), y).precision_normal_positive == 0
 
 
 def test_ties_between_signed_zeros_count_as_ties():
@@ -135,13 +135,9 @@ def test_undefined_metrics_are_nan(metric):
 def test_confusion_is_nan_exactly_where_it_is_undefined():
     flagged = np.arange(4) > 2
     only_normals = metrics.confusion(flagged, np.zeros(4, bool))
-    np.testing.assert_array_equal(only_normals, [0.75, 0, np.nan, np.nan, 0.25])
+    np.testing.assert_array_equal(only_normals, [0.75, 0, np.nan, np.nan, 0.25, 1, 0.75])
     only_anomalies = metrics.confusion(flagged, np.ones(4, bool))
-    np.testing.assert_allclose(only_anomalies, [0.25, 1, 0.25, 0.4, np.nan], rtol=1e-6)
-    np.testing.assert_array_equal(
-        metrics.normal_as_positive(flagged, np.ones(4, bool)), [0, np.nan]
-    )
-    np.testing.assert_array_equal(metrics.normal_as_positive(flagged, np.zeros(4, bool)), [1, 0.75])
+    np.testing.assert_allclose(only_anomalies, [0.25, 1, 0.25, 0.4, np.nan, 0, np.nan], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

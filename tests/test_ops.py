@@ -16,7 +16,6 @@ from jaxae.methods.networks import layers
 pytestmark = pytest.mark.device
 
 FORMS = ("matrix", "native")
-LAYOUTS = ("BHWC", "CHWB")
 PLAIN = ("NHWC", "HWIO", "NHWC")
 # These programs are compiled once and run once.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -30,10 +29,6 @@ def assert_close(actual, desired, tolerance=1e-5):
     assert actual.shape == desired.shape
     actual, desired = np.asarray(actual, np.float64), np.asarray(desired, np.float64)
     assert np.linalg.norm(actual - desired) <= tolerance * np.linalg.norm(desired) + 1e-30
-
-
-def as_layout(x, layout):
-    return ops.batch_last(x) if layout == "CHWB" else x
 
 
 @st.composite
@@ -52,10 +47,10 @@ def convolutions(draw):
 
 
 @settings(max_examples=12, deadline=None)
-@given(convolutions(), st.sampled_from(LAYOUTS))
-@example(((7, 4), (5, 5), (2, 2), "SAME", (2, 3)), "CHWB")  # made in bands
-@example(((4, 4), (4, 4), (1, 1), "VALID", (2, 3)), "BHWC")  # a plain matrix product
-def test_values_and_gradients_are_those_of_lax(case, layout):
+@given(convolutions())
+@example(((7, 4), (5, 5), (2, 2), "SAME", (2, 3)))  # made in bands
+@example(((4, 4), (4, 4), (1, 1), "VALID", (2, 3)))  # a plain matrix product
+def test_values_and_gradients_are_those_of_lax(case):
     size, kernel_size, strides, padding, (channels, depth) = case
     x, k = normal(0, 2, *size, channels), normal(1, *kernel_size, channels, depth)
 
@@ -72,14 +67,14 @@ def test_values_and_gradients_are_those_of_lax(case, layout):
 
     @functools.partial(jit, static_argnums=3)
     def ours(x, k, g, form):
-        x, g = as_layout(x, layout), as_layout(g, layout)
-        how = {"layout": layout, "form": form}
-        y, pull = jax.vjp(lambda x, k: ops.conv(x, k, strides, padding, **how), x, k)
-        u, pull_transpose = jax.vjp(
-            lambda g, k: ops.conv_transpose(g, k, strides, padding, output_size=size, **how), g, k
-        )
-        (dx, dk), (dg_of_transpose, dk_of_transpose) = pull(g), pull_transpose(x)
-        images = (as_layout(a, layout) for a in (y, dx, u, dg_of_transpose))
+        x, g = ops.batch_last(x), ops.batch_last(g)
+        with ops.using(form):
+            y, pull = jax.vjp(lambda x, k: ops.conv(x, k, strides, padding), x, k)
+            u, pull_transpose = jax.vjp(
+                lambda g, k: ops.conv_transpose(g, k, strides, padding, output_size=size), g, k
+            )
+            (dx, dk), (dg_of_transpose, dk_of_transpose) = pull(g), pull_transpose(x)
+        images = (ops.batch_first(a) for a in (y, dx, u, dg_of_transpose))
         return *images, dk_of_transpose, dk
 
     g, desired = reference(x, k)
@@ -100,23 +95,25 @@ def test_values_and_gradients_are_those_of_lax(case, layout):
     ],
 )
 def test_transposed_convolution_is_the_adjoint(form, small, large, kernel, strides, padding):
-    u, y = normal(0, 3, large, large, 2), normal(1, 3, small, small, 4)
+    u, y = normal(0, 2, large, large, 3), normal(1, 4, small, small, 3)
     k = normal(2, kernel, kernel, 2, 4)
-    how = {"strides": (strides,) * 2, "padding": padding, "form": form}
+    how = {"strides": (strides,) * 2, "padding": padding}
     size = (large, large)
-    left = jnp.vdot(jit(lambda u: ops.conv(u, k, **how))(u), y)
-    right = jnp.vdot(u, jit(lambda y: ops.conv_transpose(y, k, output_size=size, **how))(y))
+    with ops.using(form):
+        left = jnp.vdot(jit(lambda u: ops.conv(u, k, **how))(u), y)
+        right = jnp.vdot(u, jit(lambda y: ops.conv_transpose(y, k, output_size=size, **how))(y))
     np.testing.assert_allclose(left, right, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_bfloat16_is_float32_to_its_precision(form):
-    x, k, g = normal(0, 4, 9, 9, 16), normal(1, 3, 3, 16, 8), normal(2, 4, 5, 5, 8)
+    x, k, g = normal(0, 16, 9, 9, 4), normal(1, 3, 3, 16, 8), normal(2, 8, 5, 5, 4)
 
     @jit
     def all_passes(x, k, g):
-        y, pull = jax.vjp(lambda x, k: ops.conv(x, k, (2, 2), form=form), x, k)
-        return y, *pull(g)
+        with ops.using(form):
+            y, pull = jax.vjp(lambda x, k: ops.conv(x, k, (2, 2)), x, k)
+            return y, *pull(g)
 
     low = all_passes(*(a.astype(jnp.bfloat16) for a in (x, k, g)))
     for a, wanted in zip(low, all_passes(x, k, g), strict=True):
@@ -124,37 +121,42 @@ def test_bfloat16_is_float32_to_its_precision(form):
         assert_close(a.astype(jnp.float32), wanted, 0.01)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
-def test_layers_are_those_of_flax(padding, layout):
+def test_layers_are_those_of_flax(padding):
     x = normal(0, 2, 7, 6, 3)
     options = {"features": 4, "kernel_size": (3, 5), "strides": (2, 2), "padding": padding}
+    size = (14, 12) if padding == "SAME" else (15, 15)
     for theirs, ours in (
-        (nn.Conv(**options), layers.Conv(**options, layout=layout)),
+        (nn.Conv(**options), layers.Conv(**options)),
         (
             nn.ConvTranspose(**options, transpose_kernel=True),
-            layers.ConvTranspose(**options, layout=layout),
+            layers.ConvTranspose(**options, output_size=size),
         ),
     ):
         variables = jit(theirs.init)(jax.random.key(0), x)
-        mine = jax.eval_shape(ours.init, jax.random.key(0), as_layout(x, layout))
+        mine = jax.eval_shape(ours.init, jax.random.key(0), ops.batch_last(x))
         assert jax.tree.map(jnp.shape, mine) == jax.tree.map(jnp.shape, variables)
         variables["params"]["bias"] = normal(1, 4)
-        y = as_layout(jit(ours.apply)(variables, as_layout(x, layout)), layout)
+        y = ops.batch_first(jit(ours.apply)(variables, ops.batch_last(x)))
         assert_close(y, jit(theirs.apply)(variables, x))
 
 
-@pytest.mark.parametrize("kind", [layers.Conv, layers.ConvTranspose])
-def test_a_layer_in_bfloat16_keeps_float32_parameters(kind):
-    layer = kind(2, (3, 3), dtype=jnp.bfloat16)
-    y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), normal(0, 1, 5, 5, 3))
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv(2, (3, 3), (1, 1), "SAME", dtype=jnp.bfloat16),
+        layers.ConvTranspose(2, (3, 3), (1, 1), "SAME", (5, 5), dtype=jnp.bfloat16),
+    ],
+)
+def test_a_layer_in_bfloat16_keeps_float32_parameters(layer):
+    y, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), normal(0, 3, 5, 5, 1))
     assert y.dtype == jnp.bfloat16
     assert variables["params"].keys() == {"kernel", "bias"}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 def test_scan_trains_as_a_loop_does():
-    x, k = normal(0, 4, 6, 6, 2), normal(1, 3, 3, 2, 4) * 0.1
+    x, k = normal(0, 2, 6, 6, 4), normal(1, 3, 3, 2, 4) * 0.1
 
     def step(k, x):
         def loss(k):
@@ -172,10 +174,11 @@ def test_scan_trains_as_a_loop_does():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("form", FORMS)
 def test_members_of_an_ensemble_have_kernels_of_their_own(form, dtype):
-    x, kernels = normal(0, 2, 5, 5, 3, dtype=dtype), normal(1, 4, 3, 3, 3, 2, dtype=dtype)
+    x, kernels = normal(0, 3, 5, 5, 2, dtype=dtype), normal(1, 4, 3, 3, 3, 2, dtype=dtype)
 
     def gradient(k):
-        return jax.grad(lambda k: jnp.sum(ops.conv(x, k, (2, 2), form=form) ** 2))(k)
+        with ops.using(form):
+            return jax.grad(lambda k: jnp.sum(ops.conv(x, k, (2, 2)) ** 2))(k)
 
     one_by_one = jnp.stack([jit(gradient)(k) for k in kernels])
     tolerance = 1e-5 if dtype == jnp.float32 else 0.02
@@ -194,10 +197,13 @@ def test_second_derivatives():
     def plain(x, k):
         return lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=PLAIN)
 
+    def ours(x, k):
+        return ops.conv(ops.batch_last(x), k, (2, 2))
+
+    expected = penalty(plain)
     for form in FORMS:
-        assert_close(
-            penalty(functools.partial(ops.conv, strides=(2, 2), form=form)), penalty(plain)
-        )
+        with ops.using(form):
+            assert_close(penalty(ours), expected)
 
 
 def test_forward_mode_is_refused():
@@ -215,7 +221,7 @@ def test_padding_may_exceed_the_kernel(channels, depth):
         return lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=PLAIN)
 
     def ours(x, k):
-        return ops.conv(x, k, (1, 1), pads)
+        return ops.batch_first(ops.conv(ops.batch_last(x), k, (1, 1), pads))
 
     def all_passes(conv):
         y, pull = jax.vjp(conv, x, k)
@@ -234,15 +240,13 @@ def test_impossible_sizes_are_refused():
         ops.conv_transpose(normal(0, 1, 4, 4, 1), normal(1, 3, 3, 1, 1), output_size=(9, 9))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_each_platform_gets_its_formulation(platform, layout):
+def test_each_platform_gets_its_form(platform):
     def loss(kernels, x):
-        y = ops.conv(x, kernels[0], (2, 2), layout=layout)
-        how = {"output_size": x.shape[1:3], "layout": layout}
-        return jnp.sum(ops.conv_transpose(y, kernels[1], (2, 2), **how) ** 2)
+        y = ops.conv(x, kernels[0], (2, 2))
+        return jnp.sum(ops.conv_transpose(y, kernels[1], (2, 2), output_size=x.shape[1:3]) ** 2)
 
-    k, x = normal(0, 3, 3, 2, 4), as_layout(normal(1, 4, 7, 7, 2), layout)
+    k, x = normal(0, 3, 3, 2, 4), normal(1, 2, 7, 7, 4)
     exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=[platform])((k, k), x)
     lines = exported.mlir_module().splitlines()
     convolutions = [line for line in lines if "stablehlo.convolution" in line]
@@ -263,18 +267,17 @@ def convolutions(fun, *args):
     return exported.mlir_module().count("stablehlo.convolution")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_library_is_called_for_large_convolutions_where_it_may_be(layout):
+def test_a_library_is_called_for_large_convolutions_where_it_may_be():
     """Forward ones only: what a gradient takes stays matrices."""
-    x, k = as_layout(normal(0, 2, 9, 8, 16), layout), normal(1, 5, 5, 16, 24)
-    how = functools.partial(ops.conv, strides=(2, 2), layout=layout)
+    x, k = normal(0, 16, 9, 8, 2), normal(1, 5, 5, 16, 24)
+    how = functools.partial(ops.conv, strides=(2, 2))
     plain = jax.jit(how)(x, k)
     assert convolutions(how, x, k) == 0
     with ops.calling_library():
         assert convolutions(functools.partial(how), x, k) == 1
         called = jax.jit(functools.partial(how))(x, k)
-        forced = functools.partial(how, form="matrix")
-        assert convolutions(forced, x, k) == 0
+        with ops.using("matrix"):
+            assert convolutions(functools.partial(how), x, k) == 0
         gradients = jax.grad(lambda x, k: jnp.sum(how(x, k) ** 2), (0, 1))
         assert convolutions(gradients, x, k) == 1
         found = gradients(x, k)
@@ -289,10 +292,10 @@ def test_a_library_is_called_for_large_convolutions_where_it_may_be(layout):
 @pytest.mark.parametrize(
     ("x", "k"),
     [
-        ((2, 14, 14, 16), (3, 3, 16, 16)),  # few taps
-        ((2, 28, 28, 1), (5, 5, 1, 16)),  # few channels
-        ((2, 4, 4, 16), (5, 5, 16, 16)),  # maps of 2 x 2
-        ((2, 5, 5, 16), (5, 5, 16, 16)),  # one product
+        ((16, 14, 14, 2), (3, 3, 16, 16)),  # few taps
+        ((1, 28, 28, 2), (5, 5, 1, 16)),  # few channels
+        ((16, 4, 4, 2), (5, 5, 16, 16)),  # maps of 2 x 2
+        ((16, 5, 5, 2), (5, 5, 16, 16)),  # one product
     ],
 )
 def test_no_library_is_called_where_matrices_are_faster(x, k):
@@ -305,7 +308,7 @@ def test_no_library_is_called_where_matrices_are_faster(x, k):
                 how,
                 *(
                     a.astype(jnp.bfloat16)
-                    for a in (normal(0, 2, 9, 9, 16), normal(1, 5, 5, 16, 16))
+                    for a in (normal(0, 16, 9, 9, 2), normal(1, 5, 5, 16, 16))
                 ),
             )
             == 0

@@ -14,7 +14,6 @@ from jaxae.cli import main as cli
 from jaxae.config import DataConfig, ExperimentConfig, ThresholdConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.data.own import files, windows
-from jaxae.detectors import calibration
 from jaxae.errors import UserError
 
 
@@ -121,7 +120,7 @@ def test_csv_files_of_other_habits(text, shape, folder):
         ({"kind": ["good", None] * 30}, {}, "data.label misses 30 values, first in row 1"),
         ({}, {"ignore": ("machine",)}, "'colour' holds text.*--data.one-hot"),
         ({}, {"label": "nothing"}, "data.label names the column 'nothing'; there are width"),
-        ({}, {"label": "auto", "ignore": ("kind", "colour", "machine")}, "no column tells"),
+        ({}, {"label": "auto", "ignore": ("kind", "colour", "machine")}, "no column holds"),
         ({}, {"ignore": ("width", "height", "colour", "machine")}, "no column is left"),
         ({}, {"group": "sort"}, "data.group names"),
         ({"kind": ["good"] * 60}, {}, "no anomalies"),
@@ -222,13 +221,13 @@ def test_folders_without_images_or_anomalies_are_one_line(tmp_path):
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (7, 3), (8, 8), (5, 9)])
 def test_windows_stay_in_their_stretch_and_blocks_share_no_step(window, stride):
     stretches = [(0, 4), (4, 203), (210, 211), (300, 410)]
-    found = windows.cut(stretches, window, stride, blocks=True)
+    starts, blocks = windows.cut(stretches, window, stride, blocks=True)
     owner = {}
-    for start, block in zip(found.start, found.block, strict=True):
+    for start, block in zip(starts, blocks, strict=True):
         assert any(begin <= start and start + window <= end for begin, end in stretches)
         for step in range(start, start + window):
             assert owner.setdefault(step, block) == block
-    assert len(np.unique(found.block)) > 3
+    assert len(np.unique(blocks)) > 3
 
 
 def long_series(path, steps=600, **more):
@@ -282,7 +281,7 @@ def test_arrays_of_a_series_keep_their_own_split(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"y_test": np.zeros(3, int)}, "must have a class for each"),
+        ({"y_test": np.zeros(3, int)}, r"must be \(50,\), one class per row"),
         (
             {"x_test": np.full(50, np.nan)},
             "x_test holds NaN or infinite values in 50 steps, first in step 0",
@@ -310,9 +309,9 @@ def test_windows_that_overlap_are_no_calibration_rows():
         threshold=ThresholdConfig(rule="conformal:0.1"),
     )
     with pytest.raises(UserError, match="windows overlap"):
-        calibration.check(cfg)
+        detectors.check(cfg)
     apart = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, stride=10))
-    calibration.check(apart)
+    detectors.check(apart)
 
 
 @pytest.mark.parametrize(
@@ -370,6 +369,6 @@ def test_what_is_wrong_with_a_file_is_printed_with_what_was_found(folder, capsys
         cli.main(["data", "gaps.csv", "--data.label", "kind"])
     assert stop.value.code == 2
     said = capsys.readouterr()
-    assert "no numbers: colour (text), machine (text)" in said.out
+    assert "not numeric: colour (text), machine (text)" in said.out
     assert "missing values: width (30)" in said.out
     assert said.err.count("\n") == 1

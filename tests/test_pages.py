@@ -92,7 +92,7 @@ def test_a_page_has_the_reports_numbers(folder):
     text = (folder / "run0/report.html").read_text()
     report = json.loads((folder / "run0/report.json").read_text())
     assert f"<b>{report['auroc']:.4f}</b>" in text
-    assert "{:.4f} to {:.4f}".format(*report["auroc_interval"]) in text
+    assert "95 %: [{:.4f}, {:.4f}]".format(*report["auroc_interval"]) in text
     for title in ("most anomalous", "borderline", "Severity of corruptions", "Training", "Classes"):
         assert title in text
 

@@ -247,8 +247,8 @@ def test_a_damaged_array_file_is_named(name, damage, tmp_path):
     ("text", "message"),
     [
         ("", "holds no epochs"),
-        ('{"epoch": 1, "loss": 1}\n{"epo\n', "line 2, is not JSON"),
-        ('{"loss": 1}\n', "line 1, lacks epoch"),
+        ('{"epoch": 1, "loss": 1}\n{"epo\n', "line 2, is not a JSON object"),
+        ('{"loss": 1}\n', "line 1, has no epoch"),
         ('{"epoch": 1', "holds no epochs"),
         ("[1]\n", "line 1, is not a JSON object"),
         ('{"epoch": 1}\n', "holds no losses"),
@@ -441,10 +441,14 @@ def test_loss_histograms_mark_mean_and_median(run_dir):
 
 
 def test_a_verdict_says_what_was_decided_and_how_the_score_stands_to_the_threshold():
-    assert style.verdict(0.6, 0.5, True) == ("Anomaly (0.6 > 0.5)", style.ANOMALY)
-    assert style.verdict(0.5, 0.5, False) == ("Normal (0.5 ≤ 0.5)", style.NORMAL)
-    assert style.verdict(0.5, 0.5, True) == ("Anomaly (0.5 ≤ 0.5)", style.ANOMALY)
-    assert style.verdict(0.6, 0.5, False) == ("Normal (0.6 > 0.5)", style.NORMAL)
+    is_anomaly = [True, False, True, False]
+    data = {"score": [0.6, 0.5, 0.5, 0.6], "threshold": 0.5, "is_anomaly": is_anomaly}
+    assert [style.verdict(data, i) for i in range(4)] == [
+        ("Anomaly (0.6 > 0.5)", style.ANOMALY),
+        ("Normal (0.5 ≤ 0.5)", style.NORMAL),
+        ("Anomaly (0.5 ≤ 0.5)", style.ANOMALY),
+        ("Normal (0.6 > 0.5)", style.NORMAL),
+    ]
     assert style.ANOMALY != style.NORMAL
 
 

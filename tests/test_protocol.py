@@ -189,7 +189,7 @@ def test_a_monitored_protocol_says_how_steady_its_epochs_are(data, tmp_path, cap
         assert found["epochs_std"] == pytest.approx(max(spread))
     out = capsys.readouterr().out
     assert "5 epochs" in out
-    assert "is the gap to the oracle" in out
+    assert "gap to the oracle" in out
 
 
 @pytest.mark.slow
@@ -275,7 +275,7 @@ def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path):
             member.run_path / "scores.npz",
             test=np.arange(5.0), test_y=y, test_id=np.arange(5) + i, test_class_id=y.astype(int),
         )  # fmt: skip
-    with pytest.raises(UserError, match="class0-seed1 judged other test rows"):
+    with pytest.raises(UserError, match="class0-seed1 has other test rows"):
         protocol.summary._tasks(members)
 
 

@@ -1,9 +1,11 @@
 import contextlib
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 from probes import assert_same, dataset, edit, images, tiny
+from sklearn import manifold
 
 from jaxae.data import DATASETS
 from jaxae.data.own import arrays as own_arrays
@@ -353,7 +355,8 @@ def test_a_study_from_outside_must_be_one_and_cannot_take_a_name(outside):
 
 
 @pytest.mark.parametrize(("normals", "latent"), [(4, 2), (31, 1)])
-def test_a_map_of_few_codes_or_of_codes_of_one_value(normals, latent, tmp_path):
+def test_a_map_of_few_codes_or_of_codes_of_one_value(normals, latent, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifold, "TSNE", functools.partial(manifold.TSNE, max_iter=250))
     x = images(80)
     np.savez(tmp_path / "x.npz", x_train=x[:20], x_test=x[20 : 30 + normals],
              y_test=np.arange(10 + normals) >= normals)  # fmt: skip

@@ -118,7 +118,7 @@ def test_steps_before_a_recording_stay():
 def test_replays_come_in_whole_numbers():
     program = made("ecg_dense", "graph")
     assert program.steps == peer.UNROLLED
-    with pytest.raises(ValueError, match="17 steps are no multiple of 16"):
+    with pytest.raises(ValueError, match="17 steps are not a multiple of 16"):
         after(program, "ecg_dense", 17)
     assert made("ecg_dense").steps == 0
 

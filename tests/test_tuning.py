@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from probes import DEVICES, SHAPE, assert_close, batch, images, initial, leaves, stepped, tiny
 
-from jaxae import types
+from jaxae import ops, types
 from jaxae.devices import members, parallel, reductions, tuning
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.ops import onednn
 from jaxae.storage import run_folder
 from jaxae.types import AXIS
 
@@ -56,10 +55,23 @@ def test_where_nothing_is_mapped_the_mean_is_the_tree_itself():
     assert reductions.over(tree, None) is tree
 
 
-@pytest.mark.parametrize("count", [256, 192, 131])
+@pytest.mark.parametrize(("count", "least"), [(256, 128), (192, 96), (131, 131)])
+def test_parts_of_a_batch_have_64_to_128_rows_or_are_the_whole(count, least):
+    seen, x = [], images(count)
+
+    def mean(rows):
+        seen.append(len(rows))
+        return rows.mean(0)
+
+    found = reductions.by_parts(mean, jnp.asarray(x), 32, None)
+    np.testing.assert_allclose(found, x.mean(0), rtol=1e-5, atol=1e-6)
+    assert min(seen) == least
+
+
+@pytest.mark.parametrize("count", [192, 131])
 def test_gradients_of_a_batch_are_those_of_its_parts(count, monkeypatch):
     """131 rows have no equal parts of 64 to 128 and stay whole."""
-    seen, x = [], images(count)
+    x = images(count)
     cfg = tiny("conv", optim__name="sgd", train__noise_std=0.2)
     build = learners.METHODS["conv"].build  # another learner each time: tuning is no setting
     learner = build(cfg, SHAPE, None)
@@ -71,14 +83,6 @@ def test_gradients_of_a_batch_are_those_of_its_parts(count, monkeypatch):
     assert max(np.abs(leaf).max() for leaf in leaves(moved).values()) > 1e-4
     assert_close(by_parts, whole, rtol=1e-5, atol=1e-6)
     assert_close(metrics, expected, rtol=1e-5)
-
-    def mean(rows):
-        seen.append(len(rows))
-        return rows.mean(0)
-
-    found = reductions.by_parts(mean, jnp.asarray(x), 32, None)
-    np.testing.assert_allclose(found, x.mean(0), rtol=1e-5, atol=1e-6)
-    assert min(seen) == {256: 128, 192: 96, 131: 131}[count]
 
 
 @pytest.mark.parametrize(("devices", "part"), [(1, 32), (2, 8)])
@@ -353,11 +357,11 @@ def test_a_library_is_called_by_scorers_where_xla_has_it(has, monkeypatch):
         assert CALLS not in tuning.scoring_options(tuned, "float32", "gpu")
         assert CALLS not in tuning.training_options(tuned, "float32", "cpu", 2)
         with tuning.tracing_scorers(tuned, "float32", "cpu"):
-            assert onednn.is_called() == calls
+            assert (ops.current() == "library") == calls
         for dtype, where in (("bfloat16", "cpu"), ("float32", "gpu")):
             with tuning.tracing_scorers(tuned, dtype, where):
-                assert not onednn.is_called()
-    assert not onednn.is_called()
+                assert ops.current() == "auto"
+    assert ops.current() == "auto"
 
 
 def test_scores_are_the_same_with_a_library_and_without(monkeypatch):
@@ -370,7 +374,7 @@ def test_scores_are_the_same_with_a_library_and_without(monkeypatch):
         monkeypatch.setattr(tuning, "_has_library", lambda has=has: has)
         run = parallel.rows_fn(learner.infer, DEVICES[:2], learner)
         placed = parallel.place(variables, DEVICES[:2])
-        found.append(parallel.map_rows(run, placed, parallel.blocks(x, DEVICES[:2], 2), len(x)))
+        found.append(parallel.map_rows(run, placed, parallel.blocks(x, DEVICES[:2], 2), len(x))())
     for a, b in zip(*(jax.tree.leaves(outputs) for outputs in found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 

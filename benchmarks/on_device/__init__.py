@@ -1,1 +1,1 @@
-"""The parts of `benchmarks.accelerator_check`: what is asked of a device, and what it answered."""
+"""The stages of `benchmarks.accelerator_check` and the format of their results."""

@@ -1,4 +1,4 @@
-"""A run that is trained and exported on a CPU, for a device to verify.
+"""Train and export a run on a CPU, for an accelerator to verify.
 
 `python -m benchmarks.on_device.cpu_run FOLDER EPOCHS`
 """
@@ -18,7 +18,7 @@ _RUN, _EXPORT = "run", "export.zip"
 
 
 def start(folder: Path, rehearsal: bool) -> subprocess.Popen:
-    """Begin it in a process of its own that sees no accelerator."""
+    """Start training in a separate process that sees no accelerator."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "benchmarks.on_device.cpu_run", str(folder)]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "Agg"}
@@ -29,12 +29,12 @@ def start(folder: Path, rehearsal: bool) -> subprocess.Popen:
 
 
 def made(folder: Path) -> list[Path]:
-    """The run and its export."""
+    """The paths of the run and its export."""
     return [folder / _RUN, folder / _EXPORT]
 
 
 def rows_name(folder: Path) -> str:
-    """A name of data that needs no download: scikit-learn's digits, or rows like them."""
+    """A data set that needs no download: scikit-learn's digits, or generated rows."""
     if find_spec("sklearn"):
         return "digits"
     path = folder / "rows.npz"
@@ -46,7 +46,7 @@ def rows_name(folder: Path) -> str:
 
 
 def synthetic(of_each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Ten classes of blurred strokes [N, 28, 28, 1] in [0, 1], and the class of each."""
+    """Blurred strokes [N, 28, 28, 1] in [0, 1] of ten classes, and their classes."""
     generator, at = np.random.default_rng(seed), np.linspace(-1, 1, 28)
     y = np.repeat(np.arange(10), of_each).astype(np.int32)
     angle = np.pi * y / 10 + generator.normal(0, 0.05, len(y))
@@ -57,7 +57,7 @@ def synthetic(of_each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(folder: Path, epochs: int) -> None:
-    """Train, and export."""
+    """Train and export."""
     from experiments.digits_conv import CONFIG
     from jaxae.export import exporting
     from jaxae.workflows import experiment

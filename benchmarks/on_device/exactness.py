@@ -1,8 +1,8 @@
-"""Whether a device computes what a CPU computes: the same programs from the same arrays.
+"""Check that a device computes the same as a CPU: the same programs on the same arrays.
 
-The reference is the CPU in float32. Losses, gradients and scores must agree where products are
-exact; at the platform's default precision, and where training amplifies what rounding differs by,
-deviations are for information.
+The reference is the CPU in float32. Losses, gradients and scores must agree if products are exact.
+At the platform's default precision, and for training, which amplifies rounding differences, the
+deviations are only reported.
 """
 
 import functools
@@ -40,7 +40,7 @@ _SCORE = 1e-5  # relative to the score or to 1, as `jaxae.workflows.verification
 
 
 class Found(NamedTuple):
-    """What one device computes of a model at one precision."""
+    """What one device computes for a model at one precision."""
 
     losses: np.ndarray
     gradients: PyTree
@@ -50,9 +50,9 @@ class Found(NamedTuple):
 
 
 def main(order: Order) -> None:
-    """Every model and score, the choices of `jaxae.devices.tuning`, and a run made on a CPU.
+    """Check every model and score, the choices of `jaxae.devices.tuning`, and a run made on a CPU.
 
-    Parts beside each other share the models out; the run is the first one's.
+    Parts that run at the same time share the models; the first part also checks the run.
     """
     parallel.initialize()
     number = EXACTNESS.index(order.part)
@@ -75,7 +75,7 @@ def main(order: Order) -> None:
 
 
 def _methods(order: Order) -> None:
-    """A method that no model stands for would go unnoticed."""
+    """Check that every method has a model, so that none is left untested."""
     missing = {*learners.METHODS} - {config(name).method for name in CASES}
     if missing:
         words_ = f"no model of benchmarks.cases stands for method {', '.join(sorted(missing))}"
@@ -83,7 +83,7 @@ def _methods(order: Order) -> None:
 
 
 def the_device() -> jax.Device:
-    """The accelerator; where there is none, the last host device."""
+    """The accelerator; without one, the last host device."""
     return jax.devices()[-1] if jax.default_backend() == "cpu" else jax.devices()[0]
 
 
@@ -110,7 +110,7 @@ def _say(
     order: Order, model: str, setting: str, precision: str, quantity: str, deviation: float,
     allowed: float | None = None,
 ) -> None:  # fmt: skip
-    """A deviation; at another precision than float32's nothing is demanded of it."""
+    """Record a deviation; it has a tolerance only at float32 precision."""
     values: dict[str, Any] = {"quantity": quantity, "deviation": deviation}
     if allowed is not None and precision == "highest":
         values |= {"allowed": allowed, "ok": bool(deviation <= allowed)}  # a NaN is not
@@ -123,7 +123,7 @@ def _config(case: Case, precision: str, **changes: Any) -> Any:
 
 
 def _initial(case: Case, cpu: jax.Device) -> PyTree:
-    """The state before the first step, made on the CPU for everybody."""
+    """The initial state, computed on the CPU for all devices."""
     learner = learners.build(_config(case, "highest"), case.shape)
     with jax.default_device(cpu):
         keys = members.keys(rng.stream(0, rng.Purpose.INIT), 1)
@@ -131,7 +131,7 @@ def _initial(case: Case, cpu: jax.Device) -> PyTree:
 
 
 def _compute(case: Case, precision: str, device: jax.Device, state: PyTree) -> Found:
-    """Losses and gradients without noise, and the course with noise, a step an epoch."""
+    """Losses and gradients without noise, and a training course with noise, one step an epoch."""
     x = rows(case, _ROWS, seed=3)
     losses, gradients = _gradients(case, precision, device, state, x)
     cfg = _config(case, precision)
@@ -140,7 +140,7 @@ def _compute(case: Case, precision: str, device: jax.Device, state: PyTree) -> F
 
 
 def _fresh(cfg: Any, case: Case, **tuned: Any) -> Learner:
-    """A learner that is no other's, so that nothing of it is compiled yet."""
+    """A new learner, for which nothing has been compiled yet."""
     learner = learners.build(cfg, case.shape)
     return learner._replace(tuning=learner.tuning._replace(**tuned))
 
@@ -169,7 +169,7 @@ def _gradients(
 def course_of(
     learner: Learner, cfg: Any, device: jax.Device, state: PyTree, x: np.ndarray
 ) -> tuple[np.ndarray, PyTree, PyTree]:
-    """Losses after each step, parameters after a few, and the variables at the end."""
+    """The loss after each step, the parameters after some steps, and the final variables."""
     losses, seen = [], {}
 
     def on_epoch(epoch: int, state: PyTree, metrics: dict) -> dict:
@@ -184,12 +184,12 @@ def course_of(
 
 
 def relative(found: np.ndarray, reference: np.ndarray) -> float:
-    """The largest relative deviation; NaN stays."""
+    """The largest relative deviation; NaN if any value is NaN."""
     return float(np.max(np.abs(found - reference) / np.maximum(np.abs(reference), 1e-30)))
 
 
 def apart(found: PyTree, reference: PyTree) -> float:
-    """||found - reference|| / ||reference|| over all arrays of a tree; NaN stays."""
+    """||found - reference|| / ||reference|| over all arrays of a tree; NaN if any value is NaN."""
     both = (np.concatenate([np.ravel(a).astype(np.float64) for a in jax.tree.leaves(tree)])
             for tree in (found, reference))  # fmt: skip
     one, other = both
@@ -197,7 +197,7 @@ def apart(found: PyTree, reference: PyTree) -> float:
 
 
 def _of_leaves(found: PyTree, reference: PyTree) -> list[float]:
-    """For each array; one that is nearly zero beside all is measured against a share of all."""
+    """The deviation of each array; relative to all arrays for one that is nearly zero."""
     leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(reference)]
     whole = np.sqrt(sum(np.square(leaf).sum() for leaf in leaves))
     return [
@@ -207,7 +207,7 @@ def _of_leaves(found: PyTree, reference: PyTree) -> list[float]:
 
 
 def _scores(case: Case, device: jax.Device, variables: PyTree) -> dict[str, np.ndarray]:
-    """Every score that the method can feed, fitted and computed on a device."""
+    """Every score that the method supports, fitted and computed on a device."""
     cfg = _config(case, "highest")
     learner = _fresh(cfg, case)
     able = learners.METHODS[cfg.method].outputs
@@ -226,7 +226,7 @@ def _scores(case: Case, device: jax.Device, variables: PyTree) -> dict[str, np.n
 
 
 def _variants(order: Order, model: str) -> None:
-    """Whether a choice of `jaxae.devices.tuning` changes the course on the device."""
+    """Whether a choice of `jaxae.devices.tuning` changes the training course on the device."""
     case, device = CASES[model], the_device()
     cfg, x = _config(case, "highest"), rows(case, _ROWS, seed=3)
     state = _initial(case, jax.devices("cpu")[0])
@@ -248,7 +248,7 @@ def _variants(order: Order, model: str) -> None:
 
 
 def _verified(order: Order, made: subprocess.Popen) -> None:
-    """A run that was trained on a CPU, and its export, as the device sees them."""
+    """Verify on the device a run that was trained on a CPU, and its export."""
     try:
         _, error = made.communicate(timeout=max(1.0, order.clock.left()))
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""The tests that are meant for a device: `pytest -m device`, where pytest is installed."""
+"""Run the tests marked for a device (`pytest -m device`), if pytest is installed."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ _REHEARSED = "tests/test_scoring.py"
 
 
 def main(order: Order) -> None:
-    """Run them, and say how many passed, failed and were skipped, and which failed."""
+    """Run the tests; record how many passed, failed and were skipped, and which failed."""
     missing = [name for name in ("pytest", "beartype") if not find_spec(name)]
     if missing:
         order.journal.write("tests", unavailable=f"{' and '.join(missing)} not installed")
@@ -40,9 +40,10 @@ def main(order: Order) -> None:
 
 
 def run(command: list[str], seconds: float, said: Path) -> int | None:
-    """Run pytest with `benchmarks.on_device.outcomes` writing to `said`; its exit code.
+    """Run pytest with `benchmarks.on_device.outcomes` writing to `said`; returns its exit code.
 
-    After so many seconds it is ended: None. Its workers end with the part, which leads their group.
+    Returns None if it is stopped after the time limit. Its workers end together with this part,
+    which leads their process group.
     """
     env = os.environ | {outcomes.FILE: str(said), "PYTHONPATH": _with(ROOT)}
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=env)
@@ -60,7 +61,7 @@ def _with(folder: Path) -> str:
 
 
 def counts(said: Path) -> dict:
-    """Passed, failed, skipped, and the names of failures, each once."""
+    """Passed, failed, skipped, and the names of failed tests, each once."""
     found = [line.split(" ", 1) for line in said.read_text().splitlines()]
     of = Counter(outcome for outcome, _ in found)
     names = list(dict.fromkeys(name for outcome, name in found if outcome == "failed"))

@@ -1,7 +1,7 @@
-"""Many models at once: one-vs-rest in one program, and how speed scales with batch and members.
+"""Many models at once: one-vs-rest in one program, and speed by batch size and number of members.
 
 The grid trains 10 classes x 5 seeds of digits with the networks of `benchmarks.cases`, so that
-PyTorch, which trains one model after another, has the same work in each step.
+PyTorch, which trains one model after another, does the same work in each step.
 """
 
 import dataclasses
@@ -42,15 +42,16 @@ class Sizes(NamedTuple):
     """How much is measured.
 
     Attributes:
-      seeds: of each class.
-      steps: of an epoch of a member; rows are seen several times where they are too few.
-      epochs: of the grid; the first, which compiles, does not count.
-      alone: members that are trained one after another.
-      batches: of one model.
-      members: of an ensemble, the telling numbers first.
+      seeds: seeds for each class.
+      steps: steps per epoch of a member; rows are repeated if there are too few.
+      epochs: epochs of the grid; the first one, which compiles, is not counted.
+      alone: number of members that are trained one after another.
+      batches: batch sizes for one model.
+      members: sizes of an ensemble, the most informative first.
       block: steps in one dispatch.
-      rounds: of each point.
-      seconds: of each round.
+      rounds: rounds for each point.
+      seconds: seconds of each round.
+      models: those that are measured.
     """
 
     seeds: int
@@ -62,38 +63,39 @@ class Sizes(NamedTuple):
     block: int
     rounds: int
     seconds: float
+    models: tuple[str, ...]
 
 
-FULL = Sizes(5, 32, 6, 2, (32, 128, 512, 1024, 4096), (1, 64, 256, 16, 4), 16, 3, 0.2)
-SMALL = Sizes(1, 2, 3, 1, (16, 64), (1, 4), 2, 2, 0.05)
+FULL = Sizes(5, 32, 6, 2, (32, 128, 512, 1024, 4096), (1, 64, 256, 16, 4), 16, 3, 0.2, MODELS)
+SMALL = Sizes(1, 2, 3, 1, (16,), (1, 4), 2, 2, 0.05, MODELS[:1])
 
 
 def main(order: Order) -> None:
-    """The grid and what it is compared with, then ensembles, then batches, while there is time."""
+    """Measure the grid and its competitors, then ensembles, then batch sizes, as time permits."""
     parallel.initialize(1)
     sizes = SMALL if order.rehearsal else FULL
     attempts = Attempts(order, _LEAST)
     tasks = ((_grid, "grid", "jaxae", _TOGETHER), (_alone, "loop", "jaxae", _APART),
              (_torch, "loop", "torch", ""))  # fmt: skip
-    for (work, what, framework, setting), model in itertools.product(tasks, MODELS):
+    for (work, what, framework, setting), model in itertools.product(tasks, sizes.models):
         made = functools.partial(work, order, sizes, model)
         attempts.make(made, what, model, framework=framework, setting=setting)
         _let_go()
     for what, points in (("ensemble", sizes.members), ("batch", sizes.batches)):
-        for model, x in itertools.product(MODELS, points):
+        for model, x in itertools.product(sizes.models, points):
             made = functools.partial(_point, order, sizes, model, what, x)
             attempts.make(made, what, model, framework="jaxae", setting="as is", x=x)
             _let_go()
 
 
 def _let_go() -> None:
-    """Free what programs hold on the device."""
+    """Free the device memory held by programs."""
     jax.clear_caches()
     gc.collect()
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """Rows [N, 28, 28, 1] and their classes: scikit-learn's digits, or strokes instead."""
+    """Rows [N, 28, 28, 1] and their classes: scikit-learn's digits, or generated strokes."""
     if not find_spec("sklearn"):
         return cpu_run.synthetic(120)
     raw = data.raw(DataConfig(name="digits"))
@@ -147,7 +149,7 @@ def _grid(order: Order, sizes: Sizes, model: str) -> None:
 
 
 def _alone(order: Order, sizes: Sizes, model: str) -> None:
-    """Members one after another, as a loop over `jaxae.training.train.fit` has them."""
+    """Members trained one after another, by a loop over `jaxae.training.train.fit`."""
     x, members = placed(sizes, model, order.rehearsal)
     rounds, whole = [], []
     for member in members[: sizes.alone]:
@@ -170,7 +172,7 @@ def _alone(order: Order, sizes: Sizes, model: str) -> None:
 
 
 def _torch(order: Order, sizes: Sizes, model: str) -> None:
-    """PyTorch's best setting: a loop over members makes as many steps a second as one makes."""
+    """PyTorch's fastest setting; a loop over members makes as many steps/s as a single model."""
     if not find_spec("torch"):
         order.journal.write("loop", model, framework="torch", unavailable="torch is not installed")
         return
@@ -198,7 +200,7 @@ def _torch(order: Order, sizes: Sizes, model: str) -> None:
 
 
 def _best(order: Order, model: str, able: list[str]) -> str:
-    """The setting that trains fastest by what was measured on this device; else by reputation."""
+    """The fastest setting measured on this device; without measurements, the one expected to be."""
     kind = order.journal.common["device"]["kind"]
     known = read(order.out) if (order.out / NAME).is_file() else []
     measured = {
@@ -214,7 +216,7 @@ def _best(order: Order, model: str, able: list[str]) -> str:
 
 
 def _point(order: Order, sizes: Sizes, model: str, what: str, x: int) -> None:
-    """One batch size of one model, or one number of members."""
+    """Measure one batch size of one model, or one number of members."""
     batch = 16 if order.rehearsal else config(model).train.batch_size
     spec = {"model": model, "dtype": "float32", "precision": PRECISION, "devices": 1}
     spec |= {"batch": batch, "block": sizes.block, "setting": "as is"}

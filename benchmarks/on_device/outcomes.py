@@ -1,7 +1,7 @@
-"""A plugin of pytest: each test's outcome is a line of a file as soon as it is known.
+"""A pytest plugin that appends each test's outcome to a file as soon as it is known.
 
-So that a run that is ended has said what it found: `pytest -p benchmarks.on_device.outcomes`, with
-the file's name in `FILE`. Workers of pytest-xdist report through the process that started them.
+If the run is stopped, the outcomes so far are kept: `pytest -p benchmarks.on_device.outcomes`, with
+the file's name in the variable `FILE`. Workers of pytest-xdist report through the main process.
 """
 
 import os
@@ -15,13 +15,13 @@ class _Writer:
         self._path = path
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Write `outcome name` of a call, or of what kept a test from being called."""
+        """Write `outcome name` of a test that ran, or of the setup that kept it from running."""
         if report.when == "call" or report.outcome != "passed":
             with open(self._path, "a") as file:
                 file.write(f"{report.outcome} {report.nodeid}\n")
 
 
 def pytest_configure(config: Any) -> None:
-    """Listen, unless this is a worker."""
+    """Register the plugin, except in a worker."""
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Writer(os.environ[FILE]))

@@ -1,8 +1,8 @@
-"""One part of a stage, in this process: `python -m benchmarks.on_device.part MODULE ORDER`.
+"""Run one part of a stage: `python -m benchmarks.on_device.part MODULE ORDER`.
 
-The module has `main(order)`. The order is JSON: `out`, the folder; `common`, what all findings
-share; `began` and `until`, seconds of `time.time`; `stage` and `part`, where this one belongs;
-`rehearsal`; `models`; `environment`, which the process has already.
+The module has a function `main(order)`. ORDER is JSON with: `out`, the folder of results; `common`,
+the fields that all results share; `began` and `until`, in seconds of `time.time`; the names `stage`
+and `part`; `rehearsal`; `models`; and `environment`, the variables that the process already has.
 """
 
 import importlib
@@ -19,15 +19,15 @@ from benchmarks.on_device.stages import Clock
 
 
 class Order(NamedTuple):
-    """What a part is told.
+    """The parameters of a part.
 
     Attributes:
-      journal: takes its findings.
-      clock: says what it has left.
+      journal: records the results.
+      clock: knows the remaining time.
       out: the folder of results.
-      rehearsal: whether sizes are small, and the device is a CPU.
-      models: those of `benchmarks.cases` that are wanted, in their order.
-      part: its label; parts of one module go by different ones.
+      rehearsal: whether sizes are small and the device is a CPU.
+      models: the requested models of `benchmarks.cases`, in order.
+      part: its label, which distinguishes parts that run the same module.
     """
 
     journal: Journal
@@ -39,20 +39,20 @@ class Order(NamedTuple):
 
 
 class Attempts:
-    """Things that are tried one after another while there is time; a failure is a finding."""
+    """Makes measurements one after another while time permits; records failures."""
 
     def __init__(self, order: Order, least: float):
-        """`least`: seconds without which nothing is begun, until something took longer."""
+        """`least`: seconds that a measurement is assumed to need, until one took longer."""
         self._order, self._longest = order, least
 
     def make(self, work: Callable[[], Any], what: str, model: str, **about: Any) -> None:
-        """Call `work`, which writes what it finds; say so where it fails or there is no time.
+        """Call `work`, which records its results; record a failure or a lack of time.
 
         Args:
-          work: is tried.
-          what: it is a finding of, as `results.HELD` names it.
-          model: that it looks at.
-          about: fields of the finding where there is only a reason for none.
+          work: the measurement.
+          what: the kind of result, a key of `results.HELD`.
+          model: the model measured.
+          about: more fields, for a record that only says why there is no result.
         """
         began, left = time.monotonic(), self._order.clock.left()
         if left < 1.2 * self._longest:
@@ -68,7 +68,7 @@ class Attempts:
 
 
 def parse(told: dict) -> Order:
-    """The order as `benchmarks.on_device.stages` gives it."""
+    """Parse ORDER as written by `benchmarks.on_device.stages`."""
     common = told["common"] | {"stage": told["stage"], "rehearsal": told["rehearsal"]}
     out = Path(told["out"])
     journal = Journal(out, common, told["began"])
@@ -77,7 +77,7 @@ def parse(told: dict) -> Order:
 
 
 def main(args: list[str]) -> int:
-    """Run the part; of one that raises, who started it finds the error at the end of its log."""
+    """Run the part. An exception ends the process; the parent reads it from the end of the log."""
     module, order = args[0], parse(json.loads(args[1]))
     try:
         importlib.import_module(module).main(order)

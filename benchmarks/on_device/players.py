@@ -1,8 +1,9 @@
-"""A framework in a process of its own, with many programs that are timed in turn.
+"""A process per framework that holds many programs and times them in turn.
 
-`benchmarks.workers` gives every competitor a process; on an accelerator, where starting one takes
-ten seconds and minutes are all there is, a framework has one process for all of its settings. Each
-`Player` answers one order at a time. The child: `python -m benchmarks.on_device.players FRAMEWORK`.
+`benchmarks.workers` uses a process for each competitor. On an accelerator, where starting one takes
+ten seconds and only minutes are available, all settings of a framework share one process. Each
+`Player` handles one request at a time. The child is started by
+`python -m benchmarks.on_device.players FRAMEWORK`.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ CALIBRATION = 0.25  # share of a timed block that one uninterrupted call should 
 
 
 class Player:
-    """The parent's end."""
+    """The parent's end of the connection."""
 
     def __init__(self, framework: str):
         self.framework = framework
@@ -34,7 +35,7 @@ class Player:
         )  # fmt: skip
 
     def ask(self, **order: Any) -> dict:
-        """The answer: `{"error": ...}` or `{"unavailable": ...}` where nothing came of it."""
+        """The answer: `{"error": ...}` or `{"unavailable": ...}` if there is no result."""
         line = ""
         with contextlib.suppress(BrokenPipeError, OSError):
             self._process.stdin.write(json.dumps(order) + "\n")
@@ -45,7 +46,7 @@ class Player:
         return json.loads(line)
 
     def __enter__(self) -> "Player":
-        """Itself; leaving ends the child."""
+        """Return itself; leaving the context ends the child."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,28 +62,28 @@ class Player:
 
 
 class _Child:
-    """The framework's end; each public method answers one order."""
+    """The framework's end of the connection; each public method handles one request."""
 
     def __init__(self) -> None:
         self.programs: dict[str, Any] = {}
         self.steps: dict[str, int] = {}
 
     def weights(self, spec: dict, out: str) -> dict:
-        """Write the library's own initial weights of a model, for everybody to start from."""
+        """Write the library's initial weights of a model, from which all competitors start."""
         from benchmarks import programs
 
         np.savez(out, **programs.initial_weights(spec))
         return {}
 
     def settings(self, model: str) -> dict:
-        """The ways in which PyTorch can run a model here."""
+        """The settings in which PyTorch can run a model here."""
         from benchmarks import reference_torch
         from benchmarks.cases import CASES
 
         return {"settings": reference_torch.settings(CASES[model])}
 
     def prepare(self, name: str, spec: dict, weights: str) -> dict:
-        """Build a program under a name: its own framework is in the spec."""
+        """Build a program under a name; the spec contains its framework."""
         from benchmarks import programs
 
         if spec["framework"] == "jaxae":
@@ -96,7 +97,7 @@ class _Child:
                 "kind": made.device}  # fmt: skip
 
     def gate(self, name: str, rows: str, out: str) -> dict:
-        """Losses; gradients are written to `out`. Both in exact products of float32."""
+        """Losses, with gradients written to `out`; both with exact float32 products."""
         losses, gradients = self.programs[name].gradients(np.load(rows))
         np.savez(out, **gradients)
         return {"losses": losses}
@@ -113,10 +114,10 @@ class _Child:
         return {"first_call_s": first, "first_call_steps": unit}
 
     def make_all(self, orders: list[list[dict]]) -> dict:
-        """Answer a list of orders for each of several programs, which are compiled side by side.
+        """Handle a list of requests for each of several programs, which are compiled concurrently.
 
-        Compiling keeps other cores busy than tracing does; a framework of which that is not true
-        is given its orders one by one.
+        Compiling and tracing use different cores. For a framework where they do not, the requests
+        are handled one by one.
         """
 
         def one(of_program: list[dict]) -> dict:
@@ -133,7 +134,7 @@ class _Child:
             return {"answers": list(pool.map(one, orders))}
 
     def train(self, name: str, seconds: float) -> dict:
-        """Steps per second; the first time, find how many of them one call should make."""
+        """Steps per second; the first call also finds how many steps to make per dispatch."""
         from benchmarks.programs import timed
 
         program = self.programs[name]
@@ -150,7 +151,7 @@ class _Child:
         return self._repeat(lambda: program.score(chunk), program.scored, seconds)
 
     def forget(self) -> dict:
-        """Let go of all programs and of what they hold on the device."""
+        """Free all programs and the device memory that they hold."""
         self.programs.clear()
         self.steps.clear()
         if "jax" in sys.modules:
@@ -171,7 +172,7 @@ class _Child:
 
 
 def answer(child: _Child, order: dict) -> dict:
-    """What comes of an order; whatever goes wrong is said, and the process goes on."""
+    """Handle a request; an exception becomes part of the answer, and the process continues."""
     try:
         return getattr(child, order.pop("do"))(**order)
     except Exception as error:
@@ -180,7 +181,7 @@ def answer(child: _Child, order: dict) -> dict:
 
 
 def main() -> None:
-    """Answer orders until stdin closes."""
+    """Handle requests until stdin closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what frameworks print must not mix with answers
     child = _Child()

@@ -1,13 +1,13 @@
-"""Which device JAX finds, as one line of JSON: `python -m benchmarks.on_device.probe`.
+"""Print the device that JAX finds as one line of JSON: `python -m benchmarks.on_device.probe`.
 
-In a process of its own, so that who asks holds none of the device's memory.
+This runs in a separate process, so that the caller holds none of the device's memory.
 """
 
 import json
 
 
 def found() -> dict:
-    """The first device: what it is, and what JAX_PLATFORMS must say to have a CPU beside it."""
+    """The first device, and the value of JAX_PLATFORMS that adds a CPU to it."""
     import jax
 
     device = jax.devices()[0]

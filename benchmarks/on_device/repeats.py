@@ -1,13 +1,14 @@
-"""Whether a device repeats itself: the same bits again, resumed, streamed, by another driver.
+"""Check that a device reproduces its results: repeated, resumed, streamed, and with another driver.
 
-Small models of every method, products in float32. What is the same program from the same arrays
-must give the same bits. Another program of the same mathematics, by another driver, in parts, or
-with members side by side, may be rounded otherwise: for each, XLA chooses kernels by their speed.
+This trains small models of every method with float32 products. The same program on the same arrays
+must give the same bits. A different program for the same computation (another driver, in parts,
+with members side by side) may be rounded differently, because XLA chooses its kernels by speed.
 """
 
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,17 +34,20 @@ _MODELS = {
 
 
 def main(order: Order) -> None:
-    """Every method, the quick ones first; what there is no time for is said."""
+    """Check every method, the quickest first; record those for which there is no time."""
     parallel.initialize()
     attempts = Attempts(order, _LEAST)
-    # On a CPU the flag of the second part changes nothing: it is only seen to start.
-    brief = order.rehearsal and order.part == "deterministic"
-    looks = dict([*LOOKS.items()][: 1 if brief else None])
-    for method in sorted(learners.METHODS, key=lambda name: name not in _MODELS):
-        for name, look in looks.items():
-            about = {"setting": order.part, "quantity": name, "part": order.part}
-            work = functools.partial(_look, order, look, method, about)
-            attempts.make(work, "agreement", f"small {method}", **about)
+    methods = sorted(learners.METHODS, key=lambda name: name not in _MODELS)
+    pairs = [*itertools.product(methods, LOOKS.items())]
+    if order.rehearsal:
+        # The quickest method passes through everything, every method through the quickest look. On
+        # a CPU the flag of the second part changes nothing: it is only seen to start.
+        quick, brief = len(LOOKS), order.part == "deterministic"
+        pairs = pairs[:1] if brief else pairs[:quick] + pairs[quick::quick]
+    for method, (name, look) in pairs:
+        about = {"setting": order.part, "quantity": name, "part": order.part}
+        work = functools.partial(_look, order, look, method, about)
+        attempts.make(work, "agreement", f"small {method}", **about)
 
 
 def _look(order: Order, look: Callable[[str], dict], method: str, about: dict) -> None:
@@ -65,7 +69,7 @@ def _x() -> np.ndarray:
 
 
 def _trained(cfg: ExperimentConfig, **how: Any) -> tuple[np.ndarray, PyTree, PyTree]:
-    """Losses of each epoch [T, E], the last state, and that of the middle, all on the host."""
+    """Losses of each epoch [T, E], the final state and a middle one, all on the host."""
     losses, middle = [], {}
 
     def on_epoch(epoch: int, state: PyTree, metrics: dict) -> dict:
@@ -81,7 +85,7 @@ def _trained(cfg: ExperimentConfig, **how: Any) -> tuple[np.ndarray, PyTree, PyT
 
 
 def _same(one: PyTree, other: PyTree) -> dict:
-    """The same bits: nothing else is allowed."""
+    """Require the same bits."""
     off = apart(one, other)
     same = all(
         np.array_equal(a, b)
@@ -105,7 +109,7 @@ def _again(method: str) -> dict:
 
 
 def _resumed(method: str) -> dict:
-    """Twice from the middle."""
+    """Resume twice from the middle."""
     _, whole, middle = _plain(method)
     ends = [_trained(_config(method), state=jax.tree.map(np.array, middle))[1] for _ in range(2)]
     return max((_same(end, whole) for end in ends), key=lambda found: not found["ok"])
@@ -132,7 +136,7 @@ def _driver(name: str) -> Iterator[None]:
 
 
 def _member(method: str) -> dict:
-    """The second of an ensemble of three, and alone."""
+    """The second member of an ensemble of three, compared with training it alone."""
     cfg = _config(method, size=3)
     apart_ = train.ensemble(learners.build(cfg, SHAPE), cfg, _ROWS)
     alone = apart_._replace(**{
@@ -143,7 +147,7 @@ def _member(method: str) -> dict:
 
 
 def _of_grid(method: str) -> dict:
-    """The second of a grid of two, and alone on one device."""
+    """The second member of a grid of two, compared with training it alone on one device."""
     configs = [dataclasses.replace(_config(method), seed=seed) for seed in range(2)]
     learner = learners.build(configs[0], SHAPE, axis=None)
     placed = [grid.Member(cfg, learner.settings, np.arange(_ROWS), np.arange(8)) for cfg in configs]

@@ -1,9 +1,9 @@
-"""Results of `benchmarks.accelerator_check` as files: written at once, checked when they are read.
+"""The result files of `benchmarks.accelerator_check`: written line by line, validated when read.
 
-Each line is one finding, as JSON. All of them say what was run (`stage`, `what`, `model`,
-`setting`), on what (`device`, `versions`, `revision`, `precision`), when (`at_s`), and either what
-was found or why not: `error`, `unavailable` (this device or machine cannot), or `no_time`.
-`SCHEMA` is raised whenever a field changes its meaning.
+Each line is one result, as JSON. It contains what was run (`stage`, `what`, `model`, `setting`), on
+what (`device`, `versions`, `revision`, `precision`), when (`at_s`), and either the measurement or a
+reason why there is none: `error`, `unavailable` (not possible on this device or machine), or
+`no_time`. `SCHEMA` is raised whenever a field changes its meaning.
 """
 
 import json
@@ -21,7 +21,7 @@ NAME = "results.jsonl"
 Record = dict[str, Any]
 
 _NUMBER = (int, float)
-# Fields that every line has. The precision is that of products of float32, as JAX names it.
+# Fields of every line; the precision is that of float32 products, as JAX names it.
 NEEDED = {
     "schema": int,
     "stage": str,
@@ -34,11 +34,11 @@ NEEDED = {
     "rehearsal": bool,
     "at_s": _NUMBER,
 }
-# Why there is nothing but a reason.
+# Reasons for a missing measurement.
 REASONS = {"error": str, "unavailable": str, "no_time": str}
 _SPEEDS = {"unit": str, "rounds": list, "median": _NUMBER, "min": _NUMBER, "max": _NUMBER,
            "framework": str}  # fmt: skip
-# What a finding holds beside that, by what was run.
+# Further fields, by the kind of result.
 HELD = {
     "train": _SPEEDS,
     "score": _SPEEDS,
@@ -53,17 +53,17 @@ HELD = {
     "tests": {"passed": int, "failed": int, "skipped": int, "names": list, "whole": bool},
     "stage": {"outcome": str, "seconds": _NUMBER},
 }
-# What some findings hold.
+# Optional fields.
 _SOMETIMES = {"allowed": _NUMBER, "ok": bool, "revision": str}
-# What makes a finding another one than that of the line before.
+# Results that agree in these fields are of the same kind; the last one counts.
 _IDENTITY = ("stage", "what", "model", "framework", "setting", "quantity", "x", "part", "precision")
 
 
 class Journal:
-    """Appends findings to a file; each is on the disk before the next thing is tried."""
+    """Appends results to a file; each is on disk before the next measurement starts."""
 
     def __init__(self, folder: Path, common: Record, began: float):
-        """Write to `folder` what all lines share, and the seconds since `began` (of `time.time`).
+        """Write to `folder`; every line gets the fields `common` and the seconds since `began`.
 
         Raises:
           OSError: the file cannot be written.
@@ -72,7 +72,7 @@ class Journal:
         self._file = os.open(folder / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def write(self, what: str, model: str = "", setting: str = "", **values: Any) -> Record:
-        """One finding; what is given wins over what all lines share."""
+        """Write one result; its fields override the common ones."""
         known = {"stage": "", "what": what, "model": model, "setting": setting}
         record = known | {"precision": "default"} | self.common | values
         record["at_s"] = round(time.time() - self._began, 2)
@@ -83,12 +83,12 @@ class Journal:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and arrays of NumPy as JSON has them."""
+    """NumPy numbers and arrays as JSON types."""
     return value.tolist()
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: where a number is none, its name stands as text."""
+    """Values with NaN and infinities as strings, because JSON has neither."""
     if isinstance(value, dict):
         return {key: _finite(of) for key, of in value.items()}
     if isinstance(value, list | tuple):
@@ -98,21 +98,21 @@ def _finite(value: Any) -> Any:
 
 
 def speeds(rounds: Sequence[float], unit: str) -> Record:
-    """Median and range of the rounds, which stay beside them."""
+    """Median and range of the rounds, together with the rounds."""
     return {"unit": unit, "median": statistics.median(rounds), "min": min(rounds),
             "max": max(rounds), "rounds": list(rounds)}  # fmt: skip
 
 
 def words(error: BaseException) -> str:
-    """An error in one line of at most 300 characters."""
+    """An error message in one line of at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def read(folder: Path) -> list[Record]:
-    """The last finding of every kind, in the order in which the kinds came.
+    """The last result of every kind, in the order in which the kinds first appeared.
 
     Raises:
-      ValueError: no results, or a line that is none; names the file, the line and the field.
+      ValueError: there are no results, or a line is invalid; names the file, line and field.
     """
     path = folder / NAME
     if not path.is_file():
@@ -127,7 +127,7 @@ def read(folder: Path) -> list[Record]:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """The last finding of every kind on every device."""
+    """The last result of every kind on every device."""
     found: dict[tuple, Record] = {}
     for record in records:
         found[(record["device"].get("kind"), *map(record.get, _IDENTITY))] = record
@@ -135,13 +135,13 @@ def latest(records: Iterable[Record]) -> list[Record]:
 
 
 def check(record: Record, where: str) -> None:
-    """Refuse what `NEEDED` and `HELD` do not describe.
+    """Check a record against `NEEDED` and `HELD`.
 
     Raises:
-      ValueError: names the field.
+      ValueError: a field is invalid; names it.
     """
     if not isinstance(record, dict):
-        raise ValueError(f"{where} is no object")
+        raise ValueError(f"{where} is not a JSON object")
     _check_fields(record, NEEDED, where)
     if record["schema"] != SCHEMA:
         raise ValueError(f"{where}: schema is {record['schema']}; this version reads {SCHEMA}")
@@ -149,7 +149,9 @@ def check(record: Record, where: str) -> None:
         raise ValueError(f"{where}: what is {record['what']!r}; known: {', '.join(HELD)}")
     for name in ("kind", "platform"):
         if not isinstance(record["device"].get(name), str):
-            raise ValueError(f"{where}: device.{name} is {record['device'].get(name)!r}, no text")
+            raise ValueError(
+                f"{where}: device.{name} is {record['device'].get(name)!r}, not a string"
+            )
     reasons = {name: kind for name, kind in REASONS.items() if name in record}
     _check_fields(record, reasons or HELD[record["what"]], where)
     known = {name: kind for name, kind in _SOMETIMES.items() if record.get(name) is not None}
@@ -158,18 +160,18 @@ def check(record: Record, where: str) -> None:
         _check_fields(record, {"allowed": _NUMBER}, where)
     rounds = record.get("rounds")
     if rounds is not None and not (rounds and all(_is_speed(of) for of in rounds)):
-        raise ValueError(f"{where}: rounds are {rounds!r}; they are speeds above zero")
+        raise ValueError(f"{where}: rounds are {rounds!r}; they must be speeds above zero")
 
 
 def _check_fields(record: Record, fields: dict, where: str) -> None:
     for name, kind in fields.items():
         value = record.get(name)
         is_number = kind == _NUMBER
-        odd = is_number and value in ("nan", "inf", "-inf")  # what `Journal` wrote of such numbers
+        odd = is_number and value in ("nan", "inf", "-inf")  # as `Journal` writes such numbers
         if odd or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
             continue
         wanted = "number" if is_number else kind.__name__
-        raise ValueError(f"{where}: {name} is {value!r}, which is no {wanted}")
+        raise ValueError(f"{where}: {name} is {value!r}, not of type {wanted}")
 
 
 def _is_speed(value: Any) -> bool:
@@ -177,5 +179,5 @@ def _is_speed(value: Any) -> bool:
 
 
 def has_value(record: Record) -> bool:
-    """Whether there is a finding, not only a reason why there is none."""
+    """Whether a record has a measurement, not just a reason why there is none."""
     return not any(name in record for name in REASONS)

@@ -1,8 +1,8 @@
-"""How fast models train and score: jaxae, plain Flax and PyTorch, in turns.
+"""Training and scoring speed of jaxae, plain Flax and PyTorch, measured in turns.
 
-One process for JAX, and two for PyTorch: one of them is for what its compiler makes. They prepare
-beside each other; then one works while the others wait, in rounds whose order is drawn anew.
-Nothing is timed that computes something else.
+JAX has one process and PyTorch two, one of them for settings that use its compiler. The processes
+prepare concurrently. Then one works while the others wait, in rounds with a random order. A
+competitor is timed only if it computes the same losses and gradients as jaxae.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from benchmarks.on_device.players import Player
 from benchmarks.on_device.results import Record, speeds
 from benchmarks.on_device.stages import Clock
 
-# What of `jaxae.devices.tuning` concerns accelerators: as a method has it, and one after another.
+# Choices of `jaxae.devices.tuning` that matter on accelerators; "as is" = the method's defaults.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as is": {},
     "graphs, unroll 4": {"graphs": True, "unroll": 4},
@@ -33,10 +33,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "graphs": {"graphs": True, "unroll": 1},
 }
 PRECISION = "default"  # of what is timed: TF32 on NVIDIA
-# Seconds that settings may take to prepare, until they have been measured.
+# Expected seconds to prepare a setting, until they have been measured.
 _GUESSED = {"jax": 35.0, "torch": 8.0, "torch compiler": 25.0}
 _LEAST = 15.0  # seconds for a model
-_GENEROUS = 1.5  # times its share of the time may go by before a model's last setting is begun
+_GENEROUS = 1.5  # a model may start new settings until this multiple of its share of the time
 REFERENCE = "jaxae as is"  # what the others must agree with
 PLAYERS = ("jax", "torch", "torch compiler")  # each a framework, in a process of its own
 
@@ -45,13 +45,13 @@ class Sizes(NamedTuple):
     """How much is measured.
 
     Attributes:
-      rounds: of every competitor.
-      train_s: seconds of training in each.
-      score_s: seconds of scoring in each, by each chunk.
-      chunks: rows that are scored at a time; the fastest counts.
-      batch: of all models; 0 = the experiments' own.
+      rounds: rounds of every competitor.
+      train_s: seconds of training in each round.
+      score_s: seconds of scoring in each round, for each chunk size.
+      chunks: rows to score at a time; the fastest counts.
+      batch: batch size of all models; 0 = the experiments' own.
       block: steps in one dispatch of jaxae; 0 = those of `benchmarks.cases`.
-      models: how many are measured at most.
+      models: largest number of models to measure.
     """
 
     rounds: int
@@ -73,7 +73,7 @@ SMALL = Sizes(2, 0.05, 0.02, (1024,), 16, 16, 1)
 
 
 class Competitor(NamedTuple):
-    """A setting of a framework; its name is that of its program."""
+    """A setting of a framework; its name is also that of its program."""
 
     framework: str
     setting: str
@@ -86,14 +86,14 @@ class Competitor(NamedTuple):
 
     @property
     def player(self) -> str:
-        """The process that it works in: of `PLAYERS`."""
+        """The process that runs it, one of `PLAYERS`."""
         if self.framework == "torch":
             return "torch compiler" if _is_slow(self.setting) else "torch"
         return "jax"
 
 
 def main(order: Order) -> None:
-    """Measure model by model while there is time; what there is none for is said."""
+    """Measure model by model while time permits; record those for which there is no time."""
     sizes = SMALL if order.rehearsal else FULL
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -117,7 +117,7 @@ def _models(order: Order, sizes: Sizes, players: dict[str, Player], folder: Path
 
 
 def specs(model: str, sizes: Sizes) -> dict[str, Any]:
-    """What all competitors on a model have in common."""
+    """The specification that all competitors on a model share."""
     found: dict[str, Any] = {"model": model, "dtype": "float32", "precision": PRECISION}
     batch = sizes.batch or throughput.batch_size(model)
     found |= {"batch": batch, "devices": 1}
@@ -125,7 +125,7 @@ def specs(model: str, sizes: Sizes) -> dict[str, Any]:
 
 
 def of_jax(common: dict) -> list[list[Competitor]]:
-    """The variants of jaxae, and plain Flax: those that are prepared beside each other."""
+    """The variants of jaxae, and plain Flax, in groups that are prepared concurrently."""
     found = [
         Competitor("jaxae", name, common | {"framework": "jaxae", "tuning": tuned})
         for name, tuned in VARIANTS.items()
@@ -135,7 +135,7 @@ def of_jax(common: dict) -> list[list[Competitor]]:
 
 
 def of_torch(common: dict, settings: Sequence[str]) -> list[Competitor]:
-    """PyTorch's settings: what may be fastest comes first; threads matter on a CPU only."""
+    """PyTorch's settings with one thread, the most promising first."""
     quick_first = sorted(settings, key=lambda name: (_is_slow(name), "graph" not in name))
     return [
         Competitor("torch", name, common | {"framework": "torch", "setting": name,
@@ -145,24 +145,24 @@ def of_torch(common: dict, settings: Sequence[str]) -> list[Competitor]:
 
 
 def _is_slow(setting: str) -> bool:
-    """Whether PyTorch's compiler is at work, which takes up to half a minute."""
+    """Whether a setting uses PyTorch's compiler, which takes up to half a minute."""
     return "compile" in setting or "reduce" in setting
 
 
 class _Duel:
-    """One model: everybody is prepared and checked, then measured."""
+    """One model: all competitors are prepared and checked, then measured."""
 
     def __init__(self, order: Order, sizes: Sizes, players: dict[str, Player], folder: Path,
                  model: str, costs: dict[str, float], clock: Clock):  # fmt: skip
         self.order, self.sizes, self.players, self.model = order, sizes, players, model
-        self.clock = clock  # for further settings; the first ones may take what there is
+        self.clock = clock  # for further settings; the first ones may use all remaining time
         self.costs, self.common = costs, specs(model, sizes)
         self.weights, self.rows = folder / f"{model}.npz", folder / f"{model}.npy"
         self.folder = folder
         self.ready: dict[str, tuple[Competitor, dict]] = {}
 
     def fight(self) -> None:
-        """Prepare all beside each other, check, time."""
+        """Prepare all competitors concurrently, check and time them."""
         np.save(self.rows, rows(CASES[self.model], throughput.GATE_ROWS, seed=3))
         told = self.players["jax"].ask(do="weights", spec=self.common, out=str(self.weights))
         if "error" in told:
@@ -189,7 +189,7 @@ class _Duel:
         return of_torch(self.common, known["settings"])
 
     def _prepare(self, player: str, turns: list[list[Competitor]]) -> None:
-        """Turn by turn while there is time to measure them too."""
+        """Prepare competitors in turn, while time remains to measure them as well."""
         for i, competitors in enumerate(turns):
             clock = self.clock if i else self.order.clock
             measured = len(self.ready) + len(competitors)
@@ -214,7 +214,7 @@ class _Duel:
                     self.ready[one.name] = one, found
 
     def _orders(self, one: Competitor) -> list[dict]:
-        """Build it, take its losses and gradients, compile the rest."""
+        """Requests: build the program, compute losses and gradients, compile the rest."""
         orders: list[dict] = [
             {"do": "prepare", "spec": one.spec, "weights": str(self.weights)},
             {"do": "gate", "rows": str(self.rows), "out": str(self._gradients(one))},
@@ -226,7 +226,7 @@ class _Duel:
         return self.folder / f"{self.model}-{one.name}.npz"
 
     def _checked(self) -> list[Competitor]:
-        """Those whose losses and gradients are jaxae's; of the others it is said."""
+        """The competitors with jaxae's losses and gradients; the others are recorded as failed."""
         found = []
         ours = self._found(REFERENCE)
         for one, known in self.ready.values():
@@ -245,7 +245,7 @@ class _Duel:
         return found
 
     def _found(self, name: str) -> tuple[dict, dict] | None:
-        """Losses and gradients of a competitor; None where it is not ready."""
+        """Losses and gradients of a competitor; None if it is not ready."""
         if name not in self.ready:
             return None
         one, known = self.ready[name]
@@ -253,7 +253,7 @@ class _Duel:
             return known["losses"], dict(stored)
 
     def _time(self, able: list[Competitor]) -> None:
-        """Rounds; after each all that is known is written."""
+        """Run the rounds in random order, then write the results."""
         draw = random.Random(0)
         found: dict[tuple[str, str], list[float]] = {}
         for _ in range(self.sizes.rounds):

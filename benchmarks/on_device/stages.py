@@ -1,4 +1,4 @@
-"""Stages with deadlines: each part is a process that can be ended with all that it started."""
+"""Run stages with deadlines; each part is a process that can be stopped with all its children."""
 
 import contextlib
 import json
@@ -15,13 +15,13 @@ from benchmarks.on_device.results import Journal, Record
 
 ROOT = Path(__file__).parents[2]
 _HERE = "benchmarks.on_device"
-LEAST = 10.0  # seconds; a stage with less is not begun
+LEAST = 10.0  # seconds; a stage with less time is not started
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-# Where nothing is timed: choosing kernels by their speed takes most of the time to compile.
+# For parts that time nothing: autotuning of kernels takes most of the compile time.
 _UNTUNED = "--xla_gpu_autotune_level=0"
 
 
-# Parts that share the models out; the first one also verifies a run that was made on a CPU.
+# Parts that share the models; the first one also verifies a run made on a CPU.
 EXACTNESS = ("exactness", "exactness-2", "exactness-3")
 
 
@@ -29,11 +29,10 @@ class Part(NamedTuple):
     """A process of a stage.
 
     Attributes:
-      module: that has `main(order)`, see `benchmarks.on_device.part`.
-      label: what its log is called; tells the findings of parts of one module apart.
-      flags: of XLA, added to those that are set.
-      keeps: whether a program that was compiled once is read from a file the next time: not where
-        compiling is timed.
+      module: its module with `main(order)`, see `benchmarks.on_device.part`.
+      label: name of its log; distinguishes parts that run the same module.
+      flags: XLA flags added to those already set.
+      keeps: whether compiled programs are cached on disk; False where compilation is timed.
     """
 
     module: str
@@ -43,13 +42,13 @@ class Part(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Parts that run beside each other.
+    """Parts that run concurrently.
 
     Attributes:
-      name: as `--stages` has it.
-      share: of the time, relative to the other stages.
-      rehearsed: the same in a rehearsal, where compiling takes longer than all else.
-      parts: several only where nothing is timed.
+      name: name for `--stages`.
+      share: share of the time, relative to the other stages.
+      rehearsed: the same in a rehearsal, where most of the time is spent compiling.
+      parts: its processes; several only if nothing is timed.
     """
 
     name: str
@@ -78,7 +77,7 @@ STAGES = {
 
 
 def environment(part: Part, order: Record) -> dict[str, str]:
-    """Of a part: processes share the device's memory; a rehearsal compiles in half the time."""
+    """Environment variables of a part; processes share the device's memory."""
     known = os.environ | order["environment"]
     known |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
     if order["rehearsal"]:
@@ -99,16 +98,16 @@ class _Running(NamedTuple):
 
 
 def run_all(stages: Sequence[Stage], order: Record, budget: float, journal: Journal) -> bool:
-    """Run stages one after another; what one leaves over goes to those that follow.
+    """Run stages one after another; time that one does not use is left to the next ones.
 
     Args:
-      stages: in their order.
-      order: what every part is told, see `benchmarks.on_device.part`.
-      budget: seconds for all of them.
-      journal: takes how each part ended.
+      stages: the stages, in order.
+      order: parameters for every part, see `benchmarks.on_device.part`.
+      budget: seconds for all stages.
+      journal: records how each part ended.
 
     Returns:
-      Whether every part of every stage ran to its end.
+      Whether every part of every stage finished.
     """
     deadline, ran = time.monotonic() + budget, True
     shares = [stage.rehearsed if order["rehearsal"] else stage.share for stage in stages]
@@ -126,13 +125,13 @@ def run_all(stages: Sequence[Stage], order: Record, budget: float, journal: Jour
 
 
 def run(stage: Stage, order: Record, allowed: float, journal: Journal) -> bool:
-    """Run a stage's parts beside each other for at most `allowed` seconds.
+    """Run a stage's parts concurrently for at most `allowed` seconds.
 
-    Each leaves what it has written so far, however it ends. Nothing of it goes on afterwards, also
-    where this function is left by an exception.
+    Results written so far are kept, however a part ends. All processes of the stage are stopped
+    when this function returns or raises.
 
     Returns:
-      Whether all ran to their end.
+      Whether all parts finished.
     """
     running: list[_Running] = []
     try:
@@ -152,7 +151,7 @@ def _start(stage: Stage, part: Part, order: Record, allowed: float) -> _Running:
     out = Path(order["out"])
     log = out / f"{part.label}.log"
     told = order | {"stage": stage.name, "part": part.label}
-    told |= {"until": time.time() + 0.95 * allowed}  # what is left is for leaving in order
+    told |= {"until": time.time() + 0.95 * allowed}  # the rest is for an orderly exit
     command = [sys.executable, "-m", "benchmarks.on_device.part", part.module, json.dumps(told)]
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -163,7 +162,7 @@ def _start(stage: Stage, part: Part, order: Record, allowed: float) -> _Running:
 
 
 def _wait(running: Sequence[_Running], deadline: float) -> list[tuple[str, float]]:
-    """How each part ended, or that it did not, and after how many seconds."""
+    """The outcome of each part and its seconds: ran, failed, or overran the deadline."""
     found: dict[int, tuple[str, float]] = {}
     while len(found) < len(running):
         for i, one in enumerate(running):
@@ -177,7 +176,7 @@ def _wait(running: Sequence[_Running], deadline: float) -> list[tuple[str, float
 
 
 def end(process: subprocess.Popen) -> None:
-    """End a process that leads a group of its own, and all that it started."""
+    """Stop a process that leads its own process group, with all its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -196,15 +195,15 @@ def _tell(stage: Stage, one: _Running, outcome: str, seconds: float, journal: Jo
 
 
 class Clock:
-    """The time that a part has left."""
+    """The remaining time of a part."""
 
     def __init__(self, until: float):
         self._until = until
 
     def left(self) -> float:
-        """Seconds."""
+        """Seconds left."""
         return self._until - time.time()
 
     def allows(self, seconds: float) -> bool:
-        """Whether something that may take so long can be begun."""
+        """Whether there is time for something that takes so many seconds."""
         return self.left() > seconds

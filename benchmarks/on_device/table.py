@@ -1,4 +1,4 @@
-"""What a check found, on one screen: at most 40 lines of 100 characters."""
+"""A table of the results of `accelerator_check`: at most 40 lines of 100 characters."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -8,7 +8,7 @@ WIDTH, HEIGHT = 100, 40
 
 
 def of(records: Iterable[Record], what: str, model: str, framework: str) -> list[Record]:
-    """The findings of one kind of a framework on a model, those without a value left out."""
+    """The results of one kind for a model and framework, without those that have no value."""
     return [
         record for record in records
         if has_value(record) and record["what"] == what and record["model"] == model
@@ -17,18 +17,18 @@ def of(records: Iterable[Record], what: str, model: str, framework: str) -> list
 
 
 def fastest(records: Iterable[Record], wanted: Callable[[str], bool] = bool) -> Record | None:
-    """The finding with the highest median of those whose setting is wanted."""
+    """The result with the highest median among the wanted settings."""
     able = [record for record in records if wanted(record["setting"])]
     return max(able, key=lambda record: record["median"], default=None)
 
 
 def models(records: Sequence[Record], stage: str) -> list[str]:
-    """Those that a stage looked at, in its order."""
+    """The models that a stage measured, in its order."""
     return list(dict.fromkeys(r["model"] for r in records if r["stage"] == stage and r["model"]))
 
 
 def ratio(ours: Record | None, theirs: Record | None) -> float | None:
-    """How many times as fast; None where one of them is missing."""
+    """The ratio of two medians; None if one of them is missing."""
     return ours["median"] / theirs["median"] if ours and theirs else None
 
 
@@ -41,7 +41,7 @@ def text(records: Sequence[Record]) -> str:
 
 
 def _number(value: float | None, digits: int = 4) -> str:
-    """Short: 1234, 12.3, 1.2e+06; a dash for what is not known."""
+    """A short form: 1234, 12.3, 1.2e+06; a dash for None."""
     if value is None:
         return "-"
     return f"{value:.0f}" if 1000 <= value < 1e6 else f"{value:.{digits}g}"
@@ -57,7 +57,7 @@ _SPEED_WIDTHS = (17, 6, 8, 8, 16, 8, 15, 8, 5)
 
 
 def _speed(records: Sequence[Record]) -> list[str]:
-    """Per model two lines: training and scoring."""
+    """Two lines per model: training and scoring."""
     found = models(records, "speed")
     if not found:
         return []
@@ -116,7 +116,7 @@ def _whole(records: Sequence[Record]) -> list[str]:
 
 
 def _equality(records: Sequence[Record]) -> list[str]:
-    """The worst deviation of each kind, and what is beyond what is allowed."""
+    """The largest deviation of each kind, and those that exceed the tolerance."""
     found = [r for r in records if r["what"] == "agreement" and has_value(r)]
     worst: dict[str, Record] = {}
     for record in (r for r in found if "allowed" in r):
@@ -151,7 +151,7 @@ def _deviation(record: Record) -> float:
 
 
 def _missing(records: Sequence[Record], room: int) -> list[str]:
-    """What failed, then what cannot run here or had no time, as far as there is room."""
+    """What failed, then what is unavailable or had no time, as far as there is room."""
     failed = {_name(r): r["error"] for r in records if "error" in r}
     lines = [f"FAILED {name}: {error}" for name, error in failed.items()]
     for reason, words in (("no_time", "no time"), ("unavailable", "not available here")):

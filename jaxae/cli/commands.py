@@ -1,43 +1,44 @@
-"""The commands of `jaxae` but `train`: a function each, whose signature and docstring are its help.
+"""The commands of `jaxae` except `train`: each a function with its signature and docstring as help.
 
-A parameter without a default is a position on the command line, any other one a flag.
+A parameter without a default is a positional argument; any other one is a flag.
 """
 
 import dataclasses
+import datetime
 import importlib
 import pkgutil
 import sys
 from collections.abc import Callable
-from json import dumps
+from json import dumps, loads
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxae import scoring
 from jaxae.cli import inspection, score, train
-from jaxae.cli import listing as finished
 from jaxae.config import DataConfig, ExperimentConfig, TrainConfig, checks, parsing
-from jaxae.data import DATASETS
+from jaxae.data import DATASETS, FILES
 from jaxae.data.corruptions import CORRUPTIONS
-from jaxae.data.own.kinds import FILES
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import comparison, pages, tables
 from jaxae.reports.studies import STUDIES
 
+_COLUMNS = ("name", "dataset", "method", "score", "seed", "epochs", "auroc", "f1")  # of `list`
 
-def _print(found: Any, json: bool, as_text: Callable[[Any], str]) -> None:
-    print(dumps(found, indent=2) if json else as_text(found))
+
+def _print(results: Any, json: bool, as_text: Callable[[Any], str]) -> None:
+    print(dumps(results, indent=2) if json else as_text(results))
 
 
 def data(file: str, json: bool = False, data: DataConfig = train.OPEN.data) -> None:
-    """Say what a data set holds, and what `jaxae train` would make of it.
+    """Show what a data set holds and which settings `jaxae train` would choose for it.
 
     Examples: `jaxae data table.csv --data.label kind`, `jaxae data images/`, `jaxae data mnist`.
 
     Args:
-      file: a file or folder of your own, or any other --data.name
-      json: as JSON
-      data: how it is read
+      file: your own file or folder, or any other --data.name
+      json: print the result as JSON
+      data: how the data are read
     """
     cfg = dataclasses.replace(train.OPEN, data=dataclasses.replace(data, name=file))
     columns = inspection.columns(cfg.data)
@@ -51,30 +52,30 @@ def data(file: str, json: bool = False, data: DataConfig = train.OPEN.data) -> N
 
 
 def compare(one: Path, other: Path, json: bool = False) -> None:
-    """Say whether one run is better than another, or by chance, on the same test rows.
+    """Test whether one run is better than another on the same test rows, or only by chance.
 
     Example: `jaxae compare runs/one runs/other`.
 
     Args:
       one: a run folder
-      other: a run folder
-      json: as JSON
+      other: another run folder
+      json: print the result as JSON
     """
     _print(comparison.compare(one, other), json, comparison.table)
 
 
 def report(run: Path, against: Path | None = None, out: Path | None = None) -> None:
-    """Write a page to look at: RUN/report.html, which a browser opens without a network.
+    """Write an HTML report of a run, RUN/report.html, that a browser can show offline.
 
     Examples: `jaxae report runs/mine`, `jaxae report runs/one --against runs/other --out a.html`.
 
     Args:
-      run: the folder of a run, or of a grid of `one_vs_rest`
-      against: another run on the same test rows: the page compares them
-      out: where the page of a comparison goes; None = RUN/comparison.html
+      run: the folder of a run, or of a grid such as that of `jaxae run one_vs_rest`
+      against: compare with this run on the same test rows
+      out: the file for a comparison; None = RUN/comparison.html
     """
     if out and not against:
-        raise UserError("--out names the page of a comparison; give --against RUN too")
+        raise UserError("--out is the file of a comparison; use it with --against RUN")
     if against:
         compared = comparison.compare(run, against)
         path = pages.write_comparison(run, against, compared, out or run / "comparison.html")
@@ -84,15 +85,15 @@ def report(run: Path, against: Path | None = None, out: Path | None = None) -> N
 
 
 def export(run: Path, out: Path) -> None:
-    """Write a run's detector as one .zip that runs by itself, with JAX and NumPy alone.
+    """Write a run's detector to one .zip that runs without jaxae, with only JAX and NumPy.
 
-    As .onnx for runtimes without JAX, with the extra "jaxae[onnx]".
+    A .onnx file is for runtimes without JAX; it needs the extra "jaxae[onnx]".
 
     Examples: `jaxae export runs/mine mine.zip`, then `python mine.zip rows.npy --alpha 0.05`;
-    `jaxae export old.zip new.zip` where the program of an older export has expired.
+    `jaxae export old.zip new.zip` to renew an older export that this JAX can no longer run.
 
     Args:
-      run: the run folder, its detector alone, or an older export
+      run: the run folder, a detector's folder, or an older export
       out: the .zip or .onnx to write
     """
     from jaxae.export import exporting, to_onnx
@@ -105,16 +106,16 @@ def export(run: Path, out: Path) -> None:
 
 
 def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
-    """Say whether a run folder or an export still is what it was; exit code 2 if it is not.
+    """Check that a run folder or an export is unchanged and gives the same scores.
 
-    Detector, parameters and checkpoints by their digests, the data by theirs, and the score of
-    every test row as it is on record. Examples: `jaxae verify runs/mine --retrain`, `jaxae verify
-    mine.zip`.
+    Compares the digests of detector, parameters, checkpoints and data, and the score of every test
+    row with the recorded one. The exit code is 2 if anything differs. Examples: `jaxae verify
+    runs/mine --retrain`, `jaxae verify mine.zip`.
 
     Args:
-      path: a run folder, a detector alone, or an export
-      retrain: train the run again, too, and compare parameters and scores
-      json: as JSON
+      path: a run folder, a detector's folder, or an export
+      retrain: also train the run again, and compare parameters and scores
+      json: print the results as JSON
     """
     from jaxae.workflows import verification
 
@@ -127,33 +128,57 @@ def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
 
 
 def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False) -> None:
-    """List the finished runs below a folder, or everything that has a name.
+    """List the finished runs in a folder, or every name that a setting can have.
 
     Examples: `jaxae list`, `jaxae list --runs elsewhere --json`, `jaxae list --names`.
 
     Args:
-      runs: the folder
-      names: data sets, methods, scores, rules, corruptions, studies and experiments instead
-      json: as JSON
+      runs: the folder that is searched for runs, with its subfolders
+      names: list data sets, methods, scores, rules, corruptions, studies and experiments instead
+      json: print the list as JSON
     """
-    if names:
-        registered = {kind: list(members) for kind, members in _registered().items()}
-        lines = [f"{kind}: {', '.join(members)}" for kind, members in registered.items()]
-        _print(registered, json, lambda _: "\n".join(lines))
-    else:
-        _print(finished.find(runs), json, finished.table)
-
-
-def _registered() -> dict[str, Any]:
-    return {
+    if not names:
+        _print(_finished(runs), json, _table)
+        return
+    registered = {
         "data sets": [*DATASETS, *(f"{kind}:PATH" for kind in FILES)],
-        "methods": learners.METHODS,
-        "scores (join with +)": scoring.SCORES,
-        "threshold rules": scoring.RULES,
-        "corruptions": CORRUPTIONS,
-        "studies": STUDIES,
+        "methods": [*learners.METHODS],
+        "scores (join with +)": [*scoring.SCORES],
+        "threshold rules": [*scoring.RULES],
+        "corruptions": [*CORRUPTIONS],
+        "studies": [*STUDIES],
         "experiments": _experiments(),
     }
+    lines = [f"{kind}: {', '.join(members)}" for kind, members in registered.items()]
+    _print(registered, json, lambda _: "\n".join(lines))
+
+
+def _finished(folder: Path) -> list[dict[str, Any]]:
+    """For each run below a folder: its path, when it ended, and headline numbers of its report."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; name one that holds runs")
+    runs = []
+    for path in sorted(folder.rglob("report.json")):
+        try:
+            report = loads(path.read_text())
+            ended = datetime.datetime.fromtimestamp(path.stat().st_mtime)
+        except (OSError, ValueError):
+            continue  # being written, or not a report of jaxae
+        if isinstance(report, dict) and "auroc" in report:
+            headline = {name: report.get(name) for name in (*_COLUMNS, "auroc_interval")}
+            run = str(path.parent.relative_to(folder))
+            runs.append({"run": run, "ended": f"{ended:%Y-%m-%d %H:%M}"} | headline)
+    return runs
+
+
+def _table(runs: list[dict[str, Any]]) -> str:
+    lines = [["run", *_COLUMNS, "ended"]]
+    for run in runs:
+        cells = {name: tables.text(run[name]) for name in _COLUMNS}
+        interval = run["auroc_interval"] if isinstance(run["auroc_interval"], list) else None
+        cells["auroc"] = f"{run['auroc']:.4f} {tables.interval(interval)}"
+        lines.append([run["run"], *cells.values(), run["ended"]])
+    return tables.aligned(lines)
 
 
 def bench(
@@ -162,16 +187,16 @@ def bench(
     shape: tuple[int, ...] = (28, 28, 1),
     json: bool = False,
 ) -> None:
-    """Measure training and scoring of the methods on this machine, on random rows.
+    """Measure how fast this machine trains and scores with random rows.
 
-    Examples: `jaxae bench`, `jaxae bench --methods dense --batch-size 32 --json`. `benchmarks/` in
-    a clone measures beside PyTorch and Keras.
+    Examples: `jaxae bench`, `jaxae bench --methods dense --batch-size 32 --json`. The scripts in
+    `benchmarks/` of a clone compare with PyTorch and Keras.
 
     Args:
-      methods: which
-      batch_size: of a step
-      shape: of a row
-      json: as JSON
+      methods: the methods to measure
+      batch_size: rows in a training step
+      shape: the shape of a row
+      json: print the results as JSON
     """
     from jaxae.workflows import bench
 
@@ -187,12 +212,12 @@ def bench(
 
 
 def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
-    """Print a script by which a shell completes commands and settings.
+    """Print a script that makes a shell complete commands and settings.
 
     Example: `jaxae completion bash > ~/.local/share/bash-completion/completions/jaxae`.
 
     Args:
-      shell: which
+      shell: the shell
     """
     print(parsing.completion(COMMANDS, {"train": train.OPEN}, shell))
 
@@ -203,14 +228,14 @@ def run(args: list[str]) -> None:
 
     names = _experiments()
     if args[:1] in (["-h"], ["--help"]):
-        print("usage: jaxae run NAME ...; for instance: `jaxae run digits_conv --help`")
-        print(", ".join(names))
+        print("usage: jaxae run NAME ...; for example `jaxae run digits_conv --help`")
+        print(f"NAME is one of {', '.join(names)}")
         return
     if not args or args[0] not in names:
-        name = repr(args[0]) if args else "nothing"
-        raise UserError(f"jaxae run was given {name}; it takes one of {', '.join(names)}")
+        problem = f"there is no experiment {args[0]!r}" if args else "jaxae run needs a name"
+        raise UserError(f"{problem}; choose one of {', '.join(names)}")
     sys.argv = [f"jaxae run {args[0]}", *args[1:]]
-    sys.modules.setdefault("experiments", _package())  # by which they know each other
+    sys.modules.setdefault("experiments", _package())  # they import each other by this name
     runpy.run_module(f"experiments.{args[0]}", run_name="__main__")
 
 
@@ -219,7 +244,7 @@ def _experiments() -> list[str]:
 
 
 def _package() -> Any:
-    """The package of experiments: part of what is installed, or beside jaxae in a clone."""
+    """The package of experiments: installed with jaxae, or beside it in a clone."""
     for name in ("jaxae.experiments", "experiments"):
         try:
             return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""The command `jaxae`: train without a script, judge new rows, compare runs, look at data."""
+"""The command `jaxae`: its usage, and how a command is found by its name."""
 
 import functools
 import sys
@@ -9,18 +9,18 @@ from jaxae.cli.train import OPEN
 from jaxae.config import parsing
 from jaxae.errors import UserError, user_errors
 
-USAGE = """usage: jaxae COMMAND ...    each has --help with examples
-  train      a detector on your own data or a published set:  jaxae train --data.name FILE
-  run        a published experiment:                          jaxae run digits_conv
-  data       what a file holds and how it would be used:      jaxae data FILE
-  score      new rows by a finished run:                      jaxae score RUN FILE --out OUT.csv
-  compare    two runs on the same test rows:                  jaxae compare RUN RUN
-  report     a page to look at, with a threshold slider:      jaxae report RUN
-  export     a detector as one file that runs by itself:      jaxae export RUN OUT.zip
-  verify     that a run or an export still is what it was:    jaxae verify RUN
-  list       finished runs; with --names all that has one:    jaxae list
-  bench      how fast it trains and scores on this machine:   jaxae bench
-  completion a script that makes a shell complete all this:   jaxae completion bash"""
+USAGE = """usage: jaxae COMMAND ...    each command has --help with examples
+  train      train a detector on your data or a published set:  jaxae train --data.name FILE
+  run        run a published experiment:                        jaxae run digits_conv
+  data       show what a file holds and how it would be used:   jaxae data FILE
+  score      score new rows with a finished run:                jaxae score RUN FILE --out OUT.csv
+  compare    compare two runs on the same test rows:            jaxae compare RUN RUN
+  report     write an HTML report with a threshold slider:      jaxae report RUN
+  export     write a detector to one file that runs alone:      jaxae export RUN OUT.zip
+  verify     check that a run or an export is unchanged:        jaxae verify RUN
+  list       list finished runs, or with --names all names:     jaxae list
+  bench      measure how fast this machine trains and scores:   jaxae bench
+  completion print a script for completion in a shell:          jaxae completion bash"""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -41,9 +41,9 @@ def _execute(name: str, args: list[str]) -> None:
         commands.run(args)
     elif name in COMMANDS:
         run = COMMANDS[name]
-        # Parsed first and called then: what a command itself writes is no error of its arguments.
+        # Parsing and calling are separate steps, because `parse` captures stderr.
         bind = functools.wraps(run)(lambda *values, **more: functools.partial(run, *values, **more))
         parsing.parse(bind, args, prog=f"jaxae {name}")()
     else:
-        known = ", ".join(["train", "run", *COMMANDS])
-        raise UserError(f"no command {name!r}; there are {known}; see jaxae --help")
+        names = ", ".join(["train", "run", *COMMANDS])
+        raise UserError(f"unknown command {name!r}; choose one of {names}; see jaxae --help")

@@ -1,19 +1,19 @@
-"""A file of new rows, judged by the detector of a finished run: the command `jaxae score`.
+"""The command `jaxae score`: a file of new rows scored by the detector of a finished run.
 
-What the detector says is written block by block, and the file appears whole or not at all.
+Results are written block by block, and the output file appears whole or not at all.
 """
 
 import contextlib
+import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from json import dumps
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from jaxae import detectors
-from jaxae.config import ExperimentConfig
 from jaxae.data import arrayfiles, sources
 from jaxae.data.own import files
 from jaxae.detectors import calibration, explanation
@@ -24,7 +24,9 @@ from jaxae.storage import disk
 from jaxae.training import train
 from jaxae.types import Source
 
-_SHOWN = 8  # rows that are explained on the screen
+_SHOWN = 8  # rows that --explain describes on the screen
+Columns = dict[str, np.ndarray]
+Explained = explanation.Explanation | None
 
 
 def score_file(
@@ -34,208 +36,185 @@ def score_file(
     explain: bool = False,
     json: bool = False,
 ) -> dict[str, Any]:
-    """Judge raw rows by a finished run.
+    """Score raw rows with the detector of a finished run.
 
-    Rows on disk are judged block by block, unless they are explained.
+    With --explain all rows are held in memory; otherwise they are read block by block.
 
-    Examples: `jaxae score runs/mine new.csv --out judged.csv`, `jaxae score runs/mine photos/`.
+    Examples: `jaxae score runs/mine new.csv --out scores.csv`, `jaxae score runs/mine photos/`.
 
     Args:
-      run_dir: the run folder, or its detector alone
-      rows: .npy, .npz or .csv, or what the run was made of: a table, a series, a folder of images;
-        in the units of the run's data set
-      out: .csv or .npz: row, score, p_value, threshold, is_anomaly
-      explain: also which values are reconstructed worst: of the strangest rows on the screen and in
-        a picture beside --out, of every row in --out
-      json: a summary as JSON on the screen
+      run_dir: the run folder, or a detector's folder
+      rows: .npy, .npz or .csv, or what the run was trained on (a table, a series, a folder of
+        images), in the units of the run's data set
+      out: a .csv or .npz to write: row, score, p_value, threshold, is_anomaly
+      explain: show which values are reconstructed worst: for the most anomalous rows on the screen
+        and in a picture beside --out, for every row in --out
+      json: print a summary as JSON
 
     Returns:
       The summary: rows, anomalies, threshold and p_value_flaw.
 
     Raises:
-      UserError: a file is missing, unreadable or cannot be written, or the rows are not such as the
-        detector judges.
+      UserError: a file is missing, unreadable or cannot be written, or the rows do not fit the
+        detector.
     """
     if out and out.exists() and rows.exists() and out.samefile(rows):
-        raise UserError(f"--out {out} holds the rows themselves; name another file")
+        raise UserError(f"--out {out} is the file of the rows; name another file")
     if out and (out.suffix not in (".csv", ".npz") or not out.parent.is_dir()):
-        raise UserError(f"--out {out} cannot be written; name a .csv or .npz in a folder that is")
+        raise UserError(f"--out {out} cannot be written; name a .csv or .npz in an existing folder")
     detector = detectors.load(detectors.folder_of(run_dir))
     raw, names = _read(rows, detector)
     parallel.initialize()
-    flaw = calibration.flaw(detector.about.config)
+    reason = calibration.why_no_guarantee(detector.about.config)
+    count = anomalies = 0
     explanations: list[str] = []
-    with naming_input(rows), _opened(out, detector) as scores:
-        if explain:
-            explanations = _explained(detector, sources.read(raw), out, scores, names)
-        else:
-            for judgement in _judged(detector, raw):
-                scores.add(judgement, names=names)
+    with naming_input(rows), _opened(out, names, _features(detector)) as write:
+        for judgement, why in _judged(detector, raw, explain):
+            if why:
+                explanations = _describe(detector, judgement, why, out)
+            write(_columns(judgement, count, detector.decision.threshold), why)
+            count += len(judgement.score)
+            anomalies += int(judgement.is_anomaly.sum())
     summary: dict[str, Any] = {
-        "rows": scores.rows,
-        "anomalies": scores.anomalies,
-        "threshold": scores.threshold,
-        "p_value_flaw": flaw or None,
+        "rows": count,
+        "anomalies": anomalies,
+        "threshold": detector.decision.threshold,
+        "p_value_flaw": reason or None,
     }
     if json:
         print(dumps(summary))
         return summary
-    caution = f"; p-values are ranks and promise nothing: {flaw}" if flaw and out else ""
-    print(f"{scores.anomalies} of {scores.rows} rows are anomalies{caution}")
+    caution = f"; p-values are ranks without a guarantee: {reason}" if reason and out else ""
+    print(f"{anomalies} of {count} rows are anomalies{caution}")
     print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary
 
 
-class _Scores:
-    """The file of scores, which takes judgements in the order of their rows."""
-
-    def __init__(self, detector: detectors.Detector, out: Path | None, table: IO[str] | None):
-        self.rows = self.anomalies = 0
-        self.threshold = float(detector.decision.threshold)
-        self._features = _features(detector)
-        self._out, self._table = out, table
-        self._blocks: list[dict[str, Any]] = []  # of an .npz, which is written in the end
-
-    def add(
-        self,
-        judgement: detectors.Judgement,
-        why: explanation.Explanation | None = None,
-        names: list[str] | None = None,
-    ) -> None:
-        """Take a block of rows.
-
-        Args:
-          judgement: of the rows.
-          why: which values are reconstructed worst: a .csv has the worst, an .npz all.
-          names: of rows that have some keep them, in a column `source`.
-        """
-        count = len(judgement.score)
-        columns = {
-            "row": np.arange(self.rows, self.rows + count),
-            "score": judgement.score,
-            "p_value": judgement.p_value,
-            "threshold": np.full(count, self.threshold, np.float32),
-            "is_anomaly": judgement.is_anomaly,
-        }
-        if self._table:
-            header, lines = _lines(columns, why, names, self._features)
-            self._table.write("\n".join([*([] if self.rows else [header]), *lines]) + "\n")
-        elif self._out:
-            extra = {"source": np.array(names)} if names else {}
-            self._blocks.append(columns | extra | ({"residual": why.residual} if why else {}))
-        self.rows += count
-        self.anomalies += int(judgement.is_anomaly.sum())
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All blocks together, by column."""
-        return {
-            name: np.concatenate([block[name] for block in self._blocks])
-            for name in self._blocks[0]
-        }
+def _columns(judgement: detectors.Judgement, first: int, threshold: float) -> Columns:
+    """The columns of a block of rows, of which the first has number `first`."""
+    count = len(judgement.score)
+    return {
+        "row": np.arange(first, first + count),
+        "score": judgement.score,
+        "p_value": judgement.p_value,
+        "threshold": np.full(count, threshold, np.float32),
+        "is_anomaly": judgement.is_anomaly,
+    }
 
 
 @contextlib.contextmanager
-def _opened(out: Path | None, detector: detectors.Detector) -> Iterator[_Scores]:
-    """Where judgements go: a .csv or .npz, or nowhere, and they are only counted.
+def _opened(
+    out: Path | None, names: Sequence[str], features: Sequence[str]
+) -> Iterator[Callable[[Columns, Explained], None]]:
+    """A function that writes a block of rows to a .csv or .npz, or does nothing without `out`.
+
+    `names` of rows become a column `source`; `features` are the names of a row's values, used in a
+    .csv with explanations. Both may be empty.
 
     Raises:
       UserError: the file cannot be written.
     """
     if out is None:
-        yield _Scores(detector, None, None)
+        yield lambda columns, why: None
         return
+    blocks: list[Columns] = []
     try:
         if out.suffix == ".npz":
-            scores = _Scores(detector, out, None)
-            yield scores
-            disk.write_arrays(out, scores.arrays())
-        else:
-            with disk.writing(out) as table:
-                yield _Scores(detector, out, table)
+            source = {"source": np.array(names)} if names else {}
+            yield lambda columns, why: blocks.append(
+                columns | source | ({"residual": why.residual} if why else {})
+            )
+            arrays = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
+            disk.write_arrays(out, arrays)
+            return
+        with disk.writing(out) as file:
+            table = csv.writer(file, lineterminator="\n")
+
+            def write(columns: Columns, why: Explained) -> None:
+                cells = _cells(columns, why, features) | ({"source": names} if names else {})
+                if columns["row"][0] == 0:
+                    table.writerow(cells)
+                table.writerows(zip(*cells.values(), strict=True))
+
+            yield write
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({words(error)})") from None
 
 
-def _lines(
-    columns: dict[str, np.ndarray],
-    why: explanation.Explanation | None,
-    names: list[str] | None,
-    features: list[str],
-) -> tuple[str, list[str]]:
-    """A table's header, and a line for each row, the decision as 0 or 1."""
-    lines = [
-        f"{row},{score:.9g},{float(p)!r},{limit:.9g},{flag:d}"
-        for row, score, p, limit, flag in zip(*columns.values(), strict=True)
-    ]
-    header = [*columns]
+def _cells(columns: Columns, why: Explained, features: Sequence[str]) -> dict[str, Iterable[Any]]:
+    """The columns of a .csv by name; with an explanation, the worst values and their shares too."""
+    cells: dict[str, Iterable[Any]] = {
+        "row": columns["row"],
+        "score": [f"{score:.9g}" for score in columns["score"]],
+        "p_value": columns["p_value"].tolist(),
+        "threshold": [f"{threshold:.9g}" for threshold in columns["threshold"]],
+        "is_anomaly": columns["is_anomaly"].astype(int),
+    }
     if why:
         worst, shape = explanation.leading(why.residual), why.x.shape[1:]
-        pairs = range(worst.share.shape[1])
-        header += [f"{column}_{k + 1}" for k in pairs for column in ("worst", "share")]
-        for i, (index, share) in enumerate(zip(*worst, strict=True)):
-            lines[i] += "".join(
-                f",{_quoted(explanation.place(a, shape, features))},{s:.4g}"
-                for a, s in zip(index, share, strict=True)
-            )
-    if names:
-        header.append("source")
-        lines = [f"{line},{_quoted(name)}" for line, name in zip(lines, names, strict=True)]
-    return ",".join(header), lines
+        for k, (index, share) in enumerate(
+            zip(worst.index.swapaxes(0, 1), worst.share.T, strict=True), start=1
+        ):
+            cells[f"worst_{k}"] = [explanation.place(i, shape, features) for i in index]
+            cells[f"share_{k}"] = [f"{s:.4g}" for s in share]
+    return cells
 
 
-def _quoted(text: str) -> str:
-    """A text as a field of a CSV (RFC 4180)."""
-    return f'"{text.replace(chr(34), 2 * chr(34))}"' if set(text) & set(',"\r\n') else text
-
-
-def _explained(
+def _describe(
     detector: detectors.Detector,
-    raw: np.ndarray,
+    judgement: detectors.Judgement,
+    why: explanation.Explanation,
     out: Path | None,
-    scores: _Scores,
-    names: list[str],
 ) -> list[str]:
-    """Judge rows at once, and say of the strangest which values are reconstructed worst."""
-    x, cfg = detectors.prepared(detector, raw), detector.about.config
-    judgement, why = detectors.judge_prepared(detector, x), explanation.explain(detector, x)
-    strangest = np.argsort(-judgement.score, kind="stable")[:_SHOWN]
-    worst, shape = explanation.leading(why.residual[strangest]), why.x.shape[1:]
+    """Lines on which values of the most anomalous rows are reconstructed worst, and a figure."""
+    cfg = detector.about.config
+    top = np.argsort(-judgement.score, kind="stable")[:_SHOWN]
+    worst, shape = explanation.leading(why.residual[top]), why.x.shape[1:]
     kind, features = explanation.kind(cfg, shape), _features(detector)
-    lines = [f"strangest rows, and the share of their squared error in single {kind}s:"]
-    for i, row in enumerate(strangest):
+    lines = [f"most anomalous rows, and the share of their squared error in single {kind}s:"]
+    for i, row in enumerate(top):
         parts = [
             f"{kind} {explanation.place(index, shape, features)}: {share:.1%}"
             for index, share in zip(worst.index[i], worst.share[i], strict=True)
         ]
         lines.append(f"{row:>8} {judgement.score[row]:>10.4g}  {', '.join(parts)}")
-    if out:
-        shown = {name: values[strangest] for name, values in why._asdict().items()}
-        shown |= {
-            "score": judgement.score[strangest],
-            "is_anomaly": judgement.is_anomaly[strangest],
-            "threshold": np.float32(scores.threshold),
-            "kind": np.array([f"row {row}" for row in strangest]),
-        }
-        lines.append(f"figure {_draw(cfg, shown, out)}")
-    scores.add(judgement, why, names)
-    return lines
+    if not out:
+        return lines
+    drawn = {name: values[top] for name, values in why._asdict().items()}
+    drawn |= {
+        "score": judgement.score[top],
+        "is_anomaly": judgement.is_anomaly[top],
+        "threshold": np.float32(detector.decision.threshold),
+        "kind": np.array([f"row {row}" for row in top]),
+    }
+    title = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
+    path = out.with_suffix(".residuals.png")
+    try:
+        return [*lines, f"figure {plots.save(plots.residuals(drawn, title), path)}"]
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({words(error)}); use another --out") from None
 
 
-def _judged(detector: detectors.Detector, raw: Source) -> Iterator[detectors.Judgement]:
-    """What the detector says of rows: of those in memory at once, of others block by block."""
-    if isinstance(raw, np.ndarray):
-        yield detectors.judge(detector, raw)
-        return
-    block = max(1, tuning.FEED_BYTES // (4 * math.prod(raw.shape[1:])))
-    with train.progress_bar(len(raw), 0, len(raw) <= block, "judging", "row") as bar:
-        for first in range(0, len(raw), block):
-            rows = raw[first : first + block]
-            yield detectors.judge(detector, rows, first)
-            bar.update(len(rows))
+def _judged(
+    detector: detectors.Detector, raw: Source, explain: bool
+) -> Iterator[tuple[detectors.Judgement, Explained]]:
+    """Results block by block; rows in memory, or to be explained, are one block."""
+    if explain:
+        x = detectors.prepared(detector, sources.read(raw))
+        yield detectors.judge_prepared(detector, x), explanation.explain(detector, x)
+    elif isinstance(raw, np.ndarray):
+        yield detectors.judge(detector, raw), None
+    else:
+        block = max(1, tuning.FEED_BYTES // (4 * math.prod(raw.shape[1:])))
+        with train.progress_bar(len(raw), 0, len(raw) <= block, "scoring", "row") as bar:
+            for first in range(0, len(raw), block):
+                rows = raw[first : first + block]
+                yield detectors.judge(detector, rows, first), None
+                bar.update(len(rows))
 
 
 def _read(rows: Path, detector: detectors.Detector) -> tuple[Source, list[str]]:
-    """Raw rows, and the names of those that have some: files, or the first steps of windows."""
+    """Raw rows and their names: image files or the first steps of windows; [] if there are none."""
     schema = detector.about.schema
     if schema.kind == "npz":
         return arrayfiles.open_rows(rows), []
@@ -246,16 +225,6 @@ def _read(rows: Path, detector: detectors.Detector) -> tuple[Source, list[str]]:
 
 
 def _features(detector: detectors.Detector) -> list[str]:
-    """The names of a row's values; [] where they have none, or a map hides them."""
+    """The names of a row's values; [] if they have none, or if `data.input` maps them."""
     about = detector.about
     return about.schema.features if about.config.data.input == "none" else []
-
-
-def _draw(cfg: ExperimentConfig, shown: dict[str, np.ndarray], out: Path) -> Path:
-    """The strangest rows and where they fail, in a picture beside `out`."""
-    title = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
-    path = out.with_suffix(".residuals.png")
-    try:
-        return plots.save(plots.residuals(shown, title), path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({words(error)}); use another --out") from None

@@ -1,4 +1,4 @@
-"""The command line of an experiment; light, so that interrupts are handled from the start."""
+"""The command line of an experiment; imports little, so that interrupts are handled early."""
 
 import atexit
 import gc
@@ -10,7 +10,7 @@ from jaxae.config.parsing import parse_cli
 from jaxae.devices import hosts
 from jaxae.errors import user_errors
 
-# What `jaxae train` starts from: everything that the training rows can decide is left to them.
+# The defaults of `jaxae train`: every setting that can be chosen from the training rows is "auto".
 OPEN = ExperimentConfig(
     name="run",
     method=AUTO,
@@ -23,24 +23,22 @@ OPEN = ExperimentConfig(
 
 TRAIN = """Train a detector on your own data or on a published data set.
 
-What the settings leave open is chosen by the training rows, and printed. Examples: `jaxae train
+Settings that are auto are chosen from the training rows, and printed. Examples: `jaxae train
 --data.name table.csv --data.label kind`, `jaxae train --data.name images/ --run-dir runs/mine`,
 `jaxae train --config runs/mine/config.json --seed 1 --run-dir runs/again`."""
 
 
 def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) -> dict | None:
-    """Parse, run, report; see `jaxae.errors.user_errors` for what happens to errors.
+    """Parse the command line and run.
 
-    Args:
-      default: the configuration that the command line changes.
-      args: None = those of the process.
-      more: see `jaxae.config.parsing.parse`.
+    Errors are reported by `jaxae.errors.user_errors`; for the arguments see
+    `jaxae.config.parsing.parse_cli`.
     """
     with hosts.exit_without_waiting(), user_errors():
         cfg = parse_cli(default, args, **more)
         hosts.watch(cfg.hosts)
-        # Garbage collection of all of JAX's objects would take half a second of a run of six, and
-        # the one at exit another half, for memory that the end of the process frees anyway.
+        # Collecting garbage among all of JAX's objects would take half a second of a run of six
+        # seconds, and at exit another half, for memory that the end of the process frees anyway.
         gc.set_threshold(20_000, 20, 20)
         atexit.register(gc.freeze)
         from jaxae.devices import compile_cache  # imports JAX, which takes a second

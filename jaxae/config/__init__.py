@@ -1,10 +1,10 @@
-"""Every setting, its default and what is valid: a configuration is data and nothing but data.
+"""Every setting with its default and its valid values: a configuration is plain data.
 
-`schema` has the settings of a run, `grids` those of protocols, each described once in the words of
-`fields`. From the descriptions `checks` derives what is valid and `identity` what fixes the course
-of a training; `migrations` reads configurations of before, `parsing` command lines. The package is
-loaded before anything slow, so it uses no array and nothing of jaxae but `errors`. It does not know
-what its settings do: no method, no data, no device.
+`schema` has the settings of a run and `grids` those of protocols, each described once in the terms
+of `fields`. `checks` derives from the descriptions which values are valid and which settings fix
+the course of training; `migrations` reads configurations saved before, `parsing` command lines. The
+package is imported before anything slow, so it uses no arrays, and of jaxae only `errors`. It does
+not know what its settings do: no method, no data, no device.
 """
 
 from jaxae.config.checks import AUTO, validate

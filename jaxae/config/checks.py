@@ -1,4 +1,4 @@
-"""Which configurations make sense: all that can be checked without data or devices."""
+"""What can be said of a configuration without data or devices: is it valid, what does it fix."""
 
 import dataclasses
 import functools
@@ -10,29 +10,26 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 from jaxae.config.fields import Fact, settings
 from jaxae.errors import UserError
 
-if TYPE_CHECKING:  # a configuration is read before anything that takes long is loaded
+if TYPE_CHECKING:  # importing it is slow, and configurations are read first
     from jaxae.types import Source
 
-AUTO = "auto"  # a setting that is left to the rows: see `jaxae.workflows.auto`
-Config = Any  # jaxae.config.ExperimentConfig, or a section of it: checked by field names alone
+AUTO = "auto"  # the setting is chosen from the training rows: see `jaxae.workflows.auto`
+Config = Any  # jaxae.config.ExperimentConfig, or a section of it
 
 
 def validate(cfg: Config) -> Config:
-    """Check every field that can be checked without data or devices.
-
-    Returns:
-      `cfg` itself.
+    """Check every field that can be checked without data or devices, and return `cfg`.
 
     Raises:
       UserError: names the field, its value and what it must be.
     """
     for name, setting in settings(type(cfg)).items():
-        held, valid = value(cfg, name), setting.range
-        _require(_fits(held, setting.type), name, held, _words(setting.type))
-        if valid and held != AUTO:
-            _require(valid.holds(held), name, held, valid.words)
-    shared = sorted(set(cfg.data.normal) & set(cfg.data.anomaly))
-    _require(not shared, "data.anomaly", cfg.data.anomaly, f"without {shared}, which are normal")
+        current, valid = value(cfg, name), setting.range
+        _require(_fits(current, setting.type), name, current, _words(setting.type))
+        if valid and current != AUTO:
+            _require(valid.holds(current), name, current, valid.words)
+    both = sorted(set(cfg.data.normal) & set(cfg.data.anomaly))
+    _require(not both, "data.anomaly", cfg.data.anomaly, f"without {both}, which are normal")
     layers = ("filters", "kernels", "strides", "paddings")
     lengths = {name: len(getattr(cfg.model, name)) for name in layers}
     _require(
@@ -45,46 +42,35 @@ def validate(cfg: Config) -> Config:
 
 
 def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
-    """Refuse settings that the configured method would ignore.
-
-    Args:
-      cfg: the configuration.
-      reads: dotted names of the method's fields, see `jaxae.methods.learners.Method`.
-
-    Raises:
-      UserError: a field that the method does not read is not at its default.
-    """
+    """Refuse settings that the method ignores; `reads`: those it reads, see `Method.reads`."""
     unread = (name for name in marked(cfg, Fact.BY_METHOD) if name not in reads)
     refuse_set(cfg, unread, f"it is not used with --method {cfg.method}")
 
 
 def refuse_set(cfg: Config, names: Iterable[str], why: str, section: str = "") -> None:
-    """Refuse settings that would be ignored.
+    """Raise a `UserError` if a setting that would be ignored is not at its default.
 
     Args:
       cfg: the configuration, or a section of it.
       names: dotted names of the fields that nothing would read.
-      why: what does not read them, and what to do.
-      section: which one it is, with a dot.
-
-    Raises:
-      UserError: one of them is not at its default.
+      why: why they are not read, and what to do.
+      section: the section's name and a dot, if `cfg` is one.
     """
     for name in names:
-        held, usual = value(cfg, name), default(cfg, name)
-        if held != usual:
-            raise UserError(f"{section}{name} is {held!r}, but {why}; leave it at {usual!r}")
+        current, usual = value(cfg, name), default(cfg, name)
+        if current != usual:
+            raise UserError(f"{section}{name} is {current!r}, but {why}; leave it at {usual!r}")
 
 
 def is_read(cfg: Config, name: str, reads: frozenset[str]) -> bool:
-    """Whether a method that reads these fields, of those that not every method does, reads one."""
+    """Whether a method reads a field: every method does, or it is among the method's `reads`."""
     return name in reads or Fact.BY_METHOD not in settings(type(cfg))[name].facts
 
 
 def marked(cfg: Config, fact: Fact) -> list[str]:
-    """Dotted names of the fields of which a fact is true."""
-    described = settings(type(cfg)).items()
-    return [name for name, s in described if fact in s.facts and not s.is_section]
+    """Dotted names of the fields that a fact is true of."""
+    every = settings(type(cfg)).items()
+    return [name for name, s in every if fact in s.facts and not s.is_section]
 
 
 def fields(cfg: Config, section: str) -> list[str]:
@@ -93,26 +79,31 @@ def fields(cfg: Config, section: str) -> list[str]:
 
 
 def open_fields(cfg: Config) -> list[str]:
-    """The fields that a configuration leaves to the rows."""
+    """Dotted names of the fields that are "auto"."""
     return [name for name in marked(cfg, Fact.FROM_ROWS) if value(cfg, name) == AUTO]
 
 
 def refuse_open(cfg: Config) -> None:
-    """Refuse a configuration that leaves something to the rows, where it is too late for that.
-
-    Raises:
-      UserError: a field is "auto".
-    """
+    """Raise a `UserError` if a field is still "auto"."""
     for name in open_fields(cfg):
-        raise UserError(f"{name} is {AUTO!r}; set it, or take what `jaxae.settle` chooses")
+        raise UserError(f"{name} is {AUTO!r}; set it, or let `jaxae.settle` choose it")
+
+
+def training_identity(cfg: Config) -> dict[str, Any]:
+    """The settings that fix the course of training: all but those marked `Fact.FREE`, nested.
+
+    Two configurations with the same identity share every step that both take: a run may be resumed,
+    lengthened or scored in another way, but a run folder never mixes two identities.
+    """
+    return {
+        name: training_identity(getattr(cfg, name)) if setting.is_section else getattr(cfg, name)
+        for name, setting in settings(type(cfg)).items()
+        if "." not in name and Fact.FREE not in setting.facts
+    }
 
 
 def refuse_rows(x: "Source") -> None:
-    """Refuse what is no rows to train on, as `jaxae.data.load` gives them.
-
-    Raises:
-      UserError: another type than float32, no leading axis, or an axis of length 0.
-    """
+    """Raise a `UserError` unless rows are float32 [N, ...] with no axis of length 0."""
     if x.dtype != "float32" or len(x.shape) < 2 or 0 in x.shape:
         raise UserError(
             f"training rows are {x.dtype} {list(x.shape)}; give float32 [N, ...] with at least one"
@@ -125,7 +116,7 @@ def value(cfg: Config, name: str) -> Any:
 
 
 def replaced(cfg: Config, name: str, new: Any) -> Config:
-    """The configuration with another value of a field by its dotted name."""
+    """The configuration with a new value of a field, by its dotted name."""
     section, _, field = name.rpartition(".")
     part = dataclasses.replace(value(cfg, section) if section else cfg, **{field: new})
     return dataclasses.replace(cfg, **{section: part}) if section else part
@@ -141,12 +132,12 @@ def _require(ok: bool, name: str, value: Any, must_be: str) -> None:
         raise UserError(f"{name} is {value!r}; it must be {must_be}")
 
 
-_UNIONS = (Union, UnionType)  # `int | Literal[...]` is the former
-_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
+_UNIONS = (Union, UnionType)  # `int | Literal[...]` is a `Union`
+_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a string"}
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that its field states, so that a run folder can hold it."""
+    """Whether a value is of the type that its field declares."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:

@@ -1,8 +1,8 @@
-"""What the description of a setting says beside its type: its range, and who reads it.
+"""How a setting is described, apart from its type and default: its range, and who reads it.
 
 In `jaxae.config.schema` a setting is `name: Annotated[type, facts ...] = default`; the facts of a
-section hold for each of its fields. Checks, refusals, the identity of a training and the search for
-"auto" all derive from these descriptions, and nothing else lists fields.
+section hold for each of its fields. Checks, refusals, the identity of a training and the list of
+"auto" fields all derive from these descriptions, and nothing else lists fields.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 
 class Range(NamedTuple):
-    """The valid values, in code and in words; "auto" is valid too where the type allows it."""
+    """The valid values, in code and in words; "auto" is valid too if the type allows it."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -22,19 +22,19 @@ class Range(NamedTuple):
 class Fact(enum.Enum):
     """What is true of a setting."""
 
-    FREE = "does not change what is learned: a run folder may be entered again with another value"
-    FROM_ROWS = 'may be "auto": chosen by the training rows, see `jaxae.workflows.auto`'
-    BY_METHOD = "read by some methods only; `jaxae.methods.learners.Method.reads` names them"
+    FREE = "does not change what is learned: a run may be resumed with another value"
+    FROM_ROWS = 'may be "auto": chosen from the training rows, see `jaxae.workflows.auto`'
+    BY_METHOD = "read only by methods that name it in `jaxae.methods.learners.Method.reads`"
     SINGLE_RUN = "read by single runs only, not by a grid of members side by side"
 
 
 def at_least(least: int) -> Range:
-    """Numbers from `least` on."""
+    """Numbers >= `least`."""
     return Range(lambda value: value >= least, f"at least {least}")
 
 
 def zero_or(least: int, meaning: str) -> Range:
-    """Numbers from `least` on, or 0, which means something of its own."""
+    """Numbers >= `least`, or 0, which has a special meaning."""
     return Range(lambda n: n == 0 or n >= least, f"0, for {meaning}, or at least {least}")
 
 

@@ -1,4 +1,4 @@
-"""The settings of protocols: those of an experiment, and what its members differ in."""
+"""The settings of protocols: those of an experiment, and how its members differ."""
 
 from dataclasses import dataclass, fields
 
@@ -7,33 +7,35 @@ from jaxae.config.schema import ExperimentConfig
 
 
 def experiment_of(cfg: ExperimentConfig) -> ExperimentConfig:
-    """The settings of a single run in those of a protocol: what its members start from."""
+    """The settings that a protocol shares with a single run: its members start from them."""
     return ExperimentConfig(**{f.name: getattr(cfg, f.name) for f in fields(ExperimentConfig)})
 
 
 @dataclass(frozen=True)
 class ProtocolConfig(ExperimentConfig):
-    """One experiment for each class as the normal one, each seed and each point of a sweep."""
+    """One run for each normal class, each seed and each point of a sweep."""
 
     classes: tuple[int, ...] = ()
-    """classes that are normal in turn, all others being anomalies; () = every class there is"""
+    """classes that take turns as the normal one, all others being anomalies; () = every class"""
     seeds: Positive = 5
-    """how many, from `seed` on"""
+    """number of seeds, counting up from --seed"""
     sweep: tuple[str, ...] = ()
-    """FIELD=A,B,C: continuous settings, each value with each class and seed: optim.lr=1e-3,3e-4"""
+    """FIELD=A,B,C: values of a numeric setting, each run with each class and seed; for example
+    optim.lr=1e-3,3e-4"""
     members: str = ""
-    """A:B = train these members only, counted from 0; "" = all. Slices share one --run-dir"""
+    """A:B = train only members A to B - 1, counted from 0; "" = all; parts share one --run-dir"""
     baselines: tuple[str, ...] = ("pca", "nearest", "isolation_forest")
-    """on the same rows: pca, nearest, isolation_forest, pyod (an extra: jaxae[pyod])"""
+    """methods to compare with on the same rows: pca, nearest, isolation_forest, or pyod (needs the
+    extra jaxae[pyod])"""
 
 
 @dataclass(frozen=True)
 class CrossConfig(ExperimentConfig):
-    """One experiment whose normals all train and all calibrate, by models that left them out."""
+    """Cross-conformal p-values: every normal row trains some models and calibrates the others."""
 
     folds: int = 10
-    """CV+: each model leaves one of so many parts out"""
+    """CV+: number of folds; each model leaves one of them out"""
     bags: Count = 0
-    """jackknife+-after-bootstrap instead: so many models, each on a bootstrap sample; 0 = CV+"""
+    """number of models for jackknife+-after-bootstrap, each on a bootstrap sample; 0 = use CV+"""
     alpha: Share = 0.05
-    """flag a row where its p-value is at most this"""
+    """flag rows whose p-value is at most this"""

@@ -1,89 +1,60 @@
-"""Fields that were renamed or removed: saved configurations of before are still read.
+"""Fields that were renamed or removed, so that configurations saved before can still be read.
 
-A field that goes leaves a line in `MIGRATIONS`, under the format of the files that may hold it. A
-renamed one is carried over. A removed one is dropped where it was at its default, and refused by
-name elsewhere: nothing of this version does what it asked for.
+Whoever renames or removes a field adds it to `RENAMED` or `REMOVED`. A renamed field keeps its
+value. A removed one is dropped if it is at its default; any other value is an error, because this
+version cannot do what it asks for.
 """
 
 import copy
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxae.errors import UserError
 
-
-class Renamed(NamedTuple):
-    """The field has another name now."""
-
-    to: str  # dotted
-
-
-class Removed(NamedTuple):
-    """The field is gone."""
-
-    default: Any  # as JSON holds it
-    remedy: str = ""  # what to use in its place
-
-
-# Format of a file -> dotted name of a field -> what became of it. Files of a format that is no key
-# cannot be read; those of an older format go through the entries of every newer one, too.
-MIGRATIONS: dict[int, dict[str, Renamed | Removed]] = {2: {}}
+RENAMED = {"threshold.aside": "threshold.standardise_fraction"}  # dotted name -> the new one
+REMOVED: dict[str, tuple[Any, str]] = {}  # dotted name -> (default in JSON, what to use instead)
 
 
 def migrated(values: dict[str, Any], current: int) -> dict[str, Any]:
-    """A saved configuration, without its "format", as this version would have written it.
+    """A copy of a saved configuration with this version's fields, without its "format".
 
     Args:
-      values: what JSON holds; left as it is.
-      current: the format that this version writes.
+      values: what JSON holds.
+      current: the format that this version reads and writes.
 
     Raises:
-      UserError: its format cannot be read, or a field was removed whose value is not the default.
+      UserError: it has another format, or a removed field is not at its default.
     """
     version = values.get("format", 1)
-    if version not in [*MIGRATIONS]:  # it may be anything, a list for one
+    if version != current:
         raise UserError(
-            f"it is of format {version}, written by another version of jaxae; this one writes and "
-            f"reads format {current}"
+            f"it is of format {version}, written by another version of jaxae; this one reads and "
+            f"writes format {current}"
         )
     values = copy.deepcopy({name: value for name, value in values.items() if name != "format"})
-    for step in sorted(step for step in MIGRATIONS if step >= version):
-        for name, change in MIGRATIONS[step].items():
-            _apply(values, name, change)
+    for name, (default, remedy) in REMOVED.items():
+        section, field = _section(values, name)
+        if field in section and (value := section.pop(field)) != default:
+            raise UserError(f"{name} is {value!r}, but it was removed; {remedy}")
+    for name, new_name in RENAMED.items():
+        (section, field), (new_section, new) = _section(values, name), _section(values, new_name)
+        if field in section and new not in new_section:  # with both, the old one is unknown
+            new_section[new] = section.pop(field)
     return values
 
 
-def _apply(values: dict[str, Any], name: str, change: Renamed | Removed) -> None:
+def _section(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The section that holds a field, and the field's name in it."""
     section, _, field = name.rpartition(".")
-    part = values.get(section) if section else values
-    if not isinstance(part, dict) or field not in part:
-        return
-    if isinstance(change, Removed):
-        if part[field] != change.default:
-            raise UserError(f"{name} is {part[field]!r}, but it {_words(change)}")
-        del part[field]
-        return
-    section, _, renamed = change.to.rpartition(".")
-    home = values.setdefault(section, {}) if section else values
-    if isinstance(home, dict) and renamed not in home:
-        home[renamed] = part.pop(field)  # with both names, the old one is refused as unknown
-
-
-def _words(change: Renamed | Removed) -> str:
-    if isinstance(change, Renamed):
-        return f"is now --{change.to.replace('_', '-')}"
-    return "was removed" + (f"; {change.remedy}" if change.remedy else "")
+    fields = values.setdefault(section, {}) if section else values
+    return fields if isinstance(fields, dict) else {}, field
 
 
 def refuse_old_flags(args: Iterable[str]) -> None:
-    """Refuse flags of fields that were renamed or removed, and say what became of them.
-
-    Raises:
-      UserError: one of the arguments is such a flag.
-    """
-    changes = {name: change for step in MIGRATIONS.values() for name, change in step.items()}
-    for arg in args:
-        flag = arg.partition("=")[0]
-        change = changes.get(flag.removeprefix("--").replace("-", "_"))
-        if change and flag.startswith("--"):
-            raise UserError(f"{flag} {_words(change)}")
+    """Raise a `UserError` for the flag of a renamed or removed field; says what became of it."""
+    for flag in (arg.partition("=")[0] for arg in args if arg.startswith("--")):
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in RENAMED:
+            raise UserError(f"{flag} is now --{RENAMED[name].replace('_', '-')}")
+        if name in REMOVED:
+            raise UserError(f"{flag} was removed; {REMOVED[name][1]}")

@@ -1,10 +1,9 @@
-"""Configurations and commands read from the command line; what is wrong with it is one line."""
+"""Configurations and commands read from the command line, with errors of one line."""
 
 import argparse
 import contextlib
 import io
 import itertools
-import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union
@@ -23,13 +22,12 @@ def parse_cli(
     """The default configuration, changed by flags such as `--train.epochs 5`.
 
     Args:
-      default: the experiment's own configuration.
-      args: the arguments; None = the process's. `--config FILE` among them takes that file's
-        configuration, a run's `config.json` for one, in place of the default.
+      default: the experiment's own configuration; with `--config FILE` that of a file is used.
+      args: the arguments; None = the process's.
       more: see `parse`.
 
     Raises:
-      UserError: an argument does not exist (any more), or is no such value; see `validate` too.
+      UserError: an argument is unknown, was renamed or removed, or has a value that is not valid.
       SystemExit: help was asked for.
     """
     import sys
@@ -40,16 +38,16 @@ def parse_cli(
 
 
 def parse(target: Callable[..., Parsed], args: list[str], **more: Any) -> Parsed:
-    """Call a dataclass or function with arguments; what has no default has no flag.
+    """Call a dataclass or function with arguments; those without a default are positional.
 
     Args:
       target: its docstring is the help.
       args: the arguments.
-      more: `prog`, the name of the command; `default`, an instance; `description`, in place of the
-        docstring.
+      more: of `tyro.cli`: `prog`, the name of the command; `default`, an instance; `description`,
+        instead of the docstring.
 
     Raises:
-      UserError: an argument does not exist, or is no such value.
+      UserError: an argument is unknown, or its value cannot be read.
       SystemExit: help was asked for.
     """
     import tyro
@@ -70,12 +68,10 @@ def completion(
     configured: Mapping[str, ExperimentConfig],
     shell: str,
 ) -> str:
-    """A script that completes commands and their settings in a shell.
+    """A script that completes commands and their settings in a shell: bash, zsh or tcsh.
 
-    Args:
-      commands: by name; the signature of each says what it takes.
-      configured: commands that take a configuration, and the one that they start from.
-      shell: bash, zsh or tcsh.
+    `commands` are functions by the names of their commands; `configured` are default configurations
+    by the names of the commands that take one.
     """
     import tyro
 
@@ -91,7 +87,7 @@ def completion(
 
 
 def _from_file(default: ExperimentConfig, args: list[str]) -> tuple[ExperimentConfig, list[str]]:
-    """The configuration to start from, and the arguments without the one that named it."""
+    """The configuration named by --config, else `default`; and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", const="")
     parsed, rest = parser.parse_known_args(args)
@@ -99,9 +95,9 @@ def _from_file(default: ExperimentConfig, args: list[str]) -> tuple[ExperimentCo
     if name is None:
         return default, args
     if type(default) is not ExperimentConfig:
-        raise UserError("--config reads the configuration of a single run; name the settings here")
+        raise UserError("--config is only for single runs; give the settings as flags")
     if not name:
-        raise UserError("--config names no file; give a run's config.json")
+        raise UserError("--config needs a file, such as a run's config.json")
     try:
         return from_json(Path(name).read_text()), rest
     except (OSError, UnicodeDecodeError) as error:
@@ -111,13 +107,9 @@ def _from_file(default: ExperimentConfig, args: list[str]) -> tuple[ExperimentCo
 
 
 def _first_words(box: str) -> str:
-    """One line of an error that tyro draws as a box: its first paragraph and first suggestion."""
-    lines = [line.strip("│╰╯|+ ") for line in box.splitlines()[1:]]  # below the title
-    lines = ["" if set(line) <= {"─", "-"} else line for line in lines]
-    lines_below = itertools.dropwhile(operator.not_, lines)  # below a rule of ASCII signs, if any
-    words = " ".join(itertools.takewhile(bool, lines_below)).rstrip(".")
-    suggested = lines[lines.index(_SUGGESTS) + 1 :][:1] if _SUGGESTS in lines else []
-    return " - perhaps ".join([words, *suggested])
-
-
-_SUGGESTS = "Perhaps you meant:"
+    """The first paragraph and the first suggestion of an error that tyro draws as a box."""
+    lines = [line.strip("│╰╯|+─ ") for line in box.splitlines()[1:]]  # below the title
+    groups = itertools.groupby(lines, lambda line: bool(line.strip("-")))  # rules may be in ASCII
+    paragraphs = [[*group] for is_text, group in groups if is_text]
+    suggested = [lines[1] for lines in paragraphs if lines[0] == "Perhaps you meant:"]
+    return " - perhaps ".join([" ".join(paragraphs[0]).rstrip("."), *suggested[:1]])

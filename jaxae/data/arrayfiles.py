@@ -1,6 +1,6 @@
 """Arrays in .npy, .npz and .csv files, which need not be trusted: reading one runs no code.
 
-A header is checked against the size of the file before anything is allocated. Rows in .npy files
+A header is checked against the size of the file before memory is allocated. Rows in .npy files
 may be larger than memory: `on_disk` reads them when they are asked for.
 """
 
@@ -11,7 +11,7 @@ import time
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,11 @@ _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, RuntimeError),
     *(OverflowError, MemoryError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-# Reads announced to a slow disk before the first of them: it gave 14 thousand rows of 3 kB per
-# second one after another, 70 thousand announced so (virtual disk of an AMD EPYC, Zen 5). A memory
-# map gave 13 thousand, and a quarter of what these reads give where the system caches the rows.
+# Reads announced to the system before the first of them. A virtual disk (AMD EPYC, Zen 5) gave 14
+# thousand rows of 3 kB per second without this, 70 thousand with it, and 13 thousand by a memory
+# map. Of rows in the system's cache, a memory map gives a quarter of what these reads do.
 _AHEAD = 256
-_SLOW = 10e-6  # seconds per piece: not out of the system's cache, where it takes 2 microseconds
+_SLOW = 10e-6  # seconds per piece; reads from the system's cache take 2 microseconds
 
 
 def read_rows(path: Path) -> np.ndarray:
@@ -43,11 +43,8 @@ def read_rows(path: Path) -> np.ndarray:
       UserError: another kind of file, or one that is missing, damaged, or holds something else.
     """
     if path.suffix == ".npy":
-        try:
-            with path.open("rb") as file:
-                return _array(file, path.stat().st_size)
-        except _DAMAGE as error:
-            raise _unreadable(path, ".npy", error) from None
+        with _reading(path, ".npy"), path.open("rb") as file:
+            return _array(file, path.stat().st_size)
     if path.suffix == ".npz":
         arrays = read_npz(path)
         if "x_test" not in arrays and len(arrays) != 1:
@@ -62,7 +59,7 @@ def read_rows(path: Path) -> np.ndarray:
 
 
 def open_rows(path: Path) -> Source:
-    """As `read_rows`, but the rows of a .npy stay on disk where they can be read one by one."""
+    """As `read_rows`, but the rows of a .npy stay on disk if they can be read one by one."""
     if path.suffix == ".npy":
         with contextlib.suppress(UserError):
             return on_disk([path])
@@ -82,17 +79,14 @@ def read_npz(
     Raises:
       UserError: the file is missing or damaged, lacks an array, or an array holds objects.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            files = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            missing = [name for name in needed if name not in files]
-            wanted = [name for name in files if names is None or name in names]
-            arrays = {}
-            for name in wanted if not missing else ():
-                with archive.open(files[name]) as file:
-                    arrays[name] = _array(file, files[name].file_size)
-    except _DAMAGE as error:
-        raise _unreadable(path, ".npz", error) from None
+    with _reading(path, ".npz"), zipfile.ZipFile(path) as archive:
+        files = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        missing = [name for name in needed if name not in files]
+        wanted = [name for name in files if names is None or name in names]
+        arrays = {}
+        for name in wanted if not missing else ():
+            with archive.open(files[name]) as file:
+                arrays[name] = _array(file, files[name].file_size)
     if missing:
         raise UserError(
             f"{path} lacks {', '.join(missing)}; it needs {', '.join(needed)} and holds "
@@ -117,17 +111,22 @@ def on_disk(paths: list[Path], row_shape: Shape | None = None) -> Source:
         if (file.shape[1:], file.dtype) != (first.shape[1:], first.dtype):
             raise UserError(
                 f"{file.path} holds rows of {file.dtype} {list(file.shape[1:])}, but {first.path} "
-                f"of {first.dtype} {list(first.shape[1:])}; write them alike"
+                f"of {first.dtype} {list(first.shape[1:])}; give all files one type and row shape"
             )
     return sources.joined(*files)
 
 
 class _StoredRows:
-    """The rows of one .npy file: what the system caches of it is not this process's memory."""
+    """The rows of one .npy file; what the system caches of it is not this process's memory."""
 
     def __init__(self, path: Path, row_shape: Shape | None):
         self.path = path
-        shape, self.dtype, self._start = _header_of_rows(path)
+        with _reading(path, ".npy"), path.open("rb") as file:
+            shape, is_by_column, self.dtype = _header(file, path.stat().st_size)
+            self._start = file.tell()  # of the values
+            if is_by_column:
+                raise ValueError("it is stored column by column; save it in the order of C")
+        check_rows(shape, self.dtype, str(path))
         self.shape: Shape = (shape[0], *(shape[1:] if row_shape is None else row_shape))
         self._row_bytes = math.prod(shape[1:]) * self.dtype.itemsize
         self._is_slow = False
@@ -136,20 +135,20 @@ class _StoredRows:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        at = sources.positions(index, len(self))
-        rows = np.empty((len(at), *self.shape[1:]), self.dtype)
-        if len(at):
+        positions = sources.positions(index, len(self))
+        rows = np.empty((len(positions), *self.shape[1:]), self.dtype)
+        if len(positions):
             try:
-                self._read(at, rows.reshape(-1).view(np.uint8).data)
+                self._read(positions, rows.reshape(-1).view(np.uint8).data)
             except OSError as error:
                 raise UserError(f"{self.path} cannot be read ({words(error)})") from None
         return rows
 
-    def _read(self, at: np.ndarray, buffer: memoryview) -> None:
-        """Read rows that follow each other as one piece; announce pieces where reading is slow."""
-        first = np.flatnonzero(np.diff(at, prepend=-2) != 1)
-        sizes = (np.diff(first, append=len(at)) * self._row_bytes).tolist()
-        offsets = (self._start + at[first].astype(np.int64) * self._row_bytes).tolist()
+    def _read(self, positions: np.ndarray, buffer: memoryview) -> None:
+        """Read adjacent rows as one piece; announce pieces to the system if reading is slow."""
+        first = np.flatnonzero(np.diff(positions, prepend=-2) != 1)
+        sizes = (np.diff(first, append=len(positions)) * self._row_bytes).tolist()
+        offsets = (self._start + positions[first].astype(np.int64) * self._row_bytes).tolist()
         announce: Any = getattr(os, "posix_fadvise", None)  # not on macOS
         is_slow, done, clock = self._is_slow and announce, 0, time.perf_counter()
         with self.path.open("rb", buffering=0) as file:
@@ -167,44 +166,43 @@ class _StoredRows:
         self._is_slow = time.perf_counter() - clock > _SLOW * len(sizes)
 
 
-def _header_of_rows(path: Path) -> tuple[Shape, np.dtype, int]:
-    """Shape and type of the array in a .npy file, and where its values begin."""
-    try:
-        with path.open("rb") as file:
-            shape, in_columns, dtype = _announced(file, path.stat().st_size)
-            start = file.tell()
-            if in_columns:
-                raise ValueError("it is stored column by column; save it in the order of C")
-    except _DAMAGE as error:
-        raise _unreadable(path, ".npy", error) from None
+def check_rows(shape: Shape, dtype: np.dtype, name: str) -> None:
+    """Refuse an array, called `name` in the error, that is not rows [N, ...] of real numbers."""
     if len(shape) < 2 or 0 in shape:
-        raise UserError(f"{path} holds an array {list(shape)}; it must be [N, ...] with rows")
+        raise UserError(f"{name} has the shape {shape}; it must be [N, ...] with rows")
     if dtype.kind not in "fiub":
-        raise UserError(f"{path} holds {dtype}; rows are real numbers")
-    return shape, dtype, start
+        raise UserError(f"{name} has the type {dtype}; it must hold real numbers")
 
 
-def _unreadable(path: Path, kind: str, problem: object) -> UserError:
-    return UserError(f"{path} is not a readable {kind} file ({problem}); write it again")
+@contextlib.contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Name the file, and the kind that it should be, in errors of reading it."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UserError(f"{path} is not a readable {kind} file ({error}); write it again") from None
 
 
 def _array(file: Any, size: int) -> np.ndarray:
     """One array in NumPy's format, of a file of so many bytes."""
-    shape, in_columns, dtype = _announced(file, size)
-    return np.ndarray(shape, dtype, file.read(), order="F" if in_columns else "C")
+    shape, is_by_column, dtype = _header(file, size)
+    return np.ndarray(shape, dtype, file.read(), order="F" if is_by_column else "C")
 
 
-def _announced(file: Any, size: int) -> tuple[Shape, bool, np.dtype]:
+def _header(file: Any, size: int) -> tuple[Shape, bool, np.dtype]:
+    """Shape, whether stored column by column, and type, checked against the size of the file."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of NumPy's format is not read")
-    shape, in_columns, dtype = _HEADERS[version](file)
+    shape, is_by_column, dtype = _HEADERS[version](file)
     if dtype.hasobject:
         raise ValueError("it holds object arrays (ragged rows?), which may run code")
     count = math.prod(shape)
     if min(shape, default=0) < 0 or file.tell() + count * dtype.itemsize != size:
-        raise ValueError(f"its header says {list(shape)} of {dtype}, which are not {size} bytes")
-    return shape, in_columns, dtype
+        raise ValueError(
+            f"its header says {list(shape)} of {dtype}, which does not match its {size} bytes"
+        )
+    return shape, is_by_column, dtype
 
 
 def _csv(path: Path) -> np.ndarray:
@@ -212,17 +210,15 @@ def _csv(path: Path) -> np.ndarray:
 
     An empty line before the last row is an error, so that no row is lost silently.
     """
-    try:
+    with _reading(path, ".csv"):
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-        header = int(bool(lines) and not any(map(is_number, lines[0].split(","))))
-        rows = lines[header:]
+        has_names = bool(lines) and not any(map(is_number, lines[0].split(",")))
+        rows = lines[has_names:]
         if not rows:
             raise ValueError("it holds no rows")
         if not all(map(str.strip, lines)):
             raise ValueError("it has an empty line before a row")
         return np.loadtxt(rows, delimiter=",", ndmin=2, comments=None)
-    except _DAMAGE as error:
-        raise _unreadable(path, ".csv", error) from None
 
 
 def is_number(text: str) -> bool:

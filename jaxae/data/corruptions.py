@@ -50,10 +50,10 @@ def _resample(x: Array, rows: Array, columns: Array) -> Array:
     )
 
 
-def _grid(x: Array) -> tuple[Array, Array]:
+def _grid(x: Array) -> list[Array]:
     """Row and column of every pixel, each [H, W] float32."""
-    rows, columns = jnp.meshgrid(jnp.arange(x.shape[0]), jnp.arange(x.shape[1]), indexing="ij")
-    return rows.astype(jnp.float32), columns.astype(jnp.float32)
+    rows, columns = (jnp.arange(side, dtype=jnp.float32) for side in x.shape[:2])
+    return jnp.meshgrid(rows, columns, indexing="ij")
 
 
 def rotation(x: Float[Array, "H W C"], degrees: Scalar, key: Key) -> Float[Array, "H W C"]:
@@ -61,7 +61,6 @@ def rotation(x: Float[Array, "H W C"], degrees: Scalar, key: Key) -> Float[Array
 
     Multiples of 90 degrees move pixels onto pixels, as `numpy.rot90` does for square images.
     """
-    del key
     rows, columns = _grid(x)
     middle = ((x.shape[0] - 1) / 2, (x.shape[1] - 1) / 2)
     u, v = rows - middle[0], columns - middle[1]
@@ -71,7 +70,6 @@ def rotation(x: Float[Array, "H W C"], degrees: Scalar, key: Key) -> Float[Array
 
 def negative(x: Float[Array, "H W C"], share: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Blend an image with its negative: (1 - s) x + s (1 - x); s = 1 is the negative."""
-    del key
     return x + share * (1 - 2 * x)
 
 
@@ -94,7 +92,6 @@ def noise_rescaled(x: Float[Array, "H W C"], sigma: Scalar, key: Key) -> Float[A
 
 def blur(x: Float[Array, "H W C"], sigma: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Smooth an image with a Gaussian of `sigma` pixels, borders mirrored."""
-    del key
     return gaussian_blur(x, sigma, _BLUR_RADIUS)
 
 
@@ -117,7 +114,6 @@ def shift(x: Float[Array, "H W C"], pixels: Scalar, key: Key) -> Float[Array, "H
 
 def contrast(x: Float[Array, "H W C"], share: Scalar, key: Key) -> Float[Array, "H W C"]:
     """Pull an image towards its mean m: m + (1 - s) (x - m); s = 1 leaves plain grey."""
-    del key
     return x + share * (jnp.mean(x) - x)
 
 
@@ -151,9 +147,9 @@ def time_warp(x: Float[Array, "T C"], strength: Scalar, key: Key) -> Float[Array
     sign = jax.random.rademacher(for_sign, ())
     time = jnp.arange(x.shape[0], dtype=jnp.float32)
     swing = last / (2 * jnp.pi * periods) * jnp.sin(2 * jnp.pi * periods * time / max(last, 1))
-    at = jnp.clip(time + strength * sign * swing, 0, last)
-    left = jnp.floor(at).astype(jnp.int32)
-    weight = (at - left)[:, None]
+    warped_time = jnp.clip(time + strength * sign * swing, 0, last)
+    left = jnp.floor(warped_time).astype(jnp.int32)
+    weight = (warped_time - left)[:, None]
     return (1 - weight) * x[left] + weight * x[jnp.minimum(left + 1, last)]
 
 
@@ -182,24 +178,14 @@ CORRUPTIONS: Registry[Corruption] = Registry(
 
 
 def takes(x: Source) -> bool:
-    """Whether rows can be corrupted: images must lie in [0, 1], other rows may hold any values."""
+    """Whether rows can be corrupted: images only with values in [0, 1]."""
     return len(x.shape) != 4 or sources.within(sources.span(x), 0.0, 1.0)
 
 
 def applicable(shape: Shape) -> tuple[str, ...]:
     """The names of the corruptions that fit rows of this shape, in the registry's order."""
     kind = {2: "series", 3: "images"}.get(len(shape))
-    return tuple(n for n, c in CORRUPTIONS.items() if c.kind in ("any", kind))
-
-
-def _find(name: str, shape: Shape) -> Corruption:
-    corruption = CORRUPTIONS[name]
-    if name not in applicable(shape):
-        raise UserError(
-            f"corruption {name!r} works on {corruption.kind}, not on rows of shape "
-            f"{tuple(shape)}; known for these: {', '.join(applicable(shape))}"
-        )
-    return corruption
+    return tuple(name for name, c in CORRUPTIONS.items() if c.kind in ("any", kind))
 
 
 def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:
@@ -215,7 +201,12 @@ def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.nda
         outside its limits.
     """
     name, _, text = spec.partition(":")
-    corruption = _find(name, x.shape[1:])
+    corruption, fitting = CORRUPTIONS[name], applicable(x.shape[1:])
+    if name not in fitting:
+        raise UserError(
+            f"corruption {name!r} works on {corruption.kind}, not on rows of shape {x.shape[1:]}; "
+            f"use one of {', '.join(fitting)}"
+        )
     low, high = corruption.limits
     try:
         severity = float(text)
@@ -241,7 +232,7 @@ def _corrupt(name: str, x: Array, severity: Array, key: Key) -> Array:
 def severity_grid(
     names: Sequence[str], x: Float[AnyArray, " N *S"], key: Key, severities: AnyArray
 ) -> Float[Array, " K L N *S"]:
-    """All corruptions at all severities in one compiled call: a severity surface's rows.
+    """All corruptions at all severities: the rows of a severity surface, to be compiled.
 
     Args:
       names: K names, static under `jax.jit`; see `applicable`.
@@ -249,21 +240,10 @@ def severity_grid(
       key: of the stream; a row's draws are the same for every name and severity, and those of
         `corrupt` if this is `stream(seed, Purpose.CORRUPTION)`.
       severities: [K, L], one grid for each name; `Corruption.severities` are all equally long.
-
-    Raises:
-      UserError: a name is unknown or does not fit the shape of the rows.
     """
-    for name in names:
-        _find(name, x.shape[1:])
-    return _severity_grid(tuple(names), x, key, jnp.asarray(severities, jnp.float32))
-
-
-@partial(jax.jit, static_argnames="names")
-def _severity_grid(names: tuple[str, ...], x: Array, key: Key, severities: Array) -> Array:
-    keys = row_keys(key, jnp.arange(len(x)))
-
-    def surface(name: str, levels: Array) -> Array:
+    keys, levels = row_keys(key, jnp.arange(len(x))), jnp.asarray(severities, jnp.float32)
+    surfaces = []
+    for i, name in enumerate(names):
         over_rows = jax.vmap(CORRUPTIONS[name].apply, in_axes=(0, None, 0))
-        return jax.vmap(over_rows, in_axes=(None, 0, None))(x, levels, keys)
-
-    return jnp.stack([surface(name, severities[i]) for i, name in enumerate(names)])
+        surfaces.append(jax.vmap(over_rows, in_axes=(None, 0, None))(x, levels[i], keys))
+    return jnp.stack(surfaces)

@@ -1,10 +1,9 @@
 """Fixed feature maps of a row: what a model sees in place of the pixels.
 
-A map is a pure function of one row, without anything that is fitted, chosen by `data.input` and
-kept with the detector. Reconstruction errors are then those of the mapped values: a bright stroke
-counts no more than a faint one, and an edge that is off by a pixel hardly at all.
-
-To add one, name an `Input` in `INPUTS`, or call `INPUTS.add` from outside of the package.
+A map is a pure function of one row with nothing fitted, chosen by `data.input` and kept with the
+detector. Reconstruction errors are then those of the mapped values: a bright stroke counts no more
+than a faint one, and an edge that is off by a pixel hardly at all. To add a map, enter an `Input`
+in `INPUTS`, or call `INPUTS.add` from outside the package.
 """
 
 import functools
@@ -51,7 +50,7 @@ def _normalised(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
 def _smooth(x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
     """sqrt(pool(blur(x))): a Gaussian of 1 pixel, means of 2 x 2 pixels.
 
-    The root keeps the sign: a row to judge may lie outside of [0, 1], and must not look black.
+    The root keeps the sign: a row to judge may lie outside [0, 1], and must not look black.
     """
     pooled = _pooled(gaussian_blur(x, 1.0, radius=4))
     return jnp.sign(pooled) * jnp.sqrt(jnp.abs(pooled))
@@ -61,7 +60,7 @@ def _gradients(x: Float[Array, "H W C"]) -> Float[Array, "H W K"]:
     """How strongly, and in which of eight directions, x rises.
 
     With the gradient g of x after a blur of 1 pixel, r_k = max(0, g . d_k)^2 / |g|: the length of
-    the gradient, shared out softly among the directions d_k = (cos, sin)(2 pi k / 8), as histograms
+    the gradient, divided smoothly among the directions d_k = (cos, sin)(2 pi k / 8), as histograms
     of oriented gradients do in bins (Dalal and Triggs, CVPR 2005).
     """
     smooth = gaussian_blur(x, 1.0, radius=4)
@@ -82,8 +81,8 @@ def _fine_gradients(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
 def _gradient_cells(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
     """Normalised sqrt(pool(pool(blur(r)))): histograms of directions in cells of 4 x 4 pixels.
 
-    The blur of 1 pixel shares a gradient out among neighbouring cells, so that one on a border does
-    not jump.
+    The blur of 1 pixel spreads a gradient over neighbouring cells, so that one on a border does
+    not jump between cells.
     """
     cells = _pooled(_pooled(gaussian_blur(_gradients(x), 1.0, radius=4)))
     return _normalised(jnp.sqrt(jnp.maximum(cells, 0)))
@@ -119,11 +118,7 @@ def shape_of(name: str, shape: Shape) -> Shape:
 
 
 def mapped(name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, "N ..."]:
-    """Rows as a model sees them: `Input.apply` of each.
-
-    Args:
-      name: in `INPUTS`; "none" gives the rows back.
-      x: scaled rows, values in [0, 1] (the caller checks that).
+    """`Input.apply` of each of the scaled rows; the caller checks that they are in [0, 1].
 
     Raises:
       UserError: see `shape_of`.
@@ -133,10 +128,9 @@ def mapped(name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, "N ...
     shape = shape_of(name, x.shape[1:])
     if not len(x):
         return np.zeros((0, *shape), np.float32)
-    return np.asarray(_program(name)(x))
+    return np.asarray(_mapped(name, x))
 
 
-@functools.lru_cache
-def _program(name: str) -> Callable:
-    apply = INPUTS[name].apply
-    return jax.jit(lambda x: jax.lax.map(apply, x, batch_size=_SIDE_BY_SIDE))
+@functools.partial(jax.jit, static_argnames="name")
+def _mapped(name: str, x: Array) -> Array:
+    return jax.lax.map(INPUTS[name].apply, x, batch_size=_SIDE_BY_SIDE)

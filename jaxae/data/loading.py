@@ -1,27 +1,28 @@
-"""Data by name, and the order in which training sees the rows."""
+"""Data by name or from a user's own files, and the order in which training sees the rows."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from jaxae.config import DataConfig
+from jaxae.config import DataConfig, checks
 from jaxae.data import published, splits
-from jaxae.data.own import kinds
-from jaxae.data.published import digits
+from jaxae.data.own import arrays, files, tables
 from jaxae.data.raw_data import Raw
-from jaxae.errors import UserError
+from jaxae.errors import UserError, unknown
 from jaxae.ops import ceil_div
 from jaxae.registry import Registry
 from jaxae.rng import Purpose, host_generator
 from jaxae.types import Dataset
 
-# Name -> loader of the rows as published; `jaxae.data.own.kinds` knows a user's own files.
+# Name -> loader of the rows as published.
 DATASETS: Registry[Callable[[DataConfig], Raw]] = Registry(
     "dataset",
     Callable,
     {
-        "digits": lambda cfg: digits.load(),
+        "digits": lambda cfg: published.load_digits(),
         "mnist": lambda cfg: published.load(published.MNIST, cfg.dir),
         "fashion_mnist": lambda cfg: published.load(published.FASHION_MNIST, cfg.dir),
         "ecg5000": lambda cfg: published.load(published.ECG5000, cfg.dir),
@@ -29,31 +30,81 @@ DATASETS: Registry[Callable[[DataConfig], Raw]] = Registry(
 )
 
 
+class Files(NamedTuple):
+    """A kind of a user's own files."""
+
+    read: Callable[[Path, DataConfig], Raw]
+    reads: tuple[str, ...]  # fields of the configuration, of those that not every kind reads
+
+
+_COLUMNS = ("label", "group", "ignore", "one_hot")
+# KIND:PATH names a user's own files.
+FILES: Registry[Files] = Registry(
+    "kind of files",
+    Files,
+    {
+        "npz": Files(lambda path, cfg: arrays.npz(path, cfg.rows), ("rows",)),
+        "npy": Files(lambda path, cfg: arrays.npy(path, cfg.rows), ("rows",)),
+        "table": Files(files.table, _COLUMNS),
+        "images": Files(files.folder, ("size",)),
+        "series": Files(files.series, (*_COLUMNS, "window", "stride")),
+    },
+)
+
+
 def load(cfg: DataConfig) -> Dataset:
     """Load, split and scale a data set: images [N, H, W, C], series [N, T, C] or vectors [N, F].
 
-    Args:
-      cfg: names the data set, the normal classes, the splits and the scaling.
-
-    Returns:
-      train and valid with normals only, test with both.
-
     Raises:
-      UserError: an unknown name, files that are missing, damaged or not the published ones, no
-        network, or a choice of classes that leaves a split without rows.
+      UserError: see `raw`; or a choice of classes that leaves a split without rows.
     """
     return splits.make(raw(cfg), cfg)
 
 
 def raw(cfg: DataConfig) -> Raw:
-    """The rows as published, before they are split and scaled.
+    """The rows as their source gives them, before they are split and scaled.
 
     Raises:
-      UserError: see `load`.
+      UserError: an unknown name, files that are missing, damaged or not the published ones, no
+        network, or a setting that these files do not read.
     """
-    kind, path = kinds.find(cfg, DATASETS)
-    kinds.refuse_unread(cfg, kind)
-    return kinds.read(kind, path, cfg) if kind else DATASETS[cfg.name](cfg)
+    kind, path = find(cfg)
+    reads = FILES[kind].reads if kind else ()
+    unread = {field for other in FILES.values() for field in other.reads} - set(reads)
+    checks.refuse_set(cfg, sorted(unread), f"data.name {cfg.name} does not read it", "data.")
+    if not kind:
+        return DATASETS[cfg.name](cfg)
+    if not path.exists():
+        raise UserError(f"{path} of data.name {cfg.name} does not exist; check the path")
+    rows = FILES[kind].read(path, cfg)
+    if rows.group is not None and cfg.split == "random":
+        raise UserError(
+            "data.split random would separate rows that are held out together; use official"
+        )
+    return rows
+
+
+def find(cfg: DataConfig) -> tuple[str, Path]:
+    """The kind of a user's own files, and where they are; "" for a published data set.
+
+    A path alone is read as its name says: a folder holds images, or arrays if y_test.npy is there;
+    a table or an .npz is a series where `window` is set.
+
+    Raises:
+      UserError: `cfg.name` names neither a data set nor files.
+    """
+    kind, _, path = cfg.name.partition(":")
+    if kind in FILES and path:
+        return kind, Path(path).expanduser()
+    if cfg.name in DATASETS:
+        return "", Path()
+    alone = Path(cfg.name).expanduser()
+    if cfg.name and alone.is_dir():
+        return "npy" if (alone / "y_test.npy").is_file() else "images", alone
+    by_suffix = dict.fromkeys(tables.SUFFIXES, "table") | {".npz": "npz"}
+    if alone.is_file() and alone.suffix.lower() in by_suffix:
+        return "series" if cfg.window else by_suffix[alone.suffix.lower()], alone
+    raise unknown("dataset", cfg.name, [*DATASETS, *(f"{name}:PATH" for name in FILES)])
 
 
 def index_plan(
@@ -66,15 +117,8 @@ def index_plan(
     takes the slots d * B/D ... (d + 1) * B/D - 1 of each global batch: the order of the global
     batch does not depend on the number of devices.
 
-    Args:
-      seed: of the training run.
-      epoch: from 0.
-      n: number of training rows.
-      batch_size: B, of the global batch.
-      devices: D.
-
     Returns:
-      int32 [D, T, B/D] with T = ceil(n / B) steps, so that every row is seen at least once.
+      int32 [D, T, B/D] for D devices, global batches of B of the n rows, and T = ceil(n / B) steps.
 
     Raises:
       UserError: a batch larger than the training set, or not divisible by the devices.

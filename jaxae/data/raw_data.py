@@ -1,4 +1,4 @@
-"""What every loader gives: arrays as published, and how they are scaled for a model."""
+"""What every loader returns, rows as their source gives them, and their scaling for a model."""
 
 from functools import reduce
 from typing import NamedTuple
@@ -42,11 +42,10 @@ def scaled(x: Shaped[np.ndarray, "*S"], scaling: Scaling) -> Float[np.ndarray, "
 def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
     """Shift and scale of x' = (x - shift) / scale, fitted on some rows.
 
-    `minmax` takes one minimum and one maximum over everything: x' in [0, 1] on these rows. As in
-    TensorFlow's ECG tutorial `make` gives it the whole training part, whatever the class of a row
-    (but not the valid rows, nor any test row). `standard` takes mean and standard deviation of each
-    feature, of each channel for images, of the normal training rows. A constant
-    feature keeps the scale 1.
+    `minmax` takes one minimum and one maximum over all values: x' in [0, 1] on these rows, which
+    `splits.make` lets be the training rows of every class, as TensorFlow's ECG tutorial does.
+    `standard` takes mean and standard deviation of each feature, of each channel for images, of the
+    normal training rows. A constant feature keeps the scale 1.
 
     Args:
       how: none, minmax or standard.
@@ -54,7 +53,7 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
       ids: positions of the rows to fit on.
 
     Returns:
-      float32, of the rank of a row, with axes of length 1 where they are shared.
+      float32, of the rank of a row; axes that share one value have the length 1.
 
     Raises:
       UserError: `how` is anything else, such as "auto".
@@ -70,9 +69,15 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
         shift, scale = shift + low, scale * (high - low)
     elif how == "standard":
         axes = (0, 1, 2) if rank == 3 else (0,)
-        _, mean, variance = reduce(
-            _merged, (_moments(block, axes) for block in sources.blocks(rows))
+        moments = (
+            (
+                len(x),
+                x.mean(axes, np.float64, keepdims=True),
+                x.var(axes, np.float64, keepdims=True),
+            )
+            for x in sources.blocks(rows)
         )
+        _, mean, variance = reduce(_merged, moments)
         shift, scale = mean[0], np.sqrt(variance)[0]
     constant = scale <= 1e-6 * np.maximum(1.0, np.abs(shift))  # float32 rounding, not variation
     return Scaling(shift.astype(np.float32), np.where(constant, 1.0, scale).astype(np.float32))
@@ -81,15 +86,11 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
 Moments = tuple[int, np.ndarray, np.ndarray]  # number of rows, mean, variance
 
 
-def _moments(x: np.ndarray, axes: tuple[int, ...]) -> Moments:
-    return len(x), x.mean(axes, np.float64, keepdims=True), x.var(axes, np.float64, keepdims=True)
-
-
 def _merged(one: Moments, other: Moments) -> Moments:
     """Moments of two blocks of rows together (Chan, Golub and LeVeque, 1983)."""
     n = one[0] + other[0]
     share = other[0] / n
-    gap = other[1] - one[1]
-    mean = one[1] + share * gap
-    variance = (1 - share) * one[2] + share * other[2] + share * (1 - share) * gap**2
+    difference = other[1] - one[1]
+    mean = one[1] + share * difference
+    variance = (1 - share) * one[2] + share * other[2] + share * (1 - share) * difference**2
     return n, mean, variance

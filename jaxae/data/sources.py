@@ -1,12 +1,12 @@
-"""Rows by index: what is done with a source without asking for all of it at once.
+"""Rows by index: operations on a source that do not read all of it at once.
 
-A NumPy array is a source that lies in memory, and every function here gives it back as an array;
-any other source is read in blocks, when its rows are wanted.
+A NumPy array is a source in memory, and every function here returns it as an array; any other
+source is read in blocks, when its rows are wanted.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from jaxtyping import Int
@@ -19,8 +19,8 @@ Span = tuple[float | np.number, float | np.number]  # the smallest and the large
 Transform = Callable[[np.ndarray], np.ndarray]  # of rows, one by one
 
 
-def is_resident(source: Source) -> bool:
-    """Whether the rows lie in memory already."""
+def is_resident(source: Source) -> TypeGuard[np.ndarray]:
+    """Whether the rows are in memory already."""
     return isinstance(source, np.ndarray) and not isinstance(source, np.memmap)
 
 
@@ -33,13 +33,11 @@ def blocks(source: Source) -> Iterator[np.ndarray]:
 
 def read(source: Source) -> np.ndarray:
     """All rows as one array."""
-    if isinstance(source, np.ndarray) and is_resident(source):
-        return source
-    return np.concatenate(list(blocks(source)))
+    return source if is_resident(source) else np.concatenate(list(blocks(source)))
 
 
 def joined(*parts: Source) -> Source:
-    """The rows of one source after those of another; all of one shape and dtype."""
+    """The rows of sources of one shape and dtype, one source after the other."""
     if all(map(is_resident, parts)):
         return np.concatenate(parts)
     return parts[0] if len(parts) == 1 else _Joined(parts)
@@ -76,12 +74,12 @@ def span(source: Source) -> Span:
 
 
 def within(span: Span, low: float, high: float) -> bool:
-    """Whether a `span` lies between two values, but for the rounding of float32."""
+    """Whether a `span` lies between two values, up to the rounding of float32."""
     return bool(low - _ROUNDING <= span[0] and span[1] <= high + _ROUNDING)
 
 
 def digest(source: Source) -> bytes:
-    """SHA-256 of type, shape and values; of rows that do not lie in memory, evenly spaced ones."""
+    """SHA-256 of type, shape and values; only of evenly spaced rows if they are not in memory."""
     sha = hashlib.sha256(f"{source.dtype} {tuple(source.shape)}".encode())
     if is_resident(source):
         sha.update(np.ascontiguousarray(source).data)
@@ -104,12 +102,12 @@ class _Joined:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        at = positions(index, len(self))
-        rows = np.empty((len(at), *self.shape[1:]), self.dtype)
-        part_of = np.searchsorted(self._ends, at, side="right")
-        for i in np.unique(part_of):
-            mine, part = part_of == i, self._parts[i]
-            rows[mine] = part[at[mine] - (self._ends[i] - len(part))]
+        wanted = positions(index, len(self))
+        rows = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        part_of_row = np.searchsorted(self._ends, wanted, side="right")
+        for i in np.unique(part_of_row):
+            is_in_part, part = part_of_row == i, self._parts[i]
+            rows[is_in_part] = part[wanted[is_in_part] - (self._ends[i] - len(part))]
         return rows
 
 

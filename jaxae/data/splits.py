@@ -1,7 +1,7 @@
 """From raw arrays to train, valid and test: a pure function of the arrays and the configuration.
 
-Train and valid hold normals only, test holds both, and no row is in two of them (but with
-`valid = "test"`, where valid is the normal part of test by request).
+Train and valid hold normals only, test holds both. No row is in two of them, unless
+`valid = "test"`: valid rows are then the normal rows of test.
 """
 
 import hashlib
@@ -26,14 +26,8 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     """Choose rows, scale them and corrupt copies, as the configuration says.
 
     A row's `id` is its position in the pool: the training rows as published, then the test rows.
-    Corrupted copies of row i have the id -(1 + i).
-
-    Args:
-      raw: arrays as published.
-      cfg: see `DataConfig`.
-
-    Returns:
-      the data set, x float32; rows that do not lie in memory are read when they are asked for.
+    Corrupted copies of row i have the id -(1 + i). Rows that are not in memory are read when they
+    are asked for.
 
     Raises:
       UserError: a class without rows, no anomalies or no normals in the test set, too few rows to
@@ -43,16 +37,23 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
         raise UserError(f"data.split_seed is {cfg.split_seed}; it must be from 0 to 2**32 - 1")
     normal, anomaly = choose_classes(raw, cfg)
     pool = sources.joined(raw.x_train, raw.x_test)
-    class_id = _class_ids(raw, min(normal))
+    train_class_id = raw.train_class_id
+    if train_class_id is None:
+        train_class_id = np.full(len(raw.x_train), min(normal))
+    class_id = np.concatenate([train_class_id, raw.test_class_id]).astype(np.int32)
+    is_anomaly = ~np.isin(class_id, normal)
     train_part, test_part = _parts(len(raw.x_train), len(class_id), cfg)
     if raw.train_class_id is not None:
-        _check_present(cfg.normal, class_id[train_part], "normal", "training rows")
-    _check_present(cfg.anomaly, class_id[test_part], "anomaly", "test rows")
+        _require_classes(cfg.normal, class_id[train_part], "data.normal", "training rows")
+    _require_classes(cfg.anomaly, class_id[test_part], "data.anomaly", "test rows")
 
-    train_normal = train_part[np.isin(class_id[train_part], normal)]
-    test_normal = test_part[np.isin(class_id[test_part], normal)]
-    _require_normals(train_normal, "training", cfg)
-    _require_normals(test_normal, "test", cfg)
+    train_normal, test_normal = (part[~is_anomaly[part]] for part in (train_part, test_part))
+    for role, normals in (("training", train_normal), ("test", test_normal)):
+        if not normals.size:
+            raise UserError(
+                f"the {role} set has no normal rows (data.normal "
+                f"{_listed(cfg.normal) or 'is not set'}); name other classes or another split"
+            )
     if cfg.valid == "test":
         train, valid, held_out = train_normal, test_normal, test_normal[:0]
     else:
@@ -67,22 +68,20 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
             "set data.anomaly, data.corruption or another split"
         )
     if cfg.balance and not cfg.corruption:
-        test = _balance(test, np.isin(class_id[test], normal), cfg)
+        test = _balance(test, ~is_anomaly[test], cfg)
 
     fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, held_out)
     scaling = fit_scaling(cfg.scale, pool, fitted_on)
-    is_anomaly = ~np.isin(class_id, normal)
     data = _dataset(pool, is_anomaly, class_id, (train, valid, test), scaling)
-    data = data._replace(digest=_digest(pool, class_id, train, valid, test), schema=raw.schema)
     if cfg.corruption:
         data = data._replace(test=_with_corrupted(data.test, cfg))
-    return _through_input(data, cfg.input)
+    digests = [sources.digest(part) for part in (pool, class_id, train, valid, test)]
+    digest = hashlib.sha256(b"".join(digests)).hexdigest()
+    return _through_input(data, cfg.input)._replace(digest=digest, schema=raw.schema)
 
 
 def of_normals(x: Source, cfg: DataConfig) -> Dataset:
-    """A data set of unlabelled rows, all taken for normals: some are held out for validation.
-
-    Its test rows are the valid ones.
+    """A data set of unlabelled rows, all taken for normals; its test rows are the held-out ones.
 
     Raises:
       UserError: too few rows to hold some out.
@@ -103,16 +102,16 @@ def _dataset(
 ) -> Dataset:
     """The rows of train, valid and test by their ids, scaled."""
 
-    def split(at: np.ndarray) -> Split:
-        rows = sources.view(x, at, partial(scaled, scaling=scaling))
-        return Split(rows, y[at], class_id[at], at.astype(np.int64))
+    def split(rows: np.ndarray) -> Split:
+        scaled_rows = sources.view(x, rows, partial(scaled, scaling=scaling))
+        return Split(scaled_rows, y[rows], class_id[rows], rows.astype(np.int64))
 
     train, valid, test = map(split, ids)
     return Dataset(tuple(x.shape[1:]), train, valid, test, scaling, str(x.dtype))
 
 
 def _through_input(data: Dataset, name: str) -> Dataset:
-    """The data set with every row replaced by its feature map."""
+    """The data set with the feature map `data.input` of every row in place of the row."""
     if name == "none":
         return data
     shape = inputs.shape_of(name, data.shape)
@@ -121,48 +120,29 @@ def _through_input(data: Dataset, name: str) -> Dataset:
             f"data.input {name!r} takes rows in [0, 1], and the training rows are not; use "
             "--data.scale minmax"
         )
-
-    def mapped(split: Split) -> Split:
+    splits = {}
+    for role in ("train", "valid", "test"):
+        split: Split = getattr(data, role)
         x = sources.view(split.x, np.arange(len(split.x)), partial(inputs.mapped, name), shape)
-        return split._replace(x=x)
-
-    splits = {role: mapped(getattr(data, role)) for role in ("train", "valid", "test")}
+        splits[role] = split._replace(x=x)
     return data._replace(**splits, shape=shape, raw_shape=data.shape)
-
-
-def _digest(pool: Source, *arrays: np.ndarray) -> str:
-    """SHA-256 of the rows, their classes and the splits; all else follows from the settings."""
-    parts = [sources.digest(part) for part in (pool, *arrays)]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def _class_ids(raw: Raw, normal: int) -> np.ndarray:
-    """Classes of the pool; unlabelled training rows take the class `normal`."""
-    train = raw.train_class_id
-    train = np.full(len(raw.x_train), normal) if train is None else train
-    return np.concatenate([train, raw.test_class_id]).astype(np.int32)
 
 
 def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
     """Which classes are normal and which anomalies, never empty for the normal ones.
 
     `normal` = () stands for all classes but the anomalies, `anomaly` = () for all classes but the
-    normal ones. With a corruption the anomalies are made, so no class is one. Where neither is
-    configured, the data set itself may say which classes are normal, or imply it: a single one of
-    labelled training rows, 0 of the classes 0 and 1, and 1 of -1 and 1, as scikit-learn counts.
+    normal ones. With a corruption no class is an anomaly. If neither is configured, the data set
+    may name its normal classes, or imply them: the only class of labelled training rows, 0 of the
+    classes 0 and 1, and 1 of -1 and 1, as in scikit-learn.
 
     Raises:
-      UserError: a class that the data do not have, or no class left for one of the sides.
+      UserError: a class that the data do not have, or no class left for one of the two.
     """
     labelled = [part for part in (raw.train_class_id, raw.test_class_id) if part is not None]
     present = np.unique(np.concatenate(labelled)).tolist()
     for side in ("normal", "anomaly"):
-        absent = sorted(set(getattr(cfg, side)) - set(present))
-        if absent:
-            raise UserError(
-                f"data.{side} names the classes {_listed(absent)}, of which the data set has no "
-                f"rows; its classes are {_listed(present)}"
-            )
+        _require_classes(getattr(cfg, side), np.array(present), f"data.{side}", "rows")
     if cfg.corruption and cfg.anomaly:
         raise UserError(
             f"data.corruption {cfg.corruption!r} makes the anomalies, so data.anomaly "
@@ -188,7 +168,7 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
 
 
 def _implied(raw: Raw) -> tuple[int, ...]:
-    """The classes that are normal by how they are usually numbered; () where that is open."""
+    """The classes that are normal by the usual numbering; () = it does not say."""
     train = raw.train_class_id
     trained = set() if train is None else set(np.unique(train).tolist())
     if len(trained) == 1:
@@ -204,11 +184,11 @@ def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarra
     rows = np.arange(n)
     if cfg.split == "official":
         return rows[:n_train], rows[n_train:]
-    if not 1 <= np.ceil(cfg.test_fraction * n) < n:
+    count = math.ceil(cfg.test_fraction * n)
+    if not 1 <= count < n:
         raise UserError(f"data.test_fraction {cfg.test_fraction} of {n} rows leaves a part empty")
     # The rows of scikit-learn's train_test_split, without the second that importing it takes.
     drawn = np.random.RandomState(cfg.split_seed).permutation(rows)
-    count = math.ceil(cfg.test_fraction * n)
     return drawn[count:], drawn[:count]
 
 
@@ -216,31 +196,30 @@ def _hold_out(
     rows: np.ndarray, group: np.ndarray | None, cfg: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Training and valid rows, both in their old order; those of a group stay together."""
-    total, unit, kind = len(rows), np.arange(len(rows)), "normal training rows"
-    if group is not None:
-        names, unit = np.unique(group, return_inverse=True)
-        total, kind = len(names), "groups of normal training rows"
-    count = max(1, round(cfg.valid_fraction * total))
-    drawn = draw(total, count, cfg.split_seed, SplitDraw.HOLD_OUT)[unit]
+    units, unit_of_row = np.unique(
+        np.arange(len(rows)) if group is None else group, return_inverse=True
+    )
+    count = max(1, round(cfg.valid_fraction * len(units)))
+    drawn = draw(len(units), count, cfg.split_seed, SplitDraw.HOLD_OUT)[unit_of_row]
     if np.sum(~drawn) < _FEWEST:
+        kind = "rows" if group is None else "groups of rows"
         raise UserError(
-            f"data.valid_fraction {cfg.valid_fraction} of {total} {kind} leaves fewer "
-            f"than {_FEWEST} rows to train on; lower it or give more rows"
+            f"data.valid_fraction {cfg.valid_fraction} of {len(units)} normal training {kind} "
+            f"leaves fewer than {_FEWEST} rows to train on; lower it or give more rows"
         )
     return rows[~drawn], rows[drawn]
 
 
 def _balance(test: np.ndarray, is_normal: np.ndarray, cfg: DataConfig) -> np.ndarray:
     """The test rows with only as many anomalies as normals, in their old order."""
-    normals, anomalies = int(is_normal.sum()), np.flatnonzero(~is_normal)
-    if len(anomalies) < normals:
+    normals, anomalies = int(np.sum(is_normal)), int(np.sum(~is_normal))
+    if anomalies < normals:
         raise UserError(
-            f"data.balance needs as many test anomalies as normals, but there are {len(anomalies)} "
+            f"data.balance needs as many test anomalies as normals, but there are {anomalies} "
             f"against {normals}; unset it or name more classes in data.anomaly"
         )
     keep = is_normal.copy()
-    drawn = draw(len(anomalies), normals, cfg.split_seed, SplitDraw.BALANCE)
-    keep[anomalies[drawn]] = True
+    keep[~is_normal] = draw(anomalies, normals, cfg.split_seed, SplitDraw.BALANCE)
     return test[keep]
 
 
@@ -269,21 +248,13 @@ def _with_corrupted(test: Split, cfg: DataConfig) -> Split:
     )
 
 
-def _check_present(classes: Iterable[int], class_id: np.ndarray, side: str, where: str) -> None:
+def _require_classes(classes: Iterable[int], class_id: np.ndarray, field: str, rows: str) -> None:
     present = np.unique(class_id).tolist()
     absent = [k for k in classes if k not in present]
     if absent:
         raise UserError(
-            f"data.{side} names the classes {_listed(absent)}, but no {where} are of them; "
-            f"the {where} are of {_listed(present)}"
-        )
-
-
-def _require_normals(rows: np.ndarray, part: str, cfg: DataConfig) -> None:
-    if not rows.size:
-        raise UserError(
-            f"the {part} set has no normal rows (data.normal {_listed(cfg.normal) or 'is not set'})"
-            "; name other classes or another split"
+            f"{field} names the classes {_listed(absent)}, but no {rows} are of them; "
+            f"the {rows} are of {_listed(present)}"
         )
 
 

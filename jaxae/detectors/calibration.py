@@ -1,4 +1,4 @@
-"""Which normals a threshold rule is fitted on, and whether they are as good as new ones."""
+"""Which normals a threshold rule is fitted on, and whether they are exchangeable with new ones."""
 
 import numpy as np
 from jaxtyping import Int
@@ -9,27 +9,11 @@ from jaxae.errors import UserError
 from jaxae.rng import Purpose, SplitDraw, host_generator
 
 
-def check(cfg: ExperimentConfig) -> None:
-    """Refuse a rule whose guarantee would not hold, and rows that are set aside for nothing.
+def why_no_guarantee(cfg: ExperimentConfig) -> str:
+    """Why p-values are only ranks and guarantee no error rate; "" = no reason is known.
 
-    Raises:
-      UserError: says why.
-    """
-    reason = flaw(cfg)
-    if scoring.rule(cfg.threshold.rule).exchangeable and reason:
-        raise UserError(f"threshold rule {cfg.threshold.rule!r} cannot keep its promise: {reason}")
-    if cfg.threshold.aside and not scoring.resolve(cfg.score).standardise:
-        raise UserError(
-            f"threshold.aside {cfg.threshold.aside} keeps rows for a sum of scores, and "
-            f"{cfg.score!r} is none; use 0"
-        )
-
-
-def flaw(cfg: ExperimentConfig) -> str:
-    """Why p-values are mere ranks, without a guarantee; "" = no reason is known.
-
-    It cannot see how the calibration rows were drawn: the first ones (`threshold.limit`) of a
-    sorted file are not exchangeable with new normals.
+    How rows were drawn is not checked: the first ones (`threshold.limit`) of a sorted file are not
+    exchangeable with new normals.
     """
     if cfg.threshold.on == "train":
         return "the model was trained on threshold.on = train; calibrate on --threshold.on valid"
@@ -41,26 +25,32 @@ def flaw(cfg: ExperimentConfig) -> str:
             "windows overlap, so that they are not exchangeable; give --data.window and a "
             "--data.stride that is no smaller"
         )
-    if scoring.resolve(cfg.score).standardise and not cfg.threshold.aside:
+    if scoring.resolve(cfg.score).standardise and not cfg.threshold.standardise_fraction:
         return (
-            f"score {cfg.score!r} is standardised on the valid rows; use --threshold.aside 0.3, or "
-            "a --score without +"
+            f"score {cfg.score!r} is standardised on the valid rows; use "
+            "--threshold.standardise-fraction 0.3, or a --score without +"
         )
     return ""
 
 
-def parts(cfg: ExperimentConfig, n: int) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " K"]]:
-    """Positions of the valid rows that standardise sums, and of those that calibrate.
+def split_valid(
+    cfg: ExperimentConfig, n: int
+) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " K"]]:
+    """Positions of the valid rows for standardising a sum of scores, and of those that calibrate.
 
-    Drawn at random, so that either part is as new normals are; both are all rows without `aside`.
+    `threshold.standardise_fraction` is the share of the first, drawn at random; 0 = both are all.
+
+    Raises:
+      UserError: one of both is empty.
     """
-    rows, count = np.arange(n), round(cfg.threshold.aside * n)
-    if not cfg.threshold.aside:
+    fraction = cfg.threshold.standardise_fraction
+    rows, count = np.arange(n), round(fraction * n)
+    if not fraction:
         return rows, rows
     if not 0 < count < n:
         raise UserError(
-            f"threshold.aside {cfg.threshold.aside} of {n} valid rows leaves a part empty; raise "
-            "data.valid_fraction"
+            f"threshold.standardise_fraction {fraction} of {n} valid rows leaves a part empty; "
+            "raise data.valid_fraction"
         )
     order = host_generator(cfg.data.split_seed, Purpose.SPLIT, SplitDraw.CALIBRATION).permutation(n)
     return np.sort(order[:count]), np.sort(order[count:])

@@ -1,4 +1,4 @@
-"""Outputs, scores and losses of rows by a trained model, and metrics of scores. No file I/O."""
+"""Outputs, scores and losses of rows by a trained model, and the metrics of scores."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from jaxae.stats import metrics
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
 _Build = TypeVar("_Build", bound=Callable)
-Pending = Callable[[], np.ndarray]  # waits for what devices compute, and gives it on the host
+Pending = Callable[[], np.ndarray]  # called, it waits for the devices; the result is on the host
 
 
 def _compiled_once(build: _Build) -> _Build:
@@ -43,16 +43,13 @@ def _blocks(
 
 def _over_rows(run: Callable, learner: Learner, devices: parallel.Devices) -> Callable:
     """`(params [E, ...], x [N, *S]) -> run(params, x) [E, N, ...]` on the host."""
-
-    def over_rows(params: PyTree, x: Source) -> PyTree:
-        placed = parallel.place(params, devices)
-        return parallel.map_rows(run, placed, _blocks(learner, params, x, devices), len(x))
-
-    return over_rows
+    return lambda params, x: parallel.map_rows(
+        run, parallel.place(params, devices), _blocks(learner, params, x, devices), len(x)
+    )()
 
 
 class Blocks:
-    """The rows of a source with one member's outputs, block by block, as often as asked."""
+    """The rows of a source with one member's outputs, block by block; to iterate repeatedly."""
 
     def __init__(self, outputs: Callable[[PyTree, Source], Outputs], variables: PyTree, x: Source):
         self._outputs, self._x = outputs, x
@@ -73,38 +70,42 @@ def scorer(
     Compiled once for all who ask for the same learner's score: the epochs' monitor, the detector
     and the studies.
     """
-    run = _over_rows(_score_program(learner, score, devices), learner, devices)
+    run = _over_rows(_program(learner, score, devices), learner, devices)
     return lambda variables, fitted, x: run((variables, fitted), x)
-
-
-@_compiled_once
-def _score_program(learner: Learner, score: Score, devices: parallel.Devices) -> Callable:
-    return parallel.rows_fn(_scored(learner, score), devices, learner)
 
 
 @_compiled_once
 def scores_at_once(
     learner: Learner, scores: tuple[Score, ...], devices: parallel.Devices
 ) -> Callable[[PyTree, Source], list[Float[np.ndarray, "E N"]]]:
-    """`(variables [E, ...], x [N, *S]) -> scores [E, N]` by each of several that fit nothing."""
-    by_each = [_scored(learner, score) for score in scores]
+    """`(variables [E, ...], x [N, *S]) -> [scores [E, N], ...]` by several that fit nothing."""
+    functions = [_by_row(learner, score.apply) for score in scores]
 
     def of_rows(variables: PyTree, x: Array) -> list[Array]:
-        return [scored((variables, {}), x) for scored in by_each]
+        return [function((variables, {}), x) for function in functions]
 
     run = parallel.rows_fn(of_rows, devices, learner, fast_compile=True)
     return _over_rows(run, learner, devices)
 
 
-def _scored(learner: Learner, score: Score) -> Callable:
-    """`((variables, fitted), x [B, *S]) -> scores [B]` of one member."""
+def _by_row(learner: Learner, apply: Callable[[PyTree, Inferred], Array]) -> Callable:
+    """`((variables, state), x [B, *S]) -> apply(state, row) [B]` of one member."""
 
     def of_rows(params: tuple[PyTree, PyTree], x: Array) -> Array:
-        variables, fitted = params
+        variables, state = params
         rows = Inferred(x, learner.infer(variables, x))
-        return jax.vmap(score.apply, in_axes=(None, 0))(fitted, rows)
+        return jax.vmap(apply, in_axes=(None, 0))(state, rows)
 
     return of_rows
+
+
+@_compiled_once
+def _program(learner: Learner, score: Score | None, devices: parallel.Devices) -> Callable:
+    """A score of every row, or for None the learner's own loss, whose state are its settings."""
+    if score:
+        return parallel.rows_fn(_by_row(learner, score.apply), devices, learner)
+    losses = _by_row(learner, lambda settings, row: learner.loss(row, settings))
+    return parallel.rows_fn(losses, devices, learner, fast_compile=True)
 
 
 def scores_fn(
@@ -112,9 +113,9 @@ def scores_fn(
 ) -> Callable[[PyTree, PyTree], Pending]:
     """`(variables [E, ...], fitted [E, ...]) -> scores [E, N]` of the same rows, epoch by epoch.
 
-    The devices begin at once; what is returned is called for the scores.
+    The devices begin at once; call the result to wait for the scores.
     """
-    run = _on_same_rows(_score_program(learner, score, devices), learner, x, devices)
+    run = _on_same_rows(_program(learner, score, devices), learner, x, devices)
     return lambda variables, fitted: run((variables, fitted))
 
 
@@ -123,25 +124,15 @@ def loss_fn(
 ) -> Callable[[PyTree, Settings], Pending]:
     """`(variables [E, ...], settings [E]) -> mean of the learner's own loss [E]`, without noise.
 
-    The devices begin at once; what is returned is called for the means.
+    The devices begin at once; call the result to wait for the means.
     """
-    run = _on_same_rows(_loss_program(learner, devices), learner, x, devices)
+    run = _on_same_rows(_program(learner, None, devices), learner, x, devices)
 
     def begin(variables: PyTree, settings: Settings) -> Pending:
         losses = run((variables, settings))
         return lambda: np.mean(losses(), axis=1)
 
     return begin
-
-
-@_compiled_once
-def _loss_program(learner: Learner, devices: parallel.Devices) -> Callable:
-    def of_rows(params: tuple[PyTree, Settings], x: Array) -> Array:
-        variables, settings = params
-        rows = Inferred(x, learner.infer(variables, x))
-        return jax.vmap(learner.loss, in_axes=(0, None))(rows, settings)
-
-    return parallel.rows_fn(of_rows, devices, learner, fast_compile=True)
 
 
 def _on_same_rows(
@@ -154,7 +145,7 @@ def _on_same_rows(
         rows = placed or _blocks(learner, params, x, devices)
         if not placed and sources.is_resident(x):
             rows = placed[:] = list(rows)
-        return parallel.dispatch_rows(run, parallel.place(params, devices), rows, len(x))
+        return parallel.map_rows(run, parallel.place(params, devices), rows, len(x))
 
     return begin
 
@@ -162,16 +153,27 @@ def _on_same_rows(
 def evaluate(
     scores: Float[AnyArray, " N"], y: Shaped[AnyArray, " N"], is_anomaly: Shaped[AnyArray, " N"]
 ) -> dict[str, float | int | None]:
-    """`jaxae.stats.metrics` of scores and decisions against the truth, and both class counts.
+    """Every metric of `jaxae.stats.metrics`, and both class counts; all are None with a NaN score.
 
-    A value that does not exist is None: the equal-error threshold, say, where flagging every row
-    is the best cut.
+    fpr_at_95_tpr is the false-positive rate where 95 % of the anomalies are found, best_f1_oracle
+    is over all thresholds: it looks at the truth and is no result. A value that does not exist is
+    None: the equal-error threshold, say, where flagging every row is the best cut.
 
     Raises:
       UserError: truth or decisions are not bool.
     """
     if y.dtype != bool or is_anomaly.dtype != bool:
         raise UserError(f"truth is {y.dtype}, decisions are {is_anomaly.dtype}; both must be bool")
-    measured = metrics.measure(scores, y, is_anomaly)
-    values = {n: float(v) if np.isfinite(v) else None for n, v in measured._asdict().items()}
+    equal_error = metrics.equal_error(scores, y)
+    measured = {
+        "auroc": metrics.auroc(scores, y),
+        "average_precision": metrics.average_precision(scores, y),
+        "fpr_at_95_tpr": metrics.fpr_at_tpr(scores, y),
+        **metrics.confusion(is_anomaly, y)._asdict(),
+        "equal_error_threshold": equal_error.threshold,
+        "equal_error_f1": equal_error.f1,
+        "best_f1_oracle": metrics.best_f1(scores, y),
+    }
+    defined = not np.isnan(scores).any()
+    values = {n: float(v) if defined and np.isfinite(v) else None for n, v in measured.items()}
     return values | {"n_normal": int((~y).sum()), "n_anomaly": int(y.sum())}

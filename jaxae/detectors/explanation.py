@@ -38,18 +38,18 @@ def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Expl
     neighbours may flag a row for reasons that no single value shows.
 
     Raises:
-      UserError: a row is so far from those of the detector that its reconstruction is not finite.
+      UserError: a row is so far from the training rows that its reconstruction is not finite.
     """
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     outputs = evaluation.inference(learner, jax.local_devices())(detector.variables, x)
-    explained = of(x, np.asarray(outputs.x_hat))
+    explained = from_outputs(x, np.asarray(outputs.x_hat))
     finite = np.isfinite(explained.residual)
-    detectors.require(finite, "rows are too far from those of the detector to be explained")
+    detectors.require(finite, "rows are too far from the training rows to be explained")
     return explained
 
 
-def of(x: Float[np.ndarray, " N *S"], x_hat: Float[np.ndarray, "E N *S"]) -> Explanation:
-    """The explanation by the reconstructions of each member."""
+def from_outputs(x: Float[np.ndarray, " N *S"], x_hat: Float[np.ndarray, "E N *S"]) -> Explanation:
+    """The explanation of rows by each member's reconstructions."""
     # In float32 the square of a finite score's error may be infinite.
     residual = np.mean([np.square(x.astype(np.float64) - member) for member in x_hat], axis=0)
     return Explanation(x, x_hat.mean(axis=0), residual)

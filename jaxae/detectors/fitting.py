@@ -8,8 +8,8 @@ from jaxae import scoring
 from jaxae.config import ExperimentConfig
 from jaxae.data.own.schema import Schema
 from jaxae.detectors import calibration, evaluation
+from jaxae.detectors.detector import Description, Detector, Scores
 from jaxae.detectors.judging import scores_of
-from jaxae.detectors.parts import Description, Detector, Scores
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -18,23 +18,32 @@ from jaxae.types import Dataset, Learner, PyTree
 
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
-    """Reject a score or threshold rule that no detector could have, with these data if given.
+    """Refuse a score or threshold rule that cannot work, with these data if given.
 
     Raises:
-      UserError: an unknown score or rule, a score that the method cannot feed, or a rule whose
-        promise would not hold, or which needs more normals than there are.
+      UserError: an unknown score or rule, a score that the method cannot feed, or a rule that
+        would lose its guarantee or needs more normals than there are.
     """
     rule = scoring.rule(cfg.threshold.rule)
-    calibration.check(cfg)
-    needed = scoring.resolve(cfg.score).needs - learners.METHODS[cfg.method].outputs
+    reason = calibration.why_no_guarantee(cfg)
+    if rule.exchangeable and reason:
+        raise UserError(f"threshold rule {cfg.threshold.rule!r} would have no guarantee: {reason}")
+    score = scoring.resolve(cfg.score)
+    fraction = cfg.threshold.standardise_fraction
+    if fraction and not score.standardise:
+        raise UserError(
+            f"threshold.standardise_fraction is {fraction}, but {cfg.score!r} is not a sum of "
+            "scores, the only one that is standardised; use 0"
+        )
+    needed = score.needs - learners.METHODS[cfg.method].outputs
     if needed:
-        able = [name for name, method in learners.METHODS.items() if needed <= method.outputs]
+        methods = [name for name, method in learners.METHODS.items() if needed <= method.outputs]
         raise UserError(
             f"score {cfg.score!r} needs {', '.join(sorted(needed))}, which method {cfg.method} "
-            f"does not give; use another --score{', or --method '.join(['', *able])}"
+            f"does not give; use another --score{', or --method '.join(['', *methods])}"
         )
     if data:
-        _, calibrating = calibration.parts(cfg, len(data.valid.y))
+        _, calibrating = calibration.split_valid(cfg, len(data.valid.y))
         count = len(data.train.y if cfg.threshold.on == "train" else calibrating)
         normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)
         jax.eval_shape(rule.fit, normals)  # raises by the number of rows alone
@@ -58,10 +67,10 @@ def fit(
     score = scoring.resolve(cfg.score)
     _check_not_collapsed(learner, variables, data.valid.x[:256], devices)
     fitted = fit_score(learner, variables, data, cfg, devices)
-    of_rows = scores_of(learner, score, variables, fitted, devices)
-    scores = Scores(*(of_rows(split.x) for split in (data.train, data.valid, data.test)))
+    score_rows = scores_of(learner, score, variables, fitted, devices)
+    scores = Scores(*(score_rows(split.x) for split in (data.train, data.valid, data.test)))
     _check_scores(scores, cfg.score)
-    _, calibrating = calibration.parts(cfg, len(scores.valid))
+    _, calibrating = calibration.split_valid(cfg, len(scores.valid))
     normals = scores.train if cfg.threshold.on == "train" else scores.valid[calibrating]
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
     raw = data.raw_shape or data.shape, data.dtype
@@ -81,8 +90,8 @@ def fit_score(
     if not score.is_fitted:
         return {}
     outputs = evaluation.inference(learner, devices)
-    standardising, _ = calibration.parts(cfg, len(data.valid.y))
-    scale_rows = data.valid.x[standardising] if cfg.threshold.aside else data.valid.x
+    standardising, _ = calibration.split_valid(cfg, len(data.valid.y))
+    scale_rows = data.valid.x[standardising] if cfg.threshold.standardise_fraction else data.valid.x
     variables, states = jax.device_get(variables), []
     for member in range(members.count(variables)):
         one = members.pick(variables, member)

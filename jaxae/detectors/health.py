@@ -1,7 +1,7 @@
-"""Warnings that something died in training, though every number is finite.
+"""Warnings of training that failed though every number is finite.
 
-Each guard looks at arrays on the host and yields a line for each problem. What leaves no detector
-at all is an error.
+Each check looks at arrays on the host and yields a line for each problem. A problem that leaves no
+usable detector raises an error instead.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from jaxae.methods import learners
 from jaxae.stats import curve
 from jaxae.types import Dataset, Learner, PyTree, Source
 
-ROWS = 512  # that are looked at for dead units
-NEGLIGIBLE = 1e-4  # of its size: what varies less over rows is called constant
+ROWS = 512  # in which dead units are searched
+NEGLIGIBLE = 1e-4  # values that vary over rows by less than this share of their size are constant
 SATURATED = 15.0  # log-odds beyond which a sigmoid passes less than a millionth of a gradient
 
 
@@ -55,11 +55,12 @@ def log_odds(method: learners.Method) -> list[str]:
 
 
 def _some(x: Source) -> np.ndarray:
-    """Up to `ROWS` rows, spread over all."""
+    """Up to `ROWS` rows, evenly spread over all."""
     return x[np.unique(np.linspace(0, len(x) - 1, ROWS).astype(int))]
 
 
-def _of(member: int, size: int) -> str:
+def _suffix(member: int, size: int) -> str:
+    """Which member of an ensemble a line is about."""
     return f" of member {member}" if size > 1 else ""
 
 
@@ -80,10 +81,8 @@ def constant_scores(scores: Float[np.ndarray, " N"]) -> Iterator[str]:
 
 
 def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> Iterator[str]:
-    """An AUROC below 1/2. It is never turned round: that would be a choice by test labels."""
-    if y.all() or not y.any():
-        return
-    area = curve.area(scores, y)
+    """An AUROC below 1/2. Scores are never flipped: that would be a choice by test labels."""
+    area = curve.area(scores, y)  # NaN without rows of a class
     if area < 0.5:
         yield (
             f"AUROC is {area:.4f}, below chance: anomalies score lower than normals; scores are "
@@ -93,9 +92,9 @@ def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> 
 
 def dead_discriminator(log_odds: dict[str, Float[np.ndarray, "E N"]]) -> Iterator[str]:
     """A discriminator that is constant over rows, or whose sigmoid is saturated for all."""
-    for name, of_members in log_odds.items():
-        for member, values in enumerate(of_members):
-            who = f"the discriminator{_of(member, len(of_members))} is dead: {name}"
+    for name, by_member in log_odds.items():
+        for member, values in enumerate(by_member):
+            who = f"the discriminator{_suffix(member, len(by_member))} is dead: {name}"
             size = np.abs(values)
             if values.std() <= NEGLIGIBLE * max(1.0, size.max()):
                 yield f"{who} is {values.mean():.4g} for all of {len(values)} test rows"
@@ -113,8 +112,8 @@ def dead_codes(z: Float[np.ndarray, "E N L"]) -> Iterator[str]:
         dead = int(np.sum(spread <= NEGLIGIBLE * np.abs(codes).max(axis=0)))
         if dead and len(codes) > 1:
             yield (
-                f"{dead} of {codes.shape[1]} latent units{_of(member, len(z))} are constant over "
-                f"{len(codes)} training rows"
+                f"{dead} of {codes.shape[1]} latent units{_suffix(member, len(z))} are constant "
+                f"over {len(codes)} training rows"
             )
 
 
@@ -130,13 +129,14 @@ def unmoved(initial: PyTree, params: PyTree) -> Iterator[str]:
         same = [n for n in after if np.array_equal(before[n][member], after[n][member])]
         if len(same) == len(after):
             raise FloatingPointError(
-                f"no parameter{_of(member, size)} has moved from its initial value; raise optim.lr"
+                f"no parameter{_suffix(member, size)} has moved from its initial value; raise "
+                "optim.lr"
             )
         if same:
             names = ", ".join(same[:3]) + (" ..." if len(same) > 3 else "")
             yield (
-                f"{len(same)} of {len(after)} parameter arrays{_of(member, size)} have not moved "
-                f"from their initial values: {names}"
+                f"{len(same)} of {len(after)} parameter arrays{_suffix(member, size)} have not "
+                f"moved from their initial values: {names}"
             )
 
 

@@ -11,7 +11,7 @@ from jaxae import config, scoring
 from jaxae.data import inputs
 from jaxae.data.raw_data import scaled
 from jaxae.detectors import evaluation
-from jaxae.detectors.parts import Description, Detector, Judgement, units
+from jaxae.detectors.detector import Description, Detector, Judgement, units
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -30,7 +30,7 @@ def score_fn(
 def scores_of(
     learner: Learner, score: Score, variables: PyTree, fitted: PyTree, devices: parallel.Devices
 ) -> Callable[[Source], Float[np.ndarray, " N"]]:
-    """The same from a detector's parts."""
+    """`score_fn` of a detector whose decision is not fitted yet, from its parts."""
     scorer = evaluation.scorer(learner, score, devices)
 
     def scores(x: Source) -> Float[np.ndarray, " N"]:
@@ -43,26 +43,26 @@ def scores_of(
 
 
 def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) -> Judgement:
-    """Scores of raw rows, in the units of the data that the detector was made of, and decisions.
+    """Scores of raw rows, in the units of the data that the detector was fitted on, and decisions.
 
     Args:
       detector: see `load`.
       raw: [N, *S]; a single channel may be left out.
-      first: the number of the first row in messages, where these are a part of many.
+      first: the number of the first row in messages, where these rows are part of many.
 
     Raises:
       UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
-        values, or so far from those it was made of that a score is not finite.
+        values, or so far from the training rows that a score is not finite.
     """
     return judge_prepared(detector, prepared(detector, raw, first), first)
 
 
 @parallel.on_host()
 def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"], first: int = 0) -> Judgement:
-    """The same for rows that are `prepared`; a `UserError` where a score is not finite."""
+    """`judge` for rows that are `prepared`; a `UserError` where a score is not finite."""
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     scores = score_fn(detector, learner, jax.local_devices())(x)
-    problem = "rows are too far from those of the detector to have a score"
+    problem = "rows are too far from the training rows to have a finite score"
     require(np.isfinite(scores), problem, first)
     decision = detector.decision
     return Judgement(scores, p_values(decision, scores), scoring.decide(decision, scores))
@@ -74,9 +74,9 @@ def prepared(
     """Raw rows as the detector's model sees them: scaled, and mapped by `data.input`.
 
     Raises:
-      UserError: rows that it does not judge; see `judge`.
+      UserError: the rows cannot be judged, see `judge`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # overflow in float32 is found right below
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow is refused below
         x = scaled(_checked(detector.about, raw), detector.scaling)
     require(np.isfinite(x), "rows hold NaN or infinite values", first)
     return inputs.mapped(detector.about.config.data.input, x)
@@ -88,11 +88,11 @@ def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
         raise UserError(f"the rows are of type {raw.dtype}; a detector judges real numbers")
     if (raw.dtype == np.uint8) != (about.dtype == "uint8"):
         raise UserError(
-            f"the rows are {raw.dtype}, but the detector was made of {about.dtype} rows "
+            f"the rows are {raw.dtype}, but the detector was fitted on {about.dtype} rows "
             f"({units(about.dtype)}); convert them to these"
         )
-    left_out = about.shape[:-1] if about.shape[-1] == 1 else about.shape
-    if raw.ndim < 2 or raw.shape[1:] not in (about.shape, left_out):
+    without_channel = about.shape[:-1] if about.shape[-1] == 1 else about.shape
+    if raw.ndim < 2 or raw.shape[1:] not in (about.shape, without_channel):
         raise UserError(
             f"the rows are given as {list(raw.shape)}; the detector takes {['N', *about.shape]}"
         )
@@ -105,4 +105,4 @@ def require(ok: np.ndarray, problem: str, first: int = 0) -> None:
     """Refuse rows [N, ...], counted from `first`, with a value that is not ok."""
     bad = np.flatnonzero(~ok.reshape(len(ok), -1).all(axis=1))
     if bad.size:
-        raise UserError(f"{bad.size} {problem}, first row {first + bad[0]}; remove or mend them")
+        raise UserError(f"{bad.size} {problem}, first row {first + bad[0]}; remove or fix them")

@@ -147,15 +147,7 @@ def as_first(answer: bool) -> bool:
 
 
 def agree(what: str, value: str) -> None:
-    """Make sure that all processes have the same value.
-
-    Args:
-      what: the value is, for the message.
-      value: compared with that of process 0.
-
-    Raises:
-      UserError: it differs.
-    """
+    """Raise a `UserError` that names `what` unless all processes have the same `value`."""
     import jax
 
     if jax.process_count() == 1:

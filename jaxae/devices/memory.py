@@ -93,11 +93,7 @@ def of_program(program: Any) -> int:
 
 
 def refuse_program(program: Any, devices: Sequence[Any]) -> None:
-    """Refuse, before it runs, a program that takes more memory than each device has.
-
-    Raises:
-      MemoryError: says how much of how much.
-    """
+    """Raise a `MemoryError`, before it runs, for a program that takes more than each device has."""
     needed, room = of_program(program), _room(devices)
     if room and needed > room:
         raise MemoryError(f"{needed / 1e9:.1f} GB on each device, of {room / 1e9:.1f} GB")

@@ -87,14 +87,10 @@ def unrolled(tuned: Tuning, platform: str) -> int:
     return tuned.unroll or (_UNROLLED if _captures(tuned, platform) else 1)
 
 
-def _vectors(width: int) -> Options:
-    return {"xla_cpu_prefer_vector_width": width} if width else {}
-
-
 @functools.cache
 def _has_library() -> bool:
     """Whether this XLA can call oneDNN for convolutions: JAX 0.12's does, 0.10's does not."""
-    x, k = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 9, 9, 16), (5, 5, 16, 16)))
+    x, k = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 9, 9, 1), (5, 5, 16, 16)))
     with ops.calling_library(), jax.default_device(jax.local_devices(backend="cpu")[0]):
         lowered = jax.jit(ops.conv).lower(x, k)
     text: Any = compiled(lowered, _CALLS)
@@ -196,7 +192,9 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
     options: Options = {"xla_cpu_multi_thread_eigen": devices == 1}
     if not tuning.ynnpack and dtype == "float32":
         options |= _WITHOUT_YNNPACK
-    return options | _vectors(tuning.width) | (_IN_PLACE if tuning.in_place else {})
+    if tuning.width:
+        options |= {"xla_cpu_prefer_vector_width": tuning.width}
+    return options | (_IN_PLACE if tuning.in_place else {})
 
 
 def _on_accelerator(tuning: Tuning, platform: str) -> Options:

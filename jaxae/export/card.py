@@ -11,7 +11,7 @@ _METRICS = ("auroc", "average_precision", "f1", "recall", "precision", "fpr", "f
 
 
 def make(detector: Detector, run: Path) -> dict[str, Any]:
-    """The card, JSON-able, with the metrics of the run's `report.json` if there is one."""
+    """The card, ready for JSON, with the metrics of the run's `report.json` if there is one."""
     about = detector.about
     path = run / "report.json"
     report = disk.read_json(path) if path.is_file() else {}
@@ -36,10 +36,10 @@ def make(detector: Detector, run: Path) -> dict[str, Any]:
 
 
 def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
-    """What a reader must know before trusting a decision."""
+    """What users must know before they rely on a decision."""
     about = detector.about
     n = len(detector.decision.calibration)
-    violated = calibration.flaw(about.config)
+    violated = calibration.why_no_guarantee(about.config)
     guarantee = (
         f"P-values are ranks without a guarantee: {violated}."
         if violated
@@ -49,7 +49,7 @@ def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
         )
     )
     return [
-        "It was trained on normal rows only: it flags what it reconstructs badly, for whatever "
+        "It was trained on normal rows only: it flags rows that it reconstructs badly, for any "
         "reason.",
         f"{n} normals calibrate its p-values. {guarantee}",
         "A threshold with a guarantee does not make a bad detector good: see the AUROC.",

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from jaxae import config, detectors, scoring
 from jaxae.data import inputs
-from jaxae.detectors import Detector, Judgement
+from jaxae.detectors import Detector
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, words
 from jaxae.export import card, loader
@@ -34,8 +34,8 @@ from jaxae.storage import archive, disk
 from jaxae.types import Inferred, PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_PROMISED = 180  # days that jax.export keeps an old program readable
-_GOLDEN = 32  # rows
+_READABLE_DAYS = 180  # days that jax.export keeps an old program readable
+_GOLDEN_ROWS = 32  # rows
 _CARD = "model_card.json"
 
 
@@ -53,36 +53,19 @@ def write(run: Path, out: Path) -> Path:
     if not out.parent.is_dir() or out.suffix != ".zip":
         raise UserError(f"{out} cannot be written; name a .zip or .onnx in a folder that exists")
     with opened(run) as (folder, source):
-        return _written(folder, source, out)
-
-
-@contextlib.contextmanager
-def opened(run: Path) -> Iterator[tuple[Path, Path]]:
-    """The folders of the report and of the detector: of a run, a detector alone, or an export.
-
-    Raises:
-      UserError: an export that cannot be read.
-    """
-    if run.is_file():
-        with tempfile.TemporaryDirectory() as folder:
-            _unpack(run, Path(folder))
-            yield Path(folder), Path(folder, "detector")
-        return
-    yield run, detectors.folder_of(run)
-
-
-def _written(run: Path, source: Path, out: Path) -> Path:
-    detector = detectors.load(source)
+        detector = detectors.load(source)
+        about = card.make(detector, folder)
+        files = {f"{loader.DETECTOR}{path.name}": path.read_bytes() for path in source.glob("*.*")}
     parallel.initialize()
     rows = golden_rows(detector)
     judged = detectors.judge(detector, rows)
-    files = {
-        loader.PROGRAM: exported(detector),
-        loader.GOLDEN: _npz({"rows": rows, "score": judged.score, "p_value": judged.p_value}),
+    golden = io.BytesIO()
+    np.savez(golden, rows=rows, score=judged.score, p_value=judged.p_value)
+    files |= {
+        loader.PROGRAM: serialised_program(detector),
+        loader.GOLDEN: golden.getvalue(),
         loader.CODE: Path(loader.__file__).read_bytes(),
     }
-    files |= {f"{loader.DETECTOR}{path.name}": path.read_bytes() for path in source.glob("*.*")}
-    about = card.make(detector, run)
     texts = {
         loader.MANIFEST: json.dumps(_manifest(detector, files), indent=2),
         "MODEL_CARD.md": card.text(about),
@@ -93,25 +76,52 @@ def _written(run: Path, source: Path, out: Path) -> Path:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as zipped:
         for name, part in (files | texts | _flatbuffers()).items():
             zipped.writestr(name, part)
-    _check(content, rows, judged)
     try:
-        disk.write_bytes(out, content.getvalue())
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({words(error)})") from None
-    return out
-
-
-def _check(content: io.BytesIO, rows: np.ndarray, judged: Judgement) -> None:
-    """Load the archive as a user would, and compare its decisions with the detector's."""
-    try:
-        exported_judgement = loader.load(content).judge(rows)
+        exported_judgement = loader.load(content).judge(rows)  # as a user would
     except loader.ExportError as error:
         raise UserError(f"the export cannot be used: {error}") from None
     if (exported_judgement.is_anomaly != judged.is_anomaly).any():
         raise UserError("the exported program decides differently than the detector on golden rows")
+    save(out, content.getvalue())
+    return out
 
 
-def exported(detector: Detector) -> bytes:
+@contextlib.contextmanager
+def opened(run: Path) -> Iterator[tuple[Path, Path]]:
+    """The folders of the report and of the detector: of a run, a detector alone, or an export.
+
+    Raises:
+      UserError: an export that cannot be read.
+    """
+    if not run.is_file():
+        yield run, detectors.folder_of(run)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            with zipfile.ZipFile(run) as zipped:
+                files = [file for file in zipped.namelist() if file.startswith(loader.DETECTOR)]
+                zipped.extractall(folder, files)
+                report = json.loads(zipped.read(_CARD))["report"]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{run} is no readable export ({error})") from None
+        (folder / "report.json").write_text(json.dumps(report))
+        yield folder, folder / loader.DETECTOR
+
+
+def save(out: Path, content: bytes) -> None:
+    """Write an exported file, whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        disk.write_bytes(out, content)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({words(error)})") from None
+
+
+def serialised_program(detector: Detector) -> bytes:
     """The serialised program, for CPUs, NVIDIA GPUs and TPUs.
 
     It is `(arrays, raw [k, 64, *S], alpha []) -> (score, p_value, is_anomaly)` of 64 k rows, for
@@ -133,7 +143,7 @@ def row_dtype(dtype: str) -> str:
     return "uint8" if dtype == "uint8" else "float32"
 
 
-def parts(detector: Detector) -> tuple[Callable, Callable]:
+def scoring_functions(detector: Detector) -> tuple[Callable, Callable]:
     """The two functions that a program over raw rows consists of.
 
     Returns:
@@ -146,30 +156,30 @@ def parts(detector: Detector) -> tuple[Callable, Callable]:
     score = scoring.resolve(cfg.score)
     apply = inputs.INPUTS[cfg.data.input].apply
 
-    def seen(scaling: dict, unit: Array, raw: Array) -> Array:
+    def scaled(scaling: dict, unit: Array, raw: Array) -> Array:
         x = (raw.astype(jnp.float32) / unit - scaling["shift"][None]) / scaling["scale"][None]
         return jax.vmap(apply)(x)
 
-    def member(variables: PyTree, fitted: PyTree, x: Array) -> Array:
+    def member_scores(variables: PyTree, fitted: PyTree, x: Array) -> Array:
         rows = Inferred(x, learner.infer(variables, x))
         return jax.vmap(score.apply, in_axes=(None, 0))(fitted, rows)
 
-    return seen, member
+    return scaled, member_scores
 
 
 def _judge_fn(detector: Detector) -> Callable:
-    """The function that `exported` serialises."""
+    """The function that `serialised_program` writes."""
     rule = scoring.rule(detector.decision.rule)
-    seen, member = parts(detector)
+    scaled, member_scores = scoring_functions(detector)
 
     def judge(arrays: dict, raw: Array, alpha: Array) -> tuple[Array, Array, Array]:
         tree = archive.nested(arrays)
         calibration, state = tree["decision"]["calibration"], tree["decision"]["state"]
 
         def chunk(rows: Array) -> Float[Array, " 64"]:
-            x = seen(tree["scaling"], tree["unit"], rows)
+            x = scaled(tree["scaling"], tree["unit"], rows)
             all_members = (tree["variables"], tree.get("fitted", {}))
-            return scoring.combine(lax.map(lambda one: member(*one, x), all_members))
+            return scoring.combine(lax.map(lambda one: member_scores(*one, x), all_members))
 
         scores = lax.map(chunk, raw).reshape(-1)
         p_value = split_p_values(calibration, scores)
@@ -182,8 +192,8 @@ def _judge_fn(detector: Detector) -> Callable:
 def golden_rows(detector: Detector) -> np.ndarray:
     """Rows that are judged on export and on load: noise of growing amplitude."""
     about, generator = detector.about, np.random.default_rng(0)
-    noise = generator.normal(size=(_GOLDEN, *about.shape))
-    noise *= np.linspace(0.01, 2, _GOLDEN).reshape(-1, *(1,) * len(about.shape))
+    noise = generator.normal(size=(_GOLDEN_ROWS, *about.shape))
+    noise *= np.linspace(0.01, 2, _GOLDEN_ROWS).reshape(-1, *(1,) * len(about.shape))
     shift, scale = detector.scaling
     if about.dtype == "uint8":
         return np.clip(128 + 64 * noise, 0, 255).astype(np.uint8)
@@ -197,7 +207,7 @@ def _manifest(detector: Detector, files: dict[str, bytes]) -> dict:
         "jaxae": about.version,
         "jax": jax.__version__,
         "exported": today.isoformat(),
-        "expires": (today + datetime.timedelta(days=_PROMISED)).isoformat(),
+        "expires": (today + datetime.timedelta(days=_READABLE_DAYS)).isoformat(),
         "platforms": PLATFORMS,
         "cpu_options": tuning.scoring_options(tuning.Tuning(), about.config.score_dtype, "cpu"),
         "shape": about.shape,
@@ -211,28 +221,8 @@ def _manifest(detector: Detector, files: dict[str, bytes]) -> dict:
     }
 
 
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    return content.getvalue()
-
-
 def _flatbuffers() -> dict[str, bytes]:
     """The pure Python package with which jax.export reads programs; JAX does not depend on it."""
     files = importlib.metadata.files("flatbuffers") or []
     needed = [path for path in files if path.suffix == ".py" or "LICENSE" in path.name]
     return {str(path): path.read_binary() for path in needed if ".." not in path.parts}
-
-
-def _unpack(path: Path, folder: Path) -> None:
-    """Extract an export's detector and report."""
-    (folder / "detector").mkdir()
-    try:
-        with zipfile.ZipFile(path) as zipped:
-            names = [name for name in zipped.namelist() if name.startswith(loader.DETECTOR)]
-            for name in names:
-                (folder / "detector" / Path(name).name).write_bytes(zipped.read(name))
-            report = json.loads(zipped.read(_CARD))["report"]
-            (folder / "report.json").write_text(json.dumps(report))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no readable export ({error})") from None

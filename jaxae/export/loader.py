@@ -24,7 +24,7 @@ DETECTOR = "detector/"  # what it is rebuilt from, arrays among it
 CHUNK = 64  # rows that are judged side by side, as the run judged them
 BLOCK = 64 * CHUNK  # and at a time
 _TOLERANCE = 1e-5
-_NEEDED = ("arrays", "cpu_options", "dtype", "expires", "n_calibration", "shape", "units")
+_REQUIRED = ("arrays", "cpu_options", "dtype", "expires", "n_calibration", "shape", "units")
 
 
 class ExportError(ValueError):
@@ -51,7 +51,12 @@ class Detector:
             self._program = jax.jit(export.deserialize(bytearray(program)).call)
             self._compiled: dict = {}
         except Exception as error:  # JAX raises many types if the program's version is not its own
-            raise ExportError(_too_old(manifest, error)) from None
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ExportError(
+                f"its program of {manifest['exported']} for JAX {manifest['jax']}, promised to be "
+                f"readable until {manifest['expires']}, cannot be read ({reason}); rebuild it from "
+                "its parameters: jaxae export OLD.zip NEW.zip"
+            ) from None
         self._arrays = jax.device_put(arrays)
 
     def judge(self, rows: np.ndarray, alpha: float | None = None) -> Judgement:
@@ -143,7 +148,7 @@ def _read(path) -> tuple[dict, dict[str, bytes]]:
             files = {name: archive.read(name) for name in manifest["digests"]}
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ExportError(f"{path} is no readable export ({error}); export it again") from None
-    missing = [name for name in _NEEDED if name not in manifest]
+    missing = [name for name in _REQUIRED if name not in manifest]
     missing += [name for name in (manifest.get("arrays"), PROGRAM, GOLDEN) if name not in files]
     if missing:
         raise ExportError(
@@ -162,16 +167,6 @@ def _compare(judged: Judgement, score: np.ndarray, p_value: np.ndarray) -> None:
             f"the golden rows have other scores here, by {error.max():.1e}; export the run again "
             "with the version of JAX that is installed here"
         )
-
-
-def _too_old(manifest: dict, error: Exception) -> str:
-    """The message for a program that cannot be read."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f"its program of {manifest['exported']} for JAX {manifest['jax']}, promised to be readable "
-        f"until {manifest['expires']}, cannot be read ({reason}); rebuild it from its parameters: "
-        "jaxae export OLD.zip NEW.zip"
-    )
 
 
 def main(args: list[str] | None = None) -> int:

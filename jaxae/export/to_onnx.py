@@ -2,28 +2,26 @@
 
 The converter, jax2onnx, is an extra of its own, because it needs an older Orbax than jaxae. It
 (0.17) does not know `custom_vmap`, `platform_dependent` or convolutions with the batch on the last
-axis, so the program is rewritten without these first. A model whose outputs differ from the
-detector's is not written.
+axis, so the program is traced without these. A model whose outputs differ from the detector's is
+not written.
 """
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export, lax
+from jax import export
+from jax.extend.core import jaxpr_as_fun
 
-from jaxae import data, detectors, scoring
+from jaxae import data, detectors, ops, scoring
 from jaxae.data import sources
 from jaxae.detectors import Detector
 from jaxae.devices import members, parallel
-from jaxae.errors import UserError, words
-from jaxae.export import exporting, loader
-from jaxae.storage import disk
+from jaxae.errors import UserError
+from jaxae.export import exporting
 
 _TOLERANCE = 1e-5  # of a score, relative to itself or to 1
 _OPSET = 21
@@ -61,22 +59,19 @@ def write(run: Path, out: Path) -> str:
         detector = detectors.load(folder)
     parallel.initialize()
     rows = _test_rows(detector)
-    size, model = _converted(detector, jax2onnx)
+    model = _converted(detector, jax2onnx)
     content = model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         onnx.checker.check_model(model)
         session = onnxruntime.InferenceSession(content, options)
-        outputs = _run(session, rows, size)
+        outputs = session.run(None, {"rows": rows})
     except Exception as error:  # the runtime raises many types
         raise UserError(f"the ONNX model does not run: {_line(error)}") from None
     agreement = _compare(detector, outputs, rows)
-    try:
-        disk.write_bytes(out, content)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({words(error)})") from None
-    return agreement + ("" if size is None else f"; it takes {size} rows at a time")
+    exporting.save(out, content)
+    return agreement
 
 
 def _test_rows(detector: Detector) -> np.ndarray:
@@ -88,49 +83,41 @@ def _test_rows(detector: Detector) -> np.ndarray:
     return sources.read(raw.x_test).astype(exporting.row_dtype(detector.about.dtype))
 
 
-def _converted(detector: Detector, jax2onnx: Any) -> tuple[int | None, Any]:
-    """How many rows the model takes at a time, None = any number, and the model."""
-    about, problem = detector.about, ""
-    for size in (None, loader.CHUNK):
-        batch = export.symbolic_shape("B")[0] if size is None else size
-        rows = jax.ShapeDtypeStruct((batch, *about.shape), exporting.row_dtype(about.dtype))
-        try:
-            with mock.patch.object(lax, "platform_dependent", _default):
-                closed = jax.make_jaxpr(_judge_fn(detector))(rows)
-            model = jax2onnx.to_onnx(
-                functools.partial(_evaluated, closed.jaxpr, closed.consts),
-                inputs=[jax.ShapeDtypeStruct((size or "B", *about.shape), rows.dtype)],
-                model_name="jaxae",
-                opset=_OPSET,
-                input_names=["rows"],
-                output_names=["score", "p_value", "is_anomaly"],
-            )
-            return size, model
-        except Exception as error:  # the converter raises many types
-            problem = _line(error)
-    raise UserError(f"the detector cannot be converted to ONNX: {problem}")
+def _converted(detector: Detector, jax2onnx: Any) -> Any:
+    """The model, for any number of rows."""
+    shape, dtype = detector.about.shape, exporting.row_dtype(detector.about.dtype)
+    rows = jax.ShapeDtypeStruct((*export.symbolic_shape("B"), *shape), dtype)
+    try:
+        with ops.using("portable"):
+            program = jax.make_jaxpr(_judge_fn(detector))(rows)
+        return jax2onnx.to_onnx(
+            jaxpr_as_fun(program),
+            inputs=[rows],
+            model_name="jaxae",
+            opset=_OPSET,
+            input_names=["rows"],
+            output_names=["score", "p_value", "is_anomaly"],
+        )
+    except Exception as error:  # the converter raises many types
+        raise UserError(f"the detector cannot be converted to ONNX: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _default(*args: Any, default: Callable, **platforms: Callable) -> Any:
-    return default(*args)
-
-
 def _judge_fn(detector: Detector) -> Callable:
     """`raw [B, *S] -> (score, p_value, is_anomaly)`, without loops."""
     tree = jax.tree.map(jnp.asarray, detectors.tree(detector))
     rule = scoring.rule(detector.decision.rule)
-    seen, member = exporting.parts(detector)
+    scaled, member_scores = exporting.scoring_functions(detector)
     unit = jnp.float32(255 if detector.about.dtype == "uint8" else 1)
     calibration = tree["decision"]["calibration"]
 
     def judge(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        x = seen(tree["scaling"], unit, raw)
+        x = scaled(tree["scaling"], unit, raw)
         scores = [
-            member(members.pick(tree["variables"], i), members.pick(tree["fitted"], i), x)
+            member_scores(members.pick(tree["variables"], i), members.pick(tree["fitted"], i), x)
             for i in range(members.count(tree["variables"]))
         ]
         score = scoring.combine(jnp.stack(scores))
@@ -140,61 +127,6 @@ def _judge_fn(detector: Detector) -> Callable:
         return score, p_value, jnp.asarray(rule.decide(tree["decision"]["state"], score))
 
     return judge
-
-
-def _evaluated(jaxpr: Any, consts: Any, *args: Any) -> list:
-    """The outputs of a program, primitive by primitive, with convolutions as NHWC."""
-    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
-
-    def read(variable: Any) -> Any:
-        return variable.val if hasattr(variable, "val") else values[variable]
-
-    for eqn in jaxpr.eqns:
-        inputs = [read(variable) for variable in eqn.invars]
-        inner = next((eqn.params[n] for n in _INNER if n in eqn.params), None)
-        if eqn.primitive is lax.conv_general_dilated_p:
-            outputs = [_conv(*inputs, eqn.params)]
-        elif inner is not None and eqn.primitive.name not in ("scan", "while", "cond"):
-            outputs = _evaluated(inner.jaxpr, inner.consts, *inputs)
-        else:
-            outputs = eqn.primitive.bind(*inputs, **eqn.params)
-            outputs = outputs if eqn.primitive.multiple_results else [outputs]
-        values |= zip(eqn.outvars, outputs, strict=True)
-    return [read(variable) for variable in jaxpr.outvars]
-
-
-# The parameter with the inner program, of jit, custom derivatives and `custom_vmap`.
-_INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
-
-
-def _conv(x: jax.Array, kernel: jax.Array, params: dict) -> jax.Array:
-    """A convolution as NHWC and HWIO, between transpositions."""
-    lhs, rhs, out = params["dimension_numbers"]
-    to_rows, to_kernel = (lhs[0], *lhs[2:], lhs[1]), (*rhs[2:], rhs[1], rhs[0])
-    y = lax.conv_general_dilated(
-        lax.transpose(x, to_rows),
-        lax.transpose(kernel, to_kernel),
-        params["window_strides"],
-        params["padding"],
-        params["lhs_dilation"],
-        params["rhs_dilation"],
-        ("NHWC", "HWIO", "NHWC"),
-        params["feature_group_count"],
-    )
-    back = np.argsort((out[0], *out[2:], out[1]))
-    return lax.transpose(y, tuple(map(int, back)))
-
-
-def _run(session: Any, rows: np.ndarray, size: int | None) -> list[np.ndarray]:
-    """Every row's outputs, `size` rows at a time, the last ones padded."""
-    if size is None:
-        return session.run(None, {"rows": rows})
-    fill = -len(rows) % size
-    padded = np.concatenate([rows, np.repeat(rows[:1], fill, axis=0)])
-    parts = [
-        session.run(None, {"rows": padded[at : at + size]}) for at in range(0, len(padded), size)
-    ]
-    return [np.concatenate(output)[: len(rows)] for output in zip(*parts, strict=True)]
 
 
 def _steepness(detector: Detector) -> float:

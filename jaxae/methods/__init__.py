@@ -5,8 +5,8 @@ A new method is entered in `learners.METHODS`, with the settings that it reads. 
 initialisers and activations, `optimisers` the optimisers by name. `descent` turns any loss of a row
 into a learner's `init` and `step`.
 
-They use losses, settings and what devices compute fastest. They do not know who trains them: no
-epoch, no device axis but its name, no file.
+They use losses, settings and the tuning of devices. They know neither epochs nor files, and of the
+devices only the name of the mapped axis.
 """
 
 from jaxae.methods.learners import METHODS, Method, build

@@ -79,7 +79,6 @@ def adversarial(
     losses: AdversarialLosses,
     *,
     settings: Settings,
-    dtype: str = "float32",
     axis: str | None = AXIS,
 ) -> Learner:
     """ALOCC (Sabokrou et al., CVPR 2018): refiner R against discriminator D, updated together.
@@ -91,12 +90,11 @@ def adversarial(
     Rows and reconstructions are in [0, 1] outside; D's outputs stay logits.
 
     Args:
-      nets: Linen modules `Refiner` and `Discriminator`, built with the same `axis`.
+      nets: Linen modules `Refiner` and `Discriminator`, built with the same `dtype` and `axis`.
       tx: learning rate -> optimiser, for both networks.
       losses: one of `ADVERSARIAL`.
       settings: "lr" of R, "lr_discriminator", "noise_std" on the [-1, 1] scale, "recon_weight";
         optionally "code_noise", see `Refiner`, and "ema", see `_averaged`.
-      dtype: in which the networks compute.
       axis: mapped axis over which gradients, statistics and metrics are averaged.
     """
 
@@ -117,6 +115,7 @@ def adversarial(
         return losses.real(row.out.extra["d_of_r"]) + settings["recon_weight"] * recon
 
     init, infer = partial(_init, nets, tx, "ema" in settings), partial(_infer, nets)
+    dtype = jnp.dtype(nets.refiner.dtype).name
     return Learner(init, step, infer, loss, settings, dtype=dtype, tuning=tuning.ALOCC)
 
 
@@ -199,9 +198,8 @@ def _gradients(
         logits, new = discriminate(p, stats_d, x)
         return losses.real(logits), new
 
-    (real, stats_d), grad_real = jax.value_and_grad(real_loss, has_aux=True)(
-        params["discriminator"]
-    )
+    real_and_grad = jax.value_and_grad(real_loss, has_aux=True)
+    (real, stats_d), grad_real = real_and_grad(params["discriminator"])
     # Code features leave R beside the image and are in no loss: their cotangent is zero.
     d_refined = pull_discriminator(d_adv)[1] + recon_weight * d_recon
     (grad_r,) = pull_refiner((d_refined, jnp.zeros_like(code)))

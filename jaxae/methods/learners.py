@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxae.config import ExperimentConfig, checks
+from jaxae.config import AloccConfig, ExperimentConfig, ModelConfig, checks
 from jaxae.data import sources
 from jaxae.devices import precision, tuning
 from jaxae.errors import UserError
 from jaxae.methods.adversarial import ADVERSARIAL, Pair, adversarial
 from jaxae.methods.networks.alocc import Discriminator, Refiner
 from jaxae.methods.networks.conv import ConvAutoencoder
-from jaxae.methods.networks.dense import DenseAutoencoder
+from jaxae.methods.networks.dense import Autoencoder, DenseAutoencoder
 from jaxae.methods.networks.init import ACTIVATIONS, INITS
 from jaxae.methods.optimisers import OPTIMISERS, optimiser
 from jaxae.methods.reconstruction import reconstruction
@@ -45,20 +45,6 @@ class Method(NamedTuple):
     outputs: frozenset[str] = frozenset()
 
 
-_SHARED = ("latent", "activation", "code_activation", "output_activation", "initializer")
-_DENSE = (*_SHARED, "hidden")
-_CONV = (
-    *_SHARED,
-    "filters",
-    "kernels",
-    "strides",
-    "paddings",
-    "head_kernel",
-    "encoder_activation",
-    "expand_activation",
-)
-
-
 def _span(cfg: ExperimentConfig) -> tuple[float, float]:
     """That of the output's activation; cross-entropy takes values in [0, 1] only."""
     unit = cfg.train.loss == "bce"
@@ -68,7 +54,7 @@ def _span(cfg: ExperimentConfig) -> tuple[float, float]:
 def _dense(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
     if cfg.model.latent < 1:
         raise UserError(f"model.latent is {cfg.model.latent}; method dense needs at least 1")
-    return _autoencoder(cfg, DenseAutoencoder, _DENSE, shape, tuning.DENSE, axis)
+    return _autoencoder(cfg, DenseAutoencoder, shape, tuning.DENSE, axis)
 
 
 def _conv(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
@@ -77,30 +63,33 @@ def _conv(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
             f"method conv needs rows of shape [H, W, C] or [T, C], not {list(shape)}; "
             "use --method dense"
         )
-    return _autoencoder(cfg, ConvAutoencoder, _CONV, shape, tuning.CONV, axis)
+    return _autoencoder(cfg, ConvAutoencoder, shape, tuning.CONV, axis)
 
 
 def _autoencoder(
     cfg: ExperimentConfig,
-    network: Callable[..., Any],
-    fields: tuple[str, ...],
+    network: type[Autoencoder],
     shape: Shape,
     tuned: tuning.Tuning,
     axis: str | None,
 ) -> Learner:
-    """A reconstruction learner of a network that takes these fields of `cfg.model`."""
-    dtype = jnp.dtype(cfg.model.compute_dtype)
+    """A reconstruction learner of a network, whose fields are set by those of `cfg.model`."""
+    fields = {name: getattr(cfg.model, name) for name in _model_fields(network)}
     noise = {"noise_std": cfg.train.noise_std} if cfg.train.noise_std else {}
     return reconstruction(
-        network(shape, dtype=dtype, **{name: getattr(cfg.model, name) for name in fields}),
+        network(shape, dtype=jnp.dtype(cfg.model.compute_dtype), **fields),
         functools.partial(optimiser, cfg.optim),
         LOSSES[cfg.train.loss],
         settings={"lr": cfg.optim.lr, **noise},
         noise_clip=cfg.train.noise_clip,
-        dtype=cfg.model.compute_dtype,
         tuned=tuned,
         axis=axis,
     )
+
+
+def _model_fields(network: type[Autoencoder]) -> list[str]:
+    """The fields of `cfg.model` that a network has too."""
+    return [name for name in vars(ModelConfig()) if name in network.__dataclass_fields__]
 
 
 def _alocc(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
@@ -123,32 +112,26 @@ def _alocc(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
         "recon_weight": losses.recon_weight,
         **{name: value for name, value in optional.items() if value},
     }
-    return adversarial(
-        nets,
-        functools.partial(optimiser, cfg.optim),
-        losses,
-        settings=settings,
-        dtype=cfg.model.compute_dtype,
-        axis=axis,
-    )
+    tx = functools.partial(optimiser, cfg.optim)
+    return adversarial(nets, tx, losses, settings=settings, axis=axis)
 
 
-def _reads(model: tuple[str, ...], *others: str) -> frozenset[str]:
-    """Dotted names of these fields of `model` and of others."""
-    return frozenset({f"model.{name}" for name in (*model, "compute_dtype")} | {*others})
+def _reads(network: type[Autoencoder]) -> frozenset[str]:
+    """The fields that configure a network and its training, by dotted names."""
+    model = {f"model.{name}" for name in (*_model_fields(network), "compute_dtype")}
+    return frozenset(model | {"train.loss", "train.noise_std", "train.noise_clip"})
 
 
-_STABILISERS = ("alocc.bottleneck", "alocc.code_noise", "alocc.spectral", "alocc.ema")
-_NOISE = ("train.loss", "train.noise_std", "train.noise_clip")
 METHODS: Registry[Method] = Registry(
     "method",
     Method,
     {
-        "dense": Method(_dense, _reads(_DENSE, *_NOISE), _span, decodes=True),
-        "conv": Method(_conv, _reads(_CONV, *_NOISE), _span, decodes=True),
+        "dense": Method(_dense, _reads(DenseAutoencoder), _span, decodes=True),
+        "conv": Method(_conv, _reads(ConvAutoencoder), _span, decodes=True),
         "alocc": Method(
             _alocc,
-            _reads((), "variant", "optim.lr_discriminator", "train.noise_std", *_STABILISERS),
+            frozenset({f"alocc.{name}" for name in vars(AloccConfig())})
+            | {"model.compute_dtype", "optim.lr_discriminator", "train.noise_std", "variant"},
             lambda cfg: (0.0, 1.0),
             outputs=frozenset({"d_of_r", "d_of_x"}),
         ),
@@ -166,7 +149,7 @@ def check(cfg: ExperimentConfig) -> None:
     """
     checks.refuse_open(cfg)
     checks.refuse_unread(cfg, METHODS[cfg.method].reads)
-    activations = [name for name in _CONV if name.endswith("activation")]
+    activations = [name for name in vars(cfg.model) if name.endswith("activation")]
     registries: dict[str, Any] = {
         "optim.name": OPTIMISERS,
         "train.loss": LOSSES,

@@ -80,7 +80,6 @@ def reconstruction(
     *,
     settings: Settings,
     noise_clip: bool = True,
-    dtype: str = "float32",
     tuned: tuning.Tuning = tuning.DENSE,
     axis: str | None = AXIS,
 ) -> Learner:
@@ -92,10 +91,12 @@ def reconstruction(
       loss: of one row; see `jaxae.scoring.LOSSES`.
       settings: "lr" and, where inputs are noisy, "noise_std"; the target stays clean.
       noise_clip: clip noisy inputs to [0, 1].
-      dtype: of the model's activations.
       tuned: how it is computed fastest.
       axis: mapped axis over which gradients and metrics are averaged; None outside a map.
     """
+
+    def initial(key: Key, x: Array) -> PyTree:
+        return model.init(key, x)["params"]
 
     def noisy(batch: Batch, key: Key, settings: Settings) -> tuple[Array, Array]:
         if "noise_std" not in settings:
@@ -114,13 +115,7 @@ def reconstruction(
     def row_loss(row: Inferred, settings: Settings) -> Scalar:
         return loss(row.x, row.out.x_hat)
 
-    init, step = descent(
-        lambda key, x: model.init(key, x)["params"],
-        noisy,
-        losses,
-        tx,
-        part=tuned.part,
-        axis=axis,
-    )
+    init, step = descent(initial, noisy, losses, tx, part=tuned.part, axis=axis)
     decode = partial(model.apply, method="decode")
+    dtype = jnp.dtype(model.dtype).name
     return Learner(init, step, infer, row_loss, settings, decode, dtype, tuned)

@@ -1,4 +1,4 @@
-"""Convolution and transposed convolution in the fastest formulation of each platform.
+"""Convolution and transposed convolution in the fastest form of each platform.
 
 Usable on its own: it needs only JAX and jaxtyping. `blur` smooths rows, see there. In convolutions
 three known issues of XLA make the obvious program slow:
@@ -19,154 +19,121 @@ all transposes of one another: `<forward(x, k), y> = <x, input_gradient(y, k)> =
 each map are the other two, to any order. So each is a `jax.custom_vjp` that calls the others, and
 no derivative is left to automatic differentiation of a dilated input. Each map has two forms:
 
-* `native` (GPU, TPU): one `lax.conv_general_dilated`. Only `input_gradient` dilates its input;
+* `convolution` (GPU, TPU): one `lax.conv_general_dilated`. Only `input_gradient` dilates its input;
   `kernel_gradient` is a plain convolution, with a dilated window at most. Where `vmap` maps both
   operands, as over the members of an ensemble, the matrix form stands in for a grouped convolution.
 * `matrix` (CPU): gather patches, one matrix product, scatter. It contains no convolution, so it
-  runs at full speed inside a loop. Inside `calling_library`, large forward convolutions are left to
-  the library that XLA can call for them; see `jaxae.ops.onednn`.
+  runs at full speed inside a loop.
 
 The form is chosen when the program is lowered for a platform, so one traced or exported function
-has the right form everywhere. Reverse-mode derivatives of any order and `vmap` work; forward mode
-(`jvp`, `jacfwd`) raises JAX's `TypeError` for functions with a custom VJP.
+has the right form everywhere; `using` traces in another form, see `forms`. Reverse-mode derivatives
+of any order and `vmap` work; forward mode (`jvp`, `jacfwd`) raises JAX's `TypeError` for functions
+with a custom VJP.
 
-There are two layouts: "BHWC", and "CHWB", in which the matrix form computes. A network that stays
-in "CHWB" from its first convolution to its last (`batch_last` and `batch_first` convert) trains far
-faster on a CPU; the native form names the axes and leaves the memory layout to XLA.
+Images have the batch last, [C, H, W, B], as the matrix form computes: `batch_last` and
+`batch_first` convert. A network that stays in this layout from its first convolution to its last
+trains far faster on a CPU; convolutions name the axes and leave the memory layout to XLA.
 """
 
 import functools
 
 import jax
-from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Float
 
-from jaxae.ops import matrix, native, onednn
-from jaxae.ops.geometry import (
-    Formulation,
-    Geometry,
-    Layout,
-    Padding,
-    Size,
-    ceil_div,
-    resolve,
-    transposed_size,
-)
-from jaxae.ops.matrix import keep_layout
-from jaxae.ops.onednn import calling as calling_library
+from jaxae.ops import convolution, matrix
+from jaxae.ops.forms import by_platform, calling_library, current, keep_layout, using
+from jaxae.ops.geometry import Geometry, Padding, Size, ceil_div, resolve
 
 __all__ = [
-    "Formulation", "Geometry", "Layout", "Padding", "Size", "batch_first", "batch_last",
-    "calling_library", "ceil_div", "conv", "conv_transpose", "forward", "input_gradient",
-    "keep_layout", "kernel_gradient", "resolve",
+    "Geometry", "Padding", "Size", "batch_first", "batch_last", "by_platform", "calling_library",
+    "ceil_div", "conv", "conv_transpose", "current", "keep_layout", "resolve", "using",
 ]  # fmt: skip
 
 Array = jax.Array
 
 
 def conv(
-    x: Float[Array, "B H W C"],
-    kernel: Float[Array, "kh kw c D"],
+    x: Float[Array, "C H W B"],
+    kernel: Float[Array, "kh kw C D"],
     strides: Size = (1, 1),
     padding: Padding = "SAME",
-    *,
-    layout: Layout = "BHWC",
-    form: Formulation = "auto",
-) -> Float[Array, "d P Q e"]:
+) -> Float[Array, "D P Q B"]:
     """Two-dimensional convolution (cross-correlation), as `flax.linen.Conv` computes it.
 
-    `y[b, p, q, d] = sum_ijc x[b, s p + i - lo, s q + j - lo, c] kernel[i, j, c, d]`
+    `y[d, p, q, b] = sum_ijc x[c, s p + i - lo, s q + j - lo, b] kernel[i, j, c, d]`
 
     Args:
-      x: [B, H, W, C], or [C, H, W, B] in layout "CHWB".
-      kernel: [kh, kw, C, D], of the same dtype.
+      x: images with the batch last.
+      kernel: of the same dtype.
       strides: of the two spatial axes.
       padding: "SAME", "VALID" or ((lo, hi), (lo, hi)).
-      layout: of `x` and of the result.
-      form: forces a formulation; "auto" = the platform's.
-
-    Returns:
-      [B, P, Q, D] or [D, P, Q, B].
 
     Raises:
       ValueError: the kernel does not fit into the padded input.
     """
-    how = {"layout": layout, "form": _form(form)}
-    return forward(resolve(x.shape[1:3], kernel.shape[:2], strides, padding, **how), x, kernel)
+    return forward(resolve(x.shape[1:3], kernel.shape[:2], strides, padding), x, kernel)
 
 
 def conv_transpose(
-    x: Float[Array, "B P Q C"],
-    kernel: Float[Array, "kh kw D c"],
+    y: Float[Array, "D P Q B"],
+    kernel: Float[Array, "kh kw C D"],
     strides: Size = (1, 1),
     padding: Padding = "SAME",
     *,
-    output_size: Size | None = None,
-    layout: Layout = "BHWC",
-    form: Formulation = "auto",
-) -> Float[Array, "d H W e"]:
+    output_size: Size,
+) -> Float[Array, "C H W B"]:
     """Transposed convolution: the exact adjoint of `conv` on inputs of `output_size`.
 
-    `<conv(u, kernel), x> = <u, conv_transpose(x, kernel)>` for every u [B, *output_size, D].
+    `<conv(u, kernel), y> = <u, conv_transpose(y, kernel)>` for every u [C, *output_size, B].
 
     Args:
-      x: [B, P, Q, C], or [C, P, Q, B] in layout "CHWB".
-      kernel: [kh, kw, D, C], the layout of Keras' Conv2DTranspose and of Flax' ConvTranspose with
-        `transpose_kernel=True`: the kernel of the convolution that this mirrors.
+      y: images with the batch last.
+      kernel: that of the convolution which this mirrors, as in Keras' Conv2DTranspose and in Flax'
+        ConvTranspose with `transpose_kernel=True`.
       strides: of the mirrored convolution.
       padding: of the mirrored convolution.
-      output_size: (H, W) of the mirrored convolution's input; None = that of Keras and Flax.
-      layout: of `x` and of the result.
-      form: forces a formulation; "auto" = the platform's.
-
-    Returns:
-      [B, H, W, D] or [D, H, W, B].
+      output_size: (H, W) of the mirrored convolution's input.
 
     Raises:
-      ValueError: no convolution maps `output_size` to the size of `x`.
+      ValueError: no convolution maps `output_size` to the size of `y`.
     """
-    size, kernel_size = tuple(x.shape[1:3]), kernel.shape[:2]
-    output_size = output_size or transposed_size(size, kernel_size, strides, padding)
-    geo = resolve(output_size, kernel_size, strides, padding, layout=layout, form=_form(form))
+    size = tuple(y.shape[1:3])
+    geo = resolve(output_size, kernel.shape[:2], strides, padding)
     if geo.out_size != size:
         raise ValueError(f"output_size {output_size} needs an input of {geo.out_size}, not {size}")
-    return input_gradient(geo, x, kernel)
-
-
-def _form(form: Formulation) -> Formulation:
-    return "library" if form == "auto" and onednn.is_called() else form
+    return input_gradient(geo, y, kernel)
 
 
 def batch_last(x: Float[Array, "B H W C"]) -> Float[Array, "C H W B"]:
-    """From layout "BHWC" to "CHWB"."""
+    """The same images with the batch on the last axis."""
     return x.transpose(3, 1, 2, 0)
 
 
 def batch_first(x: Float[Array, "C H W B"]) -> Float[Array, "B H W C"]:
-    """From layout "CHWB" to "BHWC"."""
+    """The same images with the batch on the first axis."""
     return x.transpose(3, 1, 2, 0)
 
 
-# The three maps. In layout "BHWC": x [B, H, W, C], y [B, P, Q, D]; always: k [kh, kw, C, D].
+# The three maps: x [C, H, W, B], y [D, P, Q, B], k [kh, kw, C, D].
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def forward(geo: Geometry, x: Array, k: Array) -> Array:
     """The convolution, (x, k) -> y."""
-    return _by_platform(geo, _forward_matrix, native.forward, x, k)
+    return _in_form(geo, _forward_on_cpu, convolution.forward, x, k)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def input_gradient(geo: Geometry, y: Array, k: Array) -> Array:
     """Its transpose in x, (y, k) -> x: the transposed convolution."""
-    return _by_platform(geo, _input_gradient_matrix, native.input_gradient, y, k)
+    return _in_form(geo, matrix.input_gradient, convolution.input_gradient, y, k)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def kernel_gradient(geo: Geometry, x: Array, y: Array) -> Array:
     """Its transpose in k, (x, y) -> k."""
-    return _by_platform(geo, _kernel_gradient_matrix, native.kernel_gradient, x, y)
+    return _in_form(geo, matrix.kernel_gradient, convolution.kernel_gradient, x, y)
 
 
 def _save_both(geo, a, b, fun):
@@ -187,16 +154,21 @@ kernel_gradient.defvjp(
 )
 
 
-def _by_platform(geo, by_matrix, by_convolution, a, b):
-    """Choose the formulation; nothing else does."""
+def _in_form(geo, by_matrix, by_convolution, a, b):
+    """Choose the form; nothing else does."""
     by_matrix = functools.partial(by_matrix, geo)
     by_convolution = functools.partial(by_convolution, geo)
-    if geo.form == "matrix" or (geo.form != "native" and geo.is_full_window):
-        return by_matrix(a, b)  # a full window is one matrix product, everywhere
-    if geo.form == "native":
+    if geo.form in ("native", "portable"):
         return by_convolution(a, b)
-    by_convolution = _ungrouped(by_convolution, by_matrix)
-    return lax.platform_dependent(a, b, cpu=by_matrix, default=by_convolution)
+    if geo.form == "matrix" or geo.is_full_window:
+        return by_matrix(a, b)  # a full window is one matrix product, everywhere
+    return by_platform(a, b, cpu=by_matrix, default=_ungrouped(by_convolution, by_matrix))
+
+
+def _forward_on_cpu(geo, x, k):
+    if convolution.suits_library(geo, x, k):
+        return convolution.forward_by_library(geo, x, k)
+    return matrix.forward(geo, x, k)
 
 
 def _ungrouped(by_convolution, by_matrix):
@@ -219,26 +191,3 @@ def _ungrouped(by_convolution, by_matrix):
         return side_by_side(a, b), True
 
     return mapped
-
-
-# The matrix form computes in "CHWB"; "BHWC" is converted.
-
-
-def _forward_matrix(geo, x, k):
-    if not geo.is_full_window and onednn.suits(geo, x, k):
-        return onednn.forward(geo, x, k)
-    if geo.layout == "CHWB":
-        return matrix.forward(geo, x, k)
-    return batch_first(matrix.forward(geo, batch_last(x), k))
-
-
-def _input_gradient_matrix(geo, y, k):
-    if geo.layout == "CHWB":
-        return matrix.input_gradient(geo, y, k)
-    return batch_first(matrix.input_gradient(geo, batch_last(y), k))
-
-
-def _kernel_gradient_matrix(geo, x, y):
-    if geo.layout == "CHWB":
-        return matrix.kernel_gradient(geo, x, y)
-    return matrix.kernel_gradient(geo, batch_last(x), batch_last(y))

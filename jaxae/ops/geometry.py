@@ -1,14 +1,14 @@
-"""The static part of a convolution: sizes, strides, padding, layout."""
+"""The static part of a convolution: sizes, strides, padding, form."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from jax import lax
 
+from jaxae.ops.forms import Form, current
+
 Size = tuple[int, int]
 Padding = Literal["SAME", "VALID"] | Sequence[tuple[int, int]]
-Layout = Literal["BHWC", "CHWB"]
-Formulation = Literal["auto", "matrix", "native", "library"]
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -26,8 +26,7 @@ class Geometry(NamedTuple):
     kernel_size: Size
     strides: Size
     padding: tuple[tuple[int, int], tuple[int, int]]
-    layout: Layout = "BHWC"
-    form: Formulation = "auto"
+    form: Form
 
     @property
     def out_size(self) -> Size:
@@ -54,8 +53,8 @@ class Geometry(NamedTuple):
         return self._replace(in_size=self.out_size, padding=padding)
 
 
-def resolve(in_size, kernel_size, strides, padding: Padding, **kwargs) -> Geometry:
-    """The geometry of a convolution, with SAME and VALID turned into numbers of pixels.
+def resolve(in_size, kernel_size, strides, padding: Padding) -> Geometry:
+    """The geometry of a convolution that is traced now: SAME and VALID are turned into pixels.
 
     Raises:
       ValueError: the kernel does not fit into the padded input.
@@ -64,24 +63,7 @@ def resolve(in_size, kernel_size, strides, padding: Padding, **kwargs) -> Geomet
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(in_size, kernel_size, strides, padding.upper())
     padding = tuple((int(lo), int(hi)) for lo, hi in padding)
-    geo = Geometry(in_size, kernel_size, strides, padding, **kwargs)
+    geo = Geometry(in_size, kernel_size, strides, padding, current())
     if min(geo.out_size) < 1:
         raise ValueError(f"a {kernel_size} kernel does not fit into {in_size} padded by {padding}")
     return geo
-
-
-def transposed_size(size: Size, kernel_size: Size, strides: Size, padding: Padding) -> Size:
-    """The default output size of a transposed convolution: that of Keras and Flax.
-
-    Stride times the input for SAME, stride times the steps plus the window for VALID (at least the
-    stride), and the smallest size that the mirrored convolution maps to `size` for numbers.
-    """
-    spans = zip(size, kernel_size, strides, strict=True)
-    if not isinstance(padding, str):
-        padded = zip(spans, padding, strict=True)
-        height, width = ((n - 1) * s + k - lo - hi for (n, k, s), (lo, hi) in padded)
-    elif padding.upper() == "SAME":
-        height, width = (n * s for n, _, s in spans)
-    else:
-        height, width = ((n - 1) * s + max(k, s) for n, k, s in spans)
-    return height, width

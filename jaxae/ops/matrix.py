@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxae.ops.forms import keep_layout
 from jaxae.ops.geometry import Geometry, ceil_div
 
 Array = jax.Array
@@ -32,33 +33,27 @@ _MAX_TAPS_AT_ONCE = 9  # gathered in one stage
 
 def forward(geo: Geometry, x: Array, k: Array) -> Array:
     """(x, k) -> y."""
-    bands = _bands(geo)
-    if bands:
-        parts = [_forward(b.geo, x[:, b.rows_in], k[b.taps]) for b in bands]
-        return jnp.concatenate(parts, axis=1).astype(x.dtype)
-    return _forward(geo, x, k).astype(x.dtype)
+    parts = [_forward(b.geo, x[:, b.rows_in], k[b.taps]) for b in _bands(geo)]
+    return jnp.concatenate(parts, axis=1).astype(x.dtype)
 
 
 def input_gradient(geo: Geometry, y: Array, k: Array) -> Array:
     """(y, k) -> x."""
-    bands = _bands(geo)
-    if bands:
-        parts = (_input_gradient(b.geo, y[:, b.rows_out], k[b.taps]) for b in bands)
-        height = geo.in_size[0]
-        wide = [_widen(p, 1, b.rows_in, height) for p, b in zip(parts, bands, strict=True)]
-        return functools.reduce(operator.add, wide).astype(y.dtype)
-    return _input_gradient(geo, y, k).astype(y.dtype)
+    parts = [
+        _widen(_input_gradient(b.geo, y[:, b.rows_out], k[b.taps]), 1, b.rows_in, geo.in_size[0])
+        for b in _bands(geo)
+    ]
+    return functools.reduce(operator.add, parts).astype(y.dtype)
 
 
 def kernel_gradient(geo: Geometry, x: Array, y: Array) -> Array:
     """(x, y) -> k."""
-    bands = _bands(geo)
-    if bands:
-        parts = (_kernel_gradient(b.geo, x[:, b.rows_in], y[:, b.rows_out]) for b in bands)
-        taps = geo.kernel_size[0]
-        wide = [_widen(p, 0, b.taps, taps) for p, b in zip(parts, bands, strict=True)]
-        return functools.reduce(operator.add, wide).astype(y.dtype)
-    return _kernel_gradient(geo, x, y).astype(y.dtype)
+    taps = geo.kernel_size[0]
+    parts = [
+        _widen(_kernel_gradient(b.geo, x[:, b.rows_in], y[:, b.rows_out]), 0, b.taps, taps)
+        for b in _bands(geo)
+    ]
+    return functools.reduce(operator.add, parts).astype(y.dtype)
 
 
 class _Band(NamedTuple):
@@ -71,20 +66,15 @@ class _Band(NamedTuple):
 
 
 def _bands(geo: Geometry) -> list[_Band]:
-    """The bands, or [] where they would save less than a tenth of the work."""
-    height, taps, stride, top = (
-        geo.in_size[0],
-        geo.kernel_size[0],
-        geo.strides[0],
-        geo.padding[0][0],
-    )
-    rows = geo.out_size[0]
-    met = [(max(0, top - stride * p), min(taps, height + top - stride * p)) for p in range(rows)]
-    if min(b - a for a, b in met) < 1 or sum(b - a for a, b in met) > 0.9 * rows * taps:
-        return []
+    """The bands; all rows as one where several would save less than a tenth of the work."""
+    (height, _), (taps, _), (stride, _) = geo.in_size, geo.kernel_size, geo.strides
+    top, rows = geo.padding[0][0], geo.out_size[0]
+    spans = [(max(0, top - stride * p), min(taps, height + top - stride * p)) for p in range(rows)]
+    if min(b - a for a, b in spans) < 1 or sum(b - a for a, b in spans) > 0.9 * rows * taps:
+        return [_Band(slice(0, rows), slice(0, taps), slice(0, height), geo)]
     bands = []
-    for first, last in sorted({(met.index(m), rows - met[::-1].index(m)) for m in met}):
-        a, b = met[first]
+    for first, last in sorted({(spans.index(m), rows - spans[::-1].index(m)) for m in spans}):
+        a, b = spans[first]
         rows_in = slice(stride * first + a - top, stride * (last - 1) + b - top)
         band = geo._replace(
             in_size=(rows_in.stop - rows_in.start, geo.in_size[1]),
@@ -135,15 +125,6 @@ def _kernel_gradient(geo: Geometry, x: Array, y: Array) -> Array:
 def _flip(k: Array) -> Array:
     """The kernel of the mirrored stride-1 convolution."""
     return jnp.flip(k, (0, 1)).swapaxes(2, 3)
-
-
-def keep_layout(a: Array) -> Array:
-    """The array itself, with the memory layout that the program states, on a CPU.
-
-    Otherwise XLA folds a matrix's transposition into its product, or swaps the operands of a
-    product that is transposed, and some of those products are up to four times slower.
-    """
-    return lax.platform_dependent(a, cpu=lax.optimization_barrier, default=lambda a: a)
 
 
 def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:

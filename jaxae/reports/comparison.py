@@ -12,19 +12,19 @@ from jaxae.rng import Purpose, stream
 from jaxae.stats import intervals
 
 _NEEDED = ("test", "test_is_anomaly", "test_y", "test_class_id", "test_id")
-_LEVEL = 0.05  # below it a difference is called real
+_LEVEL = 0.05  # p-values below it are called real
 
 
 def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
     """Metrics of two runs, and their difference with its 95 % interval and p-value.
 
-    Of the AUROC by DeLong's test, of average precision and F1 by the paired bootstrap; see
-    `jaxae.stats.intervals`. The interval is over test rows: other seeds are other runs.
+    DeLong's test for the AUROC, the paired bootstrap for average precision and F1; see
+    `jaxae.stats.intervals`. Intervals are over test rows, not over seeds.
 
     Args:
       one: the folder of a finished run.
-      other: of another one, scored on the same rows.
-      seed: of the resamples.
+      other: the folder of another run, scored on the same rows.
+      seed: of the bootstrap.
 
     Returns:
       Metric -> "one", "other", "difference" (one - other), "interval" [low, high] and "p_value".
@@ -45,11 +45,11 @@ def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
     scores, flagged = (np.stack([run[name] for run in runs]) for name in _NEEDED[:2])
     y = runs[0]["test_y"]
     differences = intervals.compare(scores, y, flagged, stream(seed, Purpose.RESAMPLING))
-    values = [evaluation.evaluate(s, y, f) for s, f in zip(scores, flagged, strict=True)]
+    metrics = [evaluation.evaluate(s, y, f) for s, f in zip(scores, flagged, strict=True)]
     return {
         name: {
-            "one": values[0][name],
-            "other": values[1][name],
+            "one": metrics[0][name],
+            "other": metrics[1][name],
             "difference": float(difference.value),
             "interval": [float(end) for end in difference.interval],
             "p_value": float(difference.p_value),
@@ -60,7 +60,7 @@ def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
 
 
 def rows(differences: dict[str, dict]) -> list[tuple[str, ...]]:
-    """What `compare` says as cells: metric, one, other, difference, p-value, verdict in words."""
+    """The result of `compare` as cells: metric, one, other, difference, p-value, verdict."""
     return [
         (
             name,
@@ -75,6 +75,6 @@ def rows(differences: dict[str, dict]) -> list[tuple[str, ...]]:
 
 
 def table(differences: dict[str, dict]) -> str:
-    """What `compare` says, a line for each metric, with a verdict in words."""
+    """The result of `compare` as text, a line for each metric."""
     heads = ("", "one", "other", "one - other, 95 % interval", "p", "")
     return tables.aligned([heads, *rows(differences)], right=(1, 2, 3, 4))

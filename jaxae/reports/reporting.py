@@ -1,4 +1,4 @@
-"""The report of a run: everything that a results table needs, as `report.json` holds it."""
+"""The report of a run, as `report.json` holds it, and as a table."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jaxae.types import Dataset
 def arrays(
     detector: detectors.Detector, scores: detectors.Scores, data: Dataset
 ) -> dict[str, np.ndarray]:
-    """Scores, decisions and the truth, as `scores.npz` holds them."""
+    """Scores, decisions and ground truth, as `scores.npz` holds them."""
     return scores._asdict() | {
         "test_is_anomaly": scoring.decide(detector.decision, scores.test),
         "test_y": data.test.y,
@@ -73,10 +73,7 @@ _INTERVAL = "_interval"
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as an aligned two-column table, intervals beside their metrics.
-
-    Below it a line for each of the report's "warnings".
-    """
+    """The report as a two-column table, intervals beside their metrics; warnings stand below."""
     flat: dict[str, Any] = {}
     for name, value in report.items():
         parts = value if isinstance(value, dict) else {}

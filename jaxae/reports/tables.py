@@ -1,4 +1,4 @@
-"""Tables as text: aligned for a screen, Markdown for a file, and how their cells are written."""
+"""Tables as aligned text and as Markdown, and the format of their cells."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,8 +11,8 @@ def aligned(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> str:
     """Rows of cells as lines, in columns as wide as their longest cell.
 
     Args:
-      rows: of equally many cells each; the first may be a header.
-      right: numbers of the columns that end flush; the others begin flush.
+      rows: with the same number of cells each; the first may be a header.
+      right: indices of the right-aligned columns.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     signs = [">" if i in set(right) else "<" for i in range(len(widths))]
@@ -31,7 +31,7 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def text(value: Any) -> str:
-    """A value of a report: floats to five digits, the beginning of a digest, - for None."""
+    """A value of a report: floats to five digits, the first digits of a digest, - for None."""
     if value is None:
         return "-"
     if isinstance(value, dict):
@@ -42,5 +42,5 @@ def text(value: Any) -> str:
 
 
 def interval(ends: Sequence[float] | None, sign: str = "") -> str:
-    """Both ends of an interval of a rate; "" for None. With `sign` "+" each shows its sign."""
+    """An interval as "[low, high]"; "" for None. `sign` "+" shows the sign of positive ends."""
     return f"[{ends[0]:{sign}.4f}, {ends[1]:{sign}.4f}]" if ends else ""

@@ -3,7 +3,7 @@
 A new score is entered in `scores.SCORES`, a new threshold rule in `rules.RULES`; `rules.fit_rule`
 fits one on calibration scores, and `rules.decide` applies it: all decisions are made there.
 `losses` has the training losses, which the scores of the same names share; `tails` extrapolates
-thresholds beyond the largest score. P-values are made in `jaxae.stats.conformal.ranks`.
+thresholds beyond the largest score. `jaxae.stats.conformal.ranks` computes p-values.
 
 Higher = more anomalous. A score may carry state fitted on normal rows, and "a+b" adds standardised
 scores. No module knows where the rows come from or what a detector is.

@@ -1,4 +1,4 @@
-"""Threshold rules: from the scores of normals to decisions about others.
+"""Threshold rules: from the scores of normals to decisions about other rows.
 
 To add one, enter a `Rule` in `RULES`, or call `RULES.add` from outside the package.
 """
@@ -67,28 +67,24 @@ def rule(spec: str) -> Rule:
     Raises:
       UserError: the rule is unknown, or its number is missing, superfluous or out of range.
     """
-    name, colon, text = spec.partition(":")
+    name, colon, number = spec.partition(":")
     entry = RULES[name]
     argument = entry.argument
     if argument is None:
         if colon:
             raise UserError(f"threshold rule {spec!r} takes no number; write {name!r}")
-        return entry
+        return entry._replace(fit=_fitting(entry.fit, None))
     try:
-        number = float(text)
+        value = float(number)
     except ValueError:
-        number = math.nan
+        value = math.nan
     needed = f"{argument.meaning} after {name}, as in {name}:{argument.example:g}"
-    if not math.isfinite(number):
+    if not math.isfinite(value):
         raise UserError(f"threshold rule {spec!r} needs a finite number: {needed}")
     low, high = argument.low, argument.high
-    if not low < number < high:
+    if not low < value < high:
         raise UserError(f"threshold rule {spec!r} needs {needed}, between {low:g} and {high:g}")
-
-    def fit(scores: Float[Array, " N"]) -> dict:
-        return entry.fit(scores, number)
-
-    return entry._replace(fit=fit, argument=None)
+    return entry._replace(fit=_fitting(entry.fit, value), argument=None)
 
 
 def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
@@ -98,16 +94,14 @@ def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
       UserError: see `rule`; a score is NaN, or the rule needs more of them.
     """
     conformal.refuse_nan(calibration=scores)
-    rule(spec)  # raises on a malformed specification
     scores = jnp.asarray(scores)
-    name, _, text = spec.partition(":")
-    return Decision(spec, _fitting(RULES[name].fit, text)(scores), scores)
+    return Decision(spec, rule(spec).fit(scores), scores)
 
 
 @functools.lru_cache(maxsize=64)
-def _fitting(fit: Callable[..., dict], number: str) -> Callable[[Array], dict]:
+def _fitting(fit: Callable[..., dict], number: float | None) -> Callable[[Array], dict]:
     """A rule's `fit` with its number, compiled once for every number of scores."""
-    return jax.jit(lambda scores: fit(scores, float(number)) if number else fit(scores))
+    return jax.jit(lambda scores: fit(scores) if number is None else fit(scores, number))
 
 
 def decide(decision: Decision, scores: Float[AnyArray, " N"]) -> Bool[np.ndarray, " N"]:

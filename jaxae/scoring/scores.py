@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 256  # bounds the memory of [rows, bank] distances
 Rows = Iterable[Inferred]  # blocks of rows with their outputs
 
 
-def _of_reconstruction(loss: LossFn) -> Score:
+def _reconstruction_score(loss: LossFn) -> Score:
     """The score that compares a row with its reconstruction and fits nothing."""
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
@@ -34,7 +34,7 @@ def _of_reconstruction(loss: LossFn) -> Score:
     return Score(apply)
 
 
-def _of_log_odds(name: str) -> Score:
+def _log_odds_score(name: str) -> Score:
     """A discriminator's negated log-odds that the row, or its reconstruction, is real."""
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
@@ -83,7 +83,7 @@ def _mahalanobis_apply(fitted: dict, row: Inferred) -> Scalar:
     return jnp.linalg.norm(jnp.matmul(fitted["whiten"], centred, precision="highest"))
 
 
-def _of_neighbours(features: Callable[[Inferred], Array]) -> Score:
+def _neighbour_score(features: Callable[[Inferred], Array]) -> Score:
     """The mean Euclidean distance of a row's features to those of its nearest training rows.
 
     A row that is in the bank is its own neighbour at distance 0. The bank is centred so that the
@@ -96,12 +96,12 @@ def _of_neighbours(features: Callable[[Inferred], Array]) -> Score:
         return {"mean": mean, "bank": bank - mean[None]}
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
-        bank, at = fitted["bank"], features(row).ravel() - fitted["mean"]
-        # |b|^2 - 2 b.z ranks the bank as one matrix product over mapped rows. The distance to the
+        bank, point = fitted["bank"], features(row).ravel() - fitted["mean"]
+        # |b|^2 - 2 b.p ranks the bank as one matrix product over mapped rows. The distance to the
         # few nearest is then computed from their difference, which is exact for duplicates too.
-        rank = jnp.matmul(bank, at, precision="highest") - 0.5 * jnp.sum(bank * bank, axis=1)
+        rank = jnp.matmul(bank, point, precision="highest") - 0.5 * jnp.sum(bank * bank, axis=1)
         _, nearest = lax.top_k(rank, min(NEIGHBOURS, len(bank)))
-        return jnp.mean(jnp.linalg.norm(bank[nearest] - at[None], axis=1))
+        return jnp.mean(jnp.linalg.norm(bank[nearest] - point[None], axis=1))
 
     return Score(apply, fit)
 
@@ -130,16 +130,16 @@ SCORES: Registry[Score] = Registry(
     "score",
     Score,
     {
-        "mse": _of_reconstruction(mse),
-        "mae": _of_reconstruction(mae),
-        "bce": _of_reconstruction(bce),
-        "max_error": _of_reconstruction(_max_error),
+        "mse": _reconstruction_score(mse),
+        "mae": _reconstruction_score(mae),
+        "bce": _reconstruction_score(bce),
+        "max_error": _reconstruction_score(_max_error),
         "blurred_energy": Score(_energy_apply, _energy_fit),
         "latent_mahalanobis": Score(_mahalanobis_apply, _mahalanobis_fit),
-        "latent_knn": _of_neighbours(lambda rows: rows.out.z),
-        "row_knn": _of_neighbours(lambda rows: rows.x),  # needs no model; useful in a sum
-        "d_of_r": _of_log_odds("d_of_r"),
-        "d_of_x": _of_log_odds("d_of_x"),
+        "latent_knn": _neighbour_score(lambda rows: rows.out.z),
+        "row_knn": _neighbour_score(lambda rows: rows.x),  # needs no model; useful in a sum
+        "d_of_r": _log_odds_score("d_of_r"),
+        "d_of_x": _log_odds_score("d_of_x"),
     },
 )
 

@@ -73,6 +73,6 @@ def peaks_over_threshold(scores: Float[Array, " n"], risk: float) -> dict:
     u = ordered[n - m - 1]
     xi, sigma = generalised_pareto(ordered[n - m :] - u)
     depth = jnp.maximum(jnp.log(m / (n * jnp.asarray(risk, jnp.float32))), 0.0)
-    bent = jnp.abs(xi) > 1e-5
-    reach = jnp.where(bent, jnp.expm1(xi * depth) / jnp.where(bent, xi, 1.0), depth)
+    curved = jnp.abs(xi) > 1e-5
+    reach = jnp.where(curved, jnp.expm1(xi * depth) / jnp.where(curved, xi, 1.0), depth)
     return {"threshold": u + sigma * reach}

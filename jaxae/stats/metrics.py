@@ -1,8 +1,8 @@
 """Detection metrics on the host, exact where scores tie.
 
-Conventions: `scores` [N] are compared in float32, higher = more anomalous; `y` [N] is True for
-anomalies, the positive class. NaN comes out when a score is NaN, or when a class that the metric
-needs has no rows.
+Conventions: `scores` [N] are compared in float32, higher = more anomalous; `y` [N] is the truth,
+True for anomalies, the positive class; `is_anomaly` [N] are decisions. Metrics are in [0, 1], and
+NaN where a score is NaN or where a class that the metric needs has no rows.
 
 Precision: counts are whole numbers, and what is made of them is float32, within about 1e-6 of
 scikit-learn's float64. The order of the operations is kept, so that a report stays the same to the
@@ -22,20 +22,15 @@ _NAN = np.float32(np.nan)
 
 
 class Confusion(NamedTuple):
-    """What a threshold does, anomalies being positive; every field is in [0, 1]."""
+    """What decisions are worth, each in [0, 1]; anomaly = positive unless a name says otherwise."""
 
     accuracy: np.float32
     precision: np.float32  # 0 when nothing is flagged
     recall: np.float32
     f1: np.float32
     fpr: np.float32  # share of normal rows that are flagged
-
-
-class NormalPositive(NamedTuple):
-    """The same decisions with normal rows as the positive class; every field is in [0, 1]."""
-
-    precision: np.float32  # 0 when everything is flagged
-    recall: np.float32
+    precision_normal_positive: np.float32  # 0 when everything is flagged
+    recall_normal_positive: np.float32
 
 
 class EqualError(NamedTuple):
@@ -45,45 +40,7 @@ class EqualError(NamedTuple):
     f1: np.float32
 
 
-class Quality(NamedTuple):
-    """All metrics of one detector; anomaly = positive unless a name says otherwise."""
-
-    auroc: np.float32
-    average_precision: np.float32
-    fpr_at_95_tpr: np.float32  # false-positive rate where 95 % of the anomalies are found
-    accuracy: np.float32  # from here to recall_normal_positive: of the detector's decisions
-    precision: np.float32
-    recall: np.float32
-    f1: np.float32
-    fpr: np.float32
-    precision_normal_positive: np.float32
-    recall_normal_positive: np.float32
-    equal_error_threshold: np.float32  # where false-positive and false-negative rates meet
-    equal_error_f1: np.float32
-    best_f1_oracle: np.float32  # over all thresholds: it looks at the truth and is no result
-
-
-def measure(
-    scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"], is_anomaly: Bool[AnyArray, " N"]
-) -> Quality:
-    """Every metric of scores, truth and decisions; all are NaN where a score is."""
-    if np.isnan(scores).any():
-        return Quality(*[_NAN] * len(Quality._fields))
-    decisions = confusion(is_anomaly, y)
-    normals = normal_as_positive(is_anomaly, y)
-    equal = equal_error(scores, y)
-    return Quality(
-        auroc(scores, y),
-        average_precision(scores, y),
-        fpr_at_tpr(scores, y),
-        *decisions,
-        *normals,
-        *equal,
-        best_f1(scores, y),
-    )
-
-
-def _defined(
+def _counts(
     scores: AnyArray, y: AnyArray, needs_normals: bool = True
 ) -> tuple[Curve, np.integer, np.integer] | None:
     """The curve with both class counts; None where a score is NaN or a class is empty."""
@@ -134,13 +91,10 @@ def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
     """Area under the ROC curve: P(anomaly scores above normal) + P(they tie) / 2.
 
     The Mann-Whitney form, equal to `sklearn.metrics.roc_auc_score`, ties included.
-
-    Returns:
-      In [0, 1]; NaN with a NaN score or an empty class.
     """
-    if not (defined := _defined(scores, y)):
+    if not (counts := _counts(scores, y)):
         return _NAN
-    curve, anomalies, normals = defined
+    curve, anomalies, normals = counts
     # For each anomaly: normals strictly below it + normals at or below it = twice its wins.
     wins = 2 * normals - curve.fp[1:] - curve.fp[:-1]
     mean = _mean_of_counts(_by_row(curve, wins), anomalies)
@@ -150,39 +104,26 @@ def auroc(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
 def average_precision(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
     """Average precision: sum over cuts of (recall step) * precision, without interpolation.
 
-    Equal to `sklearn.metrics.average_precision_score`.
-
-    Returns:
-      In [0, 1]; NaN with a NaN score or without anomalies.
+    Equal to `sklearn.metrics.average_precision_score`; defined without normals too.
     """
-    if not (defined := _defined(scores, y, needs_normals=False)):
+    if not (counts := _counts(scores, y, needs_normals=False)):
         return _NAN
-    curve, anomalies, _ = defined
+    curve, anomalies, _ = counts
     # Every anomaly adds a recall step of 1 / anomalies, at the precision of its score's cut.
     precision = _ratio(curve.tp[1:], curve.tp[1:] + curve.fp[1:])
     return _pairwise_sum(_by_row(curve, precision)) / np.float32(anomalies)
 
 
-def _decisions(is_anomaly: AnyArray, y: AnyArray) -> tuple[int, int, int, int]:
-    """Counts (tp, fp, fn, tn) of decisions."""
-    flagged, y = np.asarray(is_anomaly, bool), np.asarray(y, bool)
-    pairs = ((flagged, y), (flagged, ~y), (~flagged, y), (~flagged, ~y))
-    tp, fp, fn, tn = (int(np.sum(one & other)) for one, other in pairs)
-    return tp, fp, fn, tn
-
-
 def confusion(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Confusion:
     """Accuracy, precision, recall, F1 and false-positive rate of decisions.
 
-    Args:
-      is_anomaly: the decisions.
-      y: the truth, True = anomaly.
-
-    Returns:
-      Each in [0, 1]. Precision is 0 when nothing is flagged. Recall and F1 are NaN without
-      anomalies, the false-positive rate without normals.
+    Precision and recall are also given with normal rows as the positive class, as some tutorials
+    report them. Recall and F1 are NaN without anomalies, the false-positive rate and the recall of
+    normals without normals.
     """
-    tp, fp, fn, tn = _decisions(is_anomaly, y)
+    flagged, y = np.asarray(is_anomaly, bool), np.asarray(y, bool)
+    pairs = ((flagged, y), (flagged, ~y), (~flagged, y), (~flagged, ~y))
+    tp, fp, fn, tn = (int(np.sum(one & other)) for one, other in pairs)
     anomalies, normals = tp + fn, fp + tn
     return Confusion(
         accuracy=_ratio(tp + tn, anomalies + normals) if anomalies + normals else _NAN,
@@ -190,24 +131,8 @@ def confusion(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Conf
         recall=_ratio(tp, anomalies) if anomalies else _NAN,
         f1=_ratio(2 * tp, 2 * tp + fp + fn) if anomalies else _NAN,
         fpr=_ratio(fp, normals) if normals else _NAN,
-    )
-
-
-def normal_as_positive(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> NormalPositive:
-    """Precision and recall of the same decisions when *normal* counts as positive.
-
-    Some tutorials report them so; the accuracy is the same either way.
-
-    Args:
-      is_anomaly: the decisions.
-      y: the truth, True = anomaly, as everywhere.
-
-    Returns:
-      Each in [0, 1]. Precision is 0 when everything is flagged, recall NaN without normals.
-    """
-    _, fp, fn, tn = _decisions(is_anomaly, y)
-    return NormalPositive(
-        precision=_ratio(tn, tn + fn), recall=_ratio(tn, tn + fp) if fp + tn else _NAN
+        precision_normal_positive=_ratio(tn, tn + fn),
+        recall_normal_positive=_ratio(tn, normals) if normals else _NAN,
     )
 
 
@@ -216,17 +141,11 @@ def fpr_at_tpr(
 ) -> np.float32:
     """The smallest false-positive rate at which at least the share `tpr` of anomalies is flagged.
 
-    Args:
-      scores: higher = more anomalous.
-      y: the truth, True = anomaly.
-      tpr: the recall asked for, in (0, 1].
-
-    Returns:
-      In [0, 1]; NaN with a NaN score or an empty class.
+    `tpr` is a recall in (0, 1].
     """
-    if not (defined := _defined(scores, y)):
+    if not (counts := _counts(scores, y)):
         return _NAN
-    curve, anomalies, normals = defined
+    curve, anomalies, normals = counts
     # In whole anomalies; two roundings of slack keep .95 of 20 at 19.
     slack = np.float32(1 - 2 * float(np.finfo(np.float32).eps))
     needed = np.ceil(np.float32(anomalies) * np.float32(tpr) * slack)
@@ -239,13 +158,10 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
     All distinct scores are tried as cuts, and flagging nothing. The threshold is the highest score
     that stays unflagged, so that `score > threshold` flags exactly what scikit-learn's
     `score >= t` does at its threshold t; it is -inf when the best cut flags every row.
-
-    Returns:
-      The threshold and the F1 there; NaN with a NaN score or an empty class.
     """
-    if not (defined := _defined(scores, y)):
+    if not (counts := _counts(scores, y)):
         return EqualError(_NAN, _NAN)
-    curve, anomalies, normals = defined
+    curve, anomalies, normals = counts
     # Rounding decides between cuts that are equally good. These products with inverses, the first
     # not rounded before the difference, choose the cut that every version has chosen.
     per_normal, per_anomaly = (1 / np.float32(count) for count in (normals, anomalies))
@@ -255,13 +171,9 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
 
 
 def best_f1(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
-    """The largest F1 over all thresholds: an oracle, since it is chosen with the truth.
-
-    Returns:
-      In [0, 1]; NaN with a NaN score or without anomalies.
-    """
-    defined = _defined(scores, y, needs_normals=False)
-    return np.max(_f1_of_cuts(defined[0])) if defined else _NAN
+    """The largest F1 over all thresholds: an oracle, since it is chosen with the truth."""
+    counts = _counts(scores, y, needs_normals=False)
+    return np.max(_f1_of_cuts(counts[0])) if counts else _NAN
 
 
 def _f1_of_cuts(curve: Curve) -> np.ndarray:

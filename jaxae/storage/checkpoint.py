@@ -1,8 +1,8 @@
-"""Checkpoints of states with Orbax, written whole or not at all, and verified before reading.
+"""Checkpoints of training states with Orbax, written atomically and verified before reading.
 
-Each holds the SHA-256 of its files, computed before Orbax commits it by renaming it, and compared
-before Orbax reads it: Orbax does not notice most flipped bits, and when it does, tasks of a closed
-event loop stay behind.
+Each holds the SHA-256 of its files, computed before Orbax commits the checkpoint by renaming it,
+and compared before Orbax reads it: Orbax does not notice most flipped bits, and when it does, it
+leaves tasks of a closed event loop behind.
 """
 
 import contextlib
@@ -31,26 +31,22 @@ from jaxae.storage import disk
 from jaxae.types import PyTree
 
 DIGESTS = "digests.json"
-_PARTS = ("about", "state")  # the items of a checkpoint, a folder each
-_CHOSEN = "chosen"  # one more, if a run selects an epoch other than the last
+_PARTS = ("about", "state")  # the items of every checkpoint, a folder each
+_CHOSEN = "chosen"  # one more item, if the run selects an epoch other than the last
 
 
 class Manager(ocp.CheckpointManager):
-    """Orbax's manager, whose failures to write are raised as `OSError`."""
+    """Orbax's manager; a checkpoint that cannot be written raises `OSError`."""
 
     def wait_until_finished(self) -> None:
-        """Wait until what was saved is on disk.
-
-        Raises:
-          OSError: it cannot be written.
-        """
+        """Wait until all is on disk; raises `OSError` if it cannot be written."""
         with _writing(Path(self.directory)):
             super().wait_until_finished()
 
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Raise TensorStore's `ValueError`s as `OSError`s with the system's error number in them."""
+    """Raise TensorStore's `ValueError` as an `OSError` with the system's error number."""
     with naming(folder):
         try:
             yield
@@ -64,11 +60,11 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @functools.cache
 def _silence_raised_errors() -> None:
-    """Suppress what is printed of Orbax's errors besides raising them.
+    """Suppress what is printed about write errors that Orbax raises anyway.
 
-    Orbax logs them, and asyncio does if two tasks fail. If one write of several fails, the others
-    end after their event loop, and TensorStore prints a traceback for each; or they are never
-    started, of which Python warns.
+    Orbax logs them, and so does asyncio if two tasks fail. If one of several writes fails, the
+    others outlive their event loop, and TensorStore prints a traceback for each; or they never
+    start, and Python warns of that.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(
@@ -88,12 +84,12 @@ def open_manager(folder: Path, keep: int, fall_back: bool = False) -> Manager:
     """The checkpoints in a folder, numbered by epoch.
 
     Args:
-      folder: made if it does not exist; unfinished checkpoints in it are removed.
-      keep: how many are kept; 0 = all.
-      fall_back: move damaged checkpoints away, up to the newest one that is whole.
+      folder: created if it does not exist; unfinished checkpoints in it are removed.
+      keep: how many checkpoints are kept; 0 = all.
+      fall_back: move checkpoints newer than the newest intact one to `damaged/` beside the folder.
 
     Raises:
-      UserError: the newest lacks a part, or none is whole.
+      UserError: the newest checkpoint is incomplete, or, with `fall_back`, all are damaged.
     """
     _silence_raised_errors()
     if fall_back:
@@ -112,7 +108,7 @@ def open_manager(folder: Path, keep: int, fall_back: bool = False) -> Manager:
 
 
 def opened(folder: Path, cfg: TrainConfig) -> Manager:
-    """`open_manager` as a configuration has it."""
+    """`open_manager` with the settings of a configuration."""
     return open_manager(folder, cfg.keep_checkpoints, cfg.fall_back)
 
 
@@ -121,7 +117,7 @@ def _numbered(folder: Path) -> list[int]:
 
 
 def _move_damaged(folder: Path) -> None:
-    """Move away what is newer than the newest whole checkpoint; a `UserError` if none is whole."""
+    """Move checkpoints newer than the newest intact one; a `UserError` if all are damaged."""
     damaged: dict[Path, UserError] = {}
     for path in (folder / str(epoch) for epoch in reversed(_numbered(folder))):
         try:
@@ -130,8 +126,8 @@ def _move_damaged(folder: Path) -> None:
         except UserError as error:
             damaged[path] = error
     else:
-        for problem in damaged.values():  # the newest one's
-            raise UserError(f"no checkpoint in {folder} is whole: {problem}")
+        for problem in damaged.values():  # of the newest; no loop if there are no checkpoints
+            raise UserError(f"every checkpoint in {folder} is damaged: {problem}")
     target = folder.parent / "damaged"
     for path in damaged:
         target.mkdir(exist_ok=True)
@@ -141,16 +137,16 @@ def _move_damaged(folder: Path) -> None:
 
 
 def epochs(manager: Manager) -> list[int]:
-    """The epochs with a checkpoint that has all its parts.
+    """The epochs that have a complete checkpoint.
 
-    Orbax renames a checkpoint into place when it is whole. One that lacks a part was being removed
+    Orbax renames a checkpoint into place once it is complete. An incomplete one was being removed
     when the process was killed; Orbax removes it next time.
     """
     return [e for e in sorted(manager.all_steps()) if not _missing(_path(manager, e))]
 
 
 def due(cfg: TrainConfig) -> Callable[[int], bool]:
-    """`epoch -> whether to save it`: every n-th, the last, and one after `checkpoint_minutes`."""
+    """`epoch -> whether to save`: every n-th, the last, one after `checkpoint_minutes`."""
     saved = time.monotonic()
 
     def is_due(epoch: int) -> bool:
@@ -165,21 +161,17 @@ def due(cfg: TrainConfig) -> Callable[[int], bool]:
 
 
 def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTree = None) -> None:
-    """Save the state after an epoch; returns once the state is copied.
+    """Save the state after an epoch; returns once the state is copied, before it is written.
 
-    Args:
-      manager: see `open_manager`.
-      epoch: the checkpoint's number.
-      state: of training.
-      about: what the run is made with, JSON-able; see `about`.
-      chosen: the number and the variables of the best epoch so far, if epochs are compared.
+    `about` is JSON-able and says what the run is made from, see `run_folder.about`. `chosen` is the
+    number and the variables of the best epoch so far, if epochs are compared.
 
     Raises:
-      OSError: this checkpoint or the one before it cannot be written.
+      OSError: this checkpoint or the previous one cannot be written.
     """
     about = {**about, "leaves": _leaves(state)}
-    # For arrays on several devices Orbax would compile slices, so that every device writes one.
-    single = parallel.first_copy if jax.process_count() == 1 else lambda tree: tree
+    # Of arrays on several devices Orbax would compile slices, one for each device to write.
+    single = parallel.local_copy if jax.process_count() == 1 else lambda tree: tree
     items = {"state": ocp.args.StandardSave(single(state)), "about": ocp.args.JsonSave(about)}
     if chosen is not None:
         items[_CHOSEN] = ocp.args.StandardSave(single(chosen))
@@ -188,10 +180,7 @@ def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTre
 
 
 def _seal(folder: Path) -> None:
-    """Add the digests to a checkpoint whose files are written, before Orbax renames it.
-
-    Older versions' checkpoints get theirs too: they were renamed, so they are whole.
-    """
+    """Add digests to a checkpoint before Orbax renames it, and to complete ones without any."""
     if not hosts.first():
         return
     for path in folder.iterdir():
@@ -204,7 +193,7 @@ def _missing(path: Path) -> list[str]:
 
 
 def _digests(path: Path) -> dict[str, str]:
-    """File -> SHA-256, of the parts; Orbax writes its other files later and can do without."""
+    """File -> SHA-256, for files in the items; Orbax writes others later and does not need them."""
     digests = {}
     for file in sorted(f for part in (*_PARTS, _CHOSEN) for f in (path / part).rglob("*")):
         if file.is_file():
@@ -215,11 +204,7 @@ def _digests(path: Path) -> dict[str, str]:
 
 
 def check_whole(path: Path) -> None:
-    """Compare a checkpoint with its digests, if it has them; older versions' have none.
-
-    Raises:
-      UserError: it is damaged; names a file.
-    """
+    """Raise a `UserError` that names a file whose digest differs; older versions wrote none."""
     _check_parts(path)
     if not (path / DIGESTS).exists():
         return
@@ -236,12 +221,10 @@ def check_whole(path: Path) -> None:
 def _check_parts(path: Path) -> None:
     missing = _missing(path)
     if missing:
-        raise UserError(
-            f"{path} is no checkpoint: it holds no {' and no '.join(missing)}; {_REMEDY}"
-        )
+        raise UserError(f"the checkpoint {path} lacks {' and '.join(missing)}; {_REMEDY}")
 
 
-_REMEDY = "put it back, or go on after the newest whole one with --train.fall-back"
+_REMEDY = "restore it, or resume from the newest intact checkpoint with --train.fall-back"
 
 
 def _leaves(state: PyTree) -> dict[str, str]:
@@ -251,25 +234,20 @@ def _leaves(state: PyTree) -> dict[str, str]:
 
 
 def about(manager: Manager, epoch: int) -> dict:
-    """What a checkpoint's run is made with, as `save` was given it, and its arrays' shapes.
+    """The `about` that `save` was given, with "leaves", the state's dtypes and shapes.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the checkpoint is damaged.
     """
     check_whole(_path(manager, epoch))
-    args = ocp.args.Composite(about=ocp.args.JsonRestore())
-    with _readable(manager, epoch):
-        return manager.restore(epoch, args=args).about
+    return _read(manager, epoch, "about", ocp.args.JsonRestore())
 
 
 def restore(manager: Manager, template: PyTree, epoch: int | None = None) -> PyTree:
     """A saved state, bit for bit.
 
-    Args:
-      manager: see `open_manager`.
-      template: shapes, dtypes and shardings, for instance from `jax.eval_shape` of the
-        initialisation; the saved state must have the same.
-      epoch: None = the last one.
+    `template` has shapes, dtypes and shardings, for instance from `jax.eval_shape` of the
+    initialisation; the saved state must have the same shapes and dtypes. `epoch` None = the last.
 
     Raises:
       UserError: there is no such checkpoint, it is damaged, or it has other shapes or dtypes.
@@ -279,28 +257,31 @@ def restore(manager: Manager, template: PyTree, epoch: int | None = None) -> PyT
         raise UserError(
             f"no checkpoint of epoch {epoch} in {manager.directory}; there are {epochs(manager)}"
         )
-    _check_leaves(manager, template, epoch)
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-    with _readable(manager, epoch):
-        return manager.restore(epoch, args=args).state
+    # Compared here, because Orbax's own error would leave tasks of a closed event loop behind.
+    saved, expected = about(manager, epoch)["leaves"], _leaves(template)
+    for path in sorted(saved | expected):
+        if saved.get(path) != expected.get(path):
+            raise UserError(
+                f"the checkpoint of epoch {epoch} in {manager.directory} is of another model: "
+                f"{path} is {saved.get(path)} there and {expected.get(path)} here; "
+                "remove the run folder or name another"
+            )
+    return _read(manager, epoch, "state", ocp.args.StandardRestore(template))
 
 
 def restore_chosen(manager: Manager, template: PyTree, epoch: int) -> PyTree:
-    """The selected epoch's state, bit for bit; call `restore` first, which looks for damage.
+    """The `chosen` that `save` was given, bit for bit; call `restore` first, which finds damage.
 
     Raises:
       UserError: none was saved, or it has other shapes or dtypes than the template.
     """
-    args = ocp.args.Composite(**{_CHOSEN: ocp.args.StandardRestore(template)})
-    with _readable(manager, epoch):
-        return manager.restore(epoch, args=args)[_CHOSEN]
+    return _read(manager, epoch, _CHOSEN, ocp.args.StandardRestore(template))
 
 
-@contextlib.contextmanager
-def _readable(manager: Manager, epoch: int) -> Iterator[None]:
-    """Raise Orbax's errors, which a checkpoint without digests may cause, as a `UserError`."""
+def _read(manager: Manager, epoch: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
+    """An item of a checkpoint; Orbax may find damage where there are no digests."""
     try:
-        yield
+        return manager.restore(epoch, args=ocp.args.Composite(**{item: args}))[item]
     except (ValueError, KeyError, FileNotFoundError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{_path(manager, epoch)} cannot be read: {reason}; {_REMEDY}") from error
@@ -308,15 +289,3 @@ def _readable(manager: Manager, epoch: int) -> Iterator[None]:
 
 def _path(manager: Manager, epoch: int) -> Path:
     return Path(manager.directory) / str(epoch)
-
-
-def _check_leaves(manager: Manager, template: PyTree, epoch: int) -> None:
-    """Compare before Orbax does: its error would leave tasks of a closed event loop behind."""
-    saved, wanted = about(manager, epoch)["leaves"], _leaves(template)
-    for path in sorted(saved | wanted):
-        if saved.get(path) != wanted.get(path):
-            raise UserError(
-                f"the checkpoint of epoch {epoch} in {manager.directory} is of another model: "
-                f"{path} is {saved.get(path)} there and {wanted.get(path)} here; "
-                "remove the run folder or name another"
-            )

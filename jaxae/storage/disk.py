@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON read back from them; needs no JAX."""
+"""Files written atomically, that is whole or not at all, and JSON read back; needs no JAX."""
 
 import contextlib
 import json
@@ -16,14 +16,9 @@ _REMEDY = "restore the file, or name another folder with --run-dir"
 
 @contextlib.contextmanager
 def atomic(path: Path, suffix: str = "") -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends without an error.
+    """A temporary path beside `path`, renamed to it if the block ends without an error.
 
-    Args:
-      path: of the finished file.
-      suffix: what the temporary name must end in.
-
-    Raises:
-      OSError: it cannot be written; names `path`.
+    The temporary name ends in `suffix`. System errors in the block get the name of `path`.
     """
     temporary = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
     try:
@@ -35,30 +30,30 @@ def atomic(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[IO[str]]:
-    """A text file that is written piece by piece, whole or not at all."""
+    """A text file, written in pieces but renamed into place only when it is complete."""
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         yield file
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; NaN is an error, since it is not JSON."""
+    """Write JSON atomically; NaN is an error, since it is not JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz whole or not at all."""
+    """Write an .npz atomically."""
     with atomic(path, ".npz") as temporary:  # `savez` would append the suffix
         np.savez(temporary, **arrays)
 
@@ -72,42 +67,39 @@ def read_json(path: Path) -> Any:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The epochs of a metrics.jsonl, see `read_lines`."""
+    """The epochs in a metrics.jsonl, see `read_lines`."""
     epochs = read_lines(path)
     for number, metrics in enumerate(epochs, start=1):
         if "epoch" not in metrics:
-            raise UserError(f"{path}, line {number}, lacks epoch; {_REMEDY}")
+            raise UserError(f"{path}, line {number}, has no epoch; {_REMEDY}")
     return epochs
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The objects of a JSON Lines file; [] if there is no file.
+    """The objects in a JSON Lines file; [] if there is no file.
 
-    A last line without its line break was interrupted while it was written, and is left out.
+    A last line without a line break was interrupted while it was written, and is left out.
 
     Raises:
       UserError: the file cannot be read, or a line is not a JSON object; names the line.
     """
     if not path.exists():
         return []
+    rows: list[dict] = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {_REMEDY}") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
+        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
             row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}, is not JSON ({error}); {_REMEDY}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}, is not a JSON object; {_REMEDY}")
-        rows.append(row)
+            if not isinstance(row, dict):
+                raise ValueError(f"but {line[:20]}")
+            rows.append(row)
+    except (OSError, ValueError) as error:
+        where = f"{path}, line {len(rows) + 1},"
+        raise UserError(f"{where} is not a JSON object ({error}); {_REMEDY}") from None
     return rows
 
 
 def append_line(path: Path, values: dict) -> None:
-    """Add a line of JSON, whole or not at all."""
+    """Append a line of JSON; if that fails, the file is truncated to what it was."""
     line = json.dumps(values, allow_nan=False)
     size = path.stat().st_size if path.exists() else 0
     try:

@@ -1,7 +1,7 @@
-"""Loggers of a run: its `metrics.jsonl`, TensorBoard, and a user's own.
+"""Loggers of a run: its `metrics.jsonl`, TensorBoard, and those of users.
 
-`metrics.jsonl` is always written. A `Logger` gets the same numbers; one for another service is ten
-lines, see docs/logging.md.
+`metrics.jsonl` is always written. A `Logger` gets the same numbers; one for another service takes
+ten lines, see docs/logging.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,34 +17,27 @@ from jaxae.storage import run_folder
 
 
 class Logger:
-    """Is called as a run goes on; each method does nothing unless overridden.
+    """Is called while a run trains; each method does nothing unless overridden.
 
-    A run that resumes starts its loggers again, with the number of epochs already done. An error in
-    a logger ends the run, which resumes after its last checkpoint.
+    A run that resumes calls `start` again, with the number of epochs already trained. An error in a
+    logger ends the run, which can be resumed from its last checkpoint.
     """
 
     def start(self, config: dict[str, Any], folder: Path, done: int) -> None:
-        """Called before the first epoch that is trained now.
+        """Called before the first epoch; `done` epochs were trained before, in the same `folder`.
 
-        Args:
-          config: as in `config.json`.
-          folder: of the run.
-          done: epochs trained before.
+        `config` is what `config.json` in the folder holds.
         """
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Called with an epoch's metrics, means over the members; epochs count from 1."""
 
     def finish(self, report: dict[str, Any]) -> None:
-        """Called with the report; not called if the run was stopped."""
+        """Called with the report; not called if the run is stopped."""
 
 
 class TensorBoard(Logger):
-    """Event files in the run folder's `tensorboard/`, written by tensorboardX.
-
-    Raises:
-      UserError: the package is not installed.
-    """
+    """Event files in the run folder's `tensorboard/`; a `UserError` without tensorboardX."""
 
     def __init__(self):
         try:
@@ -56,7 +49,7 @@ class TensorBoard(Logger):
         self._package = tensorboardX
 
     def start(self, config: dict[str, Any], folder: Path, done: int) -> None:
-        """Open the files; epochs after `done` in older files are hidden."""
+        """Open the files; epochs after `done` in existing files are hidden."""
         self._writer = self._package.SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         self._writer.add_text("config", f"```\n{config}\n```")
 
@@ -82,11 +75,7 @@ class Log:
         self._cfg, self._folder, self._loggers = cfg, folder, loggers
 
     def start(self, done: int) -> list[dict[str, Any]]:
-        """Start, or resume after `done` epochs; later epochs in the file are dropped.
-
-        Returns:
-          The epochs that were kept.
-        """
+        """Start, or resume after `done` epochs: later ones are dropped, the others returned."""
         kept = run_folder.start_metrics(self.path, done)
         for logger in self._loggers:
             logger.start(to_dict(self._cfg), self._folder, done)
@@ -105,11 +94,7 @@ class Log:
 
 
 def configured(cfg: ExperimentConfig, loggers: Sequence[Logger] = ()) -> list[Logger]:
-    """`loggers` and those that a configuration asks for; none on processes other than the first.
-
-    Raises:
-      UserError: TensorBoard's package is not installed.
-    """
+    """`loggers` and TensorBoard if `cfg` asks for it; none on processes other than the first."""
     if not hosts.first():
         return []
     return [*loggers, *([TensorBoard()] if cfg.tensorboard else [])]

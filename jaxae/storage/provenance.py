@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -16,17 +17,10 @@ import numpy as np
 from jaxae.devices import precision
 
 _PACKAGES = (
-    "jaxae",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "tensorflow-datasets",
-    "numpy",
-    "scikit-learn",
+    *("jaxae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
+    *("tensorflow-datasets", "numpy", "scikit-learn"),
 )
-# What compiles and runs programs on an accelerator.
+# Packages that compile and run programs on accelerators.
 _PLUGINS = (
     *("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt"),
     *("jax-rocm7-plugin", "jax-rocm7-pjrt", "libtpu"),
@@ -36,11 +30,7 @@ _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_
 
 
 def provenance(training: str = "default") -> dict:
-    """Where a result comes from: revision, versions, devices, precision, flags and command.
-
-    Args:
-      training: the precision of training, `train.precision`.
-    """
+    """Revision, versions, devices, precision, flags and command; `training`: `train.precision`."""
     device = jax.local_devices()[0]
     return {
         "git_revision": _git("rev-parse", "HEAD"),
@@ -61,7 +51,7 @@ def provenance(training: str = "default") -> dict:
 
 
 def digest(tree: Any) -> str:
-    """SHA-256 of arrays, with their types, shapes and places in a tree."""
+    """SHA-256 of the arrays in a tree, with their dtypes, shapes and paths."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         array = np.ascontiguousarray(leaf)
@@ -71,13 +61,13 @@ def digest(tree: Any) -> str:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two records of provenance and may change a result's bits."""
+    """The differences between two records of provenance that may change a result's bits."""
     old, new = ({name: record.get(name) for name in _BITS} for record in (before, now))
     return [f"{name} was {was}, is {value}" for name, was, value in changes(old, new)]
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(dotted name, old value, new value) of all that differs between nested dicts, by name."""
+    """(dotted name, old value, new value) of every difference between nested dicts, sorted."""
     changed: list[tuple[str, Any, Any]] = []
     for name in sorted(old.keys() | new.keys()):
         pair = old.get(name), new.get(name)
@@ -96,14 +86,13 @@ _BITS = (
 
 
 def _processor() -> str:
-    """The name of the processor, as the system has it."""
+    """The processor's name, as the operating system gives it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor()
-    pairs = dict(line.split(":", 1) for line in lines if ":" in line)
-    values = {name.strip(): value.strip() for name, value in pairs.items()}
     parts = ("model name", "cpu family", "model")
+    values = dict(re.findall(rf"^({'|'.join(parts)})\s*:\s*(.*\S)", cpuinfo, re.MULTILINE))
     return ", ".join(values[part] for part in parts if part in values) or platform.processor()
 
 

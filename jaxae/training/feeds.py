@@ -6,7 +6,7 @@ Both follow the plan of `jaxae.data.index_plan`: same batches, and the same bits
 import functools
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -120,9 +120,9 @@ class _Streaming:
     def compile(self) -> None:
         devices = self._layout.devices
         for length in sorted({self._part, self._steps % self._part} - {0}):  # of the end
-            own = _own_plan(self._index[..., :length, :])
-            rows = _blank((len(devices), own[0].size, *self._x.shape[1:]), devices)
-            plan = parallel.split(own, devices)
+            order = _own_plan(self._index[..., :length, :])
+            rows = _blank((len(devices), order[0].size, *self._x.shape[1:]), devices)
+            plan = parallel.split(order, devices)
             program = self._compiled(self._state, rows, plan, *self._rest, *self._counts[0])
             memory.refuse_program(program, devices)
             self._programs[length] = program, plan
@@ -138,10 +138,10 @@ class _Streaming:
 
         parts = _ahead(read, self._steps, self._part)
         for (length, rows), counts in zip(parts, self._counts, strict=True):
-            program, own = self._programs[length]
+            program, order = self._programs[length]
             if len(pending) > 1:  # so that no more than a few parts lie on the devices
                 jax.block_until_ready(pending[-2])
-            state, metrics = program(state, rows, own, *self._rest, *counts)
+            state, metrics = program(state, rows, order, *self._rest, *counts)
             pending.append(metrics)
 
         def fetch() -> dict[str, np.ndarray]:
@@ -204,7 +204,7 @@ def _shapes(tree: PyTree) -> PyTree:
 def _blank(shape: tuple, devices: parallel.Devices) -> jax.Array:
     """Zeros to compile for: `pmap` in many processes takes no shapes."""
     return parallel.split_by(
-        lambda own: np.zeros((len(own), *shape[1:]), np.float32), shape, devices
+        lambda local: np.zeros((len(local), *shape[1:]), np.float32), shape, devices
     )
 
 
@@ -223,8 +223,8 @@ def _part(x: Source, index: Plan, devices: parallel.Devices) -> jax.Array:
     """The rows [D, N, *S] of a part of an epoch, each on its own device."""
     of_device = (index[0].size, *x.shape[1:])
 
-    def read(own: np.ndarray) -> np.ndarray:
-        return x[index[own].ravel()].reshape(len(own), *of_device)
+    def read(local: np.ndarray) -> np.ndarray:
+        return x[index[local].ravel()].reshape(len(local), *of_device)
 
     return parallel.split_by(read, (len(index), *of_device), devices)
 
@@ -232,9 +232,9 @@ def _part(x: Source, index: Plan, devices: parallel.Devices) -> jax.Array:
 def _ahead(read: Callable[[int], Any], steps: int, part: int) -> Iterator[Any]:
     """What `read` gives for each part, read by another thread while the one before is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
-        following: Future | None = pool.submit(read, 0)
-        for first in range(part, steps + part, part):
-            assert following is not None
-            rows = following.result()
-            following = pool.submit(read, first) if first < steps else None
-            yield rows
+        reading = (pool.submit(read, first) for first in range(0, steps, part))
+        current = next(reading)
+        for following in reading:
+            yield current.result()
+            current = following
+        yield current.result()

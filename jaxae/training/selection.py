@@ -69,11 +69,7 @@ def choice_of(cfg: ExperimentConfig) -> Choice | None:
 
 
 def check(cfg: ExperimentConfig) -> None:
-    """Refuse a choice by test labels that was not allowed.
-
-    Raises:
-      UserError: `train.select` is an oracle and `train.oracle` is off.
-    """
+    """Raise a `UserError` if `train.select` chooses by test labels and `train.oracle` is off."""
     if CHOICES[cfg.train.select].oracle and not cfg.train.oracle:
         raise UserError(
             f"train.select {cfg.train.select} chooses the epoch by test labels, so its numbers are "

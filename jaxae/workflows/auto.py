@@ -113,7 +113,7 @@ def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:
 def _score(cfg: ExperimentConfig, values: int) -> str:
     """The sum, unless it would keep too many neighbours, or void the promise of a rule."""
     summed = dataclasses.replace(cfg, score=_SCORE)
-    voids = scoring.rule(cfg.threshold.rule).exchangeable and calibration.flaw(summed)
+    voids = scoring.rule(cfg.threshold.rule).exchangeable and calibration.why_no_guarantee(summed)
     return _SIMPLE if values > _KEPT or voids else _SCORE
 
 

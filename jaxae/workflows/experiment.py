@@ -55,7 +55,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         parallel.on_host(),
         run_folder.enter(cfg, dataset.digest) as folder,
         checkpoint.opened(cfg.run_path / "checkpoints", cfg.train) as manager,
-        precompile.preparing(cfg, dataset, learner, scoring_learner, all_devices),
+        precompile.meanwhile(precompile.tasks(cfg, dataset, learner, scoring_learner, all_devices)),
     ):
         run_folder.write_tuning(folder, learner)
         log = logs.Log(cfg, folder, loggers)
@@ -141,7 +141,9 @@ def _train(
 
     Gives the variables of the selected epoch, and the seconds that compilation took.
     """
-    state, done = _resume(cfg, learner, members, dataset, devices, manager)
+    template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
+    template = parallel.placed_like(template, devices)
+    state, done = _resume(cfg, dataset.digest, template, members, manager)
     past = log.start(done)
     choice = selection.choice_of(cfg)
     best = selection.resumed(choice, manager, state, past) if choice and state else None
@@ -176,10 +178,9 @@ def _train(
 
 def _resume(
     cfg: ExperimentConfig,
-    learner: Learner,
+    digest: str,
+    template: TrainState,
     members: train.Members,
-    dataset: Dataset,
-    devices: parallel.Devices,
     manager: checkpoint.Manager,
 ) -> tuple[TrainState | None, int]:
     """The last saved state and its epoch; (None, 0) for a new run."""
@@ -192,9 +193,8 @@ def _resume(
             "ask for at least as many, or name another --run-dir"
         )
     about = checkpoint.about(manager, saved)
-    run_folder.refuse_other(about, cfg, dataset.digest, cfg.run_path / "checkpoints")
-    template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
-    state = checkpoint.restore(manager, parallel.placed_like(template, devices))
+    run_folder.refuse_other(about, cfg, digest, cfg.run_path / "checkpoints")
+    state = checkpoint.restore(manager, template)
     done = train.epochs_done(state, members.steps)
     if done != saved:
         raise UserError(f"{manager.directory / str(saved)} holds {done} epochs; rename it back")

@@ -6,7 +6,7 @@ is called.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -23,14 +23,8 @@ from jaxae.types import Dataset, Learner
 
 
 @contextlib.contextmanager
-def preparing(
-    cfg: ExperimentConfig,
-    data: Dataset,
-    learner: Learner,
-    scoring_learner: Learner,
-    devices: Devices,
-) -> Iterator[None]:
-    """Compile what monitors and scores, and load matplotlib, in another thread meanwhile.
+def meanwhile(tasks: Iterable[Callable[[], object]]) -> Iterator[None]:
+    """Have another thread do tasks one after another; those not begun at the end are dropped.
 
     In one process only: several would have to agree upon an order. Errors are ignored here: the run
     meets them again where it uses the program.
@@ -39,7 +33,7 @@ def preparing(
         yield
         return
     with ThreadPoolExecutor(1, thread_name_prefix="precompile") as pool:
-        for task in _tasks(cfg, data, learner, scoring_learner, devices):
+        for task in tasks:
             pool.submit(parallel.on_host()(task))
         try:
             yield
@@ -47,16 +41,17 @@ def preparing(
             pool.shutdown(cancel_futures=True)
 
 
-def _tasks(
+def tasks(
     cfg: ExperimentConfig,
     data: Dataset,
     learner: Learner,
     scoring_learner: Learner,
     devices: Devices,
 ) -> Iterator[Callable[[], object]]:
-    """In the order in which a run needs them: each calls a program as the run does, on few rows.
+    """Programs that monitor and score, called on few rows as the run does, and matplotlib loaded.
 
-    Each waits for its program: one that still ran while the process ends would crash it.
+    In the order in which a run needs them. Each waits for its program: one that still ran while the
+    process ends would crash it.
     """
     score = scoring.resolve(cfg.score)
     state = train.abstract_state(learner, data.shape, cfg.ensemble)

@@ -1,6 +1,5 @@
 """A user's own files as raw data sets.
 
-`kinds` knows the kinds of files, `arrays` reads .npz and .npy, `files` makes raw data sets of
-`tables`, of folders of `images`, and of long series cut into `windows`; `schema` says how new files
-are read alike.
+`arrays` reads .npz and .npy; `files` makes raw data sets of `tables`, of folders of `images`, and
+of long series cut into `windows`; by its `schema` a detector reads new files in the same way.
 """

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxae.data import arrayfiles
 from jaxae.data.own.schema import numbered
@@ -15,7 +15,7 @@ _NEEDED = ("x_train", "x_test", "y_test")
 
 
 def npz(path: Path, rows: str = "auto") -> Raw:
-    """A user's own arrays.
+    """A user's own arrays in one file.
 
     The file holds `x_train` [N, ...], `x_test` [M, ...], `y_test` [M] and perhaps `y_train` [N].
     Rows may have any shape: images [H, W, C], series [T, C], vectors [F]. uint8 means pixels, which
@@ -24,9 +24,9 @@ def npz(path: Path, rows: str = "auto") -> Raw:
 
     Args:
       path: the file.
-      rows: what arrays [N, A, B] are: "images" without their channel, "series" [T, C] or "auto":
-        images where they are uint8 or A = B, rare for series. Only "series" tells series [N, T] of
-        one channel from vectors.
+      rows: what arrays [N, A, B] are: "images" without their channel, "series" [T, C], or "auto":
+        images if they are uint8 or A = B, else series. Series [N, T] of one channel are taken for
+        vectors unless this is "series".
 
     Raises:
       UserError: the file is missing, no .npz, lacks an array, or holds objects, NaN, ragged,
@@ -47,40 +47,42 @@ def npy(folder: Path, rows: str = "auto") -> Raw:
     Raises:
       UserError: a file is missing or damaged, or its array is not one that `npz` takes.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is not a folder; name one with x_train.npy, x_test.npy, y_test.npy"
-        )
+    if not (folder / "y_test.npy").is_file():
+        raise UserError(f"{folder} lacks y_test.npy; name a folder with x_train, x_test and y_test")
     x_train, x_test = (_on_disk(folder, name, rows) for name in _NEEDED[:2])
-    y_train, y_test = (
-        arrayfiles.read_rows(path) if path.is_file() else None
-        for path in (folder / "y_train.npy", folder / "y_test.npy")
-    )
-    if y_test is None:
-        raise UserError(f"{folder} lacks y_test.npy, the classes of its test rows")
-    return _raw(folder, x_train, y_train, x_test, y_test)
+    labels = folder / "y_train.npy"
+    y_train = arrayfiles.read_rows(labels) if labels.is_file() else None
+    return _raw(folder, x_train, y_train, x_test, arrayfiles.read_rows(folder / "y_test.npy"))
 
 
 def finite(x: np.ndarray, name: str, unit: str) -> Float[np.ndarray, "..."]:
-    """Numbers [N, ...] as float32.
-
-    Args:
-      x: the numbers.
-      name: what errors call the array.
-      unit: what its first axis counts: "row" or "step".
+    """Numbers [N, ...] as float32; errors call the array `name`, and count a `unit`: row or step.
 
     Raises:
       UserError: values are NaN, infinite, or too large for float32.
     """
     with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, caught below
         x = x.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
-    if bad.size:
+    rows = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
+    if rows.size:
         raise UserError(
-            f"{name} holds NaN or infinite values in {bad.size} {unit}s, first in {unit} {bad[0]}; "
-            "remove or fill them"
+            f"{name} holds NaN or infinite values in {rows.size} {unit}s, first in {unit} "
+            f"{rows[0]}; remove or fill them"
         )
     return x
+
+
+def classes(y: np.ndarray, name: str, count: int) -> Int[np.ndarray, " N"]:
+    """The classes of rows or steps, as int32.
+
+    Raises:
+      UserError: they are not `count` whole numbers.
+    """
+    if y.shape != (count,):
+        raise UserError(f"{name} has the shape {y.shape}; it must be ({count},), one class per row")
+    if y.dtype.kind not in "fiub":
+        raise UserError(f"{name} has the type {y.dtype}, no whole numbers; number the classes")
+    return numbered(y, name)[0]
 
 
 def _raw(
@@ -92,8 +94,8 @@ def _raw(
             f"are {x_test.dtype} {x_test.shape[1:]}; both need one shape, and both or none uint8"
         )
     if y_train is not None:
-        y_train = _classes(y_train, f"{path}: y_train", len(x_train))
-    return Raw(x_train, y_train, x_test, _classes(y_test, f"{path}: y_test", len(x_test)))
+        y_train = classes(y_train, f"{path}: y_train", len(x_train))
+    return Raw(x_train, y_train, x_test, classes(y_test, f"{path}: y_test", len(x_test)))
 
 
 def _on_disk(folder: Path, name: str, rows: str) -> Source:
@@ -109,10 +111,7 @@ def _on_disk(folder: Path, name: str, rows: str) -> Source:
 
 
 def _rows(x: np.ndarray, name: str, rows: str) -> np.ndarray:
-    if x.ndim < 2 or 0 in x.shape:
-        raise UserError(f"{name} has the shape {x.shape}; it must be [N, ...] with rows")
-    if x.dtype.kind not in "fiub":
-        raise UserError(f"{name} has the type {x.dtype}; it must hold real numbers")
+    arrayfiles.check_rows(x.shape, x.dtype, name)
     x = x.reshape(len(x), *_row_shape(x, name, rows))
     return x if x.dtype == np.uint8 else finite(x, name, "row")
 
@@ -127,11 +126,3 @@ def _row_shape(x: Source, name: str, rows: str) -> Shape:
     is_grey = rank == 3 and (rows == "images" or (rows == "auto" and square))
     is_one_channel = rank == 2 and rows == "series"
     return (*row, 1) if is_grey or is_one_channel else row
-
-
-def _classes(y: np.ndarray, name: str, count: int) -> np.ndarray:
-    if y.shape != (count,):
-        raise UserError(f"{name} has the shape {y.shape}; it must be ({count},), one class per row")
-    if y.dtype.kind not in "fiub":
-        raise UserError(f"{name} has the type {y.dtype}, no whole numbers; number the classes")
-    return numbered(y, name)[0]

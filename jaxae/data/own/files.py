@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from jaxae.config import DataConfig
 from jaxae.data import arrayfiles, splits
@@ -25,7 +24,7 @@ class Lines(NamedTuple):
     x: np.ndarray  # [N, ...]
     y: np.ndarray  # [N], a class
     group: np.ndarray | None  # [N]
-    tested: np.ndarray | None  # [N]; None = to be drawn
+    is_test: np.ndarray | None  # [N]; None = to be drawn
     schema: Schema
 
 
@@ -33,10 +32,10 @@ def table(path: Path, cfg: DataConfig) -> Raw:
     """A CSV or Parquet table, a row a line; see `DataConfig` for which column is what.
 
     Raises:
-      UserError: the file or a column of it cannot be read, or no column tells the classes.
+      UserError: the file or a column of it cannot be read, or no column holds the classes.
     """
     with naming_input(path):
-        return _parted(_table_lines(path, cfg, "table"), cfg)
+        return _split(_table_lines(path, cfg, "table"), cfg)
 
 
 def folder(path: Path, cfg: DataConfig) -> Raw:
@@ -45,37 +44,33 @@ def folder(path: Path, cfg: DataConfig) -> Raw:
     Raises:
       UserError: see `jaxae.data.own.images`.
     """
-    scanned = images.scan(path)
-    paths = [image.path for image in scanned]
+    paths, labels, is_test = images.scan(path)
     schema = images.fit(paths, cfg.size)
     x = images.decode(paths, schema)
-    y, classes = numbered(np.array([image.label for image in scanned]), "the subfolders")
+    y, classes = numbered(np.array(labels), "the subfolders")
     if len(classes) == 1 and not cfg.corruption:
         raise UserError(
             f"{path}: all images are of the class {classes[0]!r}; put anomalies into a subfolder "
             "of their own, or make them with --data.corruption"
         )
-    tested = np.array([image.part == "test" for image in scanned])
-    schema = dataclasses.replace(schema, classes=classes)
-    has_parts = any(image.part for image in scanned)
-    return _parted(Lines(x, y, None, tested if has_parts else None, schema), cfg)
+    return _split(Lines(x, y, None, is_test, dataclasses.replace(schema, classes=classes)), cfg)
 
 
 def series(path: Path, cfg: DataConfig) -> Raw:
     """A long series as windows, of a table with a line a step, or of arrays [T] or [T, C].
 
     An .npz holds `x_train`, `x_test` and `y_test`, a class for each step of `x_test`. Of other
-    files the steps of some groups, or the last `test_fraction` of all steps, are tested. A window
-    is an anomaly if one of its steps is. No window straddles groups, parts, or training and valid
-    rows.
+    files the steps of some groups, or the last `test_fraction` of all steps, are test steps. A
+    window is an anomaly if one of its steps is. No window straddles groups, parts, or training and
+    valid rows.
 
     Raises:
       UserError: the file cannot be read, or has fewer steps than a window in one of its parts.
     """
     with naming_input(path):
-        if path.suffix.lower() == ".npz":
-            return _windowed(_npz_lines(path, cfg), cfg)
-        return _windowed(_table_lines(path, cfg, "series"), cfg)
+        is_npz = path.suffix.lower() == ".npz"
+        steps = _npz_lines(path, cfg) if is_npz else _table_lines(path, cfg, "series")
+        return _windowed(steps, cfg)
 
 
 def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
@@ -83,15 +78,26 @@ def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
     roles = tables.roles(table, cfg)
     schema = tables.fit(table, roles, cfg, kind)
     x = tables.encode(table, schema)
-    y, classes = _labels(table, roles, cfg)
-    group = tested = None
+    if roles.label:
+        labels = tables.values(table, roles.label, "data.label")
+        y, classes = numbered(labels, f"the column {roles.label!r} of data.label")
+    elif cfg.corruption:  # all rows are normal
+        y, classes = np.zeros(table.num_rows, np.int32), ()
+    else:
+        raise UserError(
+            "no column holds the classes; name one with --data.label (of "
+            f"{', '.join(table.column_names)}), or make anomalies with --data.corruption"
+        )
+    group = is_test = None
     if roles.group:
-        names = tables.values(table, roles.group, "data.group")
-        group = np.unique(names, return_inverse=True)[1].astype(np.int32)
+        values = tables.values(table, roles.group, "data.group")
+        group = np.unique(values, return_inverse=True)[1].astype(np.int32)
     if roles.split:
         parts = tables.values(table, roles.split, tables.SPLIT).astype(str)
-        tested = np.char.lower(parts) == "test"
-    return Lines(x, y, group, tested, dataclasses.replace(schema, classes=classes))
+        is_test = np.char.lower(parts) == "test"
+    elif group is not None:
+        is_test = _drawn_groups(group, cfg)
+    return Lines(x, y, group, is_test, dataclasses.replace(schema, classes=classes))
 
 
 def _npz_lines(path: Path, cfg: DataConfig) -> Lines:
@@ -100,19 +106,13 @@ def _npz_lines(path: Path, cfg: DataConfig) -> Lines:
     train, test = (_steps(stored[name], name) for name in names[:2])
     if train.shape[1] != test.shape[1]:
         raise UserError(f"x_train has {train.shape[1]} channels, x_test {test.shape[1]}")
-    y, classes = numbered(stored["y_test"], "y_test")
-    if y.shape != (len(test),):
-        raise UserError(
-            f"y_test is {list(y.shape)}; it must have a class for each of x_test's steps"
-        )
-    if classes:
-        raise UserError("y_test holds texts; number the classes")
+    y = arrays.classes(stored["y_test"], "y_test", len(test))
     columns = tuple(f"channel{i}" for i in range(train.shape[1]))
     schema = Schema("series", columns=columns, categories=((),) * len(columns))
     normal = _normal_classes(y, schema, cfg)[0]
     y = np.concatenate([np.full(len(train), normal, np.int32), y])
-    tested = np.arange(len(y)) >= len(train)
-    return Lines(np.concatenate([train, test]), y, None, tested, schema)
+    is_test = np.arange(len(y)) >= len(train)
+    return Lines(np.concatenate([train, test]), y, None, is_test, schema)
 
 
 def _steps(x: np.ndarray, name: str) -> np.ndarray:
@@ -124,32 +124,29 @@ def _steps(x: np.ndarray, name: str) -> np.ndarray:
 
 def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
     """The windows of a series, split."""
-    count, tested = len(steps.x), steps.tested
+    count, is_test = len(steps.x), steps.is_test
     window, stride = windows.sizes(count, cfg.window, cfg.stride)
-    group = np.zeros(count, np.int32) if steps.group is None else steps.group
-    if tested is None and steps.group is None:
-        tested = np.arange(count) >= count - round(cfg.test_fraction * count)
-    elif tested is None:
-        tested = _drawn_groups(group, cfg)
-    stretches: dict[bool, list] = {False: [], True: []}
-    for begin, end in windows.runs(group, tested):
-        stretches[bool(tested[begin])].append((begin, end))
+    if is_test is None:
+        is_test = np.arange(count) >= count - round(cfg.test_fraction * count)
+    stretches = windows.runs(is_test + 2 * (0 if steps.group is None else steps.group))
     normal = tuple(_normal_classes(steps.y, steps.schema, cfg))
-    x, y, block = {}, {}, {}
-    for is_test, part in stretches.items():
+    parts = []
+    for role in ("training", "test"):
+        part = [ends for ends in stretches if is_test[ends[0]] == (role == "test")]
         if max((end - begin for begin, end in part), default=0) < window:
             raise UserError(
-                f"no stretch of {'test' if is_test else 'training'} steps is as long as a window "
-                f"of {window}; lower --data.window, or change --data.test-fraction"
+                f"no stretch of {role} steps is as long as a window of {window}; lower "
+                "--data.window, or change --data.test-fraction"
             )
-        cut = windows.cut(part, window, stride, blocks=not is_test)
-        x[is_test] = windows.rows(steps.x, cut.start, window)
-        y[is_test], block[is_test] = np.full(len(cut.start), normal[0], np.int32), cut.block
+        start, block = windows.cut(part, window, stride, blocks=role == "training")
+        y = np.full(len(start), normal[0], np.int32)
         for k in np.unique(steps.y):  # a window takes the highest anomalous class of its steps
             if k not in normal:
-                y[is_test][windows.any_of(steps.y == k, cut.start, window)] = k
+                y[windows.any_of(steps.y == k, start, window)] = k
+        parts.append((windows.rows(steps.x, start, window), y, block))
+    (x_train, y_train, block), (x_test, y_test, _) = parts
     schema = dataclasses.replace(steps.schema, window=window, stride=stride)
-    return Raw(x[False], y[False], x[True], y[True], normal, block[False], schema)
+    return Raw(x_train, y_train, x_test, y_test, normal, block, schema)
 
 
 def _normal_classes(y: np.ndarray, schema: Schema, cfg: DataConfig) -> list[int]:
@@ -159,50 +156,28 @@ def _normal_classes(y: np.ndarray, schema: Schema, cfg: DataConfig) -> list[int]
 
 
 def _drawn_groups(group: np.ndarray, cfg: DataConfig) -> np.ndarray:
-    """Rows [N] of groups that are drawn to be tested."""
-    names, number = np.unique(group, return_inverse=True)
-    if len(names) < 2:
+    """Which rows [N] are test rows: those of groups, numbered from 0, that are drawn."""
+    total = int(group.max()) + 1
+    if total < 2:
         raise UserError(
             f"data.group {cfg.group!r} has one value only, so no group is left to test; unset "
             "it or name another column"
         )
-    count = min(max(1, round(cfg.test_fraction * len(names))), len(names) - 1)
-    return splits.draw(len(names), count, cfg.split_seed, SplitDraw.TEST)[number]
+    count = min(max(1, round(cfg.test_fraction * total)), total - 1)
+    return splits.draw(total, count, cfg.split_seed, SplitDraw.TEST)[group]
 
 
-def _parted(lines: Lines, cfg: DataConfig) -> Raw:
-    """Rows to train on and to test.
-
-    Where the file does not say which are tested: those of some groups; or else all anomalies and a
-    share of the normals.
-    """
-    x, y, group, tested, schema = lines
-    if tested is None and group is not None:
-        tested = _drawn_groups(group, cfg)
-    elif tested is None:
-        tested = ~np.isin(y, _normal_classes(y, schema, cfg))
-        normals = np.flatnonzero(~tested)
-        count = max(1, round(cfg.test_fraction * len(normals)))
-        drawn = splits.draw(len(normals), count, cfg.split_seed, SplitDraw.TEST)
-        tested[normals[drawn]] = True
-    train_group = None if group is None else group[~tested]
+def _split(lines: Lines, cfg: DataConfig) -> Raw:
+    """Training and test rows; by default all anomalies and a share of the normals are test rows."""
+    x, y, group, is_test, schema = lines
+    if is_test is None:
+        is_test = ~np.isin(y, _normal_classes(y, schema, cfg))
+        normals = int(np.sum(~is_test))
+        count = max(1, round(cfg.test_fraction * normals))
+        is_test[~is_test] = splits.draw(normals, count, cfg.split_seed, SplitDraw.TEST)
+    train_group = None if group is None else group[~is_test]
     normal = normal_classes(schema.classes)
-    return Raw(x[~tested], y[~tested], x[tested], y[tested], normal, train_group, schema)
-
-
-def _labels(
-    table: tables.Table, roles: tables.Roles, cfg: DataConfig
-) -> tuple[Int[np.ndarray, " N"], tuple[str, ...]]:
-    """The class of each row, all of them one where made anomalies are to be told from them."""
-    if roles.label:
-        values = tables.values(table, roles.label, "data.label")
-        return numbered(values, f"the column {roles.label!r} of data.label")
-    if cfg.corruption:
-        return np.zeros(table.num_rows, np.int32), ()
-    raise UserError(
-        "no column tells the classes; name one with --data.label (of "
-        f"{', '.join(table.column_names)}), or make anomalies with --data.corruption"
-    )
+    return Raw(x[~is_test], y[~is_test], x[is_test], y[is_test], normal, train_group, schema)
 
 
 def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
@@ -225,8 +200,7 @@ def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
                 f"{path} is neither an image nor a folder with images; name one that is"
             )
         root = path if path.is_dir() else path.parent
-        names = [str(image.relative_to(root)) for image in paths]
-        return images.decode(paths, schema), names
+        return images.decode(paths, schema), [str(image.relative_to(root)) for image in paths]
     if path.suffix.lower() in (".npz", ".npy"):
         x = arrayfiles.read_rows(path)
         x = _steps(x, "the file") if schema.kind == "series" else x
@@ -238,6 +212,6 @@ def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
         raise UserError(
             f"the file has {len(x)} steps, fewer than a window of {schema.window}; give more"
         )
-    start = windows.cut([(0, len(x))], schema.window, schema.stride, blocks=False).start
+    start, _ = windows.cut([(0, len(x))], schema.window, schema.stride, blocks=False)
     start = np.union1d(start, len(x) - schema.window)  # every step lies in a window
-    return windows.rows(x, start, schema.window), [str(at) for at in start]
+    return windows.rows(x, start, schema.window), [str(step) for step in start]

@@ -1,12 +1,12 @@
-"""A folder of images: a class by subfolder, one size for all. The only module that names Pillow."""
+"""A folder of images: a class by subfolder, one size for all; only this module imports Pillow."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from jaxae.data.own.schema import Schema
 from jaxae.errors import UserError
@@ -17,43 +17,35 @@ SUFFIXES = (
 )
 LARGEST = 64  # pixels on each side, where the configuration does not say
 _GREY = {"1", "L", "LA", "I", "F"}  # and "I;16..."
-_PARTS = ("train", "test")
 
 
-class ImageFile(NamedTuple):
-    """One image file."""
-
-    path: Path
-    label: str  # its class: the name of its subfolder
-    part: str  # "train", "test", or "" where the folder does not say
-
-
-def scan(folder: Path) -> list[ImageFile]:
+def scan(folder: Path) -> tuple[list[Path], list[str], Bool[np.ndarray, " N"] | None]:
     """The images below a folder, in the order of their names.
 
     The folder holds a subfolder for each class, or `train` and `test` with a subfolder for each
-    class; MVTec AD's `ground_truth` beside these is ignored. Images that lie in no subfolder of
-    a class are of the class "good".
+    class; MVTec AD's `ground_truth` beside these is ignored. Images in no such subfolder are of the
+    class "good".
+
+    Returns:
+      Files, their classes, and which are test images; None = the folder does not say.
 
     Raises:
       UserError: it is not a folder, or holds no images.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name one with images in it")
-    below = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    parts = {part: below[part] for part in _PARTS if part in below}
-    if len(parts) != len(_PARTS):
-        parts = {"": folder}
-    images = [
-        ImageFile(path, _class_of(path, root), part)
-        for part, root in parts.items()
-        for path in files(root)
-    ]
+    subfolders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    has_parts = {"train", "test"} <= subfolders.keys()
+    roots = [subfolders["train"], subfolders["test"]] if has_parts else [folder]
+    images = [(path, root) for root in roots for path in files(root)]
     if not images:
         raise UserError(
             f"{folder} holds no images; put files there that end in {', '.join(SUFFIXES)}"
         )
-    return images
+    below_root = [path.relative_to(root).parts for path, root in images]
+    classes = [names[0] if len(names) > 1 else "good" for names in below_root]
+    is_test = np.array([root == roots[-1] for _, root in images]) if has_parts else None
+    return [path for path, _ in images], classes, is_test
 
 
 def files(root: Path) -> list[Path]:
@@ -63,11 +55,6 @@ def files(root: Path) -> list[Path]:
         for path in root.rglob("*")
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
-
-
-def _class_of(path: Path, root: Path) -> str:
-    inside = path.relative_to(root).parts
-    return inside[0] if len(inside) > 1 else "good"
 
 
 def fit(paths: Iterable[Path], side: int) -> Schema:
@@ -97,51 +84,38 @@ def decode(paths: list[Path], schema: Schema) -> UInt8[np.ndarray, "N H W C"]:
     Raises:
       UserError: a file is damaged.
     """
-    channels = 1 if schema.mode == "L" else 3
-    x = np.empty((len(paths), *schema.size, channels), np.uint8)
-    for i, path in enumerate(paths):
-        x[i] = _pixels(path, schema).reshape(*schema.size, channels)
-    return x
-
-
-def _pixels(path: Path, schema: Schema) -> np.ndarray:
     from PIL import Image
 
     height, width = schema.size
-    with _opened(path) as image:
-        try:
+    x = np.empty((len(paths), height, width, 1 if schema.mode == "L" else 3), np.uint8)
+    for i, path in enumerate(paths):
+        with _opened(path) as image:
             image.draft(schema.mode, (2 * width, 2 * height))  # a large JPEG is decoded smaller
-            deep = image.mode.startswith(("I", "F"))
-            shallow = Image.fromarray(_eight_bits(np.asarray(image))) if deep else image
-            converted = shallow.convert(schema.mode)
-            if converted.size == (width, height):
-                return np.asarray(converted)
-            sized = converted.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-            return np.asarray(sized)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise _damaged(path, error) from None
+            is_deep = image.mode.startswith(("I", "F"))
+            shallow = Image.fromarray(_eight_bits(np.asarray(image))) if is_deep else image
+            pixels = shallow.convert(schema.mode)
+            if pixels.size != (width, height):
+                bilinear = Image.Resampling.BILINEAR
+                pixels = pixels.resize((width, height), bilinear, reducing_gap=3.0)
+            x[i] = np.asarray(pixels).reshape(x.shape[1:])
+    return x
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
     """Grey values of 16 bits, or of floats in [0, 1], as 8 bits."""
     top = 65535.0 if values.dtype.kind in "iu" else 1.0
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
-        raise ValueError(f"its values leave 0 to {top:g}")
+        raise ValueError(f"it has values outside 0 to {top:g}")
     return np.round(values.astype(np.float64) / top * 255).astype(np.uint8)
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An image whose header can be read, closed in the end."""
+    """An open image; errors of reading it become a `UserError` that names the file."""
     from PIL import Image
 
     try:
-        image = Image.open(path)
+        with Image.open(path) as image:
+            yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _damaged(path, error) from None
-    with image:
-        yield image
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is not a readable image ({error}); replace or remove it")
+        raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from None

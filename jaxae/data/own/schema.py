@@ -1,4 +1,4 @@
-"""How the raw rows of a user's files are read, kept so that new files are read the same way."""
+"""How the rows of a user's files were read, kept so that new files are read in the same way."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ _NORMAL = {"normal", "good", "ok", "nominal", "healthy", "benign", "inlier", "in
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What is read from files of one kind, and how; what a kind does not have stays empty."""
+    """What is read from files of one kind, and how; fields that a kind does not have are empty."""
 
     kind: str = "npz"
     classes: tuple[str, ...] = ()  # names of the classes 0, 1, ...; () = they are numbers
@@ -49,25 +49,21 @@ def _tuples(value: Any) -> Any:
 
 
 def numbered(labels: np.ndarray, what: str) -> tuple[Int[np.ndarray, " N"], tuple[str, ...]]:
-    """Class labels as integers, and the names of the classes if the labels were texts.
+    """Class labels [N] as integers, and the names of the classes if the labels were texts.
 
     Whole numbers stay as they are. Texts are numbered in alphabetical order, except that names such
-    as "normal", "good" or "ok" come first.
-
-    Args:
-      labels: [N], of numbers or of texts.
-      what: what errors call the labels.
+    as "normal", "good" or "ok" come first. `what` is what errors call the labels.
 
     Raises:
       UserError: numbers that are not whole.
     """
     if labels.dtype.kind in "OUS":
         names = sorted(set(map(str, labels)), key=lambda name: (not is_normal(name), name))
-        at = {name: i for i, name in enumerate(names)}
-        return np.array([at[str(label)] for label in labels], np.int32), tuple(names)
-    with np.errstate(invalid="ignore"):  # NaN and infinity turn into some integer, caught here
-        whole = labels.dtype.kind in "fiub" and np.array_equal(labels, labels.astype(np.int32))
-    if not whole:
+        number = {name: i for i, name in enumerate(names)}
+        return np.array([number[str(label)] for label in labels], np.int32), tuple(names)
+    with np.errstate(invalid="ignore"):  # NaN and infinity become some integer, caught here
+        is_whole = labels.dtype.kind in "fiub" and np.array_equal(labels, labels.astype(np.int32))
+    if not is_whole:
         raise UserError(f"{what} holds other values than whole numbers; number the classes")
     return labels.astype(np.int32), ()
 

@@ -1,8 +1,7 @@
-"""CSV and Parquet tables: columns by name, as float32. The only module that names Arrow."""
+"""CSV and Parquet tables: columns by name, as float32; only this module imports Arrow."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -12,15 +11,14 @@ from jaxae.data.arrayfiles import is_number
 from jaxae.data.own.schema import Schema
 from jaxae.errors import UserError
 
-Table = Any  # pyarrow.Table: the package is loaded by those who read one
+Table = Any  # pyarrow.Table: the package is imported only where one is read
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-# Columns taken for the label where data.label is auto, the first of them that there is.
+# Where data.label is auto, the first of these columns that exists is the label.
 LABELS = ("label", "class", "target", "is_anomaly", "anomaly", "outlier", "y")
-SPLIT = "split"  # a column of this name that holds "train" and "test" says whose row it is
+SPLIT = "split"  # a column of this name that holds "train" and "test" splits the rows
 
 
-@dataclasses.dataclass(frozen=True)
-class Roles:
+class Roles(NamedTuple):
     """Columns that are not features; "" = there is none."""
 
     label: str
@@ -46,14 +44,14 @@ def read(path: Path) -> Table:
         if path.suffix.lower() in (".parquet", ".pq"):
             table = parquet.read_table(path)
         else:
-            comma, named = _layout(path)
+            separator, has_names = _layout(path)
             table = csv.read_csv(
                 path,
-                csv.ReadOptions(autogenerate_column_names=not named),
-                csv.ParseOptions(delimiter=comma, newlines_in_values=True),
+                csv.ReadOptions(autogenerate_column_names=not has_names),
+                csv.ParseOptions(delimiter=separator, newlines_in_values=True),
                 csv.ConvertOptions(strings_can_be_null=True),
             )
-            if not named:
+            if not has_names:
                 table = table.rename_columns([f"column{i}" for i in range(table.num_columns)])
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 ({error.reason}); save it in UTF-8") from None
@@ -70,11 +68,12 @@ def read(path: Path) -> Table:
 
 
 def _layout(path: Path) -> tuple[str, bool]:
-    """What separates the columns of a CSV, and whether its first line names them."""
+    """The separator of a CSV, and whether its first line names the columns."""
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline()
-    comma = max(",;\t", key=first.count)
-    return comma, not any(is_number(text.strip().strip('"')) for text in first.split(comma))
+    separator = max(",;\t", key=first.count)
+    fields = first.split(separator)
+    return separator, not any(is_number(field.strip().strip('"')) for field in fields)
 
 
 def roles(table: Table, cfg: DataConfig) -> Roles:
@@ -98,17 +97,14 @@ def roles(table: Table, cfg: DataConfig) -> Roles:
     return Roles(label, cfg.group, split)
 
 
-def fit(table: Table, taken: Roles, cfg: DataConfig, kind: str) -> Schema:
-    """Which columns are features, and what those of texts may hold.
+def fit(table: Table, not_features: Roles, cfg: DataConfig, kind: str) -> Schema:
+    """Which columns are features, and the categories of those that hold texts.
 
     Raises:
-      UserError: no column is left, or one holds texts, dates or anything else but numbers.
+      UserError: no column is left, or one holds neither numbers nor, with one_hot, texts.
     """
-    features = [
-        name
-        for name in table.column_names
-        if name not in (taken.label, taken.group, taken.split, *cfg.ignore)
-    ]
+    left_out = {*not_features, *cfg.ignore}
+    features = [name for name in table.column_names if name not in left_out]
     if not features:
         raise UserError("no column is left to learn from; name fewer in data.ignore")
     categories = []
@@ -120,7 +116,7 @@ def fit(table: Table, taken: Roles, cfg: DataConfig, kind: str) -> Schema:
         elif holds in ("number", "empty"):
             categories.append(())
         else:
-            raise UserError(_refused(table, name, holds))
+            raise _unusable(table, name, holds)
     return Schema(kind, columns=tuple(features), categories=tuple(categories))
 
 
@@ -134,27 +130,28 @@ def column_kind(table: Table, name: str) -> str:
     if pa.types.is_null(dtype):
         return "empty"
     numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
-    if any(of_type(dtype) for of_type in numbers):
+    if any(is_type(dtype) for is_type in numbers):
         return "number"
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return "text" if any(of_type(dtype) for of_type in texts) else str(dtype)
+    return "text" if any(is_type(dtype) for is_type in texts) else str(dtype)
 
 
-def _refused(table: Table, name: str, kind: str) -> str:
+def _unusable(table: Table, name: str, kind: str) -> UserError:
     example = next(value for value in table[name].to_pylist() if value is not None)
-    remedy = f"leave it out with --data.ignore {name}"
+    remedies = [f"leave it out with --data.ignore {name}"]
     if kind == "text":
-        remedy += (
-            ", give every value a column of its own with --data.one-hot, or say that it holds "
-        )
-        remedy += f"the class with --data.label {name}"
-    return f"the column {name!r} holds {kind}, {str(example)[:40]!r} for one; {remedy}"
+        remedies += [
+            "give every value a column of its own with --data.one-hot",
+            f"or make it the class with --data.label {name}",
+        ]
+    start = f"the column {name!r} holds {kind}, for example {str(example)[:40]!r}"
+    return UserError(f"{start}; {', '.join(remedies)}")
 
 
 def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
     """The features of every row; a column of texts becomes one column for each known category.
 
-    All of them are 0 for a text that is not a known category.
+    All of these are 0 for any other text.
 
     Raises:
       UserError: a column is not there, holds something else, or misses values.
@@ -162,18 +159,18 @@ def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
     absent = [name for name in schema.columns if name not in table.column_names]
     if absent:
         raise UserError(f"the table lacks the columns {', '.join(absent)}; add them")
-    bad = missing(table, schema.columns)
-    if bad:
-        counts = ", ".join(f"{name} ({n} rows, first {first})" for name, (n, first) in bad.items())
+    counts = missing(table, schema.columns).items()
+    if counts:
+        columns = ", ".join(f"{name} ({n} rows, first {first})" for name, (n, first) in counts)
         raise UserError(
-            f"values are missing, NaN or infinite in the columns {counts}; fill them in, remove "
-            f"the rows, or leave columns out with --data.ignore"
+            f"values are missing, NaN or infinite in the columns {columns}; fill them in, remove "
+            "the rows, or leave columns out with --data.ignore"
         )
     parts = []
     for name, categories in zip(schema.columns, schema.categories, strict=True):
         holds, expected = column_kind(table, name), "text" if categories else "number"
         if holds != expected:
-            raise UserError(f"the column {name!r} holds {holds}, where {expected}s are read")
+            raise UserError(f"the column {name!r} holds {holds}, not {expected}s as in training")
         if categories:
             texts = np.array(table[name].to_pylist(), dtype=object)
             parts += [texts == category for category in categories]
@@ -184,16 +181,16 @@ def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
 
 def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
     """Columns with values that are missing, NaN or beyond float32: how many, and the first row."""
-    gaps = {}
+    counts = {}
     for name in names:
         if column_kind(table, name) == "number":
             with np.errstate(over="ignore"):
-                bad = ~np.isfinite(_numbers(table, name).astype(np.float32))
+                is_missing = ~np.isfinite(_numbers(table, name).astype(np.float32))
         else:
-            bad = table[name].is_null().to_numpy(zero_copy_only=False)
-        if bad.any():
-            gaps[name] = int(bad.sum()), int(np.argmax(bad))
-    return gaps
+            is_missing = table[name].is_null().to_numpy(zero_copy_only=False)
+        if is_missing.any():
+            counts[name] = int(is_missing.sum()), int(np.argmax(is_missing))
+    return counts
 
 
 def _numbers(table: Table, name: str) -> Float[np.ndarray, " N"]:
@@ -209,9 +206,7 @@ def values(table: Table, name: str, setting: str) -> np.ndarray:
     Raises:
       UserError: a value is missing.
     """
-    gaps = missing(table, (name,))
-    if gaps:
-        count, first = gaps[name]
+    for count, first in missing(table, (name,)).values():
         raise UserError(
             f"the column {name!r} of {setting} misses {count} values, first in row {first}; fill "
             "them in or remove the rows"

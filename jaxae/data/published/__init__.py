@@ -1,10 +1,11 @@
 """Published data sets: which files, where from, and the digests of their content.
 
 `download` fetches bytes, `formats` verifies and parses them, `prepared` keeps the result as a TFDS
-data set; `digits` come with scikit-learn.
+data set. scikit-learn's digits need none of these.
 """
 
 import io
+import itertools
 import os
 import zipfile
 from collections.abc import Callable
@@ -24,6 +25,8 @@ IDX_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 UCR_FILES = ("ECG5000_TRAIN.txt", "ECG5000_TEST.txt")
+_SIDE = 28  # pixels of the resized digits
+_TEST = 0.3  # about 54 test digits per class, enough for a steady AUROC
 
 
 class Publication(NamedTuple):
@@ -36,7 +39,8 @@ class Publication(NamedTuple):
       content: SHA-256 that each file's content must have: of the decompressed bytes of IDX files,
         of the rows as a set (`formats.ucr_digest`) of UCR files.
       fetch: `(publication) -> contents`, by download, in the order of `names`.
-      parse: `(publication, contents, titles for errors) -> Raw`, verified.
+      parse: `(content of a file, its digest, its name in errors) -> arrays`, verified; those of all
+        files are the first fields of `Raw`.
       normal: classes that are normal by what the rows are; () = any could be.
     """
 
@@ -45,18 +49,17 @@ class Publication(NamedTuple):
     names: tuple[str, ...]
     content: tuple[str, ...]
     fetch: Callable[["Publication"], list[bytes]]
-    parse: Callable[["Publication", list[bytes], list[str]], Raw]
+    parse: Callable[[bytes, str, str], tuple[np.ndarray, ...]]
     normal: tuple[int, ...] = ()
 
 
-def load(publication: Publication, folder: str, cache: Path | None = None) -> Raw:
+def load(publication: Publication, folder: str) -> Raw:
     """The data set's arrays, prepared with TFDS at the first use.
 
     Args:
       publication: which data set.
       folder: holds a sub-folder `publication.name` with the raw files; "" = $JAXAE_DATA_DIR, and
         where that is not set either, download.
-      cache: where prepared data are kept; None = `jaxae.config.cache_dir()`.
 
     Raises:
       UserError: a file is missing, damaged or not the published one, or the download fails.
@@ -76,26 +79,36 @@ def load(publication: Publication, folder: str, cache: Path | None = None) -> Ra
 
     def read() -> Raw:
         contents = [download.read(p) for p in paths] if folder else publication.fetch(publication)
-        return publication.parse(publication, contents, titles)
+        arrays = map(publication.parse, contents, publication.content, titles)
+        return Raw(*itertools.chain.from_iterable(arrays))
 
-    raw = prepared.load(publication.name, key, read, cache)
-    return raw._replace(normal=publication.normal)
+    return prepared.load(publication.name, key, read)._replace(normal=publication.normal)
+
+
+def load_digits() -> Raw:
+    """scikit-learn's bundled 1,797 handwritten digits, resized to [28, 28, 1] in [0, 1].
+
+    Values / 16 (Alpaydin and Kaynak, UCI optical recognition of handwritten digits), enlarged from
+    8 x 8 by bilinear interpolation between pixel centres. The bundle has no official split: 30 % of
+    every class are the test rows, drawn once and for all, in the order of the bundle.
+    """
+    from scipy.ndimage import zoom
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+
+    bunch = datasets.load_digits()
+    factors = (1, *(_SIDE / side for side in bunch.images.shape[1:]))
+    x = zoom(bunch.images / 16, factors, order=1, mode="nearest", grid_mode=True)
+    x = np.clip(x, 0, 1).astype(np.float32)[..., None]
+    y = bunch.target.astype(np.int32)
+    rows = train_test_split(np.arange(len(y)), test_size=_TEST, random_state=0, stratify=y)
+    train, test = map(np.sort, rows)
+    return Raw(x[train], y[train], x[test], y[test], normal=(0,))
 
 
 def _fetch_idx(publication: Publication) -> list[bytes]:
     urls = [f"{publication.url}{name}.gz" for name in publication.names]
     return [download.gunzip(download.fetch(url), url) for url in urls]
-
-
-def _parse_idx(publication: Publication, contents: list[bytes], titles: list[str]) -> Raw:
-    arrays = map(formats.idx, contents, publication.content, titles)
-    x_train, train_class_id, x_test, test_class_id = arrays
-    return Raw(
-        x_train[..., None],
-        train_class_id.astype(np.int32),
-        x_test[..., None],
-        test_class_id.astype(np.int32),
-    )
 
 
 def _fetch_ucr(publication: Publication) -> list[bytes]:
@@ -111,11 +124,6 @@ def _fetch_ucr(publication: Publication) -> list[bytes]:
     raise UserError(f"{publication.url} {problem}; {download.REMEDY}")
 
 
-def _parse_ucr(publication: Publication, contents: list[bytes], titles: list[str]) -> Raw:
-    train, test = map(formats.ucr, contents, publication.content, titles)
-    return Raw(*train, *test)
-
-
 MNIST = Publication(
     name="mnist",  # LeCun, Cortes and Burges, 1998; CC BY-SA 3.0
     url="https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -127,7 +135,7 @@ MNIST = Publication(
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
     fetch=_fetch_idx,
-    parse=_parse_idx,
+    parse=formats.idx,
 )
 
 FASHION_MNIST = Publication(
@@ -141,7 +149,7 @@ FASHION_MNIST = Publication(
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
     fetch=_fetch_idx,
-    parse=_parse_idx,
+    parse=formats.idx,
 )
 
 ECG5000 = Publication(
@@ -155,6 +163,6 @@ ECG5000 = Publication(
         "f9606506c0955fa28d43e7c8df9aa4ef0d0719c26c773f908e57f37e947ec2f8",
     ),
     fetch=_fetch_ucr,
-    parse=_parse_ucr,
+    parse=formats.ucr,
     normal=(1,),
 )

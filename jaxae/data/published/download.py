@@ -31,7 +31,7 @@ def read(path: Path) -> bytes:
     """The content of a file, decompressed if its name ends in .gz.
 
     Raises:
-      UserError: it cannot be read, or is a truncated, damaged or wrongly named gzip file.
+      UserError: it cannot be read or decompressed.
     """
     try:
         content = path.read_bytes()
@@ -56,11 +56,7 @@ def gunzip(content: bytes, name: str) -> bytes:
 
 
 def fetch(url: str, timeout: float = 30.0) -> bytes:
-    """Fetch a URL into memory; the caller verifies the content.
-
-    Args:
-      url: what to fetch.
-      timeout: seconds that the server may stay silent.
+    """Fetch a URL into memory; the server may be silent for `timeout` seconds.
 
     Raises:
       UserError: no connection, an HTTP error, or a connection that drops half-way.
@@ -71,19 +67,13 @@ def fetch(url: str, timeout: float = 30.0) -> bytes:
     except urllib.error.HTTPError as error:
         problem = f"the server answered {error.code} {error.reason}"
         error.close()
-    except http.client.IncompleteRead as error:
-        problem = f"the connection dropped after {len(error.partial)} bytes"
     except (http.client.HTTPException, OSError) as error:
         problem = f"the connection failed ({getattr(error, 'reason', error)})"
     raise UserError(f"cannot download {url}: {problem}; try again later, or {REMEDY}")
 
 
 def verify(digest: str, expected: str, name: str) -> None:
-    """Compare digests.
-
-    Raises:
-      UserError: they differ, so `name` is not the published data.
-    """
+    """Raise a UserError if the digests differ, so that `name` is not the published data."""
     if digest != expected:
         raise UserError(
             f"{name} differs from the published data set: its SHA-256 is {digest[:16]}..., "

@@ -1,16 +1,16 @@
-"""Bytes of published files as arrays: nothing that is not the published content is given back."""
+"""Bytes of published files as arrays; any other content is refused."""
 
 import hashlib
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from jaxae.data.published import download
 from jaxae.errors import UserError
 
 
-def idx(content: bytes, expected: str, name: str) -> UInt8[np.ndarray, "..."]:
-    """The array in an IDX file of unsigned bytes, as of MNIST.
+def idx(content: bytes, expected: str, name: str) -> tuple[np.ndarray]:
+    """Images uint8 [N, H, W, 1], or labels int32 [N], in an IDX file of unsigned bytes (MNIST).
 
     The magic number 0x000008DD (DD = number of dimensions) and one big-endian 32-bit size per
     dimension come before the values (LeCun, Cortes and Burges, "The MNIST database of handwritten
@@ -26,7 +26,8 @@ def idx(content: bytes, expected: str, name: str) -> UInt8[np.ndarray, "..."]:
     """
     download.verify(hashlib.sha256(content).hexdigest(), expected, name)
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    return (values.astype(np.int32) if values.ndim == 1 else values[..., None],)
 
 
 def ucr(
@@ -34,10 +35,7 @@ def ucr(
 ) -> tuple[Float[np.ndarray, "N T 1"], Int[np.ndarray, " N"]]:
     """Series and their classes in a text file of the UCR archive: a line is a class, then values.
 
-    Args:
-      content: the file.
-      expected: the `ucr_digest` of its rows.
-      name: what errors call the file.
+    Arguments are as of `idx`, but `expected` is the `ucr_digest` of the rows.
 
     Raises:
       UserError: a line cannot be read, or the file holds other rows.
@@ -55,10 +53,9 @@ def ucr(
 def ucr_digest(table: Float[np.ndarray, "N F"]) -> str:
     """SHA-256 of rows as a set, whatever their order.
 
-    Each row [class, values] is written with its values rounded to seven significant digits; the
-    rows are sorted and joined. Copies of ECG5000 differ in the order of rows and in trailing
-    digits, so a digest of the file would reject good copies. In float64: float32 would round some
-    values twice.
+    Each row [class, values] is written with its values rounded to seven significant digits, of
+    float64 because float32 would round some values twice; the rows are sorted and joined. Copies of
+    ECG5000 differ in row order and trailing digits, so a digest of the file would reject good ones.
     """
     lines = (
         " ".join([f"{row[0]:g}", *(f"{value + 0.0:.6e}" for value in row[1:])])

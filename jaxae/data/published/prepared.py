@@ -1,8 +1,8 @@
 """Raw arrays kept as TFDS data sets in array_record files, with no TensorFlow installed.
 
-TFDS's own MNIST builders open files through TensorFlow when they prepare, so these builders take
-arrays instead. A record holds a block of rows, stored as bytes: reading 60,000 images takes 0.15 s
-in blocks of 1,000 and 1.4 s one by one. The only module that names TFDS.
+TFDS's own MNIST builders open files through TensorFlow, so the builder here takes arrays. A record
+holds a block of rows as bytes: reading 60,000 images takes 0.15 s in blocks of 1,000 and 1.4 s one
+by one. The only module that imports TFDS.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxae.config import cache_dir
 from jaxae.data.raw_data import Raw
-from jaxae.errors import UserError
+from jaxae.errors import UserError, words
 
 BLOCK = 1000  # rows per record
 VERSION = "1.0.0"  # of the stored format: raise it when the features change
@@ -29,55 +29,54 @@ _PREFIX = ".preparing-"  # of folders that are not complete yet
 _ABANDONED = 3600.0  # seconds after which such a folder belongs to a process that was killed
 
 
-def load(name: str, key: Any, read: Callable[[], Raw], cache: Path | None = None) -> Raw:
-    """The prepared data set, made from `read()` unless the cache has it.
+def load(name: str, key: Any, read: Callable[[], Raw]) -> Raw:
+    """The prepared data set `name`, made from `read()` unless the cache has it.
 
-    A data set is prepared under a temporary name and renamed when it is complete: an
-    aborted preparation leaves no data set, and of two processes that prepare the same one, the
-    first to finish wins. One that cannot be read is prepared again.
+    A data set is prepared under a temporary name and renamed when it is complete: an aborted
+    preparation leaves no data set, and of two processes that prepare the same one, the first to
+    finish wins. One that cannot be read is prepared again.
 
     Args:
       name: of the data set.
       key: JSON-able identity of the source; another key is another data set.
-      read: gives the arrays; its errors pass through and nothing is kept.
-      cache: folder; None = `cache_dir()`.
+      read: returns the arrays; if it raises, nothing is kept.
 
     Raises:
       UserError: the cache folder cannot be written.
     """
-    cache = cache or cache_dir()
     digest = hashlib.sha256(json.dumps([VERSION, name, key]).encode()).hexdigest()
-    home = cache / f"{name}-{digest[:16]}"
-    if home.is_dir():
-        with contextlib.suppress(Exception):  # TFDS and array_record raise all sorts when damaged
-            return _read(home, name)
-        shutil.rmtree(home, ignore_errors=True)
+    folder = cache_dir() / f"{name}-{digest[:16]}"
+    if folder.is_dir():
+        with contextlib.suppress(Exception):  # of any type, from TFDS or array_record, if damaged
+            return _read(folder, name)
+        shutil.rmtree(folder, ignore_errors=True)
     raw = read()
     try:
-        _prepare(raw, name, home)
+        _prepare(raw, name, folder)
     except OSError as error:
         raise UserError(
-            f"cannot write prepared data to {cache} ({error.strerror or error}); "
-            "name a folder with space that may be written in JAXAE_CACHE_DIR"
+            f"cannot write prepared data to {folder.parent} ({words(error)}); set JAXAE_CACHE_DIR "
+            "to a writable folder with space"
         ) from None
     return raw
 
 
-def _prepare(raw: Raw, name: str, home: Path) -> None:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    for old in home.parent.glob(f"{_PREFIX}*"):
+def _prepare(raw: Raw, name: str, folder: Path) -> None:
+    cache = folder.parent
+    cache.mkdir(parents=True, exist_ok=True)
+    for old in cache.glob(f"{_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):  # its process may be renaming it just now
             if time.time() - old.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(old, ignore_errors=True)
     with tempfile.TemporaryDirectory(
-        prefix=f"{_PREFIX}{home.name}-", dir=home.parent, ignore_cleanup_errors=True
-    ) as folder:
+        prefix=f"{_PREFIX}{folder.name}-", dir=cache, ignore_cleanup_errors=True
+    ) as unfinished:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints to it
-            _builder(raw, name, Path(folder)).download_and_prepare()
+            _builder(raw, name, Path(unfinished)).download_and_prepare()
         try:
-            os.rename(folder, home)
+            os.rename(unfinished, folder)
         except OSError:
-            if not home.is_dir():  # otherwise another process was first, with the same content
+            if not folder.is_dir():  # otherwise another process was first, with the same content
                 raise
 
 
@@ -98,8 +97,10 @@ def _builder(raw: Raw, name: str, folder: Path) -> Any:
             def blocks(shape: tuple[int, ...], dtype: np.dtype) -> tfds.features.Tensor:
                 return tfds.features.Tensor(shape=(None, *shape), dtype=dtype, encoding="bytes")
 
-            features = {"x": blocks(raw.x_train.shape[1:], raw.x_train.dtype)}
-            features["y"] = blocks((), np.asarray(raw.train_class_id).dtype)
+            features = {
+                "x": blocks(raw.x_train.shape[1:], raw.x_train.dtype),
+                "y": blocks((), np.asarray(raw.train_class_id).dtype),
+            }
             return LocalInfo(
                 builder=self,
                 description=f"Rows of {name} in the order of their source, {BLOCK} a record.",
@@ -114,17 +115,17 @@ def _builder(raw: Raw, name: str, folder: Path) -> Any:
             }
 
         def _generate_examples(self, x: np.ndarray, y: np.ndarray) -> Any:
-            for at in range(0, len(x), BLOCK):
-                yield at, {"x": x[at : at + BLOCK], "y": y[at : at + BLOCK]}
+            for first in range(0, len(x), BLOCK):
+                yield first, {"x": x[first : first + BLOCK], "y": y[first : first + BLOCK]}
 
     Rows.name = name
     return Rows(data_dir=os.fspath(folder), file_format="array_record")
 
 
-def _read(home: Path, name: str) -> Raw:
+def _read(folder: Path, name: str) -> Raw:
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(home / name / VERSION)
+    builder = tfds.builder_from_directory(folder / name / VERSION)
     arrays = []
     for split in ("train", "test"):
         source = builder.as_data_source(split=split)

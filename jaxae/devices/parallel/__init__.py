@@ -19,7 +19,6 @@ from jaxae.devices.parallel.drivers import DRIVERS, driver, mapped, start, use
 from jaxae.devices.parallel.layout import Layout, Plan
 from jaxae.devices.parallel.placing import (
     fetch,
-    first_copy,
     local_copy,
     place,
     placed_like,
@@ -29,7 +28,6 @@ from jaxae.devices.parallel.placing import (
 from jaxae.devices.parallel.programs import (
     blocks,
     compiled_epoch,
-    dispatch_rows,
     epoch_fn,
     is_padded,
     map_rows,
@@ -38,7 +36,7 @@ from jaxae.devices.parallel.programs import (
 
 __all__ = [
     "DRIVERS", "Devices", "Layout", "Plan", "all_devices", "blocks", "choose", "compiled_epoch",
-    "dispatch_rows", "driver", "epoch_fn", "fetch", "first_copy", "initialize", "is_padded",
-    "local_copy", "local_positions", "map_rows", "mapped", "on_host", "place", "placed_like",
-    "rows_fn", "split", "split_by", "start", "use",
+    "driver", "epoch_fn", "fetch", "initialize", "is_padded", "local_copy", "local_positions",
+    "map_rows", "mapped", "on_host", "place", "placed_like", "rows_fn", "split", "split_by", "start",
+    "use",
 ]  # fmt: skip

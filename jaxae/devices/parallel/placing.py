@@ -76,27 +76,13 @@ def split_by(read: Callable[[np.ndarray], np.ndarray], shape: tuple, devices: De
 
 
 def local_copy(tree: PyTree) -> PyTree:
-    """A replicated tree as arrays of this process alone, for computing without the others.
-
-    Leaves that are already local are returned unchanged.
-    """
+    """Replicated leaves as the first device of this process has them; others are unchanged."""
 
     def local(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return leaf.addressable_data(0)
-        return leaf
-
-    return jax.tree.map(local, tree)
-
-
-def first_copy(tree: PyTree) -> PyTree:
-    """Replicated leaves as the first device has them; other leaves are returned unchanged."""
-
-    def first(leaf: Any) -> Any:
         is_replicated = isinstance(leaf, jax.Array) and leaf.is_fully_replicated
         return leaf.addressable_data(0) if is_replicated else leaf
 
-    return jax.tree.map(first, tree)
+    return jax.tree.map(local, tree)
 
 
 def fetch(tree: PyTree) -> PyTree:

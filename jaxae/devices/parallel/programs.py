@@ -248,22 +248,20 @@ def _first(count: Array, fun: Callable[[Array], PyTree], chunks: Array) -> PyTre
     return lax.fori_loop(0, count, add, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
 
 
-def map_rows(run: Callable, variables: PyTree, placed: Iterable[Array], n: int) -> PyTree:
-    """Apply `rows_fn(...)` to every block; the results [E, n, ...] are on the host.
+def map_rows(
+    run: Callable, variables: PyTree, placed: Iterable[Array], n: int
+) -> Callable[[], PyTree]:
+    """Begin to apply `rows_fn(...)` to every block; what is returned waits for the results.
 
     Args:
       run: made by `rows_fn`.
       variables: `place`d, with members.
       placed: the `blocks` of the rows.
       n: number of rows before padding.
+
+    Returns:
+      A function that gives the results [E, n, ...] on the host.
     """
-    return dispatch_rows(run, variables, placed, n)()
-
-
-def dispatch_rows(
-    run: Callable, variables: PyTree, placed: Iterable[Array], n: int
-) -> Callable[[], PyTree]:
-    """Start `map_rows` on the devices; the function that is returned waits for the result."""
     dispatched = _dispatched(run, variables, placed, n)
     first = next(dispatched)
 

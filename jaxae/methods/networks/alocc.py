@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxae.methods.networks.init import ACTIVATIONS
 from jaxae.methods.networks.layers import Conv, ConvTranspose, Dense, DenseFromMaps, DenseToMaps
 from jaxae.ops import batch_first, batch_last
 from jaxae.types import Shape
@@ -22,6 +23,7 @@ KERNEL, STRIDES = (5, 5), (2, 2)
 # Keras's TruncatedNormal(stddev=0.02) states the deviation before truncation at two deviations.
 _DOWN_INIT = nn.initializers.truncated_normal(0.02)
 _UP_INIT = nn.initializers.normal(0.02)
+_leaky = ACTIVATIONS["leaky_relu"]
 
 
 def _norm(axis: str | None, dtype: Any, train: bool) -> nn.BatchNorm:
@@ -33,10 +35,6 @@ def _norm(axis: str | None, dtype: Any, train: bool) -> nn.BatchNorm:
         dtype=dtype,
         axis_name=axis,
     )
-
-
-def _leaky(x: Array) -> Array:
-    return nn.leaky_relu(x, 0.2)
 
 
 class Refiner(nn.Module):
@@ -71,24 +69,17 @@ class Refiner(nn.Module):
 
         `perturb` is applied to the decoder's input only; the code is returned without it.
         """
-        sizes, common = [], {"layout": "CHWB", "dtype": self.dtype}
+        sizes = []
         x = batch_last(x)
         for features in self.filters:
             sizes.append(x.shape[1:3])
-            x = Conv(features, KERNEL, STRIDES, "SAME", kernel_init=_DOWN_INIT, **common)(x)
+            x = Conv(features, KERNEL, STRIDES, "SAME", kernel_init=_DOWN_INIT, dtype=self.dtype)(x)
             x = _leaky(_norm(self.axis, self.dtype, train)(x))
         x, z = self._code(x, train, perturb)
+        common = {"kernel_init": _UP_INIT, "dtype": self.dtype}
         ups = (*self.up_filters, self.shape[-1])
         for i, (features, size) in enumerate(zip(ups, reversed(sizes), strict=True)):
-            x = ConvTranspose(
-                features,
-                KERNEL,
-                STRIDES,
-                "SAME",
-                output_size=size,
-                kernel_init=_UP_INIT,
-                **common,
-            )(x)
+            x = ConvTranspose(features, KERNEL, STRIDES, "SAME", size, **common)(x)
             x = x if i == len(ups) - 1 else nn.relu(_norm(self.axis, self.dtype, train)(x))
         refined = jnp.tanh(batch_first(x).astype(jnp.float32))
         return refined, z.reshape(z.shape[0], -1).astype(jnp.float32)
@@ -131,7 +122,7 @@ class Discriminator(nn.Module):
             return nn.SpectralNorm(layer)(x, update_stats=train) if self.spectral else layer(x)
 
         x = batch_last(x)
-        common = {"kernel_init": _DOWN_INIT, "layout": "CHWB", "dtype": self.dtype}
+        common = {"kernel_init": _DOWN_INIT, "dtype": self.dtype}
         for i, features in enumerate(self.filters):
             x = normalised(Conv(features, KERNEL, STRIDES, "SAME", **common), x)
             if i < len(self.filters) - 1 and not self.spectral:

@@ -4,15 +4,14 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxae import ops
 from jaxae.errors import UserError
+from jaxae.methods.networks.dense import Autoencoder
 from jaxae.methods.networks.init import ACTIVATIONS, INITS
 from jaxae.methods.networks.layers import Conv, ConvTranspose, DenseFromMaps, DenseToMaps
 from jaxae.ops import batch_first, batch_last
-from jaxae.types import Shape
 
 
 def _padding(padding: str, spatial: int) -> ops.Padding:
@@ -24,8 +23,8 @@ def _padding(padding: str, spatial: int) -> ops.Padding:
     return ((pixels, pixels), (pixels, pixels) if spatial == 2 else (0, 0))
 
 
-class ConvAutoencoder(nn.Module):
-    """x [B, H, W, C] or [B, T, C] -> code [B, L] -> reconstruction of x's shape.
+class ConvAutoencoder(Autoencoder):
+    """Images [H, W, C] or series [T, C] through strided convolutions and back.
 
     Encoder: strided convolutions, then a dense layer to the code. Decoder: a dense layer, then
     transposed convolutions, each the adjoint of its encoder layer, so that 28 -> 14 -> 7 comes back
@@ -34,50 +33,41 @@ class ConvAutoencoder(nn.Module):
     last axis between their first and last convolutions: see `jaxae.ops`.
 
     Attributes:
-      shape: S of one row, [H, W, C] or [T, C].
       filters: channels of each encoder layer.
       kernels: kernel size of each layer.
       strides: stride of each layer.
       paddings: "same", "valid" or a number of pixels, for each layer.
-      latent: L; 0 for a purely convolutional model.
       head_kernel: 0 = each transposed convolution has as many outputs as its encoder layer has
         inputs, and the last one gives the image; k = each has as many outputs as its encoder layer,
         and a k x k convolution after them gives the image.
-      activation: between layers; `encoder_activation` follows the last encoder convolution,
-        `code_activation` the code, `expand_activation` the decoder's dense layer.
-      output_activation: on the reconstruction.
-      initializer: initial weights (see `jaxae.methods.networks.init.INITS`).
-      dtype: of activations; parameters are float32 and so are the outputs.
+      encoder_activation: after the last encoder convolution.
+      expand_activation: after the decoder's dense layer.
     """
 
-    shape: Shape
     filters: tuple[int, ...]
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
     paddings: tuple[str, ...]
-    latent: int
     head_kernel: int
-    activation: str
     encoder_activation: str
-    code_activation: str
     expand_activation: str
-    output_activation: str
-    initializer: str
-    dtype: Any
 
     def setup(self):
         """Build the encoder, then a decoder that retraces its sizes."""
         geometry, init = self._geometry(), INITS[self.initializer]
+
+        def weights(*fan_in: int) -> dict[str, Any]:
+            bias_init = init.bias(math.prod(fan_in))
+            return {"kernel_init": init.kernel, "bias_init": bias_init, "dtype": self.dtype}
+
         channels = (self.shape[-1], *self.filters)
-        common = {"dtype": self.dtype, "kernel_init": init.kernel, "layout": "CHWB"}
         self.convs = [
             Conv(
                 self.filters[i],
                 geo.kernel_size,
                 geo.strides,
                 geo.padding,
-                bias_init=init.bias(math.prod(geo.kernel_size) * channels[i]),
-                **common,
+                **weights(*geo.kernel_size, channels[i]),
             )
             for i, geo in enumerate(geometry)
         ]
@@ -88,22 +78,19 @@ class ConvAutoencoder(nn.Module):
                 geo.kernel_size,
                 geo.strides,
                 geo.padding,
-                output_size=geo.in_size,
-                bias_init=init.bias(math.prod(geo.kernel_size) * outs[i]),
-                **common,
+                geo.in_size,
+                **weights(*geo.kernel_size, outs[i]),
             )
             for i, geo in reversed(list(enumerate(geometry)))
         ]
         if self.head_kernel:
             kernel = self._pair(self.head_kernel)
-            bias_init = init.bias(math.prod(kernel) * self.filters[0])
-            self.head = Conv(self.shape[-1], kernel, (1, 1), "SAME", bias_init=bias_init, **common)
+            options = weights(*kernel, self.filters[0])
+            self.head = Conv(self.shape[-1], kernel, (1, 1), "SAME", **options)
         self.code_shape = (*geometry[-1].out_size, self.filters[-1])
         if self.latent:
-            width = math.prod(self.code_shape)
-            dense = {"dtype": self.dtype, "kernel_init": init.kernel}
-            self.to_code = DenseFromMaps(self.latent, bias_init=init.bias(width), **dense)
-            self.expand = DenseToMaps(self.code_shape, bias_init=init.bias(self.latent), **dense)
+            self.to_code = DenseFromMaps(self.latent, **weights(*self.code_shape))
+            self.expand = DenseToMaps(self.code_shape, **weights(self.latent))
 
     def _pair(self, n: int) -> ops.Size:
         return (n, n) if len(self.shape) == 3 else (n, 1)
@@ -156,10 +143,3 @@ class ConvAutoencoder(nn.Module):
             x = self.head(x)
         x = batch_first(ACTIVATIONS[self.output_activation](x))
         return x.reshape(x.shape[0], *self.shape).astype(jnp.float32)
-
-    def __call__(
-        self, x: Float[Array, " B *S"]
-    ) -> tuple[Float[Array, " B *S"], Float[Array, "B L"]]:
-        """Rows to reconstructions and codes, both in float32."""
-        z = self.encode(x)
-        return self.decode(z), z.astype(jnp.float32)

@@ -34,12 +34,11 @@ class MLP(nn.Module):
         return x
 
 
-class DenseAutoencoder(nn.Module):
-    """x [B, *S] -> code [B, L] -> reconstruction [B, *S].
+class Autoencoder(nn.Module):
+    """The fields of every autoencoder, x [B, *S] -> code [B, L] -> reconstruction [B, *S].
 
     Attributes:
-      shape: S of one row, any rank; rows are flattened.
-      hidden: widths between input and code; the decoder has them in reverse.
+      shape: S of one row.
       latent: L.
       activation: between layers (see `jaxae.methods.networks.init.ACTIVATIONS`).
       code_activation: on the code.
@@ -49,7 +48,6 @@ class DenseAutoencoder(nn.Module):
     """
 
     shape: Shape
-    hidden: tuple[int, ...]
     latent: int
     activation: str
     code_activation: str
@@ -57,16 +55,31 @@ class DenseAutoencoder(nn.Module):
     initializer: str
     dtype: Any
 
+    def __call__(
+        self, x: Float[Array, " B *S"]
+    ) -> tuple[Float[Array, " B *S"], Float[Array, "B L"]]:
+        """Rows to reconstructions and codes, both in float32."""
+        z = self.encode(x)
+        return self.decode(z), z.astype(jnp.float32)
+
+
+class DenseAutoencoder(Autoencoder):
+    """Rows of any rank, flattened, through dense layers.
+
+    Attributes:
+      hidden: widths between input and code; the decoder has them in reverse.
+    """
+
+    hidden: tuple[int, ...]
+
     def setup(self):
         """Name the two halves."""
-        size = math.prod(self.shape)
-        common = {
-            "activation": self.activation,
-            "initializer": self.initializer,
-            "dtype": self.dtype,
-        }
-        self.encoder = MLP((*self.hidden, self.latent), final=self.code_activation, **common)
-        self.decoder = MLP((*reversed(self.hidden), size), final=self.output_activation, **common)
+
+        def half(widths: tuple[int, ...], final: str) -> MLP:
+            return MLP(widths, self.activation, final, self.initializer, self.dtype)
+
+        self.encoder = half((*self.hidden, self.latent), self.code_activation)
+        self.decoder = half((*reversed(self.hidden), math.prod(self.shape)), self.output_activation)
 
     def encode(self, x: Float[Array, " B *S"]) -> Float[Array, "B L"]:
         """Rows to codes."""
@@ -75,10 +88,3 @@ class DenseAutoencoder(nn.Module):
     def decode(self, z: Float[Array, "B L"]) -> Float[Array, " B *S"]:
         """Codes to reconstructions, in float32."""
         return self.decoder(z).reshape(z.shape[0], *self.shape).astype(jnp.float32)
-
-    def __call__(
-        self, x: Float[Array, " B *S"]
-    ) -> tuple[Float[Array, " B *S"], Float[Array, "B L"]]:
-        """Rows to reconstructions and codes, both in float32."""
-        z = self.encode(x)
-        return self.decode(z), z.astype(jnp.float32)

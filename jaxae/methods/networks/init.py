@@ -13,40 +13,35 @@ from jaxae.types import Array, Initializer
 
 
 class Init(NamedTuple):
-    """Initialisers of a layer: `kernel`, and `bias`, which depends on the fan-in."""
+    """Initialisers of a layer: `kernel`, and `bias`, a function of the fan-in; zeros by default."""
 
     kernel: Initializer
-    bias: Callable[[int], Initializer]
-
-
-def _torch_kernel(key, shape, dtype=jnp.float32) -> Array:
-    """U(-b, b), b = 1 / sqrt(fan_in): torch's kaiming_uniform with a = sqrt(5).
-
-    Its fan-in is the product of all axes but the last, also for a transposed kernel
-    [kh, kw, out, in], where torch counts the *output* channels.
-    """
-    bound = 1.0 / math.sqrt(math.prod(shape[:-1]))
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    bias: Callable[[int], Initializer] = lambda fan_in: nn.initializers.zeros
 
 
 def _torch_bias(fan_in: int) -> Initializer:
+    """U(-b, b), b = 1 / sqrt(fan_in): torch's kaiming_uniform with a = sqrt(5)."""
     bound = 1.0 / math.sqrt(fan_in)
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
         key, shape, dtype, -bound, bound
     )
 
 
-def _zero_bias(fan_in: int) -> Initializer:
-    del fan_in
-    return nn.initializers.zeros
+def _torch_kernel(key, shape, dtype=jnp.float32) -> Array:
+    """As `_torch_bias`, for the product of all axes but the last.
+
+    That holds for a transposed kernel [kh, kw, out, in] too, where torch counts the *output*
+    channels.
+    """
+    return _torch_bias(math.prod(shape[:-1]))(key, shape, dtype)
 
 
 INITS: Registry[Init] = Registry(
     "initializer",
     Init,
     {
-        "glorot": Init(nn.initializers.glorot_uniform(), _zero_bias),
-        "lecun": Init(nn.initializers.lecun_normal(), _zero_bias),
+        "glorot": Init(nn.initializers.glorot_uniform()),
+        "lecun": Init(nn.initializers.lecun_normal()),
         "torch": Init(_torch_kernel, _torch_bias),
     },
 )

@@ -1,4 +1,4 @@
-"""Convolution layers with Flax's parameters and the formulations of `jaxae.ops`."""
+"""Layers with the parameters of Flax's and the convolutions of `jaxae.ops`."""
 
 import math
 from typing import Any
@@ -12,98 +12,91 @@ from jaxae import ops
 from jaxae.types import Initializer
 
 
-class _Convolution(nn.Module):
-    """The fields of both convolutions; parameters are float32.
+class _Layer(nn.Module, kw_only=True):
+    """A layer with a kernel and a bias, both float32.
+
+    Attributes:
+      kernel_init: initialiser of the kernel.
+      bias_init: initialiser of the bias [D].
+      dtype: of the computation; None = float32's promotion with the input.
+    """
+
+    kernel_init: Initializer = nn.initializers.glorot_uniform()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Any = None
+
+
+class Conv(_Layer):
+    """`flax.linen.Conv` in two dimensions with the batch last: same parameters, same values.
+
+    The kernel is [kh, kw, C, features].
 
     Attributes:
       features: number of output channels.
       kernel_size: (kh, kw).
-      strides: of the convolution or, transposed, of the one that it mirrors; so is `padding`.
+      strides: of the two spatial axes.
       padding: "SAME", "VALID" or ((lo, hi), (lo, hi)).
-      kernel_init: initialiser of the kernel.
-      bias_init: initialiser of the bias [features].
-      dtype: of the computation; None = float32's promotion with the input.
-      layout: of input and output, "BHWC" or "CHWB": see `ops.batch_last`.
     """
 
     features: int
-    kernel_size: tuple[int, int]
-    strides: tuple[int, int] = (1, 1)
-    padding: ops.Padding = "SAME"
-    kernel_init: Initializer = nn.initializers.glorot_uniform()
-    bias_init: Initializer = nn.initializers.zeros
-    dtype: Any = None
-    layout: ops.Layout = "BHWC"
-
-
-class Conv(_Convolution):
-    """`flax.linen.Conv` in two dimensions: same parameters, same values, see `ops.conv`.
-
-    The kernel is [kh, kw, C, features].
-    """
+    kernel_size: ops.Size
+    strides: ops.Size
+    padding: ops.Padding
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "d p q e"]:
-        """[B, H, W, C] -> [B, P, Q, features], or the same with the batch last."""
-        channel_axis = self.layout.index("C")
-        shape = (*self.kernel_size, x.shape[channel_axis], self.features)
+    def __call__(self, x: Float[Array, "C H W B"]) -> Float[Array, "D P Q B"]:
+        """Apply the layer."""
+        shape = (*self.kernel_size, x.shape[0], self.features)
         x, kernel, bias = _parameters(self, x, shape, self.features)
-        y = ops.conv(x, kernel, self.strides, self.padding, layout=self.layout)
-        return _add_bias(y, bias, channel_axis)
+        return _add(ops.conv(x, kernel, self.strides, self.padding), bias.reshape(-1, 1, 1, 1))
 
 
-class ConvTranspose(_Convolution):
+class ConvTranspose(_Layer):
     """The adjoint of `Conv`: `flax.linen.ConvTranspose(transpose_kernel=True)`, any output size.
 
     The kernel is [kh, kw, features, C]. Glorot's bound is symmetric in the two channel axes; an
     initialiser that uses fan-in alone needs `in_axis=-1, out_axis=-2`.
 
     Attributes:
-      output_size: (H, W) of the mirrored convolution's input; None = Flax's.
-    """
-
-    output_size: tuple[int, int] | None = None
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b p q c"]) -> Float[Array, "d h w e"]:
-        """[B, P, Q, C] -> [B, H, W, features], or the same with the batch last."""
-        channel_axis = self.layout.index("C")
-        shape = (*self.kernel_size, self.features, x.shape[channel_axis])
-        x, kernel, bias = _parameters(self, x, shape, self.features)
-        sizes = {"output_size": self.output_size, "layout": self.layout}
-        y = ops.conv_transpose(x, kernel, self.strides, self.padding, **sizes)
-        return _add_bias(y, bias, channel_axis)
-
-
-class _DenseLayer(nn.Module):
-    """The fields of dense layers.
-
-    Attributes:
-      features: number of outputs, D.
-      kernel_init: initialiser of the kernel [F, D].
-      bias_init: initialiser of the bias [D].
-      dtype: of the product; parameters are float32.
+      features: number of output channels.
+      kernel_size: of the convolution that it mirrors, as are `strides` and `padding`.
+      output_size: (H, W) of that convolution's input.
     """
 
     features: int
-    kernel_init: Initializer = nn.initializers.glorot_uniform()
-    bias_init: Initializer = nn.initializers.zeros
-    dtype: Any = None
+    kernel_size: ops.Size
+    strides: ops.Size
+    padding: ops.Padding
+    output_size: ops.Size
+
+    @nn.compact
+    def __call__(self, y: Float[Array, "C P Q B"]) -> Float[Array, "D H W B"]:
+        """Apply the layer."""
+        shape = (*self.kernel_size, self.features, y.shape[0])
+        y, kernel, bias = _parameters(self, y, shape, self.features)
+        x = ops.conv_transpose(y, kernel, self.strides, self.padding, output_size=self.output_size)
+        return _add(x, bias.reshape(-1, 1, 1, 1))
 
 
-class Dense(_DenseLayer):
-    """`flax.linen.Dense` with the bias added in float32: same parameters, same float32 values."""
+class Dense(_Layer):
+    """`flax.linen.Dense` with the bias added in float32: same parameters, same float32 values.
+
+    Attributes:
+      features: number of outputs, D.
+    """
+
+    features: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "B D"]:
         """Apply the layer."""
         x, kernel, bias = _parameters(self, x, (x.shape[-1], self.features), self.features)
         y = x @ kernel if x.dtype == jnp.float32 else _short_product(x, kernel)
-        return _add_bias(y, bias, channel_axis=1)
+        return _add(y, bias[None])
 
 
-class DenseFromMaps(_DenseLayer):
-    """`Dense` of the flattened [B, H, W, C], for maps with the batch on the last axis.
+class DenseFromMaps(Dense):
+    """`Dense` of the flattened [B, H, W, C], for maps with the batch last.
 
     Same parameters and values; the maps are not transposed.
     """
@@ -114,24 +107,20 @@ class DenseFromMaps(_DenseLayer):
         channels, *size, batch = x.shape
         shape = (math.prod(x.shape[:3]), self.features)
         x, kernel, bias = _parameters(self, x, shape, self.features)
-        window = kernel.reshape(*size, channels, self.features)
-        y = ops.conv(x, window, padding="VALID", layout="CHWB")
-        return _add_bias(y.reshape(self.features, batch).T, bias, channel_axis=1)
+        y = ops.conv(x, kernel.reshape(*size, channels, self.features), padding="VALID")
+        return _add(y.reshape(self.features, batch).T, bias[None])
 
 
-class DenseToMaps(nn.Module):
+class DenseToMaps(_Layer):
     """`Dense` whose outputs are the flattened [B, H, W, C], given as maps with the batch last.
 
     Same parameters and values; the maps are not transposed.
 
     Attributes:
-      shape: (H, W, C); the others are those of `Dense`, with D = H W C.
+      shape: (H, W, C); D = H W C.
     """
 
     shape: tuple[int, int, int]
-    kernel_init: Initializer = nn.initializers.glorot_uniform()
-    bias_init: Initializer = nn.initializers.zeros
-    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "C H W B"]:
@@ -139,11 +128,9 @@ class DenseToMaps(nn.Module):
         batch, features = x.shape
         outputs = math.prod(self.shape)
         x, kernel, bias = _parameters(self, x, (features, outputs), outputs)
-        window = kernel.T.reshape(*self.shape, features)
-        x = x.T.reshape(features, 1, 1, batch)
-        y = ops.conv_transpose(x, window, padding="VALID", layout="CHWB")
-        bias = bias.reshape(self.shape).transpose(2, 0, 1)[..., None]
-        return _add(y, bias)
+        window, y = kernel.T.reshape(*self.shape, features), x.T.reshape(features, 1, 1, batch)
+        x = ops.conv_transpose(y, window, padding="VALID", output_size=self.shape[:2])
+        return _add(x, bias.reshape(self.shape).transpose(2, 0, 1)[..., None])
 
 
 def _parameters(
@@ -176,11 +163,6 @@ def _short_product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array
 _short_product.defvjp(
     lambda x, kernel: (_rounded_dot(x, kernel), (x, kernel)), _short_product_backward
 )
-
-
-def _add_bias(y: Array, bias: Array, channel_axis: int) -> Array:
-    """Add a bias [C] along an axis."""
-    return _add(y, bias.reshape([-1 if axis == channel_axis else 1 for axis in range(y.ndim)]))
 
 
 def _add(y: Array, bias: Array) -> Array:

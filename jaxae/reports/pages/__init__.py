@@ -1,8 +1,8 @@
-"""Pages to look at: one HTML file for a run, a comparison or a grid, that asks the network nothing.
+"""One HTML file for a run, a comparison or a grid, which opens without a network.
 
-They are made from the files of run folders alone. `run` is the page of one run, `many` has those of
-several; `frame` holds what pages share, `page.css` and `page.js` stand in every page. Figures are
-those of `jaxae.reports.plots`; the slider moves SVG elements above them.
+Pages are made from the files of run folders. `run` is the page of one run, `many` has those of
+several; `frame` holds what they share, with `page.css` and `page.js`. Figures are those of
+`jaxae.reports.plots`; the slider moves SVG elements above them.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ def write(folder: Path) -> Path:
 def write_comparison(
     one: Path, other: Path, differences: dict[str, dict[str, Any]], out: Path
 ) -> Path:
-    """Write the page of two runs, of which `differences` is what `comparison.compare` says.
+    """Write the page of two runs and of `differences`, the result of `comparison.compare`.
 
     Raises:
       UserError: a report is missing, or the page cannot be written.

@@ -1,4 +1,4 @@
-"""What every page shares: the frame, tables and figures, all in one file."""
+"""What pages share: the frame, tables and figures as HTML."""
 
 import base64
 import html
@@ -16,7 +16,7 @@ _HERE = Path(__file__).parent
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """A whole page with its style and script."""
+    """A page with its style and script."""
     css = (_HERE / "page.css").read_text(encoding="utf-8")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return (
@@ -33,7 +33,7 @@ def text(value: Any) -> str:
 
 
 def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table that scrolls by itself where the screen is narrow."""
+    """A table that scrolls sideways on narrow screens."""
     top = "".join(f'<th scope="col">{text(head)}</th>' for head in heads)
     lines = []
     for first, *others in rows:
@@ -46,7 +46,7 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 def heads(cards: Iterable[tuple[str, str, str]]) -> str:
-    """The headline: name, value and a note below it, of each card."""
+    """The headline numbers: each card is a name, its value and a note."""
     divs = (
         f'<div class="head">{text(name)}<b>{text(value)}</b><span class="soft">{text(note)}</span>'
         "</div>"
@@ -60,7 +60,7 @@ def figure(drawing: Any, alt: str, caption: str = "", overlay: str = "") -> str:
 
     Args:
       drawing: the figure.
-      alt: what a screen reader says of it.
+      alt: its description for screen readers.
       caption: the line below it.
       overlay: SVG elements above it, in points from the upper left corner; see `axes_box`.
     """
@@ -80,7 +80,7 @@ def figure(drawing: Any, alt: str, caption: str = "", overlay: str = "") -> str:
 
 
 def axes_box(ax: Any) -> dict[str, Any]:
-    """Where axes lie in a figure that was drawn, in points from its upper left corner.
+    """The position of axes in a figure that was drawn, in points from its upper left corner.
 
     Returns:
       "left", "top", "width" and "height", the limits "x" and "y", and whether x is "log".
@@ -99,5 +99,5 @@ def axes_box(ax: Any) -> dict[str, Any]:
 
 
 def floats(values: Float[np.ndarray, " N"]) -> str:
-    """Numbers for the page's script, bit for bit."""
+    """float32 values for the page's script, in base64."""
     return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()

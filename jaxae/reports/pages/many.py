@@ -1,6 +1,5 @@
 """The pages of several runs: a comparison of two, and a grid of classes and seeds."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,77 +7,58 @@ from typing import Any
 from jaxae.reports import comparison, tables
 from jaxae.reports.pages import frame
 from jaxae.reports.plots import files, protocols
-from jaxae.storage import archive
+from jaxae.storage import archive, disk
 
 
 def compared(folders: tuple[Path, Path], differences: dict[str, dict[str, Any]]) -> str:
-    """The page of two runs on the same test rows.
-
-    Args:
-      folders: of the runs.
-      differences: what `jaxae.reports.comparison.compare` says of them.
-    """
+    """The page of two runs on the same test rows; see `pages.write_comparison`."""
     names = [f"{files.report(folder, 'name')['name']} ({folder.name})" for folder in folders]
     title = f"{names[0]} against {names[1]}"
-    settings = [_settings(folder) for folder in folders]
-    return frame.page(title, _compared(title, settings, differences))
+    return frame.page(title, _compared(title, folders, differences))
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """A run's configuration by dotted names; {} where there is none."""
+    """A run's configuration by dotted names; {} without config.json."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    flat = archive.flat(config) if isinstance(config, dict) else {}
+    flat = archive.flat(disk.read_json(path)) if path.is_file() else {}
     return {name.replace("/", "."): value for name, value in flat.items()}
 
 
 def _compared(
-    title: str, settings: list[dict[str, Any]], differences: dict[str, dict[str, Any]]
+    title: str, folders: tuple[Path, Path], differences: dict[str, dict[str, Any]]
 ) -> Iterator[str]:
     yield f"<h1>{frame.text(title)}</h1>"
     yield '<p class="soft">The same test rows; differences are paired, with 95 % intervals.</p>'
     heads = ("metric", "first", "second", "difference", "p-value", "verdict")
     yield frame.table("First minus second", heads, comparison.rows(differences))
-    one, other = settings
-    differ = [
-        (name, one.get(name, "-"), other.get(name, "-"))
-        for name in sorted(one.keys() | other.keys())
-        if one.get(name, "-") != other.get(name, "-")
-    ]
+    one, other = map(_settings, folders)
+    names = sorted(one.keys() | other.keys())
+    settings = [(name, one.get(name, "-"), other.get(name, "-")) for name in names]
+    differ = [row for row in settings if row[1] != row[2]]
     if differ:
         yield frame.table("Settings that differ", ("setting", "first", "second"), differ)
 
 
 def grid(folder: Path, report: dict[str, Any]) -> str:
-    """The page of a grid of members: one class against the rest, several seeds.
-
-    Args:
-      folder: of the grid.
-      report: its report, with `classes`.
-    """
-    return frame.page(f"{report.get('name', folder.name)}: classes", _of_classes(folder, report))
+    """The page of a grid in a folder: each class against the rest, with several seeds."""
+    return frame.page(f"{report.get('name', folder.name)}: classes", _grid(folder, report))
 
 
-def _of_classes(folder: Path, report: dict[str, Any]) -> Iterator[str]:
+def _grid(folder: Path, report: dict[str, Any]) -> Iterator[str]:
     yield f"<h1>{frame.text(report.get('name', 'one-vs-rest'))}</h1>"
     names = ("dataset", "method", "score", "seeds", "epochs")
     settings = "; ".join(f"{name} {report[name]}" for name in names if name in report)
     yield f'<p class="soft">{frame.text(settings)}</p>'
-    low, high = report["auroc_interval"]
-    note = f"95 %: {low:.4f} to {high:.4f}"
+    note = f"95 %: {tables.interval(report['auroc_interval'])}"
     yield frame.heads([("Mean AUROC", f"{report['auroc']:.4f}", note)])
-    values = ", ".join(f"class {k} {row['auroc']:.4f}" for k, row in report["classes"].items())
-    alt = f"AUROC of each class against the rest, with 95 % intervals: {values}"
+    aurocs = ", ".join(f"class {k} {row['auroc']:.4f}" for k, row in report["classes"].items())
+    alt = f"AUROC of each class against the rest, with 95 % intervals: {aurocs}"
     yield frame.figure(protocols.one_vs_rest(folder), alt)
     rows = []
-    for name, of_class in report["classes"].items():
-        std = of_class.get("auroc_std")
-        spread = "-" if std is None else f"{std:.4f}"
-        ends = tables.interval(of_class["auroc_interval"])
-        rows.append((name, f"{of_class['auroc']:.4f}", ends, spread))
+    for name, values in report["classes"].items():
+        interval = tables.interval(values["auroc_interval"])
+        std = tables.text(values.get("auroc_std"))
+        rows.append((name, f"{values['auroc']:.4f}", interval, std))
     heads = ("class", "AUROC", "95 % interval", "std over seeds")
     yield frame.table("Each class is the normal one in turn", heads, rows)
     for name, baseline in report["baselines"].items():

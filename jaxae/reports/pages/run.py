@@ -1,4 +1,4 @@
-"""The page of one run: what it is worth, at any threshold, and on which rows it fails."""
+"""The page of one run: its metrics, at any threshold, and the rows on which it fails."""
 
 import json
 import math
@@ -13,8 +13,7 @@ from jaxae.data.own.schema import Schema, from_dict
 from jaxae.errors import UserError
 from jaxae.reports import plots, tables
 from jaxae.reports.pages import frame
-from jaxae.reports.plots import curves, detection, files
-from jaxae.reports.plots.style import row_verdict
+from jaxae.reports.plots import curves, detection, files, style
 from jaxae.storage import archive
 
 _CUTS = 2000  # positions of the slider, at most
@@ -34,10 +33,10 @@ class Run(NamedTuple):
 
 
 def read(folder: Path) -> Run:
-    """The run in a folder, checked, since the files may have been edited.
+    """The run in a folder.
 
     Raises:
-      UserError: it is not finished, or a file of it is damaged.
+      UserError: it is not finished, or a file is damaged or was edited.
     """
     if not (folder / files.REPORT).is_file() or not (folder / files.SCORES).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
@@ -95,22 +94,21 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     names = {"auroc": "AUROC", "average_precision": "Average precision", "f1": "F1"}
     for key, name in names.items():
         if key in report:
-            ends = report.get(f"{key}_interval")
-            note = f"95 %: {ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
-            yield name, f"{report[key]:.4f}", note
+            interval = tables.interval(report.get(f"{key}_interval"))
+            yield name, f"{report[key]:.4f}", interval and f"95 %: {interval}"
     if "n_normal" in report:
-        rows = f"{report['n_normal']} normal, {report['n_anomaly']} anomalous"
-        yield "Test rows", str(report["n_normal"] + report["n_anomaly"]), rows
+        n_normal, n_anomaly = report["n_normal"], report["n_anomaly"]
+        yield "Test rows", n_normal + n_anomaly, f"{n_normal} normal, {n_anomaly} anomalous"
 
 
 def cuts(run: Run) -> tuple[Float[np.ndarray, " K"], int]:
-    """The thresholds of the slider in ascending order, and the position of the run's own."""
-    own = np.float32(run.report["threshold"])
+    """The thresholds of the slider in ascending order, and the position of the run's threshold."""
+    threshold = np.float32(run.report["threshold"])
     scores = np.unique(np.concatenate([run.score, run.calibration]).astype(np.float32))
     scores = scores[np.unique(np.linspace(0, len(scores) - 1, _CUTS).astype(int))]
     flags_all = np.nextafter(scores[0], np.float32(-np.inf))
-    positions = np.unique(np.concatenate([[flags_all], scores, [own]]).astype(np.float32))
-    return positions, int(np.searchsorted(positions, own))
+    thresholds = np.unique(np.concatenate([[flags_all], scores, [threshold]]).astype(np.float32))
+    return thresholds, int(np.searchsorted(thresholds, threshold))
 
 
 _COUNTS = {
@@ -130,23 +128,23 @@ _RING = '<circle class="mark" data-chart="{}" r="5"/>'
 
 
 def _thresholds(run: Run) -> Iterator[str]:
-    """Histogram, curves, and the slider that moves what depends on a threshold."""
-    positions, own = cuts(run)
+    """Histogram, curves, and the slider of the threshold."""
+    thresholds, own = cuts(run)
     histogram = detection.score_histograms(run.folder)
     ranking = detection.roc_and_precision_recall(run.folder)  # None without both classes
     histogram_html = frame.figure(
         histogram,
         "Histogram of the anomaly scores of normal and anomalous rows, with the threshold",
         "Scores as shares of the rows of each group. The dashed line is the run's own threshold, "
-        "the solid one that of the slider.",
+        "the solid line that of the slider.",
         '<line class="mark" data-chart="scores"/>',
     )
     boxes = {"scores": frame.axes_box(histogram.axes[0])}
     yield "<h2>Decisions at any threshold</h2>"
     yield histogram_html
     yield (
-        '<label for="threshold">Threshold: what is above it is called an anomaly</label>'
-        f'<input type="range" id="threshold" min="0" max="{len(positions) - 1}" value="{own}">'
+        '<label for="threshold">Threshold: rows with a higher score are flagged</label>'
+        f'<input type="range" id="threshold" min="0" max="{len(thresholds) - 1}" value="{own}">'
         '<button id="own" type="button">The run\'s own threshold</button>'
     )
     yield '<div class="counts" aria-live="polite">'
@@ -156,7 +154,7 @@ def _thresholds(run: Run) -> Iterator[str]:
     yield (
         '<p class="soft">Conformal alpha is the smallest at which this threshold is the conformal '
         "one: (1 + calibration scores above it) / (n + 1). It bounds the rate of false alarms on "
-        "new normals only where the calibration rows were neither trained on nor used to fit the "
+        "new normals only if the calibration rows were neither trained on nor used to fit the "
         "score.</p>"
     )
     if ranking is not None:
@@ -168,7 +166,7 @@ def _thresholds(run: Run) -> Iterator[str]:
         "normal": frame.floats(np.sort(run.score[~run.y])),
         "anomaly": frame.floats(np.sort(run.score[run.y])),
         "calibration": frame.floats(np.sort(run.calibration)),
-        "cuts": frame.floats(positions),
+        "cuts": frame.floats(thresholds),
         "own": own,
         "boxes": boxes,
     }
@@ -176,7 +174,7 @@ def _thresholds(run: Run) -> Iterator[str]:
 
 
 def _cases(run: Run) -> Iterator[str]:
-    """Rows that are worth a look, with their reconstructions."""
+    """Rows of the study `cases`, with their reconstructions."""
     path = run.folder / "arrays/cases.npz"
     if not path.is_file():
         return
@@ -184,17 +182,17 @@ def _cases(run: Run) -> Iterator[str]:
     yield "<h2>Rows to look at</h2>"
     yield (
         '<p class="soft">Each row with its reconstruction and the difference. The error need not '
-        "lie where its cause does.</p>"
+        "lie at its cause.</p>"
     )
     for kind in dict.fromkeys(cases["kind"].tolist()):
-        at = cases["kind"] == kind
-        chosen = {name: cases[name][at] for name in ("x", "x_hat", "score", "is_anomaly")}
+        mask = cases["kind"] == kind
+        chosen = {name: cases[name][mask] for name in ("x", "x_hat", "score", "is_anomaly")}
         names = [
             f"row {row}, class {run.schema.called(int(class_id))}"
-            for row, class_id in zip(cases["row"][at], cases["class_id"][at], strict=True)
+            for row, class_id in zip(cases["row"][mask], cases["class_id"][mask], strict=True)
         ]
         chosen |= {"threshold": run.report["threshold"], "kind": names}
-        alt = "; ".join(f"{name}: {row_verdict(chosen, i)[0]}" for i, name in enumerate(names))
+        alt = "; ".join(f"{name}: {style.verdict(chosen, i)[0]}" for i, name in enumerate(names))
         yield f"<h3>{frame.text(kind)}</h3>"
         yield frame.figure(
             plots.verdicts(chosen, kind), f"Test rows and their reconstructions. {alt}"
@@ -205,20 +203,19 @@ def _classes(run: Run) -> Iterator[str]:
     """The share flagged of each class of the test rows."""
     rows = []
     for k in np.unique(run.class_id):
-        for anomalous in (False, True):
-            of_class = (run.class_id == k) & (run.y == anomalous)
-            if of_class.any():
-                side = "anomaly" if anomalous else "normal"
-                rate = f"{100 * run.is_anomaly[of_class].mean():.1f} %"
-                median = tables.text(float(np.median(run.score[of_class])))
-                rows.append((run.schema.called(int(k)), side, int(of_class.sum()), median, rate))
+        for side, y in (("normal", ~run.y), ("anomaly", run.y)):
+            mask = (run.class_id == k) & y
+            if mask.any():
+                rate = f"{100 * run.is_anomaly[mask].mean():.1f} %"
+                median = tables.text(float(np.median(run.score[mask])))
+                rows.append((run.schema.called(int(k)), side, int(mask.sum()), median, rate))
     yield "<h2>Classes</h2>"
     heads = ("class", "side", "rows", "median score", "flagged")
     yield frame.table("Test rows by class, at the run's own threshold", heads, rows)
 
 
 def _curves(run: Run) -> Iterator[str]:
-    """Severity of corruptions, where it was studied, and the course of training."""
+    """Severity of corruptions, if it was studied, and the training losses."""
     severity = plots.STUDY_FIGURES["severity"]
     if (run.folder / severity.needs[0]).is_file():
         yield "<h2>Severity of corruptions</h2>"

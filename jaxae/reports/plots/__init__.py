@@ -1,8 +1,8 @@
 """Figures of a run, drawn from the files in its folder.
 
-Nothing here imports jax: figures can be drawn, or drawn again, on a machine that only has the
-files. matplotlib is imported when a figure is drawn. To add a figure of an array file, write a
-function of the arrays and the second title line, and name it in `STUDY_FIGURES`.
+Nothing here imports jax: figures can be drawn on any machine that has the files. matplotlib is
+imported when a figure is drawn. To add a figure of an array file, write a function of the arrays
+and the second title line, and name it in `STUDY_FIGURES`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.reports.plots import curves, detection, files, images, latent, protocols, series
+from jaxae.reports.plots import curves, detection, files, images, latent, protocols, rows
 from jaxae.reports.plots.curves import training_curves_over_seeds
+from jaxae.reports.plots.rows import residuals, verdicts
 from jaxae.reports.plots.style import load, save
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "FigureSpec",
     "draw",
     "load",
-    "reconstructions",
     "residuals",
     "save",
     "training_curves_over_seeds",
@@ -35,36 +35,12 @@ _VERDICT = ("x", "x_hat", "score", "threshold", "is_anomaly", "kind")
 class FigureSpec(NamedTuple):
     """A figure that a run may have."""
 
-    needs: tuple[str, ...]  # files of the run folder without which it is skipped
+    needs: tuple[str, ...]  # files of the run folder; without them it is skipped
     draw: Callable[[Path], Any]  # run folder -> matplotlib Figure; None = nothing to show
 
 
-def reconstructions(data: dict, subtitle: str):
-    """Test rows with their reconstructions, as pictures or as lines by the rows' shape."""
-    return _by_shape(data).reconstructions(data, subtitle)
-
-
-def verdicts(data: dict, subtitle: str):
-    """Single rows with the detector's verdict, as pictures or as lines by the rows' shape.
-
-    Args:
-      data: "x" and "x_hat" [N, ...], "score", "is_anomaly" and "kind" [N], and the "threshold".
-      subtitle: the second title line.
-    """
-    return _by_shape(data).verdicts(data, subtitle)
-
-
-def residuals(data: dict, subtitle: str):
-    """Rows with the error of each of their values; as `verdicts`, and "residual" [N, ...]."""
-    return _by_shape(data).residuals(data, subtitle)
-
-
-def _by_shape(data: dict):
-    return images if data["x"].ndim == 4 else series
-
-
 def _of_arrays(name: str, draw: Callable[[dict, str], Any], *keys: str) -> FigureSpec:
-    """A figure of arrays/NAME.npz, which must hold `keys`, and of the headline of the run."""
+    """A figure of arrays/NAME.npz, which must hold `keys`."""
     path = f"arrays/{name}.npz"
 
     def draw_run(run_dir: Path):
@@ -87,7 +63,9 @@ FIGURES: dict[str, FigureSpec] = {
 _SEVERITY = ("names", "severities", "unit")
 STUDY_FIGURES: dict[str, FigureSpec] = {
     "reconstructions": _of_arrays(
-        "reconstructions", reconstructions, *("x", "x_hat", "y", "score", "threshold", "is_anomaly")
+        "reconstructions",
+        rows.reconstructions,
+        *("x", "x_hat", "y", "score", "threshold", "is_anomaly"),
     ),
     "verdicts": _of_arrays("verdicts", verdicts, *_VERDICT),
     "residuals": _of_arrays("residuals", residuals, *_VERDICT, "residual"),
@@ -95,7 +73,7 @@ STUDY_FIGURES: dict[str, FigureSpec] = {
     "denoising": _of_arrays(
         "denoising", images.denoising, "clean", "noisy", "denoised", "noise_std"
     ),
-    "beats": _of_arrays("beats", series.beats, "normal", "abnormal", "normal_hat", "abnormal_hat"),
+    "beats": _of_arrays("beats", rows.beats, "normal", "abnormal", "normal_hat", "abnormal_hat"),
     "latent_scatter": _of_arrays(
         "latent_scatter",
         latent.latent_scatter,
@@ -110,7 +88,7 @@ STUDY_FIGURES: dict[str, FigureSpec] = {
     "severity_examples": _of_arrays("severity", images.severity_examples, *_SEVERITY),
     "loss_histograms": _of_arrays("loss_histograms", detection.loss_histograms, "train", "valid"),
 }
-"""Of the studies of `jaxae.reports.studies`, by the name of the picture."""
+"""Of `jaxae.reports.studies`, by the name of the picture."""
 
 PROTOCOL_FIGURES = {"one_vs_rest": FigureSpec((files.REPORT,), protocols.one_vs_rest)}
 """Of a protocol's folder."""
@@ -124,7 +102,7 @@ def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Pat
 
     Args:
       run_dir: a run folder.
-      figures: by the name of the picture; `FIGURES | studies.figures()` are all of a run.
+      figures: by the name of the picture; `FIGURES | studies.figures()` are all of them.
 
     Returns:
       The pictures written, in the order of `figures`.

@@ -6,25 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxae.errors import UserError
-from jaxae.reports.plots import files
-from jaxae.reports.plots.style import (
-    BLUE,
-    CLASSES,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    VERMILLION,
-    canvas,
-    headings,
-    legend,
-    outside_legend,
-    rows_for,
-    save,
-    spans_decades,
-    style,
-    whole_number_ticks,
-)
+from jaxae.reports.plots import files, style
 
 _LOSSES = {"loss": "train", "valid_loss": "validation"}
 _MONITORED = {
@@ -50,17 +32,16 @@ def loss_curves(run_dir: Path):
     if not panels:
         where = run_dir / files.METRICS
         raise UserError(f"{where} holds no losses; write loss and valid_loss for each epoch")
-    figure, axes = canvas(1.0 + 4.2 * len(panels), 3.3, 1, len(panels))
+    figure, axes = style.canvas(1.0 + 4.2 * len(panels), 3.3, 1, len(panels))
     for ax, (title, label, curves) in zip(axes[0], panels, strict=True):
-        style(ax, title, "epoch", label)
-        for colour, (name, (epochs, values)) in zip(CLASSES, curves.items(), strict=False):
+        style.label(ax, title, "epoch", label)
+        for colour, (name, (epochs, values)) in zip(style.CLASSES, curves.items(), strict=False):
             ax.plot(epochs, values, marker=".", markersize=4, lw=1.3, color=colour, label=name)
-        if spans_decades(np.concatenate([values for _, values in curves.values()]), 10):
+        if style.spans_decades(np.concatenate([values for _, values in curves.values()]), 10):
             ax.set_yscale("log")
-        whole_number_ticks(ax)
-        legend(ax)
-    headings(figure, "Training", files.headline(run_dir))
-    return figure
+        style.whole_number_ticks(ax)
+        style.legend(ax)
+    return style.headings(figure, "Training", files.headline(run_dir))
 
 
 def _curves(rows: list[dict], names: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -75,68 +56,58 @@ def _curves(rows: list[dict], names: dict[str, str]) -> dict[str, tuple[np.ndarr
 
 
 _CHOICES = (
-    ("last", "last epoch", ":", PURPLE),
-    ("valid_loss", "validation loss", "-.", ORANGE),
-    ("pseudo_anomalies", "pseudo-anomalies", "-", GREEN),
-    ("oracle", "oracle (test labels)", "--", VERMILLION),
+    ("last", "last epoch", ":", style.PURPLE),
+    ("valid_loss", "validation loss", "-.", style.ORANGE),
+    ("pseudo_anomalies", "pseudo-anomalies", "-", style.GREEN),
+    ("oracle", "oracle (test labels)", "--", style.VERMILLION),
 )
 
 
 def selection(run_dir: Path):
-    """AUROC per epoch with the epochs that four choices pick; None where epochs were not monitored.
+    """AUROC per epoch with the epochs that four rules choose; None if epochs were not monitored.
 
-    The oracle looks at test labels: how far it lies above the others is what a choice without
-    labels costs.
+    The oracle looks at test labels: its lead over the others is what choosing without labels costs.
     """
     report = files.report(run_dir)
     if "selection" not in report:
         return None
     chosen, rows = report["selection"], files.metrics(run_dir)
-    figure, axes = canvas(7.4, 3.4)
-    ax = axes[0, 0]
-    style(ax, "", "epoch", "AUROC")
-    looks = {"AUROC": (".-", BLUE), "AUROC, pseudo-anomalies": (".--", GREY)}
-    names = {"test_auroc": "AUROC", "pseudo_auroc": "AUROC, pseudo-anomalies"}
-    for name, (epochs, values) in _curves(rows, names).items():
-        line, colour = looks[name]
-        ax.plot(epochs, values, line, lw=1.3, markersize=4, color=colour, label=name)
+    figure, ax = style.chart(7.4, 3.4, "epoch", "AUROC")
+    for key, line, colour in (
+        ("test_auroc", ".-", style.BLUE),
+        ("pseudo_auroc", ".--", style.GREY),
+    ):
+        for name, (epochs, values) in _curves(rows, {key: _MONITORED[key]}).items():
+            ax.plot(epochs, values, line, lw=1.3, markersize=4, color=colour, label=name)
     shift = 0.006 * len(rows)  # equal choices stay visible side by side
-    for place, (key, name, line, colour) in enumerate(_CHOICES):
+    for i, (key, name, line, colour) in enumerate(_CHOICES):
         epoch, auroc = chosen[key]["epoch"], chosen[key]["auroc"]
-        at = epoch + (place - 1.5) * shift
+        at = epoch + (i - 1.5) * shift
         ax.axvline(at, ls=line, lw=1.3, color=colour, label=f"{name}: {epoch}, AUROC {auroc:.4f}")
-    whole_number_ticks(ax)
-    outside_legend(figure)
-    headings(figure, "Which epoch becomes the detector", files.headline(run_dir))
-    return figure
+    style.whole_number_ticks(ax)
+    style.outside_legend(figure)
+    return style.headings(figure, "Which epoch becomes the detector", files.headline(run_dir))
 
 
 def severity(data: dict, subtitle: str):
     """AUROC and flagged share against severity, one small panel per corruption."""
-    count = len(data["names"])
-    cols = min(4, count)
-    rows = rows_for(count, cols)
-    figure, axes = canvas(0.6 + 2.3 * cols, 1.1 + 1.75 * rows, rows, cols, sharey=True)
-    for i, ax in enumerate(axes.flat):
-        if i >= count:
-            ax.set_visible(False)
-            continue
-        style(ax, str(data["names"][i]), str(data["unit"][i]), "" if i % cols else "AUROC, share")
+    figure, axes = style.panels(len(data["names"]), 4, 2.3, 1.75, sharey=True)
+    for i, ax in enumerate(axes):
+        y = "" if i % 4 else "AUROC, share"
+        style.label(ax, str(data["names"][i]), str(data["unit"][i]), y)
         x = data["severities"][i]
         ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
-        ax.plot(x, data["auroc"][i], ".-", color=BLUE, lw=1.3, label="AUROC (chance 0.5)")
-        ax.plot(x, data["flagged"][i], ".--", color=VERMILLION, lw=1.3, label="share flagged")
+        ax.plot(x, data["auroc"][i], ".-", color=style.BLUE, lw=1.3, label="AUROC (chance 0.5)")
+        ax.plot(x, data["flagged"][i], ".--", color=style.VERMILLION, lw=1.3, label="share flagged")
         ax.set_ylim(-0.03, 1.03)
-    outside_legend(figure, axes[0, 0], "lower center", ncols=2)
-    headings(figure, "Corruption of growing severity", subtitle)
-    return figure
+    style.outside_legend(figure, axes[0], "lower center", ncols=2)
+    return style.headings(figure, "Corruption of growing severity", subtitle)
 
 
 def training_curves_over_seeds(run_dirs: Sequence[Path], out: Path) -> Path:
     """Draws the test AUROC per epoch of several runs: one panel per experiment, one line per run.
 
-    Runs whose report.json has the same name share a panel, so seeds of two variants of a method
-    stand side by side on one scale.
+    Runs whose report.json has the same name share a panel; all panels share one scale.
 
     Args:
       run_dirs: run folders, each with report.json and with test_auroc in metrics.jsonl.
@@ -155,9 +126,9 @@ def training_curves_over_seeds(run_dirs: Sequence[Path], out: Path) -> Path:
         report = files.report(run_dir, "name", "seed")
         groups.setdefault(str(report["name"]), []).append((report["seed"], run_dir))
     count = len(groups)
-    figure, axes = canvas(0.9 + 3.6 * count, 3.9, 1, count, sharey=True, sharex=True)
+    figure, axes = style.canvas(0.9 + 3.6 * count, 3.9, 1, count, sharey=True, sharex=True)
     for ax, (name, members) in zip(axes[0], groups.items(), strict=True):
-        style(ax, name, "epoch", "" if ax is not axes[0, 0] else "AUROC on the test set")
+        style.label(ax, name, "epoch", "" if ax is not axes[0, 0] else "AUROC on the test set")
         ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
         for i, (seed, run_dir) in enumerate(members):
             monitored = _curves(files.metrics(run_dir), _MONITORED)
@@ -165,10 +136,11 @@ def training_curves_over_seeds(run_dirs: Sequence[Path], out: Path) -> Path:
                 where = run_dir / files.METRICS
                 raise UserError(f"{where} has no test_auroc; use --train.monitor to compare runs")
             epochs, auroc = monitored["AUROC"]
-            look = {"color": CLASSES[i % len(CLASSES)], "label": f"seed {seed}: {auroc[-1]:.3f}"}
-            ax.plot(epochs, auroc, ".-", lw=1.3, markersize=4, **look)
-        whole_number_ticks(ax)
+            colour = style.CLASSES[i % len(style.CLASSES)]
+            label = f"seed {seed}: {auroc[-1]:.3f}"
+            ax.plot(epochs, auroc, ".-", lw=1.3, markersize=4, color=colour, label=label)
+        style.whole_number_ticks(ax)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 3}
-        legend(ax, title="after the last epoch", title_fontsize=7.5, **below)
-    headings(figure, "AUROC during training over repeated runs", "dotted: chance")
-    return save(figure, Path(out))
+        style.legend(ax, title="after the last epoch", title_fontsize=7.5, **below)
+    style.headings(figure, "AUROC during training over repeated runs", "dotted: chance")
+    return style.save(figure, Path(out))

@@ -6,24 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxae.errors import UserError
-from jaxae.reports.plots import files
-from jaxae.reports.plots.style import (
-    ANOMALY,
-    BLACK,
-    BLUE,
-    GREY,
-    NORMAL,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    canvas,
-    headings,
-    legend,
-    spans_decades,
-    style,
-    warning_lines,
-)
+from jaxae.reports.plots import files, style
 from jaxae.stats.curve import sweep
 
 _BINS = 60
@@ -32,36 +15,32 @@ _BINS = 60
 def score_histograms(run_dir: Path):
     """Scores of normal rows (train, validation, test) and of anomalies, with the threshold.
 
-    The report's warnings stand above them.
-
-    Bars give the share of a group's rows in a bin, so groups of unequal size compare; bins are
-    logarithmic when the scores are positive and span more than a factor of 30.
+    Bars give the share of a group's rows in a bin, so that groups of unequal size compare; bins are
+    logarithmic if the scores are positive and span more than a factor of 30. The report's warnings
+    stand above.
     """
     report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
     y = data["test_y"]
     outline = {"histtype": "step", "lw": 1.2}
     groups = [
-        ("normal, train", data.get("train", np.empty(0)), {"color": GREY, **outline}),
-        ("normal, validation", data.get("valid", np.empty(0)), {"color": BLUE, **outline}),
-        ("normal, test", data["test"][~y], {"color": NORMAL, "alpha": 0.55}),
-        ("anomaly, test", data["test"][y], {"color": ANOMALY, "alpha": 0.55}),
+        ("normal, train", data.get("train", np.empty(0)), {"color": style.GREY, **outline}),
+        ("normal, validation", data.get("valid", np.empty(0)), {"color": style.BLUE, **outline}),
+        ("normal, test", data["test"][~y], {"color": style.NORMAL, "alpha": 0.55}),
+        ("anomaly, test", data["test"][y], {"color": style.ANOMALY, "alpha": 0.55}),
     ]
     groups = [(name, scores, look) for name, scores, look in groups if scores.size]
     pooled = np.concatenate([scores for _, scores, _ in groups])
-    figure, axes = canvas(6.4, 3.5)
-    ax = axes[0, 0]
     label = f"anomaly score ({report.get('score', 'higher = more anomalous')})"
-    style(ax, "", label, "share of rows")
-    ax.set_title(warning_lines(report), fontsize=7.5, color=VERMILLION, loc="left")
+    figure, ax = style.chart(6.4, 3.5, label, "share of rows")
+    ax.set_title(style.warning_lines(report), fontsize=7.5, color=style.VERMILLION, loc="left")
     edges = _edges(ax, pooled)
     for name, scores, look in groups:
         weights = np.full(scores.size, 1 / scores.size)
         ax.hist(scores, edges, weights=weights, label=f"{name} (n = {scores.size:,})", **look)
     _threshold_line(ax, report)
-    legend(ax)
-    headings(figure, "Scores and threshold", files.headline(run_dir))
-    return figure
+    style.legend(ax)
+    return style.headings(figure, "Scores and threshold", files.headline(run_dir))
 
 
 def roc_and_precision_recall(run_dir: Path):
@@ -72,28 +51,26 @@ def roc_and_precision_recall(run_dir: Path):
     if (cuts := _cuts(scores, y)) is None:
         return None
     recall, false_alarms = flagged[y].mean(), flagged[~y].mean()
-    figure, axes = canvas(7.2, 3.8, 1, 2)
+    figure, axes = style.canvas(7.2, 3.8, 1, 2)
     roc, pr = axes[0]
-    style(roc, "ROC", "false positive rate", "true positive rate (recall)")
-    roc.plot([0, 1], [0, 1], ":", color=GREY, lw=1, label="chance")
+    style.label(roc, "ROC", "false positive rate", "true positive rate (recall)")
+    roc.plot([0, 1], [0, 1], ":", color=style.GREY, lw=1, label="chance")
     auroc = np.trapezoid(cuts.recall, cuts.false_positive_rate)
-    roc.plot(
-        cuts.false_positive_rate, cuts.recall, color=BLUE, lw=1.5, label=f"AUROC = {auroc:.4f}"
-    )
-    roc.plot(false_alarms, recall, "o", color=BLACK, ms=5, label=_at(report))
-    style(pr, "Precision and recall", "recall", "precision")
+    line = {"lw": 1.5, "color": style.BLUE, "label": f"AUROC = {auroc:.4f}"}
+    roc.plot(cuts.false_positive_rate, cuts.recall, **line)
+    roc.plot(false_alarms, recall, "o", color=style.BLACK, ms=5, label=_at(report))
+    style.label(pr, "Precision and recall", "recall", "precision")
     share = y.mean()
-    pr.axhline(share, ls=":", color=GREY, lw=1, label=f"chance ({share:.2f} anomalies)")
+    pr.axhline(share, ls=":", color=style.GREY, lw=1, label=f"chance ({share:.2f} anomalies)")
     average = np.sum(np.diff(cuts.recall) * cuts.precision[1:])
-    step = {"drawstyle": "steps-pre", "lw": 1.5, "color": ORANGE}
+    step = {"drawstyle": "steps-pre", "lw": 1.5, "color": style.ORANGE}
     pr.plot(cuts.recall, cuts.precision, label=f"AP = {average:.4f}", **step)
     if flagged.any():
-        pr.plot(recall, y[flagged].mean(), "o", color=BLACK, ms=5, label=_at(report))
+        pr.plot(recall, y[flagged].mean(), "o", color=style.BLACK, ms=5, label=_at(report))
     for ax in (roc, pr):
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        legend(ax, loc="lower right" if ax is roc else "lower left")
-    headings(figure, "Ranking of the test rows", files.headline(run_dir))
-    return figure
+        style.legend(ax, loc="lower right" if ax is roc else "lower left")
+    return style.headings(figure, "Ranking of the test rows", files.headline(run_dir))
 
 
 def precision_recall_vs_threshold(run_dir: Path):
@@ -103,42 +80,40 @@ def precision_recall_vs_threshold(run_dir: Path):
     if (cuts := _cuts(data["test"], data["test_y"])) is None:
         return None
     thresholds = cuts.threshold[1:]
-    figure, axes = canvas(5.6, 3.3)
-    ax = axes[0, 0]
-    style(ax, "", "threshold on the anomaly score", "value in 0..1")
-    ax.plot(thresholds, cuts.precision[1:], color=BLUE, lw=1.5, label="precision")
-    ax.plot(thresholds, cuts.recall[1:], "--", color=ORANGE, lw=1.5, label="recall")
-    if spans_decades(thresholds, 30):
+    figure, ax = style.chart(5.6, 3.3, "threshold on the anomaly score", "value in 0..1")
+    ax.plot(thresholds, cuts.precision[1:], color=style.BLUE, lw=1.5, label="precision")
+    ax.plot(thresholds, cuts.recall[1:], "--", color=style.ORANGE, lw=1.5, label="recall")
+    if style.spans_decades(thresholds, 30):
         ax.set_xscale("log")
     _threshold_line(ax, report)
     ax.set_ylim(-0.02, 1.04)
-    legend(ax)
-    headings(figure, "Precision and recall against the threshold", files.headline(run_dir))
-    return figure
+    style.legend(ax)
+    title = "Precision and recall against the threshold"
+    return style.headings(figure, title, files.headline(run_dir))
 
 
 def loss_histograms(data: dict, subtitle: str):
     """Losses per row after the last epoch, train over validation, with mean and median."""
-    figure, axes = canvas(5.8, 4.4, 2, 1, sharex=True)
+    figure, axes = style.canvas(5.8, 4.4, 2, 1, sharex=True)
     edges = np.histogram_bin_edges(np.concatenate([data["train"], data["valid"]]), _BINS)
-    panels = (("train", "Train", SKY), ("valid", "Validation", ORANGE))
+    panels = (("train", "Train", style.SKY), ("valid", "Validation", style.ORANGE))
     for ax, (key, name, colour) in zip(axes[:, 0], panels, strict=True):
         losses = data[key]
-        style(ax, f"{name} (n = {losses.size:,})", "loss per row" if key == "valid" else "", "rows")
+        x = "loss per row" if key == "valid" else ""
+        style.label(ax, f"{name} (n = {losses.size:,})", x, "rows")
         ax.hist(losses, edges, color=colour, alpha=0.75)
         mean, median = losses.mean(), np.median(losses)
-        ax.axvline(mean, color=BLACK, lw=1.3, label=f"mean {mean:.4g}")
-        ax.axvline(median, color=PURPLE, lw=1.3, ls="--", label=f"median {median:.4g}")
-        legend(ax)
-    headings(figure, "Losses of the last epoch", subtitle)
-    return figure
+        ax.axvline(mean, color=style.BLACK, lw=1.3, label=f"mean {mean:.4g}")
+        ax.axvline(median, color=style.PURPLE, lw=1.3, ls="--", label=f"median {median:.4g}")
+        style.legend(ax)
+    return style.headings(figure, "Losses of the last epoch", subtitle)
 
 
 class Cuts(NamedTuple):
-    """What flagging all rows from a threshold up gives, from none [0] to all, [K + 1] each.
+    """Rates if all rows from a threshold up are flagged, [K + 1] each, from none [0] to all.
 
     They are the points of `sklearn.metrics.roc_curve` and `precision_recall_curve`, which take a
-    second to import. Where nothing is flagged the precision is 1.
+    second to import. The precision is 1 where nothing is flagged.
     """
 
     threshold: np.ndarray
@@ -167,8 +142,8 @@ def _scores(run_dir: Path) -> dict[str, np.ndarray]:
 
 
 def _edges(ax, scores: np.ndarray) -> np.ndarray:
-    """Bin edges over all scores; sets the x axis to log where the bins are logarithmic."""
-    if not spans_decades(scores, 30):
+    """Bin edges over all scores; sets the x axis to log if the bins are logarithmic."""
+    if not style.spans_decades(scores, 30):
         return np.histogram_bin_edges(scores, _BINS)
     ax.set_xscale("log")
     return np.geomspace(scores.min(), scores.max(), _BINS + 1)
@@ -180,4 +155,4 @@ def _at(report: dict) -> str:
 
 def _threshold_line(ax, report: dict) -> None:
     rule = f" ({report['threshold_rule']})" if report.get("threshold_rule") else ""
-    ax.axvline(report["threshold"], color=BLACK, lw=1.3, ls="--", label=_at(report) + rule)
+    ax.axvline(report["threshold"], color=style.BLACK, lw=1.3, ls="--", label=_at(report) + rule)

@@ -1,6 +1,5 @@
 """Reading a run folder for the figures; every failure names the file and the remedy."""
 
-import json
 import zipfile
 import zlib
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxae.storage import disk
 METRICS = "metrics.jsonl"
 REPORT = "report.json"
 SCORES = "scores.npz"
-LAST = "last epoch"  # what selects an epoch where nothing else does
+LAST = "last epoch"  # "selected_by" of runs that choose no epoch
 
 
 def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
@@ -46,10 +45,10 @@ def scores(run_dir: Path, *keys: str) -> dict[str, np.ndarray]:
     values = arrays(path, *keys)
     for key in keys[1:]:
         if values[key].shape != values[keys[0]].shape:
-            shapes = (
-                f"{keys[0]} and {key} of shapes {values[keys[0]].shape} and {values[key].shape}"
+            raise UserError(
+                f"{path} holds {keys[0]} and {key} of shapes {values[keys[0]].shape} and "
+                f"{values[key].shape}; run the experiment again"
             )
-            raise UserError(f"{path} holds {shapes}; run the experiment again")
     return values
 
 
@@ -60,11 +59,7 @@ def report(run_dir: Path, *keys: str) -> dict:
       UserError: the file is absent or damaged, or a required field is missing.
     """
     path = run_dir / REPORT
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise UserError(f"{path} cannot be read ({err}); {_REMEDY}") from err
-    return _with_keys(path, fields, keys)
+    return _with_keys(path, disk.read_json(path), keys)
 
 
 def metrics(run_dir: Path) -> list[dict]:
@@ -73,15 +68,14 @@ def metrics(run_dir: Path) -> list[dict]:
     Raises:
       UserError: the file is absent, empty or damaged, or a line has no epoch.
     """
-    path = run_dir / METRICS
-    rows = disk.read_metrics(path)
+    rows = disk.read_metrics(run_dir / METRICS)
     if not rows:
-        raise UserError(f"{path} holds no epochs; {_REMEDY}")
+        raise UserError(f"{run_dir / METRICS} holds no epochs; {_REMEDY}")
     return rows
 
 
 def headline(run_dir: Path) -> str:
-    """The second title line of every figure: name, data set and score, as far as they are fields.
+    """The second title line of every figure: name, data set and score, if the report has them.
 
     A detector whose epoch was selected by test labels is called an oracle.
     """

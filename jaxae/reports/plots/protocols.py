@@ -4,51 +4,34 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae.reports.plots import files
-from jaxae.reports.plots.style import (
-    ANOMALY,
-    BLUE,
-    CLASSES,
-    NORMAL,
-    canvas,
-    headings,
-    legend,
-    outside_legend,
-    style,
-)
+from jaxae.reports.plots import files, style
 
 
 def one_vs_rest(run_dir: Path):
-    """AUROC of every class as the normal one, and their mean, with intervals; baselines beside."""
+    """AUROC of every class as the normal one, and their mean, with intervals and baselines."""
     report = files.report(run_dir, "auroc", "auroc_interval", "classes", "baselines")
     names = [*report["classes"], "mean"]
     rows = [*report["classes"].values(), report]
-    figure, axes = canvas(2.9 + 0.55 * len(names), 3.6)
-    ax = axes[0, 0]
-    style(ax, "", "normal class", "AUROC, 95 % interval")
+    width = 2.9 + 0.55 * len(names)
+    figure, ax = style.chart(width, 3.6, "normal class", "AUROC, 95 % interval")
     x = np.arange(len(names))
     for i, (name, baseline) in enumerate(report["baselines"].items()):
         values = [row["auroc"] for row in (*baseline["classes"].values(), baseline)]
-        ax.plot(x, values, "_", ms=11, mew=2, color=CLASSES[i + 1], label=name)
+        ax.plot(x, values, "_", ms=11, mew=2, color=style.CLASSES[i + 1], label=name)
     auroc = np.array([row["auroc"] for row in rows])
     low, high = np.array([row["auroc_interval"] for row in rows]).T
     ends = np.maximum([auroc - low, high - auroc], 0)
-    ax.errorbar(
-        x, auroc, ends, fmt="o", ms=4.5, color=BLUE, capsize=3, lw=1.3, label=_label(report)
-    )
+    label = f"{report.get('method', 'detector')}: {report['auroc']:.4f}"
+    look = {"fmt": "o", "ms": 4.5, "color": style.BLUE, "capsize": 3, "lw": 1.3}
+    ax.errorbar(x, auroc, ends, label=label, **look)
     ax.axvline(len(names) - 1.5, color="#9A9A9A", lw=0.8)
     ax.set_xticks(x, names)
     if ax.get_ylim()[0] < 0.5:
         ax.axhline(0.5, color="#9A9A9A", lw=0.8, ls=":")
-    outside_legend(figure)
+    style.outside_legend(figure)
     count = len(report.get("warnings", ()))
     note = f" - {count} warning{'s' * (count > 1)}, see report.json" if count else ""
-    headings(figure, f"Each class against the rest{note}", _headline(report))
-    return figure
-
-
-def _label(report: dict) -> str:
-    return f"{report.get('method', 'detector')}: {report['auroc']:.4f}"
+    return style.headings(figure, f"Each class against the rest{note}", _headline(report))
 
 
 def _headline(report: dict) -> str:
@@ -60,18 +43,16 @@ def _headline(report: dict) -> str:
 def p_values(run_dir: Path):
     """Share of test rows with a p-value of at most alpha, for normals and for anomalies.
 
-    The normals' share is the false-positive rate at every alpha at once: near the diagonal, or
-    below it, is as it should be. Dotted: the proved bound, 2 alpha.
+    The normals' share is the false-positive rate at each alpha: it should lie near the diagonal, or
+    below it. Dotted: the proved bound, 2 alpha.
     """
     report = files.report(run_dir, "alpha", "fpr_bound", "p_values")
     data = files.arrays(run_dir / files.SCORES, "p_value", "test_y")
-    figure, axes = canvas(6.0, 3.8)
-    ax = axes[0, 0]
-    style(ax, "", "alpha", "share of rows with p ≤ alpha")
+    figure, ax = style.chart(6.0, 3.8, "alpha", "share of rows with p ≤ alpha")
     grid = np.geomspace(1e-3, 1, 200)
     for name, rows, colour in (
-        ("normal", ~data["test_y"], NORMAL),
-        ("anomaly", data["test_y"], ANOMALY),
+        ("normal", ~data["test_y"], style.NORMAL),
+        ("anomaly", data["test_y"], style.ANOMALY),
     ):
         p = np.sort(data["p_value"][rows])
         share = np.searchsorted(p, grid, side="right") / max(p.size, 1)
@@ -81,6 +62,5 @@ def p_values(run_dir: Path):
     ax.axvline(report["alpha"], color="#9A9A9A", lw=0.8, ls="--")
     ax.set_xscale("log")
     ax.set_ylim(-0.02, 1.02)
-    legend(ax)
-    headings(figure, f"P-values: {report['p_values']}", files.headline(run_dir))
-    return figure
+    style.legend(ax)
+    return style.headings(figure, f"P-values: {report['p_values']}", files.headline(run_dir))

@@ -1,8 +1,7 @@
-"""The look that all figures share: palette, canvas, axes, and how a picture reaches the disk.
+"""The look that all figures share: palette, canvas and axes; and writing them as PNG and SVG.
 
-Figures are made from matplotlib's classes and never through pyplot: no display, no global figure
-list, no global settings but for the moment in which `svg` writes, so that drawing is safe in a
-thread.
+Figures are made from matplotlib's classes and never through pyplot, without a display, a global
+figure list or global settings (but while `svg` writes), so that drawing is safe in a thread.
 """
 
 import io
@@ -29,7 +28,7 @@ ORIGINAL, RECONSTRUCTION = BLACK, BLUE
 
 
 def load() -> None:
-    """Import what draws."""
+    """Imports the parts of matplotlib that take long."""
     from matplotlib.backends import backend_agg
     from matplotlib.figure import Figure
 
@@ -44,8 +43,25 @@ def canvas(width: float, height: float, rows: int = 1, cols: int = 1, **subplots
     return figure, figure.subplots(rows, cols, squeeze=False, **subplots)
 
 
-def style(ax, title: str = "", x: str = "", y: str = "") -> None:
-    """Gives axes the common look: small labels, light grid, no box."""
+def chart(width: float, height: float, x: str, y: str):
+    """A figure of width x height inches, and its only axes with their labels."""
+    figure, axes = canvas(width, height)
+    label(axes[0, 0], x=x, y=y)
+    return figure, axes[0, 0]
+
+
+def panels(count: int, cols: int, width: float, height: float, **subplots):
+    """A figure of `count` axes of width x height inches, in rows of at most `cols`; the axes."""
+    cols = min(cols, count)
+    rows = (count - 1) // cols + 1
+    figure, axes = canvas(0.6 + width * cols, 1.0 + height * rows, rows, cols, **subplots)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return figure, axes.flat[:count]
+
+
+def label(ax, title: str = "", x: str = "", y: str = "") -> None:
+    """Gives axes a title, labels and the common look: small letters, light grid, no box."""
     ax.set_title(title, fontsize=9, loc="left")
     ax.set_xlabel(x, fontsize=8)
     ax.set_ylabel(y, fontsize=8)
@@ -57,13 +73,11 @@ def style(ax, title: str = "", x: str = "", y: str = "") -> None:
     ax.spines[["left", "bottom"]].set_linewidth(0.6)
 
 
-def headings(figure, title: str, subtitle: str) -> None:
-    """Sets the two title lines: what is drawn, and of which run."""
-    width, height = figure.get_size_inches()
-    at = {"x": 0.08 / width, "ha": "left", "va": "top"}
-    if figure.get_layout_engine() is None:  # a layout engine makes room only for titles it places
-        at["y"] = 1 - 0.06 / height
-    figure.suptitle(f"{title}\n{subtitle}", fontsize=9.5, **at)
+def headings(figure, title: str, subtitle: str):
+    """The figure with its two title lines: what is drawn, and of which run."""
+    left = 0.08 / figure.get_size_inches()[0]
+    figure.suptitle(f"{title}\n{subtitle}", fontsize=9.5, x=left, ha="left", va="top")
+    return figure
 
 
 def warning_lines(report: dict) -> str:
@@ -73,12 +87,12 @@ def warning_lines(report: dict) -> str:
 
 
 def legend(ax, **kwargs) -> None:
-    """A legend without a frame, opaque enough to be read over data."""
+    """A legend that can be read over data."""
     ax.legend(fontsize=7.5, frameon=True, framealpha=0.85, edgecolor="none", **kwargs)
 
 
 def outside_legend(figure, ax=None, where: str = "right center", **kwargs) -> None:
-    """A legend beside the axes: of all that a figure shows, or of some axes alone."""
+    """A legend beside the axes: of the whole figure, or of some axes alone."""
     shown = ax.get_legend_handles_labels() if ax else ()
     figure.legend(*shown, loc=f"outside {where}", fontsize=7.5, frameon=False, **kwargs)
 
@@ -90,30 +104,25 @@ def whole_number_ticks(ax) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def rows_for(count: int, columns: int) -> int:
-    """How many rows of panels hold `count` of them."""
-    return (count - 1) // columns + 1
-
-
 def spans_decades(values: np.ndarray, ratio: float) -> bool:
-    """Whether a log axis serves: all finite values positive, and max / min above `ratio`."""
+    """Whether all finite values are positive, and max / min above `ratio`: a log axis fits."""
     finite = values[np.isfinite(values)]
     return finite.size > 0 and finite.min() > 0 and finite.max() > ratio * finite.min()
 
 
-def verdict(score: float, threshold: float, is_anomaly: bool) -> tuple[str, str]:
-    """The words for a decision and their colour: "Anomaly (score > threshold)" or "Normal (...)".
+def verdict(data: dict, i: int) -> tuple[str, str]:
+    """The decision on row i and its colour: "Anomaly (score > threshold)" or "Normal (...)".
 
     A rule that looks at more than the threshold may decide against it; the sign then says so.
+
+    Args:
+      data: "score" and "is_anomaly" of rows [N], and the "threshold".
+      i: the row.
     """
-    word, colour = ("Anomaly", ANOMALY) if is_anomaly else ("Normal", NORMAL)
+    score, threshold = float(data["score"][i]), float(data["threshold"])
+    word, colour = ("Anomaly", ANOMALY) if data["is_anomaly"][i] else ("Normal", NORMAL)
     sign = ">" if score > threshold else "≤"
     return f"{word} ({score:.3g} {sign} {threshold:.3g})", colour
-
-
-def row_verdict(data: dict, i: int) -> tuple[str, str]:
-    """`verdict` of row i of arrays "score", "threshold" and "is_anomaly"."""
-    return verdict(float(data["score"][i]), float(data["threshold"]), bool(data["is_anomaly"][i]))
 
 
 def save(figure, path: Path) -> Path:
@@ -128,7 +137,7 @@ def save(figure, path: Path) -> Path:
 
 
 def svg(figure) -> str:
-    """A figure as SVG, the same bytes every time; coordinates are to a tenth of a point."""
+    """A figure as SVG: the same bytes every time, coordinates to a tenth of a point."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -142,7 +151,7 @@ def svg(figure) -> str:
     return re.sub(r">\s+<", "><", short)
 
 
-_FONTS = ["DejaVu Sans", "Verdana"]  # the second is as wide as the first, and more screens have it
+_FONTS = ["DejaVu Sans", "Verdana"]  # Verdana is as wide, and on more computers
 
 
 def _shorter(tag: str) -> str:

@@ -1,8 +1,8 @@
-"""Studies of a finished run beyond its scores: each gives arrays to draw and scalars to report.
+"""Extra evaluations of a finished run: each gives arrays to draw and scalars to report.
 
-To add one, name a `Study` in `STUDIES`, or call `STUDIES.add` from outside of the package: a
-function `Context -> Findings`, what it needs, and the figures of the arrays that it leaves in the
-run folder as `arrays/NAME.npz`.
+To add one, enter a `Study` in `STUDIES`, or call `STUDIES.add` from outside the package: a function
+`Context -> Findings`, its needs, and the figures of the arrays that it leaves in the run folder as
+`arrays/NAME.npz`.
 """
 
 import functools
@@ -31,15 +31,15 @@ class Study(NamedTuple):
     run: Callable[[Context], Findings]
     needs: frozenset[str] = frozenset()  # of the configuration: names in `NEEDS`
     figures: dict[str, FigureSpec] = {}  # noqa: RUF012 - by the name of the picture
-    # Compiles what takes long, beside the training: see `jaxae.workflows.precompile`.
+    # Compiles in advance, during training: see `jaxae.workflows.precompile`.
     compile: Callable[[Dataset], object] | None = None
 
 
 class Need(NamedTuple):
-    """A requirement of a study on the configuration or, where `of_data`, on the data set."""
+    """A requirement of a study on the configuration or, if `of_data`, on the data set."""
 
     holds: Callable[..., bool]  # takes the configuration or the data set
-    words: str  # why, and the remedy; may name fields of both as {cfg.method} and {data.shape}
+    words: str  # why, and the remedy; may contain {cfg.method}, {data.shape} and the like
     of_data: bool = False
 
 
@@ -110,18 +110,18 @@ STUDIES: Registry[Study] = Registry(
         "epoch_scores": Study(detection.epoch_scores, frozenset({"monitor"})),
     },
 )
-_ALWAYS = ("reconstructions", "cases")  # the latter is for the page of the run
+_ALWAYS = ("reconstructions", "cases")  # the page of the run shows the cases
 
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
     """Reject studies that would fail after training.
 
     Args:
-      cfg: has the studies.
-      data: None = check what needs no data.
+      cfg: the configuration, with its studies.
+      data: the data set; None = check the configuration only.
 
     Raises:
-      UserError: a study is unknown, or the configuration or the data cannot feed it.
+      UserError: a study is unknown, or its needs are not met.
     """
     for name in cfg.studies:
         for need in map(NEEDS.__getitem__, sorted(STUDIES[name].needs)):
@@ -144,7 +144,7 @@ def run(context: Context) -> dict[str, float]:
 
 
 def compiling(cfg: ExperimentConfig, data: Dataset) -> Iterator[Callable[[], object]]:
-    """Compilations that the studies of a run would wait for, as tasks for another thread."""
+    """Compilations for the studies of a run, as tasks for another thread."""
     for name in cfg.studies:
         compile = STUDIES[name].compile
         if compile:

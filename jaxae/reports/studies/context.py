@@ -1,4 +1,4 @@
-"""What every study is given: a finished run and functions that score, infer and decode."""
+"""The input of every study: a finished run, with functions that score, infer and decode."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ Arrays = dict[str, np.ndarray]
 
 
 class Findings(NamedTuple):
-    """What a study found."""
+    """The results of a study."""
 
-    arrays: Arrays  # to draw; {} where a study only measures
+    arrays: Arrays  # to draw
     scalars: dict[str, float]  # to report
-    table: str = ""  # in Markdown, to read; "" where the scalars say it all
+    table: str = ""  # in Markdown; "" = none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Context:
         return detectors.score_fn(self.detector, self.learner, self.devices)
 
     def scores_by(self, names: Sequence[str], x: Source) -> dict[str, Float[np.ndarray, " N"]]:
-        """Scores of rows by other scores, which fit nothing, and the first member."""
+        """Scores of rows by the first member and other scores, which need no fit."""
         scores = tuple(scoring.resolve(name) for name in names)
         scorer = evaluation.scores_at_once(self.learner, scores, tuple(self.devices))
         values = scorer(self.variables, x)
@@ -66,29 +66,29 @@ class Context:
 
     @cached_property
     def variables(self) -> PyTree:
-        """Of the model that pictures show: the first member, as [1, ...]."""
+        """Variables of the first member, as [1, ...]."""
         return members.only(self.detector.variables, 0)
 
     def outputs(self, x: Source, variables: PyTree = None) -> Outputs:
-        """Outputs of the model, or of another state of it [1, ...], on the host."""
+        """Outputs of the first member, or of other variables [1, ...], on the host."""
         variables = self.variables if variables is None else variables
         outputs = evaluation.inference(self.learner, self.devices)(variables, x)
         return members.pick(outputs, 0)
 
     @cached_property
     def decode(self) -> Callable[[Float[np.ndarray, "N L"]], Float[np.ndarray, " N *S"]]:
-        """Codes to rows; for methods that decode."""
+        """Decodes codes; for methods that can."""
         run, variables = jax.jit(self.learner.decode), members.pick(self.variables, 0)
         return lambda z: np.asarray(run(variables, jnp.asarray(z)))
 
     def at_epoch(self, epoch: int) -> PyTree:
-        """The variables that a checkpoint holds of the first member, as [1, ...]."""
+        """Variables of the first member in the checkpoint of an epoch, as [1, ...]."""
         template = train.abstract_state(self.learner, self.data.shape, self.cfg.ensemble)
         template = parallel.placed_like(template, self.devices)
         state = checkpoint.restore(self.manager, template, epoch)
         return members.only(state.variables, 0)
 
     def pick(self, mask: Bool[np.ndarray, " N"], n: int) -> Int[np.ndarray, " K"]:
-        """Positions of up to n of the test rows under a mask, always the same ones in one run."""
+        """Positions of up to n test rows under a mask, drawn with the seed of the run."""
         generator = rng.host_generator(self.cfg.seed, rng.Purpose.FIGURES)
         return np.sort(generator.permutation(np.flatnonzero(mask))[:n])

@@ -1,8 +1,5 @@
 """Studies of what is detected: corrupted rows, other thresholds and their costs, each epoch."""
 
-import functools
-import threading
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,9 +18,9 @@ from jaxae.storage import disk
 from jaxae.training import selection
 from jaxae.types import AnyArray, Dataset, Scalar
 
-# What the Keras tutorial tries on normal digits, with the clipped noise for comparison.
-TRIED = ("rotation:90", "negative:1", "noise_rescaled:0.05", "noise:0.05")
-ROWS = 256  # of the severity surface
+# The corruptions of the Keras tutorial, with clipped noise for comparison.
+_CORRUPTIONS = ("rotation:90", "negative:1", "noise_rescaled:0.05", "noise:0.05")
+_SEVERITY_ROWS = 256
 
 
 def _auroc(normal: Float[np.ndarray, " N"], anomalous: Float[np.ndarray, " M"]) -> float:
@@ -34,12 +31,12 @@ def _auroc(normal: Float[np.ndarray, " N"], anomalous: Float[np.ndarray, " M"]) 
 def corrupted(context: Context) -> Findings:
     """Normal test rows under the corruptions of the reference system: share flagged, and AUROC.
 
-    The AUROC is also given by squared error, since it ranks the corruptions otherwise.
+    The AUROC is also given for the squared error, which ranks the corruptions differently.
     """
     clean = context.data.test.x[~context.data.test.y]
     normal, normal_mse = context.score(clean), context.scores_by(("mse",), clean)["mse"]
     scalars = {"flagged_normal": float(np.mean(context.decide(normal)))}
-    for spec in TRIED:
+    for spec in _CORRUPTIONS:
         x = corruptions.corrupt(spec, clean, context.cfg.seed)
         scores, name = context.score(x), spec.split(":")[0]
         scalars |= {
@@ -51,15 +48,15 @@ def corrupted(context: Context) -> Findings:
 
 
 def loss_histograms(context: Context) -> Findings:
-    """Scores of every training and every valid row."""
+    """Scores of all training rows and all held-out rows."""
     return Findings({"train": context.scores.train, "valid": context.scores.valid}, {})
 
 
 def batch_mean_std(scores: Float[AnyArray, " N"], batch_size: int, k: float = 1.0) -> Scalar:
     """Mean of the scores + k standard deviations *of the means of consecutive batches*.
 
-    A tutorial's rule, kept for comparison with it: the spread of means of B rows is about sqrt(B)
-    times smaller than that of single rows, so the rule flags far more normals than it seems to.
+    A tutorial's rule, kept for comparison: means of B rows spread about sqrt(B) times less than
+    single rows, so the rule flags far more normals than its formula suggests.
 
     Args:
       scores: of N rows; the last batch may be shorter.
@@ -67,7 +64,7 @@ def batch_mean_std(scores: Float[AnyArray, " N"], batch_size: int, k: float = 1.
       k: how many standard deviations.
 
     Returns:
-      The threshold. Its mean is over batch means too.
+      The threshold. Its mean is over the means of batches too.
     """
     batch = jnp.arange(len(scores)) // batch_size
     count = (len(scores) - 1) // batch_size + 1
@@ -94,9 +91,9 @@ def batch_threshold(context: Context) -> Findings:
 def epoch_scores(context: Context) -> Findings:
     """AUROC and equal-error F1 after the epoch that each of three rules would choose.
 
-    `final` takes the last epoch; `label_free` the one that best separates valid rows from
+    `final` takes the last epoch; `label_free` the one that best separates held-out rows from
     pseudo-anomalies made of them; `oracle` the best F1 on the test rows, as the tutorial does: a
-    leak, shown for comparison. `metrics.jsonl` has the values of every epoch.
+    leak, shown for comparison.
     """
     epochs = disk.read_metrics(context.folder / "metrics.jsonl")
     rules = {
@@ -116,12 +113,11 @@ def epoch_scores(context: Context) -> Findings:
 
 
 def scores_compared(context: Context) -> Findings:
-    """Test AUROC by each score that fits nothing; mean squared errors of normal rows, at the end.
+    """Test AUROC of each score that needs no fit, and the final mean squared errors of normals.
 
-    (The losses of an epoch are means over its steps, while the weights still changed.)
+    (The losses of an epoch are means over its steps, during which the weights change.)
     """
-    test, scalars = context.data.test, {}
-    outputs = learners.METHODS[context.cfg.method].outputs
+    test, outputs = context.data.test, learners.METHODS[context.cfg.method].outputs
     special = [
         name
         for name, score in scoring.SCORES.items()
@@ -129,11 +125,10 @@ def scores_compared(context: Context) -> Findings:
     ]
     names = ("mse", "mae", *special)
     by_name = context.scores_by(names, test.x)
-    for name, scores in by_name.items():
-        scalars[f"auroc_{name}"] = _auroc(scores[~test.y], scores[test.y])
     train = context.scores_by(names, context.data.train.x)["mse"]
-    scalars |= {"mse_train": float(train.mean()), "mse_test": float(by_name["mse"][~test.y].mean())}
-    return Findings({}, scalars)
+    auroc = {f"auroc_{name}": curve.area(scores, test.y) for name, scores in by_name.items()}
+    mse = {"mse_train": float(train.mean()), "mse_test": float(by_name["mse"][~test.y].mean())}
+    return Findings({}, auroc | mse)
 
 
 def _severities(names: tuple[str, ...]) -> Float[np.ndarray, "K L"]:
@@ -141,39 +136,25 @@ def _severities(names: tuple[str, ...]) -> Float[np.ndarray, "K L"]:
     return np.array(levels, np.float32)
 
 
-_COMPILING = threading.Lock()  # a second caller waits, see `jaxae.workflows.precompile`
-
-
-def _surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callable:
-    """`jaxae.data.corruptions.severity_grid`, compiled for clean rows of a shape."""
-    with _COMPILING:
-        return _compiled_surface(names, shape)
-
-
-@functools.lru_cache(maxsize=4)
-def _compiled_surface(names: tuple[str, ...], shape: tuple[int, ...]) -> Callable:
-    make = functools.partial(corruptions.severity_grid, names)
-    key = jax.eval_shape(lambda: rng.stream(0, rng.Purpose.CORRUPTION))
-    clean = jax.ShapeDtypeStruct(shape, np.float32)
-    return jax.jit(make).lower(clean, key, _severities(names)).compile(tuning.FAST_COMPILE)
+_surface = jax.jit(
+    corruptions.severity_grid, static_argnums=0, compiler_options=tuning.FAST_COMPILE
+)
 
 
 def compile_severity(data: Dataset) -> None:
-    """Compile what corrupts the rows of `severity`."""
-    shape = min(ROWS, int(np.sum(~data.test.y))), *data.shape
-    _surface(corruptions.applicable(data.shape), shape)
+    """Compile the corruptions of `severity`, by a call with as many rows."""
+    names = corruptions.applicable(data.shape)
+    rows = np.zeros((min(_SEVERITY_ROWS, int(np.sum(~data.test.y))), *data.shape), np.float32)
+    _surface(names, rows, rng.stream(0, rng.Purpose.CORRUPTION), _severities(names))
 
 
 def severity(context: Context) -> Findings:
-    """AUROC and share flagged against severity, for every corruption that fits the rows.
-
-    All corruptions at all severities are made in one compiled call.
-    """
-    clean = context.data.test.x[context.pick(~context.data.test.y, ROWS)]
+    """AUROC and share flagged against severity, for every corruption that fits the rows."""
+    clean = context.data.test.x[context.pick(~context.data.test.y, _SEVERITY_ROWS)]
     names = corruptions.applicable(clean.shape[1:])
     grid = _severities(names)
     key = rng.stream(context.cfg.seed, rng.Purpose.CORRUPTION)
-    corrupted_rows = np.asarray(_surface(names, clean.shape)(clean, key, grid))
+    corrupted_rows = np.asarray(_surface(names, clean, key, grid))
     scores = context.score(corrupted_rows.reshape(-1, *clean.shape[1:]))
     flagged = context.decide(scores).reshape(*grid.shape, len(clean))
     scores = scores.reshape(flagged.shape)
@@ -207,7 +188,7 @@ def _severity_table(arrays: dict[str, np.ndarray]) -> str:
 
 
 # Cost of a missed anomaly over that of a false alarm.
-RATIOS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_RATIOS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 class Cut(NamedTuple):
@@ -218,12 +199,12 @@ class Cut(NamedTuple):
 
 
 def cost(is_anomaly: Bool[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: float) -> float:
-    """(FP + ratio FN) / N: the mean cost of a row, of which a false alarm costs 1."""
+    """(FP + ratio FN) / N: the mean cost per row, where a false alarm costs 1."""
     return float((np.sum(is_anomaly & ~y) + ratio * np.sum(~is_anomaly & y)) / len(y))
 
 
 def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: float) -> Cut:
-    """The cut of least cost (Elkan, IJCAI 2001, section 1): an oracle, for it is chosen with y.
+    """The cut of least cost (Elkan, IJCAI 2001, section 1): an oracle, since it is chosen with y.
 
     Args:
       scores: of the rows, finite.
@@ -231,7 +212,7 @@ def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: fl
       ratio: cost of a missed anomaly over that of a false alarm, above 0.
 
     Returns:
-      Of equal cuts the one that flags least; -inf flags every row.
+      Of cuts that cost the same, the one that flags the fewest rows; -inf flags every row.
     """
     cuts = curve.sweep(scores, y)
     total = cuts.fp + ratio * (np.sum(y) - cuts.tp)
@@ -240,27 +221,21 @@ def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: fl
 
 
 def costs(context: Context) -> Findings:
-    """The detector's decisions beside the oracle's cut, for each ratio of costs.
+    """The cost of the detector's decisions beside that of the oracle's cut, for each cost ratio.
 
-    The oracle knows the test labels, which no rule may; the gap is what is left to gain from
-    another threshold. Flagging nothing costs ratio times the share of anomalies, flagging all the
-    share of normals.
+    The oracle knows the test labels, which no rule may; the gap is what another threshold could
+    gain. Flagging nothing costs ratio times the share of anomalies, flagging all the share of
+    normals.
     """
     scores, y = context.scores.test, context.data.test.y
     flagged = context.decide(scores)
     scalars: dict[str, float] = {}
-    heads = (
-        "missed / false alarm",
-        "detector",
-        "oracle cut (test labels)",
-        "flag none",
-        "flag all",
-    )
+    heads = "missed / false alarm", "detector", "oracle cut (test labels)", "flag none", "flag all"
     rows = []
-    for ratio in RATIOS:
-        own, best = cost(flagged, y, ratio), oracle(scores, y, ratio)
-        scalars |= {f"cost_{ratio:g}": own, f"oracle_cost_{ratio:g}": best.cost}
+    for ratio in _RATIOS:
+        detector_cost, best = cost(flagged, y, ratio), oracle(scores, y, ratio)
+        scalars |= {f"cost_{ratio:g}": detector_cost, f"oracle_cost_{ratio:g}": best.cost}
         oracle_cut = f"{best.cost:.4f} at {best.threshold:.4g}"
         none, every = f"{ratio * y.mean():.4f}", f"{(~y).mean():.4f}"
-        rows.append((f"{ratio:g}", f"{own:.4f}", oracle_cut, none, every))
+        rows.append((f"{ratio:g}", f"{detector_cost:.4f}", oracle_cut, none, every))
     return Findings({}, scalars, tables.markdown(heads, rows))

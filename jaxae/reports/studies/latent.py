@@ -1,10 +1,10 @@
-"""Studies of the latent space; for methods with one autoencoder, whose codes can be decoded."""
+"""Studies of the latent space."""
 
 import numpy as np
 
 from jaxae.reports.studies.context import Context, Findings
 
-NEIGHBOURS = 4  # codes at least, that t-SNE may tell near from far
+NEIGHBOURS = 4  # the fewest codes for t-SNE
 GRID = 30  # images along each side of the decoded plane
 STEPS = 10  # of an interpolation, ends included
 
@@ -26,7 +26,7 @@ def latent_scatter(context: Context) -> Findings:
 
 
 def latent_grid(context: Context) -> Findings:
-    """The plane of codes decoded where 96 % of the test normals lie on each axis."""
+    """The plane of codes, decoded where 96 % of the test normals lie along each axis."""
     test = context.data.test
     low, high = np.quantile(context.outputs(test.x).z[~test.y], [0.02, 0.98], axis=0)
     across, up = (np.linspace(a, b, GRID) for a, b in zip(low, high, strict=True))

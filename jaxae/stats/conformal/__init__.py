@@ -1,35 +1,22 @@
 """Conformal anomaly detection: p-values and decisions whose error rates hold in finite samples.
 
-Nothing is assumed of the scores but that a new normal and the calibration rows are exchangeable:
-that they could change places without any change in the distribution of what is seen. Rows on which
+The only assumption is that a new normal and the calibration rows are exchangeable: swapping them
+would not change their joint distribution. Rows on which
 a model or a score was fitted, and neighbouring windows of one series, are not exchangeable with new
 ones; then a p-value is a rank and no more.
 """
 
-from jaxae.stats.conformal.drift import Wealth, bet, crossed
-from jaxae.stats.conformal.fdr import benjamini_hochberg
+from jaxae.stats.conformal.drift import Wealth, bet
 from jaxae.stats.conformal.folds import (
     cv_plus_bound,
     cv_plus_p_values,
     jackknife_after_bootstrap_p_values,
 )
-from jaxae.stats.conformal.guarantee import Band, fit, fpr_band, rank_allowed
+from jaxae.stats.conformal.guarantee import benjamini_hochberg, fit, fpr_band, rank_allowed
 from jaxae.stats.conformal.ranks import p_values, refuse_nan, split_p_values, stream_p_values
 
 __all__ = [
-    "Band",
-    "Wealth",
-    "benjamini_hochberg",
-    "bet",
-    "crossed",
-    "cv_plus_bound",
-    "cv_plus_p_values",
-    "fit",
-    "fpr_band",
-    "jackknife_after_bootstrap_p_values",
-    "p_values",
-    "rank_allowed",
-    "refuse_nan",
-    "split_p_values",
-    "stream_p_values",
-]
+    "Wealth", "benjamini_hochberg", "bet", "cv_plus_bound", "cv_plus_p_values", "fit", "fpr_band",
+    "jackknife_after_bootstrap_p_values", "p_values", "rank_allowed", "refuse_nan",
+    "split_p_values", "stream_p_values",
+]  # fmt: skip

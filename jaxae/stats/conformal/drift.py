@@ -2,7 +2,8 @@
 
 A gambler who starts with 1 and stakes it on small p-values gains nothing on average while the rows
 stay exchangeable. By Ville's inequality the wealth then ever reaches 1/delta with a probability of
-at most delta: the alarm holds at all times at once, however long one looks.
+at most delta: an alarm at `log >= -math.log(delta)` holds at all times at once, however long one
+looks.
 """
 
 import math
@@ -13,17 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from jaxae.errors import UserError
 from jaxae.stats.conformal.ranks import refuse_other_than_p_values
 from jaxae.types import AnyArray
 
 # One gambler for each, who bets epsilon p^(epsilon - 1). A low epsilon wins more on small p-values
-# and loses more on others: some suit a slight drift and some a large one. The last bets nothing and
-# keeps what the others need once drift begins.
+# and loses more on others: high ones suit a slight drift, low ones a large drift. The last one bets
+# nothing and keeps its wealth, which the others are given a share of once drift begins.
 EPSILONS = np.float32([1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1])
-JUMP = 0.01  # share of the wealth that is dealt out anew after each row
+JUMP = 0.01  # share of the wealth that is redistributed equally after each row
 
 
 class Wealth(NamedTuple):
@@ -37,7 +37,7 @@ def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> 
     """The jumper martingale over power bets: M_t = mean over epsilon of the gamblers' wealth.
 
     With each row a gambler's wealth is multiplied by epsilon p^(epsilon - 1), whose mean is 1
-    (Vovk, Nouretdinov and Gammerman, 2003); then the share `JUMP` of everything is dealt out
+    (Vovk, Nouretdinov and Gammerman, 2003); then the share `JUMP` of everything is redistributed
     equally, so that gamblers who lost everything before the drift can win when it begins (Vovk et
     al., 2021). The mean grows when scores rise; it does not see a drift to lower scores.
 
@@ -63,20 +63,7 @@ def _play(p: Array, start: Array) -> Wealth:
         mean = logsumexp(won) - math.log(len(stakes))
         return jnp.logaddexp(math.log1p(-JUMP) + won, math.log(JUMP) + mean), mean
 
-    # 0 is no p-value of `stream_p_values`; of others it wins much, but not everything.
+    # `stream_p_values` never gives 0; a 0 from elsewhere is a large win, but a finite one.
     log_p = jnp.log(jnp.maximum(p, jnp.finfo(jnp.float32).tiny))
     each, log = lax.scan(step, start, log_p)
     return Wealth(log, each)
-
-
-def crossed(log_wealth: Float[AnyArray, " T"], delta: float) -> Bool[Array, " T"]:
-    """Whether the wealth has reached 1/delta yet: P(ever) <= delta while rows are exchangeable.
-
-    Ville's inequality, P(sup M_t >= 1/delta) <= delta.
-
-    Raises:
-      UserError: delta is not between 0 and 1.
-    """
-    if not 0 < delta < 1:
-        raise UserError(f"delta is {delta:g}; a probability of false alarm lies between 0 and 1")
-    return lax.cummax(jnp.asarray(log_wealth)) >= -math.log(delta)

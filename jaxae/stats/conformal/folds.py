@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxae.errors import UserError
-from jaxae.stats.conformal.ranks import float32, is_concrete, refuse_nan, refuse_none, shares
+from jaxae.stats.conformal.ranks import is_concrete, refuse_unusable, shares
 from jaxae.types import AnyArray
 
 _SIDE_BY_SIDE = 64  # calibration rows compared together: bounds the memory of [rows, B, N]
@@ -40,8 +40,7 @@ def cv_plus_p_values(
     Raises:
       UserError: a score is NaN, there are no rows, or a fold that no model stands for.
     """
-    refuse_none(held_out)
-    refuse_nan(held_out=held_out, scores=scores)
+    refuse_unusable(held_out=held_out, scores=scores)
     held_out, scores = (np.asarray(values, np.float32) for values in (held_out, scores))
     fold = np.asarray(fold)
     unknown = np.setdiff1d(fold, np.arange(len(scores)))
@@ -50,9 +49,9 @@ def cv_plus_p_values(
             f"fold {unknown[0]} has no scores; folds are numbered 0 ... {len(scores) - 1}"
         )
     counts = np.zeros(scores.shape[1], int)
-    for k, of_model in enumerate(scores):
+    for k, model_scores in enumerate(scores):
         ordered = np.sort(held_out[fold == k])
-        counts += len(ordered) - np.searchsorted(ordered, of_model)
+        counts += len(ordered) - np.searchsorted(ordered, model_scores)
     return shares(len(held_out))[counts]
 
 
@@ -94,15 +93,15 @@ def jackknife_after_bootstrap_p_values(
     Raises:
       UserError: a score is NaN, there are no rows, or one that every member was trained on.
     """
-    refuse_none(training)
-    refuse_nan(training=training, scores=scores)
-    seen = np.flatnonzero(in_bag.all(axis=0)) if is_concrete(in_bag) else np.zeros(0, int)
-    if seen.size:
+    refuse_unusable(training=training, scores=scores)
+    in_all_bags = np.flatnonzero(in_bag.all(axis=0)) if is_concrete(in_bag) else np.zeros(0, int)
+    if in_all_bags.size:
         raise UserError(
-            f"{seen.size} training rows, the first is row {seen[0]}, are in the samples of all "
-            f"{len(in_bag)} members, so that none can judge them; add members or remove these rows"
+            f"{in_all_bags.size} training rows, the first is row {in_all_bags[0]}, are in the bags "
+            f"of all {len(in_bag)} members, so none can score them; add members or remove the rows"
         )
-    return _bootstrap(float32(training), float32(scores), jnp.asarray(in_bag))
+    training, scores = (jnp.asarray(a, jnp.float32) for a in (training, scores))
+    return _bootstrap(training, scores, jnp.asarray(in_bag))
 
 
 @jax.jit
@@ -110,10 +109,10 @@ def _bootstrap(training: Array, scores: Array, in_bag: Array) -> Array:
     def reached(row: tuple[Array, Array]) -> Array:
         """Whether a training row has at least the scores of the new rows: [N]."""
         score, used = row
-        both = jnp.concatenate([score[:, None], scores], axis=1)
-        both = jnp.nanmedian(jnp.where(used[:, None], jnp.nan, both), axis=0)
-        # Where no member is left, which goes unchecked under `jax.jit`, NaN counts as reached.
-        return ~(both[0] < both[1:])
+        by_member = jnp.concatenate([score[:, None], scores], axis=1)
+        medians = jnp.nanmedian(jnp.where(used[:, None], jnp.nan, by_member), axis=0)
+        # A row in every bag, which `jax.jit` cannot refuse, has NaN medians: it counts as reached.
+        return ~(medians[0] < medians[1:])
 
     rows = (training.T, in_bag.T)
     counts = jnp.sum(lax.map(reached, rows, batch_size=_SIDE_BY_SIDE), axis=0)

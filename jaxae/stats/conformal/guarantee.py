@@ -1,4 +1,4 @@
-"""The conformal threshold rule, and the false-positive rate that it promises.
+"""Decisions with a guaranteed error rate: the conformal threshold rule, and selection of many rows.
 
 With n calibration scores and k = floor(alpha (n + 1)) the rule flags what lies above the k-th
 largest of them. That is p <= alpha, ties included: p(s) = (1 + #{calibration >= s}) / (n + 1) is at
@@ -8,19 +8,18 @@ k-th largest.
 
 import math
 from fractions import Fraction
-from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from jaxae.errors import UserError
+from jaxae.stats.conformal.ranks import refuse_other_than_p_values
+from jaxae.stats.intervals.bounds import Interval
+from jaxae.types import AnyArray
 
-
-class Band(NamedTuple):
-    """An interval, low <= high."""
-
-    low: float
-    high: float
+# Conformal p-values often meet p N <= fdr i with equality; they come rounded to float32.
+_SLACK = 1 + 4 * float(np.finfo(np.float32).eps)
 
 
 def rank_allowed(n: int, alpha: float) -> int:
@@ -64,7 +63,7 @@ def fit(scores: Float[Array, " n"], alpha: float) -> dict:
     return {"threshold": jnp.where(jnp.isnan(ordered[-1]), jnp.nan, kth)}  # NaN are sorted last
 
 
-def fpr_band(n: int, alpha: float, confidence: float = 0.95) -> Band:
+def fpr_band(n: int, alpha: float, confidence: float = 0.95) -> Interval:
     """Central interval of the false-positive rate that one calibration set leads to.
 
     Over calibration sets, and where no scores tie, the rate is Beta(k, n + 1 - k) distributed with
@@ -84,4 +83,32 @@ def fpr_band(n: int, alpha: float, confidence: float = 0.95) -> Band:
     if not 0 < confidence < 1:
         raise UserError(f"the confidence is {confidence:g}; it must be between 0 and 1")
     k, tail = rank_allowed(n, alpha), (1 - confidence) / 2
-    return Band(*(float(betaincinv(k, n + 1 - k, share)) for share in (tail, 1 - tail)))
+    return Interval(*(float(betaincinv(k, n + 1 - k, share)) for share in (tail, 1 - tail)))
+
+
+def benjamini_hochberg(p: Float[AnyArray, " N"], fdr: float) -> Bool[np.ndarray, " N"]:
+    """The rows whose p-value is at most p_(i), i the last with p_(i) <= fdr i / N.
+
+    The expected share of normals among the selected rows is at most fdr (N0 / N), N0 being the
+    number of normals, if the p-values of normals are independent (Benjamini and Hochberg, 1995,
+    theorem 1) or positively dependent, PRDS (Benjamini and Yekutieli, 2001, theorem 1.2).
+    Split-conformal p-values are PRDS where no scores tie (Bates et al., 2023, theorem 2); those of
+    folds are not known to be.
+
+    Args:
+      p: p-values in [0, 1].
+      fdr: the rate, in (0, 1). With n calibration rows no p-value is below 1/(n+1), so that nothing
+        is selected where fewer than N / (fdr (n + 1)) rows stand out.
+
+    Returns:
+      True = selected as an anomaly.
+
+    Raises:
+      UserError: the rate is not between 0 and 1, or a p-value is NaN or not in [0, 1].
+    """
+    from scipy.stats import false_discovery_control
+
+    if not 0 < fdr < 1:
+        raise UserError(f"the false-discovery rate is {fdr:g}; it must be between 0 and 1")
+    refuse_other_than_p_values(p)
+    return false_discovery_control(np.asarray(p, np.float32)) <= fdr * _SLACK

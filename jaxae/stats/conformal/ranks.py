@@ -41,10 +41,11 @@ def refuse_other_than_p_values(p: AnyArray) -> None:
         )
 
 
-def refuse_none(calibration: AnyArray) -> None:
-    """Raise a `UserError` if the calibration set is empty."""
-    if not calibration.shape[-1]:
+def refuse_unusable(**arrays: AnyArray) -> None:
+    """`refuse_nan`, and raise a `UserError` if the first array, of calibration scores, is empty."""
+    if not next(iter(arrays.values())).shape[-1]:
         raise UserError("there are no calibration scores; hold out normals (data.valid_fraction)")
+    refuse_nan(**arrays)
 
 
 def shares(n: int) -> Float[np.ndarray, " values"]:
@@ -78,13 +79,8 @@ def split_p_values(
     Raises:
       UserError: a score is NaN, or there are no calibration scores.
     """
-    refuse_none(calibration)
-    refuse_nan(calibration=calibration, scores=scores)
-    return _split(float32(calibration), float32(scores))
-
-
-@jax.jit
-def _split(calibration: Array, scores: Array) -> Array:
+    refuse_unusable(calibration=calibration, scores=scores)
+    calibration, scores = (jnp.asarray(a, jnp.float32) for a in (calibration, scores))
     ordered, n = jnp.sort(calibration), len(calibration)
     p = jnp.asarray(shares(n))[n - jnp.searchsorted(ordered, scores)]
     return jnp.where(jnp.isnan(scores) | jnp.isnan(ordered[-1]), jnp.nan, p)  # NaN are sorted last
@@ -101,8 +97,7 @@ def p_values(decision: Decision, scores: Float[AnyArray, " N"]) -> Float[np.ndar
       UserError: a score is NaN, or there are no calibration scores.
     """
     calibration, scores = (np.asarray(a, np.float32) for a in (decision.calibration, scores))
-    refuse_none(calibration)
-    refuse_nan(calibration=calibration, scores=scores)
+    refuse_unusable(calibration=calibration, scores=scores)
     n = len(calibration)
     return (n + 1 - np.searchsorted(np.sort(calibration), scores)) / (n + 1)
 
@@ -130,7 +125,7 @@ def stream_p_values(
       UserError: a score is NaN.
     """
     refuse_nan(calibration=calibration, scores=scores)
-    return _stream(key, float32(calibration), float32(scores))
+    return _stream(key, *(jnp.asarray(a, jnp.float32) for a in (calibration, scores)))
 
 
 @jax.jit
@@ -148,8 +143,3 @@ def _stream(key: Key, calibration: Array, scores: Array) -> Array:
     # On (0, 1], never 0: a bet on p = 0 would win everything.
     uniforms = 1 - jax.random.uniform(key, (steps,))
     return lax.map(rank, (jnp.arange(steps), uniforms), batch_size=256)
-
-
-def float32(values: AnyArray) -> Array:
-    """Scores as they are compared."""
-    return jnp.asarray(values, jnp.float32)

@@ -12,20 +12,12 @@ nominal 95 % are less. One is exact: a perfect result has no spread to resample,
 bounds what may lie behind it, whatever the distributions.
 """
 
-from jaxae.stats.intervals.bounds import flawless
+from jaxae.stats.intervals.bounds import Interval, PerMetric, flawless
 from jaxae.stats.intervals.one_run import report
-from jaxae.stats.intervals.rows import Difference, Interval, PerMetric
 from jaxae.stats.intervals.tasks import Summary, Task, over_tasks
-from jaxae.stats.intervals.two_runs import compare
+from jaxae.stats.intervals.two_runs import Difference, compare
 
 __all__ = [
-    "Difference",
-    "Interval",
-    "PerMetric",
-    "Summary",
-    "Task",
-    "compare",
-    "flawless",
-    "over_tasks",
+    "Difference", "Interval", "PerMetric", "Summary", "Task", "compare", "flawless", "over_tasks",
     "report",
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What may lie behind a perfect result, where resampling finds no spread.
+"""What all intervals share: the check of their rows, their types, and bounds of perfect results.
 
 An AUROC of 1 on m anomalies stays 1 in every resample, and its DeLong variance is 0: [1, 1] says
 that nothing can ever go wrong. Exact bounds take the place of such an interval, as Clopper and
@@ -10,16 +10,68 @@ the distributions, unlike bounds that model the variance (Newcombe, Statistics i
 
 import math
 from statistics import NormalDist
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
 
-from jaxae.stats.intervals.rows import Interval, PerMetric
+from jaxae.errors import UserError
+from jaxae.types import AnyArray
 
 CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 ROUNDING = 2**-22  # of a share in float32
+MAX_ROWS = 2**20  # up to here `two_runs.draw` takes every row equally often, to a part in 4,096
+
+
+class Interval(NamedTuple):
+    """Where a value may lie, both ends included."""
+
+    low: float
+    high: float
+
+
+class PerMetric(NamedTuple):
+    """One thing for each metric: its value, its interval or its difference."""
+
+    auroc: Any
+    average_precision: Any
+    f1: Any
+
+
+def checked(
+    scores: Shaped[AnyArray, "..."], y: Shaped[AnyArray, "..."]
+) -> tuple[Float[np.ndarray, "R N"], Bool[np.ndarray, " N"]]:
+    """Scores of R runs, in float32 as all metrics compare them, and the truth.
+
+    Args:
+      scores: [R, N].
+      y: [N] bool, the truth, True = anomaly.
+
+    Raises:
+      UserError: the shapes do not belong together, y is not bool, a score is NaN, a class has
+        fewer than 2 rows, or there are more than 2**20 rows.
+    """
+    scores, y = np.asarray(scores), np.asarray(y)
+    if scores.ndim != 2 or not scores.size or y.shape != scores.shape[1:]:
+        raise UserError(
+            f"scores are {list(scores.shape)} and the truth is {list(y.shape)}; give the scores of "
+            "all runs as [R, N] and the truth as [N]"
+        )
+    if y.dtype != bool:
+        raise UserError(f"truth is {y.dtype}; it must be bool, True = anomaly")
+    if y.size > MAX_ROWS:
+        raise UserError(f"there are {y.size} rows; give a sample of at most {MAX_ROWS}")
+    bad = np.flatnonzero(np.isnan(scores).any(axis=0))
+    if bad.size:
+        raise UserError(f"{bad.size} rows have a NaN score, the first is row {bad[0]}; remove them")
+    if min(y.sum(), (~y).sum()) < 2:
+        raise UserError(
+            f"there are {(~y).sum()} normal and {y.sum()} anomalous rows; an interval needs at "
+            "least 2 of each: give more test rows"
+        )
+    return scores.astype(np.float32), y
 
 
 def flawless(n: int, m: int) -> PerMetric:
@@ -67,30 +119,11 @@ def hopeless(n: int, m: int) -> PerMetric:
     return PerMetric(1 - flawless(n, m).auroc, 1.0, 2 * r / (r + 1))
 
 
-def of_difference(
-    interval: Interval, values: tuple[Array, Array], lowest: float, highest: float
-) -> Interval:
-    """The interval of a difference; a wider one where both values are 0 or 1 and have no spread.
-
-    Newcombe's square-and-add rule (Statistics in Medicine 17, 1998, method 10; Zou and Donner,
-    Statistics in Medicine 27, 2008), from the intervals of the two values, [lowest, 1] around 1 and
-    [0, highest] around 0: below by the root of (one - its low)^2 + (other's high - other)^2, above
-    by that of the two other distances.
-    """
-    one, other = values
-    (one_low, one_high), (other_low, other_high) = (
-        (jnp.where(_is(value, 1), lowest, 0.0), jnp.where(_is(value, 1), 1.0, highest))
-        for value in values
-    )
-    below = jnp.hypot(one - one_low, other_high - other)
-    above = jnp.hypot(one_high - one, other - other_low)
-    rigid = (_is(one, 0) | _is(one, 1)) & (_is(other, 0) | _is(other, 1))
-    return Interval(
-        jnp.where(rigid, jnp.maximum(one - other - below, -1), interval.low),
-        jnp.where(rigid, jnp.minimum(one - other + above, 1), interval.high),
-    )
+def is_one(value: float) -> bool:
+    """Whether a share is 1, but for rounding."""
+    return value >= 1 - ROUNDING
 
 
-def _is(value: Array, edge: int) -> Array:
-    """Whether a share is 0 or 1, but for rounding: compiled, m / m need not be 1."""
-    return jnp.abs(value - edge) <= ROUNDING
+def is_zero(value: float) -> bool:
+    """Whether a share is 0, but for rounding."""
+    return value <= ROUNDING

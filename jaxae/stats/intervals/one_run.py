@@ -18,8 +18,7 @@ from jaxtyping import Float, Int, Shaped
 
 from jaxae.errors import UserError
 from jaxae.stats.curve import Curve, placements, sweep
-from jaxae.stats.intervals.bounds import ROUNDING, Z, flawless, hopeless
-from jaxae.stats.intervals.rows import PerMetric
+from jaxae.stats.intervals.bounds import PerMetric, Z, flawless, hopeless, is_one, is_zero
 from jaxae.types import AnyArray
 
 
@@ -110,9 +109,9 @@ def f1(n: int, m: int, hits: int, false: int) -> Estimate:
 def interval(estimate: Estimate, lowest: float, highest: float) -> list[float]:
     """[low, high] by log-odds; [lowest, 1] around a value of 1 and [0, highest] around one of 0."""
     value, variance = estimate
-    if value >= 1 - ROUNDING:
+    if is_one(value):
         return [lowest, 1.0]
-    if value <= ROUNDING:
+    if is_zero(value):
         return [0.0, highest]
     reach = Z * math.sqrt(variance)
     log_odds, step = math.log(value / (1 - value)), reach / (value * (1 - value))

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from jaxae.errors import UserError
 from jaxae.stats import curve
 from jaxae.stats.intervals import bounds
-from jaxae.stats.intervals.rows import by_class
+from jaxae.stats.intervals.bounds import checked
 
 
 class Task(NamedTuple):
@@ -19,11 +19,6 @@ class Task(NamedTuple):
     y: Bool[np.ndarray, " N"]  # True = anomaly
     id: Int[np.ndarray, " N"]  # of a row, the same in every task that it is in
     stratum: Int[np.ndarray, " N"]  # of a row, in every task: rows are drawn within it
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """How many normals and how many anomalies there are."""
-        return int((~self.y).sum()), int(self.y.sum())
 
 
 class Summary(NamedTuple):
@@ -59,28 +54,32 @@ def over_tasks(tasks: Sequence[Task]) -> Summary:
     """
     if len({len(task.scores) for task in tasks}) != 1:
         raise UserError(f"there are {len(tasks)} tasks; give one or more, all of as many seeds")
-    areas, parts = zip(*map(_placed, tasks), strict=True)
+    areas, parts = zip(*map(_placements, tasks), strict=True)
     by_seed = np.mean(areas, axis=0)
     seeds, mean = len(by_seed), float(by_seed.mean())
     std = float(by_seed.std(ddof=1)) if seeds > 1 else np.nan
     variances, degrees = _row_variances(tasks, parts)
     if seeds > 1:
         variances, degrees = [*variances, std**2 / seeds], [*degrees, seeds - 1]
-    sides = [task.sides for task in tasks]
-    interval = _interval(mean, np.array(variances), np.array(degrees), sides)
-    return Summary(mean, std, interval)
+    low = min(bounds.flawless(*_sides(task)).auroc for task in tasks)
+    return Summary(mean, std, _interval(mean, np.array(variances), np.array(degrees), low))
 
 
-def _placed(task: Task) -> tuple[np.ndarray, np.ndarray]:
+def _sides(task: Task) -> tuple[int, int]:
+    """How many normals and how many anomalies there are."""
+    return int((~task.y).sum()), int(task.y.sum())
+
+
+def _placements(task: Task) -> tuple[np.ndarray, np.ndarray]:
     """AUROC of each seed [S], and each row's part of their mean [N]."""
-    by_class(task.scores, task.y)  # raises where there is no interval
-    y, (n, m) = task.y, task.sides
+    checked(task.scores, task.y)
+    y, (n, m) = task.y, _sides(task)
     share = np.zeros(task.scores.shape)
     for row, scores in zip(share, task.scores, strict=True):
-        at = curve.sweep(scores, y)
-        normals_below = (2 * n - at.fp[1:] - at.fp[:-1]) / (2 * n)
-        anomalies_below = (2 * m - at.tp[1:] - at.tp[:-1]) / (2 * m)
-        row[:] = np.where(y, normals_below[at.rank], 1 - anomalies_below[at.rank])
+        counts = curve.sweep(scores, y)
+        normals_below = (2 * n - counts.fp[1:] - counts.fp[:-1]) / (2 * n)
+        anomalies_below = (2 * m - counts.tp[1:] - counts.tp[:-1]) / (2 * m)
+        row[:] = np.where(y, normals_below[counts.rank], 1 - anomalies_below[counts.rank])
     return share[:, y].mean(axis=1), share.mean(axis=0) / np.where(y, m, n)
 
 
@@ -92,24 +91,19 @@ def _row_variances(tasks: Sequence[Task], parts: Sequence[np.ndarray]) -> tuple[
     stratum = np.concatenate([task.stratum for task in tasks])[first]
     part = np.bincount(at, np.concatenate(parts), len(ids)) / len(tasks)
     groups = [part[stratum == k] for k in np.unique(stratum)]
-    # A stratum of a single row has no sample variance and adds nothing.
-    groups = [group for group in groups if len(group) > 1]
+    groups = [group for group in groups if len(group) > 1]  # a single row has no sample variance
     return [len(g) * g.var(ddof=1) for g in groups], [len(g) - 1 for g in groups]
 
 
 def _interval(
-    mean: float,
-    variances: np.ndarray,
-    degrees: np.ndarray,
-    sides: Sequence[tuple[int, int]],
+    mean: float, variances: np.ndarray, degrees: np.ndarray, low: float
 ) -> tuple[float, float]:
     """The logit interval of a mean, from independent parts of its variance."""
     from scipy import special, stats
 
-    low = min(bounds.flawless(n, m).auroc for n, m in sides)
-    if mean >= 1 - bounds.ROUNDING:
+    if bounds.is_one(mean):
         return low, 1.0
-    if mean <= bounds.ROUNDING:
+    if bounds.is_zero(mean):
         return 0.0, 1 - low
     total = variances.sum()
     if not total:

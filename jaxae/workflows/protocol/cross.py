@@ -89,7 +89,7 @@ def folds(n: int, count: int, seed: int) -> Parts:
     conformal.cv_plus_bound(0.5, n, count)  # raises
     fold = host_generator(seed, Purpose.SPLIT, SplitDraw.FOLDS).permutation(n) % count
     seen = fold[None] != np.arange(count)[:, None]
-    return Parts([np.flatnonzero(of) for of in seen], seen)
+    return Parts([np.flatnonzero(rows) for rows in seen], seen)
 
 
 def bootstrap(n: int, count: int, seed: int) -> Parts:

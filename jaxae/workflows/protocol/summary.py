@@ -9,14 +9,14 @@ from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.grids import ProtocolConfig
 from jaxae.data import sources
 from jaxae.errors import UserError
-from jaxae.reports import plots
+from jaxae.reports import plots, tables
 from jaxae.stats.intervals.tasks import Task, over_tasks
 from jaxae.storage import disk
 from jaxae.training import selection
 from jaxae.types import Dataset
 from jaxae.workflows import baselines
 
-Tasks = dict[int, Task]  # of each class that is normal in turn
+Tasks = dict[int, Task]  # normal class -> task
 
 
 def make(
@@ -24,14 +24,16 @@ def make(
 ) -> dict:
     """The report of a grid whose members are all finished, as `report.json` holds it.
 
-    Of several points of a sweep the headline is that with the lowest mean validation loss, which
-    looks at held-out normals alone; all stand beside it.
+    The headline of a sweep is the point with the lowest mean validation loss, which is measured on
+    held-out normals alone; "points" has all of them.
     """
     points: dict[str, list[ExperimentConfig]] = {}
+    fields = [spec.partition("=")[0] for spec in cfg.sweep]
     for member in members:
-        points.setdefault(_point(cfg, member), []).append(member)
-    tasks = {point: _tasks(of_point) for point, of_point in points.items()}
-    loss = {point: _valid_loss(of_point) for point, of_point in points.items()}
+        point = ", ".join(f"{field} {checks.value(member, field):g}" for field in fields)
+        points.setdefault(point, []).append(member)
+    tasks = {point: _tasks(configs) for point, configs in points.items()}
+    loss = {point: _valid_loss(configs) for point, configs in points.items()}
     best = min(points, key=loss.__getitem__)
     first = points[best][0]
     report = {
@@ -59,27 +61,22 @@ def make(
     if len(points) > 1:
         report["point"] = f"{best} (lowest validation loss)"
         report["points"] = {
-            point: {"valid_loss": loss[point], **_values(of_point.values())}
-            for point, of_point in tasks.items()
+            point: {"valid_loss": loss[point], **_values(by_class.values())}
+            for point, by_class in tasks.items()
         }
     return report
 
 
-def _point(cfg: ProtocolConfig, member: ExperimentConfig) -> str:
-    fields = [spec.partition("=")[0] for spec in cfg.sweep]
-    return ", ".join(f"{field} {checks.value(member, field):g}" for field in fields)
-
-
 def _tasks(members: Sequence[ExperimentConfig]) -> Tasks:
     """The scores of each class's seeds, from the members' folders."""
-    of_class: dict[int, list[dict[str, np.ndarray]]] = {}
+    by_class: dict[int, list[dict[str, np.ndarray]]] = {}
     for member in members:
         stored = plots.files.arrays(member.run_path / "scores.npz", "test", "test_y", "test_id")
-        seeds = of_class.setdefault(member.data.normal[0], [])
+        seeds = by_class.setdefault(member.data.normal[0], [])
         if seeds and not np.array_equal(seeds[0]["test_id"], stored["test_id"]):
             raise UserError(
-                f"{member.run_path} judged other test rows than seed {members[0].seed} of its "
-                "class; remove it, and run again"
+                f"{member.run_path} has other test rows than seed {members[0].seed} of its class; "
+                "remove the folder and run again"
             )
         seeds.append(stored)
     return {
@@ -87,7 +84,7 @@ def _tasks(members: Sequence[ExperimentConfig]) -> Tasks:
             np.stack([stored["test"] for stored in seeds]),
             *(seeds[0][name] for name in ("test_y", "test_id", "test_class_id")),
         )
-        for k, seeds in of_class.items()
+        for k, seeds in by_class.items()
     }
 
 
@@ -97,7 +94,7 @@ def _valid_loss(members: Sequence[ExperimentConfig]) -> float:
 
 
 def _warnings(members: Sequence[ExperimentConfig], tasks: Tasks) -> list[str]:
-    """The warnings of the members' own reports, and of classes whose seeds agree in every score."""
+    """The warnings of the members' reports, and of classes whose seeds gave identical scores."""
     lines = [
         f"{member.run_path.name}: {line}"
         for member in members
@@ -111,16 +108,16 @@ def _warnings(members: Sequence[ExperimentConfig], tasks: Tasks) -> list[str]:
 
 def _selection(members: Sequence[ExperimentConfig]) -> dict[str, float]:
     """Mean test AUROC over members by each choice of the epoch, and the gap to the oracle's."""
-    by_member = [plots.files.report(m.run_path, "selection")["selection"] for m in members]
-    auroc = {name: np.mean([by[name]["auroc"] for by in by_member]) for name in selection.CHOICES}
-    auroc["gap"] = np.mean([by["gap"] for by in by_member])
+    choices = [plots.files.report(m.run_path, "selection")["selection"] for m in members]
+    auroc = {name: np.mean([c[name]["auroc"] for c in choices]) for name in selection.CHOICES}
+    auroc["gap"] = np.mean([c["gap"] for c in choices])
     return {name: float(value) for name, value in auroc.items()}
 
 
 def _epochs_std(member: ExperimentConfig) -> float:
     """Standard deviation of the test AUROC over the last five epochs."""
-    course = disk.read_metrics(member.run_path / "metrics.jsonl")[-5:]
-    return float(np.std([epoch["test_auroc"] for epoch in course]))
+    epochs = disk.read_metrics(member.run_path / "metrics.jsonl")[-5:]
+    return float(np.std([epoch["test_auroc"] for epoch in epochs]))
 
 
 def _values(tasks: Iterable[Task]) -> dict[str, Any]:
@@ -134,7 +131,7 @@ def _values(tasks: Iterable[Task]) -> dict[str, Any]:
 
 
 def _class_values(task: Task) -> dict[str, Any]:
-    """Of one class: rows are drawn within its two sides, as `intervals.report` has it."""
+    """`_values` of one class, with normals and anomalies as strata, as in `intervals.report`."""
     return _values([task._replace(stratum=task.y.astype(int))])
 
 
@@ -147,24 +144,24 @@ def _class(k: int, task: Task, datasets: dict[DataConfig, Dataset]) -> dict:
 def _baseline(
     cfg: ProtocolConfig, name: str, tasks: Tasks, datasets: dict[DataConfig, Dataset]
 ) -> dict:
-    scores = {
-        k.normal[0]: _baseline_scores(cfg, name, k, dataset) for k, dataset in datasets.items()
-    }
-    tasks = {k: tasks[k]._replace(scores=of_class) for k, of_class in scores.items()}
-    classes = {k: _class_values(task) for k, task in tasks.items()}
-    return {**_values(tasks.values()), "classes": classes}
+    baseline_tasks = {}
+    for data_cfg, dataset in datasets.items():
+        scores = _baseline_scores(cfg, name, data_cfg, dataset)
+        baseline_tasks[data_cfg.normal[0]] = tasks[data_cfg.normal[0]]._replace(scores=scores)
+    classes = {k: _class_values(task) for k, task in baseline_tasks.items()}
+    return {**_values(baseline_tasks.values()), "classes": classes}
 
 
 def _baseline_scores(
     cfg: ProtocolConfig, name: str, data_cfg: DataConfig, dataset: Dataset
 ) -> np.ndarray:
-    """Of every seed, [S, N]; kept in the run folder."""
+    """Scores of a baseline by seed, [S, N]; cached in the run folder."""
     seeds = range(cfg.seed, cfg.seed + cfg.seeds) if name in baselines.SEEDED else [cfg.seed]
     path = cfg.run_path / "baselines" / f"{name}-class{data_cfg.normal[0]}.npz"
     if path.exists():
-        kept = plots.files.arrays(path, "scores", "seeds", "digest")
-        if kept["seeds"].tolist() == [*seeds] and str(kept["digest"]) == dataset.digest:
-            return kept["scores"]
+        cached = plots.files.arrays(path, "scores", "seeds", "digest")
+        if cached["seeds"].tolist() == [*seeds] and str(cached["digest"]) == dataset.digest:
+            return cached["scores"]
     train, test = sources.read(dataset.train.x), sources.read(dataset.test.x)
     scores = np.stack([baselines.scores(name, train, test, seed) for seed in seeds])
     path.parent.mkdir(exist_ok=True)
@@ -175,40 +172,41 @@ def _baseline_scores(
 
 
 def table(report: dict) -> str:
-    """The report as a table: a line for each class and one for their mean.
+    """The report as tables: classes and their mean, then the sweep and the choices of the epoch.
 
-    Where epochs were monitored, "5 epochs" is the standard deviation of the test AUROC over the
-    last five, of the unsteadiest seed; beside the mean, of the unsteadiest class.
+    If epochs were monitored, "5 epochs" is the standard deviation of the test AUROC over the last
+    five, for the least stable seed; in the line of the mean, for the least stable class.
     """
     monitored = "selection" in report
-    widths = {name: max(len(name), 6) for name in report["baselines"]}
-    head = [f"{'normal':>8} {'AUROC':>7} {'95 % interval':>16} {'std':>6}"]
-    head += [f"{'5 epochs':>8}"] * monitored
-    head += [f"{name:>{width}}" for name, width in widths.items()]
-    lines = [" ".join(head)]
+    baselines = report["baselines"]
+    rows = [["normal", *_HEADS, *["5 epochs"] * monitored, *baselines]]
     for k, values in [*report["classes"].items(), ("mean", report)]:
-        cells = [_cells(str(k), values)]
-        if monitored:
-            cells.append(f"{values['epochs_std']:>8.4f}")
-        for name, width in widths.items():
-            baseline = report["baselines"][name]
-            of_class = baseline if k == "mean" else baseline["classes"][k]
-            cells.append(f"{of_class['auroc']:>{width}.4f}")
-        lines.append(" ".join(cells))
-    for point, values in report.get("points", {}).items():
-        lines.append(f"{_cells('', values)} {point}, validation loss {values['valid_loss']:.5g}")
-    for name, auroc in report.get("selection", {}).items():
-        lines.append(f"{auroc:>16.4f} {'is the gap to the oracle' if name == 'gap' else name}")
-    rule = "-" * max(map(len, lines))
+        epochs = [f"{values['epochs_std']:.4f}"] if monitored else []
+        scores = [b if k == "mean" else b["classes"][k] for b in baselines.values()]
+        auroc = [f"{baseline['auroc']:.4f}" for baseline in scores]
+        rows.append([str(k), *_cells(values), *epochs, *auroc])
+    blocks = [tables.aligned(rows, right=range(len(rows[0])))]
+    if "points" in report:
+        rows = [["point", *_HEADS, "validation loss"]]
+        for point, values in report["points"].items():
+            rows.append([point, *_cells(values), f"{values['valid_loss']:.5g}"])
+        blocks.append(tables.aligned(rows, right=range(1, 5)))
+    if monitored:
+        names = {"gap": "gap to the oracle"}
+        rows = [["epoch chosen by", "AUROC"]]
+        rows += [[names.get(name, name), f"{v:.4f}"] for name, v in report["selection"].items()]
+        blocks.append(tables.aligned(rows, right=(1,)))
     title = (
         f"{report['dataset']}, each class against the rest: {report['method']}, score "
         f"{report['score']}, {len(report['seeds'])} seeds, by {report['selected_by']}"
     )
-    warned = [f"warning: {line}" for line in report["warnings"]]
-    return "\n".join([title, rule, *lines, rule, *warned])
+    warnings = [f"warning: {line}" for line in report["warnings"]]
+    return "\n".join([title, "\n\n".join(blocks), *warnings])
 
 
-def _cells(label: str, values: dict) -> str:
-    low, high = values["auroc_interval"]
+_HEADS = ("AUROC", "95 % interval", "std")
+
+
+def _cells(values: dict) -> tuple[str, str, str]:
     std = "" if values["auroc_std"] is None else f"{values['auroc_std']:.4f}"
-    return f"{label:>8} {values['auroc']:>7.4f} {f'[{low:.4f}, {high:.4f}]':>16} {std:>6}"
+    return f"{values['auroc']:.4f}", tables.interval(values["auroc_interval"]), std

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxae import config, detectors
 from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.config.checks import training_identity
 from jaxae.config.grids import ProtocolConfig
-from jaxae.config.identity import training_identity
 from jaxae.data import sources
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
@@ -43,8 +43,8 @@ def _work(
     shape = next(iter(datasets.values())).shape
     learner = run_folder.with_stored_tuning(cfg.run_path, learners.build(todo[0], shape, axis=None))
     settings = [learners.build(member, shape, axis=None).settings for member in todo]
-    for member, own in zip(todo, settings, strict=True):
-        if own.keys() != learner.settings.keys():
+    for member, values in zip(todo, settings, strict=True):
+        if values.keys() != learner.settings.keys():
             raise UserError(
                 f"{member.run_path.name} is another program than {todo[0].run_path.name}: a sweep "
                 "over train.noise_std cannot hold 0 and other values"
@@ -58,8 +58,8 @@ def _work(
             rows.append(sources.read(split.x))
             positions[k].append(np.arange(first, first + len(rows[-1])))
     placed = [
-        grid.Member(member, own, *positions[member.data])
-        for member, own in zip(todo, settings, strict=True)
+        grid.Member(member, values, *positions[member.data])
+        for member, values in zip(todo, settings, strict=True)
     ]
     layout = grid.layout_for(learner, placed, shape, cfg.devices)
     return Work(todo, datasets, learner, layout, np.concatenate(rows), placed)

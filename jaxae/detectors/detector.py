@@ -1,25 +1,72 @@
-"""A detector in a folder that needs nothing else."""
+"""What a detector is: its types, and how it lies in a folder that needs nothing else."""
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
 
 from jaxae import config
-from jaxae.data.own.schema import from_dict
+from jaxae.config import ExperimentConfig
+from jaxae.data.own.schema import Schema, from_dict
 from jaxae.detectors import calibration
-from jaxae.detectors.parts import Description, Detector, units
 from jaxae.devices import members
 from jaxae.errors import UserError
 from jaxae.storage import archive
-from jaxae.types import Decision, PyTree, Scaling
+from jaxae.types import Decision, PyTree, Scaling, Shape
+
+
+class Scores(NamedTuple):
+    """Anomaly scores of every row of a data set."""
+
+    train: Float[np.ndarray, " N_train"]
+    valid: Float[np.ndarray, " N_valid"]
+    test: Float[np.ndarray, " N_test"]
+
+
+class Judgement(NamedTuple):
+    """What a detector says of N rows."""
+
+    score: Float[np.ndarray, " N"]
+    p_value: Float[np.ndarray, " N"]  # the rank of the score; see `jaxae.detectors.calibration`
+    is_anomaly: Bool[np.ndarray, " N"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a detector is, apart from its arrays."""
+
+    config: ExperimentConfig  # method and model, score and its precision, rule, ensemble, scaling
+    shape: Shape  # of a raw row
+    dtype: str  # of the raw rows it was fitted on
+    version: str | None  # of jaxae, where it is installed
+    data_digest: str = ""  # of the data set it was fitted on
+    schema: Schema = dataclasses.field(default_factory=Schema)  # how files of raw rows are read
+
+
+class Detector(NamedTuple):
+    """Model, score, decision and scaling, with their description; arrays have members [E]."""
+
+    about: Description
+    variables: PyTree  # of the model
+    fitted: PyTree  # of the score
+    decision: Decision
+    scaling: Scaling
+
+
+def units(dtype: str) -> str:
+    """What raw rows of a dtype mean."""
+    return "pixels 0 ... 255" if dtype == "uint8" else "numbers as they are"
 
 
 def folder_of(run: Path) -> Path:
-    """Where the detector of a run lies: the folder given may be the detector's own."""
+    """Where the detector of a run lies: `run` may be the detector's own folder."""
     return run if (run / archive.DESCRIPTION).is_file() else run / "detector"
 
 
 def save(folder: Path, detector: Detector) -> None:
-    """Save a detector, in place of one that the folder may hold."""
+    """Save a detector; one that the folder already holds is replaced."""
     about, decision = detector.about, detector.decision
     description = {
         "format": config.FORMAT,
@@ -29,7 +76,7 @@ def save(folder: Path, detector: Detector) -> None:
         "units": units(about.dtype),
         "members": members.count(detector.variables),
         "threshold": decision.threshold,
-        "calibration_flaw": calibration.flaw(about.config) or None,
+        "calibration_flaw": calibration.why_no_guarantee(about.config) or None,
         "data_digest": about.data_digest,
         "schema": dataclasses.asdict(about.schema),
         "config": config.to_dict(about.config),

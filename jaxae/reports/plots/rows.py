@@ -1,0 +1,160 @@
+"""Figures of single rows with their reconstructions: images as pictures, other rows as lines."""
+
+import numpy as np
+
+from jaxae.reports.plots import images, style
+
+_AMPLITUDE = "scaled amplitude"
+
+
+def reconstructions(data: dict, subtitle: str):
+    """Test rows with their reconstructions; of series and vectors at most four of each side."""
+    if data["x"].ndim == 4:
+        return images.reconstructions(data, subtitle)
+    y = data["y"].astype(bool)
+    chosen = np.append(np.flatnonzero(~y)[:4], np.flatnonzero(y)[:4])
+    shown = {key: data[key][chosen] for key in ("x", "x_hat", "score", "is_anomaly")}
+    kinds = np.where(y[chosen], "truth: anomaly", "truth: normal")
+    figure = _lines(shown | {"threshold": data["threshold"], "kind": kinds})
+    return style.headings(figure, "Reconstructions", subtitle)
+
+
+def verdicts(data: dict, subtitle: str):
+    """Single rows with their reconstructions, each titled with the verdict in its colour.
+
+    Of images, input | reconstruction | difference; of other rows, lines with the error filled.
+
+    Args:
+      data: "x" and "x_hat" [N, ...], "score", "is_anomaly" and "kind" [N], and the "threshold".
+      subtitle: the second title line.
+    """
+    if data["x"].ndim == 4:
+        difference = np.asarray(data["x_hat"] - data["x"], np.float32).mean(axis=-1)
+        names = "difference", "reconstruction - input"
+        figure = _trios(data, difference, (-1, 1), "RdBu_r", names)
+    else:
+        figure = _lines(data)
+    return style.headings(figure, "Verdicts (score against threshold)", subtitle)
+
+
+def residuals(data: dict, subtitle: str):
+    """Rows with the error of each of their values; as `verdicts`, and "residual" [N, ...].
+
+    Of images, shares of the row's largest error; of other rows, shares of its whole squared error,
+    a line for each channel.
+    """
+    if data["x"].ndim == 4:
+        error = np.asarray(data["residual"]).sum(axis=-1)
+        shares = error / _unless_zero(error.max(axis=(1, 2), keepdims=True))
+        names = "squared error", "error / the row's largest"
+        figure = _trios(_visible(data), shares, (0, 1), "inferno", names)
+    else:
+        error = data["residual"].reshape(*data["residual"].shape[:2], -1)
+        shares = 100 * error / _unless_zero(error.sum(axis=(1, 2), keepdims=True))
+        figure, axes = _line_panels(data, "% of squared error")
+        for ax, share in zip(axes, shares, strict=True):
+            steps = np.arange(len(share))
+            colours = np.resize(style.CLASSES, share.shape[1])
+            for colour, values in zip(colours, share.T, strict=True):
+                ax.fill_between(steps, values, step="mid", color=colour, alpha=0.35, lw=0)
+                ax.step(steps, values, where="mid", color=colour, lw=0.9)
+    return style.headings(figure, "Residuals (the most anomalous rows first)", subtitle)
+
+
+def beats(data: dict, subtitle: str):
+    """A normal and an abnormal beat together, then each with reconstruction and filled error."""
+    figure, axes = style.canvas(9.6, 3.2, 1, 3, sharex=True, sharey=True)
+    both, *single = axes[0]
+    style.label(both, "A normal and an abnormal beat", "sample", _AMPLITUDE)
+    both.plot(data["normal"], color=style.NORMAL, lw=1.3, label="normal")
+    both.plot(data["abnormal"], "--", color=style.ANOMALY, lw=1.3, label="abnormal")
+    both.legend(fontsize=7.5, frameon=False)
+    for ax, name in zip(single, ("normal", "abnormal"), strict=True):
+        error = np.abs(data[f"{name}_hat"] - data[name]).mean()
+        style.label(ax, f"{name.capitalize()} (mean absolute error {error:.3g})", "sample")
+        _with_error(ax, data[name], data[f"{name}_hat"])
+    style.whole_number_ticks(both)  # the samples count for all three panels
+    style.outside_legend(figure, single[0], "lower center", ncols=3)
+    return style.headings(figure, "Beats and their reconstructions", subtitle)
+
+
+def _unless_zero(divisor: np.ndarray) -> np.ndarray:
+    return np.where(divisor > 0, divisor, 1)
+
+
+def _visible(data: dict) -> dict:
+    """Feature maps as grey images, their channels added up and as bright as the row allows."""
+    if data["x"].shape[-1] in (1, 3):
+        return data
+    x, x_hat = (np.asarray(data[name]).sum(axis=-1, keepdims=True) for name in ("x", "x_hat"))
+    unit = _unless_zero(x.max(axis=(1, 2, 3), keepdims=True))
+    return data | {"x": x / unit, "x_hat": x_hat / unit}
+
+
+def _trios(data: dict, values: np.ndarray, limits, colours: str, names: tuple[str, str]):
+    """Input | reconstruction | values [N, H, W] in colours for each row, and their colour bar.
+
+    `names` are those of the values, below the pictures and beside the bar.
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    scale = ScalarMappable(Normalize(*limits), colormaps[colours])
+    coloured = np.asarray(scale.cmap(scale.norm(values)))[..., :3]
+    pictures = [images.rgb(part) for part in (data["x"], data["x_hat"], coloured)]
+    width, height = images.inches(1, 3, data["x"].shape[1:])
+    cols = 2 if len(values) < 9 else 3
+    figure, axes = style.panels(len(values), cols, width + 0.2, height + 0.45)
+    for i, (ax, trio) in enumerate(zip(axes, np.stack(pictures, axis=1), strict=True)):
+        is_lowest = i >= len(values) - cols  # in its column
+        below = ("input", "reconstruction", names[0]) if is_lowest else ()
+        images.show(ax, trio[None], (), below, 6.5)
+        _title(ax, data, i)
+    bar = figure.colorbar(scale, ax=figure.axes, fraction=0.04)
+    bar.set_label(names[1], fontsize=7)
+    bar.ax.tick_params(labelsize=6.5, length=2)
+    return figure
+
+
+def _title(ax, data: dict, i: int) -> None:
+    """Titles axes with the kind of row i and with the verdict on it."""
+    words, colour = style.verdict(data, i)
+    ax.set_title(f"{data['kind'][i]}\n{words}", fontsize=7.5, loc="left", color=colour)
+
+
+def _line_panels(data: dict, y: str):
+    """A figure with axes for each row, and these axes."""
+    count, cols = len(data["x"]), 4
+    figure, axes = style.panels(count, cols, 2.3, 1.55, sharex=True, sharey=True)
+    x = "sample" if data["x"].ndim == 3 else "feature"
+    for i, ax in enumerate(axes):
+        is_lowest = i >= count - cols  # in its column
+        style.label(ax, x=x if is_lowest else "", y="" if i % cols else y)
+        ax.tick_params(labelbottom=is_lowest)
+        style.whole_number_ticks(ax)
+        _title(ax, data, i)
+    return figure, axes
+
+
+def _lines(data: dict):
+    figure, axes = _line_panels(data, _AMPLITUDE if data["x"].ndim == 3 else "scaled value")
+    for ax, x, x_hat in zip(axes, data["x"], data["x_hat"], strict=True):
+        _with_error(ax, x, x_hat)
+    style.outside_legend(figure, axes[0], "lower center", ncols=3)
+    return figure
+
+
+def _with_error(ax, x: np.ndarray, x_hat: np.ndarray) -> None:
+    """Draws a row [T], [T, C] or [F], its reconstruction, and fills the error between them.
+
+    Several channels are shifted apart by the range of the row.
+    """
+    x, x_hat = x.reshape(len(x), -1), x_hat.reshape(len(x), -1)
+    shift = np.arange(x.shape[1]) * 1.1 * np.ptp(x)
+    at = np.arange(len(x))
+    for channel, (line, line_hat) in enumerate(zip((x + shift).T, (x_hat + shift).T, strict=True)):
+        names = ("input", "reconstruction", "error") if channel == 0 else (None, None, None)
+        ax.fill_between(at, line, line_hat, color=style.ANOMALY, alpha=0.3, lw=0, label=names[2])
+        ax.plot(at, line, color=style.ORIGINAL, lw=1.1, label=names[0])
+        ax.plot(at, line_hat, color=style.RECONSTRUCTION, lw=1.1, ls="--", label=names[1])
