@@ -37,6 +37,6 @@ from jaxae.devices.parallel.programs import (
 __all__ = [
     "DRIVERS", "Devices", "Layout", "Plan", "all_devices", "blocks", "choose", "compiled_epoch",
     "driver", "epoch_fn", "fetch", "initialize", "is_padded", "local_copy", "local_positions",
-    "map_rows", "mapped", "on_host", "place", "placed_like", "rows_fn", "split", "split_by", "start",
-    "use",
+    "map_rows", "mapped", "on_host", "place", "placed_like", "rows_fn", "split", "split_by",
+    "start", "use",
 ]  # fmt: skip
