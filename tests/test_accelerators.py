@@ -195,8 +195,8 @@ def test_members_side_by_side_learn_what_they_learn_one_by_one(method):
     state = train.initial_state(learner, SHAPE, keys)
     found = {}
     for platform in ("cpu", "gpu"):
-        epoch, _ = programs.programs(learner, platform)
-        found[platform] = jax.jit(epoch)(state, x, plan, counts, keys, settings)
+        epoch = programs.device_epoch(learner, platform, own_plans=True, has_axis=False)
+        found[platform] = jax.jit(epoch)(state, x, plan, keys, settings, counts)
     (one_by_one, told), (side_by_side, also) = found["cpu"], found["gpu"]
     assert side_by_side.step.tolist() == counts.tolist()
     for a, b in zip(jax.tree.leaves(one_by_one), jax.tree.leaves(side_by_side), strict=True):
@@ -393,19 +393,19 @@ def test_what_measures_is_begun_before_metrics_are_fetched():
     """Else a device idles between an epoch and what looks at it."""
     events, cfg = [], tiny("dense", train__epochs=3)
     learner = learners.build(cfg, SHAPE)
-    fetch = parallel.fetch
+    fetch = parallel.Layout.fetch
 
     def measure(state):
         events.append("begun")
         return lambda: events.append("waited") or {"measured": np.float32([1.0])}
 
-    def fetched(tree):
+    def fetched(self, tree):
         events.append("fetched")
-        return fetch(tree)
+        return fetch(self, tree)
 
     shown = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "fetch", fetched)
+        patch.setattr(parallel.Layout, "fetch", fetched)
         train.fit(
             learner, images(32), cfg, DEVICES[:1], measure=measure, quiet=True,
             on_epoch=lambda epoch, state, found: shown.append(found) or found,

@@ -7,11 +7,13 @@ from jax import export
 from probes import DEVICES, SHAPE, assert_close, assert_same, images, tiny
 
 from jaxae.detectors import evaluation
+from jaxae.devices import parallel, tuning
 from jaxae.devices.parallel import layout as layouts
 from jaxae.devices.parallel import programs
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.training import grid, selection, train
+from jaxae.types import AXIS
 
 pytestmark = pytest.mark.device
 
@@ -32,10 +34,11 @@ def members_of(method="dense", **changes):
     return found
 
 
-def trained(members, devices=1, before=None, on_epoch=lambda epoch, now, found: None):
+def trained(members, devices=1, before=None, on_epoch=lambda epoch, now, found: None, layout=None):
     """State and selected epochs after training, on the host; from those `before`, if there are."""
-    learner = learners.build(members[0].cfg, SHAPE, axis=None)
-    layout = grid.layout_for(learner, members, SHAPE, devices)
+    axis = AXIS if layout and layout.per_group > 1 else None
+    learner = learners.build(members[0].cfg, SHAPE, axis=axis)
+    layout = layout or grid.layout_for(learner, members, SHAPE, devices)
     state, best = before or (None, None)
     best = best and best._replace(variables=layout.place(best.variables))
     choice = selection.CHOICES["valid_loss"]
@@ -127,6 +130,29 @@ def test_stopped_and_resumed_is_the_same_as_going_on():
     for i, epoch in enumerate(best.epoch):
         state, _ = saved[int(epoch)]
         assert_same(own(best.variables, i), own(state.variables, i))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+@pytest.mark.parametrize("driver", ["pmap", "shard_map"])
+def test_batches_of_members_are_split_over_the_devices_of_a_group(groups, feed, driver):
+    members = members_of(train__feed=feed)
+    layout = parallel.Layout(DEVICES[: 2 * groups], [member.steps for member in members], groups)
+    parallel.use(driver)
+    try:
+        state, best = trained(members, layout=layout)
+    finally:
+        parallel.use("pmap")
+    alone_state, alone_best = trained(members)
+    assert_close(state, alone_state, rtol=1e-4, atol=1e-5)
+    assert_close(best, alone_best, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_a_grid_may_be_read_while_training(monkeypatch):
+    monkeypatch.setattr(tuning, "FEED_BYTES", 1)  # parts of two or three steps
+    for devices in (1, 2):
+        streamed = trained(members_of(train__feed="streaming"), devices)
+        assert_same(streamed, trained(members_of(), devices))
 
 
 def test_who_has_fewer_rows_or_sees_some_twice():

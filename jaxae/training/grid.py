@@ -108,24 +108,25 @@ def valid_losses(
     platform = layout.devices[0].platform
     chunk = tuning.chunk_rows(learner.tuning, platform, placed.shape[1:], side_by_side)
     sizes = [len(member.valid) for member in grid]
-    valid = np.zeros((len(grid), ceil_div(max(sizes), chunk) * chunk), np.int32)
+    chunks = ceil_div(max(sizes), layout.per_group * chunk)
+    valid = np.zeros((len(grid), layout.per_group * chunks * chunk), np.int32)
     for row, member in zip(valid, grid, strict=True):
         row[: len(member.valid)] = np.searchsorted(used, member.valid)
-    fixed = layout.place((valid.reshape(len(grid), -1, chunk), _settings(grid)))
-    axis = layout.axis
+    plan = layout.by_device(valid.reshape(len(grid), layout.per_group, chunks, chunk))
+    fixed = placed, parallel.split(plan, layout.devices), layout.place(_settings(grid))
     program = parallel.mapped(
-        losses_fn(learner, platform), layout.devices, (axis, None, axis, axis), (axis,),
+        losses_fn(learner, platform), layout.devices, (layout.axis, None, 0, layout.axis), (0,),
         groups=layout.groups,
     )  # fmt: skip
     compiled: list = []
 
     def begin(state: TrainState) -> train.Measured:
-        args = state.variables, placed, *fixed
+        args = state.variables, *fixed
         if not compiled:
             how = learner.tuning, learner.dtype, platform
             compiled.append(tuning.compiled_scorer(program, args, *how))
         losses = compiled[0](*args)
-        return lambda: {"valid_loss": train.means(layout.fetch(losses), sizes)}
+        return lambda: {"valid_loss": train.means(layout.fetch_split(losses), sizes)}
 
     return begin
 

@@ -66,12 +66,21 @@ class Layout:
         """Arrays that were `place`d on the host, in the order of the members."""
         if self._at is None:
             return fetch(tree)
-        order = np.argsort(self._at, axis=None)[(self._at < 0).sum() :]
+        return jax.tree.map(lambda leaf: self._in_order(leaf[:: self.per_group]), fetch(tree))
 
-        def gather(leaf: AnyArray) -> np.ndarray:
-            return np.asarray(leaf)[:: self.per_group].reshape(-1, *leaf.shape[2:])[order]
+    def fetch_split(self, values: jax.Array) -> np.ndarray:
+        """What devices computed of their parts of a `Plan`, [D, K, n], as [E, B n] on the host."""
+        by_device = fetch(values)
+        by_group = by_device.reshape(self.groups, self.per_group, *by_device.shape[1:])
+        by_member = by_group.swapaxes(1, 2)
+        return self._in_order(by_member.reshape(*by_member.shape[:2], -1))
 
-        return jax.tree.map(gather, fetch(tree))
+    def _in_order(self, leaf: AnyArray) -> np.ndarray:
+        """[G, K, ...] -> [E, ...]."""
+        leaf = np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+        if self._at is None:
+            return leaf
+        return leaf[np.argsort(self._at, axis=None)[(self._at < 0).sum() :]]
 
 
 def share_out(steps: Sequence[int], groups: int) -> Int[np.ndarray, "G K"]:
