@@ -144,8 +144,8 @@ class _Interrupts:
             return
         with self.lock:  # any other thread waits here for the exit
             self.leaving = threading.get_ident()
-            with contextlib.suppress(OSError):
-                os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
+            with contextlib.suppress(OSError, ValueError):  # print may be what was interrupted
+                os.write(sys.stderr.fileno(), f"{_line(self.code)}\n".encode())
             os._exit(self.code)
 
 
