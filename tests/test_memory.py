@@ -65,7 +65,7 @@ def test_what_a_large_model_needs_is_said(capsys):
     assert capsys.readouterr().out == ""  # .53 GB on each
     memory.check(state_of(model__latent=2_000_000), [Device(None)])
     said = capsys.readouterr().out
-    assert said == "66,002,144 parameters with gradients and moments take 1.1 GB\n"
+    assert said == "66,002,144 parameters with gradients and moments need 1.1 GB\n"
 
 
 def test_the_memory_of_this_machine_is_known():
@@ -127,7 +127,7 @@ def test_a_batch_that_no_device_holds_is_refused_with_one_that_fits(feed, monkey
     monkeypatch.setattr(memory, "held", lambda device: 2 * room)  # host devices share it
     cfg = tiny("dense", train__batch_size=512, train__feed=feed)
     with pytest.raises(
-        UserError, match=r"train\.batch_size 512 takes more .*; \d+ would"
+        UserError, match=r"train\.batch_size 512 does not fit .*; \d+ would"
     ) as caught:
         train.fit(learners.build(cfg, SHAPE), x, cfg, devices, quiet=True)
     fits = int(str(caught.value).split("; ")[-1].split()[0])
