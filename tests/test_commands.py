@@ -64,7 +64,7 @@ def test_a_whole_run_is_verified(run, capsys):
         ["ok", name]
         for name in ("detector", "configuration", "parameters", "checkpoint", "data", "scores")
     ]
-    assert "48 test rows scored as on record, bit for bit; 0 decisions" in lines[-1]
+    assert "48 test rows scored as recorded, bit for bit; 0 decisions" in lines[-1]
     cli.main(["verify", str(run / "detector"), "--json"])
     (found,) = json.loads(capsys.readouterr().out)
     assert found["ok"]
@@ -144,7 +144,7 @@ def test_a_damaged_report_is_one_line(copy, tmp_path, capsys):
 def test_exports_are_verified_too(run, tmp_path, capsys):
     path = exporting.write(run, tmp_path / "d.zip")
     cli.main(["verify", str(path)])
-    assert "golden rows judged alike" in capsys.readouterr().out
+    assert "golden rows judged as recorded" in capsys.readouterr().out
     path.write_bytes(path.read_bytes()[:-30])
     assert "export" in failing(["verify", str(path)], capsys).err
     assert "no run" in failing(["verify", str(tmp_path)], capsys).err

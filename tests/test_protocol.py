@@ -275,7 +275,7 @@ def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path):
             member.run_path / "scores.npz",
             test=np.arange(5.0), test_y=y, test_id=np.arange(5) + i, test_class_id=y.astype(int),
         )  # fmt: skip
-    with pytest.raises(UserError, match="class0-seed1 has other test rows"):
+    with pytest.raises(UserError, match=r"class0-seed1 and seed .* have different"):
         protocol.summary._tasks(members)
 
 
