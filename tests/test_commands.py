@@ -78,7 +78,7 @@ def test_a_run_is_trained_again_and_has_the_same_digests(run, copy, capsys):
     arrays = read_npz(copy / "scores.npz")
     np.savez(copy / "scores.npz", **arrays | {"valid": arrays["valid"] * np.float32(1.0001)})
     said = failing(["verify", str(copy), "--retrain"], capsys)
-    assert "is not what it was: trained again" in said.err
+    assert "failed the checks: trained again" in said.err
     assert "scores by 1.0e-04, relative to the largest; nothing else differs" in said.out
     (copy / "provenance.jsonl").write_text('{"python": "2.7"}\n')
     cli.main(["verify", str(copy), "--retrain"])
@@ -117,7 +117,7 @@ def test_what_is_no_more_what_it_was_is_named(part, run, copy, capsys):
         arrays = read_npz(copy / "scores.npz")
         np.savez(copy / "scores.npz", **arrays | {"test": arrays["test"] + 0.1})
     said = failing(["verify", str(copy)], capsys)
-    assert f"is not what it was: {part}" in said.err
+    assert f"failed the checks: {part}" in said.err
     assert sum(line.startswith("FAILED") for line in said.out.splitlines()) == 1
 
 
@@ -126,7 +126,7 @@ def test_a_score_on_record_that_is_no_number_is_no_score(copy, capsys):
     for changed in (arrays["test"] * np.nan, arrays["test"][:5], None):
         kept = {name: values for name, values in arrays.items() if name != "test"}
         np.savez(copy / "scores.npz", **kept, **({} if changed is None else {"test": changed}))
-        assert "is not what it was: scores" in failing(["verify", str(copy)], capsys).err
+        assert "failed the checks: scores" in failing(["verify", str(copy)], capsys).err
 
 
 def test_what_orbax_left_half_written_is_no_checkpoint(copy, capsys):

@@ -124,7 +124,7 @@ def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
     _print(as_json, json, lambda _: verification.table(results))
     failed = [result.name for result in results if not result.ok]
     if failed:
-        raise UserError(f"{path} is not what it was: {', '.join(failed)}")
+        raise UserError(f"{path} failed the checks: {', '.join(failed)}")
 
 
 def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False) -> None:
