@@ -118,7 +118,7 @@ class _Interrupts:
         if not self.code:  # raised without a signal: the caller of the command may go on
             print(_line(130), file=sys.stderr)
             sys.exit(130)
-        for number in self.before:  # a mask would not protect other threads
+        for number in self.before:  # a mask covers only this thread
             signal.signal(number, signal.SIG_IGN)
         with contextlib.suppress(OSError):
             sys.stdout.flush()

@@ -85,7 +85,7 @@ def test_a_run_is_trained_again_and_has_the_same_digests(run, copy, capsys):
     said = capsys.readouterr().out
     assert "python was 2.7, is 3" in said
     assert "within 0.01" in said
-    assert "no run folder" in failing(["verify", str(run / "detector"), "--retrain"], capsys).err
+    assert "not a run folder" in failing(["verify", str(run / "detector"), "--retrain"], capsys).err
 
 
 PARTS = ["detector", "configuration", "parameters", "checkpoint 2", "data", "scores"]

@@ -40,7 +40,7 @@ def _filled(leaf):
 def test_a_device_must_hold_the_state_and_the_gradients(size):
     state = state_of(ensemble=size)
     memory.check(state, [Device({"bytes_limit": needed(state)})] * 4)
-    with pytest.raises(UserError, match=r"parameters .* GB, of .*; lower model\.latent"):
+    with pytest.raises(UserError, match=r"parameters .* GB, but .*; lower model\.latent"):
         memory.check(state, [Device({"bytes_limit": needed(state) - 1})] * 4)
 
 
@@ -141,9 +141,9 @@ def test_a_batch_that_no_device_holds_is_refused_with_one_that_fits(feed, monkey
     [
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
-            r"64 takes .*allocating 9 bytes.*; \d+ would fit",
+            r"64 does not fit .*allocating 9 bytes.*; \d+ would fit",
         ),
-        (MemoryError(), r"64 takes .*out of memory.*; \d+ would fit"),
+        (MemoryError(), r"64 does not fit .*out of memory.*; \d+ would fit"),
     ],
 )
 def test_memory_that_ends_while_training_is_one_line_too(error, words, monkeypatch):
