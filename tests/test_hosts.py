@@ -160,7 +160,7 @@ def test_what_cannot_work_is_named_before_anyone_is_met(settings, words):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--hosts.auto"], "hosts.auto found no cluster"),
+        (["--hosts.auto"], "hosts.auto found no Slurm"),
         (["--hosts.auto", "--hosts.timeout", "1"], "hosts.timeout is 1; it must be at least 5"),
     ],
 )
