@@ -292,7 +292,7 @@ def test_too_few_normals_are_seen_before_training(changes, n, monkeypatch):
     monkeypatch.setitem(scoring.RULES, "own", own)
     detectors.check(tiny(**changes, threshold__rule=f"own:{1 / (n + 1)}"), DATA)
     out_of_reach = tiny(**changes, threshold__rule=f"own:{0.99 / (n + 1)}")
-    with pytest.raises(UserError, match=f"out of reach of {n} calibration rows"):
+    with pytest.raises(UserError, match=f"too low for {n} calibration rows"):
         detectors.check(out_of_reach, DATA)
 
 

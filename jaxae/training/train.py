@@ -1,4 +1,4 @@
-"""Fitting a learner, epoch by epoch: one dispatch and one fetch each where rows are resident."""
+"""Fitting a learner, epoch by epoch; with resident rows, an epoch is one dispatch and one fetch."""
 
 import contextlib
 import functools
@@ -19,20 +19,20 @@ from jaxae.devices import members, memory, parallel, tuning
 from jaxae.training import feeds
 from jaxae.types import Key, Learner, Settings, Shape, Source, TrainState
 
-SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # beside the progress bar
+SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # next to the progress bar
 EpochMetrics = dict[str, Float[np.ndarray, "..."]]  # one value for each member [E], or [] for all
 Measure = Callable[[TrainState], Callable[[], EpochMetrics]]  # begins, then waits
-OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add metrics of its own
+OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add its own metrics
 
 
 class Members(NamedTuple):
-    """What the members of a training differ in, and the rows that they share.
+    """How the members that train together differ; they share their rows.
 
-    Members that have rows of their own are a grid, see `jaxae.training.grid`.
+    For members with different rows, see `jaxae.training.grid`.
     """
 
-    init: Key  # of the initial weights [E]
-    noise: Key  # of the noise [E]
+    init: Key  # for the initial weights [E]
+    noise: Key  # for the noise [E]
     settings: Settings  # `Learner.settings`, each [E]
     plan: Callable[[int, int], np.ndarray]  # (epoch, devices) -> rows of each step [D, T, B/D]
 
@@ -41,14 +41,14 @@ class Fitted(NamedTuple):
     """The result of training."""
 
     state: TrainState
-    compile_s: float  # seconds that compiling the epoch took
+    compile_s: float  # seconds for compiling the epoch
 
 
 @parallel.on_host()
 def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
-    """The members of a configuration's ensemble: the same n rows and batches, other random numbers.
+    """The members of a configuration's ensemble: n rows and batches in common, but not random keys.
 
-    Its plan raises a `UserError` where the batch does not fit the rows or the devices.
+    The plan raises a `UserError` if the batch does not match the rows or the devices.
     """
 
     def plan(epoch: int, devices: int) -> np.ndarray:
@@ -64,22 +64,22 @@ def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
     jax.jit, static_argnames=("learner", "shape"), compiler_options=tuning.FAST_COMPILE
 )
 def initial_state(learner: Learner, shape: Shape, keys: Key) -> TrainState:
-    """The state before the first step, of members with these keys [E]; compiled once."""
+    """The state of members with these keys [E] before the first step; compiled once."""
     row = jnp.zeros((1, *shape))
     return members.each(lambda key: learner.init(key, row), keys, one_by_one=False)
 
 
 def abstract_state(learner: Learner, shape: Shape, size: int) -> TrainState:
-    """Shapes and dtypes of the state of `size` members, without computing one."""
+    """Shapes and dtypes of the state of `size` members, without computing the state."""
     keys = jax.eval_shape(lambda: members.keys(jax.random.key(0), size))
     return initial_state.eval_shape(learner, shape, keys)
 
 
 def devices_for(learner: Learner, cfg: ExperimentConfig, shape: Shape) -> list[jax.Device]:
-    """The devices that a configuration asks for, or that train its learner fastest.
+    """The devices that a configuration sets, or those that train its learner fastest.
 
     Raises:
-      UserError: more devices than there are, or less memory than the state of training needs.
+      UserError: there are fewer devices, or too little memory for the training state.
     """
     state = abstract_state(learner, shape, cfg.ensemble)
     batch_size = cfg.train.batch_size
@@ -103,27 +103,27 @@ def fit(
     on_epoch: OnEpoch = lambda epoch, state, metrics: metrics,
     quiet: bool = False,
 ) -> Fitted:
-    """Train until `cfg.train.epochs` epochs are behind the state.
+    """Train until the state has completed `cfg.train.epochs` epochs.
 
-    The course is a function of (learner, rows, members) alone: starting from a state that has k
-    epochs behind it gives the same bits as never having stopped.
+    The result depends on (learner, rows, members) alone: resuming from a state after k epochs gives
+    the same bits as training without a stop.
 
     Args:
       learner: built with the axis name of `jaxae.devices.parallel`.
       x: normal training rows [N, *S] float32.
-      cfg: its epochs, batch size, seed and ensemble.
+      cfg: gives epochs, batch size, seed and ensemble.
       devices: see `devices_for`.
-      members: what members differ in; None = `ensemble(learner, cfg, N)`.
-      state: where to start; None = `initial_state`. It is donated: copy to keep.
-      measure: begins to measure the state after an epoch; what it returns gives the metrics.
+      members: how members differ; None = `ensemble(learner, cfg, N)`.
+      state: where to start; None = `initial_state`. It is donated: copy it to keep it.
+      measure: starts measuring the state after an epoch; returns a function that waits for metrics.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
-        metrics; returns the metrics to show. The state is donated to the next epoch: copy to keep.
+        metrics; returns the metrics to show. The next epoch donates the state: copy it to keep it.
       quiet: no progress bar.
 
     Raises:
       FloatingPointError: a metric is NaN or infinite; names the epoch, the step and the metric.
-      UserError: there are no rows in float32, or the batch does not fit them, or the memory of the
-        devices: then it names one that does.
+      UserError: there are no rows, they are not float32, the batch does not match them, or it does
+        not fit into the devices' memory; then the message suggests a batch size.
     """
     checks.refuse_rows(x)
     members = members or ensemble(learner, cfg, len(x))
@@ -161,9 +161,9 @@ def _epoch(
     measure: Measure,
     advice: memory.Advice,
 ) -> tuple[TrainState, EpochMetrics, feeds.Plan]:
-    """The state after an epoch, the epoch's metrics, and the plan of the next one, if there is one.
+    """Return the state after an epoch, its metrics, and the plan of the next epoch, if any.
 
-    What measures the state is begun, and the next plan made, while the devices train.
+    While the devices train, the measurement is started and the next plan is made.
     """
     clock = time.perf_counter()
     with advice:
@@ -178,14 +178,14 @@ def _epoch(
 
 
 def epochs_done(state: TrainState, steps: int) -> int:
-    """How many whole epochs of so many steps a state has behind it; the same for all members."""
+    """The number of epochs of `steps` steps that a state has completed; equal for all members."""
     return int(np.max(jax.device_get(state.step))) // steps
 
 
 def progress_bar(
     total: int, done: int, quiet: bool, what: str = "training", unit: str = "step"
 ) -> tqdm:
-    """A progress bar on the terminal, updated less often where stderr is a file."""
+    """A progress bar on the terminal, updated less often if stderr is a file."""
     return tqdm(
         total=total,
         initial=done,
@@ -193,29 +193,29 @@ def progress_bar(
         desc=what,
         disable=quiet or jax.process_index() > 0,
         dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,  # few lines in a log file
     )
 
 
 def show(bar: tqdm, steps: int, metrics: EpochMetrics) -> None:
-    """Move the bar on by an epoch."""
+    """Advance the bar by one epoch."""
     shown = {name: f"{metrics[name].mean():.5f}" for name in SHOWN if name in metrics}
     bar.set_postfix(shown, refresh=False)
     bar.update(steps)
 
 
 def _trace(cfg: ExperimentConfig, epoch: int, start: int) -> contextlib.AbstractContextManager:
-    """A profile of the second epoch, or of the only one, where the configuration asks for it."""
+    """If the configuration sets it, a profile of the second epoch, or of the only one."""
     if cfg.profile and epoch == min(start + 1, cfg.train.epochs - 1):
         return jax.profiler.trace(cfg.run_path / "profile")
     return contextlib.nullcontext()
 
 
 def check_finite(metrics: EpochMetrics, when: str) -> None:
-    """Check the metrics of members [E], or of all of them together [].
+    """Check metrics of each member [E] or of all members together [].
 
     Raises:
-      FloatingPointError: one is not finite; names it, its member and `when` that was.
+      FloatingPointError: a metric is not finite; names it, its member and `when` it happened.
     """
     for name, values in metrics.items():
         bad = np.flatnonzero(~np.isfinite(values))

@@ -1,9 +1,9 @@
-"""Many members in one program: each device trains its own, whole, and none waits for another.
+"""Many members in one program: each device trains whole members and waits for no other device.
 
-`jaxae.training.train` splits every batch of one model over the devices. A grid has as many models
-as its protocol has classes, seeds, folds and settings, so that it shares out whole models, and
-devices wait for each other once an epoch. All rows lie on every device, once; a member is a
-selection of them, keys and settings.
+`jaxae.training.train` splits every batch of one model over the devices. A grid has a model for each
+class, seed, fold and setting of its protocol, so it distributes whole models, and the devices wait
+for each other once per epoch. Every device has one copy of all rows; a member consists of a
+selection of rows, keys and settings.
 """
 
 import functools
@@ -27,12 +27,12 @@ from jaxae.types import Key, Learner, PyTree, Settings, Source, TrainState
 
 
 class Member(NamedTuple):
-    """One of the models of a grid, in terms of rows that all of them share.
+    """One model of a grid, described by positions in the rows that all members share.
 
     Attributes:
-      cfg: of the member alone: its seed orders the rows and draws weights and noise.
+      cfg: the member's own configuration; its seed orders the rows and draws weights and noise.
       settings: `Learner.settings` of that configuration.
-      train: positions of its training rows; one that stands twice is seen twice as often.
+      train: positions of its training rows; a row listed twice is used twice as often.
       valid: positions of its valid rows.
     """
 
@@ -59,13 +59,13 @@ class Progress(NamedTuple):
     selected: selection.Selected | None = None
 
 
-Watch = Callable[[Callable[[], PyTree]], train.EpochMetrics]  # of variables, if asked for
-# (epoch from 1, progress on the host if asked for, metrics [E]); what is returned is shown.
+Watch = Callable[[Callable[[], PyTree]], train.EpochMetrics]  # call the argument for the variables
+# (epoch from 1, function that fetches the progress, metrics [E]) -> metrics to show.
 OnEpoch = Callable[[int, Callable[[], Progress], train.EpochMetrics], train.EpochMetrics]
 
 
 def start(learner: Learner, grid: Sequence[Member], shape: tuple[int, ...]) -> Progress:
-    """Before the first step: each member has the weights that it would have alone."""
+    """The progress before the first step; each member has the weights it would have alone."""
     keys = jnp.stack([_key(member, rng.Purpose.INIT) for member in grid])
     return Progress(jax.device_get(train.initial_state(learner, shape, keys)))
 
@@ -83,25 +83,25 @@ def fit(
     on_epoch: OnEpoch = lambda epoch, progress, metrics: metrics,
     quiet: bool = False,
 ) -> Progress:
-    """Train every member for as many epochs as its configuration, the same for all, says.
+    """Train every member for the number of epochs in its configuration, the same for all.
 
-    A member takes the course that it takes alone on one device: its batches, weights and noise do
-    not depend on the others. Members with fewer rows make fewer steps.
+    A member trains exactly as it would alone on one device: its batches, weights and noise do not
+    depend on the others. Members with fewer rows make fewer steps.
 
     Args:
-      learner: built without a mapped axis; members differ in settings only.
-      rows: float32 [N, *S], those of all members.
+      learner: built without a mapped axis; members differ only in settings.
+      rows: the rows of all members, float32 [N, *S].
       grid: the members [E].
-      devices: they share the members out among them.
-      progress: from `start`, or of an earlier call.
-      done: epochs that `progress` has behind it.
-      watch: measures more after every epoch.
-      choice: of the epoch whose variables are kept, by each member's own metrics; None = none are.
-      on_epoch: called after that.
+      devices: the members are distributed over them.
+      progress: from `start` or an earlier call.
+      done: the number of epochs completed in `progress`.
+      watch: measures additional metrics after every epoch.
+      choice: selects, by each member's own metrics, the epoch whose variables to keep; None = none.
+      on_epoch: called after these measurements.
       quiet: no progress bar.
 
     Raises:
-      UserError: a batch larger than a member's rows.
+      UserError: the batch is larger than a member's number of rows.
     """
     epochs = grid[0].cfg.train.epochs
     if done >= epochs:
@@ -134,7 +134,7 @@ def _keep(
     metrics: train.EpochMetrics,
     lanes: Lanes,
 ) -> selection.Selected:
-    """The better of each member's best epoch so far and this one; variables lie in their lanes."""
+    """For each member the better of its best epoch so far and this one; variables are in lanes."""
     merit = np.asarray(choice.merit(metrics), np.float64)
     is_better = merit >= best.merit
     return selection.Selected(
@@ -181,7 +181,7 @@ def _epoch_of(
     def planned(epoch: int) -> PyTree:
         return lanes.out(padded([member.plan(epoch - 1) for member in grid], 1))
 
-    plans: dict[int, PyTree] = {}  # of the next epoch, made while the devices are at work
+    plans: dict[int, PyTree] = {}  # the next epoch's, made while the devices are busy
 
     def train_epoch(state: TrainState, epoch: int) -> tuple[TrainState, train.EpochMetrics]:
         clock = time.perf_counter()
@@ -200,12 +200,12 @@ def _epoch_of(
 
 
 def _key(member: Member, purpose: rng.Purpose) -> Key:
-    """The key of the member's own experiment, which is an ensemble of one."""
+    """The key that the member's own experiment, an ensemble of one, would use."""
     return members.keys(rng.stream(member.cfg.seed, purpose), 1)[0]
 
 
 def _means(values: dict[str, np.ndarray], counts: Sequence[int]) -> dict[str, np.ndarray]:
-    """Means [E] of the first so many of each member's values [E, T]."""
+    """Means [E] of each member's values [E, T], over its first `counts` values."""
     return {
         name: np.stack([np.mean(one[:n]) for one, n in zip(by_member, counts, strict=True)])
         for name, by_member in values.items()
@@ -215,10 +215,10 @@ def _means(values: dict[str, np.ndarray], counts: Sequence[int]) -> dict[str, np
 def devices_for(
     learner: Learner, size: int, shape: tuple[int, ...], asked: int
 ) -> list[jax.Device]:
-    """As many devices as are asked for, 0 = all there are, but no more than members.
+    """The number of devices asked for, 0 = all, but no more than there are members.
 
     Raises:
-      UserError: more devices than there are, or less memory than the members need all at once.
+      UserError: there are fewer devices, or too little memory for all members at once.
     """
     count = min(asked or len(jax.local_devices()), size)
     devices = parallel.choose(count, size)

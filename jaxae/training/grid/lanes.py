@@ -1,4 +1,4 @@
-"""Members of unequal numbers of steps, shared out over devices."""
+"""Distributing members with different numbers of steps over devices."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ class Lanes:
         self._empty = self._at < 0
 
     def out(self, tree: PyTree, empty: int | None = None) -> PyTree:
-        """On the devices; places without a member hold a copy of another one, or `empty`."""
+        """Put arrays on the devices; places without a member get a copy of another, or `empty`."""
 
         def arrange(leaf: AnyArray) -> AnyArray:
             placed = leaf[np.maximum(self._at, 0)]
@@ -40,7 +40,7 @@ class Lanes:
         return parallel.split(jax.tree.map(arrange, tree), self.devices)
 
     def back(self, tree: PyTree) -> PyTree:
-        """On the host, in the order of the members."""
+        """Fetch arrays to the host, in the order of the members."""
         order = np.argsort(self._at, axis=None)[self._empty.sum() :]
 
         def gather(leaf: AnyArray) -> np.ndarray:
@@ -50,14 +50,14 @@ class Lanes:
 
 
 def share_out(steps: Sequence[int], devices: int) -> Int[np.ndarray, "D K"]:
-    """Assign members to devices: the longest first, each to the one with the fewest steps so far.
+    """Assign members to devices: longest first, each to the device with the fewest steps so far.
 
     Args:
-      steps: of an epoch of each member [E].
-      devices: D.
+      steps: the steps in an epoch of each member [E].
+      devices: their number D.
 
     Returns:
-      Numbers of members, -1 where a device has a place left over; K = ceil(E / D).
+      Indices of members, -1 where a place stays empty; K = ceil(E / D).
     """
     places = ceil_div(len(steps), devices)
     taken: list[list[int]] = [[] for _ in range(devices)]

@@ -22,7 +22,7 @@ from jaxae.types import (
 
 
 def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
-    """Functions that train a device's members for an epoch, and measure their valid rows.
+    """Functions that train a device's members for an epoch and compute losses of their valid rows.
 
     Args:
       learner: built without a mapped axis.
@@ -30,7 +30,7 @@ def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
 
     Returns:
       `(state [K, ...], rows [N, *S], plan [K, T, B], counts [K], keys [K], settings of [K]) ->
-      (state, metrics of [K, T])`, of which the first `counts` count, and
+      (state, metrics of [K, T])`, of which the first `counts` are valid, and
       `(variables [K, ...], rows, valid [K, C, chunk], settings) -> losses [K, C * chunk]`.
     """
     one_by_one, unroll = platform == "cpu", max(1, learner.tuning.unroll)
@@ -38,7 +38,7 @@ def programs(learner: Learner, platform: str) -> tuple[Callable, Callable]:
     def epoch(
         state: TrainState, rows: Array, plan: Array, counts: Array, keys: Key, settings: Settings
     ) -> tuple[TrainState, Metrics]:
-        flat = rows.reshape(len(rows), -1)  # a row is then gathered as one piece
+        flat = rows.reshape(len(rows), -1)  # so that a row is gathered in one piece
 
         def course(
             state: TrainState, plan: Array, count: Array, key: Key, settings: Settings
@@ -73,7 +73,7 @@ Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
 def _until(step: Step, state: TrainState, plan: Array, count: Array) -> tuple[TrainState, Metrics]:
     """The first `count` steps of a plan [T, B]; the other metrics of [T] are undefined.
 
-    The loop ends where the member's rows do, so that longer members cost it nothing.
+    The loop ends with the member's own rows, so members with more rows do not slow it down.
     """
 
     def one(i: Array, carry: tuple) -> tuple:
@@ -89,10 +89,10 @@ def _until(step: Step, state: TrainState, plan: Array, count: Array) -> tuple[Tr
 def _through(
     step: Step, state: TrainState, plan: Array, count: Array, *, unroll: int
 ) -> tuple[TrainState, Metrics]:
-    """The same in a loop of T steps, of which those after `count` change nothing.
+    """The same as `_until` in a loop of T steps; those after `count` change nothing.
 
-    For members side by side: a loop whose length depends on data would make an accelerator ask the
-    host at every step whether it is done.
+    Used when members run side by side: in a loop whose length depends on data, an accelerator would
+    have to ask the host at every step whether to stop.
     """
 
     def one(state: TrainState, xs: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
@@ -104,7 +104,7 @@ def _through(
 
 
 def compiled(learner: Learner, devices: parallel.Devices) -> tuple[Callable, Callable]:
-    """The programs on devices, as their learner trains and scores fastest."""
+    """The programs mapped over devices, compiled with the learner's `Tuning`."""
     platform = devices[0].platform
     epoch, losses = programs(learner, platform)
     training = parallel.mapped(epoch, devices, (0, None, 0, 0, 0, 0), (0, 0), donate=(0,))

@@ -1,4 +1,4 @@
-"""Training the members of a protocol side by side, and finishing each on its own."""
+"""Training the members of a protocol side by side, and finishing them one by one."""
 
 import contextlib
 import json
@@ -27,14 +27,14 @@ Failed = dict[str, str]  # name of a member -> why it has no detector
 
 
 class Work(NamedTuple):
-    """What a call has to train: E members in one program."""
+    """The E members that a call trains in one program."""
 
     members: list[ExperimentConfig]
     datasets: dict[DataConfig, Dataset]  # one for each class
     learner: Learner
     devices: list[jax.Device]
-    rows: np.ndarray  # of all classes, once
-    placed: list[grid.Member]  # where each finds its own
+    rows: np.ndarray  # of all classes, without repetition
+    placed: list[grid.Member]  # each member, with the positions of its rows
 
 
 def _work(
@@ -46,8 +46,8 @@ def _work(
     for member, values in zip(todo, settings, strict=True):
         if values.keys() != learner.settings.keys():
             raise UserError(
-                f"{member.run_path.name} is another program than {todo[0].run_path.name}: a sweep "
-                "over train.noise_std cannot hold 0 and other values"
+                f"{member.run_path.name} needs another program than {todo[0].run_path.name}: a "
+                "sweep over train.noise_std cannot mix 0 with other values"
             )
     devices = grid.devices_for(learner, len(todo), shape, cfg.devices)
     rows: list[np.ndarray] = []
@@ -68,11 +68,11 @@ def _work(
 def train_members(
     cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
 ) -> None:
-    """Train the members that are still to do side by side, then finish one after the other.
+    """Train the remaining members side by side, then finish them one after the other.
 
     Raises:
-      UserError: members that are not one program, more than the devices can hold, or a folder that
-        holds something else or is in use.
+      UserError: members need different programs, they do not fit on the devices, or a folder
+        contains something else or is in use.
       FloatingPointError: members that diverged or collapsed; all others are finished.
     """
     variables = {member: _trained_before(member, datasets[member.data]) for member in todo}
@@ -104,7 +104,7 @@ def train_members(
 
 
 def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
-    """The variables of a member that is only to be scored in another way; None = it must train."""
+    """The variables of a trained member that only needs scoring again; None = it must train."""
     try:
         detector = detectors.load(member.run_path / "detector")
     except UserError:
@@ -118,7 +118,7 @@ def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
 def _fitted(
     cfg: ProtocolConfig, work: Work, folders: Sequence[Path]
 ) -> tuple[dict[ExperimentConfig, PyTree], Failed]:
-    """The variables of members after their training, from where it stood, and who diverged."""
+    """The variables of members after (resumed) training, and the members that diverged."""
     choice = selection.choice_of(work.members[0])
     about = {folder.name: _about(work, m) for folder, m in zip(folders, work.members, strict=True)}
     logs = [folder / "metrics.jsonl" for folder in folders]
@@ -167,17 +167,17 @@ def _fitted(
 
 
 def _of_member(values: np.ndarray, i: int) -> np.ndarray:
-    """One member's value of a metric [E], or the one [] that all have."""
+    """One member's value of a metric [E], or the common value []."""
     return np.ravel(values)[i : i + 1] if np.ndim(values) else np.asarray(values)
 
 
 def _checkpoints(cfg: ProtocolConfig) -> Path:
-    """Of this call's members, until they are finished."""
+    """The folder of this call's checkpoints, which exists until its members are finished."""
     return cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
 
 
 def _watch(work: Work) -> grid.Watch:
-    """What is asked for after each epoch beside the validation loss, of every member [E]."""
+    """The metrics to compute for every member [E] after each epoch, as configured."""
     first = work.members[0]
     if not first.train.monitor and first.train.select in ("last", "valid_loss"):
         return lambda variables: {}
@@ -197,13 +197,13 @@ def _watch(work: Work) -> grid.Watch:
 
 
 def _about(work: Work, member: ExperimentConfig) -> dict:
-    """What fixes the course of a member's training, except its length, as JSON has it."""
+    """Everything that determines a member's training, except its length, as JSON values."""
     identity = training_identity(member)
     return json.loads(json.dumps(identity)) | {"digest": work.datasets[member.data].digest}
 
 
 def _stored(progress: grid.Progress) -> PyTree:
-    """What a checkpoint holds of members [E]; the merit of the selected epochs is in the logs."""
+    """The part of the progress that a checkpoint stores; the merits of epochs are in the logs."""
     none = np.zeros(len(progress.state.step), np.int32)
     epoch, _, variables = progress.selected or (none, None, {})
     return {"state": progress.state, "kept": variables, "kept_epoch": epoch}
@@ -212,7 +212,7 @@ def _stored(progress: grid.Progress) -> PyTree:
 def _resumed(
     work: Work, about: dict, manager: checkpoint.Manager, choice: selection.Choice | None
 ) -> tuple[grid.Progress, int, Failed]:
-    """Where a stopped call left these members, their epochs and who had diverged; or the start.
+    """The progress of a stopped call (or the start), its epochs, and the members that diverged.
 
     The merit of the selected epochs is not known yet.
     """
@@ -222,7 +222,7 @@ def _resumed(
         return grid.start(work.learner, work.placed, shape), 0, {}
     description = checkpoint.about(manager, saved)
     stored_members = description["members"]
-    failed = description.get("failed")  # not there in an older version
+    failed = description.get("failed")  # older versions did not write it
     epochs = work.members[0].train.epochs
     if failed is None or not about.items() <= stored_members.items() or saved > epochs:
         raise UserError(
@@ -246,7 +246,7 @@ def _resumed(
 def _merits(
     choice: selection.Choice, epochs: np.ndarray, logs: Sequence[Path], failed: Sequence[bool]
 ) -> np.ndarray:
-    """Of the epoch selected for each member, from its log; of one that diverged the lowest."""
+    """The merit of each member's selected epoch, from its log; the lowest if it diverged."""
     return np.array(
         [
             -np.inf if is_failed else choice.merit(disk.read_metrics(log)[epoch - 1])
@@ -258,7 +258,7 @@ def _merits(
 def _finish(
     member: ExperimentConfig, learner: Learner, variables: PyTree, dataset: Dataset, folder: Path
 ) -> None:
-    """Leave what `experiment.run` leaves of one member, undrawn."""
+    """Write the files that `experiment.run` writes for a member, without figures."""
     detector, scores, report = experiment.finish(
         member, learner, variables, dataset, jax.local_devices(), folder
     )
