@@ -6,7 +6,7 @@ ensembles, checkpoints, scoring and benchmarks are written once, for every metho
   row            one example of a data set, x of shape S: [H, W, C], [T, C] or [F]
   source         rows by index: a NumPy array, a memory-mapped file, or anything that acts like one
   id             a row's identity in the data set, the same in every split
-  class_id       a row's class as published; used to colour figures, never in training
+  class_id       a row's class as published; decides what is normal; no model sees it
   y              a row's ground truth, True = anomaly
   held-out rows  normals kept out of training (`valid`): for validation loss, scores, thresholds
   feed           brings rows to the devices in training: resident (all at once) or streaming

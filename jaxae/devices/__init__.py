@@ -1,9 +1,9 @@
 """Machines: which devices there are, how programs run on them, and what they can hold.
 
-`parallel` splits a batch over devices, `hosts` connects several processes, `members` runs several
-models side by side; `tuning` holds the fastest measured options; `reductions` and `precision` are
-how numbers are added and multiplied; `memory` refuses what does not fit on the devices;
-`compile_cache` keeps compiled programs for the next run.
+`parallel` chooses devices and splits a batch over them, `hosts` connects several processes,
+`members` runs several models side by side; `tuning` holds the fastest measured options;
+`reductions` and `precision` are how numbers are added and multiplied; `memory` refuses what does
+not fit on the devices; `compile_cache` keeps compiled programs for the next run.
 
 This wing uses `config` and `ops`. It knows nothing of methods, data sets or run files: it works on
 functions and arrays. Importing it loads no module: the command line uses `hosts` before JAX.

@@ -1,7 +1,7 @@
 """Losses, anomaly scores and threshold rules: pure functions of one row, mapped by callers.
 
 Enter a new score in `scores.SCORES`, a new threshold rule in `rules.RULES`; `rules.fit_rule` fits a
-rule on calibration scores, and `rules.decide` applies it: it makes all decisions.
+rule on calibration scores, and `rules.decide` applies it. A p-value decides without a rule.
 `losses` has the training losses, which scores of the same names use; `tails` extrapolates
 thresholds beyond the largest score. `jaxae.stats.conformal.ranks` computes p-values.
 
