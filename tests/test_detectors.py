@@ -350,6 +350,7 @@ def test_names_of_arrays_may_hold_anything(tmp_path):
     assert_same(found, tree)
 
 
+@pytest.mark.slow
 def test_a_steadied_alocc_judges_alone_as_it_does_in_process(tmp_path):
     options = {"bottleneck": 4, "code_noise": 0.3, "spectral": True, "ema": 0.9}
     cfg = tiny("alocc", **{f"alocc__{name}": value for name, value in options.items()})
