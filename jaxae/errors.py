@@ -1,4 +1,4 @@
-"""Errors of input, said in one line, and what happens when a command is stopped."""
+"""One-line errors for invalid input, and the handling of signals that stop a command."""
 
 import atexit
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """Input that cannot work; the message is one sentence that names the thing and the remedy.
+    """Invalid input; the message is one sentence that names the problem and the remedy.
 
     The command line prints the message without a traceback and exits with code 2; library callers
     catch it as a `ValueError`.
@@ -27,7 +27,7 @@ def unknown(kind: str, name: str, names) -> UserError:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to system errors, since those of a full disk do not have it."""
+    """Add the file's name to system errors, because those of a full disk lack it."""
     try:
         yield
     except OSError as error:
@@ -38,7 +38,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_input(path: Path) -> Iterator[None]:
-    """Add the name of the file or folder that was read to a `UserError` without it."""
+    """Add the name of the file or folder that was read to a `UserError` that lacks it."""
     try:
         yield
     except UserError as error:
@@ -53,12 +53,12 @@ def words(error: OSError) -> str:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Say errors as a person needs them: one line, no traceback.
+    """Report errors to the user in one line, without a traceback.
 
-    Exits with code 2 on bad input and with code 1 if training diverges; with code 130 if it is
-    interrupted (Ctrl-C), and with 143 if it is terminated, as a scheduler does that preempts a job:
-    the last checkpoint stays, and the same command resumes. With code 141, without a word, where
-    nobody reads the output any more.
+    Exit code 2: invalid input; 1: training diverged; 130: interrupted (Ctrl-C); 143: terminated,
+    for example by a scheduler that preempts the job. After 130 and 143 the last checkpoint remains,
+    and the same command resumes. Exit code 141, without a message: the reader of the output closed
+    the pipe.
     """
     with _Interrupts() as interrupts:
         try:
@@ -66,39 +66,39 @@ def user_errors() -> Iterator[None]:
             sys.stdout.flush()
         except BaseException as error:
             if interrupts.code or isinstance(error, KeyboardInterrupt):
-                interrupts.end()  # on its way here an interrupt may have become any other error
+                interrupts.end()  # an interrupt may have been turned into another error on its way
             if isinstance(error, UserError):
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(2)
             if isinstance(error, FloatingPointError):
                 print(f"training failed: {error}", file=sys.stderr)
                 sys.exit(1)
-            if isinstance(error, BrokenPipeError):  # whoever read the output has left, as `head`
+            if isinstance(error, BrokenPipeError):  # the reader has exited, as `head` does
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(141)
             raise
 
 
-_WORDS = {130: "interrupted", 143: "terminated"}  # 128 + the signal, as shells have it
+_WORDS = {130: "interrupted", 143: "terminated"}  # 128 + the signal number, as in shells
 
 
 class _Interrupts:
-    """The signals that stop a run.
+    """Handles the signals that stop a run.
 
-    The first one unwinds, so that what is open is closed and a save under way is finished. Another
-    one leaves at once, as a kill does, which a run folder survives by design. So does the first
-    where nothing can be raised: extensions crash while they are imported, and what is raised in a
-    finaliser Python prints and forgets.
+    The first signal raises an exception, so that open files are closed and a running save finishes.
+    A second one exits at once, like a kill, which a run folder survives by design. So does the
+    first one where no exception may be raised: extensions crash if one is raised while they are
+    imported, and Python only prints one that is raised in a finaliser.
     """
 
-    code = 0  # to exit with, once there was a signal
-    leaving = 0  # the thread that writes the line and exits
+    code = 0  # the exit code after a signal
+    leaving = 0  # the thread that prints the line and exits
     lock = threading.RLock()  # held by that thread until the process ends
 
     def __enter__(self) -> "_Interrupts":
         self.before: dict[int, Any] = {}
         self.hook = sys.unraisablehook
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # only it may set handlers
             sys.unraisablehook = self._unraisable
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.before[number] = signal.signal(number, self._handle)
@@ -107,22 +107,22 @@ class _Interrupts:
 
     def __exit__(self, *raised: object) -> None:
         if self.code:
-            return  # the process ends: the handlers stay, for whoever presses on
+            return  # the process ends: the handlers stay, in case of further signals
         if sys.unraisablehook == self._unraisable:
             sys.unraisablehook = self.hook
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
     def end(self) -> None:
-        """Tell, and exit; whatever comes meanwhile adds nothing."""
-        if not self.code:  # raised, not signalled: whoever called the command may go on
+        """Print the line and exit; further signals are ignored."""
+        if not self.code:  # raised without a signal: the caller of the command may go on
             print(_line(130), file=sys.stderr)
             sys.exit(130)
-        for number in self.before:  # a mask is this thread's alone: another one would be told
+        for number in self.before:  # a mask covers only this thread
             signal.signal(number, signal.SIG_IGN)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        self._leave()  # all is closed; threads of extensions may abort if Python ends first
+        self._leave()  # at once: threads of extensions may abort if Python ends first
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.code = bool(self.code), self.code or 128 + number
@@ -136,21 +136,21 @@ class _Interrupts:
         return self.hook(unraisable)
 
     def _leave(self) -> None:
-        """Print the line once, whichever thread comes first, and exit.
+        """Print the line once, in the first thread that gets here, and exit.
 
-        Returns only to a thread that is here already: what interrupted it must let it go on.
+        Returns only to a thread that is already in here, so that a signal handler lets it go on.
         """
         if self.leaving == threading.get_ident():
             return
         with self.lock:  # any other thread waits here for the exit
             self.leaving = threading.get_ident()
-            with contextlib.suppress(OSError):
-                os.write(2, f"{_line(self.code)}\n".encode())  # print may be what was interrupted
+            with contextlib.suppress(OSError, ValueError):  # print may have been interrupted
+                os.write(sys.stderr.fileno(), f"{_line(self.code)}\n".encode())
             os._exit(self.code)
 
 
 def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported there."""
+    """Whether this frame runs during the import of a module."""
     while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     return frame is not None

@@ -35,7 +35,7 @@ from jaxae.workflows import auto, experiment
 class AutoencoderDetector(OutlierMixin, BaseEstimator):
     """An autoencoder as an outlier detector of scikit-learn.
 
-    `fit` holds a share of the rows out for calibration and trains on the others. As everywhere in
+    `fit` holds out a share of the rows for calibration and trains on the others. As everywhere in
     scikit-learn, a *lower* `score_samples` is more anomalous and `predict` gives -1 for outliers, 1
     for inliers; `decision_scores_`, `labels_`, `threshold_` and `predict_proba` follow PyOD, where
     higher values, and 1, are outliers.
@@ -53,7 +53,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
       contamination: the share of the rows of `fit` that are flagged as outliers, in (0, 0.5].
       alpha: if not None, it replaces `contamination`: rows with a p-value of at most alpha are
         outliers, and a new inlier is flagged with a probability of at most alpha.
-      valid_fraction: the share of rows that is held out.
+      valid_fraction: the share of rows that are held out.
       settings: other fields of `jaxae.ExperimentConfig` by their dotted names, for example
         {"train.noise_std": 0.1}.
       random_state: seed of initial weights, row order and held-out rows.
@@ -105,7 +105,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
 
         Raises:
           UserError: a `ValueError`: a setting is not valid, or there are too few rows.
-          FloatingPointError: training diverged, or the model collapsed, as it does on equal rows.
+          FloatingPointError: training diverged, or the model collapsed, for example on equal rows.
         """
         x = self._rows(X, reset=True)
         if len(x) < 3:
@@ -140,7 +140,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """The anomaly score with its sign turned [N]: lower is more anomalous."""
+        """The negated anomaly score [N]: lower is more anomalous."""
         return -self._judged(X).score.astype(np.float64)
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -156,12 +156,12 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
 
         If rows and held-out rows are exchangeable, a p-value is at most alpha with a probability of
         at most alpha. This does not hold for a sum of scores, which is standardised on the held-out
-        rows: set `alpha`, or `anomaly_score="mse"`, where the guarantee matters.
+        rows: if you need the guarantee, set `alpha`, or `anomaly_score="mse"`.
         """
         return self._judged(X).p_value.astype(np.float64)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """PyOD's [N, 2], of inliers and outliers; scaled scores rather than true probabilities.
+        """PyOD's [N, 2] for inliers and outliers; scaled scores rather than true probabilities.
 
         The score of an outlier is scaled so that the rows of `fit` range from 0 to 1.
         """

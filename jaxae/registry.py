@@ -1,4 +1,4 @@
-"""Registries: methods, scores, rules, data sets and studies by name."""
+"""Registries of methods, scores, rules, data sets and studies by name."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,7 +10,7 @@ _RESERVED = "+: "  # "+" joins scores, ":" separates arguments and paths
 
 
 class Registry(dict[str, Entry]):
-    """Name -> entry, which holds all facts about it; an unknown name raises a `UserError`.
+    """Name -> entry with all facts about it; an unknown name raises a `UserError`.
 
     Code outside the package adds its own entries with `add`, before a configuration names them.
     """
@@ -26,10 +26,10 @@ class Registry(dict[str, Entry]):
         """Add an entry, and return it.
 
         Raises:
-          UserError: the name is taken or has a reserved character, or the entry has a wrong type.
+          UserError: the name exists or has a reserved character, or the entry has the wrong type.
         """
         if name in self:
-            raise UserError(f"{self.kind} {name!r} exists already; choose another name")
+            raise UserError(f"{self.kind} {name!r} already exists; choose another name")
         if not name or any(sign in name for sign in _RESERVED):
             raise UserError(f"{name!r} cannot name a {self.kind}; use letters, digits and _")
         if not isinstance(entry, self.entry_type):

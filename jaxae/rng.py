@@ -1,6 +1,6 @@
-"""Randomness by address: seed, purpose, step, row of the global batch; no key is carried along.
+"""Random numbers addressed by seed, purpose, step and row of the global batch; no key is carried.
 
-So resuming needs no saved key, and a run does not depend on the number of devices.
+So resuming needs no saved key, and results do not depend on the number of devices.
 """
 
 import enum
@@ -13,7 +13,7 @@ from jaxae.types import Key
 
 
 class Purpose(enum.IntEnum):
-    """What a stream of random numbers is for; changing a value changes results."""
+    """The purpose of a stream of random numbers; changing a value changes results."""
 
     INIT = 0
     ORDER = 1
@@ -25,7 +25,7 @@ class Purpose(enum.IntEnum):
 
 
 class SplitDraw(enum.IntEnum):
-    """What is drawn with `Purpose.SPLIT`, each at its own address; changing one changes results."""
+    """The draws with `Purpose.SPLIT`, each at its own address; changing a value changes results."""
 
     HOLD_OUT = 0  # which training rows become validation rows
     BALANCE = 1  # which anomalies stay in a balanced test set
@@ -47,7 +47,7 @@ def row_keys(key: Key, slot: Int[Array, " B"]) -> Key:
 def add_noise(
     x: Float[Array, " B *S"], slot: Int[Array, " B"], key: Key, std: Array | float
 ) -> Float[Array, " B *S"]:
-    """The rows + std * N(0, 1), each row's noise addressed by its place in the global batch."""
+    """The rows + std * N(0, 1); a row's noise is addressed by its place in the global batch."""
     draw = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))
     return x + std * draw(row_keys(key, slot))
 

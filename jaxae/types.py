@@ -6,7 +6,7 @@ ensembles, checkpoints, scoring and benchmarks are written once, for every metho
   row            one example of a data set, x of shape S: [H, W, C], [T, C] or [F]
   source         rows by index: a NumPy array, a memory-mapped file, or anything that acts like one
   id             a row's identity in the data set, the same in every split
-  class_id       a row's class as published; used to colour figures, never in training
+  class_id       a row's class as published; decides what is normal; no model sees it
   y              a row's ground truth, True = anomaly
   held-out rows  normals kept out of training (`valid`): for validation loss, scores, thresholds
   feed           brings rows to the devices in training: resident (all at once) or streaming
@@ -20,7 +20,7 @@ ensembles, checkpoints, scoring and benchmarks are written once, for every metho
   rule           turns calibration scores into a decision: "quantile:0.95", "conformal:0.05"
   threshold      the score above which a decision flags a single row
   decision       a fitted rule; decides which scores are anomalies
-  detector       model, score, decision and scaling: all that is needed to judge raw rows
+  detector       model, score, decision and scaling: everything needed to judge raw rows
   run            one experiment from configuration to report, kept in one run folder
   grid           many different members trained in one program
   protocol       classes x seeds x settings, each a member of a grid and a run, with one report
@@ -70,7 +70,7 @@ class Source(Protocol):
 
 
 class Batch(NamedTuple):
-    """The rows one device sees in one step."""
+    """The rows that one device processes in one step."""
 
     x: Float[Array, " B *S"]
     slot: Int[Array, " B"]  # position in the GLOBAL batch: addresses the noise of each row
@@ -102,7 +102,7 @@ class Dataset(NamedTuple):
     scaling: Scaling  # fitted on training rows
     dtype: str  # of the raw rows: "uint8" are pixels 0 ... 255, scaled to [0, 1] by x / 255
     digest: str = ""  # of rows, classes and splits; a run resumes only if it is unchanged
-    raw_shape: Shape = ()  # of one raw row, where an input map gave it another; () = `shape`
+    raw_shape: Shape = ()  # of one raw row, if an input map changed the shape; () = `shape`
     schema: Any = None  # how raw rows are read from files: a `jaxae.data.own.schema.Schema`
 
 
@@ -123,7 +123,7 @@ class Inferred(NamedTuple):
 
 @struct.dataclass
 class TrainState:
-    """Everything that training carries from step to step: only arrays, no device axis, no key.
+    """Everything that training passes from step to step: only arrays, no device axis, no key.
 
     Learners get the state of one member; elsewhere every leaf has a leading axis [E].
     """
@@ -135,7 +135,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict:
-        """What `Learner.infer` takes: parameters and running statistics, or averages of both."""
+        """The input of `Learner.infer`: parameters and running statistics, or averages of both."""
         return self.model_state.get("ema") or {"params": self.params, **self.model_state}
 
 
@@ -155,13 +155,13 @@ def _vector_width(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
 
 
 class Tuning(NamedTuple):
-    """How a method is computed fastest; all fields but `graphs` and `unroll` are for CPUs.
+    """The fastest options for a method; all fields except `graphs` and `unroll` are for CPUs.
 
     The defaults suit convolutions on a CPU. GPU measurements, by
     `python -m benchmarks.accelerator_check`, are in benchmarks/results/.
 
     Attributes:
-      share: the least rows of a batch for a host device (one core); with fewer, splitting the
+      share: the fewest rows of a batch for a host device (one core); with fewer, splitting the
         batch costs more than it gains.
       parameters_per_row: a device's share has at least one row for this many parameters, because
         every device updates all of them; 0 = activations dominate.
@@ -175,7 +175,7 @@ class Tuning(NamedTuple):
       graphs: whether XLA captures a whole epoch, or a scorer's loop, in one CUDA graph on an NVIDIA
         GPU, so that the host launches one graph instead of every kernel of every step.
       unroll: training steps in one iteration of the epoch's loop; may change the last bits. 0 = 4
-        where the epochs of one model are captured in graphs, else 1.
+        if the epochs of one model are captured in graphs, else 1.
     """
 
     share: int = 16
@@ -212,7 +212,7 @@ class Learner(NamedTuple):
       settings: the configured values; `step` and `loss` get the same keys.
       decode: `(variables, z [B, L]) -> x [B, *S]`; None: codes cannot be decoded.
       dtype: of activations.
-      tuning: how it is computed fastest.
+      tuning: the fastest options for it.
     """
 
     init: Init
@@ -234,8 +234,8 @@ class Score(NamedTuple):
       apply: `(fitted, one row) -> []`, higher = more anomalous; map it with `jax.vmap`.
       fit: `training rows -> fitted`, a dict of arrays. The rows come in blocks that can be iterated
         more than once. None: nothing is fitted, and `fitted` is {}.
-      standardise: `(fitted, held-out rows) -> fitted`, for scores that are scaled by rows that were
-        not trained on; None: not needed.
+      standardise: `(fitted, held-out rows) -> fitted`, for scores that are scaled with rows that
+        were not trained on; None: not needed.
       log_scale: whether a sum adds the score's logarithm; False for log-odds.
       needs: the names in `Outputs.extra` that it reads.
     """
@@ -248,7 +248,7 @@ class Score(NamedTuple):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether rows must be seen before the first one can be scored."""
+        """Whether the score must be fitted on rows before it can score any."""
         return self.fit is not None or self.standardise is not None
 
 
@@ -267,7 +267,7 @@ def above_threshold(state: dict, scores: AnyArray) -> AnyArray:
 
 
 class Rule(NamedTuple):
-    """How the scores of normals become decisions.
+    """A threshold rule: how the scores of normals become decisions.
 
     Attributes:
       fit: `(calibration scores [N], argument) -> state`, a dict of arrays in which "threshold" []

@@ -25,8 +25,8 @@ FAST_AND_SLOW = tuple(
 )
 # Each method on some numbers of devices; the slow one on two, where every part of it is at work.
 ON_DEVICES = (
-    *((method, count) for method in METHODS if method != "alocc" for count in (1, 2, 4)),
-    pytest.param("alocc", 2, marks=pytest.mark.slow),
+    *(("dense", 1), ("dense", 2), ("dense", 4), ("conv", 1), ("conv", 2)),
+    *(pytest.param(*on, marks=pytest.mark.slow) for on in (("conv", 4), ("alocc", 2))),
 )
 
 

@@ -305,12 +305,13 @@ def test_e(): time.sleep({})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seconds", "code", "side_by_side"),
     [
         (0, 1, ("-n", "2")),
         (600, None, ()),
-        pytest.param(600, None, ("-n", "2"), marks=pytest.mark.slow),
+        (600, None, ("-n", "2")),
     ],
 )
 def test_tests_are_counted_however_they_end(tmp_path, seconds, code, side_by_side, monkeypatch):

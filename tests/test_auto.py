@@ -170,7 +170,7 @@ def test_arrays_of_three_axes_are_images_or_series_and_it_is_said(
 
 @pytest.mark.parametrize(("rows", "shape"), [("images", (8,)), ("series", (4, 4, 3))])
 def test_arrays_that_are_not_what_they_are_said_to_be(rows, shape, tmp_path):
-    with pytest.raises(UserError, match=f"no {rows}; set data.rows to auto"):
+    with pytest.raises(UserError, match=f"not of {rows}; set data.rows to auto"):
         settled(stored(tmp_path / "x.npz", uniform(*shape)), data__rows=rows)
 
 

@@ -460,7 +460,7 @@ def test_a_machine_is_tuned(tmp_path, monkeypatch, capsys):
     out = tmp_path / "tuning.json"
     tune.main(f"--models ecg_dense --rounds 2 --seconds 0.1 --out {out}".split())
     printed = capsys.readouterr().out
-    assert "dense: faster with" in printed
+    assert "dense: faster with" in printed or "dense: no choice is faster" in printed
     for variant in ('{"share": 1}', '{"ynnpack": true}', '{"chunk": 32}'):
         assert f"  {variant}" in printed
     assert '"chunk": 128' not in printed  # its own

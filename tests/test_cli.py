@@ -62,7 +62,7 @@ def test_a_promise_is_checked_before_training_and_kept_by_the_run(run, tmp_path,
     with pytest.raises(SystemExit) as stop:
         cli.main([*command, "--threshold.rule", "conformal:0.02"])
     assert stop.value.code == 2
-    assert "out of reach of 39 calibration rows" in capsys.readouterr().err
+    assert "too low for 39 calibration rows" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     cli.main([*command, "--threshold.rule", "conformal:0.1"])
     said = score.score_file(tmp_path / "run", folder / "test.npy", tmp_path / "out.npz")

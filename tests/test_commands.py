@@ -64,7 +64,7 @@ def test_a_whole_run_is_verified(run, capsys):
         ["ok", name]
         for name in ("detector", "configuration", "parameters", "checkpoint", "data", "scores")
     ]
-    assert "48 test rows scored as on record, bit for bit; 0 decisions" in lines[-1]
+    assert "48 test rows scored as recorded, bit for bit; 0 decisions" in lines[-1]
     cli.main(["verify", str(run / "detector"), "--json"])
     (found,) = json.loads(capsys.readouterr().out)
     assert found["ok"]
@@ -78,14 +78,14 @@ def test_a_run_is_trained_again_and_has_the_same_digests(run, copy, capsys):
     arrays = read_npz(copy / "scores.npz")
     np.savez(copy / "scores.npz", **arrays | {"valid": arrays["valid"] * np.float32(1.0001)})
     said = failing(["verify", str(copy), "--retrain"], capsys)
-    assert "is not what it was: trained again" in said.err
+    assert "failed the checks: trained again" in said.err
     assert "scores by 1.0e-04, relative to the largest; nothing else differs" in said.out
     (copy / "provenance.jsonl").write_text('{"python": "2.7"}\n')
     cli.main(["verify", str(copy), "--retrain"])
     said = capsys.readouterr().out
     assert "python was 2.7, is 3" in said
     assert "within 0.01" in said
-    assert "no run folder" in failing(["verify", str(run / "detector"), "--retrain"], capsys).err
+    assert "not a run folder" in failing(["verify", str(run / "detector"), "--retrain"], capsys).err
 
 
 PARTS = ["detector", "configuration", "parameters", "checkpoint 2", "data", "scores"]
@@ -117,7 +117,7 @@ def test_what_is_no_more_what_it_was_is_named(part, run, copy, capsys):
         arrays = read_npz(copy / "scores.npz")
         np.savez(copy / "scores.npz", **arrays | {"test": arrays["test"] + 0.1})
     said = failing(["verify", str(copy)], capsys)
-    assert f"is not what it was: {part}" in said.err
+    assert f"failed the checks: {part}" in said.err
     assert sum(line.startswith("FAILED") for line in said.out.splitlines()) == 1
 
 
@@ -126,7 +126,7 @@ def test_a_score_on_record_that_is_no_number_is_no_score(copy, capsys):
     for changed in (arrays["test"] * np.nan, arrays["test"][:5], None):
         kept = {name: values for name, values in arrays.items() if name != "test"}
         np.savez(copy / "scores.npz", **kept, **({} if changed is None else {"test": changed}))
-        assert "is not what it was: scores" in failing(["verify", str(copy)], capsys).err
+        assert "failed the checks: scores" in failing(["verify", str(copy)], capsys).err
 
 
 def test_what_orbax_left_half_written_is_no_checkpoint(copy, capsys):
@@ -144,7 +144,7 @@ def test_a_damaged_report_is_one_line(copy, tmp_path, capsys):
 def test_exports_are_verified_too(run, tmp_path, capsys):
     path = exporting.write(run, tmp_path / "d.zip")
     cli.main(["verify", str(path)])
-    assert "golden rows judged alike" in capsys.readouterr().out
+    assert "golden rows judged as recorded" in capsys.readouterr().out
     path.write_bytes(path.read_bytes()[:-30])
     assert "export" in failing(["verify", str(path)], capsys).err
     assert "no run" in failing(["verify", str(tmp_path)], capsys).err

@@ -38,7 +38,7 @@ def test_an_own_folder_is_taken_back_from_the_eyes_of_others(found, tmp_path):
 def test_a_folder_that_others_may_have_written_to_is_refused(found, tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own").chmod(found)
-    assert f"{tmp_path / 'own'} may be written by others; remove it" in refused(tmp_path / "own")
+    assert f"other users can write to {tmp_path / 'own'}; remove it" in refused(tmp_path / "own")
 
 
 def test_a_folder_that_others_may_replace_is_refused_unless_its_parent_is_sticky(tmp_path):

@@ -180,7 +180,7 @@ def test_an_alpha_out_of_reach_names_what_would_reach_it(n, alpha, least):
         scoring.fit_rule(f"conformal:{alpha}", normals("continuous", 0, n))
     decision = scoring.fit_rule(f"conformal:{alpha}", normals("continuous", 0, least))
     assert decision.threshold == decision.calibration.max()
-    with pytest.raises(UserError, match="out of reach") as caught:
+    with pytest.raises(UserError, match="too low for") as caught:
         conformal.rank_allowed(least - 1, alpha)
     offered = float(str(caught.value).rpartition(" ")[2])
     assert conformal.rank_allowed(least - 1, offered) == 1

@@ -196,9 +196,9 @@ def test_a_user_error_is_a_value_error_that_lists_what_is_known():
 OUTSIDE = [
     ("dense", {"model.output_activation": "linear", "train.noise_std": 0.1}, lambda x: x - 0.5,
      ["-0.5 to 0.5", "train.noise_clip", "--train.no-noise-clip"]),
-    ("dense", {}, lambda x: 100 * x, ["0 to 100", "sigmoid", "gives 0 to 1", "--data.scale"]),
+    ("dense", {}, lambda x: 100 * x, ["0 to 100", "sigmoid", "covers only 0 to 1", "--data.scale"]),
     ("dense", {}, lambda x: x - 0.5, ["-0.5 to 0.5", "--model.output-activation linear"]),
-    ("dense", {"model.output_activation": "tanh"}, lambda x: 3 * x, ["gives -1 to 1"]),
+    ("dense", {"model.output_activation": "tanh"}, lambda x: 3 * x, ["covers only -1 to 1"]),
     ("dense", {"model.output_activation": "linear", "train.loss": "bce"}, lambda x: 2 * x,
      ["0 to 2", "train.loss bce", "--train.loss mse"]),
     ("conv", {"data.scale": "standard"}, lambda x: x, ["sigmoid", "--data.scale minmax"]),

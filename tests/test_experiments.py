@@ -326,6 +326,7 @@ def test_a_protocol_starts_from_the_recipe_of_its_method(args, method):
     assert one_vs_rest.recipe(args) is one_vs_rest.RECIPES[method]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [m for m in one_vs_rest.RECIPES if m != "alocc"])
 def test_recipes_have_a_member_for_every_class_and_seed(method):
     members, datasets = expand(one_vs_rest.RECIPES[method])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
-from probes import DEVICES, METHODS, SHAPE, initial, tiny
+from probes import DEVICES, FAST_AND_SLOW, METHODS, SHAPE, initial, tiny
 
 from jaxae import scoring
 from jaxae.devices import members
@@ -105,7 +105,7 @@ def test_an_epoch_is_one_program(method, size):
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("own_rows", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FAST_AND_SLOW)
 def test_the_program_of_many_hosts_lowers_with_either_feed(method, own_rows, platform, monkeypatch):
     """For 16 devices of nobody: all processes run one program, and whose they are is no part."""
     mesh = AbstractMesh((1, 16), ("groups", AXIS))

@@ -130,11 +130,11 @@ def test_damage_is_named(made, tmp_path):
     path = made[0]
     (tmp_path / "cut.zip").write_bytes(path.read_bytes()[:-50])
     for name in ("cut.zip", "none.zip"):
-        with pytest.raises(loader.ExportError, match="no readable export"):
+        with pytest.raises(loader.ExportError, match="not a readable export"):
             loader.load(tmp_path / name)
-    with pytest.raises(loader.ExportError, match=r"program\.bin .* is not what was exported"):
+    with pytest.raises(loader.ExportError, match=r"program\.bin .* has changed since the export"):
         loader.load(changed(path, tmp_path / "a.zip", loader.PROGRAM, b"other"))
-    with pytest.raises(loader.ExportError, match="no readable export"):
+    with pytest.raises(loader.ExportError, match="not a readable export"):
         loader.load(changed(path, tmp_path / "b.zip", loader.MANIFEST, b"[]"))
 
 
@@ -160,7 +160,7 @@ def test_the_file_does_not_overwrite_its_rows(made, tmp_path, monkeypatch, capsy
 
 def test_an_export_that_judges_otherwise_is_refused(made, monkeypatch):
     monkeypatch.setattr(loader, "_TOLERANCE", -1.0)
-    with pytest.raises(loader.ExportError, match="golden rows have other scores"):
+    with pytest.raises(loader.ExportError, match="scores of the golden rows differ"):
         loader.load(made[0])
     loader.load(made[0], check=False)
 
@@ -203,5 +203,5 @@ def test_the_command(made, tmp_path, capsys):
         assert stop.value.code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["mine.zip"]
     (tmp_path / "bad.zip").write_bytes(b"no zip")
-    with pytest.raises(UserError, match="no readable export"):
+    with pytest.raises(UserError, match="not a readable export"):
         exporting.write(tmp_path / "bad.zip", tmp_path / "new.zip")

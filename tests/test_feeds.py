@@ -101,7 +101,7 @@ def test_the_feed_is_chosen_by_size_and_said(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
     monkeypatch.setattr(memory, "held", lambda device: len(X) * ROW * 8 - 1)
     assert feeds.is_streaming("auto", Watched(), DEVICES[:2])  # a copy for each host device
-    assert "read while training; --train.feed resident keeps them" in capsys.readouterr().out
+    assert "read during training; --train.feed resident keeps them" in capsys.readouterr().out
     assert not feeds.is_streaming("auto", Watched(), DEVICES[:1])
     assert not feeds.is_streaming("resident", Watched(), DEVICES[:2])
     assert not feeds.is_streaming("auto", X, DEVICES[:2]), "what lies in memory stays there"

@@ -67,6 +67,7 @@ def test_the_checkpoint_is_gone_on_with(folder):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_they_can_be_made_again(tmp_path):
     """So that the next version has some, too."""
     shutil.copytree(GOLDEN.parent, tmp_path / "tests", ignore=shutil.ignore_patterns("0.*"))

@@ -160,7 +160,7 @@ def test_what_cannot_work_is_named_before_anyone_is_met(settings, words):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--hosts.auto"], "hosts.auto found no cluster"),
+        (["--hosts.auto"], "hosts.auto found no Slurm"),
         (["--hosts.auto", "--hosts.timeout", "1"], "hosts.timeout is 1; it must be at least 5"),
     ],
 )
@@ -260,7 +260,7 @@ def test_processes_that_were_told_other_things_do_not_train(tmp_path):
     each = [["--seed", "0"], ["--seed", "1"]]
     first, second = ended(started(2, tmp_path / "run", each=each))
     assert (first[0], second[0]) == (2, 2)
-    assert "process 1 has another data set or configuration than process 0" in second[2]
+    assert "process 1 has a different data set or configuration from process 0" in second[2]
     assert "go on after the last checkpoint" in first[2]
 
 

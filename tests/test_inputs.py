@@ -65,7 +65,7 @@ def test_faint_images_lie_closer_to_bright_ones(name):
     ("name", "shape", "says"),
     [
         ("smooth", (12,), r"images \[H, W, C\]"),
-        ("gradients", (9, 1), r"of shape \[9, 1\]"),
+        ("gradients", (9, 1), r"the shape \[9, 1\]"),
         ("gradients", (1, 9, 1), "2 x 2 pixels"),
         ("gradient_cells", (3, 9, 1), "4 x 4 pixels"),
         ("edges", (8, 8, 1), "unknown input 'edges'"),

@@ -40,7 +40,7 @@ def _filled(leaf):
 def test_a_device_must_hold_the_state_and_the_gradients(size):
     state = state_of(ensemble=size)
     memory.check(state, [Device({"bytes_limit": needed(state)})] * 4)
-    with pytest.raises(UserError, match=r"parameters .* GB, of .*; lower model\.latent"):
+    with pytest.raises(UserError, match=r"parameters .* GB, but .*; lower model\.latent"):
         memory.check(state, [Device({"bytes_limit": needed(state) - 1})] * 4)
 
 
@@ -65,7 +65,7 @@ def test_what_a_large_model_needs_is_said(capsys):
     assert capsys.readouterr().out == ""  # .53 GB on each
     memory.check(state_of(model__latent=2_000_000), [Device(None)])
     said = capsys.readouterr().out
-    assert said == "66,002,144 parameters with gradients and moments take 1.1 GB\n"
+    assert said == "66,002,144 parameters with gradients and moments need 1.1 GB\n"
 
 
 def test_the_memory_of_this_machine_is_known():
@@ -127,7 +127,7 @@ def test_a_batch_that_no_device_holds_is_refused_with_one_that_fits(feed, monkey
     monkeypatch.setattr(memory, "held", lambda device: 2 * room)  # host devices share it
     cfg = tiny("dense", train__batch_size=512, train__feed=feed)
     with pytest.raises(
-        UserError, match=r"train\.batch_size 512 takes more .*; \d+ would"
+        UserError, match=r"train\.batch_size 512 does not fit .*; \d+ would"
     ) as caught:
         train.fit(learners.build(cfg, SHAPE), x, cfg, devices, quiet=True)
     fits = int(str(caught.value).split("; ")[-1].split()[0])
@@ -141,9 +141,9 @@ def test_a_batch_that_no_device_holds_is_refused_with_one_that_fits(feed, monkey
     [
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
-            r"64 takes .*allocating 9 bytes.*; \d+ would fit",
+            r"64 does not fit .*allocating 9 bytes.*; \d+ would fit",
         ),
-        (MemoryError(), r"64 takes .*out of memory.*; \d+ would fit"),
+        (MemoryError(), r"64 does not fit .*out of memory.*; \d+ would fit"),
     ],
 )
 def test_memory_that_ends_while_training_is_one_line_too(error, words, monkeypatch):

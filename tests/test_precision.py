@@ -106,7 +106,7 @@ def test_what_was_trained_in_reduced_precision_is_judged_alike_without(
     assert any((a != b).any() for a, b in zip(trained, other, strict=True)), "of training it is"
     checks = {check.name: check for check in verification.verify(tmp_path / "run")}
     assert all(check.ok for check in checks.values()), verification.table([*checks.values()])
-    assert "scored as on record" in checks["scores"].words
+    assert "scored as recorded" in checks["scores"].words
     assert "0 decisions differ" in checks["scores"].words
     # An export that is made where products are reduced, and used where they are not.
     with reduced_products():

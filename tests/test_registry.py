@@ -56,7 +56,7 @@ def test_what_is_added_is_found_and_returned(numbers):
 
 
 def test_a_taken_name_is_refused_and_keeps_its_entry(numbers):
-    with pytest.raises(UserError, match="number 'one' exists already"):
+    with pytest.raises(UserError, match="number 'one' already exists"):
         numbers.add("one", 11)
     assert numbers["one"] == 1
 

@@ -137,7 +137,7 @@ def test_a_selection_outlives_more_epochs_and_no_other_choice_takes_its_folder(
     lines[2]["valid_loss"] = 0.5
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(UserError, match=r"keeps epoch 1, but .* has epoch 3 as the best"):
+    with pytest.raises(UserError, match=r"keeps epoch 1, but .* epoch 3 is the best"):
         run(cfg, tmp_path, **by_loss)
 
 

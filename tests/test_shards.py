@@ -97,7 +97,7 @@ def test_a_channel_may_be_left_out(tmp_path):
     ("change", "words"),
     [
         ({"x_train": None}, "neither x_train.npy and x_train-*.npy"),
-        ({"x_train": X[:, 0]}, "both need one shape"),
+        ({"x_train": X[:, 0]}, "both need the same shape"),
         ({"x_train": np.zeros((0, 8, 8, 1))}, "it must be [N, ...] with rows"),
         ({"x_train": X.astype(complex)}, "it must hold real numbers"),
         ({"x_train": np.array([[None]])}, "object arrays"),

@@ -347,7 +347,7 @@ def test_every_need_of_a_study_is_known():
 
 
 def test_a_study_from_outside_must_be_one_and_cannot_take_a_name(outside):
-    with pytest.raises(UserError, match="study 'verdicts' exists already"):
+    with pytest.raises(UserError, match="study 'verdicts' already exists"):
         outside("verdicts", Study(largest_error))
     with pytest.raises(UserError, match="must be a Study, not function"):
         outside("mine", largest_error)

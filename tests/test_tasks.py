@@ -108,7 +108,7 @@ def test_the_mean_over_tasks_is_covered_as_often_as_stated():
     ("tasks", "says"),
     [
         ([], "there are 0 tasks"),
-        ([ranking(2), ranking(3)], "all of as many seeds"),
+        ([ranking(2), ranking(3)], "all need the same number of seeds"),
         ([ranking()._replace(y=np.zeros(55, bool))], "55 normal and 0 anomalous rows"),
         ([ranking()._replace(scores=np.full((1, 55), np.nan, np.float32))], "NaN score"),
     ],

@@ -1,6 +1,6 @@
-"""The commands of `jaxae` except `train`: each a function with its signature and docstring as help.
+"""The commands of `jaxae` except `train`: functions whose signature and docstring are the help.
 
-A parameter without a default is a positional argument; any other one is a flag.
+A parameter without a default is a positional argument; all others are flags.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def _print(results: Any, json: bool, as_text: Callable[[Any], str]) -> None:
 
 
 def data(file: str, json: bool = False, data: DataConfig = train.OPEN.data) -> None:
-    """Show what a data set holds and which settings `jaxae train` would choose for it.
+    """Show what a data set contains and which settings `jaxae train` would choose for it.
 
     Examples: `jaxae data table.csv --data.label kind`, `jaxae data images/`, `jaxae data mnist`.
 
@@ -124,7 +124,7 @@ def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
     _print(as_json, json, lambda _: verification.table(results))
     failed = [result.name for result in results if not result.ok]
     if failed:
-        raise UserError(f"{path} is not what it was: {', '.join(failed)}")
+        raise UserError(f"{path} failed the checks: {', '.join(failed)}")
 
 
 def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False) -> None:
@@ -154,16 +154,16 @@ def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False)
 
 
 def _finished(folder: Path) -> list[dict[str, Any]]:
-    """For each run below a folder: its path, when it ended, and headline numbers of its report."""
+    """For each run below a folder: its path, when it ended, and the main numbers of its report."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name one that holds runs")
+        raise UserError(f"{folder} is not a folder; name one that contains runs")
     runs = []
     for path in sorted(folder.rglob("report.json")):
         try:
             report = loads(path.read_text())
             ended = datetime.datetime.fromtimestamp(path.stat().st_mtime)
         except (OSError, ValueError):
-            continue  # being written, or not a report of jaxae
+            continue  # not complete yet, or not a report of jaxae
         if isinstance(report, dict) and "auroc" in report:
             headline = {name: report.get(name) for name in (*_COLUMNS, "auroc_interval")}
             run = str(path.parent.relative_to(folder))
@@ -223,7 +223,7 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> None:
 
 
 def run(args: list[str]) -> None:
-    """`jaxae run NAME ...` as `python -m experiments.NAME ...` in a clone."""
+    """Run `jaxae run NAME ...` like `python -m experiments.NAME ...` in a clone."""
     import runpy
 
     names = _experiments()
@@ -244,7 +244,7 @@ def _experiments() -> list[str]:
 
 
 def _package() -> Any:
-    """The package of experiments: installed with jaxae, or beside it in a clone."""
+    """The package of experiments: installed with jaxae, or next to it in a clone."""
     for name in ("jaxae.experiments", "experiments"):
         try:
             return importlib.import_module(name)

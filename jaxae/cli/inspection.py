@@ -12,7 +12,7 @@ from jaxae.data.own import tables
 from jaxae.data.raw_data import Raw
 from jaxae.workflows import auto
 
-_NAMED = 8  # how many columns a line names at most
+_NAMED = 8  # the most columns that a line names
 
 
 def columns(cfg: DataConfig) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def columns(cfg: DataConfig) -> list[dict[str, Any]]:
 
 
 def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
-    """What the data hold, and the settings that training would choose.
+    """Describe the data, and the settings that training would choose.
 
     Returns:
       JSON-able: numbers of `rows` and of those `used`, `shape` and `dtype` of a row, `range` of the
@@ -87,7 +87,7 @@ def _classes(raw: Raw, cfg: DataConfig) -> list[dict[str, Any]]:
 
 
 def _constant(raw: Raw) -> list[str]:
-    """Features, channels or pixels that have one value in all training rows."""
+    """Features, channels or pixels that have the same value in all training rows."""
     ends = [(b.min(axis=0), b.max(axis=0)) for b in sources.blocks(raw.x_train)]
     low = functools.reduce(np.minimum, (lowest for lowest, _ in ends))
     high = functools.reduce(np.maximum, (highest for _, highest in ends))
@@ -98,7 +98,7 @@ def _constant(raw: Raw) -> list[str]:
 
 
 def _duplicates(raw: Raw) -> dict[str, int]:
-    """How many rows equal another, bit for bit: in training, in test, and test rows in training."""
+    """The number of duplicate rows, bit for bit: in training, in test, and of test in training."""
     train, test = (
         np.array([hash(row.tobytes()) for block in sources.blocks(x) for row in block])
         for x in (raw.x_train, raw.x_test)

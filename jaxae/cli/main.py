@@ -1,4 +1,4 @@
-"""The command `jaxae`: its usage, and how a command is found by its name."""
+"""The command `jaxae`: its usage, and running a command by its name."""
 
 import functools
 import sys
@@ -12,7 +12,7 @@ from jaxae.errors import UserError, user_errors
 USAGE = """usage: jaxae COMMAND ...    each command has --help with examples
   train      train a detector on your data or a published set:  jaxae train --data.name FILE
   run        run a published experiment:                        jaxae run digits_conv
-  data       show what a file holds and how it would be used:   jaxae data FILE
+  data       show a file's content and how it would be used:    jaxae data FILE
   score      score new rows with a finished run:                jaxae score RUN FILE --out OUT.csv
   compare    compare two runs on the same test rows:            jaxae compare RUN RUN
   report     write an HTML report with a threshold slider:      jaxae report RUN

@@ -1,6 +1,6 @@
-"""The command `jaxae score`: a file of new rows scored by the detector of a finished run.
+"""The command `jaxae score`: scoring a file of new rows with the detector of a finished run.
 
-Results are written block by block, and the output file appears whole or not at all.
+Results are written block by block, and the output file is renamed into place when it is complete.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def score_file(
         images), in the units of the run's data set
       out: a .csv or .npz to write: row, score, p_value, threshold, is_anomaly
       explain: show which values are reconstructed worst: for the most anomalous rows on the screen
-        and in a picture beside --out, for every row in --out
+        and in a picture next to --out, for every row in --out
       json: print a summary as JSON
 
     Returns:
@@ -91,7 +91,7 @@ def score_file(
 
 
 def _columns(judgement: detectors.Judgement, first: int, threshold: float) -> Columns:
-    """The columns of a block of rows, of which the first has number `first`."""
+    """The columns of a block of rows, whose first row has the number `first`."""
     count = len(judgement.score)
     return {
         "row": np.arange(first, first + count),
@@ -142,7 +142,7 @@ def _opened(
 
 
 def _cells(columns: Columns, why: Explained, features: Sequence[str]) -> dict[str, Iterable[Any]]:
-    """The columns of a .csv by name; with an explanation, the worst values and their shares too."""
+    """The columns of a .csv by name; an explanation adds the worst values and their shares."""
     cells: dict[str, Iterable[Any]] = {
         "row": columns["row"],
         "score": [f"{score:.9g}" for score in columns["score"]],
@@ -166,7 +166,7 @@ def _describe(
     why: explanation.Explanation,
     out: Path | None,
 ) -> list[str]:
-    """Lines on which values of the most anomalous rows are reconstructed worst, and a figure."""
+    """Lines that name the worst reconstructed values of the most anomalous rows, and a figure."""
     cfg = detector.about.config
     top = np.argsort(-judgement.score, kind="stable")[:_SHOWN]
     worst, shape = explanation.leading(why.residual[top]), why.x.shape[1:]
@@ -198,7 +198,7 @@ def _describe(
 def _judged(
     detector: detectors.Detector, raw: Source, explain: bool
 ) -> Iterator[tuple[detectors.Judgement, Explained]]:
-    """Results block by block; rows in memory, or to be explained, are one block."""
+    """Results block by block; rows in memory, or with explanations, are one block."""
     if explain:
         x = detectors.prepared(detector, sources.read(raw))
         yield detectors.judge_prepared(detector, x), explanation.explain(detector, x)

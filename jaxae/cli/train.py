@@ -10,7 +10,7 @@ from jaxae.config.parsing import parse_cli
 from jaxae.devices import hosts
 from jaxae.errors import user_errors
 
-# The defaults of `jaxae train`: every setting that can be chosen from the training rows is "auto".
+# The defaults of `jaxae train`: all settings that can be chosen from the training rows are "auto".
 OPEN = ExperimentConfig(
     name="run",
     method=AUTO,
@@ -37,8 +37,8 @@ def main(default: ExperimentConfig, args: list[str] | None = None, **more: str) 
     with hosts.exit_without_waiting(), user_errors():
         cfg = parse_cli(default, args, **more)
         hosts.watch(cfg.hosts)
-        # Collecting garbage among all of JAX's objects would take half a second of a run of six
-        # seconds, and at exit another half, for memory that the end of the process frees anyway.
+        # Garbage collection of JAX's many objects would take half a second of a run of six seconds,
+        # and half a second at exit, for memory that the end of the process frees anyway.
         gc.set_threshold(20_000, 20, 20)
         atexit.register(gc.freeze)
         from jaxae.devices import compile_cache  # imports JAX, which takes a second

@@ -1,10 +1,10 @@
-"""Every setting with its default and its valid values: a configuration is plain data.
+"""All settings, with defaults and valid values: a configuration is plain data.
 
 `schema` has the settings of a run and `grids` those of protocols, each described once in the terms
-of `fields`. `checks` derives from the descriptions which values are valid and which settings fix
-the course of training; `migrations` reads configurations saved before, `parsing` command lines. The
-package is imported before anything slow, so it uses no arrays, and of jaxae only `errors`. It does
-not know what its settings do: no method, no data, no device.
+of `fields`. From these descriptions `checks` derives which values are valid and which settings
+determine training; `migrations` reads old configurations, `parsing` command lines. The package is
+imported before anything slow, so it uses no arrays, and of jaxae only `errors`. It does not know
+what its settings do: it knows no method, data set or device.
 """
 
 from jaxae.config.checks import AUTO, validate

@@ -1,4 +1,4 @@
-"""What can be said of a configuration without data or devices: is it valid, what does it fix."""
+"""Checks of a configuration that need no data or devices, and the settings that fix training."""
 
 import dataclasses
 import functools
@@ -52,8 +52,8 @@ def refuse_set(cfg: Config, names: Iterable[str], why: str, section: str = "") -
 
     Args:
       cfg: the configuration, or a section of it.
-      names: dotted names of the fields that nothing would read.
-      why: why they are not read, and what to do.
+      names: dotted names of fields that would be ignored.
+      why: why they are ignored, and what to do.
       section: the section's name and a dot, if `cfg` is one.
     """
     for name in names:
@@ -63,12 +63,12 @@ def refuse_set(cfg: Config, names: Iterable[str], why: str, section: str = "") -
 
 
 def is_read(cfg: Config, name: str, reads: frozenset[str]) -> bool:
-    """Whether a method reads a field: every method does, or it is among the method's `reads`."""
+    """Whether a method reads a field: all methods do, or the field is in the method's `reads`."""
     return name in reads or Fact.BY_METHOD not in settings(type(cfg))[name].facts
 
 
 def marked(cfg: Config, fact: Fact) -> list[str]:
-    """Dotted names of the fields that a fact is true of."""
+    """Dotted names of the fields for which a fact is true."""
     every = settings(type(cfg)).items()
     return [name for name, s in every if fact in s.facts and not s.is_section]
 
@@ -90,10 +90,10 @@ def refuse_open(cfg: Config) -> None:
 
 
 def training_identity(cfg: Config) -> dict[str, Any]:
-    """The settings that fix the course of training: all but those marked `Fact.FREE`, nested.
+    """The settings that determine training: all except those marked `Fact.FREE`, nested.
 
     Two configurations with the same identity share every step that both take: a run may be resumed,
-    lengthened or scored in another way, but a run folder never mixes two identities.
+    extended or scored in another way, but a run folder never mixes two identities.
     """
     return {
         name: training_identity(getattr(cfg, name)) if setting.is_section else getattr(cfg, name)
@@ -103,7 +103,7 @@ def training_identity(cfg: Config) -> dict[str, Any]:
 
 
 def refuse_rows(x: "Source") -> None:
-    """Raise a `UserError` unless rows are float32 [N, ...] with no axis of length 0."""
+    """Raise a `UserError` unless rows are float32 [N, ...] without an axis of length 0."""
     if x.dtype != "float32" or len(x.shape) < 2 or 0 in x.shape:
         raise UserError(
             f"training rows are {x.dtype} {list(x.shape)}; give float32 [N, ...] with at least one"
@@ -137,7 +137,7 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a finite number"
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that its field declares."""
+    """Whether a value has the type that its field declares."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:

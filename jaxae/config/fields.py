@@ -1,8 +1,8 @@
-"""How a setting is described, apart from its type and default: its range, and who reads it.
+"""The description of a setting besides its type and default: its range, and what reads it.
 
 In `jaxae.config.schema` a setting is `name: Annotated[type, facts ...] = default`; the facts of a
-section hold for each of its fields. Checks, refusals, the identity of a training and the list of
-"auto" fields all derive from these descriptions, and nothing else lists fields.
+section hold for each of its fields. Checks, refusals, the training identity and the list of "auto"
+fields are all derived from these descriptions; there is no other list of fields.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ class Range(NamedTuple):
 
 
 class Fact(enum.Enum):
-    """What is true of a setting."""
+    """Facts that may be true for a setting."""
 
     FREE = "does not change what is learned: a run may be resumed with another value"
     FROM_ROWS = 'may be "auto": chosen from the training rows, see `jaxae.workflows.auto`'

@@ -1,4 +1,4 @@
-"""The settings of protocols: those of an experiment, and how its members differ."""
+"""The settings of protocols: those of an experiment, and those in which members differ."""
 
 from dataclasses import dataclass, fields
 
@@ -7,7 +7,7 @@ from jaxae.config.schema import ExperimentConfig
 
 
 def experiment_of(cfg: ExperimentConfig) -> ExperimentConfig:
-    """The settings that a protocol shares with a single run: its members start from them."""
+    """The settings that a protocol shares with a single run; its members start from them."""
     return ExperimentConfig(**{f.name: getattr(cfg, f.name) for f in fields(ExperimentConfig)})
 
 

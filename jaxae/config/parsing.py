@@ -1,4 +1,4 @@
-"""Configurations and commands read from the command line, with errors of one line."""
+"""Reading configurations and commands from the command line, with one-line errors."""
 
 import argparse
 import contextlib
@@ -22,12 +22,12 @@ def parse_cli(
     """The default configuration, changed by flags such as `--train.epochs 5`.
 
     Args:
-      default: the experiment's own configuration; with `--config FILE` that of a file is used.
+      default: the experiment's own configuration; `--config FILE` replaces it.
       args: the arguments; None = the process's.
       more: see `parse`.
 
     Raises:
-      UserError: an argument is unknown, was renamed or removed, or has a value that is not valid.
+      UserError: an argument is unknown, was renamed or removed, or has an invalid value.
       SystemExit: help was asked for.
     """
     import sys
@@ -43,8 +43,8 @@ def parse(target: Callable[..., Parsed], args: list[str], **more: Any) -> Parsed
     Args:
       target: its docstring is the help.
       args: the arguments.
-      more: of `tyro.cli`: `prog`, the name of the command; `default`, an instance; `description`,
-        instead of the docstring.
+      more: arguments of `tyro.cli`: `prog`, the name of the command; `default`, an instance;
+        `description`, which replaces the docstring.
 
     Raises:
       UserError: an argument is unknown, or its value cannot be read.
@@ -68,7 +68,7 @@ def completion(
     configured: Mapping[str, ExperimentConfig],
     shell: str,
 ) -> str:
-    """A script that completes commands and their settings in a shell: bash, zsh or tcsh.
+    """A completion script of commands and their settings for a shell: bash, zsh or tcsh.
 
     `commands` are functions by the names of their commands; `configured` are default configurations
     by the names of the commands that take one.
@@ -87,7 +87,7 @@ def completion(
 
 
 def _from_file(default: ExperimentConfig, args: list[str]) -> tuple[ExperimentConfig, list[str]]:
-    """The configuration named by --config, else `default`; and the other arguments."""
+    """The configuration that --config names, else `default`; and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", const="")
     parsed, rest = parser.parse_known_args(args)

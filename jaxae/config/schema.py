@@ -1,6 +1,6 @@
-"""Every setting of an experiment, in frozen dataclasses: the only place for defaults and ranges.
+"""All settings of an experiment, in frozen dataclasses: the only place for defaults and ranges.
 
-`jaxae.config.fields` says how a setting is described; the string below each is its --help.
+`jaxae.config.fields` defines how to describe a setting; the string below each is its --help.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ class DataConfig:
 
     name: str = "digits"
     """digits, mnist, fashion_mnist or ecg5000; npz:FILE; npy:FOLDER (may be larger than memory);
-    table:FILE (CSV or Parquet); images:FOLDER; series:FILE; or just a file or folder, whose kind is
-    told by its name"""
+    table:FILE (CSV or Parquet); images:FOLDER; series:FILE; or just a file or folder, whose name
+    then decides its kind"""
     dir: Annotated[str, Fact.FREE] = ""
     """folder with the raw files (mnist/, ...); "" = $JAXAE_DATA_DIR if set, else download"""
     rows: Literal["auto", "images", "series"] = "auto"
@@ -59,7 +59,7 @@ class DataConfig:
     split_seed: Seed = 21
     """seed of every draw of rows; runs that differ only in --seed share one split"""
     valid: Literal["holdout", "test"] = "holdout"
-    """validation rows (normals that are not trained on): holdout = held out of the training rows;
+    """validation rows (normals that are not trained on): holdout = a share of the training rows;
     test = the normal rows of the test set"""
     valid_fraction: Share = 0.1
     """share of the normal training rows that is held out for validation"""
@@ -167,7 +167,7 @@ class TrainConfig:
     """reconstruction loss: mse, mae or bce"""
     precision: Literal["default", "high", "highest"] = "default"
     """precision of matrix products in training on GPUs and TPUs: default = the platform's own (TF32
-    or bfloat16), high, or highest = full float32; all else is computed in full float32 anyway"""
+    or bfloat16), high, or highest = full float32; all else is always computed in full float32"""
     noise_std: Annotated[Amount, Fact.BY_METHOD] = 0.0
     """standard deviation of the Gaussian noise on the input; the target stays clean"""
     noise_clip: Annotated[bool, Fact.BY_METHOD] = True
@@ -204,7 +204,7 @@ class ThresholdConfig:
     on: Literal["valid", "train"] = "valid"
     """fit the rule on the scores of validation rows, or of training rows as some tutorials do"""
     limit: Count = 0
-    """fit the rule on the first so many scores only; 0 = all"""
+    """fit the rule on only the first N scores; 0 = all"""
     standardise_fraction: ShareOrZero = 0.0
     """share of the validation rows that only standardise a sum of scores; 0 = all calibrate too"""
 
@@ -222,17 +222,17 @@ class HostsConfig:
     index: Annotated[int, at_least(-1)] = -1
     """number of this process, counted from 0"""
     timeout: Annotated[int, at_least(5)] = 60
-    """seconds without a sign of life after which a process counts as lost and all others stop"""
+    """seconds without a heartbeat after which a process counts as lost and all others stop"""
 
     @property
     def asked(self) -> bool:
-        """Whether several processes are asked for."""
+        """Whether the settings name several processes."""
         return self.auto or bool(self.coordinator)
 
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """All settings of one experiment: what `config.json` in a run folder holds."""
+    """All settings of one experiment: the content of `config.json` in a run folder."""
 
     name: str
     """name of the experiment, used in titles and in the default --run-dir"""
@@ -283,7 +283,7 @@ def cache_dir() -> Path:
 
 
 def for_scoring(cfg: ExperimentConfig) -> ExperimentConfig:
-    """The same experiment with the model computing in `score_dtype`; the weights fit both."""
+    """The same experiment with the model in `score_dtype`; the weights are the same for both."""
     model = dataclasses.replace(cfg.model, compute_dtype=cfg.score_dtype)
     return dataclasses.replace(cfg, model=model)
 
@@ -302,7 +302,7 @@ def to_json(cfg: ExperimentConfig) -> str:
 
 
 def from_json(text: str) -> ExperimentConfig:
-    """The configuration in a JSON text; raises a `UserError` as `from_dict` does."""
+    """The configuration in a JSON text; raises a `UserError`, like `from_dict`."""
     try:
         return from_dict(json.loads(text))
     except json.JSONDecodeError as error:
@@ -310,7 +310,7 @@ def from_json(text: str) -> ExperimentConfig:
 
 
 def from_dict(values: Any) -> ExperimentConfig:
-    """The configuration in a JSON object; a `UserError` if it is not one of this version."""
+    """The configuration in a JSON object; raises a `UserError` if this version cannot read it."""
     if not isinstance(values, dict):
         raise UserError(f"the configuration is {values!r}; it must be a JSON object")
     return validate(_build(ExperimentConfig, migrated(values, FORMAT), ""))

@@ -1,7 +1,7 @@
-"""Arrays in .npy, .npz and .csv files, which need not be trusted: reading one runs no code.
+"""Arrays in .npy, .npz and .csv files. Files need not be trusted: reading one runs no code.
 
 A header is checked against the size of the file before memory is allocated. Rows in .npy files
-may be larger than memory: `on_disk` reads them when they are asked for.
+may be larger than memory: `on_disk` reads them on demand.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ _DAMAGE = (
     *(OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, RuntimeError),
     *(OverflowError, MemoryError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-# Reads announced to the system before the first of them. A virtual disk (AMD EPYC, Zen 5) gave 14
+# The number of reads to announce to the system in advance. A virtual disk (AMD EPYC, Zen 5) gave 14
 # thousand rows of 3 kB per second without this, 70 thousand with it, and 13 thousand by a memory
-# map. Of rows in the system's cache, a memory map gives a quarter of what these reads do.
+# map. For rows in the system's cache, a memory map is a quarter as fast as these reads.
 _AHEAD = 256
 _SLOW = 10e-6  # seconds per piece; reads from the system's cache take 2 microseconds
 
 
 def read_rows(path: Path) -> np.ndarray:
-    """Rows to judge: of a .npy, of an .npz its `x_test` or else its only array, or of a .csv.
+    """Rows to judge: from a .npy or a .csv, or `x_test` or else the only array of an .npz.
 
     Raises:
-      UserError: another kind of file, or one that is missing, damaged, or holds something else.
+      UserError: the file is of another kind, missing or damaged, or contains something else.
     """
     if path.suffix == ".npy":
         with _reading(path, ".npy"), path.open("rb") as file:
@@ -50,7 +50,7 @@ def read_rows(path: Path) -> np.ndarray:
         if "x_test" not in arrays and len(arrays) != 1:
             raise UserError(
                 f"{path} holds {', '.join(arrays) or 'nothing'}; name the rows x_test, or save "
-                "them alone"
+                "only the rows"
             )
         return arrays["x_test"] if "x_test" in arrays else next(iter(arrays.values()))
     if path.suffix == ".csv":
@@ -59,7 +59,7 @@ def read_rows(path: Path) -> np.ndarray:
 
 
 def open_rows(path: Path) -> Source:
-    """As `read_rows`, but the rows of a .npy stay on disk if they can be read one by one."""
+    """Like `read_rows`, but the rows of a .npy stay on disk if they can be read one by one."""
     if path.suffix == ".npy":
         with contextlib.suppress(UserError):
             return on_disk([path])
@@ -73,8 +73,8 @@ def read_npz(
 
     Args:
       path: the file.
-      names: of the arrays to read, of those that are there; None = all.
-      needed: names of arrays that must be there.
+      names: the arrays to read, if they exist; None = all.
+      needed: the arrays that must exist.
 
     Raises:
       UserError: the file is missing or damaged, lacks an array, or an array holds objects.
@@ -96,14 +96,14 @@ def read_npz(
 
 
 def on_disk(paths: list[Path], row_shape: Shape | None = None) -> Source:
-    """The rows of one .npy file, or of several as if they were one, read when they are asked for.
+    """The rows of one .npy file, or of several as if they were one, read on demand.
 
     Args:
       paths: files of arrays [N, ...].
-      row_shape: what each row is reshaped to; None = as it is stored.
+      row_shape: the shape to give each row; None = as stored.
 
     Raises:
-      UserError: a file is not a .npy or was cut off, holds no rows, or rows unlike the first's.
+      UserError: a file is not a .npy, is truncated or empty, or its rows differ from the first's.
     """
     files = [_StoredRows(path, row_shape) for path in paths]
     first = files[0]
@@ -117,13 +117,13 @@ def on_disk(paths: list[Path], row_shape: Shape | None = None) -> Source:
 
 
 class _StoredRows:
-    """The rows of one .npy file; what the system caches of it is not this process's memory."""
+    """The rows of one .npy file; the system's cache does not count as this process's memory."""
 
     def __init__(self, path: Path, row_shape: Shape | None):
         self.path = path
         with _reading(path, ".npy"), path.open("rb") as file:
             shape, is_by_column, self.dtype = _header(file, path.stat().st_size)
-            self._start = file.tell()  # of the values
+            self._start = file.tell()  # where the values start
             if is_by_column:
                 raise ValueError("it is stored column by column; save it in the order of C")
         check_rows(shape, self.dtype, str(path))
@@ -161,13 +161,13 @@ class _StoredRows:
                 while done < end:
                     count = os.preadv(number, [buffer[done:end]], offset + size - (end - done))
                     if not count:
-                        raise UserError(f"{self.path} was cut off while it was read; put it back")
+                        raise UserError(f"{self.path} was truncated while it was read; restore it")
                     done += count
         self._is_slow = time.perf_counter() - clock > _SLOW * len(sizes)
 
 
 def check_rows(shape: Shape, dtype: np.dtype, name: str) -> None:
-    """Refuse an array, called `name` in the error, that is not rows [N, ...] of real numbers."""
+    """Refuse an array (`name` in the error) that does not consist of rows [N, ...] of numbers."""
     if len(shape) < 2 or 0 in shape:
         raise UserError(f"{name} has the shape {shape}; it must be [N, ...] with rows")
     if dtype.kind not in "fiub":
@@ -176,7 +176,7 @@ def check_rows(shape: Shape, dtype: np.dtype, name: str) -> None:
 
 @contextlib.contextmanager
 def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Name the file, and the kind that it should be, in errors of reading it."""
+    """Add the name of the file and its expected kind to errors of reading it."""
     try:
         yield
     except _DAMAGE as error:
@@ -184,13 +184,13 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
 
 
 def _array(file: Any, size: int) -> np.ndarray:
-    """One array in NumPy's format, of a file of so many bytes."""
+    """One array in NumPy's format, from a file of `size` bytes."""
     shape, is_by_column, dtype = _header(file, size)
     return np.ndarray(shape, dtype, file.read(), order="F" if is_by_column else "C")
 
 
 def _header(file: Any, size: int) -> tuple[Shape, bool, np.dtype]:
-    """Shape, whether stored column by column, and type, checked against the size of the file."""
+    """Shape, whether stored by columns, and dtype; checked against the size of the file."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of NumPy's format is not read")
@@ -206,7 +206,7 @@ def _header(file: Any, size: int) -> tuple[Shape, bool, np.dtype]:
 
 
 def _csv(path: Path) -> np.ndarray:
-    """Numbers [N, F] separated by commas; a first line that holds no number names the columns.
+    """Numbers [N, F] separated by commas; a first line without numbers names the columns.
 
     An empty line before the last row is an error, so that no row is lost silently.
     """

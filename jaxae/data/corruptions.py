@@ -1,9 +1,9 @@
-"""Corruptions that turn normal rows into anomalies, at a severity: pure functions of one row.
+"""Corruptions that turn normal rows into anomalies of a given severity: pure functions of a row.
 
 Each is `(x, severity [], key) -> x-like`, mapped over rows and severities; severity 0 is the
-identity. The randomness of a row is addressed by its position in the array, so that it does not
-depend on which other rows are corrupted, and all severities of a row share one draw: a surface
-over severities is smooth.
+identity. The random numbers of a row depend only on its position in the array, not on which other
+rows are corrupted, and all severities of a row share one draw, so a surface over severities is
+smooth.
 """
 
 import math
@@ -30,11 +30,11 @@ _BLUR_RADIUS = 12  # four standard deviations at the largest severity of `blur`,
 
 
 class Corruption(NamedTuple):
-    """A corruption, the rows that it fits and its severities."""
+    """A corruption, the kind of rows that it works on, and its severities."""
 
     apply: Callable[[Array, Array, Key], Array]
     kind: Literal["images", "series", "any"]
-    severities: tuple[float, ...]  # a grid from hardly visible to gross
+    severities: tuple[float, ...]  # a grid from barely visible to severe
     limits: tuple[float, float]  # smallest and largest severity
     unit: str
 
@@ -57,7 +57,7 @@ def _grid(x: Array) -> list[Array]:
 
 
 def rotation(x: Float[Array, "H W C"], degrees: Scalar, key: Key) -> Float[Array, "H W C"]:
-    """Turn an image anticlockwise about its centre; bilinear, 0 where nothing was.
+    """Rotate an image anticlockwise about its centre; bilinear, 0 outside the image.
 
     Multiples of 90 degrees move pixels onto pixels, as `numpy.rot90` does for square images.
     """
@@ -106,7 +106,7 @@ def occlusion(x: Float[Array, "H W C"], share: Scalar, key: Key) -> Float[Array,
 
 
 def shift(x: Float[Array, "H W C"], pixels: Scalar, key: Key) -> Float[Array, "H W C"]:
-    """Move an image up, down, left or right (drawn per row), black where nothing was."""
+    """Move an image up, down, left or right (drawn per row); uncovered pixels become black."""
     down, right = jnp.array([[1, 0], [-1, 0], [0, 1], [0, -1]])[jax.random.randint(key, (), 0, 4)]
     rows, columns = _grid(x)
     return _resample(x, rows - pixels * down, columns - pixels * right)
@@ -128,7 +128,7 @@ def drift(x: Float[Array, "T C"], amplitude: Scalar, key: Key) -> Float[Array, "
 
 
 def dropout(x: Float[Array, "T C"], share: Scalar, key: Key) -> Float[Array, "T C"]:
-    """Freeze a series, as a stuck sensor does: a random stretch holds the value it starts with."""
+    """Freeze a series, as a stuck sensor does: a random stretch keeps its first value."""
     length = jnp.round(share * x.shape[0])
     start = jnp.floor(jax.random.uniform(key) * (x.shape[0] - length + 1)).astype(jnp.int32)
     time = jnp.arange(x.shape[0])
@@ -137,9 +137,9 @@ def dropout(x: Float[Array, "T C"], share: Scalar, key: Key) -> Float[Array, "T 
 
 
 def time_warp(x: Float[Array, "T C"], strength: Scalar, key: Key) -> Float[Array, "T C"]:
-    """Run a series faster and slower: speed 1 + s cos(2 pi k t), k = 1 or 2, either sign.
+    """Vary the speed of a series: 1 + s cos(2 pi k t), k = 1 or 2, either sign.
 
-    Order is kept (s <= 1), both ends stay, values are interpolated linearly.
+    The order is kept (s <= 1), both ends stay fixed, values are interpolated linearly.
     """
     last = x.shape[0] - 1
     for_periods, for_sign = jax.random.split(key)
@@ -178,12 +178,12 @@ CORRUPTIONS: Registry[Corruption] = Registry(
 
 
 def takes(x: Source) -> bool:
-    """Whether rows can be corrupted: images only with values in [0, 1]."""
+    """Whether rows can be corrupted: images need values in [0, 1]."""
     return len(x.shape) != 4 or sources.within(sources.span(x), 0.0, 1.0)
 
 
 def applicable(shape: Shape) -> tuple[str, ...]:
-    """The names of the corruptions that fit rows of this shape, in the registry's order."""
+    """The names of the corruptions that work on rows of this shape, in the registry's order."""
     kind = {2: "series", 3: "images"}.get(len(shape))
     return tuple(name for name, c in CORRUPTIONS.items() if c.kind in ("any", kind))
 
@@ -194,10 +194,10 @@ def corrupt(spec: str, x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.nda
     Args:
       spec: "NAME:SEVERITY", for instance "rotation:90".
       x: rows, images in [0, 1].
-      seed: row i uses the random numbers of (seed, i), whatever the other rows are.
+      seed: row i uses the random numbers of (seed, i), independent of the other rows.
 
     Raises:
-      UserError: the name is unknown or does not fit the shape, or the severity is missing or
+      UserError: the name is unknown or does not work on this shape, or the severity is missing or
         outside its limits.
     """
     name, _, text = spec.partition(":")
@@ -236,10 +236,10 @@ def severity_grid(
 
     Args:
       names: K names, static under `jax.jit`; see `applicable`.
-      x: rows; the result is K * L times as large, so pass some hundreds of them.
-      key: of the stream; a row's draws are the same for every name and severity, and those of
-        `corrupt` if this is `stream(seed, Purpose.CORRUPTION)`.
-      severities: [K, L], one grid for each name; `Corruption.severities` are all equally long.
+      x: rows; the result is K * L times as large, so pass only some hundreds.
+      key: the key of the stream; a row's draws are the same for every name and severity, and equal
+        those of `corrupt` if this is `stream(seed, Purpose.CORRUPTION)`.
+      severities: [K, L], one grid for each name; all `Corruption.severities` have equal length.
     """
     keys, levels = row_keys(key, jnp.arange(len(x))), jnp.asarray(severities, jnp.float32)
     surfaces = []

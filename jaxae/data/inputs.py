@@ -1,9 +1,9 @@
-"""Fixed feature maps of a row: what a model sees in place of the pixels.
+"""Fixed feature maps of a row, which replace the pixels as the model's input.
 
-A map is a pure function of one row with nothing fitted, chosen by `data.input` and kept with the
-detector. Reconstruction errors are then those of the mapped values: a bright stroke counts no more
-than a faint one, and an edge that is off by a pixel hardly at all. To add a map, enter an `Input`
-in `INPUTS`, or call `INPUTS.add` from outside the package.
+A map is a pure function of one row with nothing fitted, selected by `data.input` and stored with
+the detector. Reconstruction errors are then those of the mapped values: a bright stroke counts no
+more than a faint one, and an edge displaced by a pixel counts very little. To add a map, enter an
+`Input` in `INPUTS`, or call `INPUTS.add` from outside the package.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Input(NamedTuple):
     """A feature map and the rows that it takes.
 
     Attributes:
-      apply: of one row [*S] with values in [0, 1] -> [*S'], values in [0, 1] too.
+      apply: one row [*S] with values in [0, 1] -> [*S'], also in [0, 1].
       side: smallest height and width of the images [H, W, C] that it takes; 0 = rows of any shape.
     """
 
@@ -43,25 +43,25 @@ def _pooled(x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
 
 
 def _normalised(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-    """Divide x by sqrt(|x|): in [0, 1] as x is, because |x| is at least its largest value."""
+    """Divide x by sqrt(|x|); stays in [0, 1], because |x| is at least its largest value."""
     return x / jnp.sqrt(jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(x))), 1e-6))
 
 
 def _smooth(x: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
     """sqrt(pool(blur(x))): a Gaussian of 1 pixel, means of 2 x 2 pixels.
 
-    The root keeps the sign: a row to judge may lie outside [0, 1], and must not look black.
+    The root keeps the sign: a row to judge may be outside [0, 1], and must not become black.
     """
     pooled = _pooled(gaussian_blur(x, 1.0, radius=4))
     return jnp.sign(pooled) * jnp.sqrt(jnp.abs(pooled))
 
 
 def _gradients(x: Float[Array, "H W C"]) -> Float[Array, "H W K"]:
-    """How strongly, and in which of eight directions, x rises.
+    """The strength of x's gradient in each of eight directions.
 
     With the gradient g of x after a blur of 1 pixel, r_k = max(0, g . d_k)^2 / |g|: the length of
-    the gradient, divided smoothly among the directions d_k = (cos, sin)(2 pi k / 8), as histograms
-    of oriented gradients do in bins (Dalal and Triggs, CVPR 2005).
+    the gradient, divided smoothly among the directions d_k = (cos, sin)(2 pi k / 8); histograms of
+    oriented gradients use bins instead (Dalal and Triggs, CVPR 2005).
     """
     smooth = gaussian_blur(x, 1.0, radius=4)
     padded = jnp.pad(smooth, ((1, 1), (1, 1), (0, 0)), mode="edge")
@@ -74,15 +74,15 @@ def _gradients(x: Float[Array, "H W C"]) -> Float[Array, "H W K"]:
 
 
 def _fine_gradients(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
-    """Normalised sqrt(pool(r)): a direction for every 2 x 2 pixels."""
+    """Normalised sqrt(pool(r)): directions in cells of 2 x 2 pixels."""
     return _normalised(jnp.sqrt(_pooled(_gradients(x))))
 
 
 def _gradient_cells(x: Float[Array, "H W C"]) -> Float[Array, "h w K"]:
     """Normalised sqrt(pool(pool(blur(r)))): histograms of directions in cells of 4 x 4 pixels.
 
-    The blur of 1 pixel spreads a gradient over neighbouring cells, so that one on a border does
-    not jump between cells.
+    The blur of 1 pixel spreads a gradient over neighbouring cells, so that a gradient on a border
+    does not jump between cells.
     """
     cells = _pooled(_pooled(gaussian_blur(_gradients(x), 1.0, radius=4)))
     return _normalised(jnp.sqrt(jnp.maximum(cells, 0)))
@@ -102,23 +102,23 @@ INPUTS: Registry[Input] = Registry(
 
 
 def shape_of(name: str, shape: Shape) -> Shape:
-    """S' of rows of shape S.
+    """The shape S' of mapped rows of shape S.
 
     Raises:
-      UserError: an unknown map, or rows that it does not take.
+      UserError: the map is unknown, or does not take rows of this shape.
     """
     feature_map = INPUTS[name]
     side = feature_map.side
     if side and (len(shape) != 3 or min(shape[:2]) < side):
         raise UserError(
             f"data.input {name!r} takes images [H, W, C] of {side} x {side} pixels or more, "
-            f"and the rows are of shape {list(shape)}; use --data.input none"
+            f"but the rows have the shape {list(shape)}; use --data.input none"
         )
     return tuple(jax.eval_shape(feature_map.apply, jax.ShapeDtypeStruct(shape, jnp.float32)).shape)
 
 
 def mapped(name: str, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, "N ..."]:
-    """`Input.apply` of each of the scaled rows; the caller checks that they are in [0, 1].
+    """`Input.apply` for each scaled row; the caller checks that values are in [0, 1].
 
     Raises:
       UserError: see `shape_of`.

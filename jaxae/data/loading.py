@@ -1,4 +1,4 @@
-"""Data by name or from a user's own files, and the order in which training sees the rows."""
+"""Loading data by name or from a user's own files, and the order of rows in training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from jaxae.registry import Registry
 from jaxae.rng import Purpose, host_generator
 from jaxae.types import Dataset
 
-# Name -> loader of the rows as published.
+# Name -> loader of the published rows.
 DATASETS: Registry[Callable[[DataConfig], Raw]] = Registry(
     "dataset",
     Callable,
@@ -34,7 +34,7 @@ class Files(NamedTuple):
     """A kind of a user's own files."""
 
     read: Callable[[Path, DataConfig], Raw]
-    reads: tuple[str, ...]  # fields of the configuration, of those that not every kind reads
+    reads: tuple[str, ...]  # configuration fields that this kind reads and some other does not
 
 
 _COLUMNS = ("label", "group", "ignore", "one_hot")
@@ -56,17 +56,17 @@ def load(cfg: DataConfig) -> Dataset:
     """Load, split and scale a data set: images [N, H, W, C], series [N, T, C] or vectors [N, F].
 
     Raises:
-      UserError: see `raw`; or a choice of classes that leaves a split without rows.
+      UserError: see `raw`; or the choice of classes leaves a split without rows.
     """
     return splits.make(raw(cfg), cfg)
 
 
 def raw(cfg: DataConfig) -> Raw:
-    """The rows as their source gives them, before they are split and scaled.
+    """The rows as in their source, before they are split and scaled.
 
     Raises:
-      UserError: an unknown name, files that are missing, damaged or not the published ones, no
-        network, or a setting that these files do not read.
+      UserError: the name is unknown, files are missing, damaged or not the published ones, there is
+        no network, or a setting does not apply to these files.
     """
     kind, path = find(cfg)
     reads = FILES[kind].reads if kind else ()
@@ -85,10 +85,10 @@ def raw(cfg: DataConfig) -> Raw:
 
 
 def find(cfg: DataConfig) -> tuple[str, Path]:
-    """The kind of a user's own files, and where they are; "" for a published data set.
+    """The kind and the path of a user's own files; the kind is "" for a published data set.
 
-    A path alone is read as its name says: a folder holds images, or arrays if y_test.npy is there;
-    a table or an .npz is a series where `window` is set.
+    For a path without a kind, its name decides: a folder contains arrays if y_test.npy is in it,
+    else images; a table or an .npz is a series if `window` is set.
 
     Raises:
       UserError: `cfg.name` names neither a data set nor files.
@@ -110,18 +110,18 @@ def find(cfg: DataConfig) -> tuple[str, Path]:
 def index_plan(
     seed: int, epoch: int, n: int, batch_size: int, devices: int
 ) -> Int[np.ndarray, "D T B"]:
-    """Which row each device takes in each step of one epoch; a pure function of its arguments.
+    """The rows that each device takes in each step of an epoch; a pure function of its arguments.
 
     The rows are permuted by (seed, ORDER, epoch). The last batch is completed with the first rows
-    of the same order, so every row is seen in every epoch and all batches have one shape. Device d
-    takes the slots d * B/D ... (d + 1) * B/D - 1 of each global batch: the order of the global
-    batch does not depend on the number of devices.
+    of the same order, so every row is used in every epoch and all batches have the same shape.
+    Device d takes the slots d * B/D ... (d + 1) * B/D - 1 of each global batch, so the order of
+    rows in the global batch does not depend on the number of devices.
 
     Returns:
-      int32 [D, T, B/D] for D devices, global batches of B of the n rows, and T = ceil(n / B) steps.
+      int32 [D, T, B/D] for D devices, global batches of B rows, and T = ceil(n / B) steps.
 
     Raises:
-      UserError: a batch larger than the training set, or not divisible by the devices.
+      UserError: the batch exceeds the training set, or is not divisible by the number of devices.
     """
     if batch_size > n:
         raise UserError(

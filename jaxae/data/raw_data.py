@@ -1,4 +1,4 @@
-"""What every loader returns, rows as their source gives them, and their scaling for a model."""
+"""The type that every loader returns: rows as in their source; and their scaling for a model."""
 
 from functools import reduce
 from typing import NamedTuple
@@ -13,26 +13,26 @@ from jaxae.types import Scaling, Source
 
 
 class Raw(NamedTuple):
-    """A data set as its source publishes it."""
+    """A data set as published by its source."""
 
     x_train: Source  # [N, *S] uint8 pixels or float32 values
     train_class_id: Int[np.ndarray, " N"] | None  # None = unlabelled, all normal
     x_test: Source  # [M, *S]
     test_class_id: Int[np.ndarray, " M"]
-    normal: tuple[int, ...] = ()  # normal classes unless the configuration says; () = none
+    normal: tuple[int, ...] = ()  # default normal classes of the configuration; () = none
     group: Int[np.ndarray, " N"] | None = None  # training rows that are held out together
     schema: Schema = Schema()  # how rows were read from files
 
 
 def to_float(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-    """Raw rows as float32: uint8, which means pixels, to [0, 1] by x / 255, others as they are."""
+    """Raw rows as float32: uint8, which means pixels, as x / 255 in [0, 1]; others unchanged."""
     if x.dtype == np.uint8:
         return np.divide(x, np.float32(255), dtype=np.float32)
     return x.astype(np.float32, copy=False)
 
 
 def scaled(x: Shaped[np.ndarray, "*S"], scaling: Scaling) -> Float[np.ndarray, "*S"]:
-    """Raw rows as a model sees them: in float32, shifted and scaled."""
+    """Raw rows as a model's input: in float32, shifted and scaled."""
     shift, scale = (np.asarray(part) for part in scaling)
     if not shift.any() and (scale == 1).all():
         return to_float(x)
@@ -40,12 +40,12 @@ def scaled(x: Shaped[np.ndarray, "*S"], scaling: Scaling) -> Float[np.ndarray, "
 
 
 def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
-    """Shift and scale of x' = (x - shift) / scale, fitted on some rows.
+    """Fit the shift and scale of x' = (x - shift) / scale on some rows.
 
-    `minmax` takes one minimum and one maximum over all values: x' in [0, 1] on these rows, which
-    `splits.make` lets be the training rows of every class, as TensorFlow's ECG tutorial does.
-    `standard` takes mean and standard deviation of each feature, of each channel for images, of the
-    normal training rows. A constant feature keeps the scale 1.
+    `minmax` uses one minimum and one maximum over all values, so x' is in [0, 1] on these rows;
+    `splits.make` passes the training rows of every class, as TensorFlow's ECG tutorial does.
+    `standard` uses the mean and standard deviation of each feature (for images, of each channel)
+    over the normal training rows. A constant feature keeps the scale 1.
 
     Args:
       how: none, minmax or standard.
@@ -53,10 +53,10 @@ def fit_scaling(how: str, x: Source, ids: np.ndarray) -> Scaling:
       ids: positions of the rows to fit on.
 
     Returns:
-      float32, of the rank of a row; axes that share one value have the length 1.
+      float32, with the rank of a row; axes that share one value have length 1.
 
     Raises:
-      UserError: `how` is anything else, such as "auto".
+      UserError: `how` has another value, such as "auto".
     """
     rank = len(x.shape) - 1
     if how not in ("none", "minmax", "standard"):
@@ -87,7 +87,7 @@ Moments = tuple[int, np.ndarray, np.ndarray]  # number of rows, mean, variance
 
 
 def _merged(one: Moments, other: Moments) -> Moments:
-    """Moments of two blocks of rows together (Chan, Golub and LeVeque, 1983)."""
+    """Joint moments of two blocks of rows (Chan, Golub and LeVeque, 1983)."""
     n = one[0] + other[0]
     share = other[0] / n
     difference = other[1] - one[1]

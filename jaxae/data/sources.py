@@ -1,7 +1,7 @@
-"""Rows by index: operations on a source that do not read all of it at once.
+"""Operations on sources, that is rows by index, without reading all rows at once.
 
-A NumPy array is a source in memory, and every function here returns it as an array; any other
-source is read in blocks, when its rows are wanted.
+For a NumPy array, which is in memory, functions that return a source return an array; any other
+source is read in blocks, when its rows are needed.
 """
 
 import hashlib
@@ -16,16 +16,16 @@ from jaxae.types import Shape, Source
 
 _ROUNDING = 1e-5
 Span = tuple[float | np.number, float | np.number]  # the smallest and the largest value
-Transform = Callable[[np.ndarray], np.ndarray]  # of rows, one by one
+Transform = Callable[[np.ndarray], np.ndarray]  # of rows, independently of each other
 
 
 def is_resident(source: Source) -> TypeGuard[np.ndarray]:
-    """Whether the rows are in memory already."""
+    """Whether the rows are already in memory."""
     return isinstance(source, np.ndarray) and not isinstance(source, np.memmap)
 
 
 def blocks(source: Source) -> Iterator[np.ndarray]:
-    """All rows in order: those in memory at once, others some thousands at a time."""
+    """All rows in order: as one block if in memory, else some thousands at a time."""
     size = max(len(source), 1) if is_resident(source) else tuning.BLOCK
     for start in range(0, len(source), size):
         yield source[start : start + size]
@@ -37,7 +37,7 @@ def read(source: Source) -> np.ndarray:
 
 
 def joined(*parts: Source) -> Source:
-    """The rows of sources of one shape and dtype, one source after the other."""
+    """Concatenate sources whose rows have the same shape and dtype."""
     if all(map(is_resident, parts)):
         return np.concatenate(parts)
     return parts[0] if len(parts) == 1 else _Joined(parts)
@@ -46,17 +46,17 @@ def joined(*parts: Source) -> Source:
 def view(
     source: Source, index: np.ndarray, transform: Transform, shape: Shape | None = None
 ) -> Source:
-    """Some rows of a source, as float32 after a transformation that may give them a new shape."""
+    """Some rows of a source, transformed to float32 and perhaps to a new shape."""
     if is_resident(source):
         return transform(source[index])
     return _View(source, index, transform, shape or source.shape[1:])
 
 
 def positions(index: Any, count: int) -> Int[np.ndarray, " N"]:
-    """Which of so many rows a slice, an array of positions or a mask stands for.
+    """The positions, among `count` rows, that a slice, an array of positions or a mask selects.
 
     Raises:
-      IndexError: a row beyond the last one.
+      IndexError: a position is beyond the last row.
     """
     if isinstance(index, slice):
         return np.arange(*index.indices(count))
@@ -68,18 +68,18 @@ def positions(index: Any, count: int) -> Int[np.ndarray, " N"]:
 
 
 def span(source: Source) -> Span:
-    """The smallest and the largest value of all rows, in their own precision."""
+    """The smallest and the largest value of all rows, in their dtype."""
     ends = [(block.min(), block.max()) for block in blocks(source)]
-    return np.min([low for low, _ in ends]), np.max([high for _, high in ends])  # NaN stays
+    return np.min([low for low, _ in ends]), np.max([high for _, high in ends])  # NaN is kept
 
 
 def within(span: Span, low: float, high: float) -> bool:
-    """Whether a `span` lies between two values, up to the rounding of float32."""
+    """Whether a `span` is within two values, up to the rounding of float32."""
     return bool(low - _ROUNDING <= span[0] and span[1] <= high + _ROUNDING)
 
 
 def digest(source: Source) -> bytes:
-    """SHA-256 of type, shape and values; only of evenly spaced rows if they are not in memory."""
+    """SHA-256 of dtype, shape and values; if not in memory, only of evenly spaced rows."""
     sha = hashlib.sha256(f"{source.dtype} {tuple(source.shape)}".encode())
     if is_resident(source):
         sha.update(np.ascontiguousarray(source).data)
@@ -112,7 +112,7 @@ class _Joined:
 
 
 class _View:
-    """Chosen rows, transformed when they are read."""
+    """Selected rows, transformed when they are read."""
 
     dtype = np.dtype(np.float32)
 

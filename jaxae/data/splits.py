@@ -1,7 +1,7 @@
-"""From raw arrays to train, valid and test: a pure function of the arrays and the configuration.
+"""From raw arrays to train, valid and test: a pure function of arrays and configuration.
 
-Train and valid hold normals only, test holds both. No row is in two of them, unless
-`valid = "test"`: valid rows are then the normal rows of test.
+Train and valid contain only normals, test contains both. No row is in two of them, unless
+`valid = "test"`: then the valid rows are the normal rows of test.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from jaxae.errors import UserError
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.types import Dataset, Scaling, Source, Split
 
-_FEWEST = 2  # training rows: a model of a single one learns the row itself
+_FEWEST = 2  # training rows: with a single one, a model learns the row itself
 
 
 def make(raw: Raw, cfg: DataConfig) -> Dataset:
-    """Choose rows, scale them and corrupt copies, as the configuration says.
+    """Choose rows, scale them and corrupt copies, as configured.
 
     A row's `id` is its position in the pool: the training rows as published, then the test rows.
-    Corrupted copies of row i have the id -(1 + i). Rows that are not in memory are read when they
-    are asked for.
+    The corrupted copy of row i has the id -(1 + i). Rows that are not in memory are read when they
+    are needed.
 
     Raises:
-      UserError: a class without rows, no anomalies or no normals in the test set, too few rows to
-        hold some out or to balance.
+      UserError: a class has no rows, the test set has no anomalies or no normals, or there are too
+        few rows to hold some out or to balance.
     """
     if not 0 <= cfg.split_seed < 2**32:
         raise UserError(f"data.split_seed is {cfg.split_seed}; it must be from 0 to 2**32 - 1")
@@ -81,10 +81,10 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
 
 
 def of_normals(x: Source, cfg: DataConfig) -> Dataset:
-    """A data set of unlabelled rows, all taken for normals; its test rows are the held-out ones.
+    """A data set of unlabelled rows, all treated as normal; the test rows are the held-out rows.
 
     Raises:
-      UserError: too few rows to hold some out.
+      UserError: there are too few rows to hold some out.
     """
     train, valid = _hold_out(np.arange(len(x)), None, cfg)
     is_anomaly, class_id = np.zeros(len(x), bool), np.zeros(len(x), np.int32)
@@ -111,13 +111,13 @@ def _dataset(
 
 
 def _through_input(data: Dataset, name: str) -> Dataset:
-    """The data set with the feature map `data.input` of every row in place of the row."""
+    """The data set with every row replaced by its feature map `data.input`."""
     if name == "none":
         return data
     shape = inputs.shape_of(name, data.shape)
     if not sources.within(sources.span(data.train.x), 0.0, 1.0):
         raise UserError(
-            f"data.input {name!r} takes rows in [0, 1], and the training rows are not; use "
+            f"data.input {name!r} takes rows in [0, 1], but the training rows are not; use "
             "--data.scale minmax"
         )
     splits = {}
@@ -129,15 +129,15 @@ def _through_input(data: Dataset, name: str) -> Dataset:
 
 
 def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
-    """Which classes are normal and which anomalies, never empty for the normal ones.
+    """The normal classes, of which there is at least one, and the anomalous classes.
 
-    `normal` = () stands for all classes but the anomalies, `anomaly` = () for all classes but the
+    `normal` = () means all classes except the anomalies, `anomaly` = () all classes except the
     normal ones. With a corruption no class is an anomaly. If neither is configured, the data set
-    may name its normal classes, or imply them: the only class of labelled training rows, 0 of the
-    classes 0 and 1, and 1 of -1 and 1, as in scikit-learn.
+    may name its normal classes, or imply them: the only class of labelled training rows, class 0
+    of 0 and 1, or class 1 of -1 and 1, as in scikit-learn.
 
     Raises:
-      UserError: a class that the data do not have, or no class left for one of the two.
+      UserError: the data lack a class, or no class is left for one of the two.
     """
     labelled = [part for part in (raw.train_class_id, raw.test_class_id) if part is not None]
     present = np.unique(np.concatenate(labelled)).tolist()
@@ -168,7 +168,7 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
 
 
 def _implied(raw: Raw) -> tuple[int, ...]:
-    """The classes that are normal by the usual numbering; () = it does not say."""
+    """The classes that are normal by the usual numbering; () = it implies none."""
     train = raw.train_class_id
     trained = set() if train is None else set(np.unique(train).tolist())
     if len(trained) == 1:
@@ -187,7 +187,7 @@ def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarra
     count = math.ceil(cfg.test_fraction * n)
     if not 1 <= count < n:
         raise UserError(f"data.test_fraction {cfg.test_fraction} of {n} rows leaves a part empty")
-    # The rows of scikit-learn's train_test_split, without the second that importing it takes.
+    # Equal to scikit-learn's train_test_split, without the second that importing it takes.
     drawn = np.random.RandomState(cfg.split_seed).permutation(rows)
     return drawn[count:], drawn[:count]
 
@@ -195,7 +195,7 @@ def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarra
 def _hold_out(
     rows: np.ndarray, group: np.ndarray | None, cfg: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training and valid rows, both in their old order; those of a group stay together."""
+    """Training and valid rows, both in their original order; groups stay together."""
     units, unit_of_row = np.unique(
         np.arange(len(rows)) if group is None else group, return_inverse=True
     )
@@ -211,7 +211,7 @@ def _hold_out(
 
 
 def _balance(test: np.ndarray, is_normal: np.ndarray, cfg: DataConfig) -> np.ndarray:
-    """The test rows with only as many anomalies as normals, in their old order."""
+    """The test rows with as many anomalies as normals, in their original order."""
     normals, anomalies = int(np.sum(is_normal)), int(np.sum(~is_normal))
     if anomalies < normals:
         raise UserError(
@@ -232,9 +232,9 @@ def draw(n: int, count: int, seed: int, address: SplitDraw) -> Bool[np.ndarray, 
 
 
 def _with_corrupted(test: Split, cfg: DataConfig) -> Split:
-    """Normal test rows and, after them, their corrupted copies as anomalies.
+    """Normal test rows, followed by their corrupted copies as anomalies.
 
-    Severities count in units of the scaled rows, which are what a model sees.
+    Severities are in units of the scaled rows, which are the model's input.
     """
     from jaxae.data.corruptions import corrupt
 

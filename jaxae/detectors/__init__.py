@@ -1,10 +1,10 @@
-"""The detector: all that judges raw rows, in one folder that needs nothing else.
+"""The detector: everything needed to judge raw rows, in one self-contained folder.
 
 A detector is arrays (the model's variables, the score's fitted state, the decision with its
-calibration scores, the scaling) and a description of what they are. `detector` has its
-types, saves and loads it; `fitting` makes one, `judging` applies it. `calibration` decides which
-held-out rows a threshold rule is fitted on, `evaluation` computes outputs and scores of rows,
-`explanation` says which values of a row are reconstructed worst, `health` warns of failed training.
+calibration scores, the scaling) and a description of them. `detector` defines its types,
+saves and loads it; `fitting` makes one, `judging` applies it. `calibration` decides which held-out
+rows a threshold rule is fitted on, `evaluation` computes outputs and scores of rows, `explanation`
+finds the values of a row that are reconstructed worst, `health` warns of failed training.
 """
 
 from jaxae.detectors.detector import (

@@ -1,4 +1,4 @@
-"""Which normals a threshold rule is fitted on, and whether they are exchangeable with new ones."""
+"""The normals that a threshold rule is fitted on, and whether new normals are exchangeable."""
 
 import numpy as np
 from jaxtyping import Int
@@ -10,10 +10,10 @@ from jaxae.rng import Purpose, SplitDraw, host_generator
 
 
 def why_no_guarantee(cfg: ExperimentConfig) -> str:
-    """Why p-values are only ranks and guarantee no error rate; "" = no reason is known.
+    """The reason why p-values are only ranks and guarantee no error rate; "" = none is known.
 
-    How rows were drawn is not checked: the first ones (`threshold.limit`) of a sorted file are not
-    exchangeable with new normals.
+    This does not check how rows were drawn: for example, the first rows (`threshold.limit`) of a
+    sorted file are not exchangeable with new normals.
     """
     if cfg.threshold.on == "train":
         return "the model was trained on threshold.on = train; calibrate on --threshold.on valid"
@@ -22,8 +22,8 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
     series = cfg.data.name.startswith("series:") or cfg.data.window
     if series and not 0 < cfg.data.window <= cfg.data.stride:
         return (
-            "windows overlap, so that they are not exchangeable; give --data.window and a "
-            "--data.stride that is no smaller"
+            "windows overlap, so they are not exchangeable; give --data.window and a --data.stride "
+            "that is at least as large"
         )
     if scoring.resolve(cfg.score).standardise and not cfg.threshold.standardise_fraction:
         return (
@@ -36,12 +36,12 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
 def split_valid(
     cfg: ExperimentConfig, n: int
 ) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " K"]]:
-    """Positions of the valid rows for standardising a sum of scores, and of those that calibrate.
+    """Positions of the valid rows that standardise a sum of scores, and of those that calibrate.
 
-    `threshold.standardise_fraction` is the share of the first, drawn at random; 0 = both are all.
+    `threshold.standardise_fraction` is the share of the first, drawn at random; 0 = all do both.
 
     Raises:
-      UserError: one of both is empty.
+      UserError: one of the two is empty.
     """
     fraction = cfg.threshold.standardise_fraction
     rows, count = np.arange(n), round(fraction * n)

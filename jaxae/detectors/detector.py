@@ -1,4 +1,4 @@
-"""What a detector is: its types, and how it lies in a folder that needs nothing else."""
+"""The types of a detector, and its storage in one self-contained folder."""
 
 import dataclasses
 from pathlib import Path
@@ -26,7 +26,7 @@ class Scores(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What a detector says of N rows."""
+    """The judgement of a detector on N rows."""
 
     score: Float[np.ndarray, " N"]
     p_value: Float[np.ndarray, " N"]  # the rank of the score; see `jaxae.detectors.calibration`
@@ -35,7 +35,7 @@ class Judgement(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a detector is, apart from its arrays."""
+    """The description of a detector: everything except its arrays."""
 
     config: ExperimentConfig  # method and model, score and its precision, rule, ensemble, scaling
     shape: Shape  # of a raw row
@@ -56,17 +56,17 @@ class Detector(NamedTuple):
 
 
 def units(dtype: str) -> str:
-    """What raw rows of a dtype mean."""
+    """The unit of raw rows of a dtype."""
     return "pixels 0 ... 255" if dtype == "uint8" else "numbers as they are"
 
 
 def folder_of(run: Path) -> Path:
-    """Where the detector of a run lies: `run` may be the detector's own folder."""
+    """The folder of a run's detector; `run` may also be that folder itself."""
     return run if (run / archive.DESCRIPTION).is_file() else run / "detector"
 
 
 def save(folder: Path, detector: Detector) -> None:
-    """Save a detector; one that the folder already holds is replaced."""
+    """Save a detector, replacing any detector in the folder."""
     about, decision = detector.about, detector.decision
     description = {
         "format": config.FORMAT,
@@ -99,7 +99,7 @@ def load(folder: Path) -> Detector:
     """The detector in a folder.
 
     Raises:
-      UserError: there is none, it is damaged, or another version of jaxae wrote it.
+      UserError: there is none, it is damaged, or an incompatible version of jaxae wrote it.
     """
     if not (folder / archive.DESCRIPTION).is_file():
         raise UserError(

@@ -16,7 +16,7 @@ from jaxae.stats import metrics
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
 _Build = TypeVar("_Build", bound=Callable)
-Pending = Callable[[], np.ndarray]  # called, it waits for the devices; the result is on the host
+Pending = Callable[[], np.ndarray]  # waits for the devices and returns the result on the host
 
 
 def _compiled_once(build: _Build) -> _Build:
@@ -49,7 +49,7 @@ def _over_rows(run: Callable, learner: Learner, devices: parallel.Devices) -> Ca
 
 
 class Blocks:
-    """The rows of a source with one member's outputs, block by block; to iterate repeatedly."""
+    """The rows of a source with one member's outputs, block by block; can be iterated again."""
 
     def __init__(self, outputs: Callable[[PyTree, Source], Outputs], variables: PyTree, x: Source):
         self._outputs, self._x = outputs, x
@@ -67,7 +67,7 @@ def scorer(
 ) -> Callable[[PyTree, PyTree, Source], Float[np.ndarray, "E N"]]:
     """`(variables [E, ...], fitted [E, ...], x [N, *S]) -> scores [E, N]`.
 
-    Compiled once for all who ask for the same learner's score: the epochs' monitor, the detector
+    It is compiled once for all callers with the same learner and score: monitoring, the detector
     and the studies.
     """
     run = _over_rows(_program(learner, score, devices), learner, devices)
@@ -78,7 +78,7 @@ def scorer(
 def scores_at_once(
     learner: Learner, scores: tuple[Score, ...], devices: parallel.Devices
 ) -> Callable[[PyTree, Source], list[Float[np.ndarray, "E N"]]]:
-    """`(variables [E, ...], x [N, *S]) -> [scores [E, N], ...]` by several that fit nothing."""
+    """`(variables [E, ...], x [N, *S]) -> [scores [E, N], ...]` for scores that need no fitting."""
     functions = [_by_row(learner, score.apply) for score in scores]
 
     def of_rows(variables: PyTree, x: Array) -> list[Array]:
@@ -89,7 +89,7 @@ def scores_at_once(
 
 
 def _by_row(learner: Learner, apply: Callable[[PyTree, Inferred], Array]) -> Callable:
-    """`((variables, state), x [B, *S]) -> apply(state, row) [B]` of one member."""
+    """`((variables, state), x [B, *S]) -> apply(state, row) [B]` for one member."""
 
     def of_rows(params: tuple[PyTree, PyTree], x: Array) -> Array:
         variables, state = params
@@ -101,7 +101,7 @@ def _by_row(learner: Learner, apply: Callable[[PyTree, Inferred], Array]) -> Cal
 
 @_compiled_once
 def _program(learner: Learner, score: Score | None, devices: parallel.Devices) -> Callable:
-    """A score of every row, or for None the learner's own loss, whose state are its settings."""
+    """The score of every row; for None the learner's own loss, whose state is its settings."""
     if score:
         return parallel.rows_fn(_by_row(learner, score.apply), devices, learner)
     losses = _by_row(learner, lambda settings, row: learner.loss(row, settings))
@@ -153,11 +153,11 @@ def _on_same_rows(
 def evaluate(
     scores: Float[AnyArray, " N"], y: Shaped[AnyArray, " N"], is_anomaly: Shaped[AnyArray, " N"]
 ) -> dict[str, float | int | None]:
-    """Every metric of `jaxae.stats.metrics`, and both class counts; all are None with a NaN score.
+    """Every metric of `jaxae.stats.metrics`, and both class counts; all are None if a score is NaN.
 
-    fpr_at_95_tpr is the false-positive rate where 95 % of the anomalies are found, best_f1_oracle
-    is over all thresholds: it looks at the truth and is no result. A value that does not exist is
-    None: the equal-error threshold, say, where flagging every row is the best cut.
+    fpr_at_95_tpr is the false-positive rate at which 95 % of the anomalies are found;
+    best_f1_oracle is the best over all thresholds: it uses the truth, so it is not a result. Values
+    that do not exist are None, as the equal-error threshold if the best cut flags every row.
 
     Raises:
       UserError: truth or decisions are not bool.

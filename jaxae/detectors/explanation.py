@@ -1,4 +1,4 @@
-"""Where in a row the reconstruction fails: which pixel, sample or feature."""
+"""Explanations: at which pixel, sample or feature of a row the reconstruction fails."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from jaxae.detectors import evaluation
 from jaxae.methods import learners
 from jaxae.types import Shape
 
-_KINDS = {1: "feature", 2: "sample", 3: "pixel"}  # what a value of a row is, by the row's axes
+_KINDS = {1: "feature", 2: "sample", 3: "pixel"}  # the name of a row's value, by number of axes
 
 
 class Explanation(NamedTuple):
-    """Rows as the model sees them, their reconstructions, and the error of each value."""
+    """Rows as inputs of the model, their reconstructions, and the error of each value."""
 
     x: Float[np.ndarray, " N *S"]  # scaled, and mapped by `data.input`
     x_hat: Float[np.ndarray, " N *S"]  # mean over the members
@@ -27,15 +27,15 @@ class Leading(NamedTuple):
     """The K worst reconstructed values of each row, the worst first."""
 
     index: Int[np.ndarray, "N K A"]  # type: ignore[assignment] # position along each of the row's A axes
-    share: Float[np.ndarray, "N K"]  # of the row's whole squared error, in [0, 1]
+    share: Float[np.ndarray, "N K"]  # of the row's total squared error, in [0, 1]
 
 
 def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Explanation:
     """The squared error of each value of rows, as `jaxae.detectors.prepared` gives them.
 
-    It shows where the reconstruction error lies, which need not be its cause: one value that is far
-    off moves the code, and with it the reconstruction of all others. A score that looks at codes or
-    neighbours may flag a row for reasons that no single value shows.
+    It shows where the reconstruction error is, not necessarily its cause: one extreme value changes
+    the code, and thus the reconstruction of all others. A score that uses codes or neighbours may
+    flag a row for reasons that no single value shows.
 
     Raises:
       UserError: a row is so far from the training rows that its reconstruction is not finite.
@@ -50,13 +50,13 @@ def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Expl
 
 def from_outputs(x: Float[np.ndarray, " N *S"], x_hat: Float[np.ndarray, "E N *S"]) -> Explanation:
     """The explanation of rows by each member's reconstructions."""
-    # In float32 the square of a finite score's error may be infinite.
+    # In float64: in float32 the square of an error may be infinite though the score is finite.
     residual = np.mean([np.square(x.astype(np.float64) - member) for member in x_hat], axis=0)
     return Explanation(x, x_hat.mean(axis=0), residual)
 
 
 def leading(residual: Float[np.ndarray, " N *S"], count: int = 3) -> Leading:
-    """The values with the largest residual, at most as many as there are; ties: the first."""
+    """The `count` values (or all, if fewer) with the largest residual; of ties the first."""
     flat = residual.reshape(len(residual), -1)
     order = np.argsort(-flat, axis=1, kind="stable")[:, :count]
     whole = flat.sum(axis=1, keepdims=True)
@@ -65,7 +65,7 @@ def leading(residual: Float[np.ndarray, " N *S"], count: int = 3) -> Leading:
 
 
 def kind(cfg: config.ExperimentConfig, shape: Shape) -> str:
-    """What a value of a row of a shape is, in a word: pixel, sample, feature, or cell of a map."""
+    """The name of a single value in rows of a shape: pixel, sample, feature, or cell of a map."""
     if cfg.data.input != "none":
         return "cell"
     return _KINDS.get(len(shape), "value")

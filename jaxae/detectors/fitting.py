@@ -1,4 +1,4 @@
-"""From a trained model to a detector: the score fitted, the rows scored, the rule fitted."""
+"""From a trained model to a detector: fitting the score, scoring rows, fitting the rule."""
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
     """Refuse a score or threshold rule that cannot work, with these data if given.
 
     Raises:
-      UserError: an unknown score or rule, a score that the method cannot feed, or a rule that
-        would lose its guarantee or needs more normals than there are.
+      UserError: the score or rule is unknown, the method lacks an output that the score needs, or
+        the rule would lose its guarantee or needs more normals than there are.
     """
     rule = scoring.rule(cfg.threshold.rule)
     reason = calibration.why_no_guarantee(cfg)
@@ -46,7 +46,7 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
         _, calibrating = calibration.split_valid(cfg, len(data.valid.y))
         count = len(data.train.y if cfg.threshold.on == "train" else calibrating)
         normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)
-        jax.eval_shape(rule.fit, normals)  # raises by the number of rows alone
+        jax.eval_shape(rule.fit, normals)  # raises if there are too few rows
 
 
 @parallel.on_host()
@@ -59,7 +59,7 @@ def fit(
 ) -> tuple[Detector, Scores]:
     """Fit the score, score every row, and fit the threshold rule on scores of normals.
 
-    `learner` is that of `config.for_scoring(cfg)`; the score is fitted on training rows.
+    `learner` is built from `config.for_scoring(cfg)`; the score is fitted on training rows.
 
     Raises:
       FloatingPointError: a score is not finite, or the model has collapsed.
@@ -85,7 +85,7 @@ def fit_score(
     cfg: ExperimentConfig,
     devices: parallel.Devices,
 ) -> PyTree:
-    """The score's own state, of each member; {} where there is nothing to fit."""
+    """The fitted state of the score for each member; {} if there is nothing to fit."""
     score = scoring.resolve(cfg.score)
     if not score.is_fitted:
         return {}
@@ -104,7 +104,7 @@ def fit_score(
 def _check_not_collapsed(
     learner: Learner, variables: PyTree, x: np.ndarray, devices: parallel.Devices
 ) -> None:
-    """A collapsed model gives every row the same reconstruction though the rows differ."""
+    """Raise if the model has collapsed: different rows all have the same reconstruction."""
     spread = x.std(axis=0).mean()
     for x_hat in evaluation.inference(learner, devices)(variables, x).x_hat:
         spread_hat = x_hat.std(axis=0).mean()
@@ -123,10 +123,10 @@ def _check_scores(scores: Scores, score: str) -> None:
                 f"{np.sum(~np.isfinite(values))} of {len(values)} {name} scores are not finite; "
                 "lower optim.lr or choose another --score"
             )
-    # Two rows may tie by chance: of a sum of scores, each standardised by the same two.
+    # Two rows may tie by chance, in a sum of scores that are standardised by these two rows.
     rows = scores.test if len(scores.test) > 2 else np.concatenate([scores.train, scores.test])
     if len(scores.test) > 1 and (rows == rows[0]).all():
         raise FloatingPointError(
-            f"score {score!r} is {scores.test[0]:g} for every test row, so it tells none apart; "
+            f"score {score!r} is {scores.test[0]:g} for every test row, so it separates none; "
             "choose another --score"
         )

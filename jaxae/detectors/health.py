@@ -1,7 +1,7 @@
-"""Warnings of training that failed though every number is finite.
+"""Warnings of training that failed even though every number is finite.
 
-Each check looks at arrays on the host and yields a line for each problem. A problem that leaves no
-usable detector raises an error instead.
+Each check uses arrays on the host and yields a line for each problem. If a problem makes the
+detector unusable, an error is raised instead.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from jaxae.methods import learners
 from jaxae.stats import curve
 from jaxae.types import Dataset, Learner, PyTree, Source
 
-ROWS = 512  # in which dead units are searched
+ROWS = 512  # the number of rows in which to look for dead units
 NEGLIGIBLE = 1e-4  # values that vary over rows by less than this share of their size are constant
 SATURATED = 15.0  # log-odds beyond which a sigmoid passes less than a millionth of a gradient
 
@@ -28,12 +28,12 @@ def look(
     scores: detectors.Scores,
     data: Dataset,
 ) -> list[str]:
-    """All warnings of a finished run, a line each; some hundreds of rows are inferred.
+    """All warnings about a finished run, one line each; infers a few hundred rows.
 
-    `learner` is that of scoring, `initial` are the parameters before the first step [E, ...].
+    `learner` is the one for scoring; `initial` are the parameters [E, ...] before the first step.
 
     Raises:
-      FloatingPointError: no parameter of a member has moved.
+      FloatingPointError: no parameter of a member has changed.
     """
     cfg, variables = detector.about.config, detector.variables
     method, infer = learners.METHODS[cfg.method], evaluation.inference(learner, jax.local_devices())
@@ -49,23 +49,23 @@ def look(
 
 
 def log_odds(method: learners.Method) -> list[str]:
-    """Names of a method's outputs that are log-odds of a discriminator, as scores use them."""
+    """Names of a method's outputs that are log-odds of a discriminator and that scores use."""
     used = (score.needs for score in scoring.SCORES.values() if not score.log_scale)
     return sorted(frozenset().union(*used) & method.outputs)
 
 
 def _some(x: Source) -> np.ndarray:
-    """Up to `ROWS` rows, evenly spread over all."""
+    """Up to `ROWS` rows, evenly spaced."""
     return x[np.unique(np.linspace(0, len(x) - 1, ROWS).astype(int))]
 
 
 def _suffix(member: int, size: int) -> str:
-    """Which member of an ensemble a line is about."""
+    """The words that name the member of an ensemble in a line."""
     return f" of member {member}" if size > 1 else ""
 
 
 def constant_scores(scores: Float[np.ndarray, " N"]) -> Iterator[str]:
-    """Scores that hardly tell rows apart, or one score for half of the rows."""
+    """Warn of scores that hardly vary, or of one score shared by half of the rows."""
     size = np.abs(scores).max(initial=0)
     if len(scores) > 1 and scores.std() <= NEGLIGIBLE * size:
         yield (
@@ -81,7 +81,7 @@ def constant_scores(scores: Float[np.ndarray, " N"]) -> Iterator[str]:
 
 
 def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> Iterator[str]:
-    """An AUROC below 1/2. Scores are never flipped: that would be a choice by test labels."""
+    """Warn of an AUROC below 1/2. Scores are never flipped: test labels would then decide."""
     area = curve.area(scores, y)  # NaN without rows of a class
     if area < 0.5:
         yield (
@@ -91,7 +91,7 @@ def below_chance(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> 
 
 
 def dead_discriminator(log_odds: dict[str, Float[np.ndarray, "E N"]]) -> Iterator[str]:
-    """A discriminator that is constant over rows, or whose sigmoid is saturated for all."""
+    """Warn of a discriminator that is constant over rows, or saturated for all rows."""
     for name, by_member in log_odds.items():
         for member, values in enumerate(by_member):
             who = f"the discriminator{_suffix(member, len(by_member))} is dead: {name}"
@@ -106,7 +106,7 @@ def dead_discriminator(log_odds: dict[str, Float[np.ndarray, "E N"]]) -> Iterato
 
 
 def dead_codes(z: Float[np.ndarray, "E N L"]) -> Iterator[str]:
-    """Latent units that are constant over training rows, as ReLU units that never fire are."""
+    """Warn of latent units that are constant over training rows, as dead ReLU units are."""
     for member, codes in enumerate(z):
         spread = codes.std(axis=0)
         dead = int(np.sum(spread <= NEGLIGIBLE * np.abs(codes).max(axis=0)))
@@ -118,10 +118,10 @@ def dead_codes(z: Float[np.ndarray, "E N L"]) -> Iterator[str]:
 
 
 def unmoved(initial: PyTree, params: PyTree) -> Iterator[str]:
-    """Parameters that are, bit for bit, what they were before the first step.
+    """Warn of parameters that still have, bit for bit, their initial values.
 
     Raises:
-      FloatingPointError: all of a member are.
+      FloatingPointError: this is true for all parameters of a member.
     """
     before, after = (_leaves(tree) for tree in (initial, params))
     size = len(next(iter(after.values())))
@@ -141,7 +141,7 @@ def unmoved(initial: PyTree, params: PyTree) -> Iterator[str]:
 
 
 def identical(params: PyTree) -> Iterator[str]:
-    """Members with the same parameters: the ensemble is smaller than it seems."""
+    """Warn of members with equal parameters, which make the ensemble effectively smaller."""
     leaves = _leaves(params).values()
     first: dict[bytes, int] = {}
     for member in range(len(next(iter(leaves)))):

@@ -1,4 +1,4 @@
-"""Scores, p-values and decisions of a detector for raw rows that it has never seen."""
+"""Applying a detector to new raw rows: scores, p-values and decisions."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ from jaxae.types import Learner, PyTree, Score, Source
 def score_fn(
     detector: Detector, learner: Learner, devices: parallel.Devices
 ) -> Callable[[Float[np.ndarray, " N *S"]], Float[np.ndarray, " N"]]:
-    """Scores of rows that are scaled already, averaged over the members."""
+    """Scores of already scaled rows, averaged over the members."""
     score = scoring.resolve(detector.about.config.score)
     return scores_of(learner, score, detector.variables, detector.fitted, devices)
 
@@ -30,12 +30,12 @@ def score_fn(
 def scores_of(
     learner: Learner, score: Score, variables: PyTree, fitted: PyTree, devices: parallel.Devices
 ) -> Callable[[Source], Float[np.ndarray, " N"]]:
-    """`score_fn` of a detector whose decision is not fitted yet, from its parts."""
+    """`score_fn` from the parts of a detector whose decision is not fitted yet."""
     scorer = evaluation.scorer(learner, score, devices)
 
     def scores(x: Source) -> Float[np.ndarray, " N"]:
         by_member = scorer(variables, fitted, x)
-        if len(by_member) == 1:  # the mean of one is itself, and needs no program
+        if len(by_member) == 1:  # the mean of one member needs no program
             return by_member[0]
         return np.asarray(scoring.combine(jnp.asarray(by_member)))
 
@@ -43,23 +43,23 @@ def scores_of(
 
 
 def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) -> Judgement:
-    """Scores of raw rows, in the units of the data that the detector was fitted on, and decisions.
+    """Judge raw rows, in the units of the data that the detector was fitted on.
 
     Args:
       detector: see `load`.
       raw: [N, *S]; a single channel may be left out.
-      first: the number of the first row in messages, where these rows are part of many.
+      first: the number of the first row in messages, if these rows are a part of more rows.
 
     Raises:
-      UserError: no rows, or rows of another shape or kind than the detector's, with NaN or infinite
-        values, or so far from the training rows that a score is not finite.
+      UserError: there are no rows, their shape or dtype does not match the detector, they contain
+        NaN or infinite values, or are so far from the training rows that a score is not finite.
     """
     return judge_prepared(detector, prepared(detector, raw, first), first)
 
 
 @parallel.on_host()
 def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"], first: int = 0) -> Judgement:
-    """`judge` for rows that are `prepared`; a `UserError` where a score is not finite."""
+    """`judge` for `prepared` rows; raises a `UserError` if a score is not finite."""
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     scores = score_fn(detector, learner, jax.local_devices())(x)
     problem = "rows are too far from the training rows to have a finite score"
@@ -71,7 +71,7 @@ def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"], first: int
 def prepared(
     detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0
 ) -> Float[np.ndarray, " N *S"]:
-    """Raw rows as the detector's model sees them: scaled, and mapped by `data.input`.
+    """Raw rows as inputs of the detector's model: scaled, and mapped by `data.input`.
 
     Raises:
       UserError: the rows cannot be judged, see `judge`.
@@ -83,13 +83,13 @@ def prepared(
 
 
 def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
-    """The rows as [N, *S], if the detector can take them."""
+    """The rows as [N, *S]; raises a `UserError` if the detector cannot take them."""
     if raw.dtype.kind not in "fiub":
-        raise UserError(f"the rows are of type {raw.dtype}; a detector judges real numbers")
+        raise UserError(f"the rows are of type {raw.dtype}; a detector needs real numbers")
     if (raw.dtype == np.uint8) != (about.dtype == "uint8"):
         raise UserError(
             f"the rows are {raw.dtype}, but the detector was fitted on {about.dtype} rows "
-            f"({units(about.dtype)}); convert them to these"
+            f"({units(about.dtype)}); convert them to this type"
         )
     without_channel = about.shape[:-1] if about.shape[-1] == 1 else about.shape
     if raw.ndim < 2 or raw.shape[1:] not in (about.shape, without_channel):
@@ -102,7 +102,7 @@ def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
 
 
 def require(ok: np.ndarray, problem: str, first: int = 0) -> None:
-    """Refuse rows [N, ...], counted from `first`, with a value that is not ok."""
+    """Refuse rows [N, ...], numbered from `first`, if one of their values is not ok."""
     bad = np.flatnonzero(~ok.reshape(len(ok), -1).all(axis=1))
     if bad.size:
         raise UserError(f"{bad.size} {problem}, first row {first + bad[0]}; remove or fix them")

@@ -1,4 +1,4 @@
-"""Compiled programs, kept from one run to the next in a folder that only this user can write to."""
+"""A cache of compiled programs between runs, in a folder that only this user can write to."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ _REMEDY = "name a folder in JAXAE_CACHE_DIR, or set JAX_ENABLE_COMPILATION_CACHE
 
 
 def enable() -> None:
-    """Keep compiled programs for the next run of the same experiment, unless JAX was told where.
+    """Turn on the cache of compiled programs, unless JAX already has a cache folder.
 
     For commands that people run; benchmarks do not call it. `JAX_ENABLE_COMPILATION_CACHE=0` turns
     it off.
@@ -37,14 +37,14 @@ def enable() -> None:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder for this user alone, with missing parents, or restrict an existing one.
+    """Create a folder (and its parents) for this user alone, or restrict an existing one.
 
     JAX runs the programs that it finds there, so nobody else may write to it.
 
     Raises:
-      OSError: it cannot be made.
-      UserError: another user owns it, others may write to it and may have done so, or they may
-        replace it, since they may write to a parent that is not sticky as /tmp is.
+      OSError: the folder cannot be created.
+      UserError: another user owns it, others can write to it and may have done so, or others can
+        replace it because they can write to a parent without the sticky bit (/tmp has it).
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = folder.resolve()
@@ -52,7 +52,7 @@ def make_private(folder: Path) -> None:
     if status.st_uid != os.geteuid():
         raise UserError(f"{folder} belongs to another user (number {status.st_uid}); {_REMEDY}")
     if status.st_mode & _OTHERS_WRITE:
-        raise UserError(f"{folder} may be written by others; remove it, or {_REMEDY}")
+        raise UserError(f"other users can write to {folder}; remove it, or {_REMEDY}")
     for parent in folder.parents:
         mode = parent.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:

@@ -1,7 +1,7 @@
-"""Many processes that train one model: how they meet, compare settings, and notice a lost one.
+"""Several processes that train one model: connecting, comparing settings, detecting a lost one.
 
-All run the same program on the same settings. Process 0 alone writes the run folder and prints;
-checkpoints are written by all. Functions here load JAX only when they are called.
+All run the same program with the same settings. Only process 0 prints and writes the run folder;
+all processes write checkpoints. Functions here load JAX only when they are called.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from jaxae.config import HostsConfig
 from jaxae.errors import UserError
 
 _JOINING = 5  # times `hosts.timeout`: a scheduler may start processes one after another
-_ENDING = 3600  # seconds that a process waits for process 0 to draw its figures
-_RESTART = "start all again, as many as you like: they go on after the last checkpoint"
+_ENDING = 3600  # seconds that the other processes wait while process 0 draws the figures
+_RESTART = "start any number of processes again: they go on after the last checkpoint"
 _LOST = re.compile(r"(?i)gloo|nccl|connection (closed|reset)|coordination|heartbeat|barrier")
 
 
 def join(cfg: HostsConfig) -> None:
-    """Connect to the other processes, if the settings ask for any; call it before JAX starts.
+    """Connect to the other processes, if the settings name any; call it before JAX starts.
 
     Raises:
       UserError: contradictory settings, no cluster found by `hosts.auto`, or processes that do not
@@ -38,7 +38,7 @@ def join(cfg: HostsConfig) -> None:
     if jax.distributed.is_initialized():
         return
     arguments = _arguments(cfg, os.environ)
-    # The scheduler's SIGTERM ends a run between two steps, as one process does: see `errors`.
+    # SIGTERM from the scheduler ends a run between two steps, as in a single process: see `errors`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -51,22 +51,22 @@ def join(cfg: HostsConfig) -> None:
         if not cfg.auto:
             raise
         raise UserError(
-            f"hosts.auto found no cluster of Slurm, Kubernetes, Open MPI or TPUs ({error}); set "
+            f"hosts.auto found no Slurm, Kubernetes, Open MPI or TPU cluster ({error}); set "
             "--hosts.coordinator HOST:PORT --hosts.count N --hosts.index I"
         ) from None
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"process {arguments.get('process_id', '')} met no others within "
-            f"{_JOINING * cfg.timeout} s ({reason}); look whether all {cfg.count or ''} were "
-            f"started, with one --hosts.coordinator {cfg.coordinator}".replace("  ", " ").rstrip()
+            f"process {arguments.get('process_id', '')} could not connect to the others within "
+            f"{_JOINING * cfg.timeout} s ({reason}); check that all {cfg.count or ''} were started "
+            f"with the same --hosts.coordinator {cfg.coordinator}".replace("  ", " ").rstrip()
         ) from None
     if not first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - process 0 speaks for all
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - only process 0 prints
 
 
 def _arguments(cfg: HostsConfig, env: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of `jax.distributed.initialize`; settings win over the environment.
+    """The arguments of `jax.distributed.initialize`; settings take precedence over the environment.
 
     Raises:
       UserError: the settings are incomplete, or the index is out of range.
@@ -94,10 +94,10 @@ def _arguments(cfg: HostsConfig, env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _slurm_devices(env: Mapping[str, str]) -> list[int]:
-    """Which of the visible GPUs are this task's; [] = JAX knows.
+    """Which of the visible GPUs belong to this task; [] = leave the choice to JAX.
 
-    JAX takes the GPU with the task's number on its node. A task that sees one GPU only has no such
-    number, and one that is alone on its node has all GPUs.
+    JAX takes the GPU whose number is the task's number on its node. That fails for a task that sees
+    only one GPU; a task that is alone on its node gets all GPUs.
     """
     if "SLURM_PROCID" not in env:
         return []
@@ -112,20 +112,20 @@ def _slurm_devices(env: Mapping[str, str]) -> list[int]:
     if visible and local >= count:
         raise UserError(
             f"task {local} of this node has no GPU: CUDA_VISIBLE_DEVICES is {','.join(visible)}; "
-            "ask Slurm for as many GPUs as tasks, with --gpus-per-task=1"
+            "request one GPU for each task from Slurm, with --gpus-per-task=1"
         )
     return []
 
 
 def first() -> bool:
-    """Whether this is process 0, which writes the run folder; true of a single process."""
+    """Whether this is process 0, which writes the run folder; true for a single process."""
     import jax
 
     return jax.process_index() == 0
 
 
 def wait(name: str) -> None:
-    """Wait until every process has arrived at the barrier of this name."""
+    """Wait until every process has reached the barrier with this name."""
     import jax
 
     if jax.process_count() > 1:
@@ -158,14 +158,14 @@ def agree(what: str, value: str) -> None:
     digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
     if not np.array_equal(multihost_utils.broadcast_one_to_all(digest), digest):
         raise UserError(
-            f"process {jax.process_index()} has another {what} than process 0; start all with the "
-            "same files, settings and versions"
+            f"process {jax.process_index()} has a different {what} from process 0; start all with "
+            "the same files, settings and versions"
         )
 
 
 @contextlib.contextmanager
 def losses_named() -> Iterator[None]:
-    """Turn the error of a collective operation whose process was lost into a `UserError`."""
+    """Turn the error of a collective operation that lost a process into a `UserError`."""
     try:
         yield
     except (RuntimeError, ValueError) as error:  # XLA raises both
@@ -174,7 +174,7 @@ def losses_named() -> Iterator[None]:
 
 
 def refuse_loss(error: Exception) -> None:
-    """Raise a `UserError` if there are other processes and `error` says that one was lost."""
+    """Raise a `UserError` if there are other processes and `error` means that one was lost."""
     import jax
 
     if not jax.distributed.is_initialized() or isinstance(error, UserError):
@@ -185,7 +185,7 @@ def refuse_loss(error: Exception) -> None:
 
 @contextlib.contextmanager
 def exit_without_waiting() -> Iterator[None]:
-    """Exit at once on failure: a process that is connected would wait an hour for the others."""
+    """Exit at once on failure: a connected process would wait an hour for the others."""
     try:
         yield
     except SystemExit as stop:
@@ -197,11 +197,11 @@ def exit_without_waiting() -> Iterator[None]:
 
 
 def watch(cfg: HostsConfig) -> None:
-    """Run what follows in a child of this process; call it before JAX is loaded.
+    """Run the rest of the program in a child process; call it before JAX is loaded.
 
-    JAX aborts a process whose companions are gone, with a trace of its C++. What C++ writes is
-    therefore collected, and the parent says in one line which process was lost, or else passes on
-    what was written if the child failed.
+    When other processes are lost, JAX aborts this one with a C++ trace. The parent therefore
+    collects what C++ writes, and reports in one line which process was lost; if the child failed
+    for another reason, the parent prints what it collected.
     """
     if not cfg.asked or not hasattr(os, "fork"):
         return
@@ -214,22 +214,22 @@ def watch(cfg: HostsConfig) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         native.seek(0)
         os._exit(_reported(code, native.read()))
-    if sys.platform == "linux":  # be killed when the parent is
+    if sys.platform == "linux":  # the kernel kills the child when the parent dies
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(137)
-    os.setpgid(0, 0)  # signals of the terminal arrive once, passed on by the parent
+    os.setpgid(0, 0)  # a signal from the terminal arrives once: the parent forwards it
     sys.stdout, sys.stderr = (os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))
     for fd in (1, 2):
         os.dup2(native.fileno(), fd)
 
 
 def _reported(code: int, native: str) -> int:
-    """The exit code of a child that wrote `native` from C++, after saying why it failed."""
+    """Print why a child that wrote `native` from C++ failed, and return its exit code."""
     if code == -signal.SIGABRT and _LOST.search(native):
         number = re.search(r"(?:heartbeats\):|tasks are unhealthy)[^\n]*\n([\d, ]+)\n", native)
-        who = f"process {number[1].strip()}" if number else "process 0, or the way to it,"
-        print(f"error: {who} of this run is gone; {_RESTART}", file=sys.stderr, flush=True)
+        who = f"process {number[1].strip()}" if number else "process 0, or the connection to it,"
+        print(f"error: {who} of this run was lost; {_RESTART}", file=sys.stderr, flush=True)
         return 2
     if code and not _LOST.search(native):
         sys.stderr.write(native)

@@ -1,6 +1,6 @@
-"""The leading axis [E] of all that the members of an ensemble or a grid have of their own.
+"""The leading axis [E] of all arrays that differ between members of an ensemble or a grid.
 
-It is always there, even if E = 1; the functions of a `Learner` see one member, without it.
+Arrays have this axis even if E = 1; the functions of a `Learner` see one member, without it.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxae.types import Key, PyTree
 
 
 def keys(key: Key, size: int) -> Key:
-    """A key for each member, [E]; if there are several, the member's number is folded in."""
+    """A key for each member, [E]; if there are several, its number is folded into its key."""
     if size == 1:
         return key[None]
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(size))
@@ -35,18 +35,18 @@ def only(tree: PyTree, member: int) -> PyTree:
 
 
 def stack(trees: list[PyTree]) -> PyTree:
-    """One tree [E, ...] of the members' trees."""
+    """The members' trees, stacked as one tree [E, ...]."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def each(fun: Callable, *trees: PyTree, one_by_one: bool) -> PyTree:
-    """`fun` of every member of trees [E, ...].
+    """Apply `fun` to every member of trees [E, ...].
 
     Args:
-      fun: of one member's trees.
+      fun: takes the trees of one member.
       *trees: with a leading axis [E] on every leaf.
-      one_by_one: use `lax.map`, which is faster on a CPU; else `vmap`, which fills an accelerator
-        that one small model leaves idle.
+      one_by_one: use `lax.map`, which is faster on a CPU; else `vmap`, which keeps an accelerator
+        busy where one small model would not.
     """
     if count(trees) == 1:
         alone = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), trees)

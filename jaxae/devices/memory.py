@@ -1,4 +1,4 @@
-"""Memory: what devices have, what a state, rows or a program take, and which batch would fit."""
+"""Memory: what devices have, what a state, rows or a program need, and which batch would fit."""
 
 import contextlib
 import math
@@ -12,29 +12,29 @@ import jax
 from jaxae.errors import UserError
 from jaxae.types import Source, TrainState
 
-_WORTH_SAYING = 1e9  # bytes of a state, from which on its size is printed
-SHARE = 0.25  # of the memory, that resident rows may take
+_WORTH_SAYING = 1e9  # bytes; the size of a larger state is printed
+SHARE = 0.25  # the part of the memory that resident rows may take
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def check(state: TrainState, devices: Sequence[Any]) -> None:
-    """Refuse a training state that the devices cannot hold, and print the size of a large one.
+    """Refuse a training state that does not fit on the devices; print the size of a large one.
 
     Args:
-      state: shapes and dtypes suffice; its parameters count once more, for their gradients.
+      state: shapes and dtypes suffice; parameters count twice, because of their gradients.
       devices: each holds the whole state; host devices share the memory of the machine.
 
     Raises:
-      UserError: the memory is too small, even if nothing else were in it.
+      UserError: the memory is too small even for the state alone.
     """
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state, state.params))]
     needed, available = sum(sizes), held(devices[0])
     needed *= len(devices) if devices[0].platform == "cpu" else 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    size = f"{parameters:,} parameters with gradients and moments take {needed / 1e9:.1f} GB"
+    size = f"{parameters:,} parameters with gradients and moments need {needed / 1e9:.1f} GB"
     if available and needed > available:
         raise UserError(
-            f"{size}, of {available / 1e9:.1f} GB that there are; lower model.latent, "
+            f"{size}, but the memory has {available / 1e9:.1f} GB; lower model.latent, "
             "model.hidden, model.filters or ensemble, or train fewer --members of a grid at once"
         )
     if needed > _WORTH_SAYING:
@@ -47,16 +47,16 @@ def of_rows(x: Source, devices: Sequence[Any]) -> int:
 
 
 def _sharing(devices: Sequence[Any]) -> int:
-    """How many devices share the memory that `held` measures: on a CPU, those of the process."""
+    """How many devices share the memory that `held` returns: on a CPU, all of this process."""
     if devices[0].platform != "cpu":
         return 1
     return sum(device.process_index == devices[0].process_index for device in devices)
 
 
 def held(device: Any) -> int:
-    """Bytes of memory: an accelerator's own, or the machine's for a CPU; 0 = unknown.
+    """Bytes of memory of a device: for a CPU, those of the machine; 0 = unknown.
 
-    A scheduler may have put this process into a control group with less than the machine has.
+    A scheduler may have put this process into a control group with a lower limit.
     """
     if device.platform == "cpu":
         names = "SC_PHYS_PAGES", "SC_PAGE_SIZE"
@@ -93,19 +93,19 @@ def of_program(program: Any) -> int:
 
 
 def refuse_program(program: Any, devices: Sequence[Any]) -> None:
-    """Raise a `MemoryError`, before it runs, for a program that takes more than each device has."""
+    """Raise a `MemoryError`, before it runs, if a program needs more than each device has."""
     needed, room = of_program(program), _room(devices)
     if room and needed > room:
         raise MemoryError(f"{needed / 1e9:.1f} GB on each device, of {room / 1e9:.1f} GB")
 
 
 def _room(devices: Sequence[Any]) -> float:
-    """Bytes for each device; 0 = unknown."""
+    """Bytes available to each device; 0 = unknown."""
     return held(devices[0]) / _sharing(devices)
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether an error says that a device had no memory left."""
+    """Whether an error means that a device ran out of memory."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
@@ -114,11 +114,11 @@ class Advice(contextlib.AbstractContextManager):
 
     Args:
       batch: the global batch size.
-      needed: global batch size -> bytes that training takes on each device; 0 = unknown.
-      devices: that train; their number divides every batch size.
+      needed: global batch size -> bytes that training needs on each device; 0 = unknown.
+      devices: those that train; their number divides every batch size.
 
     Raises:
-      UserError: in place of an error for which `is_exhausted`.
+      UserError: instead of an error for which `is_exhausted` is true.
     """
 
     def __init__(self, batch: int, needed: Callable[[int], int], devices: Sequence[Any]):
@@ -132,15 +132,15 @@ class Advice(contextlib.AbstractContextManager):
         remedy = f"{fitting} would fit" if fitting else none
         problem = (str(error) or "out of memory").splitlines()[0]
         raise UserError(
-            f"train.batch_size {self._batch} takes more memory than there is ({problem}); {remedy}"
+            f"train.batch_size {self._batch} does not fit into the memory ({problem}); {remedy}"
         ) from None
 
     def _fitting(self) -> int:
         unit = len(self._devices)
-        if jax.process_count() > 1:  # one process cannot compile a program of all
+        if jax.process_count() > 1:  # one process cannot compile a program for all
             return _half(self._batch, unit)
         taken, room = self._bytes(self._batch), _room(self._devices) or math.inf
-        # If the batch should have fitted, memory held something else: suggest half as much.
+        # If the batch should have fitted, other arrays were in memory: suggest half of it.
         return largest_batch(self._bytes, self._batch, unit, taken / 2 if taken <= room else room)
 
     def _bytes(self, batch: int) -> float:
@@ -154,12 +154,12 @@ class Advice(contextlib.AbstractContextManager):
 
 
 def largest_batch(needed: Callable[[int], float], batch: int, unit: int, room: float) -> int:
-    """A batch size that fits, by halving one that does not; 0 = none.
+    """A batch size that fits, found by halving one that does not; 0 = none fits.
 
     Args:
       needed: batch size -> bytes.
       batch: a size that is too large.
-      unit: divides every batch size.
+      unit: the result is a multiple of it.
       room: bytes available.
     """
     batch = _half(batch, unit)

@@ -1,9 +1,9 @@
 """The precision of float32 products on each platform.
 
 By default an NVIDIA GPU since Ampere multiplies float32 in TensorFloat-32 (ten bits of mantissa),
-and a TPU in bfloat16 (seven). For training that is a setting. What is compared with other machines
-- scores, reconstructions, codes, validation losses, exports - is always computed in full float32.
-A CPU has full float32 only, so there both are the same program.
+and a TPU in bfloat16 (seven). A setting changes this for training. Values that are compared between
+machines (scores, reconstructions, codes, validation losses, exports) are always computed in full
+float32. A CPU has only full float32, so both are the same program there.
 """
 
 import functools
@@ -15,14 +15,14 @@ import jax
 
 Function = TypeVar("Function", bound=Callable)
 
-_EXACT = "highest"  # JAX's name of full float32
+_EXACT = "highest"  # JAX's name for full float32
 
 
 def at(precision: str, function: Function) -> Function:
-    """`function` with its float32 products computed at a precision, wherever it is traced.
+    """`function`, with its float32 products computed at this precision wherever it is traced.
 
     Args:
-      precision: JAX's: "highest" is float32 itself, "high" three passes of bfloat16 on a TPU and
+      precision: as in JAX: "highest" is full float32, "high" three passes of bfloat16 on a TPU and
         TensorFloat-32 on a GPU. "default" leaves it to the platform, or to
         JAX_DEFAULT_MATMUL_PRECISION if that is set.
       function: traced by JAX, or called directly.
@@ -44,7 +44,7 @@ def exact(function: Function) -> Function:
 
 
 def in_words(precision: str, device: Any) -> str:
-    """The precision of training's float32 products on a device, for the record.
+    """The precision of float32 products in training on a device, for the run's records.
 
     Returns:
       "default (TensorFloat-32)", "highest (float32)" and the like.

@@ -11,13 +11,13 @@ from jax import lax
 from jaxae import ops
 from jaxae.types import PyTree
 
-_ALONE = 4  # a device that trains alone uses every core, and is fastest with parts 4 times as large
+_ALONE = 4  # a device that trains alone uses every core; parts 4 times as large are fastest there
 
 
 def of_vector(values: jax.Array) -> jax.Array:
-    """The mean of [F]; on a CPU a product, since XLA sums element by element what it just computed.
+    """The mean of [F]; on a CPU as a product, since XLA would sum the values element by element.
 
-    The sum was a quarter of a dense step: S2 3,010 -> 3,570, ECG 2,550 -> 2,770 steps/s.
+    The sum took a quarter of a dense step: S2 3,010 -> 3,570, ECG 2,550 -> 2,770 steps/s.
     """
     return ops.by_platform(
         values,
@@ -29,10 +29,10 @@ def of_vector(values: jax.Array) -> jax.Array:
 def over(tree: PyTree, axis: str | None) -> PyTree:
     """The mean over a mapped axis; the tree itself if `axis` is None.
 
-    On a CPU all leaves are reduced as one vector, since every reduced array makes the devices wait
-    for each other once. Leaves are written into it one by one, because XLA would fuse a
-    concatenation with the gradients' sums and compute those element by element. On accelerators
-    XLA combines reductions itself, without copies.
+    On a CPU all leaves are reduced as one vector, because the devices wait for each other once for
+    every array that is reduced. Leaves are written into it one by one, because XLA would fuse a
+    concatenation with the sums of the gradients and compute those element by element. On
+    accelerators XLA combines reductions itself, without copies.
 
     Denoising 370 -> 493, ECG on two devices 814 -> 2,340 steps/s; S2 concatenated 560 (Intel).
     """
@@ -63,17 +63,17 @@ def _of_one_vector(axis: str, tree: PyTree) -> PyTree:
 
 
 def by_parts(fun: Callable[[PyTree], PyTree], rows: PyTree, part: int, axis: str | None) -> PyTree:
-    """`fun(rows)`, on a CPU as the mean over equal parts of the rows.
+    """`fun(rows)`; on a CPU computed as the mean over equal parts of the rows.
 
-    So the gradients of a large batch are accumulated over parts whose activations stay in the
-    cache. If no number from half of `part` to `part` divides the rows, they are one part, as they
-    are on accelerators.
+    The gradients of a large batch are thus accumulated over parts whose activations stay in the
+    cache. If no number from half of `part` to `part` divides the number of rows, all rows are one
+    part, as on accelerators.
 
     Args:
       fun: arrays [B, ...] -> means over B, for any B.
       rows: arrays [B, ...].
-      part: rows of a part, at most, on a device that shares the batch over a mapped axis; `_ALONE`
-        times as many on one that trains alone. 0 = all.
+      part: maximal rows of a part on a device that shares the batch over a mapped axis; a device
+        that trains alone takes `_ALONE` times as many. 0 = all.
       axis: the mapped axis, or None.
     """
     size = part if axis and lax.axis_size(axis) > 1 else _ALONE * part

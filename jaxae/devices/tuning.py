@@ -1,11 +1,11 @@
-"""The fastest measured choices, by platform and method; results do not depend on them.
+"""The options that were measured fastest, by platform and method; results do not depend on them.
 
-Each constant has its evidence beside it. "Intel" is a Xeon with AVX-512 and AMX, "AMD" an EPYC with
-AVX2, "Zen 5" an EPYC with AVX-512, two cores each, with JAX 0.10 unless another version is named.
+Comments give the measurements. "Intel" is a Xeon with AVX-512 and AMX, "AMD" an EPYC with AVX2,
+"Zen 5" an EPYC with AVX-512, two cores each, with JAX 0.10 unless another version is named.
 Accelerators ignore all of `Tuning` but `graphs` and `unroll`.
 
-`python -m benchmarks.tune` measures these choices on another machine and writes a table, which
-replaces those here if the variable JAXAE_TUNING names it. A run records what it started with.
+`python -m benchmarks.tune` measures these options on another machine and writes a table; if the
+variable JAXAE_TUNING names it, its values replace those here. A run records the options it used.
 """
 
 import contextlib
@@ -26,33 +26,33 @@ from jaxae import ops
 from jaxae.errors import UserError
 from jaxae.types import Tuning
 
-Options = dict[str, object]  # of XLA's compiler
+Options = dict[str, object]  # options of the XLA compiler
 
 
 # part: the activations of 32 rows stay in a core's cache. Rows/s at batch 4,096: denoising 6,900 ->
-# 17,200, S1 15,600 -> 29,700, S0 6,500 -> 12,400 (Intel). With YNNPACK convolutions train a tenth
-# faster. graphs: S0 makes 1.20 times as many steps with graphs and four steps per turn, 1.05 with
-# graphs alone (H200, JAX 0.11). Dense models use neither: with both S2 makes 1.11 and S3 .92 times
-# as many, with graphs alone S2 .86.
+# 17,200, S1 15,600 -> 29,700, S0 6,500 -> 12,400 (Intel). YNNPACK trains convolutions a tenth
+# faster. graphs: S0 makes 1.20 times as many steps with graphs and four steps per iteration, 1.05
+# with graphs alone (H200, JAX 0.11). Dense models use neither: with both S2 makes 1.11 and S3 .92
+# times as many, with graphs alone S2 .86.
 CONV = Tuning(part=32, graphs=True)
 # share: a dense model is mostly parameters, which every device updates. On two devices S2 at batch
 # 32 makes .64 - .71 of the steps, ECG at 512 makes 1.32 times as many; S3, with two million
 # parameters, is split from 2,048 rows on. Without YNNPACK ECG trains 9 %, S2 30 % faster; in_place
-# brings S2 1 - 6 %, S3 2 - 5 % (Intel).
+# makes S2 1 - 6 % and S3 2 - 5 % faster (Intel).
 # JAX 0.12's products of 32 rows are slower (Zen 5, one core, 0.10 -> 0.12: x w 14.1 -> 15.7 us,
 # h w 10.1 -> 13.5, h' dy 10.6 -> 15.1, dy w' 20.5 -> 25.5, x' dh 14.0 -> 23.7): S2 makes .80 of the
 # steps. oneDNN's fused products (xla_cpu_use_onednn with its fusion type) made 1.42 times as many,
 # but crash the process at other shapes and cannot be kept in the compilation cache; YNNPACK for
-# single products and the scheduler that saves memory bring 1.05 and 1.04, within the noise.
+# single products and the scheduler that saves memory give 1.05 and 1.04, within the noise.
 # chunk: 128 rows score S2 1.01, ECG 1.27 and S3 1.13 times as fast as 64 (JAX 0.12: 1.12, 1.18,
 # 1.14); 512 rows score only S3 faster, 1.17 times (Zen 5).
 DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True, chunk=128)
 
 # library: oneDNN's convolutions score 1.32 times as fast (JAX 0.12; 0.10 does not call them). In
-# training they make .88 of the steps: the backward pass needs the patches that the matrix form has
-# gathered by then. chunk: 32 rows score 1.06 times as fast as 64 (JAX 0.10: 1.09; Zen 5).
+# training they make .88 of the steps: the backward pass needs the patches, which the matrix form
+# has already gathered. chunk: 32 rows score 1.06 times as fast as 64 (JAX 0.10: 1.09; Zen 5).
 # share: one device trains 128 rows 1.13 times (JAX 0.12: 1.11) as fast as two on Zen 5, .94 times
-# on Intel: in every layer with batch normalisation the devices wait for each other.
+# on Intel: the devices wait for each other in every layer with batch normalisation.
 ALOCC = Tuning(share=128 if Tuning().width else 16, chunk=32, library=True)
 
 _WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
@@ -60,8 +60,8 @@ _CALLS: Options = {"xla_cpu_experimental_onednn_custom_call": True}
 _IN_PLACE: Options = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 # By default XLA captures neither loops nor calls of cuDNN, and makes no graph of the few operations
-# at an epoch's entry. With these the loop over steps is one graph, by XLA's log for an H100 (JAX
-# 0.10.2 and 0.11.2).
+# at the start of an epoch. With these options the loop over steps is one graph, according to XLA's
+# log for an H100 (JAX 0.10.2 and 0.11.2).
 _GRAPHS: Options = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
     "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE,CONVOLUTION",
@@ -73,7 +73,7 @@ _UNROLLED = 4
 
 @functools.cache
 def _is_amd() -> bool:
-    """Whether the GPU is AMD's; graphs were not measured there."""
+    """Whether the GPU is from AMD; graphs were not measured there."""
     local = [device for device in jax.local_devices() if device.platform in _GPUS]
     return any("rocm" in device.client.platform_version.lower() for device in local)
 
@@ -83,7 +83,7 @@ def _captures(tuned: Tuning, platform: str) -> bool:
 
 
 def unrolled(tuned: Tuning, platform: str) -> int:
-    """Steps of training in one turn of the epoch's loop."""
+    """Training steps in one iteration of the epoch's loop."""
     return tuned.unroll or (_UNROLLED if _captures(tuned, platform) else 1)
 
 
@@ -98,12 +98,12 @@ def _has_library() -> bool:
 
 
 def _calls_library(tuned: Tuning, dtype: str, platform: str) -> bool:
-    """In bfloat16 ALOCC scores 1.2 to 1.3 times as fast without oneDNN (Zen 5)."""
+    """Whether scorers call oneDNN; in bfloat16 ALOCC scores 1.2 to 1.3 times as fast without it."""
     return platform == "cpu" and tuned.library and dtype == "float32" and _has_library()
 
 
 def tracing_scorers(tuned: Tuning, dtype: str, platform: str) -> contextlib.AbstractContextManager:
-    """The context in which to trace programs that are compiled with `scoring_options`."""
+    """The context in which to trace programs that `scoring_options` compiles."""
     called = _calls_library(tuned, dtype, platform)
     return ops.calling_library() if called else contextlib.nullcontext()
 
@@ -116,7 +116,7 @@ _CACHE_LOCK = threading.RLock()
 def _uncached() -> Iterator[None]:
     """Write no program to JAX's cache: writing one that calls oneDNN crashes the process.
 
-    The option is global, so a program that another thread compiles meanwhile is not written either.
+    The option is global, so programs that other threads compile meanwhile are not written either.
     """
     with _CACHE_LOCK:
         before = getattr(jax.config, _CACHE_OPTION)
@@ -128,10 +128,10 @@ def _uncached() -> Iterator[None]:
 
 
 def from_table(method: str, default: Tuning) -> Tuning:
-    """A method's choices, those in the table that JAXAE_TUNING names instead of the default ones.
+    """The options of a method; those in the table that JAXAE_TUNING names replace the defaults.
 
     Raises:
-      UserError: there is such a table, and it cannot be read or used.
+      UserError: JAXAE_TUNING names a table that cannot be read or used.
     """
     path = os.environ.get("JAXAE_TUNING")
     if not path:
@@ -146,20 +146,20 @@ def from_table(method: str, default: Tuning) -> Tuning:
     return merged(default, values, f"{path}, {method}")
 
 
-_MOST = 1 << 20  # of any choice: a share of so many rows is one device
+_MOST = 1 << 20  # the largest value of any option: with such a `share` one device trains
 
 
 def merged(default: Tuning, values: Any, where: str) -> Tuning:
-    """`default` with the choices in `values` replaced.
+    """`default`, with the options in `values` replaced.
 
     Raises:
-      UserError: a choice that does not exist or has a value of another type; names `where` it is.
+      UserError: an option that does not exist or has the wrong type; the message names `where`.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where}: {values!r} is no table of choices")
+        raise UserError(f"{where}: {values!r} is not a table of options")
     for name, value in values.items():
         if name not in default._fields:
-            raise UserError(f"{where}: unknown choice {name!r}; known: {', '.join(Tuning._fields)}")
+            raise UserError(f"{where}: unknown option {name!r}; known: {', '.join(Tuning._fields)}")
         kind = type(getattr(default, name))
         if type(value) is not kind or not 0 <= value <= _MOST:
             kinds = {int: f"a number from 0 up to {_MOST}", bool: "true or false"}
@@ -175,10 +175,10 @@ def cores() -> int:
 
 
 def host_devices(tuning: Tuning, batch_size: int, parameters: int) -> int:
-    """How many host devices train one model fastest.
+    """The number of host devices that train one model fastest.
 
-    Convolutions gather and scatter, which a device does on one core, so a batch is split over one
-    device per core. Small batches of dense models use one device, whose products use all cores.
+    Convolutions gather and scatter, which a device does on one core, so their batch is split over
+    one device per core. Small batches of dense models use one device, whose products use all cores.
     """
     by_parameters = parameters // tuning.parameters_per_row if tuning.parameters_per_row else 0
     return max(1, batch_size // max(1, tuning.share, by_parameters))
@@ -202,15 +202,15 @@ def _on_accelerator(tuning: Tuning, platform: str) -> Options:
 
 
 # For products in full float32 XLA compiles many Triton kernels and keeps the fastest. Without them
-# a scorer of S2 compiles in .15 s instead of 3.0 and scores .94 times as fast, one of S0 in .45 s
-# instead of 2.1 and .98 times (H200, JAX 0.11); a scorer of the digits' dense model took 12 s.
+# a scorer of S2 compiles in .15 s instead of 3.0 s and scores .94 times as fast, one of S0 in .45 s
+# instead of 2.1 s and .98 times (H200, JAX 0.11); with them, the digits' dense model took 12 s.
 _WITHOUT_TRITON: Options = {"xla_gpu_enable_triton_gemm": False}
 
 
 def scoring_options(
     tuning: Tuning, dtype: str, platform: str, fast_compile: bool = False
 ) -> Options:
-    """Compiler options of a scorer; see `FAST_COMPILE`."""
+    """Compiler options for a scorer; see `FAST_COMPILE`."""
     # In float32 dense models score two to three times as fast without YNNPACK (rows/s: ECG .8 ->
     # 2.3 million, S2 170 -> 490 thousand, Intel); convolutions lose nothing.
     # Wide vectors would score dense models 1.08 to 1.12 times as fast (Zen 5), but with JAX 0.12
@@ -224,7 +224,7 @@ def scoring_options(
 
 
 def compiled(lowered: Any, options: Options) -> Callable:
-    """A lowered program, compiled without the options that this version of XLA does not have."""
+    """Compile a lowered program, leaving out options that this version of XLA does not have."""
     while True:
         calls = not options.keys().isdisjoint(_CALLS)
         try:
@@ -244,7 +244,7 @@ _BAD_VALUE = re.compile(r"While setting option (\w+), '([^']*)' is not a valid e
 
 
 def _supported(options: Options, error: str) -> Options:
-    """The options without the one, or the one value of a list, that an error of XLA names."""
+    """The options without the option, or the value in a list, that XLA's error names."""
     if _NO_TILES in error:
         return options | _WITHOUT_TRITON
     supported = {n: value for n, value in options.items() if f"option: '{n}'" not in error}
@@ -270,27 +270,27 @@ def compiled_scorer(
     return compiled(lowered, scoring_options(tuned, dtype, platform, fast_compile))
 
 
-# For programs that run a few times, whose compilation takes longer than running them. LLVM's first
-# level compiles the initial state in .46 s instead of .74 (ECG) and .88 s instead of 1.84 (ALOCC),
-# a scorer of ALOCC in .68 s instead of 1.31 (Zen 5). With it denoising trains .80 times as fast,
-# other models 1.00 to 1.04, and convolutions score .93 to .96 times: not for what runs often.
+# For programs that run a few times and take longer to compile than to run. LLVM's level 1 compiles
+# the initial state in .46 s instead of .74 (ECG) and .88 s instead of 1.84 (ALOCC), a scorer of
+# ALOCC in .68 s instead of 1.31 (Zen 5). With it denoising trains .80 times as fast, other models
+# 1.00 to 1.04, and convolutions score .93 to .96 times: not for programs that run often.
 FAST_COMPILE: Options = {"xla_backend_optimization_level": 1}
 
-# Denoising scores 35 thousand rows/s by 64 and 20 thousand by 512 (Intel). On accelerators 16,384
-# rows at a time score S2 1.97 times and S0 1.24 times as fast as 1,024 (H200), but few rows are
-# padded to as many, and large rows must leave room for their activations.
+# Denoising scores 35 thousand rows/s in chunks of 64, 20 thousand in 512 (Intel). On accelerators
+# chunks of 16,384 score S2 1.97 and S0 1.24 times as fast as 1,024 (H200), but fewer rows are
+# padded to a whole chunk, and the activations of large rows need memory.
 _ACCELERATOR_CHUNK = 4096
 _ACCELERATOR_CHUNK_BYTES = 64 << 20
-STEPS_PER_DISPATCH = 16  # at most, of one chunk each
-# On a CPU few rows are padded to this many steps too: copying zeros takes 1 or 2 ms, compiling a
-# program for fewer steps .2 to 1.3 s. The limits are for rows that fill one step, and for more.
+STEPS_PER_DISPATCH = 16  # at most; a step is one chunk
+# A CPU pads even few rows to this many steps: copying zeros takes 1 or 2 ms, compiling a program
+# for fewer steps .2 to 1.3 s. The first limit is for rows that fill one step, the second for more.
 PADDED_BYTES, PADDED_BYTES_OF_MORE = 16 << 20, 256 << 20
-BLOCK = 8192  # rows that are read at a time from a source that is not in memory
-FEED_BYTES = 32 << 20  # training rows that a streaming feed reads at a time; it holds three parts
+BLOCK = 8192  # rows read at a time from a source that is not in memory
+FEED_BYTES = 32 << 20  # bytes of rows that a streaming feed reads at a time; it holds three parts
 
 
 def chunk_rows(tuned: Tuning, platform: str, shape: tuple[int, ...], members: int = 1) -> int:
-    """Rows to score at a time; an accelerator computes all members at once."""
+    """The number of rows to score at a time; an accelerator computes all members at once."""
     if platform == "cpu":
         return max(1, tuned.chunk)
     fitting = _ACCELERATOR_CHUNK_BYTES // (4 * math.prod(shape))

@@ -36,7 +36,7 @@ def make(detector: Detector, run: Path) -> dict[str, Any]:
 
 
 def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
-    """What users must know before they rely on a decision."""
+    """The limits that users must know before they rely on a decision."""
     about = detector.about
     n = len(detector.decision.calibration)
     violated = calibration.why_no_guarantee(about.config)

@@ -1,8 +1,8 @@
-"""A detector as one file that runs by itself: the command `jaxae export`.
+"""The command `jaxae export`: a detector as one file that runs by itself.
 
-The archive holds a program of `jax.export` with its parameters, the detector from which it is
-rebuilt when it is too old, golden rows, a model card, and `jaxae.export.loader`, which needs JAX
-and NumPy alone.
+The archive contains a program of `jax.export` with its parameters, the detector, from which the
+program can be rebuilt when it is too old, golden rows, a model card, and `jaxae.export.loader`,
+which needs only JAX and NumPy.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from jaxae.types import Inferred, PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _READABLE_DAYS = 180  # days that jax.export keeps an old program readable
-_GOLDEN_ROWS = 32  # rows
+_GOLDEN_ROWS = 32  # number of rows
 _CARD = "model_card.json"
 
 
@@ -44,7 +44,7 @@ def write(run: Path, out: Path) -> Path:
 
     Args:
       run: the run folder, its detector's, or an export.
-      out: the archive; replaced when the new one is whole.
+      out: the archive; an existing file is replaced when the new one is complete.
 
     Raises:
       UserError: there is no detector, the archive cannot be written, or the exported program
@@ -88,10 +88,10 @@ def write(run: Path, out: Path) -> Path:
 
 @contextlib.contextmanager
 def opened(run: Path) -> Iterator[tuple[Path, Path]]:
-    """The folders of the report and of the detector: of a run, a detector alone, or an export.
+    """The folders of the report and of the detector, for a run, a single detector, or an export.
 
     Raises:
-      UserError: an export that cannot be read.
+      UserError: an export cannot be read.
     """
     if not run.is_file():
         yield run, detectors.folder_of(run)
@@ -104,13 +104,13 @@ def opened(run: Path) -> Iterator[tuple[Path, Path]]:
                 zipped.extractall(folder, files)
                 report = json.loads(zipped.read(_CARD))["report"]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{run} is no readable export ({error})") from None
+            raise UserError(f"{run} is not a readable export ({error})") from None
         (folder / "report.json").write_text(json.dumps(report))
         yield folder, folder / loader.DETECTOR
 
 
 def save(out: Path, content: bytes) -> None:
-    """Write an exported file, whole or not at all.
+    """Write an exported file atomically.
 
     Raises:
       UserError: it cannot be written.
@@ -122,11 +122,11 @@ def save(out: Path, content: bytes) -> None:
 
 
 def serialised_program(detector: Detector) -> bytes:
-    """The serialised program, for CPUs, NVIDIA GPUs and TPUs.
+    """The serialised program for CPUs, NVIDIA GPUs and TPUs.
 
     It is `(arrays, raw [k, 64, *S], alpha []) -> (score, p_value, is_anomaly)` of 64 k rows, for
     any k; the arrays are those of the detector by their names in its file, and `unit`, by which raw
-    values are divided first. Where alpha is NaN the threshold rule decides.
+    values are divided first. If alpha is NaN, the threshold rule decides.
     """
     about = detector.about
     arrays = archive.flat(detectors.tree(detector)) | {"unit": np.float32(1)}
@@ -144,10 +144,10 @@ def row_dtype(dtype: str) -> str:
 
 
 def scoring_functions(detector: Detector) -> tuple[Callable, Callable]:
-    """The two functions that a program over raw rows consists of.
+    """The two functions that make up a program over raw rows.
 
     Returns:
-      `(scaling, unit, raw [B, *S]) -> rows as the model sees them`, with constants as arguments so
+      `(scaling, unit, raw [B, *S]) -> input rows of the model`, with constants as arguments so
       that XLA divides as NumPy does; and `(variables, fitted, rows) -> scores [B]` of a member.
     """
     cfg = detector.about.config
@@ -190,7 +190,7 @@ def _judge_fn(detector: Detector) -> Callable:
 
 
 def golden_rows(detector: Detector) -> np.ndarray:
-    """Rows that are judged on export and on load: noise of growing amplitude."""
+    """Rows to judge on export and on loading, for comparison: noise of growing amplitude."""
     about, generator = detector.about, np.random.default_rng(0)
     noise = generator.normal(size=(_GOLDEN_ROWS, *about.shape))
     noise *= np.linspace(0.01, 2, _GOLDEN_ROWS).reshape(-1, *(1,) * len(about.shape))
@@ -222,7 +222,7 @@ def _manifest(detector: Detector, files: dict[str, bytes]) -> dict:
 
 
 def _flatbuffers() -> dict[str, bytes]:
-    """The pure Python package with which jax.export reads programs; JAX does not depend on it."""
+    """The pure Python package that jax.export needs to read programs; JAX does not depend on it."""
     files = importlib.metadata.files("flatbuffers") or []
     needed = [path for path in files if path.suffix == ".py" or "LICENSE" in path.name]
     return {str(path): path.read_binary() for path in needed if ".." not in path.parts}

@@ -1,4 +1,4 @@
-"""Judge raw rows by an exported detector, with JAX and NumPy alone.
+"""Judge raw rows with an exported detector, using only JAX and NumPy.
 
     python detector.zip ROWS.npy [--alpha 0.05] [--out OUT.csv]
 
@@ -20,15 +20,15 @@ from typing import NamedTuple
 import numpy as np
 
 MANIFEST, PROGRAM, GOLDEN, CODE = "manifest.json", "program.bin", "golden.npz", "loader.py"
-DETECTOR = "detector/"  # what it is rebuilt from, arrays among it
-CHUNK = 64  # rows that are judged side by side, as the run judged them
-BLOCK = 64 * CHUNK  # and at a time
+DETECTOR = "detector/"  # the detector, including its arrays, from which to rebuild the program
+CHUNK = 64  # rows that are judged side by side, as in the run
+BLOCK = 64 * CHUNK  # rows in one call
 _TOLERANCE = 1e-5
 _REQUIRED = ("arrays", "cpu_options", "dtype", "expires", "n_calibration", "shape", "units")
 
 
 class ExportError(ValueError):
-    """An export that cannot be used, or rows that it does not judge."""
+    """The export cannot be used, or it cannot judge the rows."""
 
 
 class Judgement(NamedTuple):
@@ -50,7 +50,7 @@ class Detector:
         try:
             self._program = jax.jit(export.deserialize(bytearray(program)).call)
             self._compiled: dict = {}
-        except Exception as error:  # JAX raises many types if the program's version is not its own
+        except Exception as error:  # JAX raises many types for programs of other versions
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ExportError(
                 f"its program of {manifest['exported']} for JAX {manifest['jax']}, promised to be "
@@ -69,7 +69,7 @@ class Detector:
             the run decides.
 
         Raises:
-          ExportError: rows of another shape or type, or with NaN or infinite values.
+          ExportError: the shape or dtype of rows is wrong, or values are NaN or infinite.
         """
         if alpha is not None and not 0 < alpha < 1:
             raise ExportError(f"alpha is {alpha}; it must be between 0 and 1")
@@ -108,7 +108,7 @@ class Detector:
 
 
 def _compiled(lowered, manifest: dict):
-    """Compiled, on a CPU with the run's options if this version of JAX has them."""
+    """Compile a program, on a CPU with the run's options if this version of JAX has them."""
     import jax
 
     if jax.default_backend() == "cpu":
@@ -123,7 +123,7 @@ def load(path, check: bool = True) -> Detector:
     """The detector in an exported archive.
 
     Args:
-      path: of the archive.
+      path: the archive.
       check: judge the golden rows, and refuse the archive if their scores differ from those in it.
 
     Raises:
@@ -141,13 +141,13 @@ def load(path, check: bool = True) -> Detector:
 
 
 def _read(path) -> tuple[dict, dict[str, bytes]]:
-    """The manifest, and the files in it, whose digests are compared."""
+    """The manifest and the files that it lists, after checking their digests."""
     try:
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(archive.read(MANIFEST))
             files = {name: archive.read(name) for name in manifest["digests"]}
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ExportError(f"{path} is no readable export ({error}); export it again") from None
+        raise ExportError(f"{path} is not a readable export ({error}); export it again") from None
     missing = [name for name in _REQUIRED if name not in manifest]
     missing += [name for name in (manifest.get("arrays"), PROGRAM, GOLDEN) if name not in files]
     if missing:
@@ -156,7 +156,7 @@ def _read(path) -> tuple[dict, dict[str, bytes]]:
         )
     for name, content in files.items():
         if hashlib.sha256(content).hexdigest() != manifest["digests"][name]:
-            raise ExportError(f"{name} in {path} is not what was exported; export it again")
+            raise ExportError(f"{name} in {path} has changed since the export; export it again")
     return manifest, files
 
 
@@ -164,17 +164,17 @@ def _compare(judged: Judgement, score: np.ndarray, p_value: np.ndarray) -> None:
     error = np.abs(judged.score - score) / np.maximum(1.0, np.abs(score))
     if not error.max() <= _TOLERANCE or np.abs(judged.p_value - p_value).max() > 0.5:
         raise ExportError(
-            f"the golden rows have other scores here, by {error.max():.1e}; export the run again "
+            f"scores of the golden rows differ here by {error.max():.1e}; export the run again "
             "with the version of JAX that is installed here"
         )
 
 
 def main(args: list[str] | None = None) -> int:
-    """`python detector.zip ROWS`; the exit code is 2 where something cannot be used."""
+    """`python detector.zip ROWS`; the exit code is 2 if something cannot be used."""
     parser = argparse.ArgumentParser("python DETECTOR.zip", description=__doc__.splitlines()[0])
     parser.add_argument("rows", help=".npy, or .npz with x_test or one array: raw rows")
-    parser.add_argument("--alpha", type=float, help="of p-values; else the run's rule decides")
-    parser.add_argument("--out", help=".csv for row, score, p_value, is_anomaly")
+    parser.add_argument("--alpha", type=float, help="flag p-values <= ALPHA, not by the run's rule")
+    parser.add_argument("--out", help=".csv to write: row, score, p_value, is_anomaly")
     options = parser.parse_args(args)
     rows, out = options.rows, options.out
     try:

@@ -1,7 +1,7 @@
 """A detector as an ONNX model, for runtimes without JAX: `jaxae export RUN OUT.onnx`.
 
-The converter, jax2onnx, is an extra of its own, because it needs an older Orbax than jaxae. It
-(0.17) does not know `custom_vmap`, `platform_dependent` or convolutions with the batch on the last
+The converter, jax2onnx, is a separate extra, because it needs an older Orbax than jaxae. It (0.17)
+does not support `custom_vmap`, `platform_dependent` or convolutions with the batch on the last
 axis, so the program is traced without these. A model whose outputs differ from the detector's is
 not written.
 """
@@ -30,15 +30,15 @@ _OPSET = 21
 def write(run: Path, out: Path) -> str:
     """Convert a detector, compare on the run's test rows, and write the model if they agree.
 
-    The model takes raw `rows` [N, *S] and gives `score`, `p_value` and `is_anomaly` [N], the last
-    by the run's rule; for another level alpha, compare p_value <= alpha.
+    The model takes raw `rows` [N, *S] and returns `score`, `p_value` and `is_anomaly` [N], the last
+    by the run's rule; to flag at another level alpha, use p_value <= alpha.
 
     Args:
       run: the run folder, its detector's, or an export.
-      out: the .onnx file, written whole or not at all.
+      out: the .onnx file, written atomically.
 
     Returns:
-      What was compared, for the user.
+      A line for the user about the comparison.
 
     Raises:
       UserError: there is no detector, the extra is not installed, the detector cannot be converted,
@@ -50,7 +50,7 @@ def write(run: Path, out: Path) -> str:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"an export to .onnx needs the extra, best in an environment of its own: python -m pip "
+            f"an export to .onnx needs the extra, best in a separate environment: python -m pip "
             f'install "jaxae[onnx]" ({error})'
         ) from None
     if not out.parent.is_dir():
@@ -121,7 +121,7 @@ def _judge_fn(detector: Detector) -> Callable:
             for i in range(members.count(tree["variables"]))
         ]
         score = scoring.combine(jnp.stack(scores))
-        # `split_p_values` uses searchsorted, which the converter does not know.
+        # `split_p_values` uses searchsorted, which the converter does not support.
         count = jnp.sum((calibration[None] >= score[:, None]).astype(jnp.float32), axis=1)
         p_value = (1 + count) / (len(calibration) + 1)
         return score, p_value, jnp.asarray(rule.decide(tree["decision"]["state"], score))
@@ -130,7 +130,7 @@ def _judge_fn(detector: Detector) -> Callable:
 
 
 def _steepness(detector: Detector) -> float:
-    """How much a score magnifies rounding: a sum of scores divides each by its spread."""
+    """The factor by which a score magnifies rounding: a sum divides each score by its spread."""
     states = [state for state in detector.fitted.values() if isinstance(state, dict)]
     spreads = [float(np.min(state["std"])) for state in states if "std" in state]
     return max([1.0, *(1 / spread for spread in spreads if spread > 0)])

@@ -30,19 +30,19 @@ from jaxae.types import (
 
 
 class Pair(NamedTuple):
-    """One value for each of the two networks of an adversarial method."""
+    """A value for each of the two networks of an adversarial method."""
 
     refiner: Any
     discriminator: Any
 
 
 class AdversarialLosses(NamedTuple):
-    """What an adversarial method minimises; logits are D's raw outputs."""
+    """The losses of an adversarial method; logits are D's raw outputs."""
 
-    real: Callable[[Array], Array]  # logits [...] -> mean loss of calling them real
-    fake: Callable[[Array], Array]  # logits [...] -> mean loss of calling them fake
+    real: Callable[[Array], Array]  # logits [...] -> mean loss with the label "real"
+    fake: Callable[[Array], Array]  # logits [...] -> mean loss with the label "fake"
     recon: LossFn  # (x, refined), pixels in [-1, 1] -> []
-    recon_weight: float  # of the reconstruction against the adversarial loss
+    recon_weight: float  # of the reconstruction loss, relative to the adversarial loss
 
 
 def _tanh_cross_entropy(x: Array, x_hat: Array) -> Array:
@@ -58,8 +58,8 @@ ADVERSARIAL: Registry[AdversarialLosses] = Registry(
             real=lambda logits: jax.nn.softplus(-logits).mean(),
             fake=lambda logits: jax.nn.softplus(logits).mean(),
             recon=LOSSES["mse"],
-            # At the tutorial's 0.2 the adversarial loss drowns the reconstruction error, which is
-            # what separates anomalies; see the record in experiments/mnist_alocc.py.
+            # At the tutorial's 0.2 the adversarial loss outweighs the reconstruction error, which
+            # is what separates anomalies; see the record in experiments/mnist_alocc.py.
             recon_weight=10.0,
         ),
         # FastEstimator's tutorial squashes D's output and feeds it to a loss that expects logits.
@@ -87,7 +87,7 @@ def adversarial(
       R minimises  real(D(R(x + n))) + recon_weight * recon(x, R(x + n))
       D minimises  real(D(x)) + fake(D(R(x + n)))
     Both gradients are taken at the same parameters and share one pass through R and through D.
-    Rows and reconstructions are in [0, 1] outside; D's outputs stay logits.
+    The learner takes and returns rows in [0, 1]; D's outputs stay logits.
 
     Args:
       nets: Linen modules `Refiner` and `Discriminator`, built with the same `dtype` and `axis`.
@@ -120,15 +120,15 @@ def adversarial(
 
 
 def _signed(x: Array) -> Array:
-    """Pixels in [0, 1] as the networks see them, in [-1, 1]."""
+    """Convert pixels from [0, 1] to [-1, 1], the range of the networks."""
     return 2.0 * x - 1.0
 
 
-_CODE = 2**32 - 1  # the address of the noise on codes; no slot in a batch reaches it
+_CODE = 2**32 - 1  # the address of the noise on codes; larger than any slot in a batch
 
 
 def _perturbation(batch: Batch, key: Key, settings: Settings) -> dict[str, Callable]:
-    """The refiner's argument that adds noise to codes; none without the setting "code_noise"."""
+    """The refiner's argument that adds noise to codes; empty without the setting "code_noise"."""
     if "code_noise" not in settings:
         return {}
     code_key, std = jax.random.fold_in(key, _CODE), settings["code_noise"]
@@ -164,7 +164,7 @@ def _infer(nets: Pair, variables: PyTree, x: Float[Array, " B *S"]) -> Outputs:
 def _run(
     net: Any, params: PyTree, stats: PyTree, x: Array, **others: Callable
 ) -> tuple[Any, PyTree]:
-    """A network in training: its output, and its running statistics after this batch."""
+    """Run a network in training mode: its output, and its running statistics after this batch."""
     variables = {"params": params, "batch_stats": stats}
     out, new = net.apply(variables, x, train=True, mutable=["batch_stats"], **others)
     return out, new["batch_stats"]
@@ -200,7 +200,7 @@ def _gradients(
 
     real_and_grad = jax.value_and_grad(real_loss, has_aux=True)
     (real, stats_d), grad_real = real_and_grad(params["discriminator"])
-    # Code features leave R beside the image and are in no loss: their cotangent is zero.
+    # R also returns code features, which are in no loss: their cotangent is zero.
     d_refined = pull_discriminator(d_adv)[1] + recon_weight * d_recon
     (grad_r,) = pull_refiner((d_refined, jnp.zeros_like(code)))
     grad_d = jax.tree.map(jnp.add, pull_discriminator(d_fake)[0], grad_real)
@@ -236,8 +236,8 @@ def _updated(
 def _averaged(old: PyTree, new: PyTree, step: Array, decay: Array) -> PyTree:
     """Averages d * old + (1 - d) * new of parameters and statistics, after a step t = 0, 1, ...
 
-    d = min(decay, (1 + t) / (10 + t)): a smaller decay in the first steps, so that the initial
-    weights are forgotten soon.
+    d = min(decay, (1 + t) / (10 + t)): the decay is smaller in the first steps, so that the average
+    soon forgets the initial weights.
     """
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda a, b: d * a + (1.0 - d) * b, old, new)

@@ -1,4 +1,4 @@
-"""Training methods by name, with what each reads of a configuration.
+"""Training methods by name, with the configuration fields that each reads.
 
 To add a method, enter a `Method` in `METHODS`, or call `METHODS.add` from outside the package.
 """
@@ -33,7 +33,7 @@ class Method(NamedTuple):
       build: `(configuration, shape of a row, mapped axis or None) -> Learner`.
       reads: the method-specific configuration fields that it reads, by their dotted names; a value
         set for any other such field is refused (see `jaxae.config.checks.refuse_unread`).
-      span: `configuration -> (low, high)`, the range of values that it can learn to reconstruct.
+      span: `configuration -> (low, high)`, the range of values that it can reconstruct.
       decodes: whether its learner has `decode`.
       outputs: the keys of `Outputs.extra` that its learner infers.
     """
@@ -46,7 +46,7 @@ class Method(NamedTuple):
 
 
 def _span(cfg: ExperimentConfig) -> tuple[float, float]:
-    """That of the output's activation; cross-entropy takes values in [0, 1] only."""
+    """The span of the output activation; cross-entropy needs values in [0, 1]."""
     unit = cfg.train.loss == "bce"
     return (0.0, 1.0) if unit else ACTIVATIONS[cfg.model.output_activation].span
 
@@ -73,7 +73,7 @@ def _autoencoder(
     tuned: tuning.Tuning,
     axis: str | None,
 ) -> Learner:
-    """A reconstruction learner of a network, whose fields are set by those of `cfg.model`."""
+    """A reconstruction learner for a network, whose fields come from `cfg.model`."""
     fields = {name: getattr(cfg.model, name) for name in _model_fields(network)}
     noise = {"noise_std": cfg.train.noise_std} if cfg.train.noise_std else {}
     return reconstruction(
@@ -88,7 +88,7 @@ def _autoencoder(
 
 
 def _model_fields(network: type[Autoencoder]) -> list[str]:
-    """The fields of `cfg.model` that a network has too."""
+    """The fields of `cfg.model` that the network also has."""
     return [name for name in vars(ModelConfig()) if name in network.__dataclass_fields__]
 
 
@@ -140,12 +140,12 @@ METHODS: Registry[Method] = Registry(
 
 
 def check(cfg: ExperimentConfig) -> None:
-    """Reject a configuration that no learner can be built from, or fields it would ignore.
+    """Reject a configuration from which no learner can be built, or fields that it would ignore.
 
-    Fields that are "auto" must have been settled before.
+    Every "auto" must already be settled.
 
     Raises:
-      UserError: an unknown name, or a setting that the method does not read.
+      UserError: a name is unknown, or the method does not read a setting.
     """
     checks.refuse_open(cfg)
     checks.refuse_unread(cfg, METHODS[cfg.method].reads)
@@ -162,11 +162,11 @@ def check(cfg: ExperimentConfig) -> None:
 
 
 def check_rows(cfg: ExperimentConfig, x: Source) -> None:
-    """Reject training rows that no learner of the configuration could reconstruct.
+    """Reject training rows that the configured learner cannot reconstruct.
 
     Raises:
-      UserError: values leave the method's span by more than rounding, or noisy ones would be cut
-        off.
+      UserError: values are outside the method's span by more than rounding, or noisy values would
+        be clipped.
     """
     values, span = sources.span(x), METHODS[cfg.method].span(cfg)
     low, high = values
@@ -174,19 +174,19 @@ def check_rows(cfg: ExperimentConfig, x: Source) -> None:
         raise UserError(
             f"the training rows span {low:g} to {high:g}, but method {cfg.method} with "
             f"model.output_activation {cfg.model.output_activation} and train.loss "
-            f"{cfg.train.loss} gives {span[0]:g} to {span[1]:g} only; use --data.scale minmax, or "
+            f"{cfg.train.loss} covers only {span[0]:g} to {span[1]:g}; use --data.scale minmax, or "
             "--model.output-activation linear with --train.loss mse"
         )
     clips = cfg.train.noise_std > 0 and cfg.train.noise_clip
     if clips and not sources.within(values, 0.0, 1.0):
         raise UserError(
-            f"the training rows span {low:g} to {high:g}, but train.noise_clip cuts noisy inputs "
-            "to 0 to 1; use --train.no-noise-clip, or --data.scale minmax"
+            f"the training rows span {low:g} to {high:g}, but train.noise_clip clips noisy inputs "
+            "to [0, 1]; use --train.no-noise-clip, or --data.scale minmax"
         )
 
 
 def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learner:
-    """The learner that a configuration describes, for rows of a shape.
+    """The learner of a configuration, for rows of a shape.
 
     Equal arguments give the same object, so that its programs are compiled once.
 
@@ -196,8 +196,8 @@ def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learn
       axis: the mapped axis name under `jaxae.devices.parallel`; None for a plain `jax.jit`.
 
     Raises:
-      UserError: unknown method (the message lists them), a field that is still "auto", or rows that
-        the method cannot take.
+      UserError: the method is unknown (the message lists all), a field is still "auto", or the
+        method cannot take rows of this shape.
     """
     checks.refuse_open(cfg)
     return _built(METHODS[cfg.method], cfg, tuple(shape), axis)

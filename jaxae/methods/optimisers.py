@@ -18,7 +18,7 @@ def keras_adam(lr: Rate, eps: float) -> optax.GradientTransformation:
     """Adam with "epsilon hat" (Kingma and Ba, 2015, end of section 2), as TensorFlow and Keras do.
 
     update = -lr sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), b1 = 0.9, b2 = 0.999. In the
-    first steps this epsilon counts about 30 times as much as that of `optax.adam`, so weights with
+    first steps this epsilon weighs about 30 times as much as that of `optax.adam`, so weights with
     tiny gradients, such as those of pixels that are almost always black, start slowly.
     """
     b1, b2 = 0.9, 0.999

@@ -1,4 +1,4 @@
-"""Methods with one objective: gradient descent on a loss of each row, mainly reconstruction."""
+"""Methods with one objective: gradient descent on a loss of each row, mostly reconstruction."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,8 +28,8 @@ from jaxae.types import (
     TrainState,
 )
 
-Optimiser = Callable[[Any], optax.GradientTransformation]  # of a learning rate
-Prepare = Callable[[Batch, Key, Settings], PyTree]  # a batch -> arrays [B, ...], noise drawn
+Optimiser = Callable[[Any], optax.GradientTransformation]  # learning rate -> optimiser
+Prepare = Callable[[Batch, Key, Settings], PyTree]  # a batch -> arrays [B, ...] with noise drawn
 Losses = Callable[[PyTree, PyTree], Array]  # (parameters, prepared arrays) -> [B]
 
 
@@ -46,7 +46,7 @@ def descent(
 
     Args:
       init: `(key, x [1, *S]) -> parameters`.
-      prepare: the arrays that `losses` takes of a batch, with all random numbers drawn.
+      prepare: makes the arguments of `losses` from a batch; draws all random numbers.
       losses: the loss of each row.
       tx: learning rate -> optimiser; the rate is `settings["lr"]`.
       part: see `jaxae.devices.reductions.by_parts`.
@@ -89,9 +89,9 @@ def reconstruction(
       model: a Linen module, `x -> (x_hat, z)` with a method `decode`, without running statistics.
       tx: learning rate -> optimiser.
       loss: of one row; see `jaxae.scoring.LOSSES`.
-      settings: "lr" and, where inputs are noisy, "noise_std"; the target stays clean.
+      settings: "lr" and, for noisy inputs, "noise_std"; the target stays clean.
       noise_clip: clip noisy inputs to [0, 1].
-      tuned: how it is computed fastest.
+      tuned: the fastest options for it.
       axis: mapped axis over which gradients and metrics are averaged; None outside a map.
     """
 

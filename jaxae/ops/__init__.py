@@ -1,4 +1,4 @@
-"""Convolution and transposed convolution in the fastest form of each platform.
+"""Convolution and transposed convolution, in the form that is fastest on each platform.
 
 Usable on its own: it needs only JAX and jaxtyping. `blur` smooths rows, see there. In convolutions
 three known issues of XLA make the obvious program slow:
@@ -7,7 +7,7 @@ three known issues of XLA make the obvious program slow:
   times slower than the same convolution outside of it.
 * jax-ml/jax #23783 and #31662, openxla/xla #34273: a strided transposed convolution, written as a
   convolution over a dilated input, and above all the weight gradient that automatic differentiation
-  derives from it (again a convolution over a dilated input) is far slower than it need be, on CPU
+  derives from it (again a convolution over a dilated input) is far slower than necessary, on CPU
   and on GPU.
 
 But a convolution is bilinear, and there are only three maps:
@@ -17,11 +17,11 @@ But a convolution is bilinear, and there are only three maps:
 all transposes of one another: `<forward(x, k), y> = <x, input_gradient(y, k)> =
 <k, kernel_gradient(x, y)>`. A transposed convolution is `input_gradient`, and the derivatives of
 each map are the other two, to any order. So each is a `jax.custom_vjp` that calls the others, and
-no derivative is left to automatic differentiation of a dilated input. Each map has two forms:
+automatic differentiation never sees a dilated input. Each map has two forms:
 
 * `convolution` (GPU, TPU): one `lax.conv_general_dilated`. Only `input_gradient` dilates its input;
   `kernel_gradient` is a plain convolution, with a dilated window at most. Where `vmap` maps both
-  operands, as over the members of an ensemble, the matrix form stands in for a grouped convolution.
+  operands, as over the members of an ensemble, the matrix form replaces a grouped convolution.
 * `matrix` (CPU): gather patches, one matrix product, scatter. It contains no convolution, so it
   runs at full speed inside a loop.
 
@@ -30,7 +30,7 @@ has the right form everywhere; `using` traces in another form, see `forms`. Reve
 of any order and `vmap` work; forward mode (`jvp`, `jacfwd`) raises JAX's `TypeError` for functions
 with a custom VJP.
 
-Images have the batch last, [C, H, W, B], as the matrix form computes: `batch_last` and
+Images have the batch last, [C, H, W, B], as the matrix form needs: `batch_last` and
 `batch_first` convert. A network that stays in this layout from its first convolution to its last
 trains far faster on a CPU; convolutions name the axes and leave the memory layout to XLA.
 """
@@ -89,7 +89,7 @@ def conv_transpose(
 
     Args:
       y: images with the batch last.
-      kernel: that of the convolution which this mirrors, as in Keras' Conv2DTranspose and in Flax'
+      kernel: that of the mirrored convolution, as in Keras' Conv2DTranspose and in Flax'
         ConvTranspose with `transpose_kernel=True`.
       strides: of the mirrored convolution.
       padding: of the mirrored convolution.
@@ -106,12 +106,12 @@ def conv_transpose(
 
 
 def batch_last(x: Float[Array, "B H W C"]) -> Float[Array, "C H W B"]:
-    """The same images with the batch on the last axis."""
+    """Move the batch of images to the last axis."""
     return x.transpose(3, 1, 2, 0)
 
 
 def batch_first(x: Float[Array, "C H W B"]) -> Float[Array, "B H W C"]:
-    """The same images with the batch on the first axis."""
+    """Move the batch of images to the first axis."""
     return x.transpose(3, 1, 2, 0)
 
 
@@ -126,13 +126,13 @@ def forward(geo: Geometry, x: Array, k: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def input_gradient(geo: Geometry, y: Array, k: Array) -> Array:
-    """Its transpose in x, (y, k) -> x: the transposed convolution."""
+    """The transpose of `forward` in x, (y, k) -> x: the transposed convolution."""
     return _in_form(geo, matrix.input_gradient, convolution.input_gradient, y, k)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def kernel_gradient(geo: Geometry, x: Array, y: Array) -> Array:
-    """Its transpose in k, (x, y) -> k."""
+    """The transpose of `forward` in k, (x, y) -> k."""
     return _in_form(geo, matrix.kernel_gradient, convolution.kernel_gradient, x, y)
 
 
@@ -155,13 +155,13 @@ kernel_gradient.defvjp(
 
 
 def _in_form(geo, by_matrix, by_convolution, a, b):
-    """Choose the form; nothing else does."""
+    """Choose the form; this is the only function that does."""
     by_matrix = functools.partial(by_matrix, geo)
     by_convolution = functools.partial(by_convolution, geo)
     if geo.form in ("native", "portable"):
         return by_convolution(a, b)
     if geo.form == "matrix" or geo.is_full_window:
-        return by_matrix(a, b)  # a full window is one matrix product, everywhere
+        return by_matrix(a, b)  # a full window is one matrix product on every platform
     return by_platform(a, b, cpu=by_matrix, default=_ungrouped(by_convolution, by_matrix))
 
 
@@ -185,7 +185,7 @@ def _ungrouped(by_convolution, by_matrix):
         del axis_size
         axes = tuple(0 if batched else None for batched in in_batched)
         side_by_side = jax.vmap(by_matrix, in_axes=axes)
-        if not all(in_batched):  # one more `vmap` around may map the other operand
+        if not all(in_batched):  # an outer `vmap` may map the other operand
             by_both = jax.vmap(by_convolution, in_axes=axes)
             side_by_side = _ungrouped(by_both, side_by_side)
         return side_by_side(a, b), True

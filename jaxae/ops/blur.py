@@ -1,4 +1,4 @@
-"""Smoothing of one row in space or time; shared by scores, inputs and corruptions."""
+"""Smoothing one row in space or time; used by scores, inputs and corruptions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ def gaussian_blur(x: Float[Array, "*S"], sigma: Array | float, radius: int) -> F
     default; with `radius >= 4 sigma` the result equals SciPy's.
 
     Args:
-      x: [H, W, C], [T, C], or [F], which has no neighbourhood and is returned as it is.
+      x: [H, W, C], [T, C], or [F], which has no neighbourhood and is returned unchanged.
       sigma: standard deviation in pixels or samples, may be traced; 0 = no blur.
       radius: the kernel has 2 radius + 1 taps; a Python number, so that shapes stay static.
 

@@ -1,9 +1,9 @@
 """The three maps of a convolution as one `lax.conv_general_dilated` each: for GPU and TPU.
 
-On a CPU XLA can call a library, oneDNN, for the forward map, in loops too, if a compiler option
-says so. Without the option the same program is the slow convolution that the matrix form avoids, so
-the form "library" is for callers that compile with the option. Zen 5, batch 64, two cores, JAX
-0.12, milliseconds by matrices and by the library with its change of layout: 5 x 5, stride 2, 32 ->
+On a CPU a compiler option makes XLA call a library, oneDNN, for the forward map, in loops too.
+Without the option the same program is the slow convolution that the matrix form avoids, so the form
+"library" is for callers that compile with the option. Zen 5, batch 64, two cores, JAX 0.12,
+milliseconds by matrices and by the library, including its change of layout: 5 x 5, stride 2, 32 ->
 64 channels on 14 x 14 maps 2.50 and 1.52, 64 -> 128 on 7 x 7 2.21 and 1.34, 16 -> 32 on 14 x 14 .78
 and .47, 32 -> 64 on 7 x 7 .64 and .39.
 
@@ -40,13 +40,13 @@ def kernel_gradient(geo: Geometry, x: jax.Array, y: jax.Array) -> jax.Array:
     """(x, y) -> k: may dilate the window y, never x."""
     spans = zip(geo.in_size, geo.kernel_size, geo.strides, geo.padding, geo.out_size, strict=True)
     padding = [(lo, (out - 1) * s + n - size - lo) for size, n, s, (lo, _), out in spans]
-    # The batch is contracted, in the place of channels; the channels of x take that of the batch.
+    # The batch is contracted, as channels usually are; the channels of x act as the batch.
     dims = ("NHWC", "OHWI", "HWNC")
     return _convolution(geo, x, y, dims, (1, 1), padding, rhs_dilation=geo.strides)
 
 
 def _convolution(geo, x, window, dims, strides, padding, **dilation):
-    """With the axes in the order `dims`, or transposed to the one order that converters know."""
+    """Convolve with axes in the order `dims`, or transposed to the only order converters know."""
     order = _CHANNELS_LAST if geo.form == "portable" else dims
     x, window = _transposed(x, dims[0], order[0]), _transposed(window, dims[1], order[1])
     y = lax.conv_general_dilated(x, window, strides, padding, dimension_numbers=order, **dilation)
@@ -58,7 +58,7 @@ def _transposed(a: jax.Array, axes: str, order: str) -> jax.Array:
 
 
 def suits_library(geo: Geometry, x: jax.Array, k: jax.Array) -> bool:
-    """Whether oneDNN may be called for (x, k) -> y, and was measured to be faster."""
+    """Whether oneDNN supports (x, k) -> y and was measured to be faster."""
     kh, kw, channels, depth = k.shape
     return (
         geo.form == "library"

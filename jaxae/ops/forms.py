@@ -1,11 +1,11 @@
-"""In which form a program is traced: the fastest of each platform, unless a caller wants another.
+"""The form in which a program is traced: by default the fastest on each platform.
 
-"auto"      what suits the platform: matrix products on a CPU, convolutions on GPUs and TPUs
-"library"   the same, but on a CPU large forward convolutions are left to oneDNN
+"auto"      by platform: matrix products on a CPU, convolutions on GPUs and TPUs
+"library"   the same, but on a CPU oneDNN computes large forward convolutions
 "matrix"    matrix products everywhere
 "native"    convolutions everywhere
 "portable"  convolutions with channels last, and nothing that depends on the platform: for
-            converters, which know little of JAX
+            converters, which support only a part of JAX
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def using(form: Form) -> Iterator[None]:
 
 
 def calling_library() -> contextlib.AbstractContextManager[None]:
-    """Trace programs that will be compiled with the option that makes XLA call oneDNN."""
+    """Trace programs for compilation with the option that makes XLA call oneDNN."""
     return using("library")
 
 
@@ -42,14 +42,14 @@ def current() -> Form:
 
 
 def by_platform(*args: Any, cpu: Callable, default: Callable) -> Any:
-    """`lax.platform_dependent`, or only the default where a program must be portable."""
+    """`lax.platform_dependent`, or only the default if the program must be portable."""
     if current() == "portable":
         return default(*args)
     return lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
 def keep_layout(a: jax.Array) -> jax.Array:
-    """The array itself, with the memory layout that the program states, on a CPU.
+    """The array itself; on a CPU, XLA must give it the memory layout that the program states.
 
     Otherwise XLA folds a matrix's transposition into its product, or swaps the operands of a
     product that is transposed, and some of those products are up to four times slower.

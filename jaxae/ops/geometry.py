@@ -12,7 +12,7 @@ Padding = Literal["SAME", "VALID"] | Sequence[tuple[int, int]]
 
 
 def ceil_div(a: int, b: int) -> int:
-    """The quotient a / b, rounded up."""
+    """Divide a by b and round up."""
     return -(-a // b)
 
 
@@ -37,7 +37,7 @@ class Geometry(NamedTuple):
 
     @property
     def is_full_window(self) -> bool:
-        """Whether the kernel sees the whole input once: then it is a plain matrix product."""
+        """Whether one window covers the whole input: then this is a plain matrix product."""
         return self.kernel_size == self.in_size and self.padding == ((0, 0), (0, 0))
 
     @property
@@ -54,7 +54,7 @@ class Geometry(NamedTuple):
 
 
 def resolve(in_size, kernel_size, strides, padding: Padding) -> Geometry:
-    """The geometry of a convolution that is traced now: SAME and VALID are turned into pixels.
+    """The geometry of a convolution in the current form; SAME and VALID are converted to pixels.
 
     Raises:
       ValueError: the kernel does not fit into the padded input.

@@ -9,8 +9,8 @@ contiguous axis. These choices were measured on an AVX-512 CPU:
   once, and less to compile; for small kernels all at once is faster;
 * with stride 1 the transpose of a convolution is a convolution, so the gather, or the scatter, is
   done on the side with fewer channels;
-* where more than a tenth of all taps would meet padding, as with 5 x 5 kernels on 7 x 7 maps, the
-  output is computed in bands of rows, each with those rows of the kernel that meet the input;
+* if more than a tenth of all taps would fall on padding, as with 5 x 5 kernels on 7 x 7 maps, the
+  output is computed in bands of rows, each with the kernel rows that overlap the input;
 * the scatter of a transposed convolution with stride s is done for each of its s x s phases, as a
   sum of shifted blocks, so that no work is spent on dilated zeros.
 """
@@ -28,7 +28,7 @@ from jaxae.ops.geometry import Geometry, ceil_div
 
 Array = jax.Array
 
-_MAX_TAPS_AT_ONCE = 9  # gathered in one stage
+_MAX_TAPS_AT_ONCE = 9  # the largest kernel that is gathered in one stage
 
 
 def forward(geo: Geometry, x: Array, k: Array) -> Array:
@@ -57,7 +57,7 @@ def kernel_gradient(geo: Geometry, x: Array, y: Array) -> Array:
 
 
 class _Band(NamedTuple):
-    """Output rows in which the same kernel rows meet the input."""
+    """Output rows for which the same kernel rows overlap the input."""
 
     rows_out: slice
     taps: slice
@@ -66,7 +66,7 @@ class _Band(NamedTuple):
 
 
 def _bands(geo: Geometry) -> list[_Band]:
-    """The bands; all rows as one where several would save less than a tenth of the work."""
+    """The bands; a single one if several would save less than a tenth of the work."""
     (height, _), (taps, _), (stride, _) = geo.in_size, geo.kernel_size, geo.strides
     top, rows = geo.padding[0][0], geo.out_size[0]
     spans = [(max(0, top - stride * p), min(taps, height + top - stride * p)) for p in range(rows)]
@@ -86,7 +86,7 @@ def _bands(geo: Geometry) -> list[_Band]:
 
 
 def _widen(a: Array, axis: int, rows: slice, size: int) -> Array:
-    """Zeros around `a`, so that it fills its `rows` of an axis of `size`."""
+    """Pad `a` with zeros, so that it fills `rows` of an axis of `size`."""
     pads = [(0, 0, 0)] * a.ndim
     pads[axis] = (rows.start, size - rows.stop, 0)
     return lax.pad(a, jnp.zeros((), a.dtype), pads)
@@ -128,17 +128,17 @@ def _flip(k: Array) -> Array:
 
 
 def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
-    """A matrix product that accumulates, and returns, float32 where its operands are shorter."""
+    """A matrix product; shorter operands are accumulated in, and returned as, float32."""
     # This also makes bfloat16 products fast on a CPU: 600 against 130 GFLOP/s on a core.
     precise = jnp.promote_types(a.dtype, jnp.float32)
     return lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())), preferred_element_type=precise)
 
 
 def _weights_first(k: Array, patches: Array) -> Array:
-    """[..., D], [K, M] -> [D, M], the leading axes of `k` being K in order."""
+    """[..., D], [K, M] -> [D, M]; the leading axes of `k`, flattened, are K."""
     depth = k.shape[-1]
     if k.dtype != jnp.float32:
-        # With a transposed left operand bfloat16 would miss the matrix units. XLA does not fold
+        # With a transposed left operand bfloat16 would not use the matrix units. XLA does not fold
         # this transposition into the product, because its operand is not a matrix.
         rows = k.transpose(k.ndim - 1, *range(k.ndim - 1)).reshape(depth, -1)
         return _dot(rows, patches, 1, 0)
@@ -146,7 +146,7 @@ def _weights_first(k: Array, patches: Array) -> Array:
 
 
 def _long_weights_first(k: Array, columns: Array) -> Array:
-    """`_weights_first` for a K much larger than M, as that of a full window."""
+    """`_weights_first` for a K much larger than M, as in a full window."""
     if k.dtype != jnp.float32:
         return _weights_first(k, columns)
     # The caller must not transpose the result either: [128, 32] of K = 3136 .45 -> .12 ms.
@@ -154,7 +154,7 @@ def _long_weights_first(k: Array, columns: Array) -> Array:
 
 
 def _rows_of_both(a: Array, b: Array) -> Array:
-    """[N, M], [D, M] -> [N, D]: products of rows, of which `b` has few and short ones."""
+    """[N, M], [D, M] -> [N, D]: products of rows; those of `b` are few and short."""
     if a.dtype != jnp.float32:
         return _dot(a, b, 1, 1)
     return keep_layout(_dot(a, keep_layout(b.T), 1, 0))
@@ -181,7 +181,7 @@ def _product_then_scatter(geo: Geometry, y: Array, k: Array) -> Array:
 
 
 def _patches(geo: Geometry, x: Array) -> Array:
-    """[C, H, W, B] -> [kh kw C, P, Q, B]: what each output sees."""
+    """[C, H, W, B] -> [kh kw C, P, Q, B]: the inputs of each output."""
     (height, width), (kh, kw), (sh, sw) = geo.in_size, geo.kernel_size, geo.strides
     (top, _), (left, _) = geo.padding
     rows, cols = geo.out_size
@@ -205,8 +205,8 @@ def _patches(geo: Geometry, x: Array) -> Array:
 def _scatter(geo: Geometry, taps: Array) -> Array:
     """The transpose of `_patches`: [kh, kw, C, P, Q, B] -> [C, H, W, B].
 
-    Row h = s u + v of x is read by row p of y through tap i where h + top = s p + i: the rows of a
-    phase v are a sum of blocks, each shifted by (i - v - top) / s rows.
+    Row p of y reads row h = s u + v of x through tap i if h + top = s p + i: the rows of a phase v
+    are a sum of blocks, each shifted by (i - v - top) / s rows.
     """
     kh, kw, channels, rows, cols, batch = taps.shape
     (height, width), (sh, sw) = geo.in_size, geo.strides

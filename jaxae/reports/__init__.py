@@ -1,9 +1,9 @@
-"""What people look at: the report of a run, comparisons, studies, figures and pages.
+"""Results for people to read: the report of a run, comparisons, studies, figures and pages.
 
-`reporting` makes the report, `comparison` compares two runs, `studies` evaluate beyond scores,
-`plots` draws with matplotlib, `pages` writes HTML and `tables` text. A new study is entered in
-`studies.STUDIES`; its figures are functions in `plots`.
+`reporting` makes the report of a run and its printed table, `comparison` compares two runs,
+`studies` evaluate beyond scores, `plots` draws with matplotlib, `pages` writes HTML, and `tables`
+aligns cells. A new study is entered in `studies.STUDIES`; its figures are functions in `plots`.
 
-It must not depend on workflows or commands. Nothing is loaded here, since `plots` needs no JAX:
-figures can be drawn again on a machine without it.
+This wing must not depend on workflows or commands. This module imports nothing, because `plots`
+needs no JAX: figures can be drawn again on a machine without it.
 """

@@ -1,4 +1,4 @@
-"""Two runs on the same test rows: is one better, or is the difference chance?"""
+"""Comparing two runs on the same test rows: is one better, or is the difference chance?"""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from jaxae.rng import Purpose, stream
 from jaxae.stats import intervals
 
 _NEEDED = ("test", "test_is_anomaly", "test_y", "test_class_id", "test_id")
-_LEVEL = 0.05  # p-values below it are called real
+_LEVEL = 0.05  # a difference with a smaller p-value is called real
 
 
 def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
@@ -24,13 +24,13 @@ def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
     Args:
       one: the folder of a finished run.
       other: the folder of another run, scored on the same rows.
-      seed: of the bootstrap.
+      seed: the seed of the bootstrap.
 
     Returns:
       Metric -> "one", "other", "difference" (one - other), "interval" [low, high] and "p_value".
 
     Raises:
-      UserError: a folder holds no finished run, or the test rows are not the same.
+      UserError: a folder contains no finished run, or the test rows differ.
     """
     for folder in (one, other):
         if not (folder / files.SCORES).is_file():
@@ -75,6 +75,6 @@ def rows(differences: dict[str, dict]) -> list[tuple[str, ...]]:
 
 
 def table(differences: dict[str, dict]) -> str:
-    """The result of `compare` as text, a line for each metric."""
+    """The result of `compare` as text, with a line for each metric."""
     heads = ("", "one", "other", "one - other, 95 % interval", "p", "")
     return tables.aligned([heads, *rows(differences)], right=(1, 2, 3, 4))

@@ -1,4 +1,4 @@
-"""The report of a run, as `report.json` holds it, and as a table."""
+"""The report of a run, for `report.json` and as a table."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from jaxae.types import Dataset
 def arrays(
     detector: detectors.Detector, scores: detectors.Scores, data: Dataset
 ) -> dict[str, np.ndarray]:
-    """Scores, decisions and ground truth, as `scores.npz` holds them."""
+    """Scores, decisions and ground truth, for `scores.npz`."""
     return scores._asdict() | {
         "test_is_anomaly": scoring.decide(detector.decision, scores.test),
         "test_y": data.test.y,
@@ -36,7 +36,7 @@ def make(
 ) -> dict[str, Any]:
     """The report of a finished run, ready for JSON; studies add their scalars to it.
 
-    A metric NAME may have a NAME_interval [low, high] beside it: see `intervals.report`.
+    A metric NAME may come with NAME_interval [low, high]: see `intervals.report`.
     """
     epochs = disk.read_metrics(folder / "metrics.jsonl")
     selected = selection.summary(cfg, epochs)
@@ -73,7 +73,7 @@ _INTERVAL = "_interval"
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as a two-column table, intervals beside their metrics; warnings stand below."""
+    """The report as a two-column table, with intervals next to their metrics and warnings below."""
     flat: dict[str, Any] = {}
     for name, value in report.items():
         parts = value if isinstance(value, dict) else {}

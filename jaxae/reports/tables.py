@@ -8,10 +8,10 @@ _DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """Rows of cells as lines, in columns as wide as their longest cell.
+    """Format rows of cells as lines; columns are as wide as their longest cell.
 
     Args:
-      rows: with the same number of cells each; the first may be a header.
+      rows: all with the same number of cells; the first may be a header.
       right: indices of the right-aligned columns.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,8 +1,8 @@
 """Losses, anomaly scores and threshold rules: pure functions of one row, mapped by callers.
 
-A new score is entered in `scores.SCORES`, a new threshold rule in `rules.RULES`; `rules.fit_rule`
-fits one on calibration scores, and `rules.decide` applies it: all decisions are made there.
-`losses` has the training losses, which the scores of the same names share; `tails` extrapolates
+Enter a new score in `scores.SCORES`, a new threshold rule in `rules.RULES`; `rules.fit_rule` fits a
+rule on calibration scores, and `rules.decide` applies it. A p-value decides without a rule.
+`losses` has the training losses, which scores of the same names use; `tails` extrapolates
 thresholds beyond the largest score. `jaxae.stats.conformal.ranks` computes p-values.
 
 Higher = more anomalous. A score may carry state fitted on normal rows, and "a+b" adds standardised

@@ -1,6 +1,6 @@
-"""Losses of one row against its reconstruction.
+"""Losses between a row and its reconstruction.
 
-Both are flattened first: on a CPU, indexing the output of a flat layer by row and column costs a
+Both are flattened first: on a CPU, indexing the output of a flat layer by row and column needs a
 division for every pixel.
 """
 
@@ -28,8 +28,8 @@ def bce(x: Float[Array, "*S"], x_hat: Float[Array, "*S"]) -> Scalar:
     """Binary cross-entropy of one row, -mean(x log p + (1 - x) log(1 - p)).
 
     p is `x_hat` clipped to [1e-7, 1 - 1e-7] as in Keras, so value and gradient are finite; beyond
-    the clip the gradient is 0. Both arguments are in [0, 1]; the result is in [0, inf) and, for
-    grey values of x, not 0 at x_hat = x.
+    the clip the gradient is 0. Both arguments are in [0, 1]; the result is in [0, inf) and, if x
+    has grey values, not 0 at x_hat = x.
     """
     x, p = x.ravel(), jnp.clip(x_hat.ravel(), 1e-7, 1 - 1e-7)
     # `log1p(-p)` would take twice as long, and the error of 1 - p is at most 6e-8.

@@ -1,4 +1,4 @@
-"""Threshold rules: from the scores of normals to decisions about other rows.
+"""Threshold rules: from scores of normals to decisions about other rows.
 
 To add one, enter a `Rule` in `RULES`, or call `RULES.add` from outside the package.
 """
@@ -20,7 +20,7 @@ from jaxae.types import AnyArray, Argument, Decision, Rule
 
 
 def _mean_std(scores: Float[Array, " N"], k: float) -> dict:
-    """Mean + k standard deviations, with the population's 1/N as `numpy.std` has it.
+    """Mean + k standard deviations, with the population's 1/N as in `numpy.std`.
 
     PyTorch's default, 1/(N-1), differs by a factor of sqrt(N / (N-1)).
     """
@@ -28,7 +28,7 @@ def _mean_std(scores: Float[Array, " N"], k: float) -> dict:
 
 
 def _quantile(scores: Float[Array, " N"], q: float) -> dict:
-    """The q-quantile, linearly interpolated: a share 1 - q of such rows lies above it."""
+    """The q-quantile, linearly interpolated: a share 1 - q of these rows lies above it."""
     return {"threshold": jnp.quantile(scores, q)}
 
 
@@ -43,7 +43,7 @@ def _max(scores: Float[Array, " N"]) -> dict:
     return {"threshold": jnp.max(scores)}
 
 
-_DEVIATIONS = Argument("a number of deviations", 2, -1e6, 1e6)  # more would leave float32
+_DEVIATIONS = Argument("a number of deviations", 2, -1e6, 1e6)  # larger ones exceed float32
 RULES: Registry[Rule] = Registry(
     "threshold rule",
     Rule,
@@ -62,7 +62,7 @@ def rule(spec: str) -> Rule:
     """The threshold rule of a specification, with its number filled in.
 
     Args:
-      spec: a name in `RULES`, and a number where the rule takes one: "quantile:0.95", "max".
+      spec: a name in `RULES`, and a number if the rule takes one: "quantile:0.95", "max".
 
     Raises:
       UserError: the rule is unknown, or its number is missing, superfluous or out of range.
@@ -88,10 +88,10 @@ def rule(spec: str) -> Rule:
 
 
 def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:
-    """A rule fitted on the scores of normals.
+    """Fit a rule on the scores of normals.
 
     Raises:
-      UserError: see `rule`; a score is NaN, or the rule needs more of them.
+      UserError: see `rule`; a score is NaN, or the rule needs more scores.
     """
     conformal.refuse_nan(calibration=scores)
     scores = jnp.asarray(scores)
@@ -105,6 +105,6 @@ def _fitting(fit: Callable[..., dict], number: float | None) -> Callable[[Array]
 
 
 def decide(decision: Decision, scores: Float[AnyArray, " N"]) -> Bool[np.ndarray, " N"]:
-    """The decisions of a fitted rule, True = anomaly: the one place where scores are judged."""
+    """The decisions of a fitted rule, True = anomaly; all decisions on scores are made here."""
     state = jax.device_get(decision.state)  # a comparison on the host needs no program
     return np.asarray(rule(decision.rule).decide(state, np.asarray(scores)))

@@ -26,7 +26,7 @@ Rows = Iterable[Inferred]  # blocks of rows with their outputs
 
 
 def _reconstruction_score(loss: LossFn) -> Score:
-    """The score that compares a row with its reconstruction and fits nothing."""
+    """A score that compares a row with its reconstruction and needs no fitting."""
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
         return loss(row.x, row.out.x_hat)
@@ -35,7 +35,7 @@ def _reconstruction_score(loss: LossFn) -> Score:
 
 
 def _log_odds_score(name: str) -> Score:
-    """A discriminator's negated log-odds that the row, or its reconstruction, is real."""
+    """The negated log-odds, by a discriminator, that the row or its reconstruction is real."""
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
         return -row.out.extra[name]
@@ -48,9 +48,9 @@ def _max_error(x: Array, x_hat: Array) -> Scalar:
 
 
 def _mean_over_blocks(fun: Callable[..., Array], rows: Rows, *args: Array) -> Array:
-    """The mean over all rows, where `fun` gives the mean over the rows of a block.
+    """The mean over all rows; `fun` returns the mean over the rows of a block.
 
-    `fun` must be a function of the module: a new object would be compiled again in every epoch.
+    `fun` must be a module-level function: a new object would be compiled again in every epoch.
     """
     means = [(len(block.x), jax.jit(fun)(block, *args)) for block in rows]
     total = sum(size for size, _ in means)
@@ -70,7 +70,7 @@ def _mahalanobis_fit(train: Rows) -> dict:
     """Mean and whitening matrix W of training codes; W'W is the regularised precision."""
     mean = _mean_over_blocks(_mean_code, train)
     covariance = _mean_over_blocks(_code_covariance, train, mean)
-    # Shrink by one part in a thousand towards the mean variance, so that dead units do not explode.
+    # Shrink by 1/1000 towards the mean variance, so that dead units do not dominate the distance.
     eye = jnp.eye(len(covariance))
     variance = jnp.trace(covariance) / len(covariance)
     regular = 0.999 * covariance + (1e-3 * variance + 1e-12) * eye
@@ -84,10 +84,10 @@ def _mahalanobis_apply(fitted: dict, row: Inferred) -> Scalar:
 
 
 def _neighbour_score(features: Callable[[Inferred], Array]) -> Score:
-    """The mean Euclidean distance of a row's features to those of its nearest training rows.
+    """The mean Euclidean distance of a row's features from those of its nearest training rows.
 
-    A row that is in the bank is its own neighbour at distance 0. The bank is centred so that the
-    expanded distance loses no digits.
+    The bank holds the features of the training rows; each of them is its own neighbour at distance
+    0. The bank is centred so that the expanded distance loses no digits.
     """
 
     def fit(train: Rows) -> dict:
@@ -145,12 +145,12 @@ SCORES: Registry[Score] = Registry(
 
 
 def apply_rows(score: Score, fitted: dict, rows: Inferred) -> Float[Array, " N"]:
-    """`score.apply` of every row, a few hundred at a time."""
+    """`score.apply` for every row, a few hundred at a time."""
     return lax.map(lambda row: score.apply(fitted, row), rows, batch_size=_ROWS_AT_ONCE)
 
 
 def resolve(spec: str) -> Score:
-    """The score of a name, or of several joined by "+"; equal texts give the same object.
+    """The score with a name, or the sum of several joined by "+"; equal specs give one object.
 
     In a sum every score is standardised before it is added: its logarithm (log-odds unchanged),
     minus the mean and divided by the standard deviation over held-out rows. The fitted state of a
@@ -160,7 +160,7 @@ def resolve(spec: str) -> Score:
       spec: for instance "mse" or "blurred_energy+latent_knn".
 
     Raises:
-      UserError: a name is unknown, or stands twice in a sum.
+      UserError: a name is unknown, or repeated in a sum.
     """
     names = spec.split("+")
     parts = tuple((name, SCORES[name]) for name in names)
@@ -173,7 +173,7 @@ def resolve(spec: str) -> Score:
 
 @functools.lru_cache(maxsize=64)
 def _exact(score: Score) -> Score:
-    """The score with products in full float32 on every platform; one object for one score."""
+    """The score with products in full float32 on every platform; the same object for each call."""
     return score._replace(
         apply=precision.exact(score.apply),
         fit=score.fit and precision.exact(score.fit),
@@ -204,7 +204,7 @@ def _on_scale(score: Score, value: Array) -> Array:
 
 
 def _scale(score: Score, fitted: dict, valid: Rows) -> dict:
-    """Mean and standard deviation over held-out rows, beside the score's own state, if any."""
+    """Mean and standard deviation over held-out rows, with the score's own state, if any."""
     values = jnp.concatenate(
         [_on_scale(score, jax.jit(apply_rows, static_argnums=0)(score, fitted, b)) for b in valid]
     )

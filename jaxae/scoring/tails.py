@@ -23,14 +23,14 @@ def generalised_pareto(excess: Float[Array, " m"]) -> tuple[Scalar, Scalar]:
     """
     m, largest = len(excess), jnp.max(excess)
     y = jnp.sort(excess) / jnp.where(largest > 0, largest, 1.0)
-    # The lower quartile sets the width of the grid; where ties make it 0, the mean does.
+    # The lower quartile sets the width of the grid; if ties make it 0, the mean does.
     quartile = y[int(m / 4 + 0.5) - 1]
     quartile = jnp.where(quartile > 0, quartile, jnp.maximum(jnp.mean(y), 1e-3))
     size = 20 + int(m**0.5)
     theta = 1 + (1 - jnp.sqrt(size / (jnp.arange(1, size + 1) - 0.5))) / (3 * quartile)
 
     def shape_and_scale(theta: Scalar) -> tuple[Scalar, Scalar]:
-        """The likeliest ones for a theta; the exponential distribution's at theta = 0."""
+        """The most likely shape and scale for a theta; theta = 0 means exponential."""
         xi = jnp.mean(jnp.log1p(-theta * y))
         curved = jnp.abs(theta) > 1e-5
         sigma = jnp.where(curved, -xi / jnp.where(curved, theta, 1.0), jnp.mean(y))
@@ -44,19 +44,19 @@ def generalised_pareto(excess: Float[Array, " m"]) -> tuple[Scalar, Scalar]:
 
 
 def peaks_over_threshold(scores: Float[Array, " n"], risk: float) -> dict:
-    """The score that a normal exceeds with probability `risk`, extrapolated from the largest tenth.
+    """The score that a normal exceeds with probability `risk`, extrapolated from the top tenth.
 
     z = u + sigma / xi ((risk n / m)^(-xi) - 1), with `generalised_pareto` fitted on the m = n / 10
     largest scores minus u, the next largest (Pickands, 1975; for anomalies Siffer et al., 2017). An
-    estimate without any guarantee, for continuous scores and for risks below 1/(n+1), which
-    conformal p-values cannot reach. Shifting or scaling all scores does the same to the threshold.
+    estimate without a guarantee, for continuous scores and for risks below 1/(n+1), which conformal
+    p-values cannot reach. Shifting or scaling all scores shifts or scales the threshold.
 
     Args:
       scores: of at least a hundred normals.
       risk: a false-positive rate in (0, 0.1).
 
     Returns:
-      "threshold" [], NaN with a NaN score.
+      "threshold" [], NaN if a score is NaN.
 
     Raises:
       UserError: there are too few scores.

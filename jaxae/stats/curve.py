@@ -1,6 +1,6 @@
-"""Every decision that a threshold can make: the one sweep over scores that all metrics read.
+"""The counts at every threshold: the one sweep over scores that all metrics use.
 
-NumPy alone, so that figures and pages can be drawn without JAX.
+It uses only NumPy, so that figures and pages can be drawn without JAX.
 """
 
 from typing import NamedTuple
@@ -10,19 +10,19 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 
 class Curve(NamedTuple):
-    """Counts by descending score; rows that tie are flagged together.
+    """Counts by descending score; tied rows are flagged together.
 
-    Cut j flags the rows that have one of the j highest of K distinct scores, j = 0 ... K.
+    Cut j flags the rows with the j highest of K distinct scores, j = 0 ... K.
     """
 
     score: np.ndarray  # [K] distinct scores, the highest first
     tp: np.ndarray  # [K+1] anomalies that cut j flags
     fp: np.ndarray  # [K+1] normals that cut j flags
-    rank: np.ndarray  # [N] of each row, the position of its score among the K
+    rank: np.ndarray  # [N] for each row, the position of its score among the K
 
     @property
     def threshold(self) -> np.ndarray:
-        """The highest score that cut j leaves unflagged, [K+1]; -inf for j = K."""
+        """The highest score that cut j does not flag, [K+1]; -inf for j = K."""
         return np.append(self.score, -np.inf)
 
     @property
@@ -37,15 +37,15 @@ class Curve(NamedTuple):
 
 
 def sweep(scores: Shaped[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> Curve:
-    """The curve of scores, higher = more anomalous, and the truth, True = anomaly."""
-    negated, rank = np.unique(0.0 - scores, return_inverse=True)  # 0 - s: there is one zero
+    """The curve of scores (higher = more anomalous) and the truth (True = anomaly)."""
+    negated, rank = np.unique(0.0 - scores, return_inverse=True)  # 0 - s merges -0 and 0
     counts = (np.bincount(rank[rows], minlength=len(negated)) for rows in (y, ~y))
     tp, fp = (np.append(0, np.cumsum(of_score)) for of_score in counts)
     return Curve(0.0 - negated, tp, fp, rank)
 
 
 def placements(curve: Curve) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
-    """For each score the share of normals below it and of anomalies above it; ties count half."""
+    """For each score, the shares of normals below it and of anomalies above it; ties count half."""
     normals, anomalies = curve.normals, curve.anomalies
     below = 1 - (curve.fp[1:] - normals / 2) / curve.fp[-1]
     above = (curve.tp[1:] - anomalies / 2) / curve.tp[-1]
@@ -53,7 +53,7 @@ def placements(curve: Curve) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray,
 
 
 def area(scores: Shaped[np.ndarray, " N"], y: Bool[np.ndarray, " N"]) -> float:
-    """The AUROC in float64, the mean placement of anomalies; NaN where a class has no rows."""
+    """The AUROC in float64, the mean placement of anomalies; NaN if a class has no rows."""
     if y.all() or not y.any():
         return float("nan")
     curve = sweep(scores, y)

@@ -1,12 +1,12 @@
-"""Detection metrics on the host, exact where scores tie.
+"""Detection metrics on the host, exact even if scores tie.
 
 Conventions: `scores` [N] are compared in float32, higher = more anomalous; `y` [N] is the truth,
 True for anomalies, the positive class; `is_anomaly` [N] are decisions. Metrics are in [0, 1], and
-NaN where a score is NaN or where a class that the metric needs has no rows.
+NaN if a score is NaN or if a class that the metric needs has no rows.
 
-Precision: counts are whole numbers, and what is made of them is float32, within about 1e-6 of
-scikit-learn's float64. The order of the operations is kept, so that a report stays the same to the
-last bit from version to version.
+Precision: counts are whole numbers, and metrics are computed from them in float32, within about
+1e-6 of scikit-learn's float64. The order of operations is fixed, so that a report is the same to
+the last bit in every version.
 """
 
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ from jaxtyping import Bool, Float, Int
 from jaxae.stats.curve import Curve, sweep
 from jaxae.types import AnyArray
 
-_BLOCK, _WORD = 2**20, 10  # the AUROC is added up by blocks of rows and words of so many bits
+_BLOCK, _WORD = 2**20, 10  # the AUROC is summed in blocks of 2^20 rows and words of 10 bits
 _NAN = np.float32(np.nan)
 
 
 class Confusion(NamedTuple):
-    """What decisions are worth, each in [0, 1]; anomaly = positive unless a name says otherwise."""
+    """Metrics of decisions, each in [0, 1]; anomaly = positive unless a name says otherwise."""
 
     accuracy: np.float32
     precision: np.float32  # 0 when nothing is flagged
@@ -43,7 +43,7 @@ class EqualError(NamedTuple):
 def _counts(
     scores: AnyArray, y: AnyArray, needs_normals: bool = True
 ) -> tuple[Curve, np.integer, np.integer] | None:
-    """The curve with both class counts; None where a score is NaN or a class is empty."""
+    """The curve with both class counts; None if a score is NaN or a class is empty."""
     scores, y = np.asarray(scores, np.float32), np.asarray(y, bool)
     if np.isnan(scores).any() or not y.any() or (needs_normals and y.all()):
         return None
@@ -52,7 +52,7 @@ def _counts(
 
 
 def _ratio(part: Any, whole: Any) -> Any:
-    """A share of counts, or of arrays of them, in float32; 0 where the whole is 0."""
+    """The ratio of counts, or of arrays of counts, in float32; 0 where the whole is 0."""
     return np.float32(part) / np.float32(np.maximum(whole, 1))
 
 
@@ -65,16 +65,16 @@ def _pairwise_sum(values: Float[np.ndarray, " N"]) -> np.float32:
 
 
 def _by_row(curve: Curve, values: np.ndarray) -> np.ndarray:
-    """Row by row, by descending score, the value of an anomaly's score, and 0 for a normal: [N].
+    """For each row, by descending score, the value for its score if an anomaly, else 0: [N].
 
-    Of rows that tie normals come first, so that no sum depends on the order in which rows came.
+    Among tied rows normals come first, so that no sum depends on the order of the input.
     """
     counts = np.stack([curve.normals, curve.anomalies], axis=1)
     return np.repeat(np.stack([0 * values, values], axis=1).ravel(), counts.ravel())
 
 
 def _mean_of_counts(counts: Int[np.ndarray, " N"], n: np.integer) -> np.float32:
-    """The sum of counts over n in float32: by words, whose sums over n are split exactly."""
+    """The sum of counts divided by n, in float32; words of bits keep sums exact."""
     size = min(_BLOCK, len(counts))
     blocks = np.pad(counts, (0, -len(counts) % size)).reshape(-1, size)
     mask = (1 << _WORD) - 1
@@ -139,14 +139,14 @@ def confusion(is_anomaly: Bool[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Conf
 def fpr_at_tpr(
     scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"], tpr: float = 0.95
 ) -> np.float32:
-    """The smallest false-positive rate at which at least the share `tpr` of anomalies is flagged.
+    """The smallest false-positive rate at which at least a share `tpr` of anomalies is flagged.
 
     `tpr` is a recall in (0, 1].
     """
     if not (counts := _counts(scores, y)):
         return _NAN
     curve, anomalies, normals = counts
-    # In whole anomalies; two roundings of slack keep .95 of 20 at 19.
+    # In whole anomalies; a slack of two rounding errors keeps .95 of 20 at 19.
     slack = np.float32(1 - 2 * float(np.finfo(np.float32).eps))
     needed = np.ceil(np.float32(anomalies) * np.float32(tpr) * slack)
     return _ratio(curve.fp[np.argmax(curve.tp >= needed)], normals)
@@ -155,15 +155,15 @@ def fpr_at_tpr(
 def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> EqualError:
     """The point of the ROC curve where false-positive and false-negative rate are closest.
 
-    All distinct scores are tried as cuts, and flagging nothing. The threshold is the highest score
-    that stays unflagged, so that `score > threshold` flags exactly what scikit-learn's
-    `score >= t` does at its threshold t; it is -inf when the best cut flags every row.
+    All distinct scores are tried as cuts, and also flagging nothing. The threshold is the highest
+    score that is not flagged, so that `score > threshold` flags exactly the rows that `score >= t`
+    does at scikit-learn's threshold t; it is -inf if the best cut flags every row.
     """
     if not (counts := _counts(scores, y)):
         return EqualError(_NAN, _NAN)
     curve, anomalies, normals = counts
-    # Rounding decides between cuts that are equally good. These products with inverses, the first
-    # not rounded before the difference, choose the cut that every version has chosen.
+    # Rounding decides between equally good cuts. These products with inverses, of which the first
+    # is not rounded before the subtraction, choose the same cut as all earlier versions.
     per_normal, per_anomaly = (1 / np.float32(count) for count in (normals, anomalies))
     fnr = np.float32(anomalies - curve.tp) * per_anomaly
     best = np.argmin(np.abs(np.float32(curve.fp * np.float64(per_normal) - fnr)))
@@ -171,7 +171,7 @@ def equal_error(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> Equal
 
 
 def best_f1(scores: Float[AnyArray, " N"], y: Bool[AnyArray, " N"]) -> np.float32:
-    """The largest F1 over all thresholds: an oracle, since it is chosen with the truth."""
+    """The largest F1 over all thresholds: an oracle, since the truth selects the threshold."""
     counts = _counts(scores, y, needs_normals=False)
     return np.max(_f1_of_cuts(counts[0])) if counts else _NAN
 

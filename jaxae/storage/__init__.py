@@ -1,10 +1,10 @@
-"""What a run keeps on disk, each file written whole or not at all.
+"""The files of a run, each written atomically.
 
-`disk` writes and reads files, `run_folder` opens the run folder, `checkpoint` saves training states
-with Orbax, `archive` stores arrays with their description, `provenance` records where a result
-comes from, and `logs` has the loggers.
+`disk` writes and reads files, `run_folder` opens and locks the run folder, `checkpoint` saves
+training states with Orbax, with what the run was made from and its best epoch so far, `archive`
+stores arrays with a description, `provenance` says where a result comes from, `logs` has loggers.
 
-The package uses settings, devices and files of arrays. It does not know what the arrays mean: no
-method, no score, no metric. Nothing is imported here, so that a run folder can be read without
-Orbax. The checkpoint of a grid is assembled in `jaxae.workflows.protocol.training`.
+The package uses settings, devices and files of arrays. It does not know what the arrays mean: it
+knows no method, score or metric. This module imports nothing, so that a run folder can be read
+without Orbax. `jaxae.workflows.protocol.training` assembles the checkpoint of a grid.
 """

@@ -19,7 +19,7 @@ DESCRIPTION = "description.json"
 
 
 def write(folder: Path, description: dict, tree: dict) -> None:
-    """Save nested dicts of arrays, replacing an archive that the folder holds.
+    """Save nested dicts of arrays, replacing any archive in the folder.
 
     Args:
       folder: created if it does not exist.
@@ -50,7 +50,7 @@ def read_arrays(folder: Path, digest: str) -> dict:
     """The nested dicts of arrays that `write` saved.
 
     Raises:
-      UserError: the file is missing or damaged, or the arrays have another digest.
+      UserError: the file is missing or damaged, or the arrays have a different digest.
     """
     path = folder / _arrays_name(digest)
     arrays = arrayfiles.read_npz(path)

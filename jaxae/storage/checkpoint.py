@@ -1,6 +1,6 @@
 """Checkpoints of training states with Orbax, written atomically and verified before reading.
 
-Each holds the SHA-256 of its files, computed before Orbax commits the checkpoint by renaming it,
+Each contains the SHA-256 of its files, computed before Orbax commits the checkpoint by renaming it,
 and compared before Orbax reads it: Orbax does not notice most flipped bits, and when it does, it
 leaves tasks of a closed event loop behind.
 """
@@ -31,7 +31,7 @@ from jaxae.storage import disk
 from jaxae.types import PyTree
 
 DIGESTS = "digests.json"
-_PARTS = ("about", "state")  # the items of every checkpoint, a folder each
+_PARTS = ("about", "state")  # the items of every checkpoint, each in its own folder
 _CHOSEN = "chosen"  # one more item, if the run selects an epoch other than the last
 
 
@@ -60,11 +60,11 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @functools.cache
 def _silence_raised_errors() -> None:
-    """Suppress what is printed about write errors that Orbax raises anyway.
+    """Suppress printed reports of write errors that Orbax raises anyway.
 
     Orbax logs them, and so does asyncio if two tasks fail. If one of several writes fails, the
     others outlive their event loop, and TensorStore prints a traceback for each; or they never
-    start, and Python warns of that.
+    start, and Python prints a warning.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(
@@ -85,8 +85,8 @@ def open_manager(folder: Path, keep: int, fall_back: bool = False) -> Manager:
 
     Args:
       folder: created if it does not exist; unfinished checkpoints in it are removed.
-      keep: how many checkpoints are kept; 0 = all.
-      fall_back: move checkpoints newer than the newest intact one to `damaged/` beside the folder.
+      keep: the number of checkpoints to keep; 0 = all.
+      fall_back: move checkpoints newer than the newest intact one to `damaged/` next to the folder.
 
     Raises:
       UserError: the newest checkpoint is incomplete, or, with `fall_back`, all are damaged.
@@ -126,7 +126,7 @@ def _move_damaged(folder: Path) -> None:
         except UserError as error:
             damaged[path] = error
     else:
-        for problem in damaged.values():  # of the newest; no loop if there are no checkpoints
+        for problem in damaged.values():  # raises for the newest; empty without checkpoints
             raise UserError(f"every checkpoint in {folder} is damaged: {problem}")
     target = folder.parent / "damaged"
     for path in damaged:
@@ -139,14 +139,14 @@ def _move_damaged(folder: Path) -> None:
 def epochs(manager: Manager) -> list[int]:
     """The epochs that have a complete checkpoint.
 
-    Orbax renames a checkpoint into place once it is complete. An incomplete one was being removed
-    when the process was killed; Orbax removes it next time.
+    Orbax renames a checkpoint into place once it is complete. If one is incomplete, the process was
+    killed while removing it; Orbax removes it the next time.
     """
     return [e for e in sorted(manager.all_steps()) if not _missing(_path(manager, e))]
 
 
 def due(cfg: TrainConfig) -> Callable[[int], bool]:
-    """`epoch -> whether to save`: every n-th, the last, one after `checkpoint_minutes`."""
+    """`epoch -> whether to save`: every n-th, the last, and after `checkpoint_minutes`."""
     saved = time.monotonic()
 
     def is_due(epoch: int) -> bool:
@@ -163,14 +163,14 @@ def due(cfg: TrainConfig) -> Callable[[int], bool]:
 def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTree = None) -> None:
     """Save the state after an epoch; returns once the state is copied, before it is written.
 
-    `about` is JSON-able and says what the run is made from, see `run_folder.about`. `chosen` is the
-    number and the variables of the best epoch so far, if epochs are compared.
+    `about` is JSON-able and describes what the run is made from, see `run_folder.about`. `chosen`
+    is the number and the variables of the best epoch so far, if epochs are compared.
 
     Raises:
       OSError: this checkpoint or the previous one cannot be written.
     """
     about = {**about, "leaves": _leaves(state)}
-    # Of arrays on several devices Orbax would compile slices, one for each device to write.
+    # For arrays on several devices Orbax would compile one slice per device.
     single = parallel.local_copy if jax.process_count() == 1 else lambda tree: tree
     items = {"state": ocp.args.StandardSave(single(state)), "about": ocp.args.JsonSave(about)}
     if chosen is not None:
@@ -180,7 +180,7 @@ def save(manager: Manager, epoch: int, state: PyTree, about: dict, chosen: PyTre
 
 
 def _seal(folder: Path) -> None:
-    """Add digests to a checkpoint before Orbax renames it, and to complete ones without any."""
+    """Add digests to a checkpoint before Orbax renames it, and to complete ones that have none."""
     if not hosts.first():
         return
     for path in folder.iterdir():
@@ -193,7 +193,7 @@ def _missing(path: Path) -> list[str]:
 
 
 def _digests(path: Path) -> dict[str, str]:
-    """File -> SHA-256, for files in the items; Orbax writes others later and does not need them."""
+    """File -> SHA-256, for files in the items; Orbax writes other, optional files later."""
     digests = {}
     for file in sorted(f for part in (*_PARTS, _CHOSEN) for f in (path / part).rglob("*")):
         if file.is_file():
@@ -228,13 +228,13 @@ _REMEDY = "restore it, or resume from the newest intact checkpoint with --train.
 
 
 def _leaves(state: PyTree) -> dict[str, str]:
-    """Path -> dtype and shape of every array; a template must have the same."""
+    """Path -> dtype and shape of every array; those of a template must be equal."""
     flat = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
 
 
 def about(manager: Manager, epoch: int) -> dict:
-    """The `about` that `save` was given, with "leaves", the state's dtypes and shapes.
+    """The `about` that was passed to `save`, with "leaves", the state's dtypes and shapes.
 
     Raises:
       UserError: the checkpoint is damaged.
@@ -250,7 +250,7 @@ def restore(manager: Manager, template: PyTree, epoch: int | None = None) -> PyT
     initialisation; the saved state must have the same shapes and dtypes. `epoch` None = the last.
 
     Raises:
-      UserError: there is no such checkpoint, it is damaged, or it has other shapes or dtypes.
+      UserError: there is no such checkpoint, it is damaged, or its shapes or dtypes differ.
     """
     epoch = manager.latest_step() if epoch is None else epoch
     if epoch not in epochs(manager):
@@ -270,16 +270,16 @@ def restore(manager: Manager, template: PyTree, epoch: int | None = None) -> PyT
 
 
 def restore_chosen(manager: Manager, template: PyTree, epoch: int) -> PyTree:
-    """The `chosen` that `save` was given, bit for bit; call `restore` first, which finds damage.
+    """The `chosen` that was passed to `save`, bit for bit; call `restore` first: it finds damage.
 
     Raises:
-      UserError: none was saved, or it has other shapes or dtypes than the template.
+      UserError: none was saved, or its shapes or dtypes differ from the template's.
     """
     return _read(manager, epoch, _CHOSEN, ocp.args.StandardRestore(template))
 
 
 def _read(manager: Manager, epoch: int, item: str, args: ocp.args.CheckpointArgs) -> Any:
-    """An item of a checkpoint; Orbax may find damage where there are no digests."""
+    """Read an item of a checkpoint; without digests, Orbax may find damage here."""
     try:
         return manager.restore(epoch, args=ocp.args.Composite(**{item: args}))[item]
     except (ValueError, KeyError, FileNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""Files written atomically, that is whole or not at all, and JSON read back; needs no JAX."""
+"""Writing files atomically, that is completely or not at all, and reading JSON; without JAX."""
 
 import contextlib
 import json
@@ -16,9 +16,9 @@ _REMEDY = "restore the file, or name another folder with --run-dir"
 
 @contextlib.contextmanager
 def atomic(path: Path, suffix: str = "") -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it if the block ends without an error.
+    """A temporary path next to `path`, renamed to it if the block ends without an error.
 
-    The temporary name ends in `suffix`. System errors in the block get the name of `path`.
+    The temporary name ends in `suffix`. System errors in the block report the name of `path`.
     """
     temporary = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
     try:
@@ -37,7 +37,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[IO[str]]:
-    """A text file, written in pieces but renamed into place only when it is complete."""
+    """Write a text file in pieces; it is renamed into place only when it is complete."""
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         yield file
 
@@ -78,7 +78,7 @@ def read_metrics(path: Path) -> list[dict]:
 def read_lines(path: Path) -> list[dict]:
     """The objects in a JSON Lines file; [] if there is no file.
 
-    A last line without a line break was interrupted while it was written, and is left out.
+    A last line without a line break is skipped, because writing it was interrupted.
 
     Raises:
       UserError: the file cannot be read, or a line is not a JSON object; names the line.
@@ -99,7 +99,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def append_line(path: Path, values: dict) -> None:
-    """Append a line of JSON; if that fails, the file is truncated to what it was."""
+    """Append a line of JSON; if this fails, truncate the file to its previous length."""
     line = json.dumps(values, allow_nan=False)
     size = path.stat().st_size if path.exists() else 0
     try:

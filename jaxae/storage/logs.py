@@ -1,7 +1,7 @@
 """Loggers of a run: its `metrics.jsonl`, TensorBoard, and those of users.
 
-`metrics.jsonl` is always written. A `Logger` gets the same numbers; one for another service takes
-ten lines, see docs/logging.md.
+`metrics.jsonl` is always written. A `Logger` gets the same numbers; a logger for another service
+takes ten lines, see docs/logging.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ from jaxae.storage import run_folder
 
 
 class Logger:
-    """Is called while a run trains; each method does nothing unless overridden.
+    """Base class of loggers, which a run calls; each method does nothing unless overridden.
 
-    A run that resumes calls `start` again, with the number of epochs already trained. An error in a
+    A resumed run calls `start` again, with the number of epochs already trained. An error in a
     logger ends the run, which can be resumed from its last checkpoint.
     """
 
     def start(self, config: dict[str, Any], folder: Path, done: int) -> None:
         """Called before the first epoch; `done` epochs were trained before, in the same `folder`.
 
-        `config` is what `config.json` in the folder holds.
+        `config` is the content of `config.json` in the folder.
         """
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -75,7 +75,7 @@ class Log:
         self._cfg, self._folder, self._loggers = cfg, folder, loggers
 
     def start(self, done: int) -> list[dict[str, Any]]:
-        """Start, or resume after `done` epochs: later ones are dropped, the others returned."""
+        """Start, or resume after `done` epochs: later ones are deleted, the others returned."""
         kept = run_folder.start_metrics(self.path, done)
         for logger in self._loggers:
             logger.start(to_dict(self._cfg), self._folder, done)
@@ -94,7 +94,7 @@ class Log:
 
 
 def configured(cfg: ExperimentConfig, loggers: Sequence[Logger] = ()) -> list[Logger]:
-    """`loggers` and TensorBoard if `cfg` asks for it; none on processes other than the first."""
+    """`loggers`, and TensorBoard if `cfg` enables it; none on processes other than the first."""
     if not hosts.first():
         return []
     return [*loggers, *([TensorBoard()] if cfg.tensorboard else [])]

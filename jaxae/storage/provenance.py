@@ -1,4 +1,4 @@
-"""Where a result comes from."""
+"""Provenance: the code, versions and hardware that produced a result."""
 
 import hashlib
 import importlib.metadata
@@ -86,7 +86,7 @@ _BITS = (
 
 
 def _processor() -> str:
-    """The processor's name, as the operating system gives it."""
+    """The processor's name according to the operating system."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -97,7 +97,7 @@ def _processor() -> str:
 
 
 def packages() -> dict[str, str | None]:
-    """Package versions that a result depends on, with accelerators' plugins if installed."""
+    """Package versions that a result depends on, including installed accelerator plugins."""
     plugins = {name: installed for name in _PLUGINS if (installed := version(name))}
     return {name: version(name) for name in _PACKAGES} | plugins
 

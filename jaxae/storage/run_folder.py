@@ -1,4 +1,4 @@
-"""The run folder: who may write to it, what it was made with, and its metrics epoch by epoch."""
+"""The run folder: locking it, what it was made from, and its metrics epoch by epoch."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from jaxae.storage.provenance import changes, packages, provenance
 from jaxae.types import Learner
 
 _FOLDERS = ("arrays", "checkpoints", "detector", "figures")
-TUNING = "tuning.json"  # the learner's `Tuning` when training started: the bits depend on it
+TUNING = "tuning.json"  # the learner's `Tuning` at the start of training: the bits depend on it
 _FILES = (
     *("config.json", "data.json", "report.json", TUNING),
     *("metrics.jsonl", "provenance.jsonl", "scores.npz"),
@@ -32,13 +32,13 @@ _ENTERED = "run folder entered"  # a barrier of all processes
 def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
     """Create the run folder, or reopen one that holds the same experiment, and lock it.
 
-    In this order: the folder is locked, its contents are compared with `cfg` and with the data's
-    digest, and a line of provenance is added. `config.json` and `data.json` are written unless
-    something was trained there already; see `write_about`.
+    The folder is locked, then its contents are compared with `cfg` and with the digest of the data,
+    then a line of provenance is added. `config.json` and `data.json` are written unless training
+    has already saved a checkpoint there; see `write_about`.
 
     Raises:
       UserError: the folder cannot be written, now or during the run; another process is using it;
-        or it holds another configuration or version, see `refuse_other`.
+        or it contains another configuration or version, see `refuse_other`.
     """
     folder = cfg.run_path
     with contextlib.ExitStack() as stack:
@@ -56,7 +56,7 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
             if (folder / name).exists():
                 stored[part] = read_json(folder / name)
         refuse_other(stored, cfg, digest, folder)
-        # If there are checkpoints, they say what was trained, and `cfg` does not.
+        # If there are checkpoints, they record what was trained, and `cfg` does not matter.
         trained = any((folder / "checkpoints").glob("*"))
         if not trained and not (folder / "config.json").exists():
             write_about(folder, cfg, digest)
@@ -79,14 +79,14 @@ def _copy(folder: Path) -> Iterator[Path]:
 
 
 def _check_kinds(folder: Path) -> None:
-    """Refuse, before training, a file in the place of a folder or a folder in that of a file."""
+    """Refuse, before training, a file where a folder belongs, or a folder where a file belongs."""
     for kind, names in (("folder", _FOLDERS), ("file", _FILES)):
         for path in (folder / name for name in names):
             if path.exists() and path.is_dir() != (kind == "folder"):
                 raise UserError(f"{path} is not a {kind}; remove it, or name another --run-dir")
 
 
-# Temporary names: those of `disk.atomic`, and of figures in older versions.
+# Temporary names of `disk.atomic`, and of figures in older versions.
 _UNFINISHED = re.compile(r"\..+(\.\d+(\.npz)?|-[0-9a-f]{32}\.tmp)")
 
 
@@ -114,18 +114,18 @@ _ABOUT = {"config.json": "config", "data.json": "data_digest"}  # file -> key of
 
 
 def write_about(folder: Path, cfg: config.ExperimentConfig, digest: str) -> None:
-    """Write `config.json` and `data.json`, which say what the folder's detector was made from."""
+    """Write `config.json` and `data.json`, which record what the detector was made from."""
     for name, part in _ABOUT.items():
         write_json(folder / name, about(cfg, digest)[part])
 
 
 def about(cfg: config.ExperimentConfig, digest: str) -> dict:
-    """What a run is made from; each checkpoint holds it too, to be compared on resuming."""
+    """What a run is made from; each checkpoint also stores this, for comparison on resuming."""
     return {"config": config.to_dict(cfg), "data_digest": digest}
 
 
 def shared(cfg: config.ExperimentConfig, digest: str) -> str:
-    """What must be equal in all processes that train together, as one string."""
+    """Everything that must be equal in all processes that train together, as one string."""
     return json.dumps([checks.training_identity(cfg), cfg.train.epochs, digest, packages()])
 
 
@@ -133,13 +133,13 @@ def refuse_other(stored: dict, cfg: config.ExperimentConfig, digest: str, where:
     """Refuse a folder or checkpoint that was made from another configuration or other data.
 
     Args:
-      stored: as `about` returns it, read from `where`.
+      stored: the result of `about`, read from `where`.
       cfg: the configuration of this run.
       digest: of this run's data.
       where: a folder.
 
     Raises:
-      UserError: training would differ, or another version wrote it; names the fields.
+      UserError: training would differ, or another version wrote it; the message names the fields.
     """
     try:
         old = checks.training_identity(config.from_dict(stored["config"]))
@@ -157,7 +157,7 @@ _REMEDY = "Name another with --run-dir, or remove it"
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process; the system releases it however the process ends.
+    """Lock a folder for this process; the system releases the lock however the process ends.
 
     The empty lock file stays: removing it would race with a process that has just opened it.
     """
@@ -173,10 +173,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def with_stored_tuning(folder: Path, learner: Learner) -> Learner:
-    """The learner with the `Tuning` that training in this folder started with, if it has started.
+    """The learner with the `Tuning` that was recorded when training in this folder started, if any.
 
-    So a run resumes with the same bits, even if this version tunes the method differently. A
-    `UserError` if the file is damaged, or from a version with other fields.
+    A run thus resumes with the same bits, even if this version tunes the method differently. Raises
+    a `UserError` if the file is damaged, or from a version with other fields.
     """
     path = folder / TUNING
     if not path.is_file():
@@ -190,7 +190,7 @@ def write_tuning(folder: Path, learner: Learner) -> None:
 
 
 def start_metrics(path: Path, epochs: int) -> list[dict]:
-    """Cut `metrics.jsonl` to a checkpoint's epochs, and return them; all must be there."""
+    """Cut `metrics.jsonl` to a checkpoint's epochs and return them; all must be present."""
     kept = read_metrics(path)[:epochs]
     if [metrics["epoch"] for metrics in kept] != list(range(1, epochs + 1)):
         raise UserError(
@@ -202,7 +202,7 @@ def start_metrics(path: Path, epochs: int) -> list[dict]:
 
 
 def append_metrics(path: Path, epoch: int, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Add an epoch: means over the members [E], which are returned, and, if E > 1, each value."""
+    """Append an epoch: means over the members [E] and, if E > 1, each value; return the means."""
     means = {name: float(np.mean(values)) for name, values in metrics.items()}
     several = {name: values.tolist() for name, values in metrics.items() if np.size(values) > 1}
     append_line(path, {"epoch": epoch, **means, **({"members": several} if several else {})})

@@ -1,12 +1,11 @@
-"""Training: a learner and rows become a trained state, for one model or many at a time.
+"""Training: from a learner and rows to a trained state, for one model or many at a time.
 
 `train` trains one model or an ensemble, `grid` many different members side by side, and `feeds`
-brings the rows to the devices. `selection` decides which epoch is kept as the detector: one of its
-`CHOICES` says by what, `selection.keep` compares epochs of a run, and `grid` those of each member.
+brings the rows to the devices. `selection` decides which epoch becomes the detector: its `CHOICES`
+are the criteria, `selection.keep` compares the epochs of a run, and `grid` those of each member.
 
-It uses methods, data, devices, and, to choose an epoch, scores, detectors and checkpoints. It does
-not know what becomes of the result: no report, no command. `train` and `grid` write no files; their
-callers do.
+This wing uses methods, data and devices, and scores, detectors and checkpoints to choose an epoch.
+It knows nothing of reports and commands. `train` and `grid` write no files; their callers do.
 """
 
 from jaxae.training.train import Fitted, Members, fit, initial_state

@@ -1,6 +1,6 @@
-"""Where the rows of each step come from: all of them on the devices, or the next steps' only.
+"""Feeds of training rows: all rows stay on the devices, or only those of the next steps.
 
-Both follow the plan of `jaxae.data.index_plan`: same batches, and the same bits of the state.
+Both follow the plan of `jaxae.data.index_plan`: the same batches give the same bits of the state.
 """
 
 import functools
@@ -23,15 +23,15 @@ Measured = Callable[[], dict[str, np.ndarray]]  # waits for the metrics, each [E
 
 
 def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool = False) -> bool:
-    """Whether rows are read while training; where "auto" decides for it, a printed line says so.
+    """Whether rows are read during training; if "auto" decides so, print a line that says it.
 
     Args:
-      asked: "resident", "streaming", or "auto": resident where the rows lie in memory, or would
-        fill a quarter of what the devices hold at most. Several processes always stream: each reads
-        the rows of its own devices and no others.
+      asked: "resident", "streaming", or "auto": resident if the rows are in memory, or would fill
+        at most a quarter of the devices' memory. Several processes always stream: each reads only
+        the rows of its own devices.
       x: the training rows.
-      devices: that train.
-      quiet: no line.
+      devices: those that train.
+      quiet: print nothing.
     """
     if jax.process_count() > 1:
         return True
@@ -41,8 +41,8 @@ def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool =
     streams = not sources.is_resident(x) and bool(held) and needed > memory.SHARE * held
     if streams and not quiet:
         print(
-            f"training rows are {needed / 1e9:.1f} GB of {held / 1e9:.1f} GB of memory: they are "
-            "read while training; --train.feed resident keeps them"
+            f"training rows need {needed / 1e9:.1f} GB of {held / 1e9:.1f} GB of memory: they are "
+            "read during training; --train.feed resident keeps them on the devices"
         )
     return streams
 
@@ -54,10 +54,10 @@ Start = tuple[TrainState, Key, Settings, Int[np.ndarray, " E"]]
 class _Resident:
     """All rows on every device.
 
-    A feed compiles the program of an epoch once, before the first one; raises a `MemoryError` where
-    the devices do not hold what it takes. Called with a state, which is donated, and a plan, it has
-    the devices begin with an epoch. `needed` are the bytes that an epoch takes on each device if
-    the global batch has another size.
+    `compile` compiles the program of an epoch once, before the first epoch; it raises a
+    `MemoryError` if the program does not fit on the devices. Calling a feed with a state, which is
+    donated, and a plan starts an epoch on the devices. `needed` returns the bytes that an epoch
+    would need on each device with another global batch size.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class _Resident:
         args = self._state, self._rows, self._split(self._plan), *self._rest
         self._program = self._compiled(*args)
         memory.refuse_program(self._program, self._layout.devices)
-        self._state = _shapes(self._state)  # what it holds is donated
+        self._state = _shapes(self._state)  # the arrays will be donated
 
     def _split(self, plan: Plan) -> jax.Array:
         return parallel.split(self._layout.by_device(plan), self._layout.devices)
@@ -93,7 +93,7 @@ class _Resident:
 
 
 class _Streaming:
-    """Only the rows of the next steps, each on its own device; another thread reads them."""
+    """Only the rows of the next steps, each on its own device; a second thread reads them."""
 
     def __init__(
         self, learner: Learner, x: Source, layout: parallel.Layout, start: Start, plan: Plan
@@ -119,7 +119,7 @@ class _Streaming:
 
     def compile(self) -> None:
         devices = self._layout.devices
-        for length in sorted({self._part, self._steps % self._part} - {0}):  # of the end
+        for length in sorted({self._part, self._steps % self._part} - {0}):  # the last part
             order = _own_plan(self._index[..., :length, :])
             rows = _blank((len(devices), order[0].size, *self._x.shape[1:]), devices)
             plan = parallel.split(order, devices)
@@ -139,7 +139,7 @@ class _Streaming:
         parts = _ahead(read, self._steps, self._part)
         for (length, rows), counts in zip(parts, self._counts, strict=True):
             program, order = self._programs[length]
-            if len(pending) > 1:  # so that no more than a few parts lie on the devices
+            if len(pending) > 1:  # so that only a few parts are on the devices at a time
                 jax.block_until_ready(pending[-2])
             state, metrics = program(state, rows, order, *self._rest, *counts)
             pending.append(metrics)
@@ -202,16 +202,16 @@ def _shapes(tree: PyTree) -> PyTree:
 
 
 def _blank(shape: tuple, devices: parallel.Devices) -> jax.Array:
-    """Zeros to compile for: `pmap` in many processes takes no shapes."""
+    """Zeros to compile with: in several processes `pmap` cannot be compiled from shapes alone."""
     return parallel.split_by(
         lambda local: np.zeros((len(local), *shape[1:]), np.float32), shape, devices
     )
 
 
 def _steps_of_part(steps: int, wanted: int) -> int:
-    """About as many steps as wanted in each part, and never a last part of a single step.
+    """The steps of each part: about as many as wanted, but never a last part of a single step.
 
-    XLA unrolls a loop of one step and fuses it differently: its bits would be others.
+    XLA unrolls a loop of one step and fuses it differently, which would change the bits.
     """
     part = min(steps, max(2, wanted))
     while part > 1 and steps % part == 1:
@@ -230,7 +230,7 @@ def _part(x: Source, index: Plan, devices: parallel.Devices) -> jax.Array:
 
 
 def _ahead(read: Callable[[int], Any], steps: int, part: int) -> Iterator[Any]:
-    """What `read` gives for each part, read by another thread while the one before is used."""
+    """The result of `read` for each part; a second thread reads ahead while a part is in use."""
     with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
         reading = (pool.submit(read, first) for first in range(0, steps, part))
         current = next(reading)

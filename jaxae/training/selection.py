@@ -1,9 +1,9 @@
-"""Which epoch becomes the detector, and what the choice is worth.
+"""Selecting the epoch that becomes the detector, and comparing the ways to select it.
 
-The last epoch, or the best by a metric that needs no labels, gives a detector that could be made in
-practice. The epoch that is best on the test rows does not: it was chosen by the test labels. That
-choice is called the oracle, must be allowed with a flag of its own, and shows how much better the
-others could have been.
+In practice one can select the last epoch, or the best by a metric that needs no labels. The epoch
+that is best on the test rows is selected by the test labels, which nobody has in practice. This
+choice is called the oracle, must be allowed with its own flag, and shows how much better the others
+could have been.
 
 To add a choice, name it in `CHOICES` and in the type of `TrainConfig.select`.
 """
@@ -26,7 +26,7 @@ from jaxae.stats import curve, metrics
 from jaxae.storage import checkpoint
 from jaxae.types import Array, Dataset, Learner, PyTree, Settings, TrainState
 
-ROWS = 2048  # at most so many valid rows are compared with pseudo-anomalies, to keep epochs short
+ROWS = 2048  # the most valid rows to compare with pseudo-anomalies, to keep epochs short
 Metrics = dict[str, Float[np.ndarray, " E"]]
 
 
@@ -34,7 +34,7 @@ class Choice(NamedTuple):
     """A rule that picks an epoch."""
 
     words: str  # what it picks by, for reports
-    metric: str  # of an epoch, as `metrics.jsonl` has it
+    metric: str  # the name of a metric in `metrics.jsonl`
     sign: int = 1  # 1 = the highest is best, -1 = the lowest
     oracle: bool = False  # whether it looks at test labels
 
@@ -52,19 +52,19 @@ CHOICES: dict[str, Choice] = {
 
 
 class Selected(NamedTuple):
-    """The best epoch so far: of a run, or of each member [E] of a grid."""
+    """The best epoch so far of a run, or of each member [E] of a grid."""
 
     epoch: int | Int[np.ndarray, " E"]
     merit: float | Float[np.ndarray, " E"]  # see `Choice.merit`
-    variables: PyTree  # `TrainState.variables` then
+    variables: PyTree  # `TrainState.variables` after that epoch
 
     def stored(self) -> PyTree:
-        """What a run's checkpoint holds of it; its merit is in the log."""
+        """The part that a run's checkpoint stores; the merit is in the log."""
         return {"epoch": np.asarray(self.epoch, np.int32), "variables": self.variables}
 
 
 def choice_of(cfg: ExperimentConfig) -> Choice | None:
-    """The choice of a configuration; None = the last epoch, which training keeps anyway."""
+    """The choice that a configuration names; None = the last epoch, which training always keeps."""
     return None if cfg.train.select == "last" else CHOICES[cfg.train.select]
 
 
@@ -73,21 +73,21 @@ def check(cfg: ExperimentConfig) -> None:
     if CHOICES[cfg.train.select].oracle and not cfg.train.oracle:
         raise UserError(
             f"train.select {cfg.train.select} chooses the epoch by test labels, so its numbers are "
-            "no results; allow it with --train.oracle, or select valid_loss or pseudo_anomalies"
+            "not results; allow it with --train.oracle, or select valid_loss or pseudo_anomalies"
         )
 
 
 def watch(
     cfg: ExperimentConfig, learner: Learner, data: Dataset, devices: Devices
 ) -> Callable[[PyTree, Settings], Callable[[], Metrics]]:
-    """`(variables [E, ...], settings [E]) -> metrics of one epoch`, those that it may be chosen by.
+    """`(variables [E, ...], settings [E]) -> metrics of one epoch`, by which it may be selected.
 
-    The devices begin at once; call what is returned to wait for the metrics.
+    The devices begin at once; call the returned function to wait for the metrics.
 
-    valid_loss always. Where epochs are monitored or chosen by them: pseudo_auroc, the AUROC of the
-    run's score between valid rows and `pseudo_anomalies` made of them; test_auroc and
-    test_equal_error_f1, which look at the test labels and so choose for the oracle only. A score
-    that is fitted is fitted after each epoch, on all training rows.
+    valid_loss is always measured. If epochs are monitored or selected by them, so are pseudo_auroc,
+    the AUROC of the run's score between valid rows and `pseudo_anomalies` made from them, and
+    test_auroc and test_equal_error_f1, which use the test labels, so only the oracle selects by
+    them. A score that needs fitting is fitted after each epoch on all training rows.
     """
     losses = evaluation.loss_fn(learner, data.valid.x, devices)
     needed = {CHOICES[cfg.train.select].metric}
@@ -126,7 +126,7 @@ def watch(
 
 
 def _auroc_of_pairs(scores: Float[np.ndarray, "E N"]) -> Float[np.ndarray, " E"]:
-    """The AUROC of scores whose second half is of pseudo-anomalies."""
+    """The AUROC of scores whose second half belongs to pseudo-anomalies."""
     is_pseudo = np.arange(scores.shape[1]) >= scores.shape[1] // 2
     return np.array([curve.area(row, is_pseudo) for row in scores])
 
@@ -139,30 +139,30 @@ def _on_test(scores: Float[np.ndarray, "E N"], y: Bool[np.ndarray, " N"]) -> Met
 
 
 def _pairs(valid: Any, seed: int) -> Float[np.ndarray, " N *S"]:
-    """At most `ROWS` valid rows, then as many pseudo-anomalies made of them."""
+    """At most `ROWS` valid rows, followed by one pseudo-anomaly made from each."""
     generator = rng.host_generator(seed, rng.Purpose.CORRUPTION, 1)
     rows = valid[np.sort(generator.permutation(len(valid))[:ROWS])]
     return np.concatenate([rows, pseudo_anomalies(rows, seed)])
 
 
 def pseudo_anomalies(x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:
-    """Anomalies made of normals alone: a part of each row is taken from another one.
+    """Anomalies made from normals alone: a part of each row is replaced by a part of another.
 
-    Images [H, W, C]: a patch from a random place to another one, a quarter to a half of each side
-    (after Li et al., "CutPaste", CVPR 2021, who cut from the same image). Series [T, C]: a segment
-    as long, to another time. Vectors [F]: a random quarter to half of the features, each in its
-    place, since others have other units.
+    Images [H, W, C]: a patch of a quarter to a half of each side moves from one random place to
+    another (after Li et al., "CutPaste", CVPR 2021, who cut from the same image). Series [T, C]: a
+    segment of such a length moves to another time. Vectors [F]: a random quarter to half of the
+    features are copied in place, since each feature has its own unit.
     """
     generator = rng.host_generator(seed, rng.Purpose.CORRUPTION)
     mixed, order = x.copy(), generator.permutation(len(x))
-    for i, donor in zip(order, np.roll(order, 1), strict=True):  # no row gives to itself
+    for i, donor in zip(order, np.roll(order, 1), strict=True):  # no row is its own donor
         to, source = (_features if x.ndim == 2 else _boxes)(x.shape[1:], generator)
         mixed[(i, *to)] = x[(donor, *source)]
     return mixed
 
 
 def _share(size: Int[np.ndarray, " A"], generator: np.random.Generator) -> Int[np.ndarray, " A"]:
-    """A quarter to a half of each number, at least 1."""
+    """A random quarter to half of each number, at least 1."""
     return generator.integers(np.maximum(size // 4, 1), np.maximum(size // 2, 1) + 1)
 
 
@@ -227,38 +227,38 @@ def _where(is_better: Array, new: PyTree, old: PyTree) -> PyTree:
 def resumed(
     choice: Choice, manager: checkpoint.Manager, state: TrainState, course: list[dict]
 ) -> Selected:
-    """A run's best epoch of those that a restored state has behind it.
+    """A run's best epoch among those that a restored state has completed.
 
     Args:
-      choice: of the run.
-      manager: the state's checkpoint holds the best epoch's variables.
-      state: as it was restored.
-      course: as many epochs of `metrics.jsonl`.
+      choice: the choice of the run.
+      manager: the state's checkpoint contains the best epoch's variables.
+      state: the restored state.
+      course: the same number of epochs from `metrics.jsonl`.
 
     Raises:
-      UserError: the checkpoint keeps no epoch, or another one than the log would choose.
+      UserError: the checkpoint has no selected epoch, or not the one that the log selects.
     """
     like = {"epoch": np.zeros((), np.int32), "variables": state.variables}
     stored = checkpoint.restore_chosen(manager, like, len(course))
     epoch, logged = int(stored["epoch"]), best(course, choice)
     if epoch != logged:
         raise UserError(
-            f"the checkpoint keeps epoch {epoch}, but metrics.jsonl has epoch {logged} as the best "
-            f"by {choice.words}; put it back, or name another --run-dir"
+            f"the checkpoint keeps epoch {epoch}, but in metrics.jsonl epoch {logged} is the best "
+            f"by {choice.words}; restore that file, or name another --run-dir"
         )
     return Selected(epoch, choice.merit(course[epoch - 1]), stored["variables"])
 
 
 def best(course: list[dict], choice: Choice) -> int:
-    """The number of the best epoch; of equals the last."""
+    """The number of the best epoch; the last one of equals."""
     return max(course, key=lambda line: (choice.merit(line), line["epoch"]))["epoch"]
 
 
 def summary(cfg: ExperimentConfig, course: list[dict]) -> dict[str, Any]:
-    """For a report: how an epoch was selected, which one, and what other choices would give.
+    """For a report: how the epoch was selected, which one it is, and what other choices give.
 
-    "selection" is there where every epoch was monitored: for each choice its epoch and the test
-    AUROC then, a mean over members, and "gap", the oracle's AUROC minus that of the selected epoch.
+    If every epoch was monitored, "selection" lists for each choice its epoch and the test AUROC at
+    that epoch, a mean over members, and "gap", the oracle's AUROC minus the selected epoch's.
     """
     choice = CHOICES[cfg.train.select]
     report = {"selected_by": choice.words, "selected_epoch": best(course, choice)}

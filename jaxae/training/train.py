@@ -1,4 +1,4 @@
-"""Fitting a learner, epoch by epoch: one dispatch and one fetch each where rows are resident."""
+"""Fitting a learner, epoch by epoch; with resident rows, an epoch is one dispatch and one fetch."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from jaxae.ops import ceil_div
 from jaxae.training import feeds
 from jaxae.types import AnyArray, Key, Learner, Settings, Shape, Source, TrainState
 
-SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # beside the progress bar
+SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # next to the progress bar
 EpochMetrics = dict[str, Float[np.ndarray, "..."]]  # one value for each member [E], or [] for all
 Measured = Callable[[], EpochMetrics]  # waits for the devices
 Measure = Callable[[TrainState], Measured]  # begins
@@ -28,13 +28,13 @@ OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add met
 
 
 class Members(NamedTuple):
-    """What the members of a training differ in, and the rows that they see.
+    """How the members that train together differ.
 
     Members of an ensemble see the same rows; those of a grid, see `jaxae.training.grid`, their own.
     """
 
-    init: Key  # of the initial weights [E]
-    noise: Key  # of the noise [E]
+    init: Key  # for the initial weights [E]
+    noise: Key  # for the noise [E]
     settings: Settings  # `Learner.settings`, each [E]
     plan: Callable[[int, int], parallel.Plan]  # (epoch from 0, devices of a group) -> its rows
     steps: Int[np.ndarray, " E"]  # of an epoch; those of an ensemble's members are equal
@@ -44,14 +44,14 @@ class Fitted(NamedTuple):
     """The result of training."""
 
     state: TrainState
-    compile_s: float  # seconds that compiling the epoch took
+    compile_s: float  # seconds for compiling the epoch
 
 
 @parallel.on_host()
 def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
-    """The members of a configuration's ensemble: the same n rows and batches, other random numbers.
+    """The members of a configuration's ensemble: n rows and batches in common, but not random keys.
 
-    Its plan raises a `UserError` where the batch does not fit the rows or the devices.
+    The plan raises a `UserError` if the batch does not match the rows or the devices.
     """
 
     def plan(epoch: int, devices: int) -> np.ndarray:
@@ -68,22 +68,22 @@ def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
     jax.jit, static_argnames=("learner", "shape"), compiler_options=tuning.FAST_COMPILE
 )
 def initial_state(learner: Learner, shape: Shape, keys: Key) -> TrainState:
-    """The state before the first step, of members with these keys [E]; compiled once."""
+    """The state of members with these keys [E] before the first step; compiled once."""
     row = jnp.zeros((1, *shape))
     return members.each(lambda key: learner.init(key, row), keys, one_by_one=False)
 
 
 def abstract_state(learner: Learner, shape: Shape, size: int) -> TrainState:
-    """Shapes and dtypes of the state of `size` members, without computing one."""
+    """Shapes and dtypes of the state of `size` members, without computing the state."""
     keys = jax.eval_shape(lambda: members.keys(jax.random.key(0), size))
     return initial_state.eval_shape(learner, shape, keys)
 
 
 def devices_for(learner: Learner, cfg: ExperimentConfig, shape: Shape) -> list[jax.Device]:
-    """The devices that a configuration asks for, or that train its learner fastest.
+    """The devices that a configuration sets, or those that train its learner fastest.
 
     Raises:
-      UserError: more devices than there are, or less memory than the state of training needs.
+      UserError: there are fewer devices, or too little memory for the training state.
     """
     state = abstract_state(learner, shape, cfg.ensemble)
     batch_size = cfg.train.batch_size
@@ -112,30 +112,29 @@ def fit(
     on_divergence: Callable[[int, str], None] = _stop,
     quiet: bool = False,
 ) -> Fitted:
-    """Train until `cfg.train.epochs` epochs are behind the state.
+    """Train until the state has completed `cfg.train.epochs` epochs.
 
-    The course is a function of (learner, rows, members) alone: starting from a state that has k
-    epochs behind it gives the same bits as never having stopped.
+    The result depends on (learner, rows, members) alone: resuming from a state after k epochs gives
+    the same bits as training without a stop.
 
     Args:
       learner: built with the axis name of `jaxae.devices.parallel`.
       x: normal training rows [N, *S] float32, those of all members.
-      cfg: its number of epochs and, without `members`, its batch size, seed and ensemble.
-      devices: see `devices_for`; with a layout, states are given to `measure` and `on_epoch`, and
-        returned, as it places them.
-      members: what members differ in; None = `ensemble(learner, cfg, N)`.
-      state: where to start; None = `initial_state`. It is donated: copy to keep.
-      measure: begins to measure the state after an epoch; what it returns gives the metrics.
+      cfg: gives epochs and, without `members`, batch size, seed and ensemble.
+      devices: see `devices_for`; `measure` and `on_epoch` see a state as a layout places it.
+      members: how members differ; None = `ensemble(learner, cfg, N)`.
+      state: where to start; None = `initial_state`. It is donated: copy it to keep it.
+      measure: starts measuring the state after an epoch; returns a function that waits for metrics.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
-        metrics; returns the metrics to show. The state is donated to the next epoch: copy to keep.
-      on_divergence: called with a member that has a metric which is not finite, and a sentence that
+        metrics; returns the metrics to show. The next epoch donates the state: copy it to keep it.
+      on_divergence: called with a member whose metrics are not finite, and with a sentence that
         names the epoch, the step and the metric; by default it is raised.
       quiet: no progress bar.
 
     Raises:
       FloatingPointError: a metric is NaN or infinite.
-      UserError: there are no rows in float32, or the batch does not fit them, or the memory of the
-        devices: then it names one that does.
+      UserError: there are no rows, they are not float32, the batch does not match them, or it does
+        not fit into the devices' memory; then the message suggests a batch size.
     """
     checks.refuse_rows(x)
     layout = devices if isinstance(devices, parallel.Layout) else parallel.Layout(devices)
@@ -180,7 +179,7 @@ def _epochs(
 ) -> Iterator[tuple[int, TrainState, dict[str, np.ndarray], Measured, float]]:
     """Of every epoch its number, the state after it, metrics of its steps [E, T], and seconds.
 
-    What measures the state is begun, and the next plan made, while the devices train.
+    While the devices train, the measurement is started and the next plan is made.
     """
     plans = (members.plan(epoch, layout.per_group) for epoch in range(start, cfg.train.epochs))
     plan = next(plans, None)
@@ -211,7 +210,7 @@ def epochs_done(state: TrainState, steps: int | Int[np.ndarray, " E"]) -> int:
 def progress_bar(
     total: int, done: int, quiet: bool, what: str = "training", unit: str = "step"
 ) -> tqdm:
-    """A progress bar on the terminal, updated less often where stderr is a file."""
+    """A progress bar on the terminal, updated less often if stderr is a file."""
     return tqdm(
         total=total,
         initial=done,
@@ -219,19 +218,19 @@ def progress_bar(
         desc=what,
         disable=quiet or jax.process_index() > 0,
         dynamic_ncols=True,
-        mininterval=0.2 if sys.stderr.isatty() else 10.0,  # a log file wants few lines
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,  # few lines in a log file
     )
 
 
 def show(bar: tqdm, steps: int, metrics: EpochMetrics) -> None:
-    """Move the bar on by an epoch."""
+    """Advance the bar by one epoch."""
     shown = {name: f"{metrics[name].mean():.5f}" for name in SHOWN if name in metrics}
     bar.set_postfix(shown, refresh=False)
     bar.update(steps)
 
 
 def _trace(cfg: ExperimentConfig, epoch: int, start: int) -> contextlib.AbstractContextManager:
-    """A profile of the second epoch, or of the only one, where the configuration asks for it."""
+    """If the configuration sets it, a profile of the second epoch, or of the only one."""
     if cfg.profile and epoch == min(start + 1, cfg.train.epochs - 1):
         return jax.profiler.trace(cfg.run_path / "profile")
     return contextlib.nullcontext()
@@ -241,10 +240,10 @@ _REMEDY = "lower optim.lr, or look for extreme values in the data"
 
 
 def check_finite(metrics: EpochMetrics, when: str) -> None:
-    """Check the metrics of members [E], or of all of them together [].
+    """Check metrics of each member [E] or of all members together [].
 
     Raises:
-      FloatingPointError: one is not finite; names it, its member and `when` that was.
+      FloatingPointError: a metric is not finite; names it, its member and `when` it happened.
     """
     for name, values in metrics.items():
         bad = np.flatnonzero(~np.isfinite(values))

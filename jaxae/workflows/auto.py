@@ -1,6 +1,6 @@
-"""Settings that are left to the rows: every `auto` becomes a value, which is printed.
+"""Automatic settings: every `auto` is replaced with a value chosen from the rows, and printed.
 
-The choices follow from the training rows alone, never from the test rows or their classes.
+The choices depend on the training rows alone, never on the test rows or their classes.
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ from jaxae.methods import learners
 from jaxae.ops import ceil_div
 from jaxae.types import Dataset, Shape
 
-BATCH, STEPS, LATENT = 128, 8, 32  # the largest batch and code; the fewest steps of an epoch
+BATCH, STEPS, LATENT = 128, 8, 32  # largest batch, fewest steps of an epoch, largest code
 # On tables, series and images of a few hundred rows, AUROC rose up to about 1,600 steps and no
-# further, and the sum of both scores was as good as the better of PCA and one nearest neighbour.
+# further; the sum of both scores was as good as the better one of PCA and one nearest neighbour.
 EPOCHS, LONGEST, ALL_STEPS = 30, 200, 1600
 _SCORE, _SIMPLE = "mse+row_knn", "mse"
-_KEPT = 10_000_000  # values of training rows, at most, that a detector keeps to find neighbours
-_LARGE = 16  # pixels on each side of an image that is worth cells of 4 x 4
+_KEPT = 10_000_000  # the most values of training rows that a detector keeps to find neighbours
+_LARGE = 16  # the fewest pixels on each side for which an image is divided into cells of 4 x 4
 _KINDS = {1: "vectors", 2: "series", 3: "images"}
 
 
 def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
-    """Load the data and choose the settings that are left to them; print the choices.
+    """Load the data, choose a value for every `auto` and print the choices.
 
     Returns:
-      The configuration without an `auto`, and the data set that it describes.
+      The configuration without `auto`, and the data set that it describes.
 
     Raises:
       UserError: see `jaxae.data.load`.
@@ -51,28 +51,28 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
 def settle_rows(
     cfg: ExperimentConfig, shape: Shape, span: sources.Span, make: Callable[[DataConfig], Dataset]
 ) -> tuple[ExperimentConfig, Dataset]:
-    """Choose the settings that are left to the rows.
+    """Choose a value for every `auto` from the rows.
 
-    Method: conv for images, dense for all else. Scaling: none for values in [0, 1], minmax for
-    images and for methods that give these only, standard for the rest. Input: cells of gradients of
-    images in [0, 1] with at least 16 pixels on each side, none of all else. Output: sigmoid where
-    the scaled rows are in [0, 1], else linear. Code: a quarter of a row's values, at most 32.
-    Batch: the largest power of two up to 128 that leaves eight steps an epoch. Epochs: 30, or as
-    many as make 1,600 steps, at most 200. Score: mse+row_knn, or mse where the training rows have
-    more than ten million values, or where a threshold rule could not keep its promise.
+    Method: conv for images, else dense. Scaling: none for values in [0, 1], minmax for images and
+    for methods that output only such values, else standard. Input: cells of gradients for images
+    in [0, 1] with at least 16 pixels on each side, else none. Output: sigmoid if the scaled rows
+    are in [0, 1], else linear. Code: a quarter of a row's values, at most 32. Batch: the largest
+    power of two up to 128 that gives eight steps per epoch. Epochs: 30, or as many as give 1,600
+    steps, at most 200. Score: mse+row_knn, but mse if the training rows have more than ten million
+    values, or if the guarantee of the threshold rule would be lost.
 
     Args:
-      cfg: may hold an `auto`.
-      shape: of a raw row.
-      span: see `in_floats`, of the rows to train on and perhaps others that are known then.
-      make: makes the data set, once its settings are chosen.
+      cfg: may contain `auto`.
+      shape: the shape of a raw row.
+      span: see `in_floats`; of the training rows, and perhaps of other rows that are already known.
+      make: makes the data set after its settings are chosen.
 
     Returns:
       The configuration without an `auto`, and the data set.
     """
 
     def choose(name: str, choice: Any) -> None:
-        """Take a choice where the field is open and its method reads it, else the default."""
+        """Set a field that is `auto`: to the choice if the method reads it, else to its default."""
         nonlocal cfg
         if checks.value(cfg, name) == AUTO:
             read = checks.is_read(cfg, name, learners.METHODS[cfg.method].reads)
@@ -97,7 +97,7 @@ def settle_rows(
 
 
 def in_floats(span: sources.Span) -> sources.Span:
-    """The smallest and the largest raw value as float rows have them: pixels in [0, 1]."""
+    """The smallest and the largest raw value after conversion to float: pixels in [0, 1]."""
     return tuple(to_float(np.array(span)))
 
 
@@ -111,7 +111,7 @@ def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:
 
 
 def _score(cfg: ExperimentConfig, values: int) -> str:
-    """The sum, unless it would keep too many neighbours, or void the promise of a rule."""
+    """The sum of scores, unless it keeps too many rows or voids the guarantee of a rule."""
     summed = dataclasses.replace(cfg, score=_SCORE)
     voids = scoring.rule(cfg.threshold.rule).exchangeable and calibration.why_no_guarantee(summed)
     return _SIMPLE if values > _KEPT or voids else _SCORE
@@ -124,7 +124,7 @@ def _print(
     dataset: Dataset,
     span: sources.Span,
 ) -> None:
-    """One line on the data, one on the choices."""
+    """Print one line about the data and one about the choices."""
     kind = _KINDS.get(len(dataset.shape), "rows")
     normal, anomaly = (
         ", ".join(map(raw.schema.called, ids)) for ids in splits.choose_classes(raw, cfg.data)
@@ -140,7 +140,7 @@ def _print(
 
 
 def chosen(cfg: ExperimentConfig, settled: ExperimentConfig) -> dict[str, Any]:
-    """The settings that were left to the rows, and that the method reads, with their values."""
+    """The settings that were `auto` and that the method reads, with the chosen values."""
     reads = learners.METHODS[settled.method].reads
     return {
         name: checks.value(settled, name)

@@ -1,6 +1,6 @@
-"""Methods without a network, which a protocol reports beside its own: what a detector must beat.
+"""Baselines without a network, which a protocol reports for comparison with its detectors.
 
-They see the rows that a member trains on, after scaling and `data.input`, flattened. None is tuned.
+They use the rows that a member trains on, after scaling and `data.input`, flattened. None is tuned.
 """
 
 import importlib.util
@@ -42,7 +42,7 @@ def _isolation_forest(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndar
 
 
 def _pyod(train: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
-    """PyOD's AutoEncoder with its own defaults, as its users meet it."""
+    """PyOD's AutoEncoder with its default settings."""
     from pyod.models.auto_encoder import AutoEncoder
 
     return AutoEncoder(random_state=seed, verbose=0).fit(train).decision_function(test)
@@ -57,10 +57,10 @@ SEEDED = frozenset({"isolation_forest", "pyod"})  # the others do not depend on 
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse, before anything is trained, baselines that could not be fitted after it.
+    """Refuse baselines that could not be fitted, before anything is trained.
 
     Raises:
-      UserError: an unknown name, one that stands twice, or a package that is not installed.
+      UserError: a name is unknown or repeated, or a package is not installed.
     """
     for name in names:
         BASELINES[name]
@@ -76,7 +76,7 @@ def scores(
     """Scores of test rows by a baseline fitted on normal rows: float32, higher = more anomalous.
 
     Raises:
-      UserError: an unknown name.
+      UserError: the name is unknown.
     """
     flat = (np.asarray(rows, np.float32).reshape(len(rows), -1) for rows in (train, test))
     return np.asarray(BASELINES[name](*flat, seed), np.float32)

@@ -1,6 +1,6 @@
-"""How fast a configuration trains and scores on the machine at hand: the command `jaxae bench`.
+"""The command `jaxae bench`: how fast a configuration trains and scores on this machine.
 
-`benchmarks/` in a clone measures the same beside PyTorch and Keras.
+`benchmarks/` in the repository compares the same measurements with PyTorch and Keras.
 """
 
 import dataclasses
@@ -20,23 +20,23 @@ from jaxae.methods import learners
 from jaxae.training import train
 from jaxae.types import Shape
 
-_STEPS, _SCORED = 50, 4096  # steps of an epoch; rows that are scored at a time
+_STEPS, _SCORED = 50, 4096  # steps of an epoch; rows scored at a time
 
 
 def measure(cfg: ExperimentConfig, shape: Shape, epochs: int = 6) -> dict[str, Any]:
     """Train and score random rows.
 
     Args:
-      cfg: nothing in it is "auto"; its number of epochs is ignored.
-      shape: of a row.
-      epochs: of 50 steps, of which the first warms up.
+      cfg: without "auto"; its number of epochs is ignored.
+      shape: the shape of a row.
+      epochs: the number of epochs of 50 steps; the first is a warm-up.
 
     Returns:
       Medians: `train_steps_per_s`, `score_rows_per_s`, and `compile_s`, the seconds that compiling
       the training epoch took.
 
     Raises:
-      UserError: a configuration that cannot work.
+      UserError: the configuration cannot work.
     """
     cfg = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, epochs=epochs))
     if min(shape, default=0) < 1:

@@ -1,4 +1,4 @@
-"""One experiment from configuration to report: what a newcomer reads first."""
+"""One experiment from configuration to report: the module to read first."""
 
 import time
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from jaxae.workflows import auto, precompile
 
 
 def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
-    """Train, fit, score, draw and report, also to loggers; or resume from the run folder.
+    """Train, fit, score, draw and report (also to loggers), or resume from the run folder.
 
-    Where the folder holds the same experiment, training goes on after its last checkpoint, and a
-    finished run is only scored again: with another score, rule or study, if `cfg` has one.
+    If the folder contains the same experiment, training goes on after its last checkpoint. A
+    finished run is only scored again, with another score, rule or study if `cfg` names one.
 
     Returns:
       The report, as `report.json` holds it.
 
     Raises:
-      UserError: see the modules named in the body; everything that can be checked is checked before
-        training starts.
+      UserError: see the modules called in the body; all that can be checked before training is
+        checked before training.
       FloatingPointError: training diverged or the model collapsed.
     """
     clock = time.perf_counter()
@@ -45,9 +45,9 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     learner = run_folder.with_stored_tuning(cfg.run_path, learners.build(cfg, dataset.shape))
     scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
     devices = train.devices_for(learner, cfg, dataset.shape)
-    all_devices = parallel.all_devices()  # scoring has no batch to keep whole
+    all_devices = parallel.all_devices()  # scoring does not depend on a batch size
     members = train.ensemble(learner, cfg, len(dataset.train.x))
-    members.plan(0, len(devices))  # raises where a batch does not fit, before anything is written
+    members.plan(0, len(devices))  # raises if the batch does not match, before any file exists
     loggers = logs.configured(cfg, loggers)
     hosts.agree("data set or configuration", run_folder.shared(cfg, dataset.digest))
 
@@ -63,7 +63,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         detector, scores, report = finish(
             cfg, scoring_learner, variables, dataset, all_devices, folder
         )
-        local_devices = jax.local_devices()  # from here on each process works by itself
+        local_devices = jax.local_devices()  # from here on each process works on its own
         context = studies.Context(
             cfg, dataset, scoring_learner, local_devices, detector, scores, manager, folder
         )
@@ -82,10 +82,10 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
 
 
 def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
-    """Reject a configuration without "auto" that cannot work, with these data if they are given.
+    """Reject a configuration (without "auto") that cannot work, on these data if given.
 
     Raises:
-      UserError: a field, or several together, that cannot work, or not with these rows.
+      UserError: a field or a combination of fields cannot work, or not with these rows.
     """
     config.validate(cfg)
     learners.check(cfg)
@@ -104,13 +104,13 @@ def finish(
     devices: parallel.Devices,
     folder: Path,
 ) -> tuple[detectors.Detector, detectors.Scores, dict[str, Any]]:
-    """Make a detector of a trained model, save it and its scores, and begin the report.
+    """Make a detector from a trained model, save it and its scores, and begin the report.
 
-    `learner` is that of scoring; the run folder holds `metrics.jsonl` already.
+    `learner` is the one for scoring; the run folder already contains `metrics.jsonl`.
     """
     detector, scores = detectors.fit(learner, variables, dataset, cfg, devices)
     detectors.save(folder / "detector", detector)
-    run_folder.write_about(folder, cfg, dataset.digest)  # what is free may have changed
+    run_folder.write_about(folder, cfg, dataset.digest)  # settings of scoring may have changed
     disk.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
     return detector, scores, reporting.make(cfg, dataset, detector, scores, folder)
 
@@ -122,7 +122,7 @@ def warnings(
     scores: detectors.Scores,
     dataset: Dataset,
 ) -> list[str]:
-    """What the guards find in a finished run; they compare its weights with the initial ones."""
+    """The warnings of the guards about a finished run; they also look at the initial weights."""
     keys = train.ensemble(learner, detector.about.config, len(dataset.train.x)).init
     initial = train.initial_state(learner, dataset.shape, keys).params
     return health.look(scoring_learner, initial, detector, scores, dataset)
@@ -137,9 +137,9 @@ def _train(
     log: logs.Log,
     manager: checkpoint.Manager,
 ) -> tuple[PyTree, float]:
-    """Fit from the last checkpoint, if there is one, saving as configured.
+    """Fit, from the last checkpoint if there is one, and save as configured.
 
-    Gives the variables of the selected epoch, and the seconds that compilation took.
+    Returns the variables of the selected epoch, and the seconds that compilation took.
     """
     template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
     template = parallel.placed_like(template, devices)
@@ -155,7 +155,7 @@ def _train(
         train.check_finite(metrics, f"after epoch {epoch}")
         if choice:
             best = selection.keep(choice, best, epoch, state.variables, metrics)
-        # The log before the state: what no state has behind it is dropped and written again.
+        # Log before saving the state: on resuming, lines of epochs after the state are rewritten.
         log.epoch(epoch, metrics)
         if is_due(epoch):
             about = run_folder.about(cfg, dataset.digest)

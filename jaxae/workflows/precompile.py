@@ -1,8 +1,8 @@
-"""What a run will need soon, compiled by another thread while its own compiles or trains.
+"""Compiling the programs that a run will need, in a second thread while the first one works.
 
-XLA compiles without Python's lock, so that a second core can do it: on two cores a short run takes
-three quarters of the time. Nothing depends on it: a program that is not ready is compiled when it
-is called.
+XLA compiles without holding Python's lock, so a second core can do it: on two cores a short run
+takes three quarters of the time. Results do not depend on it: a program that is not ready is
+compiled when it is called.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from jaxae.types import Dataset, Learner
 
 @contextlib.contextmanager
 def meanwhile(tasks: Iterable[Callable[[], object]]) -> Iterator[None]:
-    """Have another thread do tasks one after another; those not begun at the end are dropped.
+    """Run tasks in a second thread, one after another; at exit, drop those not yet started.
 
-    In one process only: several would have to agree upon an order. Errors are ignored here: the run
-    meets them again where it uses the program.
+    Only in a single process: several would have to agree on an order. Errors are ignored here, as
+    the run raises them again when it uses the program.
     """
     if jax.process_count() > 1:
         yield
@@ -48,10 +48,10 @@ def tasks(
     scoring_learner: Learner,
     devices: Devices,
 ) -> Iterator[Callable[[], object]]:
-    """Programs that monitor and score, called on few rows as the run does, and matplotlib loaded.
+    """Call the programs that monitor and score on few rows, as the run will, and load matplotlib.
 
-    In the order in which a run needs them. Each waits for its program: one that still ran while the
-    process ends would crash it.
+    Tasks are in the order in which a run needs them. Each waits for its program to finish, since
+    a program that still runs when the process ends would crash it.
     """
     score = scoring.resolve(cfg.score)
     state = train.abstract_state(learner, data.shape, cfg.ensemble)
@@ -59,7 +59,7 @@ def tasks(
     settings = {name: np.zeros(cfg.ensemble, np.float32) for name in learner.settings}
     chunk = tuning.chunk_rows(learner.tuning, devices[0].platform, data.shape, cfg.ensemble)
     few = data.test.x[: len(devices) * chunk + 1]
-    # Without padding, each number of rows has a program of its own.
+    # Without padding, every number of rows needs its own program.
     is_padded = parallel.is_padded(few.shape, devices, chunk)
     if is_padded:
         yield lambda: evaluation.loss_fn(learner, few, devices)(zeros, settings)()  # noqa: PLW0108

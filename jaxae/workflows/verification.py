@@ -1,4 +1,4 @@
-"""Whether a run folder or an export is still as it was made: the command `jaxae verify`."""
+"""The command `jaxae verify`: whether a run folder or an export is unchanged."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,7 @@ from jaxae.reports import tables
 from jaxae.storage import checkpoint, disk, provenance, run_folder
 from jaxae.workflows import experiment
 
-_RETRAINED = 1e-2  # of the largest: rounding grows with the steps, another course does more
+_RETRAINED = 1e-2  # relative to the largest: rounding grows with steps, other training differs more
 _ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
 _STORED = ("test", "test_is_anomaly")
 
@@ -36,22 +36,22 @@ class Check(NamedTuple):
 
 
 def verify(path: Path, retrain: bool = False) -> list[Check]:
-    """Check a run folder, its detector alone, or an export.
+    """Check a run folder, a detector's folder or an export.
 
-    Of a run: its files can be read, detector and checkpoints are whole by their digests, the data
-    are the same by theirs, the parameters have the digest of the report, and the detector gives
-    every test row the score that is on record.
+    For a run: its files can be read; detector, checkpoints and data match their digests; the
+    parameters have the digest in the report; and the detector gives every test row the recorded
+    score.
 
     Args:
       path: a run folder, a detector's folder or a file.
       retrain: train the run again, in a temporary folder, and compare its parameters and scores;
-        where their bits differ, the check lists what differs in versions and hardware.
+        if their bits differ, the check lists the differences in versions and hardware.
 
     Raises:
-      UserError: there is nothing of the kind, or nothing that could be trained again.
+      UserError: the path is none of these, or there is no run that could be trained again.
     """
     if retrain and not (path / "config.json").is_file():
-        raise UserError(f"{path} is no run folder: there is nothing to train again")
+        raise UserError(f"{path} is not a run folder: there is nothing to train again")
     if path.is_file():
         return [_check("export", _of_export, path)]
     folder = detectors.folder_of(path)
@@ -84,12 +84,12 @@ def _check(name: str, look: Callable[[Path], str], path: Path) -> Check:
 
 def _of_export(path: Path) -> str:
     manifest = loader.load(path).manifest
-    return f"golden rows judged alike; readable until {manifest['expires']} at least"
+    return f"golden rows judged as recorded; readable until {manifest['expires']} at least"
 
 
 def _of_detector(folder: Path) -> str:
     about = detectors.load(folder).about
-    return f"whole; {about.config.method}, score {about.config.score}"
+    return f"intact; {about.config.method}, score {about.config.score}"
 
 
 def _of_config(folder: Path) -> str:
@@ -101,7 +101,7 @@ def _of_parameters(folder: Path) -> str:
     report = disk.read_json(path) if path.is_file() else {}
     digests = report.get("digest", {}) if isinstance(report, dict) else None
     if digests == {}:
-        return "no digest on record"
+        return "no digest recorded"
     recorded = digests.get("parameters") if isinstance(digests, dict) else None
     digest = provenance.digest(detectors.load(folder / "detector").variables)
     if digest != recorded:
@@ -110,7 +110,7 @@ def _of_parameters(folder: Path) -> str:
 
 
 def _of_training(folder: Path) -> str:
-    """Train again, and compare."""
+    """Train the run again, and compare."""
     cfg = config.from_dict(disk.read_json(folder / "config.json"))
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
         again = dataclasses.replace(cfg, run_dir=f"{scratch}/run", studies=(), hosts=HostsConfig())
@@ -131,7 +131,7 @@ def _of_training(folder: Path) -> str:
     here = provenance.provenance(cfg.train.precision)
     differences = provenance.differences(lines[-1] if lines else {}, here)
     if len(lines) > 1:
-        differences.append(f"the run was made in {len(lines)} parts")
+        differences.append(f"the run was started {len(lines)} times")
     words = (
         f"no digest agrees: parameters differ by up to {off:.1e}, scores by {off_scores:.1e}, "
         f"relative to the largest; {'; '.join(differences) or 'nothing else differs'}"
@@ -171,17 +171,17 @@ def _of_scores(folder: Path) -> str:
     judged = detectors.judge_prepared(detector, x)
     shapes = [stored[name].shape if name in stored else () for name in _STORED]
     if shapes != [judged.score.shape] * len(_STORED):
-        raise UserError(f"{len(judged.score)} test rows now, and {shapes} on record")
+        raise UserError(f"{len(judged.score)} test rows now, but {shapes} recorded")
     off = np.abs(judged.score - stored["test"]) / np.maximum(1, np.abs(stored["test"]))
     flipped = int(np.sum(judged.is_anomaly != stored["test_is_anomaly"]))
-    if not off.max() <= _ROUNDING:  # a NaN on record is no score
-        raise UserError(f"scores differ by up to {off.max():.1e}, {flipped} decisions with them")
-    exact = "bit for bit" if not off.any() else f"but for {off.max():.0e}"
-    return f"{len(off)} test rows scored as on record, {exact}; {flipped} decisions differ"
+    if not off.max() <= _ROUNDING:  # true for a recorded NaN too
+        raise UserError(f"scores differ by up to {off.max():.1e}, and so do {flipped} decisions")
+    exact = "bit for bit" if not off.any() else f"to within {off.max():.0e}"
+    return f"{len(off)} test rows scored as recorded, {exact}; {flipped} decisions differ"
 
 
 def table(checks: list[Check]) -> str:
-    """The checks, a line each."""
+    """The checks, one line each."""
     return tables.aligned(
         [("ok" if check.ok else "FAILED", check.name, check.words) for check in checks]
     )

@@ -1,5 +1,5 @@
-"""A user's own files as raw data sets.
+"""Reading a user's own files as raw data sets.
 
-`arrays` reads .npz and .npy; `files` makes raw data sets of `tables`, of folders of `images`, and
-of long series cut into `windows`; by its `schema` a detector reads new files in the same way.
+`arrays` reads .npz and .npy; `files` makes raw data sets from `tables`, folders of `images`, and
+long series cut into `windows`; with its `schema` a detector reads new files in the same way.
 """

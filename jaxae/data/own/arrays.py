@@ -24,13 +24,13 @@ def npz(path: Path, rows: str = "auto") -> Raw:
 
     Args:
       path: the file.
-      rows: what arrays [N, A, B] are: "images" without their channel, "series" [T, C], or "auto":
-        images if they are uint8 or A = B, else series. Series [N, T] of one channel are taken for
-        vectors unless this is "series".
+      rows: the meaning of arrays [N, A, B]: "images" without a channel axis, "series" [T, C], or
+        "auto": images if they are uint8 or A = B, else series. Arrays [N, T] are vectors, unless
+        this is "series": then they are series of one channel.
 
     Raises:
-      UserError: the file is missing, no .npz, lacks an array, or holds objects, NaN, ragged,
-        empty or mismatched arrays; it names the file and the array.
+      UserError: the file is missing, not an .npz, lacks an array, or contains objects, NaN, ragged,
+        empty or mismatched arrays; the message names the file and the array.
     """
     arrays = arrayfiles.read_npz(path, (*_NEEDED, "y_train"), needed=_NEEDED)
     x_train, x_test = (_rows(arrays[name], f"{path}: {name}", rows) for name in _NEEDED[:2])
@@ -38,14 +38,14 @@ def npz(path: Path, rows: str = "auto") -> Raw:
 
 
 def npy(folder: Path, rows: str = "auto") -> Raw:
-    """A user's own arrays, each in a .npy file or in several, which stay on disk.
+    """A user's own arrays, each in one or several .npy files, which stay on disk.
 
     The folder holds `x_train.npy`, or parts of it in the order of their names, `x_train-00000.npy`,
     `x_train-00001.npy` ..., `x_test` in the same way, `y_test.npy` and perhaps `y_train.npy`; all
     else is as in `npz`.
 
     Raises:
-      UserError: a file is missing or damaged, or its array is not one that `npz` takes.
+      UserError: a file is missing or damaged, or `npz` would not accept its array.
     """
     if not (folder / "y_test.npy").is_file():
         raise UserError(f"{folder} lacks y_test.npy; name a folder with x_train, x_test and y_test")
@@ -56,12 +56,12 @@ def npy(folder: Path, rows: str = "auto") -> Raw:
 
 
 def finite(x: np.ndarray, name: str, unit: str) -> Float[np.ndarray, "..."]:
-    """Numbers [N, ...] as float32; errors call the array `name`, and count a `unit`: row or step.
+    """Numbers [N, ...] as float32; `name` and `unit` (row or step) are the words used in errors.
 
     Raises:
       UserError: values are NaN, infinite, or too large for float32.
     """
-    with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, caught below
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, refused below
         x = x.astype(np.float32)
     rows = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
     if rows.size:
@@ -81,7 +81,7 @@ def classes(y: np.ndarray, name: str, count: int) -> Int[np.ndarray, " N"]:
     if y.shape != (count,):
         raise UserError(f"{name} has the shape {y.shape}; it must be ({count},), one class per row")
     if y.dtype.kind not in "fiub":
-        raise UserError(f"{name} has the type {y.dtype}, no whole numbers; number the classes")
+        raise UserError(f"{name} has the type {y.dtype}, not whole numbers; number the classes")
     return numbered(y, name)[0]
 
 
@@ -91,7 +91,8 @@ def _raw(
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
         raise UserError(
             f"{path}: rows of x_train are {x_train.dtype} {x_train.shape[1:]} but rows of x_test "
-            f"are {x_test.dtype} {x_test.shape[1:]}; both need one shape, and both or none uint8"
+            f"are {x_test.dtype} {x_test.shape[1:]}; both need the same shape and "
+            "must both be uint8 or both not"
         )
     if y_train is not None:
         y_train = classes(y_train, f"{path}: y_train", len(x_train))
@@ -117,11 +118,11 @@ def _rows(x: np.ndarray, name: str, rows: str) -> np.ndarray:
 
 
 def _row_shape(x: Source, name: str, rows: str) -> Shape:
-    """S of images [N, H, W, C] or series [N, T, C], whose only channel may have been left out."""
+    """S of images [N, H, W, C] or series [N, T, C]; the axis of a single channel may be missing."""
     ranks = {"images": (3, 4), "series": (2, 3)}.get(rows)
     rank, row = len(x.shape), tuple(x.shape[1:])
     if ranks and rank not in ranks:
-        raise UserError(f"{name} has the shape {x.shape}, no {rows}; set data.rows to auto")
+        raise UserError(f"{name} has the shape {x.shape}, not of {rows}; set data.rows to auto")
     square = x.dtype == np.uint8 or (rank == 3 and row[0] == row[1])
     is_grey = rank == 3 and (rows == "images" or (rows == "auto" and square))
     is_one_channel = rank == 2 and rows == "series"

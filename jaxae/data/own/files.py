@@ -1,6 +1,6 @@
-"""A user's own files as raw data sets: tables, folders of images, long series.
+"""Raw data sets from a user's own files: tables, folders of images, long series.
 
-Where a file does not say which rows are test rows, all anomalies are, and a share of the normals.
+If a file does not define test rows, all anomalies and a share of the normals are test rows.
 """
 
 import dataclasses
@@ -19,27 +19,27 @@ from jaxae.rng import SplitDraw
 
 
 class Lines(NamedTuple):
-    """What is read, line by line: the rows of a table, images, or the steps of a series."""
+    """The lines that were read: rows of a table, images, or steps of a series."""
 
     x: np.ndarray  # [N, ...]
-    y: np.ndarray  # [N], a class
+    y: np.ndarray  # [N], the class
     group: np.ndarray | None  # [N]
-    is_test: np.ndarray | None  # [N]; None = to be drawn
+    is_test: np.ndarray | None  # [N]; None = not drawn yet
     schema: Schema
 
 
 def table(path: Path, cfg: DataConfig) -> Raw:
-    """A CSV or Parquet table, a row a line; see `DataConfig` for which column is what.
+    """A CSV or Parquet table with one row per line; see `DataConfig` for the roles of columns.
 
     Raises:
-      UserError: the file or a column of it cannot be read, or no column holds the classes.
+      UserError: the file or one of its columns cannot be read, or no column contains the classes.
     """
     with naming_input(path):
         return _split(_table_lines(path, cfg, "table"), cfg)
 
 
 def folder(path: Path, cfg: DataConfig) -> Raw:
-    """A folder of images, a subfolder for each class.
+    """A folder of images, with a subfolder for each class.
 
     Raises:
       UserError: see `jaxae.data.own.images`.
@@ -50,22 +50,22 @@ def folder(path: Path, cfg: DataConfig) -> Raw:
     y, classes = numbered(np.array(labels), "the subfolders")
     if len(classes) == 1 and not cfg.corruption:
         raise UserError(
-            f"{path}: all images are of the class {classes[0]!r}; put anomalies into a subfolder "
-            "of their own, or make them with --data.corruption"
+            f"{path}: all images are of the class {classes[0]!r}; put anomalies into their own "
+            "subfolder, or make them with --data.corruption"
         )
     return _split(Lines(x, y, None, is_test, dataclasses.replace(schema, classes=classes)), cfg)
 
 
 def series(path: Path, cfg: DataConfig) -> Raw:
-    """A long series as windows, of a table with a line a step, or of arrays [T] or [T, C].
+    """Windows of a long series, from a table with one line per step, or from arrays [T] or [T, C].
 
-    An .npz holds `x_train`, `x_test` and `y_test`, a class for each step of `x_test`. Of other
+    An .npz holds `x_train`, `x_test` and `y_test`, a class for each step of `x_test`. In other
     files the steps of some groups, or the last `test_fraction` of all steps, are test steps. A
-    window is an anomaly if one of its steps is. No window straddles groups, parts, or training and
-    valid rows.
+    window is an anomaly if one of its steps is. No window crosses the border between groups, parts,
+    or training and valid rows.
 
     Raises:
-      UserError: the file cannot be read, or has fewer steps than a window in one of its parts.
+      UserError: the file cannot be read, or a part of it has fewer steps than a window.
     """
     with naming_input(path):
         is_npz = path.suffix.lower() == ".npz"
@@ -85,7 +85,7 @@ def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
         y, classes = np.zeros(table.num_rows, np.int32), ()
     else:
         raise UserError(
-            "no column holds the classes; name one with --data.label (of "
+            "no column contains the classes; name one with --data.label (of "
             f"{', '.join(table.column_names)}), or make anomalies with --data.corruption"
         )
     group = is_test = None
@@ -123,7 +123,7 @@ def _steps(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
-    """The windows of a series, split."""
+    """Cut a series into windows, and split them."""
     count, is_test = len(steps.x), steps.is_test
     window, stride = windows.sizes(count, cfg.window, cfg.stride)
     if is_test is None:
@@ -156,11 +156,11 @@ def _normal_classes(y: np.ndarray, schema: Schema, cfg: DataConfig) -> list[int]
 
 
 def _drawn_groups(group: np.ndarray, cfg: DataConfig) -> np.ndarray:
-    """Which rows [N] are test rows: those of groups, numbered from 0, that are drawn."""
+    """Draw groups, numbered from 0, for testing; which rows [N] belong to them."""
     total = int(group.max()) + 1
     if total < 2:
         raise UserError(
-            f"data.group {cfg.group!r} has one value only, so no group is left to test; unset "
+            f"data.group {cfg.group!r} has only one value, so no group is left to test; unset "
             "it or name another column"
         )
     count = min(max(1, round(cfg.test_fraction * total)), total - 1)
@@ -181,17 +181,17 @@ def _split(lines: Lines, cfg: DataConfig) -> Raw:
 
 
 def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
-    """Rows to judge, from a file like the one that the detector was trained on.
+    """Rows to judge, from a file of the same kind as the detector was trained on.
 
     Args:
-      path: a table, a series, a folder of images or one image, as the schema says.
-      schema: of the detector.
+      path: a table, a series, a folder of images or one image, according to the schema.
+      schema: the schema of the detector.
 
     Returns:
-      Raw rows [N, *S], and what they are called: files, first steps of windows, or nothing.
+      Raw rows [N, *S], and their names: files, first steps of windows, or none.
 
     Raises:
-      UserError: the file cannot be read as the schema says.
+      UserError: the file cannot be read according to the schema.
     """
     if schema.kind == "images":
         paths = [path] if path.is_file() else images.files(path)
@@ -210,8 +210,8 @@ def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
         return x, []
     if len(x) < schema.window:
         raise UserError(
-            f"the file has {len(x)} steps, fewer than a window of {schema.window}; give more"
+            f"the file has {len(x)} steps, fewer than a window of {schema.window}; give more steps"
         )
     start, _ = windows.cut([(0, len(x))], schema.window, schema.stride, blocks=False)
-    start = np.union1d(start, len(x) - schema.window)  # every step lies in a window
+    start = np.union1d(start, len(x) - schema.window)  # so that every step is in a window
     return windows.rows(x, start, schema.window), [str(step) for step in start]

@@ -1,4 +1,4 @@
-"""A folder of images: a class by subfolder, one size for all; only this module imports Pillow."""
+"""Folders of images: subfolders are classes, all get one size; only this module imports Pillow."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".pgm", ".ppm", ".pnm"),
 )
-LARGEST = 64  # pixels on each side, where the configuration does not say
+LARGEST = 64  # pixels on each side, unless the configuration sets a size
 _GREY = {"1", "L", "LA", "I", "F"}  # and "I;16..."
 
 
@@ -23,14 +23,14 @@ def scan(folder: Path) -> tuple[list[Path], list[str], Bool[np.ndarray, " N"] | 
     """The images below a folder, in the order of their names.
 
     The folder holds a subfolder for each class, or `train` and `test` with a subfolder for each
-    class; MVTec AD's `ground_truth` beside these is ignored. Images in no such subfolder are of the
+    class; MVTec AD's `ground_truth` next to them is ignored. Images outside such subfolders are of
     class "good".
 
     Returns:
-      Files, their classes, and which are test images; None = the folder does not say.
+      Files, their classes, and which are test images; None = the folder does not define it.
 
     Raises:
-      UserError: it is not a folder, or holds no images.
+      UserError: it is not a folder, or contains no images.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name one with images in it")
@@ -58,12 +58,12 @@ def files(root: Path) -> list[Path]:
 
 
 def fit(paths: Iterable[Path], side: int) -> Schema:
-    """One size and one mode for all images.
+    """Choose one size and one mode for all images.
 
     Args:
       paths: the images to train on and to test.
-      side: pixels on each side; 0 = as they are where all are of one size and no larger than
-        `LARGEST`, else that many.
+      side: pixels on each side; 0 = their own size if all have the same and it is at most
+        `LARGEST`, else `LARGEST`.
     """
     modes, sizes = set(), set()
     for path in paths:
@@ -79,7 +79,7 @@ def fit(paths: Iterable[Path], side: int) -> Schema:
 
 
 def decode(paths: list[Path], schema: Schema) -> UInt8[np.ndarray, "N H W C"]:
-    """The images in one size and mode; values beyond 8 bits are rounded to these.
+    """The images in one size and mode; values of more than 8 bits are rounded to 8 bits.
 
     Raises:
       UserError: a file is damaged.

@@ -14,11 +14,11 @@ _NORMAL = {"normal", "good", "ok", "nominal", "healthy", "benign", "inlier", "in
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """What is read from files of one kind, and how; fields that a kind does not have are empty."""
+    """What is read from files of a kind, and how; fields that do not apply to it are empty."""
 
     kind: str = "npz"
     classes: tuple[str, ...] = ()  # names of the classes 0, 1, ...; () = they are numbers
-    columns: tuple[str, ...] = ()  # table, series: what is read, in this order
+    columns: tuple[str, ...] = ()  # table, series: the columns to read, in this order
     categories: tuple[tuple[str, ...], ...] = ()  # of each column; () = it holds numbers
     mode: str = ""  # images: "L", grey, or "RGB"
     size: tuple[int, ...] = ()  # images: height and width
@@ -34,13 +34,13 @@ class Schema:
         return names
 
     def called(self, class_id: int) -> str:
-        """A class by its number and, where it has one, its name: "1 (scratch)"."""
+        """The number of a class and its name, if it has one: "1 (scratch)"."""
         name = self.classes[class_id] if 0 <= class_id < len(self.classes) else ""
         return f"{class_id} ({name})" if name else str(class_id)
 
 
 def from_dict(values: dict[str, Any]) -> Schema:
-    """The inverse of `dataclasses.asdict`, from what JSON made of it; raises TypeError."""
+    """The inverse of `dataclasses.asdict` after JSON; raises TypeError."""
     return Schema(**{name: _tuples(value) for name, value in values.items()})
 
 
@@ -52,10 +52,10 @@ def numbered(labels: np.ndarray, what: str) -> tuple[Int[np.ndarray, " N"], tupl
     """Class labels [N] as integers, and the names of the classes if the labels were texts.
 
     Whole numbers stay as they are. Texts are numbered in alphabetical order, except that names such
-    as "normal", "good" or "ok" come first. `what` is what errors call the labels.
+    as "normal", "good" or "ok" come first. `what` names the labels in errors.
 
     Raises:
-      UserError: numbers that are not whole.
+      UserError: a number is not whole.
     """
     if labels.dtype.kind in "OUS":
         names = sorted(set(map(str, labels)), key=lambda name: (not is_normal(name), name))
@@ -64,7 +64,7 @@ def numbered(labels: np.ndarray, what: str) -> tuple[Int[np.ndarray, " N"], tupl
     with np.errstate(invalid="ignore"):  # NaN and infinity become some integer, caught here
         is_whole = labels.dtype.kind in "fiub" and np.array_equal(labels, labels.astype(np.int32))
     if not is_whole:
-        raise UserError(f"{what} holds other values than whole numbers; number the classes")
+        raise UserError(f"{what} contains values that are not whole numbers; number the classes")
     return labels.astype(np.int32), ()
 
 

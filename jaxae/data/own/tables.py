@@ -19,7 +19,7 @@ SPLIT = "split"  # a column of this name that holds "train" and "test" splits th
 
 
 class Roles(NamedTuple):
-    """Columns that are not features; "" = there is none."""
+    """The columns that are not features; "" = none."""
 
     label: str
     group: str
@@ -29,11 +29,11 @@ class Roles(NamedTuple):
 def read(path: Path) -> Table:
     """The table in a file.
 
-    A CSV may be separated by commas, semicolons or tabs. Its first line names the columns unless a
-    number stands there: they are then called column0, column1, ...
+    A CSV may be separated by commas, semicolons or tabs. Its first line names the columns, unless
+    it contains a number: then columns are named column0, column1, ...
 
     Raises:
-      UserError: it is missing or damaged, holds no rows, or two columns of one name.
+      UserError: it is missing or damaged, has no rows, or two columns have the same name.
     """
     import pyarrow as pa
     from pyarrow import csv, parquet
@@ -80,7 +80,7 @@ def roles(table: Table, cfg: DataConfig) -> Roles:
     """Which columns are not features.
 
     Raises:
-      UserError: the configuration names a column that is not there.
+      UserError: the configuration names a column that does not exist.
     """
     names = table.column_names
     label = "" if cfg.label == "auto" else cfg.label
@@ -98,10 +98,10 @@ def roles(table: Table, cfg: DataConfig) -> Roles:
 
 
 def fit(table: Table, not_features: Roles, cfg: DataConfig, kind: str) -> Schema:
-    """Which columns are features, and the categories of those that hold texts.
+    """Which columns are features, and the categories of those that contain text.
 
     Raises:
-      UserError: no column is left, or one holds neither numbers nor, with one_hot, texts.
+      UserError: no column is left, or one contains neither numbers nor, with one_hot, text.
     """
     left_out = {*not_features, *cfg.ignore}
     features = [name for name in table.column_names if name not in left_out]
@@ -141,7 +141,7 @@ def _unusable(table: Table, name: str, kind: str) -> UserError:
     remedies = [f"leave it out with --data.ignore {name}"]
     if kind == "text":
         remedies += [
-            "give every value a column of its own with --data.one-hot",
+            "give every value its own column with --data.one-hot",
             f"or make it the class with --data.label {name}",
         ]
     start = f"the column {name!r} holds {kind}, for example {str(example)[:40]!r}"
@@ -149,12 +149,12 @@ def _unusable(table: Table, name: str, kind: str) -> UserError:
 
 
 def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
-    """The features of every row; a column of texts becomes one column for each known category.
+    """The features of every row; a text column becomes one column for each known category.
 
-    All of these are 0 for any other text.
+    For any other text, all of these are 0.
 
     Raises:
-      UserError: a column is not there, holds something else, or misses values.
+      UserError: a column is missing, has another type, or lacks values.
     """
     absent = [name for name in schema.columns if name not in table.column_names]
     if absent:
@@ -180,7 +180,7 @@ def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
 
 
 def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    """Columns with values that are missing, NaN or beyond float32: how many, and the first row."""
+    """Columns with values that are missing, NaN or beyond float32: their number and first row."""
     counts = {}
     for name in names:
         if column_kind(table, name) == "number":
@@ -194,7 +194,7 @@ def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
 
 
 def _numbers(table: Table, name: str) -> Float[np.ndarray, " N"]:
-    """A column of numbers, NaN where one is missing."""
+    """A column of numbers, with NaN for missing values."""
     import pyarrow as pa
 
     return table[name].cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -208,7 +208,7 @@ def values(table: Table, name: str, setting: str) -> np.ndarray:
     """
     for count, first in missing(table, (name,)).values():
         raise UserError(
-            f"the column {name!r} of {setting} misses {count} values, first in row {first}; fill "
+            f"the column {name!r} of {setting} lacks {count} values, first in row {first}; fill "
             "them in or remove the rows"
         )
     if column_kind(table, name) == "number":

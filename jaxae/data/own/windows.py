@@ -1,4 +1,4 @@
-"""Long series cut into windows that never straddle two parts."""
+"""Cutting long series into windows, each within a single part."""
 
 import itertools
 
@@ -8,19 +8,19 @@ from jaxtyping import Float, Int
 from jaxae.ops import ceil_div
 
 WINDOW = 64  # steps of a window by default, fewer in a short series
-_FEWEST = 20  # adjacent windows that a series then has at least
-_BLOCKS = 20  # of a training part, at most; blocks are held out as a whole
-_PER_BLOCK = 5  # adjacent windows in a block, at least: few are lost at the edges of blocks
+_FEWEST = 20  # the fewest adjacent windows that a short series is cut into
+_BLOCKS = 20  # the most blocks of a training part; blocks are held out as a whole
+_PER_BLOCK = 5  # the fewest adjacent windows in a block, so that few are lost at its edges
 
 
 def sizes(steps: int, window: int, stride: int) -> tuple[int, int]:
-    """Window and stride; 0 stands for the default, a quarter of a window for a stride."""
+    """Window and stride; 0 = the default, which for the stride is a quarter of a window."""
     window = window or max(2, min(WINDOW, steps // _FEWEST))
     return window, stride or max(1, window // 4)
 
 
 def runs(key: Int[np.ndarray, " T"]) -> list[tuple[int, int]]:
-    """Begin and end of the longest stretches of equal keys."""
+    """Start and end of the maximal stretches of equal keys."""
     ends = [*(np.flatnonzero(np.diff(key)) + 1).tolist(), len(key)]
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -31,14 +31,14 @@ def cut(
     """Windows within stretches of steps.
 
     Args:
-      stretches: begin and end of each; no window leaves its stretch.
-      window: steps of each.
-      stride: steps between two.
-      blocks: cut the stretches into blocks, as training rows need, of which some are held out;
-        else each stretch is one.
+      stretches: start and end of each; every window is within one stretch.
+      window: the steps of a window.
+      stride: the steps from one window to the next.
+      blocks: cut the stretches into blocks (for training rows, because blocks are held out as a
+        whole); else each stretch is one block.
 
     Returns:
-      The first step of each window, and its block: windows of two blocks share no step.
+      The first step of each window, and its block; windows of different blocks share no step.
     """
     total = sum(end - begin for begin, end in stretches)
     block_steps = max(_PER_BLOCK * window, ceil_div(total, _BLOCKS))
@@ -62,6 +62,6 @@ def rows(
 
 
 def any_of(flags: np.ndarray, start: Int[np.ndarray, " N"], window: int) -> np.ndarray:
-    """Whether each window holds a flagged step, of flags [T]."""
+    """Whether each window contains a step that is flagged in flags [T]."""
     before = np.concatenate([[0], np.cumsum(flags)])
     return before[start + window] > before[start]

@@ -1,6 +1,6 @@
-"""Published data sets: which files, where from, and the digests of their content.
+"""Published data sets: their files, addresses, and the digests of their content.
 
-`download` fetches bytes, `formats` verifies and parses them, `prepared` keeps the result as a TFDS
+`download` fetches bytes, `formats` verifies and parses them, `prepared` stores the result as a TFDS
 data set. scikit-learn's digits need none of these.
 """
 
@@ -33,15 +33,15 @@ class Publication(NamedTuple):
     """One published data set.
 
     Attributes:
-      name: also the name of its folder.
-      url: what the file names are appended to; a whole archive's address for ECG5000.
+      name: its name, also that of its folder.
+      url: the prefix of the files' addresses; for ECG5000 the address of the whole archive.
       names: files in the order train, test (images before labels).
-      content: SHA-256 that each file's content must have: of the decompressed bytes of IDX files,
-        of the rows as a set (`formats.ucr_digest`) of UCR files.
+      content: the SHA-256 of each file's content: for IDX files of the decompressed bytes, for UCR
+        files of the rows as a set (`formats.ucr_digest`).
       fetch: `(publication) -> contents`, by download, in the order of `names`.
-      parse: `(content of a file, its digest, its name in errors) -> arrays`, verified; those of all
-        files are the first fields of `Raw`.
-      normal: classes that are normal by what the rows are; () = any could be.
+      parse: `(content of a file, its digest, its name in errors) -> arrays`, verified; the arrays
+        of all files are the first fields of `Raw`.
+      normal: the classes that are normal by nature of the data; () = any class may be.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Publication(NamedTuple):
 
 
 def load(publication: Publication, folder: str) -> Raw:
-    """The data set's arrays, prepared with TFDS at the first use.
+    """The data set's arrays, prepared with TFDS on first use.
 
     Args:
       publication: which data set.
-      folder: holds a sub-folder `publication.name` with the raw files; "" = $JAXAE_DATA_DIR, and
-        where that is not set either, download.
+      folder: contains a sub-folder `publication.name` with the raw files; "" = $JAXAE_DATA_DIR, or
+        download if that is not set either.
 
     Raises:
       UserError: a file is missing, damaged or not the published one, or the download fails.
@@ -71,7 +71,7 @@ def load(publication: Publication, folder: str) -> Raw:
         if not root.is_dir():
             raise UserError(f"the data folder {root} does not exist; {download.REMEDY}")
         paths = [download.find(root / publication.name, name) for name in publication.names]
-        # A file that changes in size or time gets a new key, hence is read and verified again.
+        # A file that changes in size or time gets a new key, so it is read and verified again.
         key += ([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths],)
         titles = [str(path) for path in paths]
     else:
@@ -90,7 +90,7 @@ def load_digits() -> Raw:
 
     Values / 16 (Alpaydin and Kaynak, UCI optical recognition of handwritten digits), enlarged from
     8 x 8 by bilinear interpolation between pixel centres. The bundle has no official split: 30 % of
-    every class are the test rows, drawn once and for all, in the order of the bundle.
+    every class are the test rows, drawn with a fixed seed, in the order of the bundle.
     """
     from scipy.ndimage import zoom
     from sklearn import datasets

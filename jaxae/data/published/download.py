@@ -1,4 +1,4 @@
-"""Bytes of raw files, from a folder or over HTTP; nothing is written to disk here."""
+"""Reading bytes of raw files from a folder or over HTTP; this module writes nothing to disk."""
 
 import gzip
 import http.client
@@ -13,7 +13,7 @@ REMEDY = "name a folder that holds the raw files with --data.dir or JAXAE_DATA_D
 
 
 def find(folder: Path, name: str) -> Path:
-    """The file of that name in a folder, compressed (`name.gz`) or plain.
+    """The file with this name in a folder, compressed (`name.gz`) or plain.
 
     Raises:
       UserError: the folder has neither.
@@ -41,7 +41,7 @@ def read(path: Path) -> bytes:
 
 
 def gunzip(content: bytes, name: str) -> bytes:
-    """Decompress; `name` is what the error calls the content.
+    """Decompress; `name` names the content in errors.
 
     Raises:
       UserError: the content is truncated, damaged or not gzip.
@@ -59,7 +59,7 @@ def fetch(url: str, timeout: float = 30.0) -> bytes:
     """Fetch a URL into memory; the server may be silent for `timeout` seconds.
 
     Raises:
-      UserError: no connection, an HTTP error, or a connection that drops half-way.
+      UserError: there is no connection, it drops half-way, or the server returns an HTTP error.
     """
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
@@ -73,7 +73,7 @@ def fetch(url: str, timeout: float = 30.0) -> bytes:
 
 
 def verify(digest: str, expected: str, name: str) -> None:
-    """Raise a UserError if the digests differ, so that `name` is not the published data."""
+    """Raise a UserError if the digests differ, because `name` is then not the published data."""
     if digest != expected:
         raise UserError(
             f"{name} differs from the published data set: its SHA-256 is {digest[:16]}..., "

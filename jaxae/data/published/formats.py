@@ -1,4 +1,4 @@
-"""Bytes of published files as arrays; any other content is refused."""
+"""Parsing published files to arrays; any other content is refused."""
 
 import hashlib
 
@@ -19,10 +19,10 @@ def idx(content: bytes, expected: str, name: str) -> tuple[np.ndarray]:
     Args:
       content: the decompressed file.
       expected: its SHA-256.
-      name: what errors call the file.
+      name: the name of the file in errors.
 
     Raises:
-      UserError: the file is another one.
+      UserError: it is not the published file.
     """
     download.verify(hashlib.sha256(content).hexdigest(), expected, name)
     shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
@@ -33,27 +33,27 @@ def idx(content: bytes, expected: str, name: str) -> tuple[np.ndarray]:
 def ucr(
     content: bytes, expected: str, name: str
 ) -> tuple[Float[np.ndarray, "N T 1"], Int[np.ndarray, " N"]]:
-    """Series and their classes in a text file of the UCR archive: a line is a class, then values.
+    """Series and their classes from a UCR archive text file: each line is a class, then values.
 
-    Arguments are as of `idx`, but `expected` is the `ucr_digest` of the rows.
+    The arguments are those of `idx`, but `expected` is the `ucr_digest` of the rows.
 
     Raises:
-      UserError: a line cannot be read, or the file holds other rows.
+      UserError: a line cannot be read, or the file contains other rows.
     """
     text = content.decode("ascii", errors="replace").replace(",", " ").strip()
     try:
         table = np.loadtxt(text.splitlines(), ndmin=2, comments=None) if text else np.empty((0, 1))
     except ValueError as error:
         problem = str(error).rstrip(".")
-        raise UserError(f"{name}: {problem}; replace it by the published file") from None
+        raise UserError(f"{name}: {problem}; replace it with the published file") from None
     download.verify(ucr_digest(table), expected, name)
     return table[:, 1:, None].astype(np.float32), table[:, 0].astype(np.int32)
 
 
 def ucr_digest(table: Float[np.ndarray, "N F"]) -> str:
-    """SHA-256 of rows as a set, whatever their order.
+    """SHA-256 of rows as a set, independent of their order.
 
-    Each row [class, values] is written with its values rounded to seven significant digits, of
+    Each row [class, values] is written with its values rounded to seven significant digits, in
     float64 because float32 would round some values twice; the rows are sorted and joined. Copies of
     ECG5000 differ in row order and trailing digits, so a digest of the file would reject good ones.
     """

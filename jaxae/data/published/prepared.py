@@ -1,8 +1,8 @@
-"""Raw arrays kept as TFDS data sets in array_record files, with no TensorFlow installed.
+"""Storing raw arrays as TFDS data sets in array_record files, without TensorFlow.
 
 TFDS's own MNIST builders open files through TensorFlow, so the builder here takes arrays. A record
 holds a block of rows as bytes: reading 60,000 images takes 0.15 s in blocks of 1,000 and 1.4 s one
-by one. The only module that imports TFDS.
+by one. Only this module imports TFDS.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ from jaxae.errors import UserError, words
 
 BLOCK = 1000  # rows per record
 VERSION = "1.0.0"  # of the stored format: raise it when the features change
-_PREFIX = ".preparing-"  # of folders that are not complete yet
-_ABANDONED = 3600.0  # seconds after which such a folder belongs to a process that was killed
+_PREFIX = ".preparing-"  # of incomplete folders
+_ABANDONED = 3600.0  # seconds after which the process of such a folder must have been killed
 
 
 def load(name: str, key: Any, read: Callable[[], Raw]) -> Raw:
-    """The prepared data set `name`, made from `read()` unless the cache has it.
+    """The prepared data set `name`, made from `read()` unless it is in the cache.
 
     A data set is prepared under a temporary name and renamed when it is complete: an aborted
     preparation leaves no data set, and of two processes that prepare the same one, the first to
     finish wins. One that cannot be read is prepared again.
 
     Args:
-      name: of the data set.
-      key: JSON-able identity of the source; another key is another data set.
-      read: returns the arrays; if it raises, nothing is kept.
+      name: the name of the data set.
+      key: JSON-able identity of the source; another key means another data set.
+      read: returns the arrays; if it raises, nothing is stored.
 
     Raises:
       UserError: the cache folder cannot be written.
@@ -47,7 +47,7 @@ def load(name: str, key: Any, read: Callable[[], Raw]) -> Raw:
     digest = hashlib.sha256(json.dumps([VERSION, name, key]).encode()).hexdigest()
     folder = cache_dir() / f"{name}-{digest[:16]}"
     if folder.is_dir():
-        with contextlib.suppress(Exception):  # of any type, from TFDS or array_record, if damaged
+        with contextlib.suppress(Exception):  # TFDS and array_record raise any type if damaged
             return _read(folder, name)
         shutil.rmtree(folder, ignore_errors=True)
     raw = read()
@@ -76,12 +76,12 @@ def _prepare(raw: Raw, name: str, folder: Path) -> None:
         try:
             os.rename(unfinished, folder)
         except OSError:
-            if not folder.is_dir():  # otherwise another process was first, with the same content
+            if not folder.is_dir():  # otherwise another process finished first, with equal content
                 raise
 
 
 def _builder(raw: Raw, name: str, folder: Path) -> Any:
-    """A TFDS builder of the arrays, its splits `train` and `test` in blocks of rows."""
+    """A TFDS builder of the arrays, with the splits `train` and `test` in blocks of rows."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()

@@ -1,7 +1,7 @@
-"""Devices: a batch split over them, in one process or in many.
+"""Splitting a batch over devices, in one process or in several.
 
-`devices` lists and chooses them, `placing` puts arrays on them, `drivers` runs a function on all of
-them at once (`pmap` or `shard_map`: no other module knows which), `programs` are what they compute.
+`devices` lists and chooses devices, `placing` puts arrays on them, `drivers` runs a function on all
+at once (`pmap` or `shard_map`: no other module knows which), `programs` holds what they compute.
 
 A state has no device axis: it is replicated, so it has one shape on any number of devices and moves
 between machines unchanged. Only the plan of an epoch and the rows to score are split.

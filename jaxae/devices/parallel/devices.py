@@ -1,4 +1,4 @@
-"""Which devices there are, and which of them train a model."""
+"""Listing the devices, and choosing those that train a model."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ _GPU_FLAG = "--xla_gpu_deterministic_ops"
 
 
 def _has_started() -> bool:
-    """Whether JAX has made its devices and read XLA_FLAGS: the number of devices is then fixed."""
+    """Whether JAX has created its devices and read XLA_FLAGS: their number is then fixed."""
     options: Any = jax.config
     before = options.jax_num_cpu_devices
     try:
@@ -27,18 +27,18 @@ def _has_started() -> bool:
 
 
 def initialize(count: int = 0, deterministic: bool = False) -> None:
-    """Make one host device per CPU core, or `count` if that is more; call it before JAX starts.
+    """Create one host device per CPU core, or `count` if that is more; call it before JAX starts.
 
-    Accelerators, and a number of host devices in XLA_FLAGS, are left unchanged. A device that works
-    alone still uses every core for its matrix products: see `choose`.
+    Accelerators are left unchanged, and so is a number of host devices set in XLA_FLAGS. A device
+    that trains alone still uses every core for its matrix products: see `choose`.
 
     Args:
-      count: of host devices.
-      deterministic: have GPUs compute the same bits every time: XLA then uses no operation whose
-        order may differ, and no autotuning. CPUs and TPUs are deterministic anyway.
+      count: the number of host devices.
+      deterministic: make GPUs compute the same bits every time: XLA then uses no operation whose
+        order may vary, and no autotuning. CPUs and TPUs are always deterministic.
 
     Raises:
-      UserError: `deterministic` is asked of a GPU that has started already.
+      UserError: `deterministic` is set, but the GPU has already started.
     """
     if deterministic and _GPU_FLAG not in (flags := os.environ.get("XLA_FLAGS", "")):
         os.environ["XLA_FLAGS"] = f"{flags} {_GPU_FLAG}=true".strip()
@@ -46,17 +46,17 @@ def initialize(count: int = 0, deterministic: bool = False) -> None:
             raise UserError(f"deterministic comes too late for this GPU; set XLA_FLAGS={_GPU_FLAG}")
     if "force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay
+    with contextlib.suppress(RuntimeError):  # JAX has already started: its devices stay
         jax.config.update("jax_num_cpu_devices", max(tuning.cores(), count))
 
 
 @contextlib.contextmanager
 def on_host() -> Iterator[None]:
-    """On a machine with an accelerator, run on the CPU what is not placed on any device.
+    """On a machine with an accelerator, run computations that are placed on no device on the CPU.
 
-    Initial states, fitted rules and scores, corruptions and metrics take little time: an
-    accelerator would compile a program for each, and wait for the host between them. If
-    JAX_PLATFORMS leaves the CPU out, they stay on the accelerator.
+    Initial states, fitted rules and scores, corruptions and metrics take little time, but an
+    accelerator would compile a program for each and wait for the host in between. If JAX_PLATFORMS
+    does not include the CPU, they run on the accelerator.
     """
     cpu = None
     if jax.local_devices()[0].platform != "cpu":
@@ -77,17 +77,17 @@ def local_positions(devices: Devices) -> list[int]:
 
 
 def choose(count: int, batch_size: int, on_cpu: int = 0) -> list[jax.Device]:
-    """The devices to train on, the same number from every process.
+    """The devices to train on; every process contributes the same number.
 
     Args:
-      count: how many; 0 = the most that divide the batch.
-      batch_size: of the global batch.
+      count: how many; 0 = the largest number that divides the batch.
+      batch_size: the global batch size.
       on_cpu: if `count` is 0 and there are host devices only, use at most this many, but at least
         one of every process; 0 = all.
 
     Raises:
-      UserError: `count` is more than there are, or no multiple of the number of processes.
-        (`jaxae.data.index_plan` refuses a batch that the devices do not divide.)
+      UserError: `count` exceeds the devices there are, or is no multiple of the processes.
+        (`jaxae.data.index_plan` refuses a batch that is no multiple of the number of devices.)
     """
     local, processes = jax.local_devices(), jax.process_count()
     if count % processes:

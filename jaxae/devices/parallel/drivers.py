@@ -1,7 +1,7 @@
 """How one function runs on every device: the only module that knows `pmap` and `shard_map`.
 
-`pmap` is the default. `shard_map` under `jit` is what JAX develops further; both compute the same
-bits from arrays that `jaxae.devices.parallel.placing` has placed.
+`pmap` is the default. JAX continues to develop `shard_map` under `jit`; both compute the same bits
+from arrays that `jaxae.devices.parallel.placing` has placed.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxae.devices.parallel.devices import Devices, initialize
 from jaxae.errors import unknown
 from jaxae.types import AXIS, PyTree
 
-# Of each argument or result: 0 = split over the devices, None = replicated.
+# For each argument or result: 0 = split over the devices, None = replicated.
 Axes = tuple[int | None, ...]
 _GROUPS = "groups"  # the axis of groups of devices, see `Layout`; no function reduces over it
 
@@ -72,14 +72,14 @@ _using = {"driver": "pmap"}
 
 
 def use(name: str) -> None:
-    """Choose the driver of functions that are built from now on in this process."""
+    """Choose the driver for all functions that this process builds from now on."""
     if name not in DRIVERS:
         raise unknown("driver", name, DRIVERS)
     _using["driver"] = name
 
 
 def start(cfg: ExperimentConfig) -> None:
-    """Set up the devices and the driver that a configuration asks for; see `initialize`."""
+    """Set up the devices and the driver of a configuration; see `initialize`."""
     initialize(cfg.devices, cfg.deterministic)
     use(cfg.driver)
 
@@ -100,11 +100,11 @@ def mapped(
     """`fun` on every device at once, with a mapped axis `AXIS`; it can be lowered and called.
 
     Args:
-      fun: of one device's arguments.
-      devices: of all processes.
+      fun: takes the arguments of one device.
+      devices: those of all processes.
       ins: for each argument, 0 if its leading axis [D] is split, None if it is replicated.
       outs: for each result; a replicated one must be the same on every device.
-      donate: positions of arguments whose memory may be reused.
+      donate: positions of the arguments whose memory may be reused.
       groups: into which the devices are divided: `AXIS` is that of a group's devices, and it is not
         there in groups of one.
     """

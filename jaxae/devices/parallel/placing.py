@@ -1,7 +1,7 @@
 """Placing arrays: replicated on every device or split over them, in one process or in many.
 
-With many processes each supplies the part of an array on its own devices; nothing is sent between
-them, and rows for another process's devices are never read.
+Each process supplies the part of an array that lies on its own devices; nothing is sent between
+processes, and no process reads rows for the devices of another.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def _are_local(devices: Devices) -> bool:
 
 
 def place(tree: PyTree, devices: Devices) -> PyTree:
-    """The tree replicated on every device, shapes unchanged; equal in all processes."""
+    """Replicate a tree, equal in all processes, on every device; shapes are unchanged."""
     sharding = _sharding(devices)
     if _are_local(devices):
         return jax.device_put(tree, sharding)
@@ -43,7 +43,7 @@ def _replicated(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def placed_like(abstract: PyTree, devices: Devices) -> PyTree:
-    """Shapes and dtypes with the sharding of `place`: a template for `checkpoint.restore`."""
+    """Shapes and dtypes, sharded as by `place`: a template for `checkpoint.restore`."""
     sharding = _sharding(devices)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract
@@ -51,7 +51,7 @@ def placed_like(abstract: PyTree, devices: Devices) -> PyTree:
 
 
 def split(tree: PyTree, devices: Devices) -> PyTree:
-    """Arrays [D, ...] with one slice on each device, shapes unchanged."""
+    """Put one slice of arrays [D, ...] on each device; shapes are unchanged."""
     sharding = _sharding(devices, AXIS)
     if _are_local(devices):
         return jax.device_put(tree, sharding)
@@ -61,12 +61,12 @@ def split(tree: PyTree, devices: Devices) -> PyTree:
 
 
 def split_by(read: Callable[[np.ndarray], np.ndarray], shape: tuple, devices: Devices) -> jax.Array:
-    """An array [D, ...] of which each process reads the slices of its own devices.
+    """An array [D, ...]; each process reads the slices for its own devices.
 
     Args:
       read: positions of devices [K] -> their slices [K, ...]; called once.
-      shape: of the whole array.
-      devices: D of them, of all processes.
+      shape: the shape of the whole array.
+      devices: the D devices of all processes.
     """
     values = read(np.array(local_positions(devices), int))
     sharding = _sharding(devices, AXIS)
@@ -86,7 +86,7 @@ def local_copy(tree: PyTree) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """A tree of arrays, replicated or split over all processes' devices, on every host."""
+    """Copy a tree of arrays, replicated or split over all processes' devices, to every host."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     if all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves):
         return jax.device_get(tree)

@@ -1,4 +1,4 @@
-"""What devices compute together: an epoch of training, and a model's outputs for rows."""
+"""The programs that devices run together: an epoch of training, and a model's outputs for rows."""
 
 import functools
 import math
@@ -38,19 +38,19 @@ def epoch_fn(
     own_plans: bool = False,
     groups: int = 1,
 ) -> Any:
-    """An epoch, or a part of one, in one dispatch: `pmap(each member: scan(step))` over rows.
+    """An epoch, or part of one, in one dispatch: `pmap(each member: scan(step))` over rows.
 
     Args:
       learner: built with the mapped axis `AXIS`, or with none where each group is one device.
       devices: to train on.
-      own_rows: whether every device has rows of its own, [D, N, *S], and a plan that indexes them,
-        as a streaming feed does; else all have the same rows.
-      own_plans: whether every member has a plan of its own; else all see the same rows.
+      own_rows: every device has its own rows [D, N, *S] and a plan that indexes them, as in a
+        streaming feed; else all devices have the same rows.
+      own_plans: every member has its own plan; else all members see the same rows.
       groups: of devices, see `Layout`; one unless members have plans of their own.
 
     Returns:
       `(state [E, ...], rows [N, *S], plan [D, T, B/D] int32, keys [E], settings of [E]) ->
-      (state, metrics [E, T])`. The plan is `split`, all else is `place`d; the state is donated.
+      (state, metrics [E, T])`. `split` the plan and `place` all else; the state is donated.
       With plans of their own: `(state, rows, plans [D, K, T, b], keys, settings, counts [E])`,
       placed by `Layout`; of the metrics [E, T] the first `counts` count.
     """
@@ -136,7 +136,7 @@ def _through(
 
 
 def compiled_epoch(learner: Learner, devices: Devices, *args: PyTree, **kinds: Any) -> Callable:
-    """`epoch_fn`, compiled for these arguments with its learner's choices of speed."""
+    """`epoch_fn`, compiled for these arguments with the learner's `Tuning`."""
     platform, count = devices[0].platform, len(devices)
     options = tuning.training_options(learner.tuning, learner.dtype, platform, count)
     return tuning.compiled(epoch_fn(learner, devices, **kinds).lower(*args), options)
@@ -146,12 +146,12 @@ RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S
 
 
 def blocks(x: Source, devices: Devices, chunk: int) -> Iterator[Array]:
-    """Rows [N, *S] as equal blocks [D, K, chunk, *S] on the devices.
+    """Rows [N, *S] as blocks [D, K, chunk, *S] of equal shape on the devices.
 
-    Equal, so that a scorer is compiled once for any number of rows: on a CPU K is
-    `tuning.STEPS_PER_DISPATCH` unless rows are large, see `is_padded`; on an accelerator, which
-    computes all steps, the next power of two. The last block's rows fill as few steps of each
-    device as possible; the rest of those steps repeats row 0, later steps are 0.
+    Because shapes are equal, a scorer is compiled once for any number of rows. On a CPU K is
+    `tuning.STEPS_PER_DISPATCH` unless rows are large, see `is_padded`; an accelerator computes all
+    steps, so there K is the next power of two. The rows of the last block fill as few steps of each
+    device as possible; these steps are filled up with row 0, later steps with zeros.
     """
     steps, limit = ceil_div(len(x), len(devices) * chunk), tuning.STEPS_PER_DISPATCH
     if devices[0].platform != "cpu":
@@ -177,7 +177,7 @@ def blocks(x: Source, devices: Devices, chunk: int) -> Iterator[Array]:
 
 
 def is_padded(shape: tuple[int, ...], devices: Devices, chunk: int) -> bool:
-    """Whether blocks have `tuning.STEPS_PER_DISPATCH` steps however few rows [N, *S] there are."""
+    """Whether blocks have `tuning.STEPS_PER_DISPATCH` steps even for few rows [N, *S]."""
     per_step = len(devices) * chunk
     padded = 4 * per_step * tuning.STEPS_PER_DISPATCH * math.prod(shape[1:])
     limit = tuning.PADDED_BYTES if shape[0] <= per_step else tuning.PADDED_BYTES_OF_MORE
@@ -185,7 +185,7 @@ def is_padded(shape: tuple[int, ...], devices: Devices, chunk: int) -> bool:
 
 
 def _filled(left: int, block: tuple[int, ...]) -> int:
-    """The steps of a block [D, K, chunk, ...] that hold rows if `left` rows are left."""
+    """The steps of a block [D, K, chunk, ...] that contain rows if `left` rows remain."""
     return min(block[1], ceil_div(left, block[0] * block[2]))
 
 
@@ -194,14 +194,14 @@ def rows_fn(
 ) -> Callable:
     """`fn` over a block: `(variables [E, ...], [D, K, chunk, *S], steps) -> [D, E, K, chunk, ...]`.
 
-    Compiled once for all arguments of the same shapes. On a CPU only the first `steps` of K are
-    computed, the others are 0; accelerators compute all, since a loop of unknown length would wait
-    for the host after each step.
+    It is compiled once for each set of argument shapes. A CPU computes only the first `steps` of K,
+    the others are 0; an accelerator computes all, because a loop of unknown length would wait for
+    the host after each step.
 
     Args:
-      fn: of one member.
-      devices: of all processes.
-      learner: whose choices of speed and dtype `fn` is compiled with.
+      fn: a function of one member.
+      devices: those of all processes.
+      learner: `fn` is compiled with its `Tuning` and dtype.
       fast_compile: see `tuning.FAST_COMPILE`.
     """
     platform = devices[0].platform
@@ -216,7 +216,7 @@ def rows_fn(
 
     tuned, dtype = (learner.tuning, learner.dtype) if learner else (tuning.Tuning(), "float32")
     programs: dict[tuple, Callable] = {}
-    compiling = threading.Lock()  # `jaxae.workflows.precompile` calls from another thread
+    compiling = threading.Lock()  # `jaxae.workflows.precompile` calls this from another thread
 
     def call(variables: PyTree, rows: Array, steps: int) -> PyTree:
         args = variables, rows, _placed_number(steps, tuple(devices))
@@ -238,7 +238,7 @@ def _placed_number(value: int, devices: tuple[jax.Device, ...]) -> Array:
 
 
 def _first(count: Array, fun: Callable[[Array], PyTree], chunks: Array) -> PyTree:
-    """`fun` of the first `count` of chunks [K, ...], and zeros for the others."""
+    """Apply `fun` to the first `count` of chunks [K, ...]; the results of the others are zeros."""
 
     def add(i: Array, results: PyTree) -> PyTree:
         one = fun(lax.dynamic_index_in_dim(chunks, i, keepdims=False))
@@ -251,16 +251,16 @@ def _first(count: Array, fun: Callable[[Array], PyTree], chunks: Array) -> PyTre
 def map_rows(
     run: Callable, variables: PyTree, placed: Iterable[Array], n: int
 ) -> Callable[[], PyTree]:
-    """Begin to apply `rows_fn(...)` to every block; what is returned waits for the results.
+    """Begin to apply `rows_fn(...)` to every block; the returned function waits for the results.
 
     Args:
-      run: made by `rows_fn`.
-      variables: `place`d, with members.
-      placed: the `blocks` of the rows.
+      run: a result of `rows_fn`.
+      variables: those of the members, placed by `place`.
+      placed: the rows, as `blocks` yields them.
       n: number of rows before padding.
 
     Returns:
-      A function that gives the results [E, n, ...] on the host.
+      A function that returns the results [E, n, ...] on the host.
     """
     dispatched = _dispatched(run, variables, placed, n)
     first = next(dispatched)
@@ -279,7 +279,7 @@ def map_rows(
 def _dispatched(
     run: Callable, variables: PyTree, placed: Iterable[Array], n: int
 ) -> Iterator[tuple[PyTree, int]]:
-    """The results of each block, not awaited, and the number of its steps that hold rows."""
+    """The results of each block, without waiting, and the number of its steps that contain rows."""
     left = n
     for block in placed:
         steps = _filled(left, block.shape)

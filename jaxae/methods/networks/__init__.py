@@ -1,1 +1,1 @@
-"""Networks: Linen modules that know nothing of training or configuration."""
+"""Networks: Linen modules, independent of training and configuration."""

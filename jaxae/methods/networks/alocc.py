@@ -1,4 +1,4 @@
-"""ALOCC's two networks: a refiner that reconstructs, a discriminator that tells fake from real.
+"""ALOCC's two networks: a refiner that reconstructs, and a discriminator of real and fake images.
 
 Sabokrou et al., "Adversarially Learned One-Class Classifier for Novelty Detection", CVPR 2018,
 in the configuration of FastEstimator's MNIST tutorial: 5 x 5 kernels, batch normalisation with
@@ -20,7 +20,7 @@ from jaxae.types import Shape
 
 Perturb = Callable[[Array], Array]  # codes [B, ...] -> noisy ones
 KERNEL, STRIDES = (5, 5), (2, 2)
-# Keras's TruncatedNormal(stddev=0.02) states the deviation before truncation at two deviations.
+# Keras's TruncatedNormal(stddev=0.02) is the deviation before truncation at two deviations.
 _DOWN_INIT = nn.initializers.truncated_normal(0.02)
 _UP_INIT = nn.initializers.normal(0.02)
 _leaky = ACTIVATIONS["leaky_relu"]
@@ -42,8 +42,8 @@ class Refiner(nn.Module):
 
     The code is the encoder's last feature map, flattened, which has more values than an MNIST
     image. With a bottleneck it is `bottleneck` linear features of that map, each normalised to mean
-    0 and variance 1 over a training batch, so that the network cannot escape noise on the code by
-    scaling its features up.
+    0 and variance 1 over a training batch, so that the network cannot reduce the effect of noise on
+    the code by scaling its features up.
 
     Attributes:
       shape: [H, W, C].
@@ -116,7 +116,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, " B"]:
-        """How real each row of a batch looks."""
+        """The log-odds of each row of a batch."""
 
         def normalised(layer: nn.Module, x: Array) -> Array:
             return nn.SpectralNorm(layer)(x, update_stats=train) if self.spectral else layer(x)

@@ -1,4 +1,4 @@
-"""A convolutional autoencoder whose decoder retraces the encoder's shapes, odd or even."""
+"""A convolutional autoencoder whose decoder mirrors the encoder's shapes, odd or even."""
 
 import math
 from typing import Any
@@ -19,18 +19,18 @@ def _padding(padding: str, spatial: int) -> ops.Padding:
     if padding in ("same", "valid"):
         return "SAME" if padding == "same" else "VALID"
     pixels = int(padding)
-    # A series has one real axis; the dummy axis beside it is not padded.
+    # A series has one real axis; the dummy second axis is not padded.
     return ((pixels, pixels), (pixels, pixels) if spatial == 2 else (0, 0))
 
 
 class ConvAutoencoder(Autoencoder):
-    """Images [H, W, C] or series [T, C] through strided convolutions and back.
+    """A convolutional autoencoder of images [H, W, C] or series [T, C].
 
     Encoder: strided convolutions, then a dense layer to the code. Decoder: a dense layer, then
-    transposed convolutions, each the adjoint of its encoder layer, so that 28 -> 14 -> 7 comes back
-    as 7 -> 14 -> 28 and 17 -> 9 -> 5 as 5 -> 9 -> 17. With `latent = 0` the flattened last feature
-    map is the code and both dense layers are left out. Encoder and decoder keep the batch on the
-    last axis between their first and last convolutions: see `jaxae.ops`.
+    transposed convolutions, each the adjoint of its encoder layer, so that 28 -> 14 -> 7 becomes
+    7 -> 14 -> 28 and 17 -> 9 -> 5 becomes 5 -> 9 -> 17. With `latent = 0` the code is the flattened
+    last feature map, and there are no dense layers. Encoder and decoder keep the batch on the last
+    axis between their first and last convolutions: see `jaxae.ops`.
 
     Attributes:
       filters: channels of each encoder layer.
@@ -53,7 +53,7 @@ class ConvAutoencoder(Autoencoder):
     expand_activation: str
 
     def setup(self):
-        """Build the encoder, then a decoder that retraces its sizes."""
+        """Build the encoder, then a decoder that mirrors its sizes."""
         geometry, init = self._geometry(), INITS[self.initializer]
 
         def weights(*fan_in: int) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class ConvAutoencoder(Autoencoder):
             if k > 2 * max(size) + 1:
                 raise UserError(
                     f"model.kernels {self.kernels}: a kernel of {k} on maps of {size[0]} x "
-                    f"{size[1]} would see little but padding; use smaller kernels"
+                    f"{size[1]} would cover mostly padding; use smaller kernels"
                 )
             size = geometry[-1].out_size
         return geometry

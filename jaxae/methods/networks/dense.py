@@ -1,4 +1,4 @@
-"""A dense autoencoder: the encoder's widths, the code, and the widths mirrored."""
+"""A dense autoencoder: an encoder, the code, and a decoder with the widths in reverse."""
 
 import math
 from typing import Any
@@ -64,7 +64,7 @@ class Autoencoder(nn.Module):
 
 
 class DenseAutoencoder(Autoencoder):
-    """Rows of any rank, flattened, through dense layers.
+    """A dense autoencoder of rows of any rank, which are flattened.
 
     Attributes:
       hidden: widths between input and code; the decoder has them in reverse.
@@ -73,7 +73,7 @@ class DenseAutoencoder(Autoencoder):
     hidden: tuple[int, ...]
 
     def setup(self):
-        """Name the two halves."""
+        """Build the encoder and the decoder."""
 
         def half(widths: tuple[int, ...], final: str) -> MLP:
             return MLP(widths, self.activation, final, self.initializer, self.dtype)

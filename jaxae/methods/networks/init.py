@@ -1,4 +1,4 @@
-"""Initial weights as the three frameworks of the reference systems draw them."""
+"""Initial weights, as in the three frameworks of the reference systems."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def _torch_bias(fan_in: int) -> Initializer:
 
 
 def _torch_kernel(key, shape, dtype=jnp.float32) -> Array:
-    """As `_torch_bias`, for the product of all axes but the last.
+    """As `_torch_bias`; the fan-in is the product of all axes but the last.
 
     That holds for a transposed kernel [kh, kw, out, in] too, where torch counts the *output*
     channels.

@@ -1,4 +1,4 @@
-"""Layers with the parameters of Flax's and the convolutions of `jaxae.ops`."""
+"""Layers with the same parameters as in Flax, and the convolutions of `jaxae.ops`."""
 
 import math
 from typing import Any
@@ -144,9 +144,9 @@ def _parameters(
 
 @jax.custom_vjp
 def _short_product(x: Array, kernel: Array) -> Array:
-    """The product [B, F] @ [F, D] of bfloat16, summed in float32, then rounded; so its derivatives.
+    """The bfloat16 product [B, F] @ [F, D], summed in float32, then rounded, like its derivatives.
 
-    A CPU's matrix units compute it in this form only; a bfloat16 sum would not use them.
+    A CPU uses its matrix units only in this form; it would not use them for a bfloat16 sum.
     """
     return _rounded_dot(x, kernel)
 
@@ -166,9 +166,9 @@ _short_product.defvjp(
 
 
 def _add(y: Array, bias: Array) -> Array:
-    """Add a bias in float32, then go back to the dtype of `y`.
+    """Add a bias in float32, then convert to the dtype of `y`.
 
-    This sums the bias's gradient in float32 too. In bfloat16 a sum over a batch's pixels stops
-    growing after a few hundred terms, and the gradient would be off by more than half.
+    The bias's gradient is thus summed in float32 too. In bfloat16 a sum over a batch's pixels stops
+    growing after a few hundred terms, and the gradient would be wrong by more than half.
     """
     return (y + bias).astype(y.dtype)

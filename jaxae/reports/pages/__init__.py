@@ -1,8 +1,8 @@
-"""One HTML file for a run, a comparison or a grid, which opens without a network.
+"""Pages: one HTML file for a run, a comparison or a grid, which opens without a network.
 
-Pages are made from the files of run folders. `run` is the page of one run, `many` has those of
-several; `frame` holds what they share, with `page.css` and `page.js`. Figures are those of
-`jaxae.reports.plots`; the slider moves SVG elements above them.
+Pages are made from the files of run folders. `run` writes the page of one run, `many` those of
+several runs; they share `frame`, `page.css` and `page.js`. Figures come from `jaxae.reports.plots`;
+the slider moves SVG elements drawn over them.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def write(folder: Path) -> Path:
     """Write the page of a run, or of a grid, into its folder.
 
     Raises:
-      UserError: the folder holds neither, or cannot be written.
+      UserError: the folder contains neither, or cannot be written.
     """
     if not (folder / files.REPORT).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")

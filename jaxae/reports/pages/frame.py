@@ -1,4 +1,4 @@
-"""What pages share: the frame, tables and figures as HTML."""
+"""HTML that all pages share: the frame, tables and figures."""
 
 import base64
 import html
@@ -62,7 +62,7 @@ def figure(drawing: Any, alt: str, caption: str = "", overlay: str = "") -> str:
       drawing: the figure.
       alt: its description for screen readers.
       caption: the line below it.
-      overlay: SVG elements above it, in points from the upper left corner; see `axes_box`.
+      overlay: SVG elements drawn over it, in points from the upper left corner; see `axes_box`.
     """
     width, height = 72 * drawing.get_size_inches()
     if overlay:
@@ -80,7 +80,7 @@ def figure(drawing: Any, alt: str, caption: str = "", overlay: str = "") -> str:
 
 
 def axes_box(ax: Any) -> dict[str, Any]:
-    """The position of axes in a figure that was drawn, in points from its upper left corner.
+    """The position of axes in a drawn figure, in points from its upper left corner.
 
     Returns:
       "left", "top", "width" and "height", the limits "x" and "y", and whether x is "log".

@@ -1,4 +1,4 @@
-"""The page of one run: its metrics, at any threshold, and the rows on which it fails."""
+"""The page of one run: its metrics at any threshold, and the rows on which it fails."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from jaxae.reports.pages import frame
 from jaxae.reports.plots import curves, detection, files, style
 from jaxae.storage import archive
 
-_CUTS = 2000  # positions of the slider, at most
+_CUTS = 2000  # the most positions of the slider
 
 
 class Run(NamedTuple):
@@ -36,7 +36,7 @@ def read(folder: Path) -> Run:
     """The run in a folder.
 
     Raises:
-      UserError: it is not finished, or a file is damaged or was edited.
+      UserError: the run is not finished, or a file is damaged or was edited.
     """
     if not (folder / files.REPORT).is_file() or not (folder / files.SCORES).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
@@ -136,7 +136,7 @@ def _thresholds(run: Run) -> Iterator[str]:
         histogram,
         "Histogram of the anomaly scores of normal and anomalous rows, with the threshold",
         "Scores as shares of the rows of each group. The dashed line is the run's own threshold, "
-        "the solid line that of the slider.",
+        "the solid line the slider's.",
         '<line class="mark" data-chart="scores"/>',
     )
     boxes = {"scores": frame.axes_box(histogram.axes[0])}
@@ -159,7 +159,7 @@ def _thresholds(run: Run) -> Iterator[str]:
     )
     if ranking is not None:
         alt = f"ROC curve, area {run.report['auroc']:.4f}, and precision against recall"
-        caption = "The dot is the run's own threshold, the red ring that of the slider."
+        caption = "The dot is the run's own threshold, the red ring the slider's."
         yield frame.figure(ranking, alt, caption, _RING.format("roc") + _RING.format("pr"))
         boxes |= dict(zip(("roc", "pr"), map(frame.axes_box, ranking.axes), strict=True))
     data = {
@@ -181,8 +181,8 @@ def _cases(run: Run) -> Iterator[str]:
     cases = files.arrays(path, "kind", "row", "score", "class_id", "is_anomaly", "x", "x_hat")
     yield "<h2>Rows to look at</h2>"
     yield (
-        '<p class="soft">Each row with its reconstruction and the difference. The error need not '
-        "lie at its cause.</p>"
+        '<p class="soft">Each row with its reconstruction and the difference. The error is not '
+        "necessarily at its cause.</p>"
     )
     for kind in dict.fromkeys(cases["kind"].tolist()):
         mask = cases["kind"] == kind
@@ -200,7 +200,7 @@ def _cases(run: Run) -> Iterator[str]:
 
 
 def _classes(run: Run) -> Iterator[str]:
-    """The share flagged of each class of the test rows."""
+    """For each class, the share of test rows that is flagged."""
     rows = []
     for k in np.unique(run.class_id):
         for side, y in (("normal", ~run.y), ("anomaly", run.y)):
@@ -215,7 +215,7 @@ def _classes(run: Run) -> Iterator[str]:
 
 
 def _curves(run: Run) -> Iterator[str]:
-    """Severity of corruptions, if it was studied, and the training losses."""
+    """The figure of corruption severities, if it was studied, and the training losses."""
     severity = plots.STUDY_FIGURES["severity"]
     if (run.folder / severity.needs[0]).is_file():
         yield "<h2>Severity of corruptions</h2>"

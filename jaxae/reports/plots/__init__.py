@@ -1,6 +1,6 @@
 """Figures of a run, drawn from the files in its folder.
 
-Nothing here imports jax: figures can be drawn on any machine that has the files. matplotlib is
+Nothing here imports JAX: figures can be drawn on any machine that has the files. matplotlib is
 imported when a figure is drawn. To add a figure of an array file, write a function of the arrays
 and the second title line, and name it in `STUDY_FIGURES`.
 """
@@ -40,7 +40,7 @@ class FigureSpec(NamedTuple):
 
 
 def _of_arrays(name: str, draw: Callable[[dict, str], Any], *keys: str) -> FigureSpec:
-    """A figure of arrays/NAME.npz, which must hold `keys`."""
+    """A figure of arrays/NAME.npz, which must contain `keys`."""
     path = f"arrays/{name}.npz"
 
     def draw_run(run_dir: Path):
@@ -88,13 +88,13 @@ STUDY_FIGURES: dict[str, FigureSpec] = {
     "severity_examples": _of_arrays("severity", images.severity_examples, *_SEVERITY),
     "loss_histograms": _of_arrays("loss_histograms", detection.loss_histograms, "train", "valid"),
 }
-"""Of `jaxae.reports.studies`, by the name of the picture."""
+"""Figures of `jaxae.reports.studies`, by the name of the picture."""
 
 PROTOCOL_FIGURES = {"one_vs_rest": FigureSpec((files.REPORT,), protocols.one_vs_rest)}
-"""Of a protocol's folder."""
+"""Figures of a protocol's folder."""
 
 CROSS_FIGURES = {"p_values": FigureSpec((files.REPORT, files.SCORES), protocols.p_values)}
-"""Of a run without held-out rows."""
+"""Figures of a run without held-out rows."""
 
 
 def draw(run_dir: Path, figures: Mapping[str, FigureSpec] = FIGURES) -> list[Path]:

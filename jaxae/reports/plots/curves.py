@@ -17,7 +17,7 @@ _MONITORED = {
 
 
 def loss_curves(run_dir: Path):
-    """Train and validation loss per epoch; beside them a method's partial losses and monitors.
+    """Train and validation loss per epoch, a method's partial losses, and monitored metrics.
 
     A y axis is logarithmic when its curves span more than a factor of ten.
     """
@@ -45,7 +45,7 @@ def loss_curves(run_dir: Path):
 
 
 def _curves(rows: list[dict], names: dict[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Legend name -> (epochs, values) for each key that some row holds."""
+    """Legend name -> (epochs, values) for each key that at least one row contains."""
     curves = {}
     for key, name in names.items():
         points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
@@ -64,9 +64,9 @@ _CHOICES = (
 
 
 def selection(run_dir: Path):
-    """AUROC per epoch with the epochs that four rules choose; None if epochs were not monitored.
+    """AUROC per epoch, and the epochs that four rules select; None if epochs were not monitored.
 
-    The oracle looks at test labels: its lead over the others is what choosing without labels costs.
+    The oracle uses test labels: its lead over the others is the cost of selecting without labels.
     """
     report = files.report(run_dir)
     if "selection" not in report:
@@ -105,7 +105,7 @@ def severity(data: dict, subtitle: str):
 
 
 def training_curves_over_seeds(run_dirs: Sequence[Path], out: Path) -> Path:
-    """Draws the test AUROC per epoch of several runs: one panel per experiment, one line per run.
+    """Draw the test AUROC per epoch of several runs: one panel per experiment, one line per run.
 
     Runs whose report.json has the same name share a panel; all panels share one scale.
 

@@ -15,9 +15,9 @@ _BINS = 60
 def score_histograms(run_dir: Path):
     """Scores of normal rows (train, validation, test) and of anomalies, with the threshold.
 
-    Bars give the share of a group's rows in a bin, so that groups of unequal size compare; bins are
+    Bars are shares of a group's rows, so that groups of different size can be compared; bins are
     logarithmic if the scores are positive and span more than a factor of 30. The report's warnings
-    stand above.
+    are shown above.
     """
     report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
@@ -93,7 +93,7 @@ def precision_recall_vs_threshold(run_dir: Path):
 
 
 def loss_histograms(data: dict, subtitle: str):
-    """Losses per row after the last epoch, train over validation, with mean and median."""
+    """Losses per row after the last epoch, train above validation, with mean and median."""
     figure, axes = style.canvas(5.8, 4.4, 2, 1, sharex=True)
     edges = np.histogram_bin_edges(np.concatenate([data["train"], data["valid"]]), _BINS)
     panels = (("train", "Train", style.SKY), ("valid", "Validation", style.ORANGE))
@@ -110,10 +110,10 @@ def loss_histograms(data: dict, subtitle: str):
 
 
 class Cuts(NamedTuple):
-    """Rates if all rows from a threshold up are flagged, [K + 1] each, from none [0] to all.
+    """Rates if all rows with scores of at least a threshold are flagged, from none to all: [K + 1].
 
-    They are the points of `sklearn.metrics.roc_curve` and `precision_recall_curve`, which take a
-    second to import. The precision is 1 where nothing is flagged.
+    They equal the points of `sklearn.metrics.roc_curve` and `precision_recall_curve`, which take a
+    second to import. The precision is 1 if nothing is flagged.
     """
 
     threshold: np.ndarray

@@ -1,4 +1,4 @@
-"""Reading a run folder for the figures; every failure names the file and the remedy."""
+"""Reading a run folder for the figures; every error names the file and a remedy."""
 
 import zipfile
 import zlib
@@ -12,7 +12,7 @@ from jaxae.storage import disk
 METRICS = "metrics.jsonl"
 REPORT = "report.json"
 SCORES = "scores.npz"
-LAST = "last epoch"  # "selected_by" of runs that choose no epoch
+LAST = "last epoch"  # "selected_by" of runs that do not select an epoch
 
 
 def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
@@ -25,7 +25,7 @@ def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
     Raises:
       UserError: the file is absent or damaged, or a required array is missing.
     """
-    if path.is_file() and not zipfile.is_zipfile(path):  # NumPy would advise to load it unsafely
+    if path.is_file() and not zipfile.is_zipfile(path):  # NumPy's error suggests unsafe loading
         raise UserError(f"{path} cannot be read (it is not an .npz file); {_REMEDY}")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -36,7 +36,7 @@ def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
 
 
 def scores(run_dir: Path, *keys: str) -> dict[str, np.ndarray]:
-    """Reads scores.npz, whose arrays `keys` must be of one length.
+    """Reads scores.npz, whose arrays `keys` must have equal length.
 
     Raises:
       UserError: see `arrays`, or the lengths differ.
@@ -53,7 +53,7 @@ def scores(run_dir: Path, *keys: str) -> dict[str, np.ndarray]:
 
 
 def report(run_dir: Path, *keys: str) -> dict:
-    """Reads report.json, which must hold `keys`.
+    """Reads report.json, which must contain `keys`.
 
     Raises:
       UserError: the file is absent or damaged, or a required field is missing.

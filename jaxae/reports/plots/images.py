@@ -1,15 +1,15 @@
-"""Figures of many small images, drawn as ONE picture, since hundreds of axes take seconds."""
+"""Figures of many small images, drawn as one picture, because hundreds of axes take seconds."""
 
 import numpy as np
 
 from jaxae.reports.plots import style
 
 _CELL = 0.7  # inches from one image to the next
-_LINE = 222  # grey of the lines between images, visible beside black and beside white
+_LINE = 222  # grey of the lines between images, visible next to black and to white
 
 
 def reconstructions(data: dict, subtitle: str):
-    """Originals over reconstructions, normals above anomalies, each with its score."""
+    """Originals above their reconstructions, normals above anomalies, each with its score."""
     y = data["y"].astype(bool)
     groups = [(name, rows) for name, rows in (("normal", ~y), ("anomaly", y)) if rows.any()]
     width, height = inches(2, max(rows.sum() for _, rows in groups), data["x"].shape[1:])
@@ -26,7 +26,7 @@ def reconstructions(data: dict, subtitle: str):
 
 
 def epoch_grid(data: dict, subtitle: str):
-    """Rows of the data over their reconstructions after each saved epoch."""
+    """Rows of the data above their reconstructions after each saved epoch."""
     pictures = np.concatenate([data["x"][None], data["x_hat"]])
     names = ["original", *(f"epoch {epoch}" for epoch in data["epochs"])]
     return _one_mosaic(subtitle, "Reconstructions during training", pictures, names)
@@ -43,7 +43,7 @@ def interpolation(data: dict, subtitle: str):
 
 
 def denoising(data: dict, subtitle: str):
-    """Clean, noisy and denoised images in three rows; None of rows that are no images."""
+    """Clean, noisy and denoised images in three rows; None if rows are not images."""
     if data["clean"].ndim != 4:
         return None
     pictures = np.stack([data["clean"], data["noisy"], data["denoised"]])
@@ -77,7 +77,7 @@ def _one_mosaic(subtitle: str, title: str, pictures: np.ndarray, row_names, col_
 
 
 def rgb(images: np.ndarray) -> np.ndarray:
-    """Images [..., H, W, C] in [0, 1] as uint8 [..., H, W, 3]; else averages the channels."""
+    """Images [..., H, W, C] in [0, 1] as uint8 [..., H, W, 3]; averages channels if C is not 3."""
     images = np.asarray(images, np.float32)
     if images.shape[-1] != 3:
         images = np.repeat(images.mean(axis=-1, keepdims=True), 3, axis=-1)
@@ -85,7 +85,7 @@ def rgb(images: np.ndarray) -> np.ndarray:
 
 
 def _gap(width: int) -> int:
-    """Pixels of the line between images of `width` pixels."""
+    """The width of the line between images of `width` pixels."""
     return max(1, width // 14)
 
 
@@ -103,12 +103,12 @@ def mosaic(images: np.ndarray, line: int) -> np.ndarray:
 
 
 def centres(count: int, size: int, line: int) -> np.ndarray:
-    """Pixel positions of the middles of `count` images of `size` pixels in a mosaic."""
+    """Pixel positions of the centres of `count` images of `size` pixels in a mosaic."""
     return np.arange(count) * (size + line) + line + (size - 1) / 2
 
 
 def inches(rows: int, cols: int, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Width and height on paper of a mosaic of images of `shape` [H, W, C]."""
+    """Width and height in inches of a mosaic of images of `shape` [H, W, C]."""
     height, width = shape[:2]
     line = _gap(width)
     pixel = _CELL / (width + line)
@@ -116,7 +116,7 @@ def inches(rows: int, cols: int, shape: tuple[int, ...]) -> tuple[float, float]:
 
 
 def show(ax, images: np.ndarray, row_names, col_names, fontsize: float = 7) -> None:
-    """A mosaic of uint8 images [R, K, H, W, 3] in axes: rows named at the left, columns below."""
+    """A mosaic of uint8 images [R, K, H, W, 3] in axes; rows named at the left, columns below."""
     height, width = images.shape[2:4]
     line = _gap(width)
     ax.imshow(mosaic(images, line))

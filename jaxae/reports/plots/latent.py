@@ -1,4 +1,4 @@
-"""Figures of the latent space: codes as points, and the plane decoded."""
+"""Figures of the latent space: codes as points, and the decoded plane."""
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def tsne(data: dict, subtitle: str):
 
 
 def latent_grid(data: dict, subtitle: str):
-    """A rectangle of the latent plane, decoded; y points upwards."""
+    """A decoded rectangle of the latent plane; y points upwards."""
     rows, cols = data["images"].shape[:2]
     left, right = _edges(data["x_range"], cols)
     bottom, top = _edges(data["y_range"], rows)

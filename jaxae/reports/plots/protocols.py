@@ -8,7 +8,7 @@ from jaxae.reports.plots import files, style
 
 
 def one_vs_rest(run_dir: Path):
-    """AUROC of every class as the normal one, and their mean, with intervals and baselines."""
+    """AUROC with each class as the normal one, and their mean, with intervals and baselines."""
     report = files.report(run_dir, "auroc", "auroc_interval", "classes", "baselines")
     names = [*report["classes"], "mean"]
     rows = [*report["classes"].values(), report]
@@ -43,8 +43,8 @@ def _headline(report: dict) -> str:
 def p_values(run_dir: Path):
     """Share of test rows with a p-value of at most alpha, for normals and for anomalies.
 
-    The normals' share is the false-positive rate at each alpha: it should lie near the diagonal, or
-    below it. Dotted: the proved bound, 2 alpha.
+    The normals' share is the false-positive rate at each alpha: it should be near the diagonal or
+    below. Dotted: the proved bound, 2 alpha.
     """
     report = files.report(run_dir, "alpha", "fpr_bound", "p_values")
     data = files.arrays(run_dir / files.SCORES, "p_value", "test_y")

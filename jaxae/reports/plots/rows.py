@@ -8,7 +8,7 @@ _AMPLITUDE = "scaled amplitude"
 
 
 def reconstructions(data: dict, subtitle: str):
-    """Test rows with their reconstructions; of series and vectors at most four of each side."""
+    """Test rows with reconstructions; for series and vectors at most four normals and anomalies."""
     if data["x"].ndim == 4:
         return images.reconstructions(data, subtitle)
     y = data["y"].astype(bool)
@@ -22,7 +22,7 @@ def reconstructions(data: dict, subtitle: str):
 def verdicts(data: dict, subtitle: str):
     """Single rows with their reconstructions, each titled with the verdict in its colour.
 
-    Of images, input | reconstruction | difference; of other rows, lines with the error filled.
+    Images: input | reconstruction | difference. Other rows: lines with the error filled.
 
     Args:
       data: "x" and "x_hat" [N, ...], "score", "is_anomaly" and "kind" [N], and the "threshold".
@@ -38,10 +38,10 @@ def verdicts(data: dict, subtitle: str):
 
 
 def residuals(data: dict, subtitle: str):
-    """Rows with the error of each of their values; as `verdicts`, and "residual" [N, ...].
+    """Rows with the error of each value; `data` as in `verdicts`, and "residual" [N, ...].
 
-    Of images, shares of the row's largest error; of other rows, shares of its whole squared error,
-    a line for each channel.
+    Images: shares of the row's largest error. Other rows: shares of its total squared error, with a
+    line for each channel.
     """
     if data["x"].ndim == 4:
         error = np.asarray(data["residual"]).sum(axis=-1)
@@ -62,7 +62,7 @@ def residuals(data: dict, subtitle: str):
 
 
 def beats(data: dict, subtitle: str):
-    """A normal and an abnormal beat together, then each with reconstruction and filled error."""
+    """A normal and an abnormal beat in one panel, and each with its reconstruction and error."""
     figure, axes = style.canvas(9.6, 3.2, 1, 3, sharex=True, sharey=True)
     both, *single = axes[0]
     style.label(both, "A normal and an abnormal beat", "sample", _AMPLITUDE)
@@ -73,7 +73,7 @@ def beats(data: dict, subtitle: str):
         error = np.abs(data[f"{name}_hat"] - data[name]).mean()
         style.label(ax, f"{name.capitalize()} (mean absolute error {error:.3g})", "sample")
         _with_error(ax, data[name], data[f"{name}_hat"])
-    style.whole_number_ticks(both)  # the samples count for all three panels
+    style.whole_number_ticks(both)  # all three panels share the x axis
     style.outside_legend(figure, single[0], "lower center", ncols=3)
     return style.headings(figure, "Beats and their reconstructions", subtitle)
 
@@ -83,7 +83,7 @@ def _unless_zero(divisor: np.ndarray) -> np.ndarray:
 
 
 def _visible(data: dict) -> dict:
-    """Feature maps as grey images, their channels added up and as bright as the row allows."""
+    """Feature maps as grey images: channels are summed and scaled to the row's largest value."""
     if data["x"].shape[-1] in (1, 3):
         return data
     x, x_hat = (np.asarray(data[name]).sum(axis=-1, keepdims=True) for name in ("x", "x_hat"))
@@ -94,7 +94,7 @@ def _visible(data: dict) -> dict:
 def _trios(data: dict, values: np.ndarray, limits, colours: str, names: tuple[str, str]):
     """Input | reconstruction | values [N, H, W] in colours for each row, and their colour bar.
 
-    `names` are those of the values, below the pictures and beside the bar.
+    `names` are the names of the values, below the pictures and next to the bar.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -118,13 +118,13 @@ def _trios(data: dict, values: np.ndarray, limits, colours: str, names: tuple[st
 
 
 def _title(ax, data: dict, i: int) -> None:
-    """Titles axes with the kind of row i and with the verdict on it."""
+    """Title axes with the kind of row i and its verdict."""
     words, colour = style.verdict(data, i)
     ax.set_title(f"{data['kind'][i]}\n{words}", fontsize=7.5, loc="left", color=colour)
 
 
 def _line_panels(data: dict, y: str):
-    """A figure with axes for each row, and these axes."""
+    """A figure with axes for each row, and the axes."""
     count, cols = len(data["x"]), 4
     figure, axes = style.panels(count, cols, 2.3, 1.55, sharex=True, sharey=True)
     x = "sample" if data["x"].ndim == 3 else "feature"
@@ -146,7 +146,7 @@ def _lines(data: dict):
 
 
 def _with_error(ax, x: np.ndarray, x_hat: np.ndarray) -> None:
-    """Draws a row [T], [T, C] or [F], its reconstruction, and fills the error between them.
+    """Draw a row [T], [T, C] or [F] and its reconstruction, and fill the error between them.
 
     Several channels are shifted apart by the range of the row.
     """

@@ -1,7 +1,7 @@
-"""The look that all figures share: palette, canvas and axes; and writing them as PNG and SVG.
+"""The common style of all figures: palette, canvas and axes; and writing PNG and SVG.
 
-Figures are made from matplotlib's classes and never through pyplot, without a display, a global
-figure list or global settings (but while `svg` writes), so that drawing is safe in a thread.
+Figures use matplotlib's classes and never pyplot: no display, no global figure list and no global
+settings (except while `svg` writes), so that drawing is safe in a thread.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy as np
 from jaxae.storage import disk
 
 DPI = 120
-NARROWEST = 5.2  # inches, so that the title lines fit
+NARROWEST = 5.2  # inches; narrower figures would cut the title lines
 
 # The palette of Okabe and Ito ("Color Universal Design", 2008), distinguishable with any of the
 # common colour-vision deficiencies; grey and brown extend it to ten classes.
@@ -28,7 +28,7 @@ ORIGINAL, RECONSTRUCTION = BLACK, BLUE
 
 
 def load() -> None:
-    """Imports the parts of matplotlib that take long."""
+    """Import the parts of matplotlib that are slow to import."""
     from matplotlib.backends import backend_agg
     from matplotlib.figure import Figure
 
@@ -51,7 +51,7 @@ def chart(width: float, height: float, x: str, y: str):
 
 
 def panels(count: int, cols: int, width: float, height: float, **subplots):
-    """A figure of `count` axes of width x height inches, in rows of at most `cols`; the axes."""
+    """A figure with `count` axes of width x height inches, at most `cols` in a row; the axes."""
     cols = min(cols, count)
     rows = (count - 1) // cols + 1
     figure, axes = canvas(0.6 + width * cols, 1.0 + height * rows, rows, cols, **subplots)
@@ -61,7 +61,7 @@ def panels(count: int, cols: int, width: float, height: float, **subplots):
 
 
 def label(ax, title: str = "", x: str = "", y: str = "") -> None:
-    """Gives axes a title, labels and the common look: small letters, light grid, no box."""
+    """Give axes a title, labels and the common style: small letters, light grid, no box."""
     ax.set_title(title, fontsize=9, loc="left")
     ax.set_xlabel(x, fontsize=8)
     ax.set_ylabel(y, fontsize=8)
@@ -74,7 +74,7 @@ def label(ax, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def headings(figure, title: str, subtitle: str):
-    """The figure with its two title lines: what is drawn, and of which run."""
+    """Add the two title lines to a figure: what it shows, and of which run."""
     left = 0.08 / figure.get_size_inches()[0]
     figure.suptitle(f"{title}\n{subtitle}", fontsize=9.5, x=left, ha="left", va="top")
     return figure
@@ -87,12 +87,12 @@ def warning_lines(report: dict) -> str:
 
 
 def legend(ax, **kwargs) -> None:
-    """A legend that can be read over data."""
+    """A legend that is readable over data."""
     ax.legend(fontsize=7.5, frameon=True, framealpha=0.85, edgecolor="none", **kwargs)
 
 
 def outside_legend(figure, ax=None, where: str = "right center", **kwargs) -> None:
-    """A legend beside the axes: of the whole figure, or of some axes alone."""
+    """A legend next to the axes, for the whole figure or for some axes alone."""
     shown = ax.get_legend_handles_labels() if ax else ()
     figure.legend(*shown, loc=f"outside {where}", fontsize=7.5, frameon=False, **kwargs)
 
@@ -105,7 +105,7 @@ def whole_number_ticks(ax) -> None:
 
 
 def spans_decades(values: np.ndarray, ratio: float) -> bool:
-    """Whether all finite values are positive, and max / min above `ratio`: a log axis fits."""
+    """Whether a log axis suits: all finite values are positive, and max / min exceeds `ratio`."""
     finite = values[np.isfinite(values)]
     return finite.size > 0 and finite.min() > 0 and finite.max() > ratio * finite.min()
 
@@ -113,7 +113,7 @@ def spans_decades(values: np.ndarray, ratio: float) -> bool:
 def verdict(data: dict, i: int) -> tuple[str, str]:
     """The decision on row i and its colour: "Anomaly (score > threshold)" or "Normal (...)".
 
-    A rule that looks at more than the threshold may decide against it; the sign then says so.
+    A rule that uses more than the threshold may contradict it; then the sign shows this.
 
     Args:
       data: "score" and "is_anomaly" of rows [N], and the "threshold".
@@ -126,12 +126,12 @@ def verdict(data: dict, i: int) -> tuple[str, str]:
 
 
 def save(figure, path: Path) -> Path:
-    """Writes a figure as PNG, whole or not at all."""
+    """Write a figure as PNG atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk.atomic(path) as temporary:
-        # Figure.savefig would draw twice, once only to settle the layout
+        # Figure.savefig would draw twice, the first time only for the layout.
         FigureCanvasAgg(figure).print_png(temporary)
     return path
 
@@ -143,7 +143,7 @@ def svg(figure) -> str:
 
     for ax in figure.axes:
         for image in ax.images:
-            image.set_interpolation("none")  # the pixels as they are, for the viewer to scale
+            image.set_interpolation("none")  # keep pixels; the viewer scales them
     content = io.StringIO()
     with rc_context({"svg.hashsalt": "jaxae", "svg.fonttype": "none", "font.sans-serif": _FONTS}):
         FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})
@@ -151,10 +151,10 @@ def svg(figure) -> str:
     return re.sub(r">\s+<", "><", short)
 
 
-_FONTS = ["DejaVu Sans", "Verdana"]  # Verdana is as wide, and on more computers
+_FONTS = ["DejaVu Sans", "Verdana"]  # Verdana has the same width and is on more computers
 
 
 def _shorter(tag: str) -> str:
-    """A tag with fewer digits, and with single quotes, which a URL need not escape."""
+    """A tag with fewer digits, and with single quotes, which need no escaping in a URL."""
     tag = re.sub(r"(\.\d)\d+", r"\1", tag.replace("\n", ""))
     return tag.translate({ord("'"): '"', ord('"'): "'"})

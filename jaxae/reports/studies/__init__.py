@@ -1,7 +1,7 @@
-"""Extra evaluations of a finished run: each gives arrays to draw and scalars to report.
+"""Extra evaluations of a finished run, which give arrays to draw and scalars to report.
 
 To add one, enter a `Study` in `STUDIES`, or call `STUDIES.add` from outside the package: a function
-`Context -> Findings`, its needs, and the figures of the arrays that it leaves in the run folder as
+`Context -> Findings`, its needs, and figures of its arrays, which are saved in the run folder as
 `arrays/NAME.npz`.
 """
 
@@ -68,7 +68,7 @@ NEEDS: dict[str, Need] = {
     ),
     "neighbours": Need(
         lambda data: np.sum(~data.test.y) >= latent.NEIGHBOURS,
-        f"needs {latent.NEIGHBOURS} normal test rows at least; leave it out",
+        f"needs at least {latent.NEIGHBOURS} normal test rows; leave it out",
         of_data=True,
     ),
 }

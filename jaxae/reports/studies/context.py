@@ -58,7 +58,7 @@ class Context:
         return detectors.score_fn(self.detector, self.learner, self.devices)
 
     def scores_by(self, names: Sequence[str], x: Source) -> dict[str, Float[np.ndarray, " N"]]:
-        """Scores of rows by the first member and other scores, which need no fit."""
+        """Scores of rows by the first member with other scores, which must need no fitting."""
         scores = tuple(scoring.resolve(name) for name in names)
         scorer = evaluation.scores_at_once(self.learner, scores, tuple(self.devices))
         values = scorer(self.variables, x)
@@ -77,7 +77,7 @@ class Context:
 
     @cached_property
     def decode(self) -> Callable[[Float[np.ndarray, "N L"]], Float[np.ndarray, " N *S"]]:
-        """Decodes codes; for methods that can."""
+        """Decodes codes; only for methods that can decode."""
         run, variables = jax.jit(self.learner.decode), members.pick(self.variables, 0)
         return lambda z: np.asarray(run(variables, jnp.asarray(z)))
 

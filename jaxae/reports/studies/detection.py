@@ -1,4 +1,4 @@
-"""Studies of what is detected: corrupted rows, other thresholds and their costs, each epoch."""
+"""Studies of detection: corrupted rows, other thresholds and their costs, and single epochs."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from jaxae.storage import disk
 from jaxae.training import selection
 from jaxae.types import AnyArray, Dataset, Scalar
 
-# The corruptions of the Keras tutorial, with clipped noise for comparison.
+# The corruptions of the Keras tutorial, and clipped noise for comparison.
 _CORRUPTIONS = ("rotation:90", "negative:1", "noise_rescaled:0.05", "noise:0.05")
 _SEVERITY_ROWS = 256
 
@@ -29,7 +29,7 @@ def _auroc(normal: Float[np.ndarray, " N"], anomalous: Float[np.ndarray, " M"]) 
 
 
 def corrupted(context: Context) -> Findings:
-    """Normal test rows under the corruptions of the reference system: share flagged, and AUROC.
+    """Normal test rows with the corruptions of the reference system: share flagged, and AUROC.
 
     The AUROC is also given for the squared error, which ranks the corruptions differently.
     """
@@ -61,10 +61,10 @@ def batch_mean_std(scores: Float[AnyArray, " N"], batch_size: int, k: float = 1.
     Args:
       scores: of N rows; the last batch may be shorter.
       batch_size: B.
-      k: how many standard deviations.
+      k: the number of standard deviations.
 
     Returns:
-      The threshold. Its mean is over the means of batches too.
+      The threshold. Its mean is also taken over the means of batches.
     """
     batch = jnp.arange(len(scores)) // batch_size
     count = (len(scores) - 1) // batch_size + 1
@@ -74,7 +74,7 @@ def batch_mean_std(scores: Float[AnyArray, " N"], batch_size: int, k: float = 1.
 
 
 def batch_threshold(context: Context) -> Findings:
-    """The PyTorch article's threshold, mean + std of *batch* losses, beside the per-image rule."""
+    """The PyTorch article's threshold, mean + std of *batch* losses, and the per-image rule."""
     threshold = float(batch_mean_std(context.scores.valid, context.cfg.train.batch_size))
     test, y = context.scores.test, context.data.test.y
     return Findings(
@@ -89,11 +89,11 @@ def batch_threshold(context: Context) -> Findings:
 
 
 def epoch_scores(context: Context) -> Findings:
-    """AUROC and equal-error F1 after the epoch that each of three rules would choose.
+    """AUROC and equal-error F1 after the epoch that each of three rules would select.
 
     `final` takes the last epoch; `label_free` the one that best separates held-out rows from
-    pseudo-anomalies made of them; `oracle` the best F1 on the test rows, as the tutorial does: a
-    leak, shown for comparison.
+    pseudo-anomalies made from them; `oracle` the best F1 on the test rows, as the tutorial does,
+    which leaks labels and is shown for comparison.
     """
     epochs = disk.read_metrics(context.folder / "metrics.jsonl")
     rules = {
@@ -113,7 +113,7 @@ def epoch_scores(context: Context) -> Findings:
 
 
 def scores_compared(context: Context) -> Findings:
-    """Test AUROC of each score that needs no fit, and the final mean squared errors of normals.
+    """Test AUROC of each score that needs no fitting, and the final mean squared errors of normals.
 
     (The losses of an epoch are means over its steps, during which the weights change.)
     """
@@ -142,14 +142,14 @@ _surface = jax.jit(
 
 
 def compile_severity(data: Dataset) -> None:
-    """Compile the corruptions of `severity`, by a call with as many rows."""
+    """Compile the corruptions of `severity` by calling them with the same number of rows."""
     names = corruptions.applicable(data.shape)
     rows = np.zeros((min(_SEVERITY_ROWS, int(np.sum(~data.test.y))), *data.shape), np.float32)
     _surface(names, rows, rng.stream(0, rng.Purpose.CORRUPTION), _severities(names))
 
 
 def severity(context: Context) -> Findings:
-    """AUROC and share flagged against severity, for every corruption that fits the rows."""
+    """AUROC and share flagged against severity, for every corruption that works on the rows."""
     clean = context.data.test.x[context.pick(~context.data.test.y, _SEVERITY_ROWS)]
     names = corruptions.applicable(clean.shape[1:])
     grid = _severities(names)
@@ -187,12 +187,12 @@ def _severity_table(arrays: dict[str, np.ndarray]) -> str:
     return tables.markdown(("corruption", "severity", "AUROC", "flagged"), rows)
 
 
-# Cost of a missed anomaly over that of a false alarm.
+# The cost of a missed anomaly divided by that of a false alarm.
 _RATIOS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 class Cut(NamedTuple):
-    """A threshold, and what flagging the scores above it costs per row."""
+    """A threshold, and the mean cost per row of flagging the scores above it."""
 
     threshold: float
     cost: float
@@ -204,15 +204,15 @@ def cost(is_anomaly: Bool[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: f
 
 
 def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: float) -> Cut:
-    """The cut of least cost (Elkan, IJCAI 2001, section 1): an oracle, since it is chosen with y.
+    """The cut of least cost (Elkan, IJCAI 2001, section 1): an oracle, because y selects it.
 
     Args:
       scores: of the rows, finite.
       y: the truth, True = anomaly.
-      ratio: cost of a missed anomaly over that of a false alarm, above 0.
+      ratio: the cost of a missed anomaly divided by that of a false alarm, above 0.
 
     Returns:
-      Of cuts that cost the same, the one that flags the fewest rows; -inf flags every row.
+      Among cuts of equal cost, the one that flags the fewest rows; -inf flags every row.
     """
     cuts = curve.sweep(scores, y)
     total = cuts.fp + ratio * (np.sum(y) - cuts.tp)
@@ -221,11 +221,11 @@ def oracle(scores: Float[np.ndarray, " N"], y: Bool[np.ndarray, " N"], ratio: fl
 
 
 def costs(context: Context) -> Findings:
-    """The cost of the detector's decisions beside that of the oracle's cut, for each cost ratio.
+    """The costs of the detector's decisions and of the oracle's cut, for each cost ratio.
 
-    The oracle knows the test labels, which no rule may; the gap is what another threshold could
-    gain. Flagging nothing costs ratio times the share of anomalies, flagging all the share of
-    normals.
+    The oracle uses the test labels, which no rule may use; the gap is the most that another
+    threshold could gain. Flagging nothing costs ratio times the share of anomalies, flagging
+    everything costs the share of normals.
     """
     scores, y = context.scores.test, context.data.test.y
     flagged = context.decide(scores)

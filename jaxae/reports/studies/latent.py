@@ -6,7 +6,7 @@ from jaxae.reports.studies.context import Context, Findings
 
 NEIGHBOURS = 4  # the fewest codes for t-SNE
 GRID = 30  # images along each side of the decoded plane
-STEPS = 10  # of an interpolation, ends included
+STEPS = 10  # steps of an interpolation, including both ends
 
 
 def latent_scatter(context: Context) -> Findings:
@@ -26,7 +26,7 @@ def latent_scatter(context: Context) -> Findings:
 
 
 def latent_grid(context: Context) -> Findings:
-    """The plane of codes, decoded where 96 % of the test normals lie along each axis."""
+    """The plane of codes, decoded over the central 96 % of the test normals along each axis."""
     test = context.data.test
     low, high = np.quantile(context.outputs(test.x).z[~test.y], [0.02, 0.98], axis=0)
     across, up = (np.linspace(a, b, GRID) for a, b in zip(low, high, strict=True))
@@ -43,7 +43,7 @@ def latent_grid(context: Context) -> Findings:
 def tsne(context: Context) -> Findings:
     """t-SNE of the test normals' codes in two dimensions (van der Maaten and Hinton, 2008).
 
-    The perplexity is 30, or a third of the other codes where these are fewer than 90.
+    The perplexity is 30, or a third of the other codes if there are fewer than 90.
     """
     from sklearn.manifold import TSNE
 
@@ -60,7 +60,7 @@ def tsne(context: Context) -> Findings:
 
 
 def interpolation(context: Context) -> Findings:
-    """The straight line between the codes of two normals of different classes, decoded."""
+    """Decoded codes on the straight line between those of two normals of different classes."""
     test = context.data.test
     order = context.pick(~test.y, len(test.y))
     first = order[0]

@@ -1,4 +1,4 @@
-"""Studies that show rows beside their reconstructions."""
+"""Studies that show rows with their reconstructions."""
 
 from typing import Any
 
@@ -32,12 +32,12 @@ def reconstructions(context: Context) -> Findings:
 def verdicts(context: Context) -> Findings:
     """Input, reconstruction and difference of a few test rows, each with its verdict.
 
-    Two normal rows, one of them also turned, negated and made noisy, and two anomalies.
+    Two normal rows, one of them also rotated, inverted and with noise, and two anomalies.
     """
     test = context.data.test
     normal, anomalies = context.pick(~test.y, 2), context.pick(test.y, 2)
     rows = [("normal", x) for x in test.x[normal]]
-    plain = not context.data.raw_shape  # a corrupted feature map is not that of a corrupted row
+    plain = not context.data.raw_shape  # corrupting a feature map is not corrupting the row
     can_corrupt = plain and len(context.data.shape) == 3 and corruptions.takes(context.data.train.x)
     for spec in ("rotation:90", "negative:1", "noise:0.2") if can_corrupt else ():
         rows.append((spec, corruptions.corrupt(spec, test.x[normal[:1]], context.cfg.seed)[0]))
@@ -65,7 +65,7 @@ _SHOWN = 6  # rows of each kind
 def cases(context: Context) -> Findings:
     """The most anomalous test rows, those closest to the threshold, and the worst mistakes.
 
-    Missed anomalies and false alarms are those furthest on the wrong side of the threshold.
+    Missed anomalies and false alarms are the ones furthest on the wrong side of the threshold.
     """
     test, scores = context.data.test, context.scores.test
     flagged = context.decide(scores)
@@ -101,9 +101,9 @@ def epoch_grid(context: Context) -> Findings:
 
 
 def denoising(context: Context) -> Findings:
-    """Normal test rows, the same with Gaussian noise clipped to [0, 1], and denoised by the model.
+    """Normal test rows, with Gaussian noise clipped to [0, 1], and denoised by the model.
 
-    The noise is that of training, or sigma 0.2 for a model trained without noise.
+    The noise is the same as in training, or sigma 0.2 for a model trained without noise.
     """
     std = context.cfg.train.noise_std or 0.2
     clean = context.data.test.x[~context.data.test.y]

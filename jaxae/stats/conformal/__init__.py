@@ -3,7 +3,7 @@
 The only assumption is that a new normal and the calibration rows are exchangeable: swapping them
 would not change their joint distribution. Rows on which
 a model or a score was fitted, and neighbouring windows of one series, are not exchangeable with new
-ones; then a p-value is a rank and no more.
+ones; then a p-value is only a rank.
 """
 
 from jaxae.stats.conformal.drift import Wealth, bet

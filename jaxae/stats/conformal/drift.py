@@ -1,9 +1,9 @@
 """Drift of a stream: a martingale that bets against its p-values being uniform.
 
 A gambler who starts with 1 and stakes it on small p-values gains nothing on average while the rows
-stay exchangeable. By Ville's inequality the wealth then ever reaches 1/delta with a probability of
-at most delta: an alarm at `log >= -math.log(delta)` holds at all times at once, however long one
-looks.
+stay exchangeable. By Ville's inequality the probability that the wealth ever reaches 1/delta is
+then at most delta. An alarm at `log >= -math.log(delta)` is therefore valid at all times at once,
+for a stream of any length.
 """
 
 import math
@@ -21,7 +21,7 @@ from jaxae.types import AnyArray
 
 # One gambler for each, who bets epsilon p^(epsilon - 1). A low epsilon wins more on small p-values
 # and loses more on others: high ones suit a slight drift, low ones a large drift. The last one bets
-# nothing and keeps its wealth, which the others are given a share of once drift begins.
+# nothing and keeps its wealth; redistribution gives the others a share of it when drift begins.
 EPSILONS = np.float32([1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1])
 JUMP = 0.01  # share of the wealth that is redistributed equally after each row
 
@@ -30,7 +30,7 @@ class Wealth(NamedTuple):
     """Logarithms of the gamblers' wealth."""
 
     log: Float[Array, " T"]  # of their mean, after each row
-    each: Float[Array, " E"]  # of each one after the last row, from which a stream continues
+    each: Float[Array, " E"]  # of each gambler after the last row, to continue the stream from
 
 
 def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> Wealth:
@@ -42,8 +42,8 @@ def bet(p: Float[AnyArray, " T"], each: Float[AnyArray, " E"] | None = None) -> 
     al., 2021). The mean grows when scores rise; it does not see a drift to lower scores.
 
     Args:
-      p: from `stream_p_values`, in (0, 1]. With p-values that are not independent and uniform the
-        wealth is no martingale.
+      p: from `stream_p_values`, in (0, 1]. If p-values are not independent and uniform, the wealth
+        is not a martingale.
       each: `Wealth.each` of the stream so far; None at its start.
 
     Raises:
@@ -63,7 +63,7 @@ def _play(p: Array, start: Array) -> Wealth:
         mean = logsumexp(won) - math.log(len(stakes))
         return jnp.logaddexp(math.log1p(-JUMP) + won, math.log(JUMP) + mean), mean
 
-    # `stream_p_values` never gives 0; a 0 from elsewhere is a large win, but a finite one.
+    # `stream_p_values` never returns 0; a 0 from elsewhere gives a large but finite win.
     log_p = jnp.log(jnp.maximum(p, jnp.finfo(jnp.float32).tiny))
     each, log = lax.scan(step, start, log_p)
     return Wealth(log, each)

@@ -1,7 +1,7 @@
-"""P-values that need no held-out rows: from models of folds, or of an ensemble's bootstrap samples.
+"""P-values without held-out rows, from models of folds or of an ensemble's bootstrap samples.
 
-Every training row calibrates, scored by models that did not see it; a new row is compared with it
-by the same models. The price is a factor of two in what can be proved.
+Every training row is also a calibration row, scored by models that were not trained on it; the
+same models score a new row for the comparison. The proved bound is then twice as large.
 """
 
 import jax
@@ -25,20 +25,20 @@ def cv_plus_p_values(
     """Cross-conformal p-values, p(x) = (1 + sum_k #{i in fold k: s_i >= s_k(x)}) / (n + 1).
 
     P(p <= alpha) <= `cv_plus_bound(alpha, n, K)`, which is 2 alpha for K = n, the jackknife+, if
-    rows are exchangeable, folds of one size and every model treats its training rows alike (Barber
+    rows are exchangeable, folds have equal size and training does not depend on row order (Barber
     et al., 2021, theorems 1 and 4; Vovk, 2015; for anomalies Hennhofer and Preisach, 2024). With
     models that hardly change from fold to fold it is close to alpha.
 
     Args:
-      held_out: s_i, the score of training row i by the model of its fold, which did not see it.
-      fold: k(i), numbers 0 ... K - 1.
-      scores: s_k(x), of the rows in question by the model of each fold.
+      held_out: s_i, the score of training row i by the model that was trained without its fold.
+      fold: k(i), the fold of row i, 0 ... K - 1.
+      scores: s_k(x), the scores of the new rows by the model of each fold.
 
     Returns:
       float32 in [1/(n+1), 1].
 
     Raises:
-      UserError: a score is NaN, there are no rows, or a fold that no model stands for.
+      UserError: a score is NaN, there are no rows, or a fold has no model.
     """
     refuse_unusable(held_out=held_out, scores=scores)
     held_out, scores = (np.asarray(values, np.float32) for values in (held_out, scores))
@@ -56,15 +56,15 @@ def cv_plus_p_values(
 
 
 def cv_plus_bound(alpha: float, n: int, folds: int) -> float:
-    """2 alpha + min(2 (1 - 1/K) / (n/K + 1), (1 - K/n) / (K + 1)): the most that P(p <= alpha) is.
+    """The bound of P(p <= alpha): 2 alpha + min(2 (1 - 1/K) / (n/K + 1), (1 - K/n) / (K + 1)).
 
-    For K folds of one size; of theorem 4 of Barber et al. (2021). At K = n it is 2 alpha.
+    It holds for K folds of equal size (Barber et al., 2021, theorem 4). At K = n it is 2 alpha.
 
     Raises:
-      UserError: there are fewer than two folds, or more than rows.
+      UserError: there are fewer than two folds, or more folds than rows.
     """
     if not 2 <= folds <= n:
-        raise UserError(f"there are {folds} folds of {n} rows; give from 2 to as many as rows")
+        raise UserError(f"there are {folds} folds of {n} rows; give at least 2, at most {n}")
     slack = min(2 * (1 - 1 / folds) / (n / folds + 1), (1 - folds / n) / (folds + 1))
     return min(1.0, 2 * alpha + slack)
 
@@ -80,18 +80,18 @@ def jackknife_after_bootstrap_p_values(
     members that were not trained on row i: an ensemble calibrates itself. P(p <= alpha) <= 2 alpha
     if rows are exchangeable and the number of members was drawn from a Binomial(M, (1 -
     1/(n+1))^m), m being the rows in a bag (Kim, Xu and Barber, 2020, theorem 1); for a fixed number
-    of members there is no such proof, but the difference fades as members are added.
+    of members there is no such proof, but the difference vanishes as members are added.
 
     Args:
       training: scores of the training rows by every member.
       in_bag: whether a member was trained on a row.
-      scores: of the rows in question by every member.
+      scores: scores of the new rows by every member.
 
     Returns:
       float32 in [1/(n+1), 1].
 
     Raises:
-      UserError: a score is NaN, there are no rows, or one that every member was trained on.
+      UserError: a score is NaN, there are no rows, or every member was trained on some row.
     """
     refuse_unusable(training=training, scores=scores)
     in_all_bags = np.flatnonzero(in_bag.all(axis=0)) if is_concrete(in_bag) else np.zeros(0, int)
@@ -107,11 +107,11 @@ def jackknife_after_bootstrap_p_values(
 @jax.jit
 def _bootstrap(training: Array, scores: Array, in_bag: Array) -> Array:
     def reached(row: tuple[Array, Array]) -> Array:
-        """Whether a training row has at least the scores of the new rows: [N]."""
+        """Whether the score of a training row is at least that of each new row: [N]."""
         score, used = row
         by_member = jnp.concatenate([score[:, None], scores], axis=1)
         medians = jnp.nanmedian(jnp.where(used[:, None], jnp.nan, by_member), axis=0)
-        # A row in every bag, which `jax.jit` cannot refuse, has NaN medians: it counts as reached.
+        # Under `jax.jit` a row in every bag cannot be refused; its NaN medians count as reached.
         return ~(medians[0] < medians[1:])
 
     rows = (training.T, in_bag.T)

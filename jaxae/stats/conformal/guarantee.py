@@ -1,8 +1,8 @@
 """Decisions with a guaranteed error rate: the conformal threshold rule, and selection of many rows.
 
-With n calibration scores and k = floor(alpha (n + 1)) the rule flags what lies above the k-th
-largest of them. That is p <= alpha, ties included: p(s) = (1 + #{calibration >= s}) / (n + 1) is at
-most alpha if and only if fewer than k calibration scores reach s, if and only if s is above the
+With n calibration scores and k = floor(alpha (n + 1)) the rule flags scores above the k-th largest
+of them. This means p <= alpha, ties included: p(s) = (1 + #{calibration >= s}) / (n + 1) is at most
+alpha if and only if fewer than k calibration scores reach s, that is, if and only if s is above the
 k-th largest.
 """
 
@@ -18,15 +18,15 @@ from jaxae.stats.conformal.ranks import refuse_other_than_p_values
 from jaxae.stats.intervals.bounds import Interval
 from jaxae.types import AnyArray
 
-# Conformal p-values often meet p N <= fdr i with equality; they come rounded to float32.
+# Conformal p-values often satisfy p N <= fdr i with equality, but are rounded to float32.
 _SLACK = 1 + 4 * float(np.finfo(np.float32).eps)
 
 
 def rank_allowed(n: int, alpha: float) -> int:
-    """The k = floor(alpha (n + 1)) highest of n + 1 scores are those that a rule may flag.
+    """The k = floor(alpha (n + 1)): a rule may flag the k highest of n + 1 scores.
 
-    Alpha stands for every number that its float is nearest to: .29 of 100 rows is 29, and 1/3 of 3
-    rows is 1, although both floats are slightly smaller.
+    Alpha may be any number that rounds to the same float: .29 of 100 rows is 29, and 1/3 of 3 rows
+    is 1, although both floats are slightly smaller.
 
     Raises:
       UserError: alpha is not between 0 and 1, or below 1/(n+1), the smallest of all p-values.
@@ -36,7 +36,7 @@ def rank_allowed(n: int, alpha: float) -> int:
     k = math.floor(Fraction(alpha) * (n + 1) * (1 + Fraction(1, 2**52)))
     if k < 1:
         raise UserError(
-            f"alpha {alpha:g} is out of reach of {n} calibration rows, whose smallest p-value is "
+            f"alpha {alpha:g} is too low for {n} calibration rows, whose smallest p-value is "
             f"1/{n + 1}: give {math.ceil(1 / alpha) - 1} held-out normals or more (raise "
             "data.valid_fraction, unset threshold.limit), or an alpha of at least "
             f"{-(-(10**6) // (n + 1)) / 10**6:g}"
@@ -47,12 +47,12 @@ def rank_allowed(n: int, alpha: float) -> int:
 def fit(scores: Float[Array, " n"], alpha: float) -> dict:
     """The k-th largest score, k = floor(alpha (n + 1)): above it p <= alpha, so it is flagged.
 
-    P(a new normal is flagged) <= alpha if it and the calibration rows are exchangeable, over
-    calibration sets on average, and k / (n + 1) where no scores tie; for one of them see `fpr_band`
-    (Vovk, 2012, propositions 2a and 2b; Bates et al., 2023, section 2).
+    If a new normal and the calibration rows are exchangeable, P(it is flagged) <= alpha on average
+    over calibration sets, and k / (n + 1) if no scores tie; for a single set see `fpr_band` (Vovk,
+    2012, propositions 2a and 2b; Bates et al., 2023, section 2).
 
     Returns:
-      "threshold" [], NaN with a NaN score.
+      "threshold" [], NaN if a score is NaN.
 
     Raises:
       UserError: see `rank_allowed`.
@@ -64,15 +64,15 @@ def fit(scores: Float[Array, " n"], alpha: float) -> dict:
 
 
 def fpr_band(n: int, alpha: float, confidence: float = 0.95) -> Interval:
-    """Central interval of the false-positive rate that one calibration set leads to.
+    """Central interval of the false-positive rate that one calibration set gives.
 
-    Over calibration sets, and where no scores tie, the rate is Beta(k, n + 1 - k) distributed with
-    k = floor(alpha (n + 1)) (Vovk, 2012, proposition 2b). Where scores tie the rate is lower, so
-    only the upper end holds.
+    If no scores tie, the rate is Beta(k, n + 1 - k) distributed over calibration sets, with
+    k = floor(alpha (n + 1)) (Vovk, 2012, proposition 2b). If scores tie, the rate is lower, so only
+    the upper end is valid.
 
     Args:
       n: calibration rows, independent and identically distributed with the new normals.
-      alpha: of the rule.
+      alpha: the rate of the rule.
       confidence: P(the rate is in the band), in (0, 1).
 
     Raises:
@@ -92,13 +92,13 @@ def benjamini_hochberg(p: Float[AnyArray, " N"], fdr: float) -> Bool[np.ndarray,
     The expected share of normals among the selected rows is at most fdr (N0 / N), N0 being the
     number of normals, if the p-values of normals are independent (Benjamini and Hochberg, 1995,
     theorem 1) or positively dependent, PRDS (Benjamini and Yekutieli, 2001, theorem 1.2).
-    Split-conformal p-values are PRDS where no scores tie (Bates et al., 2023, theorem 2); those of
-    folds are not known to be.
+    Split-conformal p-values are PRDS if no scores tie (Bates et al., 2023, theorem 2); it is not
+    known whether those of folds are.
 
     Args:
       p: p-values in [0, 1].
-      fdr: the rate, in (0, 1). With n calibration rows no p-value is below 1/(n+1), so that nothing
-        is selected where fewer than N / (fdr (n + 1)) rows stand out.
+      fdr: the rate, in (0, 1). With n calibration rows no p-value is below 1/(n+1), so nothing is
+        selected unless at least N / (fdr (n + 1)) rows have the smallest p-values.
 
     Returns:
       True = selected as an anomaly.

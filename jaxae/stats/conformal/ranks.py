@@ -1,7 +1,7 @@
-"""P-values from ranks among calibration scores: of single rows, and of the rows of a stream.
+"""P-values from ranks among calibration scores, for single rows and for the rows of a stream.
 
-Scores are compared in float32, as metrics compare them. A NaN has no rank: it raises an error, and
-inside of `jax.jit`, where no value can be checked, its p-value is NaN.
+Scores are compared in float32, as in metrics. A NaN has no rank: it raises an error; inside
+`jax.jit`, where values cannot be checked, its p-value is NaN.
 """
 
 import jax
@@ -15,12 +15,12 @@ from jaxae.types import AnyArray, Decision, Key
 
 
 def is_concrete(values: AnyArray) -> bool:
-    """Whether the values can be checked: under `jax.jit` there are none yet."""
+    """Whether the values can be checked; under `jax.jit` they do not exist yet."""
     return not isinstance(values, jax.core.Tracer)
 
 
 def refuse_nan(**arrays: AnyArray) -> None:
-    """Raise a `UserError` that names the array and counts its NaN, unless there are none."""
+    """If an array contains NaN, raise a `UserError` that names the array and counts them."""
     for name, values in arrays.items():
         bad = int(np.isnan(values).sum()) if is_concrete(values) else 0
         if bad:
@@ -31,7 +31,7 @@ def refuse_nan(**arrays: AnyArray) -> None:
 
 
 def refuse_other_than_p_values(p: AnyArray) -> None:
-    """Raise a `UserError` that counts the values that are not in [0, 1] and names the first."""
+    """If values are not in [0, 1], raise a `UserError` that counts them and names the first."""
     refuse_nan(p=p)
     outside = np.asarray((p < 0) | (p > 1)) if is_concrete(p) else np.zeros(0, bool)
     if outside.any():
@@ -42,7 +42,7 @@ def refuse_other_than_p_values(p: AnyArray) -> None:
 
 
 def refuse_unusable(**arrays: AnyArray) -> None:
-    """`refuse_nan`, and raise a `UserError` if the first array, of calibration scores, is empty."""
+    """`refuse_nan`, and raise a `UserError` if the first array (calibration scores) is empty."""
     if not next(iter(arrays.values())).shape[-1]:
         raise UserError("there are no calibration scores; hold out normals (data.valid_fraction)")
     refuse_nan(**arrays)
@@ -51,9 +51,9 @@ def refuse_unusable(**arrays: AnyArray) -> None:
 def shares(n: int) -> Float[np.ndarray, " values"]:
     """The values that a p-value takes among n calibration rows: 1/(n+1), 2/(n+1) ... 1.
 
-    P-values are looked up here because XLA divides by a constant by multiplying with its rounded
-    inverse: that moves many of them by one unit in the last place, and some across the alpha that
-    they equal.
+    P-values are looked up in this table because XLA divides by a constant by multiplying with its
+    rounded inverse. That would change many p-values by one unit in the last place, and put some
+    that equal alpha on the other side of it.
     """
     return np.arange(1, n + 2, dtype=np.float32) / np.float32(n + 1)
 
@@ -65,13 +65,13 @@ def split_p_values(
 
     If the row is a normal that is exchangeable with the calibration rows, P(p <= alpha) <= alpha
     for every alpha (Vovk, Gammerman and Shafer, 2005, chapter 4; Laxhammar and Falkman, 2010),
-    and > alpha - 1/(n+1) where no scores tie. That is an average over calibration sets; see
-    `fpr_band` for one of them. P-values of several rows depend on each other through the
-    calibration set, positively: see `benjamini_hochberg`.
+    and > alpha - 1/(n+1) if no scores tie. This is an average over calibration sets; for a single
+    set see `fpr_band`. P-values of several rows are positively dependent through the calibration
+    set: see `benjamini_hochberg`.
 
     Args:
       calibration: scores of normals on which nothing was fitted; n < 2**24.
-      scores: of the rows in question, higher = more anomalous.
+      scores: scores of new rows, higher = more anomalous.
 
     Returns:
       float32 in [1/(n+1), 1], low = anomalous: the number nearest to the fraction.
@@ -87,10 +87,10 @@ def split_p_values(
 
 
 def p_values(decision: Decision, scores: Float[AnyArray, " N"]) -> Float[np.ndarray, " N"]:
-    """Ranks of scores among those that a threshold rule was fitted on, whatever the rule.
+    """P-values of scores among the calibration scores of a decision, for any threshold rule.
 
-    With them rows can be judged at any alpha, p <= alpha, without fitting another rule. In float64,
-    where the p-value 1/20 is the number that is written 0.05. What they promise depends on the
+    With them rows can be judged at any alpha, p <= alpha, without fitting another rule. They are
+    float64, so that the p-value 1/20 equals the literal 0.05. Their guarantee depends on the
     calibration rows, see `split_p_values`.
 
     Raises:
@@ -110,16 +110,16 @@ def stream_p_values(
     Ties are broken at random: with n rows so far and U uniform on (0, 1],
     p = (#{rows > s} + U (1 + #{rows = s})) / (n + 1). While the rows stay exchangeable these are
     independent and uniform (Vovk, Nouretdinov and Gammerman, 2003, theorem 1). P-values against one
-    fixed calibration set are not: they share its sampling error, which a martingale takes for drift
-    in the end.
+    fixed calibration set are not: they share its sampling error, which a martingale eventually
+    mistakes for drift.
 
     Args:
       key: breaks ties.
-      calibration: scores of the first rows; none are needed.
+      calibration: scores of the first rows; may be empty.
       scores: in the order of time.
 
     Returns:
-      float32 in (0, 1]; it takes a time that grows with T (n + T).
+      float32 in (0, 1]; the time grows with T (n + T).
 
     Raises:
       UserError: a score is NaN.
@@ -140,6 +140,6 @@ def _stream(key: Key, calibration: Array, scores: Array) -> Array:
         p = (above + uniform * (1 + equal)) / (1 + n + t)
         return jnp.where(jnp.any(jnp.isnan(seen) & before) | jnp.isnan(score), jnp.nan, p)
 
-    # On (0, 1], never 0: a bet on p = 0 would win everything.
+    # In (0, 1], never 0: a bet on p = 0 would win without limit.
     uniforms = 1 - jax.random.uniform(key, (steps,))
     return lax.map(rank, (jnp.arange(steps), uniforms), batch_size=256)

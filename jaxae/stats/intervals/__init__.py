@@ -1,15 +1,15 @@
-"""How far metrics can be trusted: intervals, two runs on the same rows, tasks and seeds.
+"""The uncertainty of metrics: intervals, comparison of two runs on the same rows, tasks and seeds.
 
-Anomaly = positive, higher score = more anomalous, ties count as in `metrics`. Everything is a pure
-function of arrays and, where rows are resampled, of a key.
+Anomaly = positive, higher score = more anomalous, ties count as in `metrics`. All functions are
+pure functions of arrays and, if rows are resampled, of a key.
 
-Two sources of error are kept apart. Rows: another test set of as many normals and as many anomalies
-would give other numbers, for the same trained detector. Seeds: another training run would give
-another detector. `report` and `compare` are about rows alone; `over_tasks` is about both.
+There are two sources of error. Rows: another test set with the same numbers of normals and
+anomalies would give other metrics for the same detector. Seeds: another training run would give
+another detector. `report` and `compare` cover rows alone; `over_tasks` covers both.
 
-Every interval here is an approximation for large classes; with 20 anomalies and an AUROC of 0.98
-nominal 95 % are less. One is exact: a perfect result has no spread to resample, and `flawless`
-bounds what may lie behind it, whatever the distributions.
+Intervals are approximations for large classes; with 20 anomalies and an AUROC of 0.98 a nominal
+95 % interval covers less. One is exact: a perfect result has no spread to resample, and `flawless`
+bounds the true value for any distributions.
 """
 
 from jaxae.stats.intervals.bounds import Interval, PerMetric, flawless

@@ -1,11 +1,11 @@
-"""What all intervals share: the check of their rows, their types, and bounds of perfect results.
+"""Shared by all intervals: the check of their rows, their types, and bounds for perfect results.
 
-An AUROC of 1 on m anomalies stays 1 in every resample, and its DeLong variance is 0: [1, 1] says
-that nothing can ever go wrong. Exact bounds take the place of such an interval, as Clopper and
-Pearson's (Biometrika 26, 1934) do for a share of which all trials succeeded: the smallest value
-under which a perfect result still has probability (1 - CONFIDENCE) / 2. They assume nothing about
-the distributions, unlike bounds that model the variance (Newcombe, Statistics in Medicine 25,
-2006), which are narrower and fail where a few anomalies are of a kind that is never detected.
+An AUROC of 1 on m anomalies is 1 in every resample, and its DeLong variance is 0: the interval
+[1, 1] would claim certainty. Exact bounds replace it, as those of Clopper and Pearson (Biometrika
+26, 1934) do for a share if all trials succeed: the smallest value under which a perfect result
+still has probability (1 - CONFIDENCE) / 2. They assume nothing about the distributions, unlike
+bounds that model the variance (Newcombe, Statistics in Medicine 25, 2006), which are narrower and
+fail if a few anomalies are of a kind that is never detected.
 """
 
 import math
@@ -22,18 +22,18 @@ CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 ROUNDING = 2**-22  # of a share in float32
-MAX_ROWS = 2**20  # up to here `two_runs.draw` takes every row equally often, to a part in 4,096
+MAX_ROWS = 2**20  # up to this, `two_runs.draw` draws every row equally often, to 1 part in 4,096
 
 
 class Interval(NamedTuple):
-    """Where a value may lie, both ends included."""
+    """The range in which a value may lie, including both ends."""
 
     low: float
     high: float
 
 
 class PerMetric(NamedTuple):
-    """One thing for each metric: its value, its interval or its difference."""
+    """One item for each metric: its value, its interval or its difference."""
 
     auroc: Any
     average_precision: Any
@@ -50,7 +50,7 @@ def checked(
       y: [N] bool, the truth, True = anomaly.
 
     Raises:
-      UserError: the shapes do not belong together, y is not bool, a score is NaN, a class has
+      UserError: the shapes do not match, y is not bool, a score is NaN, a class has
         fewer than 2 rows, or there are more than 2**20 rows.
     """
     scores, y = np.asarray(scores), np.asarray(y)
@@ -75,21 +75,21 @@ def checked(
 
 
 def flawless(n: int, m: int) -> PerMetric:
-    """The lowest AUROC, average precision and F1 behind a perfect result.
+    """The lowest true AUROC, average precision and F1 that a perfect result is consistent with.
 
     With a = (1 - CONFIDENCE) / 2:
 
-    AUROC: split rows into k = min(n, m) pairs that share none. Each is in order with probability
-    AUROC at most, so all are with AUROC^k at most: AUROC >= a^(1/k). The bound is attained where a
+    AUROC: split rows into k = min(n, m) disjoint pairs. Each is in order with probability AUROC at
+    most, so all are with probability AUROC^k at most: AUROC >= a^(1/k). The bound is attained if a
     share of the smaller class lies beyond all of the other.
 
-    F1: of the anomalies at least r = (a/2)^(1/m) are flagged, of the normals at most
-    f = 1 - (a/2)^(1/n), both at once with probability 1 - a (Clopper and Pearson, Bonferroni):
+    F1: a share of at least r = (a/2)^(1/m) of anomalies and at most f = 1 - (a/2)^(1/n) of normals
+    is flagged, jointly with probability 1 - a (Clopper and Pearson, Bonferroni):
     F1 >= 2 m r / (m r + n f + m).
 
     Average precision: the same r and f hold at the cut above the highest normal (Wilks, Annals of
     Mathematical Statistics 12, 1941: the share of a distribution beyond an extreme of a sample).
-    At worst the normals above it are above all anomalies, so that precision at recall t is
+    In the worst case the normals above it are above all anomalies, so precision at recall t is
     t / (t + c) with c = f n / m, and the area >= integral from 0 to r = r - c log(1 + r / c).
 
     Args:
@@ -97,7 +97,7 @@ def flawless(n: int, m: int) -> PerMetric:
       m: number of anomalies.
 
     Returns:
-      Floats in (0, 1), which go to 1 as both classes grow.
+      Floats in (0, 1), which approach 1 as both classes grow.
     """
     r, f = (TAIL / 2) ** (1 / m), 1 - (TAIL / 2) ** (1 / n)
     c = f * n / m
@@ -109,21 +109,21 @@ def flawless(n: int, m: int) -> PerMetric:
 
 
 def hopeless(n: int, m: int) -> PerMetric:
-    """The highest AUROC, average precision and F1 behind a result of 0.
+    """The highest true AUROC, average precision and F1 that a result of 0 is consistent with.
 
     AUROC: all anomalies are below all normals, the mirror image of `flawless`. Average precision is
-    never 0: its bound is 1. F1: of m anomalies none was flagged, so that at most r = 1 - a^(1/m)
-    are; at best no normal is: F1 <= 2 r / (r + 1).
+    never 0: its bound is 1. F1: none of m anomalies was flagged, so the true share is at most
+    r = 1 - a^(1/m); in the best case no normal is flagged: F1 <= 2 r / (r + 1).
     """
     r = 1 - TAIL ** (1 / m)
     return PerMetric(1 - flawless(n, m).auroc, 1.0, 2 * r / (r + 1))
 
 
 def is_one(value: float) -> bool:
-    """Whether a share is 1, but for rounding."""
+    """Whether a share is 1, up to rounding."""
     return value >= 1 - ROUNDING
 
 
 def is_zero(value: float) -> bool:
-    """Whether a share is 0, but for rounding."""
+    """Whether a share is 0, up to rounding."""
     return value <= ROUNDING

@@ -1,13 +1,13 @@
-"""Intervals beside the metrics of one run: closed forms, on the host, nothing drawn.
+"""Intervals for the metrics of one run: closed forms, on the host, without random numbers.
 
 Each metric is a smooth function of two distributions, that of normals and that of anomalies. To
 first order its variance is that of the mean influence of the rows of each class (Hampel, Journal of
-the American Statistical Association 69, 1974): of the AUROC these influences are DeLong's
-placements. The interval is normal on the scale of log-odds, logit(A) -+ z sd / (A (1 - A)), so that
-it stays within [0, 1] and leans towards 1/2 as the distribution of a high A does. Of the closed
-forms that Qin and Hotilovac compare (Statistical Methods in Medical Research 17, 2008) it covers
-better than the plain one near 1, and an area under the precision-recall curve better than a
-bootstrap does (Boyd, Eng and Page, ECML PKDD 2013). In float64.
+the American Statistical Association 69, 1974); for the AUROC these influences are DeLong's
+placements. The interval is normal on the scale of log-odds, logit(A) -+ z sd / (A (1 - A)), so it
+stays within [0, 1] and is skewed towards 1/2, as the distribution of a high A is. Its coverage near
+1 is better than that of the plain interval (Qin and Hotilovac, Statistical Methods in Medical
+Research 17, 2008), and for the area under the precision-recall curve better than that of a
+bootstrap (Boyd, Eng and Page, ECML PKDD 2013). All in float64.
 """
 
 import math
@@ -23,7 +23,7 @@ from jaxae.types import AnyArray
 
 
 class Estimate(NamedTuple):
-    """A metric and the variance that other rows would give it."""
+    """A metric and its variance over test sets."""
 
     value: float
     variance: float
@@ -32,13 +32,12 @@ class Estimate(NamedTuple):
 def report(
     scores: Shaped[AnyArray, "..."], y: Shaped[AnyArray, "..."], is_anomaly: Shaped[AnyArray, "..."]
 ) -> dict[str, list[float] | None]:
-    """95 % intervals beside the metrics of the same names: {"auroc_interval": [low, high], ...}.
+    """95 % intervals for the metrics of the same names: {"auroc_interval": [low, high], ...}.
 
-    They are about other test rows, as many of each class, for the same detector and its threshold;
-    another seed is another detector. A perfect value has the exact interval of `flawless`. With
-    tens of anomalies they cover less often than stated, that of the AUROC above all where it is
-    near 1. Where all scores tie, or every row is flagged, there is no spread to be seen, and both
-    ends are the value.
+    They cover other test sets of the same size, for the same detector and its threshold, but not
+    other seeds. A perfect value has the exact interval of `flawless`. With tens of anomalies the
+    coverage is below 95 %, above all for an AUROC near 1. If all scores tie, or every row is
+    flagged, there is no spread to estimate, and both ends are the value.
 
     Args:
       scores: [N], higher = more anomalous.
@@ -46,7 +45,7 @@ def report(
       is_anomaly: [N], what a detector decided.
 
     Returns:
-      Ends in [0, 1]. None where there are none: with a NaN score or fewer than 2 rows of a class.
+      Ends in [0, 1]; None if a score is NaN or a class has fewer than 2 rows.
 
     Raises:
       UserError: truth or decisions are not bool, or the shapes differ.
@@ -70,7 +69,7 @@ def report(
 
 
 def auroc(curve: Curve) -> Estimate:
-    """The mean placement and DeLong's variance of it."""
+    """The mean placement and its DeLong variance."""
     normals, anomalies = curve.normals, curve.anomalies
     below, above = placements(curve)
     value = float(np.sum(anomalies * below) / curve.tp[-1])
@@ -78,11 +77,11 @@ def auroc(curve: Curve) -> Estimate:
 
 
 def average_precision(curve: Curve) -> Estimate:
-    """The mean over anomalies of the precision P = tp / (tp + fp) of the cut below each.
+    """The mean over anomalies of the precision P = tp / (tp + fp) at the cut below each.
 
     A row above a cut moves its precision: an anomaly by fp / (tp + fp)^2, a normal by
-    -tp / (tp + fp)^2. The influence of a row is the sum of that over all anomalies' cuts below it
-    and, of an anomaly, its own precision.
+    -tp / (tp + fp)^2. The influence of a row is the sum of this over all anomalies' cuts below it,
+    plus, for an anomaly, its own precision.
     """
     normals, anomalies = curve.normals, curve.anomalies
     tp, fp, n, m = curve.tp[1:], curve.fp[1:], curve.fp[-1], curve.tp[-1]
@@ -107,7 +106,7 @@ def f1(n: int, m: int, hits: int, false: int) -> Estimate:
 
 
 def interval(estimate: Estimate, lowest: float, highest: float) -> list[float]:
-    """[low, high] by log-odds; [lowest, 1] around a value of 1 and [0, highest] around one of 0."""
+    """[low, high] by log-odds; [lowest, 1] for a value of 1 and [0, highest] for a value of 0."""
     value, variance = estimate
     if is_one(value):
         return [lowest, 1.0]
@@ -119,12 +118,12 @@ def interval(estimate: Estimate, lowest: float, highest: float) -> list[float]:
 
 
 def _at_or_below(values: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
-    """Of each score the sum over it and all lower ones."""
+    """For each score, the sum over it and all lower ones."""
     return np.cumsum(values[::-1])[::-1]
 
 
 def _variance_of_mean(values: Float[np.ndarray, " K"], counts: Int[np.ndarray, " K"]) -> float:
-    """The variance of the mean of values that occur so often; NaN of a single one."""
+    """The variance of the mean of values, each repeated `counts` times; NaN for a single one."""
     size = counts.sum()
     if size < 2:
         return math.nan

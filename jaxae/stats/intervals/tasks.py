@@ -17,43 +17,43 @@ class Task(NamedTuple):
 
     scores: Float[np.ndarray, "S N"]
     y: Bool[np.ndarray, " N"]  # True = anomaly
-    id: Int[np.ndarray, " N"]  # of a row, the same in every task that it is in
-    stratum: Int[np.ndarray, " N"]  # of a row, in every task: rows are drawn within it
+    id: Int[np.ndarray, " N"]  # of a row, the same in every task that contains it
+    stratum: Int[np.ndarray, " N"]  # of a row, the same in every task; rows are drawn within it
 
 
 class Summary(NamedTuple):
-    """AUROC over tasks and seeds; what needs several seeds is NaN for one."""
+    """AUROC over tasks and seeds; fields that need several seeds are NaN for one."""
 
     mean: float
     seeds_std: float  # of one seed's mean over the tasks: sample standard deviation, ddof 1
-    interval: tuple[float, float]  # other rows and, of several seeds, other seeds
+    interval: tuple[float, float]  # for other rows and, with several seeds, other seeds
 
 
 def over_tasks(tasks: Sequence[Task]) -> Summary:
-    """The mean AUROC over tasks and seeds, a 95 % interval for other rows and other seeds.
+    """The mean AUROC over tasks and seeds, with a 95 % interval for other rows and other seeds.
 
     A test row is in many tasks: a normal of one, an anomaly of all others. So its placements (see
     `curve.placements`), averaged over seeds and divided by the number of rows of its side, are
     added over the tasks, h_i = sum_c V_c(i) / n_c(i) / C, and the variance over rows is
-    sum_k n_k var_{i in k}(h_i) with strata k: DeLong's variance where there is one task and the
-    strata are its two sides. The variance over seeds, std^2 / S of the mean over tasks, is added.
+    sum_k n_k var_{i in k}(h_i) with strata k. For one task with its two sides as strata this is
+    DeLong's variance. The variance over seeds, std^2 / S of the mean over tasks, is added.
     The interval is that of log-odds, as in `one_run`; t has the degrees of freedom of Satterthwaite
-    (Biometrics Bulletin 2, 1946). What rows do to one seed alone counts in both variances: the sum
-    errs to the safe side, as Owen (Annals of Applied Statistics 1, 2007) finds of resampling seeds
-    and rows together.
+    (Biometrics Bulletin 2, 1946). The interaction of rows and seeds counts in both variances, so
+    the sum is conservative, as Owen (Annals of Applied Statistics 1, 2007) finds for resampling
+    seeds and rows together.
 
-    A mean of 1 has the interval that the smallest task's perfect result has, see
+    A mean of 1 has the interval of a perfect result on the smallest task, see
     `intervals.flawless`.
 
     Args:
       tasks: at least one; all with the same number of seeds.
 
     Raises:
-      UserError: there are no tasks, their seeds differ in number, a score is NaN, or a task has
-        fewer than two rows of a side.
+      UserError: there are no tasks, they differ in the number of seeds, a score is NaN, or a side
+        of a task has fewer than two rows.
     """
     if len({len(task.scores) for task in tasks}) != 1:
-        raise UserError(f"there are {len(tasks)} tasks; give one or more, all of as many seeds")
+        raise UserError(f"there are {len(tasks)} tasks; all need the same number of seeds")
     areas, parts = zip(*map(_placements, tasks), strict=True)
     by_seed = np.mean(areas, axis=0)
     seeds, mean = len(by_seed), float(by_seed.mean())
@@ -66,12 +66,12 @@ def over_tasks(tasks: Sequence[Task]) -> Summary:
 
 
 def _sides(task: Task) -> tuple[int, int]:
-    """How many normals and how many anomalies there are."""
+    """The numbers of normals and of anomalies."""
     return int((~task.y).sum()), int(task.y.sum())
 
 
 def _placements(task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC of each seed [S], and each row's part of their mean [N]."""
+    """AUROC of each seed [S], and the contribution of each row to their mean [N]."""
     checked(task.scores, task.y)
     y, (n, m) = task.y, _sides(task)
     share = np.zeros(task.scores.shape)

@@ -1,10 +1,10 @@
-"""Two runs on the same rows: DeLong's test of the AUROC, a paired bootstrap of the other metrics.
+"""Two runs on the same rows: DeLong's test for the AUROC, a paired bootstrap for other metrics.
 
 DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988), by ranks: closed form, no randomness.
 
-The bootstrap resamples normals and anomalies separately, so that their numbers stay. Scores are
-ranked once; no resample is sorted. Resample i is drawn by key i, folded in, so neither the number
-of resamples nor how many are drawn at once changes it. In float64.
+The bootstrap resamples normals and anomalies separately, so their numbers stay the same. Scores
+are ranked once; no resample is sorted. Number i is folded into the key of resample i, so it depends
+neither on the number of resamples nor on how many are drawn at once. All in float64.
 """
 
 import functools
@@ -23,7 +23,7 @@ from jaxae.stats.intervals.bounds import Interval, PerMetric, checked
 from jaxae.types import AnyArray, Key
 
 RESAMPLES = 2000
-_AT_ONCE = 2**17  # rows that are drawn at once, of one resample or of many
+_AT_ONCE = 2**17  # rows drawn at once, for one resample or many
 _TOLERANCE = 1e-6  # metrics that differ by less are called equal
 
 
@@ -32,7 +32,7 @@ class Difference(NamedTuple):
 
     value: float
     interval: Interval
-    p_value: float  # two-sided, of the hypothesis that there is no difference
+    p_value: float  # two-sided, for the hypothesis that there is no difference
 
 
 def compare(
@@ -48,19 +48,19 @@ def compare(
     AUROC: `delong`. Average precision and F1: the percentile interval of the difference over
     resamples (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), and twice
     the smaller share of resamples on either side of no difference, (1 + count) / (1 + resamples),
-    ties on both sides: p < .05 where the interval excludes 0, up to one resample (Davison and
-    Hinkley, Bootstrap Methods and their Application, 1997, chapters 4 and 5). Of two perfect values
-    the interval is that of `_interval_of_difference`.
+    ties on both sides: p < .05 if the interval excludes 0, up to one resample (Davison and
+    Hinkley, Bootstrap Methods and their Application, 1997, chapters 4 and 5). For two perfect
+    values the interval is that of `_interval_of_difference`.
 
     Args:
       scores: [2, N].
       y: [N] bool, the truth, True = anomaly.
       is_anomaly: [2, N] bool, decisions; they are kept, no threshold is fitted to resamples.
-      key: `rng.stream(seed, Purpose.RESAMPLING)`, say.
+      key: for example `rng.stream(seed, Purpose.RESAMPLING)`.
       resamples: at least 40, so that some lie beyond both ends.
 
     Returns:
-      A `Difference` of each metric.
+      A `Difference` for each metric.
 
     Raises:
       UserError: as in `bounds.checked`; decisions are not bool, or not one for each score.
@@ -89,16 +89,16 @@ def delong(curves: Sequence[Curve], y: Bool[np.ndarray, " N"]) -> Difference:
     """The AUROC of the first of two runs minus that of the second, by the placements of all rows.
 
     d -+ z sd and p = 2 Phi(-|d| / sd); var d = S10 / m + S01 / n, sample variances of the
-    differences of the placements of m anomalies and n normals. Where neither run has spread, both
-    AUROCs being 1 say, the interval is that of `_interval_of_difference`; p is 1 if they are equal,
-    else NaN: the normal law says nothing there.
+    differences of the placements of m anomalies and n normals. If neither run has spread, for
+    example if both AUROCs are 1, the interval is that of `_interval_of_difference`, and p is 1 if
+    they are equal, else NaN, because the normal approximation does not apply.
     """
-    by_row = []  # of each run, the placement of every row
+    by_row = []  # for each run, the placement of every row
     for curve in curves:
         below, above = placements(curve)
         by_row.append(np.where(y, below[curve.rank], above[curve.rank]))
     areas = [float(placed[y].mean()) for placed in by_row]
-    # The variance of the difference itself: the sum of variances and covariances loses digits.
+    # The variance of the differences; the sum of variances and covariances would lose digits.
     differences = by_row[0] - by_row[1]
     sd = math.sqrt(sum(side.var(ddof=1) / len(side) for side in (differences[y], differences[~y])))
     value, reach = areas[0] - areas[1], bounds.Z * sd
@@ -119,8 +119,8 @@ def resamples_of_rows(key: Key, n: int, m: int, count: int) -> Iterator[Int[np.n
 
 
 def draw(key: Key, numbers: Int[np.ndarray, " B"], n: int, m: int) -> Int[np.ndarray, "B N"]:
-    """Rows of resamples: n of the first n with replacement, and m of the m after them."""
-    # Words modulo size favour some rows by less than size / 2^32, one part in 4,096 at most.
+    """Rows of resamples, drawn with replacement: n of the first n and m of the m after them."""
+    # Words modulo size favour some rows by less than size / 2^32, at most one part in 4,096.
     words = np.asarray(_words(key, numbers, n + m))
     return np.concatenate([words[:, :n] % n, words[:, n:] % m + n], axis=1).astype(int)
 
@@ -153,9 +153,9 @@ def measure(
 def paired_difference(
     drawn: Float[np.ndarray, "B 2"], values: Float[np.ndarray, " 2"], lowest: float, highest: float
 ) -> Difference:
-    """First run minus second, from a metric of resamples and of the rows as they are.
+    """First run minus second, from a metric on resamples and on the original rows.
 
-    `lowest` and `highest` are the bounds behind a 1 and a 0, see `_interval_of_difference`.
+    `lowest` and `highest` are the bounds for a value of 1 and of 0, see `_interval_of_difference`.
     """
     differences = drawn[:, 0] - drawn[:, 1]
     sides = np.sum(differences <= _TOLERANCE), np.sum(differences >= -_TOLERANCE)
@@ -171,12 +171,12 @@ def paired_difference(
 def _interval_of_difference(
     interval: Interval, values: Sequence[float], lowest: float, highest: float
 ) -> Interval:
-    """The interval of a difference; a wider one where both values are 0 or 1 and have no spread.
+    """The interval of a difference; a wider one if both values are 0 or 1 and have no spread.
 
     Newcombe's square-and-add rule (Statistics in Medicine 17, 1998, method 10; Zou and Donner,
-    Statistics in Medicine 27, 2008), from the intervals of the two values, [lowest, 1] around 1 and
-    [0, highest] around 0: below by the root of (one - its low)^2 + (other's high - other)^2, above
-    by that of the two other distances.
+    Statistics in Medicine 27, 2008), from the intervals of the two values, [lowest, 1] for 1 and
+    [0, highest] for 0. The lower end is the difference minus the root of (one - its low)^2 +
+    (other's high - other)^2; the upper end adds the root for the two other distances.
     """
     if not all(bounds.is_zero(value) or bounds.is_one(value) for value in values):
         return interval

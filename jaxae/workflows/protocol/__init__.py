@@ -1,7 +1,7 @@
-"""A whole protocol from configuration to report: classes x seeds x settings, trained as one grid.
+"""A complete protocol from configuration to report: classes x seeds x settings, as one grid.
 
-Each member is an experiment of its own and leaves a folder of its own, with a detector that judges
-alone; the report is made of these folders, whoever filled them.
+Each member is an experiment with its own folder and its own detector. The report is made from these
+folders; it does not matter which process wrote them.
 """
 
 import time
@@ -18,17 +18,17 @@ __all__ = ["cross", "expand", "run"]
 
 
 def run(cfg: ProtocolConfig) -> dict | None:
-    """Train what is not trained yet, then report if all members are there.
+    """Train the members that are not trained yet, then write the report if all are finished.
 
-    A finished member is not trained again: a call that was stopped goes on, and slices
+    A finished member is not trained again, so a call that was stopped can be repeated, and slices
     (`cfg.members`) that other processes trained into the same folder are merged.
 
     Returns:
-      The report, as `report.json` holds it; None where members are missing still.
+      The report, as in `report.json`; None if members are still missing.
 
     Raises:
       UserError: see `expansion.expand` and `jaxae.workflows.experiment.run`.
-      FloatingPointError: members diverged or collapsed; all others are finished first.
+      FloatingPointError: members diverged or collapsed; raised after all others are finished.
     """
     clock = time.perf_counter()
     refuse_unread(cfg)
@@ -43,7 +43,7 @@ def run(cfg: ProtocolConfig) -> dict | None:
             training.train_members(cfg, todo, datasets)
     missing = [i for i, member in enumerate(members) if not is_finished(member)]
     if missing:
-        print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report so far")
+        print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report yet")
         return None
     with parallel.on_host():
         report = summary.make(cfg, members, datasets)

@@ -1,8 +1,8 @@
-"""P-values without held-out rows: the models of folds, or of bootstrap samples, as one grid.
+"""P-values without held-out rows: models of folds or bootstrap samples, trained as one grid.
 
-Where normals are few, holding out a tenth of them leaves less to learn from and too few to
-calibrate on. Here every normal row trains, and every one calibrates by the models that did not see
-it; see `jaxae.stats.conformal.folds` for the guarantee.
+If there are few normals, holding out a tenth of them leaves fewer to train on and too few to
+calibrate on. Here every normal row is used for training, and also for calibration by the models
+that were not trained on it; see `jaxae.stats.conformal.folds` for the guarantee.
 """
 
 import dataclasses
@@ -32,22 +32,22 @@ from jaxae.workflows.protocol.expansion import refuse_unread
 
 
 class Parts(NamedTuple):
-    """Which of n normals each of K models is trained on."""
+    """The rows, out of n normals, that each of K models is trained on."""
 
     used: list[Int[np.ndarray, "..."]]  # rows of each model, some twice in a bootstrap sample
     seen: Bool[np.ndarray, "K n"]
 
 
 def run(cfg: CrossConfig) -> dict:
-    """Train the models of all parts side by side, and judge the test rows by p-values.
+    """Train the models of all parts side by side, and compute p-values of the test rows.
 
     Returns:
-      The report, as `report.json` holds it.
+      The report, as in `report.json`.
 
     Raises:
-      UserError: parts that leave a model too little or a row to nobody, a score that is
-        standardised on rows that calibrate, a rate that so many rows cannot reach, or what
-        `jaxae.workflows.experiment.run` refuses.
+      UserError: a model has too few rows, a row is in every part, the score is standardised on
+        calibration rows, alpha is too low for so few rows, or `jaxae.workflows.experiment.run`
+        refuses the configuration.
       FloatingPointError: a model diverged or collapsed.
     """
     clock = time.perf_counter()
@@ -59,7 +59,7 @@ def run(cfg: CrossConfig) -> dict:
     _check(base)
     normals = _joined(dataset.train, dataset.valid)
     n = len(normals.y)
-    conformal.rank_allowed(n, cfg.alpha)  # raises where no p-value is as small
+    conformal.rank_allowed(n, cfg.alpha)  # raises if no p-value can be this small
     parts = bootstrap(n, cfg.bags, cfg.seed) if cfg.bags else folds(n, cfg.folds, cfg.seed)
     with parallel.on_host(), run_folder.enter(base, dataset.digest) as folder:
         variables = _trained(base, sources.read(normals.x), parts)
@@ -81,10 +81,10 @@ def run(cfg: CrossConfig) -> dict:
 
 
 def folds(n: int, count: int, seed: int) -> Parts:
-    """K parts of n rows, drawn at random and of one size up to one row; each model lacks its own.
+    """Split n rows at random into K parts, equal up to one row; each model leaves out one part.
 
     Raises:
-      UserError: fewer than two parts, or more than rows.
+      UserError: there are fewer than two parts, or more parts than rows.
     """
     conformal.cv_plus_bound(0.5, n, count)  # raises
     fold = host_generator(seed, Purpose.SPLIT, SplitDraw.FOLDS).permutation(n) % count
@@ -93,10 +93,10 @@ def folds(n: int, count: int, seed: int) -> Parts:
 
 
 def bootstrap(n: int, count: int, seed: int) -> Parts:
-    """K samples of n rows, drawn with replacement.
+    """Draw K samples of n rows with replacement.
 
     Raises:
-      UserError: a row is in all of them, so that no model could judge it.
+      UserError: a row is in all samples, so that no model could score it for calibration.
     """
     used = host_generator(seed, Purpose.SPLIT, SplitDraw.FOLDS).integers(0, n, (count, n))
     seen = np.zeros((count, n), bool)
@@ -104,45 +104,45 @@ def bootstrap(n: int, count: int, seed: int) -> Parts:
     if seen.all(axis=0).any():
         raise UserError(
             f"bags is {count}: {seen.all(axis=0).sum()} of {n} rows are in every sample, so that "
-            "no model could judge them; use more"
+            "no model can score them for calibration; use more"
         )
     return Parts(list(np.sort(used, axis=1)), seen)
 
 
 def _check_fields(cfg: CrossConfig) -> None:
-    """All that can be refused before any data are read."""
+    """Refuse fields that cannot work, before any data are read."""
     checks.validate(cfg)
-    # An epoch that was picked by rows would not treat the rows alike, and so void the guarantee.
+    # An epoch selected by some of the rows would treat them differently, and void the guarantee.
     select = ("train.select", "train.oracle")
-    checks.refuse_set(cfg, select, "every part keeps its last epoch, as the guarantee needs")
+    checks.refuse_set(cfg, select, "the guarantee requires the last epoch of every part")
     checks.refuse_set(cfg, checks.fields(cfg, "threshold"), "--alpha decides, by p-values")
-    checks.refuse_set(cfg, ("train.monitor",), "the parts of a run do without")
+    checks.refuse_set(cfg, ("train.monitor",), "models of folds or bags are not monitored")
 
 
 def _check(base: ExperimentConfig) -> None:
     if scoring.resolve(base.score).standardise:
         raise UserError(
-            f"score {base.score!r} is standardised on rows that calibrate; use a --score without +"
+            f"score {base.score!r} is standardised on calibration rows; use a --score without +"
         )
     if base.data.valid == "test":
         raise UserError("parts are made of training rows: use --data.valid holdout")
     if base.data.scale != "none":
         raise UserError(
-            f"data.scale {base.data.scale} is fitted on rows that calibrate; use --data.scale "
-            "none, and --model.output-activation linear where rows are not in [0, 1]"
+            f"data.scale {base.data.scale} is fitted on calibration rows; use --data.scale "
+            "none, and --model.output-activation linear if rows are not in [0, 1]"
         )
 
 
 def _joined(one: Split, other: Split) -> Split:
-    """Training and valid rows together."""
+    """The training and valid rows, joined."""
     x = np.concatenate([sources.read(one.x), sources.read(other.x)])
     return Split(x, *(np.concatenate(pair) for pair in zip(one[1:], other[1:], strict=True)))
 
 
 def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
-    """The variables [K, ...] of the models, each from weights of its own.
+    """The variables [K, ...] of the models, each trained from different initial weights.
 
-    Their scores are averaged, and models that start alike err alike.
+    Their scores are averaged, and models with equal initial weights make similar errors.
     """
     learner = learners.build(cfg, rows.shape[1:], axis=None)
     shape = rows.shape[1:]
@@ -163,7 +163,7 @@ def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
 def _scores(
     cfg: ExperimentConfig, dataset: Dataset, normals: Split, parts: Parts, variables: PyTree
 ) -> tuple[Float[np.ndarray, "K n"], Float[np.ndarray, "K N"]]:
-    """Scores of the normals and of the test rows by every model."""
+    """The scores that every model gives to the normals and to the test rows."""
     learner = learners.build(for_scoring(cfg), dataset.shape)
     scores = []
     for k, used in enumerate(parts.used):

@@ -1,4 +1,4 @@
-"""Which members a protocol has, and which of them are there already."""
+"""Which members a protocol has, and which of them are already finished."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ from jaxae.errors import UserError
 from jaxae.types import Dataset
 from jaxae.workflows import auto, experiment
 
-# Settings of a learner, and where a configuration has them: what members of a grid may differ in.
+# Fields of a configuration that members of a grid may differ in -> settings of a learner.
 SWEPT = {
     "optim.lr": "lr",
     "optim.lr_discriminator": "lr_discriminator",
@@ -26,24 +26,24 @@ SWEPT = {
 
 
 def refuse_unread(cfg: ExperimentConfig) -> None:
-    """Refuse settings that a grid ignores: it has resident rows, one process and no studies.
+    """Refuse settings that a grid does not support: streaming, several processes, studies.
 
     Raises:
-      UserError: such a setting is not at its default.
+      UserError: such a setting is not the default.
     """
     single = checks.marked(cfg, Fact.SINGLE_RUN)
     checks.refuse_set(cfg, single, "only single runs use it, not a grid of members")
 
 
 def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig, Dataset]]:
-    """Every member's own configuration, and the data set of each class.
+    """The configuration of every member, and the data set of each class.
 
-    What is "auto" is settled once, on the first class, for all. A member is trained, scored and
-    reported as `jaxae.workflows.experiment.run` would its configuration on one device.
+    Every "auto" is settled once for all members, on the first class. A member's results are those
+    that `jaxae.workflows.experiment.run` gives for its configuration on one device.
 
     Raises:
-      UserError: nothing to sweep over, classes that the data do not have, or a field that cannot
-        work; see `jaxae.workflows.experiment.check`.
+      UserError: there is nothing to sweep over, the data lack a class, or a field cannot work; see
+        `jaxae.workflows.experiment.check`.
     """
     axes = _axes(cfg)
     _check(cfg)
@@ -64,14 +64,14 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
             member = checks.replaced(member, field, value)
             name += f"-{field.rpartition('.')[2]}{value:g}"
         member = dataclasses.replace(member, run_dir=str(cfg.run_path / "members" / name))
-        if seed == cfg.seed:  # all others differ in nothing that could be refused
+        if seed == cfg.seed:  # the others differ in nothing that `check` looks at
             experiment.check(member, datasets[data_cfg])
         members.append(member)
     return members, datasets
 
 
 def _check(cfg: ProtocolConfig) -> None:
-    """All that can be refused before any data are read."""
+    """Refuse fields that cannot work, before any data are read."""
     checks.validate(cfg)
     if cfg.seeds < 1 or cfg.seed + cfg.seeds > 2**32:
         raise UserError(f"seeds is {cfg.seeds}; it must be at least 1, and the last below 2**32")
@@ -91,13 +91,13 @@ def _classes(raw: Any) -> list[int]:
 
 
 def _axes(cfg: ProtocolConfig) -> list[tuple[str, list[float]]]:
-    """What is swept, each field once and each of its values once."""
+    """The fields to sweep over and their values, each named once."""
     axes = [_axis(spec) for spec in cfg.sweep]
     fields = [field for field, _ in axes]
     for field, values in axes:
         if fields.count(field) > 1 or len({f"{value:g}" for value in values}) < len(values):
             raise UserError(
-                f"sweep over {field} names it, or values that agree in six digits, more than once"
+                f"sweep names {field}, or values of it that agree in six digits, more than once"
             )
     return axes
 
@@ -115,12 +115,12 @@ def _axis(spec: str) -> tuple[str, list[float]]:
 
 
 def named(text: str, count: int) -> range:
-    """Which members "A:B" names."""
+    """The members that "A:B" names."""
     if not text:
         return range(count)
     low, colon, high = text.partition(":")
     if not (colon and (low + high).isdecimal()) and text != ":":
-        raise UserError(f"members is {text!r}; write A:B, 0:10 for the first ten of {count}")
+        raise UserError(f"members is {text!r}; write A:B, as 0:10 for the first ten of {count}")
     chosen = range(count)[int(low or 0) : int(high or count)]
     if not chosen:
         raise UserError(f"members {text} names none of the {count} members, 0 to {count - 1}")
@@ -128,7 +128,7 @@ def named(text: str, count: int) -> range:
 
 
 def is_finished(member: ExperimentConfig) -> bool:
-    """Whether a member's folder holds just what is asked for."""
+    """Whether a member's folder contains the finished run of exactly this configuration."""
     folder = member.run_path
     try:
         stored = json.loads(config.to_json(config.from_json((folder / "config.json").read_text())))

@@ -1,4 +1,4 @@
-"""The report of a whole protocol, made of its members' folders, and its table."""
+"""The report of a complete protocol, made from its members' folders, and its table."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,10 +22,10 @@ Tasks = dict[int, Task]  # normal class -> task
 def make(
     cfg: ProtocolConfig, members: Sequence[ExperimentConfig], datasets: dict[DataConfig, Dataset]
 ) -> dict:
-    """The report of a grid whose members are all finished, as `report.json` holds it.
+    """The report of a grid whose members are all finished, as in `report.json`.
 
-    The headline of a sweep is the point with the lowest mean validation loss, which is measured on
-    held-out normals alone; "points" has all of them.
+    The main result of a sweep is the point with the lowest mean validation loss, which uses
+    held-out normals alone; "points" lists all points.
     """
     points: dict[str, list[ExperimentConfig]] = {}
     fields = [spec.partition("=")[0] for spec in cfg.sweep]
@@ -68,15 +68,15 @@ def make(
 
 
 def _tasks(members: Sequence[ExperimentConfig]) -> Tasks:
-    """The scores of each class's seeds, from the members' folders."""
+    """The scores of every seed of each class, read from the members' folders."""
     by_class: dict[int, list[dict[str, np.ndarray]]] = {}
     for member in members:
         stored = plots.files.arrays(member.run_path / "scores.npz", "test", "test_y", "test_id")
         seeds = by_class.setdefault(member.data.normal[0], [])
         if seeds and not np.array_equal(seeds[0]["test_id"], stored["test_id"]):
             raise UserError(
-                f"{member.run_path} has other test rows than seed {members[0].seed} of its class; "
-                "remove the folder and run again"
+                f"{member.run_path} and seed {members[0].seed} of its class have different test "
+                "rows; remove the folder and run again"
             )
         seeds.append(stored)
     return {
@@ -94,7 +94,7 @@ def _valid_loss(members: Sequence[ExperimentConfig]) -> float:
 
 
 def _warnings(members: Sequence[ExperimentConfig], tasks: Tasks) -> list[str]:
-    """The warnings of the members' reports, and of classes whose seeds gave identical scores."""
+    """The warnings in the members' reports, and one per class whose seeds gave identical scores."""
     lines = [
         f"{member.run_path.name}: {line}"
         for member in members
@@ -107,7 +107,7 @@ def _warnings(members: Sequence[ExperimentConfig], tasks: Tasks) -> list[str]:
 
 
 def _selection(members: Sequence[ExperimentConfig]) -> dict[str, float]:
-    """Mean test AUROC over members by each choice of the epoch, and the gap to the oracle's."""
+    """Mean test AUROC over members for each choice of the epoch, and the gap to the oracle's."""
     choices = [plots.files.report(m.run_path, "selection")["selection"] for m in members]
     auroc = {name: np.mean([c[name]["auroc"] for c in choices]) for name in selection.CHOICES}
     auroc["gap"] = np.mean([c["gap"] for c in choices])
@@ -172,10 +172,10 @@ def _baseline_scores(
 
 
 def table(report: dict) -> str:
-    """The report as tables: classes and their mean, then the sweep and the choices of the epoch.
+    """The report as tables: classes and their mean, then the sweep, then the choices of the epoch.
 
     If epochs were monitored, "5 epochs" is the standard deviation of the test AUROC over the last
-    five, for the least stable seed; in the line of the mean, for the least stable class.
+    five epochs, for the least stable seed; in the line of the mean, for the least stable class.
     """
     monitored = "selection" in report
     baselines = report["baselines"]

@@ -1,4 +1,4 @@
-"""Training the members of a protocol side by side, and finishing each on its own."""
+"""Training the members of a protocol side by side, and finishing them one by one."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ Failed = dict[str, str]  # name of a member -> why it has no detector
 
 
 class Work(NamedTuple):
-    """What a call has to train: E members in one program."""
+    """The E members that a call trains in one program."""
 
     members: list[ExperimentConfig]
     datasets: dict[DataConfig, Dataset]  # one for each class
@@ -46,8 +46,8 @@ def _work(
     for member, values in zip(todo, settings, strict=True):
         if values.keys() != learner.settings.keys():
             raise UserError(
-                f"{member.run_path.name} is another program than {todo[0].run_path.name}: a sweep "
-                "over train.noise_std cannot hold 0 and other values"
+                f"{member.run_path.name} needs another program than {todo[0].run_path.name}: a "
+                "sweep over train.noise_std cannot mix 0 with other values"
             )
     rows: list[np.ndarray] = []
     positions: dict[DataConfig, list[np.ndarray]] = {}  # of training and of valid rows
@@ -68,11 +68,11 @@ def _work(
 def train_members(
     cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
 ) -> None:
-    """Train the members that are still to do side by side, then finish one after the other.
+    """Train the remaining members side by side, then finish them one after the other.
 
     Raises:
-      UserError: members that are not one program, more than the devices can hold, or a folder that
-        holds something else or is in use.
+      UserError: members need different programs, they do not fit on the devices, or a folder
+        contains something else or is in use.
       FloatingPointError: members that diverged or collapsed; all others are finished.
     """
     variables = {member: _trained_before(member, datasets[member.data]) for member in todo}
@@ -104,7 +104,7 @@ def train_members(
 
 
 def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
-    """The variables of a member that is only to be scored in another way; None = it must train."""
+    """The variables of a trained member that only needs scoring again; None = it must train."""
     try:
         detector = detectors.load(member.run_path / "detector")
     except UserError:
@@ -118,7 +118,7 @@ def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
 def _fitted(
     cfg: ProtocolConfig, work: Work, folders: Sequence[Path]
 ) -> tuple[dict[ExperimentConfig, PyTree], Failed]:
-    """The variables of members after their training, from where it stood, and who diverged."""
+    """The variables of members after (resumed) training, and the members that diverged."""
     choice = selection.choice_of(work.members[0])
     about = {folder.name: _about(work, m) for folder, m in zip(folders, work.members, strict=True)}
     logs = [folder / "metrics.jsonl" for folder in folders]
@@ -176,12 +176,12 @@ def _fitted(
 
 
 def _of_member(values: np.ndarray, i: int) -> np.ndarray:
-    """One member's value of a metric [E], or the one [] that all have."""
+    """One member's value of a metric [E], or the common value []."""
     return np.ravel(values)[i : i + 1] if np.ndim(values) else np.asarray(values)
 
 
 def _checkpoints(cfg: ProtocolConfig) -> Path:
-    """Of this call's members, until they are finished."""
+    """The folder of this call's checkpoints, which exists until its members are finished."""
     return cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
 
 
@@ -213,7 +213,7 @@ def _measure(work: Work) -> train.Measure:
 
 
 def _about(work: Work, member: ExperimentConfig) -> dict:
-    """What fixes the course of a member's training, except its length, as JSON has it."""
+    """Everything that determines a member's training, except its length, as JSON values."""
     identity = training_identity(member)
     return json.loads(json.dumps(identity)) | {"digest": work.datasets[member.data].digest}
 
@@ -238,7 +238,7 @@ def _resumed(
         return None, None, {}
     description = checkpoint.about(manager, saved)
     stored_members = description["members"]
-    failed = description.get("failed")  # not there in an older version
+    failed = description.get("failed")  # older versions did not write it
     epochs = work.members[0].train.epochs
     if failed is None or not about.items() <= stored_members.items() or saved > epochs:
         raise UserError(
@@ -262,7 +262,7 @@ def _resumed(
 def _merits(
     choice: selection.Choice, epochs: np.ndarray, logs: Sequence[Path], failed: Sequence[bool]
 ) -> np.ndarray:
-    """Of the epoch selected for each member, from its log; of one that diverged the lowest."""
+    """The merit of each member's selected epoch, from its log; the lowest if it diverged."""
     return np.array(
         [
             -np.inf if is_failed else choice.merit(disk.read_metrics(log)[epoch - 1])
@@ -274,7 +274,7 @@ def _merits(
 def _finish(
     member: ExperimentConfig, learner: Learner, variables: PyTree, dataset: Dataset, folder: Path
 ) -> None:
-    """Leave what `experiment.run` leaves of one member, undrawn."""
+    """Write the files that `experiment.run` writes for a member, without figures."""
     detector, scores, report = experiment.finish(
         member, learner, variables, dataset, jax.local_devices(), folder
     )
