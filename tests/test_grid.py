@@ -48,7 +48,7 @@ def trained(members, devices=1, before=None, on_epoch=lambda epoch, now, found: 
 
     def each_epoch(epoch, state, found):
         nonlocal best
-        best = selection.keep_each(choice, best, epoch, state.variables, found, layout)
+        best = selection.keep(choice, best, epoch, state.variables, found, len(members), layout)
         on_epoch(epoch, functools.partial(now, state), found)
         return found
 

@@ -39,19 +39,20 @@ def test_a_choice_by_test_labels_must_be_allowed():
 
 
 def test_each_choice_takes_its_best_epoch_and_of_equals_the_later_one():
-    epochs = {name: selection.best(COURSE, of) for name, of in selection.CHOICES.items()}
+    epochs = {name: selection.best_epoch(COURSE, of) for name, of in selection.CHOICES.items()}
     assert epochs == {"last": 4, "valid_loss": 3, "pseudo_anomalies": 4, "oracle": 3}
 
 
 @pytest.mark.parametrize("name", [name for name in selection.CHOICES if name != "last"])
 def test_what_is_kept_epoch_by_epoch_is_what_the_log_says(name):
     choice, kept, weights = selection.CHOICES[name], None, {"w": np.zeros(2, np.float32)}
+    layout = parallel.Layout(DEVICES[:1])
     for line in COURSE:
         weights["w"][:] = line["epoch"]  # the arrays of an epoch are gone in the next one
         found = {k: np.array([v, v], np.float32) for k, v in line.items()}
-        kept = selection.keep(choice, kept, line["epoch"], weights, found)
-    assert kept.epoch == selection.best(COURSE, choice)
-    np.testing.assert_array_equal(kept.variables["w"], kept.epoch)
+        kept = selection.keep(choice, kept, line["epoch"], weights, found, 1, layout)
+    assert kept.epoch == [selection.best_epoch(COURSE, choice)]
+    np.testing.assert_array_equal(kept.variables["w"], np.repeat(kept.epoch, 2))
     assert selection.choice_of(selecting(name)) == choice
     assert selection.choice_of(selecting("last")) is None
 

@@ -183,7 +183,7 @@ def test_divergence_names_the_member():
     learner = diverging(cfg, lambda state, settings: (state.step == 7) & (settings["lr"] > 0.01))
     apart = train.ensemble(learner, cfg, len(X))
     apart = apart._replace(settings=apart.settings | {"lr": jnp.array([1e-3, 1e-3, 2e-2])})
-    with pytest.raises(FloatingPointError, match=r"energy of member 2 is nan in epoch 2, step 3;"):
+    with pytest.raises(FloatingPointError, match=r"member 2: energy is nan in epoch 2, step 3;"):
         fit(learner, cfg, members=apart)
 
 

@@ -8,7 +8,8 @@ could have been.
 To add a choice, name it in `CHOICES` and in the type of `TrainConfig.select`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +24,7 @@ from jaxae.devices.parallel import Devices, Layout
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.stats import curve, metrics
-from jaxae.storage import checkpoint
-from jaxae.types import Array, Dataset, Learner, PyTree, Settings, TrainState
+from jaxae.types import Array, Dataset, Learner, PyTree, Settings
 
 ROWS = 2048  # the most valid rows to compare with pseudo-anomalies, to keep epochs short
 Metrics = dict[str, Float[np.ndarray, " E"]]
@@ -52,15 +52,11 @@ CHOICES: dict[str, Choice] = {
 
 
 class Selected(NamedTuple):
-    """The best epoch so far of a run, or of each member [E] of a grid."""
+    """The best epochs so far of R runs, which have E members together."""
 
-    epoch: int | Int[np.ndarray, " E"]
-    merit: float | Float[np.ndarray, " E"]  # see `Choice.merit`
-    variables: PyTree  # `TrainState.variables` after that epoch
-
-    def stored(self) -> PyTree:
-        """The part that a run's checkpoint stores; the merit is in the log."""
-        return {"epoch": np.asarray(self.epoch, np.int32), "variables": self.variables}
+    epoch: Int[np.ndarray, " R"]
+    merit: Float[np.ndarray, " R"]  # see `Choice.merit`
+    variables: PyTree  # `TrainState.variables` after these epochs [E, ...]
 
 
 def choice_of(cfg: ExperimentConfig) -> Choice | None:
@@ -181,75 +177,71 @@ def _boxes(shape: tuple, generator: np.random.Generator) -> tuple[tuple, ...]:
 
 
 def keep(
-    choice: Choice, best: Selected | None, epoch: int, variables: PyTree, metrics: Metrics
-) -> Selected:
-    """The better of a run's best epoch so far and this one, by the mean over members.
-
-    The variables are copied if this one is better.
-    """
-    merit = float(np.mean(choice.merit(metrics)))
-    if best and merit < best.merit:
-        return best
-    return Selected(epoch, merit, jax.tree.map(jnp.copy, variables))
-
-
-def keep_each(
     choice: Choice,
     best: Selected | None,
     epoch: int,
     variables: PyTree,
     metrics: Metrics,
+    runs: int,
     layout: Layout,
 ) -> Selected:
-    """The better of each member's best epoch so far and this one; `layout` places the variables."""
-    merit = np.asarray(choice.merit(metrics), np.float64)
-    if best is None:
-        epochs = np.full(len(merit), epoch, np.int32)
+    """The better of each run's best epoch so far and this one, by the mean over its members.
+
+    The variables, as `layout` places them, are copied where this epoch is better.
+    """
+    merit = np.mean(choice.merit(metrics).reshape(runs, -1), axis=1).astype(np.float64)
+    is_better = np.ones(runs, bool) if best is None else merit >= best.merit
+    if best is None or is_better.all():
+        epochs = np.full(runs, epoch, np.int32)
         return Selected(epochs, merit, jax.tree.map(jnp.copy, variables))
-    is_better = merit >= best.merit
+    if not is_better.any():
+        return best
+    of_members = np.repeat(is_better, len(metrics[choice.metric]) // runs)
     return Selected(
         np.where(is_better, np.int32(epoch), best.epoch),
         np.where(is_better, merit, best.merit),
-        _where(layout.place(is_better), variables, best.variables),
+        _where(layout.place(of_members), variables, best.variables),
     )
 
 
 @jax.jit
 def _where(is_better: Array, new: PyTree, old: PyTree) -> PyTree:
     def chosen(a: Array, b: Array) -> Array:
-        return jnp.where(
-            is_better.reshape(is_better.shape + (1,) * (a.ndim - is_better.ndim)), a, b
-        )
+        of_leaf = is_better.reshape(is_better.shape + (1,) * (a.ndim - is_better.ndim))
+        return jnp.where(of_leaf, a, b)
 
     return jax.tree.map(chosen, new, old)
 
 
-def resumed(
-    choice: Choice, manager: checkpoint.Manager, state: TrainState, course: list[dict]
+def with_merits(
+    choice: Choice, best: Selected, courses: Sequence[list[dict] | None], where: Path
 ) -> Selected:
-    """A run's best epoch among those that a restored state has completed.
+    """The best epochs that a checkpoint holds, with the merits that the logs have of them.
 
     Args:
-      choice: the choice of the run.
-      manager: the state's checkpoint contains the best epoch's variables.
-      state: the restored state.
-      course: the same number of epochs from `metrics.jsonl`.
+      choice: that of the runs.
+      best: as it was restored.
+      courses: each run's epochs in `metrics.jsonl`; None = it diverged.
+      where: the checkpoint, for the message.
 
     Raises:
-      UserError: the checkpoint has no selected epoch, or not the one that the log selects.
+      UserError: a log selects another epoch.
     """
-    like = {"epoch": np.zeros((), np.int32), "variables": state.variables}
-    stored = checkpoint.restore_chosen(manager, like, len(course))
-    epoch, logged = int(stored["epoch"]), best(course, choice)
-    if epoch != logged:
-        raise UserError(
-            f"the checkpoint keeps epoch {epoch}, but in metrics.jsonl epoch {logged} is the best "
-            f"by {choice.words}; restore that file, or name another --run-dir"
-        )
-    return Selected(epoch, choice.merit(course[epoch - 1]), stored["variables"])
+    merits = best.merit.copy()
+    for i, course in enumerate(courses):
+        if course is None:
+            continue
+        epoch, logged = int(best.epoch[i]), best_epoch(course, choice)
+        if epoch != logged:
+            raise UserError(
+                f"{where} keeps epoch {epoch}, but in metrics.jsonl epoch {logged} is the best "
+                f"by {choice.words}; restore that file, or name another --run-dir"
+            )
+        merits[i] = choice.merit(course[epoch - 1])
+    return best._replace(merit=merits)
 
 
-def best(course: list[dict], choice: Choice) -> int:
+def best_epoch(course: list[dict], choice: Choice) -> int:
     """The number of the best epoch; the last one of equals."""
     return max(course, key=lambda line: (choice.merit(line), line["epoch"]))["epoch"]
 
@@ -261,11 +253,11 @@ def summary(cfg: ExperimentConfig, course: list[dict]) -> dict[str, Any]:
     that epoch, a mean over members, and "gap", the oracle's AUROC minus the selected epoch's.
     """
     choice = CHOICES[cfg.train.select]
-    report = {"selected_by": choice.words, "selected_epoch": best(course, choice)}
+    report = {"selected_by": choice.words, "selected_epoch": best_epoch(course, choice)}
     needed = {choice.metric for choice in CHOICES.values()}
     if not all(needed <= line.keys() for line in course):
         return report
-    epochs = {name: best(course, choice) for name, choice in CHOICES.items()}
+    epochs = {name: best_epoch(course, choice) for name, choice in CHOICES.items()}
     by = {
         name: {"epoch": epoch, "auroc": course[epoch - 1]["test_auroc"]}
         for name, epoch in epochs.items()

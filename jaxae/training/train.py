@@ -24,6 +24,7 @@ SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # next to t
 EpochMetrics = dict[str, Float[np.ndarray, "..."]]  # one value for each member [E], or [] for all
 Measured = Callable[[], EpochMetrics]  # waits for the devices
 Measure = Callable[[TrainState], Measured]  # begins
+OnDivergence = Callable[[int, str], None]
 OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add metrics of its own
 
 
@@ -94,10 +95,6 @@ def devices_for(learner: Learner, cfg: ExperimentConfig, shape: Shape) -> list[j
     return devices
 
 
-def _stop(member: int, problem: str) -> None:
-    raise FloatingPointError(problem)
-
-
 @parallel.on_host()
 def fit(
     learner: Learner,
@@ -109,7 +106,7 @@ def fit(
     state: TrainState | None = None,
     measure: Measure = lambda state: dict,
     on_epoch: OnEpoch = lambda epoch, state, metrics: metrics,
-    on_divergence: Callable[[int, str], None] = _stop,
+    on_divergence: OnDivergence | None = None,
     quiet: bool = False,
 ) -> Fitted:
     """Train until the state has completed `cfg.train.epochs` epochs.
@@ -128,7 +125,7 @@ def fit(
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
         metrics; returns the metrics to show. The next epoch donates the state: copy it to keep it.
       on_divergence: called with a member whose metrics are not finite, and with a sentence that
-        names the epoch, the step and the metric; by default it is raised.
+        names the epoch, the step and the metric; None = it is raised.
       quiet: no progress bar.
 
     Raises:
@@ -152,6 +149,8 @@ def fit(
         epochs = _epochs(cfg, feed, members, layout, state, start, measure, advice)
         for epoch, state, metrics, measured, seconds in epochs:
             for member, problem in _diverged(metrics, members.steps, epoch):
+                if on_divergence is None:
+                    raise FloatingPointError(of_member(member, len(members.steps), problem))
                 on_divergence(member, problem)
             mean = {name: means(values, members.steps) for name, values in metrics.items()}
             mean |= {"steps_per_s": np.array(steps / seconds), **measured()}
@@ -239,34 +238,27 @@ def _trace(cfg: ExperimentConfig, epoch: int, start: int) -> contextlib.Abstract
 _REMEDY = "lower optim.lr, or look for extreme values in the data"
 
 
-def check_finite(metrics: EpochMetrics, when: str) -> None:
-    """Check metrics of each member [E] or of all members together [].
-
-    Raises:
-      FloatingPointError: a metric is not finite; names it, its member and `when` it happened.
-    """
+def not_finite(metrics: EpochMetrics, when: str) -> Iterator[tuple[int, str]]:
+    """Members with a metric [E] that is not finite, and a sentence that names it and `when`."""
     for name, values in metrics.items():
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            member = f" of member {bad[0]}" if np.size(values) > 1 else ""
-            value = np.ravel(values)[bad[0]]
-            raise FloatingPointError(f"{name}{member} is {value} {when}; {_REMEDY}")
+        for member in np.flatnonzero(~np.isfinite(values)).tolist():
+            yield member, f"{name} is {np.ravel(values)[member]} {when}; {_REMEDY}"
 
 
 def _diverged(
     metrics: dict[str, np.ndarray], steps: Int[np.ndarray, " E"], epoch: int
 ) -> Iterator[tuple[int, str]]:
-    """Members with a metric [E, T] that is not finite, the first to diverge first, and where."""
+    """The same for metrics of steps [E, T]: the first step of each member, in order of steps."""
     is_finite = np.stack([np.isfinite(values) for values in metrics.values()]).all(axis=0)
-    is_finite |= np.arange(is_finite.shape[1]) >= steps[:, None]  # there metrics are undefined
+    is_finite |= np.arange(is_finite.shape[1]) >= steps[:, None]  # metrics are undefined there
     first = np.where(is_finite.all(axis=1), -1, is_finite.argmin(axis=1))
     for member in np.argsort(first, kind="stable")[(first < 0).sum() :].tolist():
         step = first[member]
-        name = next(n for n, values in metrics.items() if not np.isfinite(values[member, step]))
-        yield (
-            member,
-            (
-                f"{name}{f' of member {member}' if len(steps) > 1 else ''} is "
-                f"{metrics[name][member, step]} in epoch {epoch}, step {step + 1}; {_REMEDY}"
-            ),
-        )
+        at = {name: values[[member], step] for name, values in metrics.items()}
+        _, problem = next(not_finite(at, f"in epoch {epoch}, step {step + 1}"))
+        yield member, problem
+
+
+def of_member(member: int, members: int, problem: str) -> str:
+    """A problem with the member's number before it, if there are several."""
+    return f"member {member}: {problem}" if members > 1 else problem

@@ -11,13 +11,12 @@ from jaxae import config, detectors
 from jaxae.config import ExperimentConfig, checks
 from jaxae.detectors import health
 from jaxae.devices import hosts, parallel
-from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import plots, reporting, studies
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import selection, train
-from jaxae.types import Dataset, Learner, PyTree, TrainState
-from jaxae.workflows import auto, precompile
+from jaxae.types import Dataset, Learner, PyTree
+from jaxae.workflows import auto, course, precompile
 
 
 def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
@@ -59,7 +58,16 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     ):
         run_folder.write_tuning(folder, learner)
         log = logs.Log(cfg, folder, loggers)
-        variables, compile_s = _train(cfg, learner, members, dataset, devices, log, manager)
+        watch = selection.watch(cfg, learner, dataset, all_devices)
+        variables, compile_s, _ = course.train_runs(
+            [course.Run(cfg, dataset.digest, log)],
+            learner,
+            dataset.train.x,
+            parallel.Layout(devices),
+            members,
+            lambda state: watch(state.variables, members.settings),
+            manager,
+        )
         detector, scores, report = finish(
             cfg, scoring_learner, variables, dataset, all_devices, folder
         )
@@ -126,76 +134,3 @@ def warnings(
     keys = train.ensemble(learner, detector.about.config, len(dataset.train.x)).init
     initial = train.initial_state(learner, dataset.shape, keys).params
     return health.look(scoring_learner, initial, detector, scores, dataset)
-
-
-def _train(
-    cfg: ExperimentConfig,
-    learner: Learner,
-    members: train.Members,
-    dataset: Dataset,
-    devices: parallel.Devices,
-    log: logs.Log,
-    manager: checkpoint.Manager,
-) -> tuple[PyTree, float]:
-    """Fit, from the last checkpoint if there is one, and save as configured.
-
-    Returns the variables of the selected epoch, and the seconds that compilation took.
-    """
-    template = train.abstract_state(learner, dataset.shape, cfg.ensemble)
-    template = parallel.placed_like(template, devices)
-    state, done = _resume(cfg, dataset.digest, template, members, manager)
-    past = log.start(done)
-    choice = selection.choice_of(cfg)
-    best = selection.resumed(choice, manager, state, past) if choice and state else None
-    is_due = checkpoint.due(cfg.train)
-    watch = selection.watch(cfg, learner, dataset, parallel.all_devices())
-
-    def on_epoch(epoch: int, state: TrainState, metrics: train.EpochMetrics) -> train.EpochMetrics:
-        nonlocal best
-        train.check_finite(metrics, f"after epoch {epoch}")
-        if choice:
-            best = selection.keep(choice, best, epoch, state.variables, metrics)
-        # Log before saving the state: on resuming, lines of epochs after the state are rewritten.
-        log.epoch(epoch, metrics)
-        if is_due(epoch):
-            about = run_folder.about(cfg, dataset.digest)
-            checkpoint.save(manager, epoch, state, about, best and best.stored())
-        return metrics
-
-    fitted = train.fit(
-        learner,
-        dataset.train.x,
-        cfg,
-        devices,
-        members=members,
-        state=state,
-        measure=lambda state: watch(state.variables, members.settings),
-        on_epoch=on_epoch,
-    )
-    manager.wait_until_finished()
-    return parallel.local_copy((best or fitted.state).variables), fitted.compile_s
-
-
-def _resume(
-    cfg: ExperimentConfig,
-    digest: str,
-    template: TrainState,
-    members: train.Members,
-    manager: checkpoint.Manager,
-) -> tuple[TrainState | None, int]:
-    """The last saved state and its epoch; (None, 0) for a new run."""
-    saved = manager.latest_step()
-    if saved is None:
-        return None, 0
-    if saved > cfg.train.epochs:
-        raise UserError(
-            f"train.epochs is {cfg.train.epochs}, but {cfg.run_path} holds {saved} epochs; "
-            "ask for at least as many, or name another --run-dir"
-        )
-    about = checkpoint.about(manager, saved)
-    run_folder.refuse_other(about, cfg, digest, cfg.run_path / "checkpoints")
-    state = checkpoint.restore(manager, template)
-    done = train.epochs_done(state, members.steps)
-    if done != saved:
-        raise UserError(f"{manager.directory / str(saved)} holds {done} epochs; rename it back")
-    return state, saved

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxae.devices.parallel.devices import Devices
-from jaxae.devices.parallel.placing import fetch, place, split
+from jaxae.devices.parallel.placing import fetch, local_copy, place, split
 from jaxae.ops import ceil_div
 from jaxae.types import AnyArray, PyTree
 
@@ -67,6 +67,14 @@ class Layout:
         if self._at is None:
             return fetch(tree)
         return jax.tree.map(lambda leaf: self._in_order(leaf[:: self.per_group]), fetch(tree))
+
+    def saved(self, tree: PyTree) -> PyTree:
+        """Arrays that were `place`d, as a checkpoint holds them: in the order of the members."""
+        return tree if self.groups == 1 else self.fetch(tree)
+
+    def local(self, tree: PyTree) -> PyTree:
+        """Arrays that were `place`d, for this process alone: on its device, or on the host."""
+        return local_copy(tree) if self.groups == 1 else self.fetch(tree)
 
     def fetch_split(self, values: jax.Array) -> np.ndarray:
         """What devices computed of their parts of a `Plan`, [D, K, n], as [E, B n] on the host."""

@@ -103,7 +103,7 @@ def epoch_scores(context: Context) -> Findings:
     }
     scalars: dict[str, float] = {}
     for rule, choice in rules.items():
-        chosen = epochs[selection.best(epochs, choice) - 1]
+        chosen = epochs[selection.best_epoch(epochs, choice) - 1]
         scalars |= {
             f"{rule}_epoch": chosen["epoch"],
             f"{rule}_auroc": chosen["test_auroc"],

@@ -1,7 +1,6 @@
 """Training the members of a protocol side by side, and finishing them one by one."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +17,10 @@ from jaxae.data import sources
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.storage import checkpoint, disk, run_folder
+from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import grid, selection, train
 from jaxae.types import Dataset, Learner, PyTree, TrainState
-from jaxae.workflows import experiment
+from jaxae.workflows import course, experiment
 
 Failed = dict[str, str]  # name of a member -> why it has no detector
 
@@ -100,7 +99,7 @@ def train_members(
         if work and not failed:
             shutil.rmtree(_checkpoints(cfg))
     if failed:
-        raise FloatingPointError("; ".join(f"{name}: {why}" for name, why in failed.items()))
+        raise FloatingPointError(course.in_words(failed))
 
 
 def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
@@ -119,65 +118,23 @@ def _fitted(
     cfg: ProtocolConfig, work: Work, folders: Sequence[Path]
 ) -> tuple[dict[ExperimentConfig, PyTree], Failed]:
     """The variables of members after (resumed) training, and the members that diverged."""
-    choice = selection.choice_of(work.members[0])
-    about = {folder.name: _about(work, m) for folder, m in zip(folders, work.members, strict=True)}
-    logs = [folder / "metrics.jsonl" for folder in folders]
-    is_due = checkpoint.due(work.members[0].train)
-    with checkpoint.open_manager(_checkpoints(cfg), 1) as manager:
-        state, best, failed = _resumed(work, about, manager, choice)
-        done = manager.latest_step() or 0
-        for name, log in zip(about, logs, strict=True):
-            if name not in failed:
-                run_folder.start_metrics(log, done)
-        if best:
-            merits = _merits(choice, best.epoch, logs, [m in failed for m in about])
-            best = best._replace(merit=merits, variables=work.layout.place(best.variables))
-
-        def on_divergence(member: int, problem: str) -> None:
-            failed.setdefault(folders[member].name, problem)
-
-        def on_epoch(
-            epoch: int, state: TrainState, metrics: train.EpochMetrics
-        ) -> train.EpochMetrics:
-            nonlocal best
-            if choice:
-                best = selection.keep_each(
-                    choice, best, epoch, state.variables, metrics, work.layout
-                )
-            for i, (name, log) in enumerate(zip(about, logs, strict=True)):
-                if name in failed:
-                    continue
-                of_member = {metric: _of_member(values, i) for metric, values in metrics.items()}
-                try:
-                    train.check_finite(of_member, f"after epoch {epoch}")
-                    run_folder.append_metrics(log, epoch, of_member)
-                except FloatingPointError as error:
-                    failed[name] = str(error)
-            if is_due(epoch):
-                stored = _stored(work.layout, state, best)
-                checkpoint.save(manager, epoch, stored, {"members": about, "failed": failed})
-            return metrics
-
-        fitted = train.fit(
+    runs = [
+        course.Run(member, work.datasets[member.data].digest, logs.Log(member, folder, []))
+        for member, folder in zip(work.members, folders, strict=True)
+    ]
+    with checkpoint.opened(_checkpoints(cfg), work.members[0].train) as manager:
+        trained = course.train_runs(
+            runs,
             work.learner,
             work.rows,
-            work.members[0],
             work.layout,
-            members=grid.members_of(work.placed),
-            state=state,
-            measure=_measure(work),
-            on_epoch=on_epoch,
-            on_divergence=on_divergence,
+            grid.members_of(work.placed),
+            _measure(work),
+            manager,
         )
-        manager.wait_until_finished()
-    variables = work.layout.fetch((best or fitted.state).variables)
-    trained = {member: members.only(variables, i) for i, member in enumerate(work.members)}
-    return trained, {name: why for name, why in failed.items() if name in about}
-
-
-def _of_member(values: np.ndarray, i: int) -> np.ndarray:
-    """One member's value of a metric [E], or the common value []."""
-    return np.ravel(values)[i : i + 1] if np.ndim(values) else np.asarray(values)
+    variables = jax.device_get(trained.variables)
+    by_member = {member: members.only(variables, i) for i, member in enumerate(work.members)}
+    return by_member, trained.failed
 
 
 def _checkpoints(cfg: ProtocolConfig) -> Path:
@@ -210,65 +167,6 @@ def _measure(work: Work) -> train.Measure:
         return measured
 
     return begin
-
-
-def _about(work: Work, member: ExperimentConfig) -> dict:
-    """Everything that determines a member's training, except its length, as JSON values."""
-    identity = training_identity(member)
-    return json.loads(json.dumps(identity)) | {"digest": work.datasets[member.data].digest}
-
-
-def _stored(layout: parallel.Layout, state: TrainState, best: selection.Selected | None) -> PyTree:
-    """What a checkpoint holds of members [E]; the merit of the selected epochs is in the logs."""
-    epoch = best.epoch if best else np.zeros(len(layout.fetch(state.step)), np.int32)
-    kept = layout.fetch(best.variables) if best else {}
-    return {"state": layout.fetch(state), "kept": kept, "kept_epoch": epoch}
-
-
-def _resumed(
-    work: Work, about: dict, manager: checkpoint.Manager, choice: selection.Choice | None
-) -> tuple[TrainState | None, selection.Selected | None, Failed]:
-    """Where a stopped call left these members, and who had diverged; (None, None, {}) at the start.
-
-    The merit of the selected epochs is not known yet.
-    """
-    shape = work.rows.shape[1:]
-    saved = manager.latest_step()
-    if saved is None:
-        return None, None, {}
-    description = checkpoint.about(manager, saved)
-    stored_members = description["members"]
-    failed = description.get("failed")  # older versions did not write it
-    epochs = work.members[0].train.epochs
-    if failed is None or not about.items() <= stored_members.items() or saved > epochs:
-        raise UserError(
-            f"{manager.directory} holds other members, settings, data or more epochs; remove it, "
-            "or name another --run-dir"
-        )
-    state = train.abstract_state(work.learner, shape, len(stored_members))
-    epoch = jax.ShapeDtypeStruct((len(stored_members),), np.int32)
-    kept = {"kept": state.variables if choice else {}, "kept_epoch": epoch}
-    template = parallel.placed_like({"state": state, **kept}, work.layout.devices[:1])
-    stored = jax.device_get(checkpoint.restore(manager, template))
-    at = np.array(
-        [[*stored_members].index(name) for name in about]
-    )  # others may be finished by now
-    stored = jax.tree.map(lambda leaf: leaf[at], stored)
-    unknown = np.full(len(about), -np.inf)
-    best = selection.Selected(stored["kept_epoch"], unknown, stored["kept"]) if choice else None
-    return stored["state"], best, failed
-
-
-def _merits(
-    choice: selection.Choice, epochs: np.ndarray, logs: Sequence[Path], failed: Sequence[bool]
-) -> np.ndarray:
-    """The merit of each member's selected epoch, from its log; the lowest if it diverged."""
-    return np.array(
-        [
-            -np.inf if is_failed else choice.merit(disk.read_metrics(log)[epoch - 1])
-            for log, epoch, is_failed in zip(logs, epochs, failed, strict=True)
-        ]
-    )
 
 
 def _finish(
