@@ -3,9 +3,10 @@ import typing
 
 import numpy as np
 import pytest
-from probes import assert_same, edit, interrupted, tiny, write_npz
+from probes import DEVICES, assert_same, edit, interrupted, tiny, write_npz
 
 from jaxae import config, detectors
+from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.reports import plots
 from jaxae.storage import disk
