@@ -50,7 +50,7 @@ def _resample(x: Array, rows: Array, columns: Array) -> Array:
     )
 
 
-def _grid(x: Array) -> list[Array]:
+def _grid(x: Array) -> Sequence[Array]:
     """Row and column of every pixel, each [H, W] float32."""
     rows, columns = (jnp.arange(side, dtype=jnp.float32) for side in x.shape[:2])
     return jnp.meshgrid(rows, columns, indexing="ij")
