@@ -138,13 +138,14 @@ class _Interrupts:
     def _leave(self) -> None:
         """Print the line once, in the first thread that gets here, and exit.
 
-        Returns only to a thread that is already in here, so that a signal handler lets it go on.
+        A signal may have interrupted `print`, so the line is written without it. Returns only to a
+        thread that is already in here, so that a signal handler lets it go on.
         """
         if self.leaving == threading.get_ident():
             return
         with self.lock:  # any other thread waits here for the exit
             self.leaving = threading.get_ident()
-            with contextlib.suppress(OSError, ValueError):  # print may have been interrupted
+            with contextlib.suppress(AttributeError, OSError, ValueError):
                 os.write(sys.stderr.fileno(), f"{_line(self.code)}\n".encode())
             os._exit(self.code)
 

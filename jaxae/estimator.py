@@ -206,7 +206,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
                 raise UserError(f"settings has {name!r}, which is now {RENAMED[name]!r}")
             setting = settings(ExperimentConfig).get(name)
             if not setting or setting.is_section:
-                raise UserError(f"settings has {name!r}, not a field of jaxae.ExperimentConfig")
+                raise UserError(f"settings has {name!r}, not a field such as train.noise_std")
             cfg = checks.replaced(cfg, name, value)
         return checks.validate(cfg)
 

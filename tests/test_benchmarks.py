@@ -517,7 +517,7 @@ def test_saving_is_off_the_critical_path(capsys):
     found = saving.measure("fmnist_one_class", epochs=6, rounds=3, seconds=0.1)
     # The least of each: what else a machine does meanwhile only adds to it.
     critical = {kind: min(c.critical for c in costs) for kind, costs in found.items()}
-    assert critical["asynchronous"] < critical["waited for"]
+    assert critical["none"] < critical["asynchronous"] < 0.9 * critical["waited for"]
     saving.main(["--models", "ecg_dense", "--epochs", "2", "--rounds", "1", "--seconds", "0.1"])
     assert "| ecg_dense | asynchronous | " in capsys.readouterr().out
 

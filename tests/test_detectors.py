@@ -689,11 +689,13 @@ def test_a_detector_alone_judges_raw_rows_as_the_run_did(name, alone):
 
 def test_the_command_line_takes_a_detector_alone(alone, tmp_path):
     place, rows, written = alone
-    out, expected = tmp_path / "out.npz", written["two members"]
-    command = ["-m", "jaxae", "score", place / "detectors" / "two members"]
-    said = apart([*command, rows / "two members.npy", "--out", out], tmp_path).stdout
-    with np.load(out) as found:
-        np.testing.assert_array_equal(found["score"], expected["test"])
-        np.testing.assert_array_equal(found["is_anomaly"], expected["test_is_anomaly"])
-    assert said.startswith(f"{expected['test_is_anomaly'].sum()} of 320 rows are anomal")
-    assert said.count("\n") == 1
+    for name in ("numbers", "two members"):
+        out = tmp_path / f"{name}.npz"
+        command = ["-m", "jaxae", "score", place / "detectors" / name, rows / f"{name}.npy"]
+        command += ["--out", out]
+        said = apart(command, tmp_path).stdout
+        with np.load(out) as found:
+            np.testing.assert_array_equal(found["score"], written[name]["test"])
+            np.testing.assert_array_equal(found["is_anomaly"], written[name]["test_is_anomaly"])
+        assert said.startswith(f"{written[name]['test_is_anomaly'].sum()} of 320 rows are anomal")
+        assert said.count("\n") == 1

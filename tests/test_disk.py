@@ -244,7 +244,7 @@ def assert_same_run(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [4, 60, 200, 370])
+@pytest.mark.parametrize("kilobytes", [4, 30, 60, 200, 300, 370])
 def test_a_disk_that_gets_full_anywhere(kilobytes, small_disk, undisturbed):
     run = small_disk.folder / "run"
     small_disk(f"size={kilobytes}k")

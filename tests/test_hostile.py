@@ -402,7 +402,6 @@ def test_runs_of_hostile_settings_are_right_or_one_line(how_many, tmp_path):
     assert min(ended[0], ended[2]) > sum(ended.values()) / 10  # both happen
 
 
-@pytest.mark.slow
 def test_the_recomputation_can_fail(runs):
     folder, shape, _ = runs["vectors"]
     x = np.random.default_rng(1).random((9, *shape), np.float32)

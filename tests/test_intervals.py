@@ -306,8 +306,8 @@ def test_equal_runs_are_told_apart_as_rarely_as_stated():
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "area"), [(50, 50, 0.7), (200, 50, 0.9), (300, 300, 0.9)])
 def test_equal_runs_are_told_apart_as_rarely_as_stated_at_many_sizes(n, m, area):
-    found = rejected_without_a_difference(n, m, area, times=400, resamples=300)
-    np.testing.assert_allclose(found, 0.05, atol=noise(400))
+    found = rejected_without_a_difference(n, m, area, times=800, resamples=500)
+    np.testing.assert_allclose(found, 0.05, atol=noise(800))
 
 
 # What a person is told

@@ -11,6 +11,7 @@ import pytest
 from probes import (
     DEVICES,
     FAST_AND_SLOW,
+    METHODS,
     ON_DEVICES,
     SHAPE,
     assert_close,
@@ -89,7 +90,7 @@ for _, metrics in others:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dense", "alocc"])  # which has convolutions, too
+@pytest.mark.parametrize("method", METHODS)
 def test_eight_devices_follow_the_course_of_one(method):
     done = subprocess.run(
         [sys.executable, "-c", EIGHT, method, "1", "8"],

@@ -224,8 +224,14 @@ def test_a_member_that_diverges_leaves_the_others_finished(data, tmp_path):
         ({"seeds": 0}, "seeds is 0"),
         ({"ensemble": 2}, "ensemble is 2, but only single runs use it"),
         ({"classes": (1, 1)}, "name each class once"),
-        ({"sweep": ("optim.lr=1e-3,0.001",)}, "sweep names optim.lr"),
-        ({"sweep": ("optim.lr=1e-3", "optim.lr=2e-3")}, "sweep names optim.lr"),
+        (
+            {"sweep": ("optim.lr=1e-3,0.001",)},
+            "sweep names optim.lr, or values of it that agree in six digits",
+        ),
+        (
+            {"sweep": ("optim.lr=1e-3", "optim.lr=2e-3")},
+            "sweep names optim.lr, or values of it that agree in six digits",
+        ),
         ({"seed": 2**32 - 1}, "the last below 2**32"),
         ({"data__normal": (1,)}, "data.normal is (1,), but each of --classes"),
         ({"data__anomaly": (1,)}, "data.anomaly is (1,)"),
@@ -275,7 +281,9 @@ def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path):
             member.run_path / "scores.npz",
             test=np.arange(5.0), test_y=y, test_id=np.arange(5) + i, test_class_id=y.astype(int),
         )  # fmt: skip
-    with pytest.raises(UserError, match=r"class0-seed1 and seed .* have different"):
+    with pytest.raises(
+        UserError, match="class0-seed1 and seed 0 of its class have different test rows"
+    ):
         protocol.summary._tasks(members)
 
 

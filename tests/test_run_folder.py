@@ -322,11 +322,12 @@ def test_another_process_cannot_enter_what_is_held(entrants, tmp_path):
 
 
 def test_a_killed_process_does_not_lock_out(entrants, tmp_path):
-    other = entrants()
-    assert other.enter(tmp_path) == "in"
-    other.end(kill=True)
+    for _ in range(2):
+        other = entrants()
+        assert other.enter(tmp_path) == "in"
+        other.end(kill=True)
     enter(config.ExperimentConfig("tiny", run_dir=str(tmp_path)))
-    assert len(provenance(tmp_path)) == 2
+    assert len(provenance(tmp_path)) == 3
 
 
 def test_of_two_processes_at_once_never_both_enter(entrants, tmp_path):

@@ -41,15 +41,12 @@ def columns(cfg: DataConfig) -> list[dict[str, Any]]:
 
 
 def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
-    """Describe the data, and the settings that training would choose.
+    """Describe the data, and the settings that training would choose; raises as `jaxae.data.load`.
 
     Returns:
       JSON-able: numbers of `rows` and of those `used`, `shape` and `dtype` of a row, `range` of the
       training rows, `classes` with their numbers of rows, `constant` features, `duplicates`, and
       `chosen`, the settings that were "auto".
-
-    Raises:
-      UserError: see `jaxae.data.load`.
     """
     raw = data.raw(cfg.data)
     make = functools.partial(splits.make, raw)

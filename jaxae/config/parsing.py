@@ -110,6 +110,6 @@ def _first_words(box: str) -> str:
     """The first paragraph and the first suggestion of an error that tyro draws as a box."""
     lines = [line.strip("│╰╯|+─ ") for line in box.splitlines()[1:]]  # below the title
     groups = itertools.groupby(lines, lambda line: bool(line.strip("-")))  # rules may be in ASCII
-    paragraphs = [[*group] for is_text, group in groups if is_text]
-    suggested = [lines[1] for lines in paragraphs if lines[0] == "Perhaps you meant:"]
+    paragraphs = [[*group] for is_text, group in groups if is_text] or [[box.strip()]]
+    suggested = [lines[1] for lines in paragraphs if lines[0] == "Perhaps you meant:" and lines[1:]]
     return " - perhaps ".join([" ".join(paragraphs[0]).rstrip("."), *suggested[:1]])

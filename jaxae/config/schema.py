@@ -73,7 +73,8 @@ class DataConfig:
     label: str = "auto"
     """table, series: the class column; auto = a column named label, class, target, anomaly, ..."""
     group: str = ""
-    """table, series: column of groups; rows of one group are never split between train and test"""
+    """table, series: column of groups, each trained on, held out or tested as a whole (a column
+    `split` decides which rows are test rows)"""
     ignore: tuple[str, ...] = ()
     """table, series: columns to leave out"""
     one_hot: bool = False

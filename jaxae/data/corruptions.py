@@ -235,7 +235,7 @@ def severity_grid(
     """All corruptions at all severities: the rows of a severity surface, to be compiled.
 
     Args:
-      names: K names, static under `jax.jit`; see `applicable`.
+      names: K of those that `applicable` gives, unchecked here; static under `jax.jit`.
       x: rows; the result is K * L times as large, so pass only some hundreds.
       key: the key of the stream; a row's draws are the same for every name and severity, and equal
         those of `corrupt` if this is `stream(seed, Purpose.CORRUPTION)`.

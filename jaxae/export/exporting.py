@@ -13,6 +13,7 @@ import io
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def opened(run: Path) -> Iterator[tuple[Path, Path]]:
                 files = [file for file in zipped.namelist() if file.startswith(loader.DETECTOR)]
                 zipped.extractall(folder, files)
                 report = json.loads(zipped.read(_CARD))["report"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{run} is not a readable export ({error})") from None
         (folder / "report.json").write_text(json.dumps(report))
         yield folder, folder / loader.DETECTOR

@@ -155,7 +155,7 @@ kernel_gradient.defvjp(
 
 
 def _in_form(geo, by_matrix, by_convolution, a, b):
-    """Choose the form; this is the only function that does."""
+    """Choose between the matrix form and the convolution."""
     by_matrix = functools.partial(by_matrix, geo)
     by_convolution = functools.partial(by_convolution, geo)
     if geo.form in ("native", "portable"):

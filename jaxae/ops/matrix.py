@@ -62,7 +62,7 @@ class _Band(NamedTuple):
     rows_out: slice
     taps: slice
     rows_in: slice
-    geo: Geometry  # of this band alone: no padding above or below
+    geo: Geometry  # of this band; without padding above and below if there are several
 
 
 def _bands(geo: Geometry) -> list[_Band]:

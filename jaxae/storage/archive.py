@@ -40,7 +40,7 @@ def write(folder: Path, description: dict, tree: dict) -> None:
 
 def read_description(folder: Path) -> dict:
     """The description that `write` saved, with the digest; a `UserError` if it cannot be read."""
-    description = disk.read_json(folder / DESCRIPTION)
+    description = disk.read_json(folder / DESCRIPTION, "restore the file")
     if not isinstance(description, dict):
         raise UserError(f"{DESCRIPTION} is not a JSON object")
     return description

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxae.errors import UserError, naming
+from jaxae.errors import UserError, naming, words
 
 _REMEDY = "restore the file, or name another folder with --run-dir"
 
@@ -58,12 +58,14 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.savez(temporary, **arrays)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; a `UserError` if it cannot be read."""
+def read_json(path: Path, remedy: str = _REMEDY) -> Any:
+    """The content of a JSON file; a `UserError` with the remedy if it cannot be read."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); {_REMEDY}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({words(error)}); {remedy}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); {remedy}") from None
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -87,12 +89,14 @@ def read_lines(path: Path) -> list[dict]:
         return []
     rows: list[dict] = []
     try:
-        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        for line in path.read_bytes().split(b"\n")[:-1]:
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError(f"but {line[:20]}")
+                raise ValueError(f"but {line.decode()[:20]}")
             rows.append(row)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({words(error)}); {_REMEDY}") from None
+    except ValueError as error:
         where = f"{path}, line {len(rows) + 1},"
         raise UserError(f"{where} is not a JSON object ({error}); {_REMEDY}") from None
     return rows

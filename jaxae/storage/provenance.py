@@ -92,7 +92,7 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     parts = ("model name", "cpu family", "model")
-    values = dict(re.findall(rf"^({'|'.join(parts)})\s*:\s*(.*\S)", cpuinfo, re.MULTILINE))
+    values = dict(re.findall(rf"^({'|'.join(parts)})[ \t]*:[ \t]*(.*\S)", cpuinfo, re.MULTILINE))
     return ", ".join(values[part] for part in parts if part in values) or platform.processor()
 
 

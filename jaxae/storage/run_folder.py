@@ -105,8 +105,8 @@ def _system_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         hosts.refuse_loss(error)
         raise UserError(
-            f"{error.filename or folder}: {words(error)}; fix that, and the same command resumes "
-            "after the last checkpoint, or name another --run-dir"
+            f"{error.filename or folder}: {words(error)}; fix that, or name another --run-dir; the "
+            "same command resumes after the last checkpoint, if there is one"
         ) from error
 
 

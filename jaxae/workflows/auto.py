@@ -34,11 +34,8 @@ _KINDS = {1: "vectors", 2: "series", 3: "images"}
 def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     """Load the data, choose a value for every `auto` and print the choices.
 
-    Returns:
-      The configuration without `auto`, and the data set that it describes.
-
-    Raises:
-      UserError: see `jaxae.data.load`.
+    Returns the configuration without `auto`, and the data set that it describes; raises a
+    `UserError` as `jaxae.data.load` does.
     """
     raw = data.raw(cfg.data)
     shape, span = tuple(raw.x_train.shape[1:]), in_floats(sources.span(raw.x_train))

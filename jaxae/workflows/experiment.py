@@ -130,7 +130,7 @@ def warnings(
     scores: detectors.Scores,
     dataset: Dataset,
 ) -> list[str]:
-    """The warnings of the guards about a finished run; they also look at the initial weights."""
+    """The warnings of `health.look` about a finished run; it also looks at the initial weights."""
     keys = train.ensemble(learner, detector.about.config, len(dataset.train.x)).init
     initial = train.initial_state(learner, dataset.shape, keys).params
     return health.look(scoring_learner, initial, detector, scores, dataset)

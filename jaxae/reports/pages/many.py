@@ -20,7 +20,8 @@ def compared(folders: tuple[Path, Path], differences: dict[str, dict[str, Any]])
 def _settings(folder: Path) -> dict[str, Any]:
     """A run's configuration by dotted names; {} without config.json."""
     path = folder / "config.json"
-    flat = archive.flat(disk.read_json(path)) if path.is_file() else {}
+    stored = disk.read_json(path) if path.is_file() else {}
+    flat = archive.flat(stored) if isinstance(stored, dict) else {}
     return {name.replace("/", "."): value for name, value in flat.items()}
 
 

@@ -59,7 +59,7 @@ def report(run_dir: Path, *keys: str) -> dict:
       UserError: the file is absent or damaged, or a required field is missing.
     """
     path = run_dir / REPORT
-    return _with_keys(path, disk.read_json(path), keys)
+    return _with_keys(path, disk.read_json(path, _REMEDY), keys)
 
 
 def metrics(run_dir: Path) -> list[dict]:

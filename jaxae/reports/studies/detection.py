@@ -145,7 +145,8 @@ def compile_severity(data: Dataset) -> None:
     """Compile the corruptions of `severity` by calling them with the same number of rows."""
     names = corruptions.applicable(data.shape)
     rows = np.zeros((min(_SEVERITY_ROWS, int(np.sum(~data.test.y))), *data.shape), np.float32)
-    _surface(names, rows, rng.stream(0, rng.Purpose.CORRUPTION), _severities(names))
+    key = rng.stream(0, rng.Purpose.CORRUPTION)
+    jax.block_until_ready(_surface(names, rows, key, _severities(names)))
 
 
 def severity(context: Context) -> Findings:
