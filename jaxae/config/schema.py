@@ -175,13 +175,13 @@ class TrainConfig:
     """clip noisy inputs to [0, 1]"""
     checkpoint_every: Annotated[Positive, Fact.FREE] = 10
     """epochs between checkpoints; the last epoch is always saved"""
-    checkpoint_minutes: Annotated[Amount, Fact.FREE, Fact.SINGLE_RUN] = 0.0
+    checkpoint_minutes: Annotated[Amount, Fact.FREE] = 0.0
     """also save after an epoch if the last checkpoint is at least this many minutes old; 0 = no"""
-    keep_checkpoints: Annotated[Count, Fact.FREE, Fact.SINGLE_RUN] = 1
+    keep_checkpoints: Annotated[Count, Fact.FREE] = 1
     """how many of the newest checkpoints to keep; 0 = all"""
-    fall_back: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
+    fall_back: Annotated[bool, Fact.FREE] = False
     """if the newest checkpoints are damaged, move them away and resume from an older one"""
-    feed: Annotated[Literal["auto", "resident", "streaming"], Fact.FREE, Fact.SINGLE_RUN] = "auto"
+    feed: Annotated[Literal["auto", "resident", "streaming"], Fact.FREE] = "auto"
     """resident = hold all training rows on every device; streaming = only those of the next steps,
     read in the background; auto = by their size"""
     monitor: Annotated[bool, Fact.FREE] = False
@@ -248,7 +248,7 @@ class ExperimentConfig:
     auto = mse+row_knn, or mse if there are many training rows or the rule needs a single score"""
     score_dtype: Annotated[Literal["float32", "bfloat16"], Fact.FREE] = "float32"
     """dtype of activations in scoring; in training it is --model.compute-dtype"""
-    ensemble: Annotated[Positive, Fact.SINGLE_RUN] = 1
+    ensemble: Positive = 1
     """number of members trained side by side, which differ in initial weights and noise"""
     run_dir: Annotated[str, Fact.FREE] = ""
     """the run folder; "" = runs/NAME-seedSEED"""
@@ -270,7 +270,7 @@ class ExperimentConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     threshold: Annotated[ThresholdConfig, Fact.FREE] = field(default_factory=ThresholdConfig)
-    hosts: Annotated[HostsConfig, Fact.FREE, Fact.SINGLE_RUN] = field(default_factory=HostsConfig)
+    hosts: Annotated[HostsConfig, Fact.FREE] = field(default_factory=HostsConfig)
 
     @property
     def run_path(self) -> Path:

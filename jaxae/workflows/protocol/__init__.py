@@ -7,7 +7,7 @@ folders; it does not matter which process wrote them.
 import time
 
 from jaxae.config.grids import ProtocolConfig
-from jaxae.devices import parallel
+from jaxae.devices import hosts, parallel
 from jaxae.reports import plots
 from jaxae.storage import disk
 from jaxae.workflows import baselines
@@ -24,7 +24,8 @@ def run(cfg: ProtocolConfig) -> dict | None:
     (`cfg.members`) that other processes trained into the same folder are merged.
 
     Returns:
-      The report, as in `report.json`; None if members are still missing.
+      The report, as in `report.json`; None if members are still missing, and in all processes but
+      the first.
 
     Raises:
       UserError: see `expansion.expand` and `jaxae.workflows.experiment.run`.
@@ -32,8 +33,9 @@ def run(cfg: ProtocolConfig) -> dict | None:
     """
     clock = time.perf_counter()
     refuse_unread(cfg)
-    parallel.start(cfg)
     baselines.check(cfg.baselines)
+    hosts.join(cfg.hosts)
+    parallel.start(cfg)
     members, datasets = expand(cfg)
     chosen = [members[i] for i in named(cfg.members, len(members))]
     todo = [member for member in chosen if not is_finished(member)]
@@ -41,6 +43,8 @@ def run(cfg: ProtocolConfig) -> dict | None:
     if todo:
         with parallel.on_host():
             training.train_members(cfg, todo, datasets)
+    if not hosts.first():
+        return None
     missing = [i for i, member in enumerate(members) if not is_finished(member)]
     if missing:
         print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report yet")
