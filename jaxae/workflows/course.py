@@ -4,6 +4,7 @@ A run on its own, an ensemble, and the members of a protocol differ in how many 
 in how many members each has; everything else is the same and is done here.
 """
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -103,9 +104,14 @@ def train_runs(
         if choice:
             best = selection.keep(choice, best, epoch, state.variables, metrics, len(runs), layout)
         # The log is written before the state: what no state has behind it is dropped on resuming.
+        local = None
         for i, run in enumerate(runs):
             if run.name not in failed:
-                run.log.epoch(epoch, _part(metrics, slice(i * size, (i + 1) * size)))
+                of = slice(i * size, (i + 1) * size)
+                run.log.epoch(epoch, _part(metrics, of))
+                if run.log.asking(epoch):  # only the first process has loggers: nothing collective
+                    local = local or layout.local(state.variables)
+                    run.log.show(epoch, jax.tree.map(operator.itemgetter(of), local))
         if is_due(epoch):
             about = {run.name: run_folder.about(run.cfg, run.digest) for run in runs}
             about = {"runs": about, "failed": failed}

@@ -1,5 +1,6 @@
 """One experiment from configuration to report: the module to read first."""
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from jaxae.config import ExperimentConfig, checks
 from jaxae.detectors import health
 from jaxae.devices import hosts, parallel
 from jaxae.methods import learners
-from jaxae.reports import plots, reporting, studies
+from jaxae.reports import media, plots, reporting, studies
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree
@@ -57,7 +58,8 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         precompile.meanwhile(precompile.tasks(cfg, dataset, learner, scoring_learner, all_devices)),
     ):
         run_folder.write_tuning(folder, learner)
-        log = logs.Log(cfg, folder, loggers)
+        shown = functools.partial(media.of_epoch, cfg, scoring_learner, dataset)
+        log = logs.Log(cfg, folder, loggers, shown)
         watch = selection.watch(cfg, learner, dataset, all_devices)
         variables, compile_s, _ = course.train_runs(
             [course.Run(cfg, dataset.digest, log)],
@@ -83,7 +85,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         drawn = plots.draw(folder, figures) if hosts.first() else []
         report["wall_s"] = time.perf_counter() - clock
         disk.write_json(folder / "report.json", report)
-        log.finish(report)
+        log.finish(report, lambda show: media.of_run(show, dataset, detector, scores, drawn))
     print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report

@@ -5,11 +5,13 @@ folders; it does not matter which process wrote them.
 """
 
 import time
+from collections.abc import Callable, Sequence
 
+from jaxae.config import ExperimentConfig
 from jaxae.config.grids import ProtocolConfig
 from jaxae.devices import parallel
 from jaxae.reports import plots
-from jaxae.storage import disk
+from jaxae.storage import disk, logs
 from jaxae.workflows import baselines
 from jaxae.workflows.protocol import cross, summary, training
 from jaxae.workflows.protocol.expansion import expand, is_finished, named, refuse_unread
@@ -17,11 +19,18 @@ from jaxae.workflows.protocol.expansion import expand, is_finished, named, refus
 __all__ = ["cross", "expand", "run"]
 
 
-def run(cfg: ProtocolConfig) -> dict | None:
+def run(
+    cfg: ProtocolConfig,
+    loggers: Callable[[ExperimentConfig], Sequence[logs.Logger]] = lambda member: (),
+) -> dict | None:
     """Train the members that are not trained yet, then write the report if all are finished.
 
     A finished member is not trained again, so a call that was stopped can be repeated, and slices
     (`cfg.members`) that other processes trained into the same folder are merged.
+
+    Args:
+      cfg: the protocol.
+      loggers: configuration of a member -> its loggers, called for each that is not finished.
 
     Returns:
       The report, as in `report.json`; None if members are still missing.
@@ -40,7 +49,7 @@ def run(cfg: ProtocolConfig) -> dict | None:
     print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
     if todo:
         with parallel.on_host():
-            training.train_members(cfg, todo, datasets)
+            training.train_members(cfg, todo, datasets, loggers)
     missing = [i for i, member in enumerate(members) if not is_finished(member)]
     if missing:
         print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report yet")

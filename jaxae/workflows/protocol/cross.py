@@ -117,6 +117,7 @@ def _check_fields(cfg: CrossConfig) -> None:
     checks.refuse_set(cfg, select, "the guarantee requires the last epoch of every part")
     checks.refuse_set(cfg, checks.fields(cfg, "threshold"), "--alpha decides, by p-values")
     checks.refuse_set(cfg, ("train.monitor",), "models of folds or bags are not monitored")
+    checks.refuse_set(cfg, ("tensorboard",), "models of folds or bags have no log")
 
 
 def _check(base: ExperimentConfig) -> None:

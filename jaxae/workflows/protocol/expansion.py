@@ -141,6 +141,5 @@ def is_finished(member: ExperimentConfig) -> bool:
 
 def _relevant(values: dict) -> dict:
     """The settings of a configuration that its results depend on."""
-    return {
-        k: v for k, v in values.items() if k not in ("run_dir", "devices", "profile", "studies")
-    }
+    others = ("run_dir", "devices", "profile", "tensorboard", "studies")
+    return {k: v for k, v in values.items() if k not in others}

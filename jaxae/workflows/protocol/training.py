@@ -1,8 +1,9 @@
 """Training the members of a protocol side by side, and finishing them one by one."""
 
 import contextlib
+import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from jaxae.data import sources
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
+from jaxae.reports import media
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import grid, selection, train
 from jaxae.types import Dataset, Learner, PyTree, TrainState
@@ -65,7 +67,10 @@ def _work(
 
 
 def train_members(
-    cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
+    cfg: ProtocolConfig,
+    todo: list[ExperimentConfig],
+    datasets: dict[DataConfig, Dataset],
+    loggers: Callable[[ExperimentConfig], Sequence[logs.Logger]],
 ) -> None:
     """Train the remaining members side by side, then finish them one after the other.
 
@@ -77,23 +82,32 @@ def train_members(
     variables = {member: _trained_before(member, datasets[member.data]) for member in todo}
     fresh = [member for member in todo if variables[member] is None]
     work = _work(cfg, fresh, datasets) if fresh else None
+    loggers_of = {member: logs.configured(member, loggers(member)) for member in todo}
+    shape = next(iter(datasets.values())).shape
+    learner = learners.build(config.for_scoring(todo[0]), shape)
     failed: Failed = {}
     with contextlib.ExitStack() as locks:
         folders = {
             member: locks.enter_context(run_folder.enter(member, datasets[member.data].digest))
             for member in todo
         }
+        log = {}
+        for member, folder in folders.items():
+            show = functools.partial(media.of_epoch, member, learner, datasets[member.data])
+            log[member] = logs.Log(member, folder, loggers_of[member], show)
+        for member in todo:
+            if member not in fresh:
+                log[member].start(member.train.epochs)
         if work:
             run_folder.write_tuning(cfg.run_path, work.learner)
-            trained, failed = _fitted(cfg, work, [folders[m] for m in fresh])
+            trained, failed = _fitted(cfg, work, log)
             variables |= trained
-        shape = next(iter(datasets.values())).shape
-        learner = learners.build(config.for_scoring(todo[0]), shape)
         for member, folder in folders.items():
             if folder.name in failed:
                 continue
+            data = datasets[member.data]
             try:
-                _finish(member, learner, variables[member], datasets[member.data], folder)
+                _finish(member, learner, variables[member], data, folder, log[member])
             except FloatingPointError as error:
                 failed[folder.name] = str(error)
         if work and not failed:
@@ -115,12 +129,12 @@ def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
 
 
 def _fitted(
-    cfg: ProtocolConfig, work: Work, folders: Sequence[Path]
+    cfg: ProtocolConfig, work: Work, log: Mapping[ExperimentConfig, logs.Log]
 ) -> tuple[dict[ExperimentConfig, PyTree], Failed]:
     """The variables of members after (resumed) training, and the members that diverged."""
     runs = [
-        course.Run(member, work.datasets[member.data].digest, logs.Log(member, folder, []))
-        for member, folder in zip(work.members, folders, strict=True)
+        course.Run(member, work.datasets[member.data].digest, log[member])
+        for member in work.members
     ]
     with checkpoint.opened(_checkpoints(cfg), work.members[0].train) as manager:
         trained = course.train_runs(
@@ -170,7 +184,12 @@ def _measure(work: Work) -> train.Measure:
 
 
 def _finish(
-    member: ExperimentConfig, learner: Learner, variables: PyTree, dataset: Dataset, folder: Path
+    member: ExperimentConfig,
+    learner: Learner,
+    variables: PyTree,
+    dataset: Dataset,
+    folder: Path,
+    log: logs.Log,
 ) -> None:
     """Write the files that `experiment.run` writes for a member, without figures."""
     detector, scores, report = experiment.finish(
@@ -178,3 +197,4 @@ def _finish(
     )
     report["warnings"] = experiment.warnings(learner, learner, detector, scores, dataset)
     disk.write_json(folder / "report.json", report)
+    log.finish(report, lambda show: media.of_run(show, dataset, detector, scores))
