@@ -260,7 +260,7 @@ class ExperimentConfig:
     """give the same bits on the same devices every time; slower on GPUs"""
     profile: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
     """write a trace of one epoch to `profile/` in the run folder, for TensorBoard or Perfetto"""
-    tensorboard: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
+    tensorboard: Annotated[bool, Fact.FREE] = False
     """also write TensorBoard event files to `tensorboard/` in the run folder"""
     studies: Annotated[tuple[str, ...], Fact.FREE, Fact.SINGLE_RUN] = ()
     """extra evaluations with figures; `jaxae list --names` lists them"""

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jaxae.config import ExperimentConfig
-from jaxae.devices import parallel
+from jaxae.devices import hosts, parallel
+from jaxae.devices import members as array_members
 from jaxae.errors import UserError
 from jaxae.storage import checkpoint, logs, run_folder
 from jaxae.training import selection, train
@@ -148,9 +149,19 @@ class _Course:
         for run in self._going():
             first = self._runs.index(run) * self._size
             run.log.epoch(epoch, _of_members(metrics, slice(first, first + self._size)))
+        self._show(epoch, state)
         if self._is_due(epoch):
             self._save(epoch, state)
         return metrics
+
+    def _show(self, epoch: int, state: TrainState) -> None:
+        """Give images and histograms to the loggers that ask for them; only process 0 has any."""
+        asking = [run for run in self._going() if run.log.asking(epoch)]
+        if hosts.as_first(bool(asking)):
+            variables = self._layout.local(state.variables)
+            for run in asking:
+                of_run = array_members.part(variables, self._runs.index(run), self._size)
+                run.log.show(epoch, of_run)
 
     def _save(self, epoch: int, state: TrainState) -> None:
         runs = {run.name: run_folder.about(run.cfg, run.digest) for run in self._runs}

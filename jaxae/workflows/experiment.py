@@ -12,7 +12,7 @@ from jaxae.config import ExperimentConfig, checks
 from jaxae.detectors import health
 from jaxae.devices import hosts, parallel
 from jaxae.methods import learners
-from jaxae.reports import plots, reporting, studies
+from jaxae.reports import media, plots, reporting, studies
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree
@@ -55,7 +55,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         precompile.meanwhile(precompile.tasks(cfg, dataset, learner, scoring_learner, all_devices)),
     ):
         run_folder.write_tuning(folder, learner)
-        log = logs.Log(cfg, folder, loggers)
+        log = media.log_of(cfg, folder, loggers, scoring_learner, dataset)
         watch = selection.watch(cfg, learner, dataset, all_devices)
         variables, compile_s, _ = course.train_runs(
             [course.Run(cfg, dataset.digest, log)],
@@ -75,7 +75,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         )
         report |= studies.run(context) | {"compile_s": compile_s}
         drawn = _drawn(folder, report, clock)
-        log.finish(report)
+        log.finish(report, lambda show: media.of_run(show, dataset, detector, scores, drawn))
     print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report

@@ -17,11 +17,15 @@ from jaxae.workflows.protocol.expansion import expand, is_finished, named, refus
 __all__ = ["cross", "expand", "run"]
 
 
-def run(cfg: ProtocolConfig) -> dict | None:
+def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> dict | None:
     """Train the members that are not trained yet, then write the report if all are finished.
 
     A finished member is not trained again, so a call that was stopped can be repeated, and slices
     (`cfg.members`) that other processes trained into the same folder are merged.
+
+    Args:
+      cfg: the protocol.
+      loggers: configuration of a member -> its loggers, called for each that is not finished.
 
     Returns:
       The report, as in `report.json`; None if members are still missing, and in all processes but
@@ -42,7 +46,7 @@ def run(cfg: ProtocolConfig) -> dict | None:
     print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
     if todo:
         with parallel.on_host():
-            training.train_members(cfg, todo, datasets)
+            training.train_members(cfg, todo, datasets, loggers)
     if not hosts.first():
         return None
     missing = [i for i, member in enumerate(members) if not is_finished(member)]

@@ -23,7 +23,7 @@ from jaxae.detectors import evaluation
 from jaxae.devices import hosts, members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.reports import plots, reporting
+from jaxae.reports import media, plots, reporting
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
 from jaxae.storage import checkpoint, disk, logs, run_folder
@@ -69,7 +69,8 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     loggers = logs.configured(base, loggers)
     hosts.agree("data set or configuration", run_folder.shared(base, _digest(cfg, dataset)))
     with parallel.on_host(), run_folder.enter(base, dataset.digest) as folder:
-        log = logs.Log(base, folder, loggers)
+        learner = learners.build(for_scoring(base), dataset.shape)
+        log = media.log_of(base, folder, loggers, learner, dataset)
         variables = _trained(course.Run(base, _digest(cfg, dataset), log), normals.x, parts, folder)
         calibration, test = _scores(base, dataset, normals, parts, variables)
         p = _p_values(parts, calibration, test, bool(cfg.bags))
@@ -83,7 +84,7 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         report |= {"wall_s": time.perf_counter() - clock}
         disk.write_json(folder / "report.json", report)
         drawn = plots.draw(folder, plots.CROSS_FIGURES) if hosts.first() else []
-        log.finish(report)
+        log.finish(report, lambda show: show(variables))
     print(reporting.table(report))
     print(f"figure {', '.join(map(str, drawn))}; p-values are in {folder / 'scores.npz'}")
     return report

@@ -1,8 +1,9 @@
 """Training the members of a protocol side by side, and finishing them one by one."""
 
 import contextlib
+import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from jaxae.data import sources
 from jaxae.devices import hosts, members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
+from jaxae.reports import media
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import grid, selection, train
 from jaxae.types import AXIS, Dataset, Learner, PyTree, Source, TrainState
@@ -24,6 +26,15 @@ from jaxae.workflows.protocol.expansion import training_of
 
 Datasets = dict[DataConfig, Dataset]  # one for each class
 Failed = dict[str, str]  # name of a member -> why it has no detector
+Loggers = Callable[[ExperimentConfig], Sequence[logs.Logger]]  # of a member
+
+
+class Opened(NamedTuple):
+    """A member whose folder is locked by this process."""
+
+    dataset: Dataset
+    folder: Path
+    log: logs.Log
 
 
 class Work(NamedTuple):
@@ -64,7 +75,9 @@ def _work(cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets)
     return Work(todo, datasets, learner, layout, sources.joined(*parts), placed)
 
 
-def train_members(cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets) -> None:
+def train_members(
+    cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets, loggers: Loggers
+) -> None:
     """Train the remaining members side by side, then finish them one after the other.
 
     Members that are in a checkpoint go on from there; those that were asked for later train after
@@ -78,19 +91,25 @@ def train_members(cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: D
     finished = {member: _trained_before(member, datasets[member.data]) for member in todo}
     new = [member for member in todo if finished[member] is None]
     hosts.agree("set of members to train", " ".join(member.run_path.name for member in new))
+    learner = learners.build(config.for_scoring(todo[0]), next(iter(datasets.values())).shape)
+    configured = {member: logs.configured(member, loggers(member)) for member in todo}
     failed: Failed = {}
     with contextlib.ExitStack() as locks:
-        folders = {
-            member: locks.enter_context(run_folder.enter(member, datasets[member.data].digest))
-            for member in todo
-        }
+        opened: dict[ExperimentConfig, Opened] = {}
+        for member, its_loggers in configured.items():
+            dataset = datasets[member.data]
+            folder = locks.enter_context(run_folder.enter(member, dataset.digest))
+            log = media.log_of(member, folder, its_loggers, learner, dataset)
+            opened[member] = Opened(dataset, folder, log)
         for checkpoints, batch in _batches(cfg, new) if new else ():
             work = _work(cfg, batch, datasets)
             run_folder.write_tuning(cfg.run_path, work.learner)
-            trained, diverged = _fitted(work, folders, checkpoints)
-            failed |= diverged | _finish_all(trained, datasets, folders)
+            trained, diverged = _fitted(work, opened, checkpoints)
+            failed |= diverged | _finish_all(trained, learner, opened)
         again = {member: finished[member] for member in todo if finished[member] is not None}
-        failed |= _finish_all(again, datasets, folders)
+        for member in again:
+            opened[member].log.start(member.train.epochs)
+        failed |= _finish_all(again, learner, opened)
     if failed:
         raise FloatingPointError(course.in_words(failed))
     if hosts.first():
@@ -133,11 +152,11 @@ def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
 
 
 def _fitted(
-    work: Work, folders: dict[ExperimentConfig, Path], checkpoints: Path
+    work: Work, opened: dict[ExperimentConfig, Opened], checkpoints: Path
 ) -> tuple[dict[ExperimentConfig, PyTree], Failed]:
     """The variables of members after (resumed) training, and the members that diverged."""
     runs = [
-        course.Run(member, work.datasets[member.data].digest, logs.Log(member, folders[member], []))
+        course.Run(member, opened[member].dataset.digest, opened[member].log)
         for member in work.members
     ]
     with checkpoint.opened(checkpoints, work.members[0].train) as manager:
@@ -185,8 +204,8 @@ def _measure(work: Work) -> train.Measure:
 
 def _finish_all(
     variables: dict[ExperimentConfig, PyTree],
-    datasets: Datasets,
-    folders: dict[ExperimentConfig, Path],
+    learner: Learner,
+    opened: dict[ExperimentConfig, Opened],
 ) -> Failed:
     """Write the files that `experiment.run` writes for each member, without figures.
 
@@ -196,17 +215,22 @@ def _finish_all(
     failed: Failed = {}
     if not variables or not hosts.first():
         return failed
-    member = next(iter(variables))  # all share its programs
-    learner = learners.build(config.for_scoring(member), datasets[member.data].shape)
     with train.progress_bar(len(variables), 0, False, "finishing", "member") as bar:
         for member, own in variables.items():
-            dataset, folder = datasets[member.data], folders[member]
+            dataset, folder, log = opened[member]
             try:
-                *_, report = experiment.finish(
+                detector, scores, report = experiment.finish(
                     member, learner, learner, own, dataset, jax.local_devices(), folder
                 )
                 disk.write_json(folder / "report.json", report)
+                log.finish(report, functools.partial(_media, dataset, detector, scores))
             except FloatingPointError as error:
                 failed[member.run_path.name] = str(error)
             bar.update()
     return failed
+
+
+def _media(
+    dataset: Dataset, detector: detectors.Detector, scores: detectors.Scores, show: logs.Show
+) -> logs.Media:
+    return media.of_run(show, dataset, detector, scores)
