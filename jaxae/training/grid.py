@@ -78,8 +78,8 @@ def _key(member: Member, purpose: rng.Purpose) -> Key:
 
 
 def _settings(grid: Sequence[Member]) -> Settings:
-    names = grid[0].settings
-    return {name: np.float32([member.settings[name] for member in grid]) for name in names}
+    values = [train.with_steps(m.settings, m.cfg.train.epochs * m.steps) for m in grid]
+    return {name: np.float32([of_member[name] for of_member in values]) for name in values[0]}
 
 
 def layout_for(
