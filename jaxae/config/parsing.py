@@ -96,11 +96,12 @@ def _shown(cfg: ExperimentConfig) -> ExperimentConfig:
     import tyro
 
     own = cfg.method_settings
-    help_of = tyro.conf.arg(name=cfg.method, help=type(own).__doc__)
-    how: Any = tyro.conf.Suppress if own is None else help_of
+    how: list[Any] = [tyro.conf.arg(name=cfg.method, help=type(own).__doc__)]
+    if own is None:
+        how = [tyro.conf.Fixed, tyro.conf.Suppress]
     shown = dataclasses.make_dataclass(
         type(cfg).__name__,
-        [(OWN, Annotated[type(own), how], dataclasses.field(default=None))],
+        [(OWN, Annotated[type(own), *how], dataclasses.field(default=None))],
         bases=(type(cfg),),
         namespace={"__doc__": type(cfg).__doc__},
         frozen=True,
