@@ -17,6 +17,7 @@ from jaxae import scoring
 from jaxae.cli import inspection, score, train
 from jaxae.config import DataConfig, ExperimentConfig, TrainConfig, checks, parsing
 from jaxae.data import DATASETS, FILES
+from jaxae.data.augmentations import AUGMENTATIONS
 from jaxae.data.corruptions import CORRUPTIONS
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -146,6 +147,7 @@ def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False)
         "scores (join with +)": [*scoring.SCORES],
         "threshold rules": [*scoring.RULES],
         "corruptions": [*CORRUPTIONS],
+        "augmentations": [*AUGMENTATIONS],
         "studies": [*STUDIES],
         "experiments": _experiments(),
     }

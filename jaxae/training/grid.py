@@ -94,8 +94,8 @@ def _keys(grid: Sequence[Member], purpose: rng.Purpose) -> Key:
 
 
 def _settings(models: Sequence[Member]) -> Settings:
-    names = models[0].settings
-    return {name: np.float32([model.settings[name] for model in models]) for name in names}
+    values = [train.with_steps(m.settings, m.cfg.train.epochs * m.steps) for m in models]
+    return {name: np.float32([of_model[name] for of_model in values]) for name in values[0]}
 
 
 def layout_for(grid: Sequence[Member], asked: int) -> parallel.Layout:
