@@ -157,7 +157,10 @@ class _Course:
     def _show(self, epoch: int, state: TrainState) -> None:
         """Give images and histograms to the loggers that ask for them; only process 0 has any."""
         asking = [run for run in self._going() if run.log.asking(epoch)]
-        if hosts.as_first(bool(asking)):
+        is_shown = bool(asking)
+        if self._layout.groups > 1:  # then all processes have to fetch
+            is_shown = hosts.as_first(is_shown)
+        if is_shown:
             variables = self._layout.local(state.variables)
             for run in asking:
                 of_run = array_members.part(variables, self._runs.index(run), self._size)
