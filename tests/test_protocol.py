@@ -11,6 +11,7 @@ from jaxae import config, detectors
 from jaxae.config.grids import ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
+from jaxae.reports import protocols
 from jaxae.storage import checkpoint, disk
 from jaxae.training import train
 from jaxae.workflows import baselines, experiment, protocol
@@ -366,7 +367,7 @@ def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path):
     with pytest.raises(
         UserError, match="class0-seed1 and seed 0 of its class have different test rows"
     ):
-        protocol.summary._tasks(members)
+        protocols._tasks(members)
 
 
 def test_settings_are_compared_without_a_label(data, tmp_path, monkeypatch, capsys):
