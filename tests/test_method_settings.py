@@ -221,9 +221,10 @@ def test_a_run_and_a_member_of_a_protocol_use_and_record_them(own, tmp_path, mon
     values = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
     values["data"] = dataclasses.replace(cfg.data, normal=())
     grid = ProtocolConfig(**values | {"run_dir": str(tmp_path / "grid")}, classes=(0,), seeds=1,
-                          baselines=())  # fmt: skip
+                          baselines=(), sweep=("masked.share=0.3,0.6",))  # fmt: skip
     protocol.run(grid)
-    (member,) = (tmp_path / "grid/members").iterdir()
+    other, member = sorted((tmp_path / "grid/members").iterdir())
+    assert detectors.load(other / "detector").about.config.method_settings == own.Masked(0.3)
     assert detectors.load(member / "detector").about.config.method_settings == own.Masked(0.6)
     with np.load(tmp_path / "run/scores.npz") as one, np.load(member / "scores.npz") as other:
         np.testing.assert_array_equal(one["test"], other["test"])

@@ -301,7 +301,12 @@ def test_a_member_that_diverges_leaves_the_others_finished(data, tmp_path):
         ({"members": "6:9"}, "members 6:9 names none of the 6 members"),
         ({"members": "three"}, "write A:B"),
         ({"members": "-1:2"}, "write A:B"),
-        ({"sweep": ("optim.eps=1,2",)}, "optim.lr, optim.lr_discriminator, train.noise_std"),
+        (
+            {"sweep": ("optim.eps=1,2",)},
+            "method dense may differ only in optim.lr, train.noise_std; run",
+        ),
+        ({"sweep": ("optim.epsilon=1,2",)}, "FIELD=A,B,C"),
+        ({"sweep": ("model.latent=1,2",)}, "FIELD=A,B,C"),
         ({"sweep": ("optim.lr",)}, "FIELD=A,B,C"),
         ({"sweep": ("optim.lr=1e-3,nan",)}, "optim.lr is nan"),
         ({"sweep": ("optim.lr=0",)}, "optim.lr is 0.0"),

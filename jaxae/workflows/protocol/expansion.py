@@ -14,15 +14,9 @@ from jaxae.config.fields import Fact
 from jaxae.config.grids import ProtocolConfig, experiment_of
 from jaxae.data import splits
 from jaxae.errors import UserError
-from jaxae.types import Dataset
+from jaxae.methods import learners
+from jaxae.types import Dataset, Shape
 from jaxae.workflows import auto, experiment
-
-# Fields of a configuration that members of a grid may differ in -> settings of a learner.
-SWEPT = {
-    "optim.lr": "lr",
-    "optim.lr_discriminator": "lr_discriminator",
-    "train.noise_std": "noise_std",
-}
 
 
 def refuse_unread(cfg: ExperimentConfig) -> None:
@@ -62,12 +56,29 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
         name = f"class{data_cfg.normal[0]}-seed{seed}"
         for (field, _), value in zip(axes, point, strict=True):
             member = checks.replaced(member, field, value)
-            name += f"-{field.rpartition('.')[2]}{value:g}"
+            name += f"-{_last(field)}{value:g}"
         member = dataclasses.replace(member, run_dir=str(cfg.run_path / "members" / name))
-        if seed == cfg.seed:  # the others differ in nothing that `check` looks at
+        if seed == cfg.seed:  # the others differ in nothing that is checked
             experiment.check(member, datasets[data_cfg])
+            _refuse_fixed(member, datasets[data_cfg].shape, [field for field, _ in axes])
         members.append(member)
     return members, datasets
+
+
+def _refuse_fixed(member: ExperimentConfig, shape: Shape, swept: list[str]) -> None:
+    """Refuse to sweep over a field that is not among the learner's settings, which may differ."""
+    settings = learners.build(member, shape, axis=None).settings
+    fields = [name for name in checks.described(member) if _last(name) in settings]
+    for field in swept:
+        if field not in fields and checks.value(member, field):  # 0 may leave the setting out
+            raise UserError(
+                f"sweep names {field}, but members of method {member.method} may differ only in "
+                f"{', '.join(fields)}; run the protocol once for each value"
+            )
+
+
+def _last(field: str) -> str:
+    return field.rpartition(".")[2]
 
 
 def _check(cfg: ProtocolConfig) -> None:
@@ -92,7 +103,7 @@ def _classes(raw: Any) -> list[int]:
 
 def _axes(cfg: ProtocolConfig) -> list[tuple[str, list[float]]]:
     """The fields to sweep over and their values, each named once."""
-    axes = [_axis(spec) for spec in cfg.sweep]
+    axes = [_axis(cfg, spec) for spec in cfg.sweep]
     fields = [field for field, _ in axes]
     for field, values in axes:
         if fields.count(field) > 1 or len({f"{value:g}" for value in values}) < len(values):
@@ -102,15 +113,16 @@ def _axes(cfg: ProtocolConfig) -> list[tuple[str, list[float]]]:
     return axes
 
 
-def _axis(spec: str) -> tuple[str, list[float]]:
+def _axis(cfg: ProtocolConfig, spec: str) -> tuple[str, list[float]]:
     """The field and the values of "optim.lr=1e-3,3e-4"."""
     field, _, text = spec.partition("=")
     try:
         values = [float(value) for value in text.split(",")]
     except ValueError:
         values = []
-    if field not in SWEPT or not values:
-        raise UserError(f"sweep {spec!r} must be FIELD=A,B,C with a field of {', '.join(SWEPT)}")
+    settings = checks.described(cfg)
+    if field not in settings or settings[field].type is not float or not values:
+        raise UserError(f"sweep {spec!r} must be FIELD=A,B,C, as optim.lr=1e-3,3e-4")
     return field, values
 
 
