@@ -303,7 +303,7 @@ def test_a_member_that_diverges_leaves_the_others_finished(data, tmp_path):
         ({"members": "-1:2"}, "write A:B"),
         (
             {"sweep": ("optim.eps=1,2",)},
-            "method dense may differ only in optim.lr, train.noise_std; run",
+            "may differ only in optim.lr, train.noise_std",
         ),
         ({"sweep": ("optim.epsilon=1,2",)}, "FIELD=A,B,C"),
         ({"sweep": ("model.latent=1,2",)}, "FIELD=A,B,C"),
