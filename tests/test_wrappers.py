@@ -220,7 +220,7 @@ def grid_of(**changes):
 def test_a_member_of_a_grid_is_the_same_as_the_member_alone():
     found = grid_of(**BOTH)
     learner = learners.build(found[0].cfg, SHAPE, axis=None)
-    layout = grid.layout_for(learner, found, SHAPE, 1)
+    layout = grid.layout_for(found, 1)
     own = grid.members_of(found)
     assert own.settings["steps"].tolist() == [4, 10, 6]
     together = train.fit(learner, X, found[0].cfg, layout, members=own, quiet=True).state

@@ -189,13 +189,13 @@ class TrainConfig:
     as in rotation:10 shift:2 flip:0.5 noise:0.05 mask:0.2; `jaxae list --names` lists all"""
     checkpoint_every: Annotated[Positive, Fact.FREE] = 10
     """epochs between checkpoints; the last epoch is always saved"""
-    checkpoint_minutes: Annotated[Amount, Fact.FREE, Fact.SINGLE_RUN] = 0.0
+    checkpoint_minutes: Annotated[Amount, Fact.FREE] = 0.0
     """also save after an epoch if the last checkpoint is at least this many minutes old; 0 = no"""
-    keep_checkpoints: Annotated[Count, Fact.FREE, Fact.SINGLE_RUN] = 1
+    keep_checkpoints: Annotated[Count, Fact.FREE] = 1
     """how many of the newest checkpoints to keep; 0 = all"""
-    fall_back: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
+    fall_back: Annotated[bool, Fact.FREE] = False
     """if the newest checkpoints are damaged, move them away and resume from an older one"""
-    feed: Annotated[Literal["auto", "resident", "streaming"], Fact.FREE, Fact.SINGLE_RUN] = "auto"
+    feed: Annotated[Literal["auto", "resident", "streaming"], Fact.FREE] = "auto"
     """resident = hold all training rows on every device; streaming = only those of the next steps,
     read in the background; auto = by their size"""
     monitor: Annotated[bool, Fact.FREE] = False
@@ -262,7 +262,7 @@ class ExperimentConfig:
     auto = mse+row_knn, or mse if there are many training rows or the rule needs a single score"""
     score_dtype: Annotated[Literal["float32", "bfloat16"], Fact.FREE] = "float32"
     """dtype of activations in scoring; in training it is --model.compute-dtype"""
-    ensemble: Annotated[Positive, Fact.SINGLE_RUN] = 1
+    ensemble: Positive = 1
     """number of members trained side by side, which differ in initial weights and noise"""
     run_dir: Annotated[str, Fact.FREE] = ""
     """the run folder; "" = runs/NAME-seedSEED"""
@@ -274,7 +274,7 @@ class ExperimentConfig:
     """give the same bits on the same devices every time; slower on GPUs"""
     profile: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
     """write a trace of one epoch to `profile/` in the run folder, for TensorBoard or Perfetto"""
-    tensorboard: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
+    tensorboard: Annotated[bool, Fact.FREE] = False
     """also write TensorBoard event files to `tensorboard/` in the run folder"""
     studies: Annotated[tuple[str, ...], Fact.FREE, Fact.SINGLE_RUN] = ()
     """extra evaluations with figures; `jaxae list --names` lists them"""
@@ -284,7 +284,7 @@ class ExperimentConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     threshold: Annotated[ThresholdConfig, Fact.FREE] = field(default_factory=ThresholdConfig)
-    hosts: Annotated[HostsConfig, Fact.FREE, Fact.SINGLE_RUN] = field(default_factory=HostsConfig)
+    hosts: Annotated[HostsConfig, Fact.FREE] = field(default_factory=HostsConfig)
     method_settings: Any = None
     """what a method from outside reads beside these, see `jaxae.Method`; None = its defaults"""
 
