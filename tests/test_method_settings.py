@@ -175,7 +175,7 @@ def test_the_estimator_sets_them_by_name(own):
 
 
 def test_a_method_that_is_no_name_is_refused_as_before():
-    with pytest.raises(UserError, match="method is {}; it must be a string"):
+    with pytest.raises(UserError, match=r"method is \{\}; it must be a string"):
         from_dict({"format": config.FORMAT, "name": "x", "method": {}})
 
 
