@@ -80,7 +80,7 @@ def train_runs(
       UserError: the checkpoint is of other runs, or of more epochs.
       FloatingPointError: every run has diverged.
     """
-    start = _resumed(runs, learner, x.shape[1:], layout, members, manager)
+    start = _resumed(runs, learner, x.shape[1:], members, manager)
     course = _Course(runs, len(members.steps) // len(runs), layout, manager, start)
     fitted = train.fit(
         learner,
@@ -118,14 +118,15 @@ class _Course:
         self.best, self.failed = start.best, start.failed
         self._choice = selection.choice_of(runs[0].cfg)
         self._is_due = checkpoint.due(runs[0].cfg.train)
-        logged = {run.name: run.log.start(start.epochs) for run in self._going()}
+        logged = {i: run.log.start(start.epochs) for i, run in self._going()}
         if self._choice and self.best:
-            epochs, where = [logged.get(run.name) for run in runs], Path(manager.directory)
+            epochs, where = [*map(logged.get, range(len(runs)))], Path(manager.directory)
             best = selection.with_merits(self._choice, self.best, epochs, where)
             self.best = best._replace(variables=layout.place(best.variables))
 
-    def _going(self) -> list[Run]:
-        return [run for run in self._runs if run.name not in self.failed]
+    def _going(self) -> list[tuple[int, Run]]:
+        """The runs that are still trained, with their numbers."""
+        return [(i, run) for i, run in enumerate(self._runs) if run.name not in self.failed]
 
     def on_divergence(self, member: int, problem: str) -> None:
         """Give up the member's run; raises a `FloatingPointError` if it was the last one."""
@@ -146,9 +147,10 @@ class _Course:
                 self._layout,
             )  # fmt: skip
         # The log is written before the state: what no state has behind it is dropped on resuming.
-        for run in self._going():
-            first = self._runs.index(run) * self._size
-            run.log.epoch(epoch, _of_members(metrics, slice(first, first + self._size)))
+        common = {name: values for name, values in metrics.items() if not np.ndim(values)}
+        of_members = {name: values for name, values in metrics.items() if name not in common}
+        for i, run in self._going():
+            run.log.epoch(epoch, array_members.part(of_members, i, self._size) | common)
         self._show(epoch, state)
         if self._is_due(epoch):
             self._save(epoch, state)
@@ -156,24 +158,20 @@ class _Course:
 
     def _show(self, epoch: int, state: TrainState) -> None:
         """Give images and histograms to the loggers that ask for them; only process 0 has any."""
-        asking = [run for run in self._going() if run.log.asking(epoch)]
+        asking = [(i, run) for i, run in self._going() if run.log.asking(epoch)]
         is_shown = bool(asking)
         if self._layout.groups > 1:  # then all processes have to fetch
             is_shown = hosts.as_first(is_shown)
         if is_shown:
             variables = self._layout.local(state.variables)
-            for run in asking:
-                of_run = array_members.part(variables, self._runs.index(run), self._size)
-                run.log.show(epoch, of_run)
+            for i, run in asking:
+                run.log.show(epoch, array_members.part(variables, i, self._size))
 
     def _save(self, epoch: int, state: TrainState) -> None:
         runs = {run.name: run_folder.about(run.cfg, run.digest) for run in self._runs}
-        saved = self._layout.saved
-        best = self.best and {
-            "epoch": self.best.epoch, "variables": saved(self.best.variables)
-        }  # fmt: skip
-        about = {"runs": runs, "failed": self.failed}
-        checkpoint.save(self._manager, epoch, saved(state), about, best)
+        about, saved, best = {"runs": runs, "failed": self.failed}, self._layout.saved, self.best
+        chosen = best and {"epoch": best.epoch, "variables": saved(best.variables)}
+        checkpoint.save(self._manager, epoch, saved(state), about, chosen)
 
 
 def in_words(failed: dict[str, str]) -> str:
@@ -181,22 +179,16 @@ def in_words(failed: dict[str, str]) -> str:
     return "; ".join(f"{name}: {why}" for name, why in failed.items())
 
 
-def _of_members(metrics: train.EpochMetrics, at: slice) -> train.EpochMetrics:
-    """The metrics of some members; what has one value for all members stays as it is."""
-    return {name: values[at] if np.ndim(values) else values for name, values in metrics.items()}
-
-
 def _resumed(
     runs: Sequence[Run],
     learner: Learner,
     shape: tuple[int, ...],
-    layout: parallel.Layout,
     members: train.Members,
     manager: checkpoint.Manager,
 ) -> _Start:
     """What the last checkpoint holds of these runs; it may hold others, which are finished by now.
 
-    The merits of the best epochs are in the logs.
+    All is on the host. The merits of the best epochs are in the logs.
     """
     saved = manager.latest_step()
     if saved is None:
@@ -204,39 +196,24 @@ def _resumed(
     about = checkpoint.about(manager, saved)
     at = _positions(runs, about, saved, Path(manager.directory))
     stored = () if "config" in about else (len(about["runs"]),)  # older single runs have a scalar
-    epochs = np.zeros(stored, np.int32)
-    size = len(members.steps) // len(runs)
-    template = train.abstract_state(learner, shape, epochs.size * size)
-    is_same = at == [*range(epochs.size)]
-    if layout.groups == 1 and is_same:
-        template = parallel.placed_like(template, layout.devices)
-    else:  # on the host, to be placed again
-        template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
-    state, best = checkpoint.restore(manager, template, saved), None
-    if selection.choice_of(runs[0].cfg):
-        chosen = {"epoch": epochs, "variables": template.variables}
-        chosen = checkpoint.restore_chosen(manager, chosen, saved)
-        merits = np.full(epochs.size, -np.inf)
-        best = selection.Selected(np.atleast_1d(chosen["epoch"]), merits, chosen["variables"])
-    if not is_same:
-        state, best = _only(at, size, state, best)
-    if (held := train.epochs_done(state, members.steps)) != saved:
-        raise UserError(f"{manager.directory / str(saved)} holds {held} epochs; rename it back")
-    failed = {run.name: why for run in runs if (why := about.get("failed", {}).get(run.name))}
-    return _Start(saved, state, best, failed)
-
-
-def _only(
-    at: list[int], size: int, state: TrainState, best: selection.Selected | None
-) -> tuple[TrainState, selection.Selected | None]:
-    """The state and the best epochs of some of the runs, of `size` members each."""
+    epochs, size = np.zeros(stored, np.int32), len(members.steps) // len(runs)
     rows = np.concatenate([np.arange(i * size, (i + 1) * size) for i in at])
 
     def of_runs(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: leaf[rows], tree)
 
-    chosen = best and selection.Selected(best.epoch[at], best.merit[at], of_runs(best.variables))
-    return of_runs(state), chosen
+    template = train.abstract_state(learner, shape, epochs.size * size)
+    template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
+    state, best = of_runs(checkpoint.restore(manager, template, saved)), None
+    if (done := train.epochs_done(state, members.steps)) != saved:
+        raise UserError(f"{manager.directory / str(saved)} holds {done} epochs; rename it back")
+    if selection.choice_of(runs[0].cfg):
+        chosen = {"epoch": epochs, "variables": template.variables}
+        chosen = checkpoint.restore_chosen(manager, chosen, saved)
+        epoch, unknown = np.atleast_1d(chosen["epoch"])[at], np.full(len(runs), -np.inf)
+        best = selection.Selected(epoch, unknown, of_runs(chosen["variables"]))
+    failed = {run.name: why for run in runs if (why := about.get("failed", {}).get(run.name))}
+    return _Start(saved, state, best, failed)
 
 
 def saved_runs(manager: checkpoint.Manager) -> list[str]:

@@ -90,7 +90,8 @@ def train_members(
     """
     finished = {member: _trained_before(member, datasets[member.data]) for member in todo}
     new = [member for member in todo if finished[member] is None]
-    hosts.agree("set of members to train", " ".join(member.run_path.name for member in new))
+    shared = [run_folder.shared(member, datasets[member.data].digest) for member in new]
+    hosts.agree("data set, configuration or set of finished members", "".join(shared))
     learner = learners.build(config.for_scoring(todo[0]), next(iter(datasets.values())).shape)
     configured = {member: logs.configured(member, loggers(member)) for member in todo}
     failed: Failed = {}
