@@ -24,7 +24,11 @@ REFERENCE = {
     ],
     "Data": ["jaxae.data.loading", "jaxae.data.own.files"],
     "Methods and training": ["jaxae.methods.learners", "jaxae.training.train", "jaxae.types"],
-    "Extending": ["jaxae.methods.reconstruction.descent", "jaxae.data.Raw"],
+    "Extending": [
+        "jaxae.methods.reconstruction.descent",
+        "jaxae.methods.wrappers",
+        "jaxae.data.Raw",
+    ],
     "Scores and decisions": ["jaxae.scoring.scores", "jaxae.scoring.rules", "jaxae.detectors"],
     "Guarantees": [
         "jaxae.stats.conformal.ranks",

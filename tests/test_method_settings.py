@@ -174,6 +174,11 @@ def test_the_estimator_sets_them_by_name(own):
         AutoencoderDetector(method="masked", settings={"masked.depth": 3})._config()
 
 
+def test_a_method_that_is_no_name_is_refused_as_before():
+    with pytest.raises(UserError, match=r"method is \{\}; it must be a string"):
+        from_dict({"format": config.FORMAT, "name": "x", "method": {}})
+
+
 # What may be entered.
 
 

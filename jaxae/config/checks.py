@@ -43,7 +43,7 @@ def validate(cfg: Config) -> Config:
 
 
 def _check_own(cfg: Config) -> None:
-    own, usual = cfg.method_settings, METHOD_SETTINGS.get(cfg.method)
+    own, usual = cfg.method_settings, METHOD_SETTINGS.get(str(cfg.method))
     words = f"None: method {cfg.method} has no settings of its own"
     if usual:
         words = f"a {usual.__name__}; make the configuration after METHODS.add({cfg.method!r}, ...)"

@@ -290,7 +290,7 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         """Give every method the settings that it has of its own, unless others were set."""
-        own, usual = self.method_settings, METHOD_SETTINGS.get(self.method)
+        own, usual = self.method_settings, METHOD_SETTINGS.get(str(self.method))
         is_default = type(own) in METHOD_SETTINGS.values() and own == type(own)()
         if type(own) is not usual and (own is None or is_default):
             object.__setattr__(self, OWN, usual and usual())

@@ -54,7 +54,7 @@ class Method(NamedTuple):
 class _Methods(Registry[Method]):
     """Methods by name; configurations get to know the settings that they have of their own."""
 
-    def add(self, name: str, entry: Method) -> Method:
+    def add(self, name: str, entry: Any) -> Method:
         super().add(name, entry)
         if entry.settings:
             try:
