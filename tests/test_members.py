@@ -132,3 +132,21 @@ def test_members_of_an_ensemble_share_rows_batches_and_settings():
     }
     assert len(np.unique(jax.random.key_data(apart.init), axis=0)) == 3
     assert len(np.unique(jax.random.key_data(apart.noise), axis=0)) == 3
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_new_states_are_written_over_the_old_ones(size):
+    """So that members one after another need no second copy of all states."""
+
+    def step(state, amount):
+        return {"w": state["w"] * amount}, state["w"].sum()
+
+    def advanced(states, amounts):
+        return members.advance(step, states, amounts, one_by_one=True)
+
+    states = {"w": jnp.arange(size * 65_536, dtype=jnp.float32).reshape(size, -1)}
+    amounts = jnp.arange(1.0, size + 1)
+    program = jax.jit(advanced, donate_argnums=0).lower(states, amounts).compile()
+    assert program.memory_analysis().temp_size_in_bytes < states["w"].nbytes / 2
+    expected = members.each(step, states, amounts, one_by_one=False)
+    assert_same(program(states, amounts), expected)

@@ -115,7 +115,7 @@ def valid_losses(
     plan = layout.by_device(valid.reshape(len(grid), layout.per_group, chunks, chunk))
     fixed = placed, parallel.split(plan, layout.devices), layout.place(_settings(grid))
     program = parallel.mapped(
-        losses_fn(learner, platform), layout.devices, (layout.axis, None, 0, layout.axis), (0,),
+        losses_fn(learner, platform), layout.devices, (layout.axis, None, 0, layout.axis), 0,
         groups=layout.groups,
     )  # fmt: skip
     compiled: list = []

@@ -41,7 +41,7 @@ class Run(NamedTuple):
 class Trained(NamedTuple):
     """The end of a training."""
 
-    variables: PyTree  # of the epochs that the runs select [E, ...], of this process alone
+    variables: PyTree  # of the epochs that the runs select [E, ...], on the host
     compile_s: float
     failed: dict[str, str]  # name of a run -> why it has no result
 
@@ -125,7 +125,7 @@ def train_runs(
         on_divergence=on_divergence,
     )
     manager.wait_until_finished()
-    return Trained(layout.local((best or fitted.state).variables), fitted.compile_s, failed)
+    return Trained(layout.fetch((best or fitted.state).variables), fitted.compile_s, failed)
 
 
 def in_words(failed: dict[str, str]) -> str:
