@@ -45,7 +45,7 @@ def epochs_of(cfg: ExperimentConfig, x: np.ndarray, models: list[grid.Member]) -
     shape = x.shape[1:]
     learner = learners.build(cfg, shape, axis=None) if models else learners.build(cfg, shape)
     if models:
-        layout = grid.layout_for(learner, models, shape, cfg.devices)
+        layout = grid.layout_for(models, cfg.devices)
         apart = grid.members_of(models)
     else:
         layout = parallel.Layout(train.devices_for(learner, cfg, shape))

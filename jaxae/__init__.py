@@ -18,7 +18,7 @@ _MODULES = {  # module -> its public names
     "methods": ("METHODS", "Method", "build", "descent"),
     "reports.studies": ("STUDIES", "Study"),
     "scoring": ("RULES", "SCORES"),
-    "storage.logs": ("Logger",),
+    "storage.logs": ("Logger", "Media"),
     "training.train": ("fit",),
     "types": ("Dataset", "Learner", "Outputs", "Rule", "Score", "TrainState"),
     "workflows.auto": ("settle",),

@@ -22,7 +22,6 @@ from jaxae.config import (
     for_scoring,
 )
 from jaxae.config.checks import AUTO
-from jaxae.config.fields import settings
 from jaxae.config.migrations import RENAMED
 from jaxae.data import sources, splits
 from jaxae.devices import parallel
@@ -204,7 +203,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         for name, value in (self.settings or {}).items():
             if name in RENAMED:
                 raise UserError(f"settings has {name!r}, which is now {RENAMED[name]!r}")
-            setting = settings(ExperimentConfig).get(name)
+            setting = checks.described(cfg).get(name)
             if not setting or setting.is_section:
                 raise UserError(f"settings has {name!r}, not a field such as train.noise_std")
             cfg = checks.replaced(cfg, name, value)

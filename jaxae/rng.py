@@ -22,6 +22,7 @@ class Purpose(enum.IntEnum):
     CORRUPTION = 4
     FIGURES = 5
     RESAMPLING = 6
+    AUGMENTATION = 7
 
 
 class SplitDraw(enum.IntEnum):

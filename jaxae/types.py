@@ -209,7 +209,8 @@ class Learner(NamedTuple):
         affects another.
       loss: `(one row with its outputs, settings) -> []`, the objective in evaluation mode; its mean
         is the validation loss.
-      settings: the configured values; `step` and `loss` get the same keys.
+      settings: the configured values; `step` and `loss` get the same keys. If one of them is
+        "steps", training sets it to the number of steps of all epochs.
       decode: `(variables, z [B, L]) -> x [B, *S]`; None: codes cannot be decoded.
       dtype: of activations.
       tuning: the fastest options for it.

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from probes import edit, tiny, write_npz
+from probes import edit, interrupted, tiny, write_npz
 
 from jaxae.config.grids import CrossConfig
 from jaxae.data.arrayfiles import read_npz
@@ -55,6 +55,25 @@ def test_all_normals_calibrate(tmp_path, bags, capsys):
     assert "fpr_bound" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_folds_resume_after_a_stop_and_refuse_other_folds(tmp_path):
+    def cfg(name, **changes):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return config(tmp_path / name, train__checkpoint_every=1, devices=1, **changes)
+
+    cross.run(cfg("whole"))
+    with interrupted(epoch=3), pytest.raises(KeyboardInterrupt):
+        cross.run(cfg("stopped"))
+    with pytest.raises(UserError, match=r"4 folds' there and .* 5 folds' here"):
+        cross.run(cfg("stopped", folds=5))
+    cross.run(cfg("stopped"))
+    one, other = (read_npz(tmp_path / name / "run/scores.npz") for name in ("whole", "stopped"))
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+    lines = (tmp_path / "stopped/run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
 def test_folds_are_compared_by_the_models_that_left_them_out(monkeypatch):
     parts = cross.folds(6, 3, seed=0)
     own = np.arange(18.0).reshape(3, 6)
@@ -80,7 +99,6 @@ def test_folds_are_compared_by_the_models_that_left_them_out(monkeypatch):
         ({"score": "mse+mae"}, "standardised on calibration rows"),
         ({"data__scale": "minmax"}, "fitted on calibration rows"),
         ({"data__valid": "test"}, "use --data.valid holdout"),
-        ({"ensemble": 2}, "ensemble is 2, but only single runs use it"),
         (
             {"train__select": "valid_loss"},
             "train.select is 'valid_loss', but the guarantee requires",

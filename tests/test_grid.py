@@ -38,7 +38,7 @@ def trained(members, devices=1, before=None, on_epoch=lambda epoch, now, found: 
     """State and selected epochs after training, on the host; from those `before`, if there are."""
     axis = AXIS if layout and layout.per_group > 1 else None
     learner = learners.build(members[0].cfg, SHAPE, axis=axis)
-    layout = layout or grid.layout_for(learner, members, SHAPE, devices)
+    layout = layout or grid.layout_for(members, devices)
     state, best = before or (None, None)
     best = best and best._replace(variables=layout.place(best.variables))
     choice = selection.CHOICES["valid_loss"]

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run ends as if nothing had been: its parameters have the same digest.
+"""Killed at any moment, a run or a protocol ends with the parameters of one that was not disturbed.
 
 Each attempt is a fork of one process that has loaded everything and computed nothing, so that a
 kill costs a second. `JAXAE_KILLS` sets how many there are of each kind.
@@ -35,7 +35,7 @@ warnings.simplefilter("ignore")  # a fork of threads: none has begun
 
 def begun():
     if kind == "save":
-        return any(folder.glob("checkpoints/*.orbax-checkpoint-tmp*"))
+        return any(folder.glob("checkpoints/**/*.orbax-checkpoint-tmp*"))
     return any((folder / "detector").glob("*")) or any((folder / "figures").glob("*"))
 
 
@@ -74,28 +74,32 @@ attempt(False)
 print(killed, time.monotonic() - start)
 """
 
-SETTINGS = {
-    "dense": "--model.latent 4",
-    "conv": "--model.filters 4 8 --model.latent 4",
-    "alocc": "--devices 1",
+_RUN = "train --data.name digits --data.normal 0 --data.limit 64 --train.batch-size 32 --score mse "
+_RUN += "--data.input none --train.checkpoint-every 1"
+_GRID = "run one_vs_rest --data.name digits --classes 0 1 --seeds 1 --data.limit 64 --score mse "
+_GRID += "--data.input none --train.batch-size 32 --train.checkpoint-every 1 --baselines pca"
+_SIGMOID = "--model.output-activation sigmoid"
+COMMANDS = {
+    "dense": f"{_RUN} --method dense --model.latent 4 {_SIGMOID} --train.epochs 30",
+    "conv": f"{_RUN} --method conv --model.filters 4 8 --model.latent 4 {_SIGMOID} "
+    "--train.epochs 30",
+    "alocc": f"{_RUN} --method alocc --devices 1 --train.epochs 6",
+    "protocol of dense": f"{_GRID} --method dense --model.latent 4 --model.hidden 16 "
+    "--train.epochs 30",
+    "protocol of conv": f"{_GRID} --method conv --model.filters 4 8 --model.latent 4 "
+    "--train.epochs 30",
+    "protocol of alocc": f"{_GRID} --method alocc --devices 1 --train.no-monitor --train.epochs 4",
 }
 
 
-def attempts(method, kind, kills, seed, took, folder, *more):
+def attempts(name, kind, kills, seed, took, folder):
     """How many of the kills hit the run, and the seconds that its last attempt took."""
-    command = "train --data.name digits --data.normal 0 --data.limit 64 --data.input none "
-    command += f"--method {method} {SETTINGS[method]} --train.batch-size 32 --score mse "
-    command += (
-        "--train.checkpoint-every 1 --model.output-activation sigmoid"
-        if method != "alocc"
-        else "--train.checkpoint-every 1"
-    )
     # What a kill leaves half written stays out of the programs that all tests share.
     env = {name: value for name, value in os.environ.items() if name != SHARED}
     done = subprocess.run(
         [
             *(sys.executable, "-c", ATTEMPTS, kind, str(kills), str(seed), str(took), str(folder)),
-            *(*command.split(), "--run-dir", str(folder), *map(str, more)),
+            *(*COMMANDS[name].split(), "--run-dir", str(folder)),
         ],
         cwd=ROOT,
         env=env,
@@ -110,45 +114,52 @@ def attempts(method, kind, kills, seed, took, folder, *more):
 
 
 def digest(folder):
-    """Of all parameters and all scores."""
+    """Of all parameters and all scores, of a run or of a protocol's members."""
     import jax
 
     found = hashlib.sha256()
-    for leaf in jax.tree.leaves(detectors.load(folder / "detector").variables):
-        found.update(np.asarray(leaf).tobytes())
-    with np.load(folder / "scores.npz") as stored:
-        for name in sorted(stored):
-            found.update(stored[name].tobytes())
+    for path in sorted(folder.rglob("scores.npz")):
+        for leaf in jax.tree.leaves(detectors.load(path.parent / "detector").variables):
+            found.update(np.asarray(leaf).tobytes())
+        with np.load(path) as stored:
+            for name in sorted(stored):
+                found.update(stored[name].tobytes())
     return found.hexdigest()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Method -> a run without a kill, and the seconds that it takes with a warm cache."""
+    """Name of a command -> digest without a kill, and the seconds it takes with a warm cache."""
     known = {}
 
-    def of(method):
-        if method not in known:
-            folder = tmp_path_factory.mktemp(method)
-            epochs = ("--train.epochs", 6 if method == "alocc" else 30)
-            attempts(method, "any", 0, 0, 0, folder / "cold", *epochs)
-            _, seconds = attempts(method, "any", 0, 0, 0, folder / "run", *epochs)
+    def of(name):
+        if name not in known:
+            folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
+            attempts(name, "any", 0, 0, 0, folder / "cold")
+            _, seconds = attempts(name, "any", 0, 0, 0, folder / "run")
             assert digest(folder / "cold") == digest(folder / "run"), "twice the same"
-            known[method] = digest(folder / "run"), seconds, epochs
-        return known[method]
+            known[name] = digest(folder / "run"), seconds
+        return known[name]
 
     return of
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="starts by forking")
-@pytest.mark.parametrize("kind", ["any", "save", "end"])
-@pytest.mark.parametrize("method", SETTINGS)
-def test_a_run_that_is_killed_ends_as_if_nothing_had_been(method, kind, undisturbed, tmp_path):
-    expected, seconds, epochs = undisturbed(method)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (name, kind)
+        for name in COMMANDS
+        for kind in ("any", "save", "end")
+        if kind == "any" or "protocol" not in name  # one kind of kill for each, to save time
+    ],
+)
+def test_a_run_that_is_killed_ends_as_if_nothing_had_been(name, kind, undisturbed, tmp_path):
+    expected, seconds = undisturbed(name)
     seed = random.randrange(1000)
-    killed, _ = attempts(method, kind, KILLS, seed, seconds, tmp_path / "run", *epochs)
-    print(f"{method}, {kind}: killed {killed} times of {KILLS}, moments of seed {seed}")
+    killed, _ = attempts(name, kind, KILLS, seed, seconds, tmp_path / "run")
+    print(f"{name}, {kind}: killed {killed} times of {KILLS}, moments of seed {seed}")
     assert killed == KILLS
     assert digest(tmp_path / "run") == expected, f"seed {seed}"
     left = [path for path in (tmp_path / "run").rglob("*") if "tmp" in path.name]

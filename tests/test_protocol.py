@@ -11,7 +11,9 @@ from jaxae import config, detectors
 from jaxae.config.grids import ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
+from jaxae.reports import protocols
 from jaxae.storage import checkpoint, disk
+from jaxae.training import train
 from jaxae.workflows import baselines, experiment, protocol
 from jaxae.workflows.protocol import expansion
 
@@ -140,24 +142,106 @@ def test_a_selected_epoch_survives_a_stop(data, tmp_path):
     same(scores_of(tmp_path / "whole"), scores_of(tmp_path / "stopped"))
 
 
+def epochs_before(monkeypatch):
+    """Of every training, the epochs that its members have behind them when it begins."""
+    fit, epochs = train.fit, []
+
+    def spy(learner, x, cfg, layout, *, members, state, **more):
+        done = 0 if state is None else train.epochs_done(state, members.steps)
+        epochs.append((len(members.steps), done))
+        return fit(learner, x, cfg, layout, members=members, state=state, **more)
+
+    monkeypatch.setattr(train, "fit", spy)
+    return epochs
+
+
 @pytest.mark.slow
-def test_a_checkpoint_of_an_older_layout_is_named(data, tmp_path, monkeypatch):
+def test_members_that_are_asked_for_later_train_after_those_of_the_checkpoint(
+    data, tmp_path, monkeypatch
+):
+    def cfg(name, **more):
+        return whole(
+            data, tmp_path / name, devices=1, train__epochs=4, train__checkpoint_every=2, **more
+        )
+
+    protocol.run(cfg("whole"))
+    with interrupted(epoch=3), pytest.raises(KeyboardInterrupt):
+        protocol.run(cfg("grown", classes=(0, 1), seeds=1))
+    trainings = epochs_before(monkeypatch)
+    with interrupted(epoch=1), pytest.raises(KeyboardInterrupt):  # of the members asked for now
+        protocol.run(cfg("grown"))
+    assert trainings == [(2, 2), (4, 0)]
+    assert (tmp_path / "grown/members/class1-seed0/report.json").exists()
+    protocol.run(cfg("grown"))
+    assert trainings[2:] == [(4, 0)]
+    same(scores_of(tmp_path / "whole"), scores_of(tmp_path / "grown"))
+    assert not list((tmp_path / "grown").glob("checkpoints/*"))
+    # More seeds than a finished protocol has: only they are trained.
+    protocol.run(cfg("grown", seeds=3))
+    assert trainings[3:] == [(3, 0)]
+
+
+@pytest.mark.slow
+def test_a_protocol_of_ensembles_and_on_groups_of_devices(data, tmp_path):
+    cfg = whole(data, tmp_path / "grid", classes=(0, 1), seeds=1, ensemble=2, devices=1)
+    protocol.run(cfg)
+    for member in expansion.expand(cfg)[0]:
+        alone = dataclasses.replace(member, run_dir=str(tmp_path / member.run_path.name))
+        experiment.run(alone)
+        one, other = (read_npz(at.run_path / "scores.npz") for at in (member, alone))
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+    wide = dataclasses.replace(cfg, run_dir=str(tmp_path / "wide"), ensemble=1, devices=4)
+    protocol.run(wide)  # two devices for each model
+    protocol.run(dataclasses.replace(wide, run_dir=str(tmp_path / "narrow"), devices=2))
+    wide, narrow = scores_of(tmp_path / "wide"), scores_of(tmp_path / "narrow")
+    for name, arrays in wide.items():
+        np.testing.assert_allclose(arrays["test"], narrow[name]["test"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_protocol_reads_its_rows_while_it_trains_and_saves_by_the_clock(data, tmp_path):
+    more = {"devices": 1, "classes": (0, 1), "seeds": 1, "train__epochs": 3}
+    protocol.run(whole(data, tmp_path / "one", **more))
+    streamed = whole(data, tmp_path / "other", **more, train__feed="streaming")
+    saved = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = checkpoint.save
+        patch.setattr(
+            checkpoint, "save", lambda *args: saved.append(args[1]) or save(*args)
+        )  # fmt: skip
+        protocol.run(edit(streamed, {"train.checkpoint_minutes": 1e-9}))
+    assert saved == [1, 2, 3]
+    same(scores_of(tmp_path / "one"), scores_of(tmp_path / "other"))
+
+
+@pytest.mark.slow
+def test_a_finished_protocol_is_monitored_by_training_it_again(data, tmp_path):
+    more = {"classes": (0, 1), "seeds": 1, "devices": 1, "train__epochs": 3}
+    report = protocol.run(whole(data, tmp_path / "run", **more))
+    monitored = protocol.run(whole(data, tmp_path / "run", **more, train__monitor=True))
+    assert monitored["auroc"] == report["auroc"]
+    assert monitored["selection"]["last"] == pytest.approx(report["auroc"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_an_older_version_is_named(data, tmp_path, monkeypatch):
     cfg = whole(data, tmp_path, classes=(0,), seeds=1, train__epochs=4, train__checkpoint_every=2)
     save = checkpoint.save
     monkeypatch.setattr(
-        checkpoint, "save", lambda *args: save(*args[:3], {"members": args[3]["members"]})
+        checkpoint, "save", lambda *args: save(*args[:3], {"members": args[3]["runs"]})
     )
     with interrupted(epoch=3), pytest.raises(KeyboardInterrupt):
         protocol.run(cfg)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="name another --run-dir"):
+    with pytest.raises(UserError, match="older version, which this one cannot read; remove it"):
         protocol.run(cfg)
 
 
 @pytest.mark.slow
 def test_another_score_needs_no_training(data, tmp_path, monkeypatch):
     protocol.run(whole(data, tmp_path / "run", classes=(0, 1), devices=1))
-    monkeypatch.setattr(protocol.training.grid, "fit", None)
+    monkeypatch.setattr(protocol.training.course, "train_runs", None)
     report = protocol.run(whole(data, tmp_path / "run", classes=(0, 1), devices=1, score="mae"))
     assert report["score"] == "mae"
     monkeypatch.undo()
@@ -222,7 +306,6 @@ def test_a_member_that_diverges_leaves_the_others_finished(data, tmp_path):
         ({"sweep": ("train.noise_std=0,0.1",)}, "another program"),
         ({"classes": (7,)}, "names the classes 7"),
         ({"seeds": 0}, "seeds is 0"),
-        ({"ensemble": 2}, "ensemble is 2, but only single runs use it"),
         ({"classes": (1, 1)}, "name each class once"),
         (
             {"sweep": ("optim.lr=1e-3,0.001",)},
@@ -284,7 +367,7 @@ def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path):
     with pytest.raises(
         UserError, match="class0-seed1 and seed 0 of its class have different test rows"
     ):
-        protocol.summary._tasks(members)
+        protocols._tasks(members)
 
 
 def test_settings_are_compared_without_a_label(data, tmp_path, monkeypatch, capsys):

@@ -4,12 +4,11 @@ A parameter without a default is a positional argument; all others are flags.
 """
 
 import dataclasses
-import datetime
 import importlib
 import pkgutil
 import sys
 from collections.abc import Callable
-from json import dumps, loads
+from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +16,12 @@ from jaxae import scoring
 from jaxae.cli import inspection, score, train
 from jaxae.config import DataConfig, ExperimentConfig, TrainConfig, checks, parsing
 from jaxae.data import DATASETS, FILES
+from jaxae.data.augmentations import AUGMENTATIONS
 from jaxae.data.corruptions import CORRUPTIONS
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.reports import comparison, pages, tables
+from jaxae.reports import comparison, listing, pages, tables
 from jaxae.reports.studies import STUDIES
-
-_COLUMNS = ("name", "dataset", "method", "score", "seed", "epochs", "auroc", "f1")  # of `list`
 
 
 def _print(results: Any, json: bool, as_text: Callable[[Any], str]) -> None:
@@ -109,12 +107,13 @@ def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
     """Check that a run folder or an export is unchanged and gives the same scores.
 
     Compares the digests of detector, parameters, checkpoints and data, and the score of every test
-    row with the recorded one. The exit code is 2 if anything differs. Examples: `jaxae verify
-    runs/mine --retrain`, `jaxae verify mine.zip`.
+    row with the recorded one; for a protocol, those of every member, and whether the report follows
+    from them. The exit code is 2 if anything differs. Examples: `jaxae verify runs/mine --retrain`,
+    `jaxae verify mine.zip`.
 
     Args:
-      path: a run folder, a detector's folder, or an export
-      retrain: also train the run again, and compare parameters and scores
+      path: a run folder, the folder of a protocol or of a detector, or an export
+      retrain: also train the run (each member alone) again, and compare parameters and scores
       json: print the results as JSON
     """
     from jaxae.workflows import verification
@@ -130,7 +129,8 @@ def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
 def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False) -> None:
     """List the finished runs in a folder, or every name that a setting can have.
 
-    Examples: `jaxae list`, `jaxae list --runs elsewhere --json`, `jaxae list --names`.
+    A protocol is one line, which counts its finished members. Examples: `jaxae list`, `jaxae list
+    --runs elsewhere --json`, `jaxae list --runs runs/PROTOCOL/members`, `jaxae list --names`.
 
     Args:
       runs: the folder that is searched for runs, with its subfolders
@@ -138,7 +138,7 @@ def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False)
       json: print the list as JSON
     """
     if not names:
-        _print(_finished(runs), json, _table)
+        _print(listing.finished(runs), json, listing.table)
         return
     registered = {
         "data sets": [*DATASETS, *(f"{kind}:PATH" for kind in FILES)],
@@ -146,39 +146,12 @@ def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False)
         "scores (join with +)": [*scoring.SCORES],
         "threshold rules": [*scoring.RULES],
         "corruptions": [*CORRUPTIONS],
+        "augmentations": [*AUGMENTATIONS],
         "studies": [*STUDIES],
         "experiments": _experiments(),
     }
     lines = [f"{kind}: {', '.join(members)}" for kind, members in registered.items()]
     _print(registered, json, lambda _: "\n".join(lines))
-
-
-def _finished(folder: Path) -> list[dict[str, Any]]:
-    """For each run below a folder: its path, when it ended, and the main numbers of its report."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name one that contains runs")
-    runs = []
-    for path in sorted(folder.rglob("report.json")):
-        try:
-            report = loads(path.read_text())
-            ended = datetime.datetime.fromtimestamp(path.stat().st_mtime)
-        except (OSError, ValueError):
-            continue  # not complete yet, or not a report of jaxae
-        if isinstance(report, dict) and "auroc" in report:
-            headline = {name: report.get(name) for name in (*_COLUMNS, "auroc_interval")}
-            run = str(path.parent.relative_to(folder))
-            runs.append({"run": run, "ended": f"{ended:%Y-%m-%d %H:%M}"} | headline)
-    return runs
-
-
-def _table(runs: list[dict[str, Any]]) -> str:
-    lines = [["run", *_COLUMNS, "ended"]]
-    for run in runs:
-        cells = {name: tables.text(run[name]) for name in _COLUMNS}
-        interval = run["auroc_interval"] if isinstance(run["auroc_interval"], list) else None
-        cells["auroc"] = f"{run['auroc']:.4f} {tables.interval(interval)}"
-        lines.append([run["run"], *cells.values(), run["ended"]])
-    return tables.aligned(lines)
 
 
 def bench(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from jaxae.config.fields import Fact, settings
+from jaxae.config.fields import METHOD_SETTINGS, OWN, Fact, Setting, settings
 from jaxae.errors import UserError
 
 if TYPE_CHECKING:  # importing it is slow, and configurations are read first
@@ -23,7 +23,8 @@ def validate(cfg: Config) -> Config:
     Raises:
       UserError: names the field, its value and what it must be.
     """
-    for name, setting in settings(type(cfg)).items():
+    _check_own(cfg)
+    for name, setting in described(cfg).items():
         current, valid = value(cfg, name), setting.range
         _require(_fits(current, setting.type), name, current, _words(setting.type))
         if valid and current != AUTO:
@@ -39,6 +40,14 @@ def validate(cfg: Config) -> Config:
         "the same, and at least 1",
     )
     return cfg
+
+
+def _check_own(cfg: Config) -> None:
+    own, usual = cfg.method_settings, METHOD_SETTINGS.get(cfg.method)
+    words = f"None: method {cfg.method} has no settings of its own"
+    if usual:
+        words = f"a {usual.__name__}; make the configuration after METHODS.add({cfg.method!r}, ...)"
+    _require(own is None if usual is None else type(own) is usual, OWN, own, words)
 
 
 def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
@@ -64,18 +73,18 @@ def refuse_set(cfg: Config, names: Iterable[str], why: str, section: str = "") -
 
 def is_read(cfg: Config, name: str, reads: frozenset[str]) -> bool:
     """Whether a method reads a field: all methods do, or the field is in the method's `reads`."""
-    return name in reads or Fact.BY_METHOD not in settings(type(cfg))[name].facts
+    return name in reads or Fact.BY_METHOD not in described(cfg)[name].facts
 
 
 def marked(cfg: Config, fact: Fact) -> list[str]:
     """Dotted names of the fields for which a fact is true."""
-    every = settings(type(cfg)).items()
+    every = described(cfg).items()
     return [name for name, s in every if fact in s.facts and not s.is_section]
 
 
 def fields(cfg: Config, section: str) -> list[str]:
     """Dotted names of the fields of a section."""
-    return [name for name in settings(type(cfg)) if name.startswith(f"{section}.")]
+    return [name for name in described(cfg) if name.startswith(f"{section}.")]
 
 
 def open_fields(cfg: Config) -> list[str]:
@@ -93,11 +102,19 @@ def training_identity(cfg: Config) -> dict[str, Any]:
     """The settings that determine training: all except those marked `Fact.FREE`, nested.
 
     Two configurations with the same identity share every step that both take: a run may be resumed,
-    extended or scored in another way, but a run folder never mixes two identities.
+    extended or scored in another way, but a run folder never mixes two identities. Epochs count
+    where the learning rate follows a schedule.
     """
+    identity = _identity(cfg)
+    if cfg.optim.is_scheduled:
+        identity["optim"]["schedule"] += f" over {cfg.train.epochs} epochs"
+    return identity
+
+
+def _identity(cfg: Config) -> dict[str, Any]:
     return {
-        name: training_identity(getattr(cfg, name)) if setting.is_section else getattr(cfg, name)
-        for name, setting in settings(type(cfg)).items()
+        name: _identity(value(cfg, name)) if setting.is_section else value(cfg, name)
+        for name, setting in described(cfg).items()
         if "." not in name and Fact.FREE not in setting.facts
     }
 
@@ -110,21 +127,34 @@ def refuse_rows(x: "Source") -> None:
         )
 
 
+def described(cfg: Config) -> dict[str, Setting]:
+    """The settings of a configuration, or of a section of it, by dotted name."""
+    own = getattr(cfg, OWN, None)
+    return settings(type(cfg), None if own is None else (cfg.method, type(own)))
+
+
+def _attributes(cfg: Config, name: str) -> list[str]:
+    """The attributes that lead to a field: settings that a method has of its own are in `OWN`."""
+    section, *field = name.split(".")
+    is_own = getattr(cfg, OWN, None) is not None and section == cfg.method
+    return [OWN if is_own else section, *field]
+
+
 def value(cfg: Config, name: str) -> Any:
     """A field by its dotted name."""
-    return functools.reduce(getattr, name.split("."), cfg)
+    return functools.reduce(getattr, _attributes(cfg, name), cfg)
 
 
 def replaced(cfg: Config, name: str, new: Any) -> Config:
     """The configuration with a new value of a field, by its dotted name."""
-    section, _, field = name.rpartition(".")
+    section, _, field = ".".join(_attributes(cfg, name)).rpartition(".")
     part = dataclasses.replace(value(cfg, section) if section else cfg, **{field: new})
     return dataclasses.replace(cfg, **{section: part}) if section else part
 
 
 def default(cfg: Config, name: str) -> Any:
     """The default of a field by its dotted name."""
-    return settings(type(cfg))[name].default
+    return described(cfg)[name].default
 
 
 def _require(ok: bool, name: str, value: Any, must_be: str) -> None:

@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
+from jaxae.errors import UserError
+
 
 class Range(NamedTuple):
     """The valid values, in code and in words; "auto" is valid too if the type allows it."""
@@ -71,19 +73,53 @@ class Setting(NamedTuple):
         return dataclasses.is_dataclass(self.type)
 
 
+METHOD_SETTINGS: dict[str, type] = {}  # method from outside -> the class of its settings
+OWN = "method_settings"  # the field that holds them, in a section with the method's name
+
+
 @functools.cache
-def settings(cls: type) -> dict[str, Setting]:
-    """The settings of a configuration class by dotted name, each section before its fields."""
+def settings(cls: type, own: tuple[str, type] | None = None) -> dict[str, Setting]:
+    """The settings of a configuration class by dotted name, each section before its fields.
+
+    `own`: the name of a method and the class of the settings that it has of its own.
+    """
     types, described = get_type_hints(cls), get_type_hints(cls, include_extras=True)
     settings_by_name = {}
     for field in dataclasses.fields(cls):
+        section, hint = field.name, types[field.name]
+        if section == OWN:
+            if own is None:
+                continue
+            section, hint = own
         extras = getattr(described[field.name], "__metadata__", ())
         facts = frozenset(extra for extra in extras if isinstance(extra, Fact))
         valid = next((extra for extra in extras if isinstance(extra, Range)), None)
-        setting = Setting(types[field.name], field.default, facts, valid)
-        settings_by_name[field.name] = setting
+        setting = Setting(hint, field.default, facts, valid)
+        settings_by_name[section] = setting
         if setting.is_section:
             for name, inner in settings(setting.type).items():
                 inherited = inner._replace(facts=inner.facts | facts)
-                settings_by_name[f"{field.name}.{name}"] = inherited
+                settings_by_name[f"{section}.{name}"] = inherited
     return settings_by_name
+
+
+def add_method_settings(method: str, cls: type, config: type) -> None:
+    """Enter the settings that a method from outside has of its own.
+
+    Raises:
+      UserError: the class is not a frozen dataclass with a default for every field, or `config`
+        has a field with the method's name.
+    """
+    if method in settings(config):
+        raise UserError(f"a method with settings cannot be called {method!r}: it is a setting")
+    try:
+        hash(cls())
+        is_valid = dataclasses.is_dataclass(cls)
+    except TypeError:
+        is_valid = False
+    if not is_valid:
+        raise UserError(
+            f"the settings of method {method!r} must be a frozen dataclass with a default for "
+            f"every field, not {cls!r}"
+        )
+    METHOD_SETTINGS[method] = cls

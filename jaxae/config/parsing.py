@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import itertools
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union
 
 from jaxae.config.checks import validate
+from jaxae.config.fields import OWN
 from jaxae.config.migrations import refuse_old_flags
 from jaxae.config.schema import ExperimentConfig, from_json
 from jaxae.errors import UserError
@@ -34,7 +36,9 @@ def parse_cli(
 
     default, args = _from_file(default, sys.argv[1:] if args is None else args)
     refuse_old_flags(args)
-    return validate(parse(type(default), args, default=default, **more))
+    shown = _shown(default)
+    parsed = parse(type(shown), args, default=shown, **more)
+    return validate(type(default)(**vars(parsed)))
 
 
 def parse(target: Callable[..., Parsed], args: list[str], **more: Any) -> Parsed:
@@ -76,14 +80,33 @@ def completion(
     import tyro
 
     subcommand, script = tyro.conf.subcommand, io.StringIO()
+    shown = {name: _shown(cfg) for name, cfg in configured.items()}
     members: list[Any] = [
         *(Annotated[Any, subcommand(name, constructor=f)] for name, f in commands.items()),
-        *(Annotated[type(cfg), subcommand(n, default=cfg)] for n, cfg in configured.items()),
+        *(Annotated[type(cfg), subcommand(n, default=cfg)] for n, cfg in shown.items()),
     ]
     joined: Any = Union[tuple(members)]  # noqa: UP007 - made at run time
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
         tyro.cli(joined, args=["--tyro-print-completion", shell], prog="jaxae")
     return script.getvalue()
+
+
+def _shown(cfg: ExperimentConfig) -> ExperimentConfig:
+    """The same with flags --METHOD.FIELD for the settings that its method has of its own."""
+    import tyro
+
+    own = cfg.method_settings
+    how: list[Any] = [tyro.conf.arg(name=cfg.method, help=type(own).__doc__)]
+    if own is None:
+        how = [tyro.conf.Fixed, tyro.conf.Suppress]
+    shown = dataclasses.make_dataclass(
+        type(cfg).__name__,
+        [(OWN, Annotated[type(own), *how], dataclasses.field(default=None))],
+        bases=(type(cfg),),
+        namespace={"__doc__": type(cfg).__doc__},
+        frozen=True,
+    )
+    return shown(**vars(cfg))
 
 
 def _from_file(default: ExperimentConfig, args: list[str]) -> tuple[ExperimentConfig, list[str]]:

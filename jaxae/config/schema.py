@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from jaxae.config.checks import validate
 from jaxae.config.fields import (
+    METHOD_SETTINGS,
+    OWN,
     Amount,
     Count,
     Fact,
@@ -153,6 +155,15 @@ class OptimConfig:
     """adam, adamw, rmsprop: epsilon; 1e-8 is PyTorch's default, 1e-7 is Keras's"""
     weight_decay: Amount = 0.0
     """L2 penalty added to the gradient, as in PyTorch's Adam; decoupled for adamw"""
+    schedule: str = "constant"
+    """course of the learning rates after the warm-up: constant, or cosine, which falls to 0"""
+    warmup: ShareOrZero = 0.0
+    """share of all steps in which the learning rates rise linearly from 0"""
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the learning rates depend on the step, and so on the number of all steps."""
+        return (self.schedule, self.warmup) != ("constant", 0)
 
 
 @dataclass(frozen=True)
@@ -173,15 +184,18 @@ class TrainConfig:
     """standard deviation of the Gaussian noise on the input; the target stays clean"""
     noise_clip: Annotated[bool, Fact.BY_METHOD] = True
     """clip noisy inputs to [0, 1]"""
+    augment: tuple[str, ...] = ()
+    """NAME:MOST ...: train on random variants of the rows, up to so much each, new at every step,
+    as in rotation:10 shift:2 flip:0.5 noise:0.05 mask:0.2; `jaxae list --names` lists all"""
     checkpoint_every: Annotated[Positive, Fact.FREE] = 10
     """epochs between checkpoints; the last epoch is always saved"""
-    checkpoint_minutes: Annotated[Amount, Fact.FREE, Fact.SINGLE_RUN] = 0.0
+    checkpoint_minutes: Annotated[Amount, Fact.FREE] = 0.0
     """also save after an epoch if the last checkpoint is at least this many minutes old; 0 = no"""
-    keep_checkpoints: Annotated[Count, Fact.FREE, Fact.SINGLE_RUN] = 1
-    """how many of the newest checkpoints to keep; 0 = all"""
-    fall_back: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
+    keep_checkpoints: Annotated[Count, Fact.FREE] = 1
+    """how many of the newest checkpoints to keep; 0 = all; a protocol keeps none when it is finished"""
+    fall_back: Annotated[bool, Fact.FREE] = False
     """if the newest checkpoints are damaged, move them away and resume from an older one"""
-    feed: Annotated[Literal["auto", "resident", "streaming"], Fact.FREE, Fact.SINGLE_RUN] = "auto"
+    feed: Annotated[Literal["auto", "resident", "streaming"], Fact.FREE] = "auto"
     """resident = hold all training rows on every device; streaming = only those of the next steps,
     read in the background; auto = by their size"""
     monitor: Annotated[bool, Fact.FREE] = False
@@ -248,7 +262,7 @@ class ExperimentConfig:
     auto = mse+row_knn, or mse if there are many training rows or the rule needs a single score"""
     score_dtype: Annotated[Literal["float32", "bfloat16"], Fact.FREE] = "float32"
     """dtype of activations in scoring; in training it is --model.compute-dtype"""
-    ensemble: Annotated[Positive, Fact.SINGLE_RUN] = 1
+    ensemble: Positive = 1
     """number of members trained side by side, which differ in initial weights and noise"""
     run_dir: Annotated[str, Fact.FREE] = ""
     """the run folder; "" = runs/NAME-seedSEED"""
@@ -260,7 +274,7 @@ class ExperimentConfig:
     """give the same bits on the same devices every time; slower on GPUs"""
     profile: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
     """write a trace of one epoch to `profile/` in the run folder, for TensorBoard or Perfetto"""
-    tensorboard: Annotated[bool, Fact.FREE, Fact.SINGLE_RUN] = False
+    tensorboard: Annotated[bool, Fact.FREE] = False
     """also write TensorBoard event files to `tensorboard/` in the run folder"""
     studies: Annotated[tuple[str, ...], Fact.FREE, Fact.SINGLE_RUN] = ()
     """extra evaluations with figures; `jaxae list --names` lists them"""
@@ -270,7 +284,16 @@ class ExperimentConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     threshold: Annotated[ThresholdConfig, Fact.FREE] = field(default_factory=ThresholdConfig)
-    hosts: Annotated[HostsConfig, Fact.FREE, Fact.SINGLE_RUN] = field(default_factory=HostsConfig)
+    hosts: Annotated[HostsConfig, Fact.FREE] = field(default_factory=HostsConfig)
+    method_settings: Any = None
+    """what a method from outside reads beside these, see `jaxae.Method`; None = its defaults"""
+
+    def __post_init__(self) -> None:
+        """Give every method the settings that it has of its own, unless others were set."""
+        own, usual = self.method_settings, METHOD_SETTINGS.get(self.method)
+        is_default = type(own) in METHOD_SETTINGS.values() and own == type(own)()
+        if type(own) is not usual and (own is None or is_default):
+            object.__setattr__(self, OWN, usual and usual())
 
     @property
     def run_path(self) -> Path:
@@ -294,7 +317,9 @@ FORMAT = 2  # of run folders, checkpoints and detectors; raised if older ones ca
 
 def to_dict(cfg: ExperimentConfig) -> dict:
     """The configuration as a JSON-able dict; `from_dict` is the inverse."""
-    return {"format": FORMAT, **dataclasses.asdict(cfg)}
+    values = {"format": FORMAT, **dataclasses.asdict(cfg)}
+    own = values.pop(OWN)
+    return values if own is None else values | {cfg.method: own}
 
 
 def to_json(cfg: ExperimentConfig) -> str:
@@ -314,7 +339,12 @@ def from_dict(values: Any) -> ExperimentConfig:
     """The configuration in a JSON object; raises a `UserError` if this version cannot read it."""
     if not isinstance(values, dict):
         raise UserError(f"the configuration is {values!r}; it must be a JSON object")
-    return validate(_build(ExperimentConfig, migrated(values, FORMAT), ""))
+    values = migrated(values, FORMAT)
+    method = str(values.get("method"))
+    if method not in METHOD_SETTINGS or method not in values:
+        return validate(_build(ExperimentConfig, values, ""))
+    own = _build(METHOD_SETTINGS[method], values.pop(method), f"{method}.")
+    return validate(dataclasses.replace(_build(ExperimentConfig, values, ""), method_settings=own))
 
 
 def _build(cls: type, values: Any, prefix: str) -> Any:
@@ -322,6 +352,10 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
         raise UserError(f"{prefix.rstrip('.')} is {values!r}; it must be a JSON object")
     fields = settings(cls)
     unknown = [f"{prefix}{name}" for name in sorted(values) if "." in name or name not in fields]
+    if not prefix and values.get("method") in unknown:
+        raise UserError(
+            f"method {values['method']!r} is not known here; import the module that adds it"
+        )
     if unknown:
         raise UserError(f"the configuration has unknown fields {unknown}")
     if cls is ExperimentConfig and "name" not in values:

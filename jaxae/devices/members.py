@@ -29,9 +29,9 @@ def pick(tree: PyTree, member: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[member], tree)
 
 
-def only(tree: PyTree, member: int) -> PyTree:
-    """One member of a tree [E, ...], as [1, ...]."""
-    return jax.tree.map(lambda leaf: leaf[member : member + 1], tree)
+def part(tree: PyTree, number: int, size: int = 1) -> PyTree:
+    """The members of a tree [E, ...] from `number * size` on, as [size, ...]."""
+    return jax.tree.map(lambda leaf: leaf[number * size : (number + 1) * size], tree)
 
 
 def stack(trees: list[PyTree]) -> PyTree:

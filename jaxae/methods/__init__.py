@@ -3,7 +3,7 @@
 A new method is entered in `learners.METHODS`, with the settings that it reads. `reconstruction` and
 `adversarial` have the objectives and training steps, `networks` the Linen modules with their
 initialisers and activations, `optimisers` the optimisers by name. `descent` turns any loss of a row
-into a learner's `init` and `step`.
+into a learner's `init` and `step`; `wrappers` make learners from learners.
 
 This wing uses losses, settings and the tuning of devices. It knows nothing of epochs and files, and
 about devices only the name of the mapped axis.

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxae.config import AloccConfig, ExperimentConfig, ModelConfig, checks
-from jaxae.data import sources
+from jaxae.config.fields import add_method_settings
+from jaxae.data import augmentations, sources
 from jaxae.devices import precision, tuning
 from jaxae.errors import UserError
+from jaxae.methods import wrappers
 from jaxae.methods.adversarial import ADVERSARIAL, Pair, adversarial
 from jaxae.methods.networks.alocc import Discriminator, Refiner
 from jaxae.methods.networks.conv import ConvAutoencoder
@@ -36,6 +38,9 @@ class Method(NamedTuple):
       span: `configuration -> (low, high)`, the range of values that it can reconstruct.
       decodes: whether its learner has `decode`.
       outputs: the keys of `Outputs.extra` that its learner infers.
+      settings: a frozen dataclass of settings of its own, described as in `jaxae.config.schema`, or
+        None. `build` finds them in `cfg.method_settings`; in files, flags and messages they are a
+        section with the method's name.
     """
 
     build: Callable[[ExperimentConfig, Shape, str | None], Learner]
@@ -43,6 +48,21 @@ class Method(NamedTuple):
     span: Callable[[ExperimentConfig], tuple[float, float]] = lambda cfg: (-math.inf, math.inf)
     decodes: bool = False
     outputs: frozenset[str] = frozenset()
+    settings: type | None = None
+
+
+class _Methods(Registry[Method]):
+    """Methods by name; configurations get to know the settings that they have of their own."""
+
+    def add(self, name: str, entry: Method) -> Method:
+        super().add(name, entry)
+        if entry.settings:
+            try:
+                add_method_settings(name, entry.settings, ExperimentConfig)
+            except UserError:
+                del self[name]
+                raise
+        return entry
 
 
 def _span(cfg: ExperimentConfig) -> tuple[float, float]:
@@ -122,7 +142,7 @@ def _reads(network: type[Autoencoder]) -> frozenset[str]:
     return frozenset(model | {"train.loss", "train.noise_std", "train.noise_clip"})
 
 
-METHODS: Registry[Method] = Registry(
+METHODS = _Methods(
     "method",
     Method,
     {
@@ -152,6 +172,7 @@ def check(cfg: ExperimentConfig) -> None:
     activations = [name for name in vars(cfg.model) if name.endswith("activation")]
     registries: dict[str, Any] = {
         "optim.name": OPTIMISERS,
+        "optim.schedule": wrappers.SCHEDULES,
         "train.loss": LOSSES,
         "variant": ADVERSARIAL,
         "model.initializer": INITS,
@@ -159,15 +180,17 @@ def check(cfg: ExperimentConfig) -> None:
     }
     for name, registry in registries.items():
         registry[checks.value(cfg, name)]
+    augmentations.resolve(cfg.train.augment)
 
 
 def check_rows(cfg: ExperimentConfig, x: Source) -> None:
     """Reject training rows that the configured learner cannot reconstruct.
 
     Raises:
-      UserError: values are outside the method's span by more than rounding, or noisy values would
-        be clipped.
+      UserError: values are outside the method's span by more than rounding, noisy values would be
+        clipped, or an augmentation does not work on such rows.
     """
+    augmentations.check_rows(cfg.train.augment, x)
     values, span = sources.span(x), METHODS[cfg.method].span(cfg)
     low, high = values
     if not sources.within(values, *span):
@@ -206,6 +229,12 @@ def build(cfg: ExperimentConfig, shape: Shape, axis: str | None = AXIS) -> Learn
 @functools.lru_cache(maxsize=32)
 def _built(method: Method, cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
     learner = method.build(cfg, shape, axis)
+    if cfg.train.augment:
+        variants = augmentations.resolve(cfg.train.augment).values()
+        learner = wrappers.augmented(learner, variants)
+    if cfg.optim.is_scheduled:
+        schedule = wrappers.SCHEDULES[cfg.optim.schedule]
+        learner = wrappers.scheduled(learner, schedule, cfg.optim.warmup)
     return learner._replace(
         step=precision.at(cfg.train.precision, learner.step),
         infer=precision.exact(learner.infer),

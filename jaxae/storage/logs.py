@@ -1,19 +1,32 @@
 """Loggers of a run: its `metrics.jsonl`, TensorBoard, and those of users.
 
-`metrics.jsonl` is always written. A `Logger` gets the same numbers; a logger for another service
-takes ten lines, see docs/logging.md.
+`metrics.jsonl` is always written. A `Logger` gets the same numbers, and if it asks for them images,
+histograms and tables; a logger for another service takes ten lines, see docs/logging.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxae.config import ExperimentConfig, to_dict
 from jaxae.devices import hosts
 from jaxae.errors import UserError
 from jaxae.storage import run_folder
+from jaxae.types import PyTree
+
+
+class Media(NamedTuple):
+    """What a run shows beside numbers; every part by its name."""
+
+    images: dict[str, Float[np.ndarray, "H W 3"]]  # float32 in [0, 1]
+    histograms: dict[str, Float[np.ndarray, " N"]]  # the values themselves
+    tables: dict[str, dict[str, list]]  # columns of equal length, by their names
+
+
+Show = Callable[[PyTree], Media]  # variables [E, ...] -> what they give
 
 
 class Logger:
@@ -22,6 +35,8 @@ class Logger:
     A resumed run calls `start` again, with the number of epochs already trained. An error in a
     logger ends the run, which can be resumed from its last checkpoint.
     """
+
+    media_every = 0  # epochs from one call of `media` to the next; 0 = only when the run ends
 
     def start(self, config: dict[str, Any], folder: Path, done: int) -> None:
         """Called before the first epoch; `done` epochs were trained before, in the same `folder`.
@@ -32,12 +47,21 @@ class Logger:
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         """Called with an epoch's metrics, means over the members; epochs count from 1."""
 
+    def media(self, epoch: int, media: Media) -> None:
+        """Called after `epoch` for epochs that `media_every` divides, and before `finish`.
+
+        Nothing is computed for it unless a logger overrides it. See `jaxae.reports.media`: "id",
+        "class_id", "y", "score", "p_value" and "is_anomaly" of the test rows come at the end.
+        """
+
     def finish(self, report: dict[str, Any]) -> None:
         """Called with the report; not called if the run is stopped."""
 
 
 class TensorBoard(Logger):
     """Event files in the run folder's `tensorboard/`; a `UserError` without tensorboardX."""
+
+    media_every = 10
 
     def __init__(self):
         try:
@@ -59,6 +83,13 @@ class TensorBoard(Logger):
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
+    def media(self, epoch: int, media: Media) -> None:
+        """Write images and histograms; TensorBoard has no tables."""
+        for name, image in media.images.items():
+            self._writer.add_image(name, image, epoch, dataformats="HWC")
+        for name, values in media.histograms.items():
+            self._writer.add_histogram(name, values, epoch)
+
     def finish(self, report: dict[str, Any]) -> None:
         """Write the report's numbers, and close the files."""
         for name, value in report.items():
@@ -68,11 +99,25 @@ class TensorBoard(Logger):
 
 
 class Log:
-    """Writes `metrics.jsonl` and calls the loggers."""
+    """Writes `metrics.jsonl` and calls the loggers.
 
-    def __init__(self, cfg: ExperimentConfig, folder: Path, loggers: Sequence[Logger]):
+    Args:
+      cfg: of the run.
+      folder: of the run.
+      loggers: to call.
+      show: called only for loggers that ask.
+    """
+
+    def __init__(
+        self,
+        cfg: ExperimentConfig,
+        folder: Path,
+        loggers: Sequence[Logger],
+        show: Show,
+    ):
         self.path = folder / "metrics.jsonl"
-        self._cfg, self._folder, self._loggers = cfg, folder, loggers
+        self._cfg, self._folder, self._loggers, self._show = cfg, folder, loggers, show
+        self._showing = [logger for logger in loggers if type(logger).media is not Logger.media]
 
     def start(self, done: int) -> list[dict[str, Any]]:
         """Start, or resume after `done` epochs: later ones are deleted, the others returned."""
@@ -87,8 +132,26 @@ class Log:
         for logger in self._loggers:
             logger.epoch(epoch, means)
 
-    def finish(self, report: dict[str, Any]) -> None:
-        """Pass the report to the loggers."""
+    def asking(self, epoch: int) -> list[Logger]:
+        """The loggers that want media of an epoch."""
+        return [
+            logger
+            for logger in self._showing
+            if logger.media_every and epoch % logger.media_every == 0
+        ]
+
+    def show(self, epoch: int, variables: PyTree) -> None:
+        """Compute the media of an epoch for the loggers that want them."""
+        media = self._show(variables)
+        for logger in self.asking(epoch):
+            logger.media(epoch, media)
+
+    def finish(self, report: dict[str, Any], media: Callable[[Show], Media]) -> None:
+        """Pass the report, and before it what `media` makes of the finished run, to the loggers."""
+        if self._showing:
+            shown = media(self._show)
+            for logger in self._showing:
+                logger.media(self._cfg.train.epochs, shown)
         for logger in self._loggers:
             logger.finish(report)
 

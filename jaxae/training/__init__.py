@@ -1,8 +1,9 @@
 """Training: from a learner and rows to a trained state, for one model or many at a time.
 
-`train` trains one model or an ensemble, `grid` many different members side by side, and `feeds`
-brings the rows to the devices. `selection` decides which epoch becomes the detector: its `CHOICES`
-are the criteria, `selection.keep` compares the epochs of a run, and `grid` those of each member.
+`train.fit` trains members on the devices that a layout gives them: of an ensemble, or of a `grid`,
+in which each has rows and settings of its own. `feeds` brings the rows to the devices. `selection`
+decides which epoch becomes the detector: its `CHOICES` are the criteria, and `selection.keep`
+compares the epochs of all runs.
 
 This wing uses methods, data and devices, and scores, detectors and checkpoints to choose an epoch.
 It knows nothing of reports and commands. `train` and `grid` write no files; their callers do.

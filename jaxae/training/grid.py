@@ -1,10 +1,10 @@
-"""Members that differ in more than their random numbers: each has rows of its own.
+"""Runs that differ in more than their random numbers: each has rows of its own.
 
-A grid has as many models as its protocol has classes, seeds, folds and settings, so that devices
-share out whole models among them, see `jaxae.devices.parallel.Layout`, and wait for each other once
-an epoch. All rows lie on every device, once; a member is a selection of them, keys and settings. A
-member takes the course that it takes alone on one device: its batches, weights and noise do not
-depend on the others. Members with fewer rows make fewer steps.
+A grid has as many runs as its protocol has classes, seeds, folds and settings. Devices share out
+whole models among them, see `jaxae.devices.parallel.Layout`, and wait for each other once an epoch.
+A run is a selection of rows that all runs share, keys and settings. It takes the course that it
+takes alone on one device: its batches, weights and noise do not depend on the others. Runs with
+fewer rows make fewer steps.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,25 @@ from jaxae.config import ExperimentConfig
 from jaxae.devices import members, memory, parallel, tuning
 from jaxae.ops import ceil_div
 from jaxae.training import train
-from jaxae.types import Array, Inferred, Key, Learner, PyTree, Settings, Source, TrainState
+from jaxae.types import (
+    Array,
+    Inferred,
+    Key,
+    Learner,
+    PyTree,
+    Settings,
+    Shape,
+    Source,
+    TrainState,
+)
 
 
 class Member(NamedTuple):
-    """One of the models of a grid, in terms of rows that all of them share.
+    """One of the runs of a grid, in terms of rows that all of them share.
 
     Attributes:
-      cfg: of the member alone: its seed orders the rows and draws weights and noise.
+      cfg: of the run alone: its seed orders the rows and draws weights and noise, and it may have
+        an ensemble of models, which count as members side by side.
       settings: `Learner.settings` of that configuration.
       train: positions of its training rows; one that stands twice is seen twice as often.
       valid: positions of its valid rows.
@@ -50,70 +61,87 @@ class Member(NamedTuple):
         return self.train[data.index_plan(self.cfg.seed, epoch, n, batch, devices)]
 
 
-def members_of(grid: Sequence[Member]) -> train.Members:
-    """What `jaxae.training.train.fit` needs to know of the members; each starts as it would alone.
+def _models(grid: Sequence[Member]) -> list[Member]:
+    """The run of each model: a run with an ensemble stands there as often as it has models."""
+    return [run for run in grid for _ in range(run.cfg.ensemble)]
 
-    Its plan raises a `UserError` where a batch is larger than a member's rows.
+
+def members_of(grid: Sequence[Member]) -> train.Members:
+    """What `jaxae.training.train.fit` needs to know of the models; each starts as it would alone.
+
+    Its plan raises a `UserError` where a batch is larger than a run's rows.
     """
-    steps = [member.steps for member in grid]
+    models = _models(grid)
+    steps = np.int32([model.steps for model in models])
 
     def plan(epoch: int, devices: int) -> parallel.Plan:
-        plans = [member.plan(epoch, devices) for member in grid]
-        count, _, share = plans[0].shape
-        padded = np.zeros((len(grid), count, max(steps), share), np.int32)  # which is never read
-        for row, part in zip(padded, plans, strict=True):
+        plans = {id(run): run.plan(epoch, devices) for run in grid}
+        count, _, share = plans[id(grid[0])].shape
+        padded = np.zeros((len(models), count, steps.max(), share), np.int32)  # which is never read
+        for row, model in zip(padded, models, strict=True):
+            part = plans[id(model)]
             row[:, : part.shape[1]] = part
         return padded
 
-    keys = (
-        jnp.stack([_key(member, purpose) for member in grid])
-        for purpose in (rng.Purpose.INIT, rng.Purpose.NOISE)
-    )
-    return train.Members(*keys, _settings(grid), plan, np.int32(steps))
+    keys = (_keys(grid, purpose) for purpose in (rng.Purpose.INIT, rng.Purpose.NOISE))
+    return train.Members(*keys, _settings(models), plan, steps)
 
 
-def _key(member: Member, purpose: rng.Purpose) -> Key:
-    """The key of the member's own experiment, which is an ensemble of one."""
-    return members.keys(rng.stream(member.cfg.seed, purpose), 1)[0]
+def _keys(grid: Sequence[Member], purpose: rng.Purpose) -> Key:
+    """The keys of the models in the runs' own experiments."""
+    streams = (members.keys(rng.stream(run.cfg.seed, purpose), run.cfg.ensemble) for run in grid)
+    return jnp.concatenate([*streams])
 
 
-def _settings(grid: Sequence[Member]) -> Settings:
-    names = grid[0].settings
-    return {name: np.float32([member.settings[name] for member in grid]) for name in names}
+def _settings(models: Sequence[Member]) -> Settings:
+    values = [train.with_steps(m.settings, m.cfg.train.epochs * m.steps) for m in models]
+    return {name: np.float32([of_model[name] for of_model in values]) for name in values[0]}
 
 
-def layout_for(
-    learner: Learner, grid: Sequence[Member], shape: tuple[int, ...], asked: int
-) -> parallel.Layout:
-    """The members on as many devices as are asked for, 0 = all there are, but no more than members.
+def layout_for(grid: Sequence[Member], asked: int) -> parallel.Layout:
+    """The models on as many devices as are asked for; 0 = all there are, but no more than models.
+
+    Each device has whole models, unless there are several times as many devices as models, or more
+    processes than models: then each model's batch is split over a group of devices.
 
     Raises:
-      UserError: more devices than there are, or less memory than the members need all at once.
+      UserError: there are fewer devices.
     """
-    size = len(grid)
-    count = min(asked or len(jax.local_devices()), size)
-    devices = parallel.choose(count, size)
-    resident = size if devices[0].platform == "cpu" else ceil_div(size, count)
-    memory.check(train.abstract_state(learner, shape, resident), devices[:1])
-    return parallel.Layout(devices, [member.steps for member in grid], count)
+    steps, processes = [model.steps for model in _models(grid)], jax.process_count()
+    available = len(parallel.all_devices())
+    count = asked or max(processes, min(available, len(steps)) // processes * processes)
+    fitting = [n for n in range(1, min(count, len(steps)) + 1) if n * (count // n) % processes == 0]
+    groups = max(fitting, default=1)
+    used = groups * (count // groups) if fitting else count
+    return parallel.Layout(parallel.choose(used, used), steps, groups)
+
+
+def check_memory(
+    learner: Learner, grid: Sequence[Member], shape: Shape, layout: parallel.Layout
+) -> None:
+    """Raise a `UserError` if the devices have less memory than the models need all at once."""
+    size, devices = len(_models(grid)), layout.devices[:1]
+    resident = size if devices[0].platform == "cpu" else ceil_div(size, layout.groups)
+    memory.check(train.abstract_state(learner, shape, resident), devices)
 
 
 def valid_losses(
     learner: Learner, rows: Source, grid: Sequence[Member], layout: parallel.Layout
 ) -> train.Measure:
-    """Begins to compute the mean loss of every member's valid rows, without noise: "valid_loss"."""
-    used = np.unique(np.concatenate([member.valid for member in grid]))
+    """Begins to compute the mean loss of every model's valid rows, without noise: "valid_loss"."""
+    models = _models(grid)
+    used = np.unique(np.concatenate([run.valid for run in grid]))
     placed = parallel.place(rows[used], layout.devices)
-    side_by_side = ceil_div(len(grid), layout.groups)
+    side_by_side = ceil_div(len(models), layout.groups)
     platform = layout.devices[0].platform
     chunk = tuning.chunk_rows(learner.tuning, platform, placed.shape[1:], side_by_side)
-    sizes = [len(member.valid) for member in grid]
+    sizes = [len(model.valid) for model in models]
     chunks = ceil_div(max(sizes), layout.per_group * chunk)
-    valid = np.zeros((len(grid), layout.per_group * chunks * chunk), np.int32)
-    for row, member in zip(valid, grid, strict=True):
-        row[: len(member.valid)] = np.searchsorted(used, member.valid)
-    plan = layout.by_device(valid.reshape(len(grid), layout.per_group, chunks, chunk))
-    fixed = placed, parallel.split(plan, layout.devices), layout.place(_settings(grid))
+    valid = np.zeros((len(models), layout.per_group * chunks * chunk), np.int32)
+    for row, model in zip(valid, models, strict=True):
+        row[: len(model.valid)] = np.searchsorted(used, model.valid)
+    plan = layout.by_device(valid.reshape(len(models), layout.per_group, chunks, chunk))
+    fixed = placed, parallel.split(plan, layout.devices), layout.place(_settings(models))
     program = parallel.mapped(
         losses_fn(learner, platform), layout.devices, (layout.axis, None, 0, layout.axis), 0,
         groups=layout.groups,

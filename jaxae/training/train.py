@@ -60,9 +60,16 @@ def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
 
     init, noise = (rng.stream(cfg.seed, p) for p in (rng.Purpose.INIT, rng.Purpose.NOISE))
     size = cfg.ensemble
-    settings = {name: jnp.full(size, float(value)) for name, value in learner.settings.items()}
-    steps = np.full(size, ceil_div(n, cfg.train.batch_size), np.int32)
+    per_epoch = ceil_div(n, cfg.train.batch_size)
+    values = with_steps(learner.settings, cfg.train.epochs * per_epoch)
+    settings = {name: jnp.full(size, float(value)) for name, value in values.items()}
+    steps = np.full(size, per_epoch, np.int32)
     return Members(members.keys(init, size), members.keys(noise, size), settings, plan, steps)
+
+
+def with_steps(settings: Settings, steps: int) -> Settings:
+    """A member's settings; "steps", if it is one of them, is the number of steps of all epochs."""
+    return settings | ({"steps": steps} if "steps" in settings else {})
 
 
 @functools.partial(

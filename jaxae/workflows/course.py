@@ -1,7 +1,7 @@
 """The course of a training, of one run or of many side by side: resumed, logged, saved, selected.
 
 A run on its own, an ensemble, and the members of a protocol differ in how many runs there are and
-in how many members each has; everything else is the same and is done here.
+in how many models each has; everything else is the same and is done here.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jaxae.config import ExperimentConfig
-from jaxae.devices import parallel
+from jaxae.devices import hosts, parallel
+from jaxae.devices import members as array_members
 from jaxae.errors import UserError
 from jaxae.storage import checkpoint, logs, run_folder
 from jaxae.training import selection, train
@@ -23,7 +24,7 @@ class Run(NamedTuple):
     """One of the runs that are trained together.
 
     Attributes:
-      cfg: its epochs, checkpoints and choice of an epoch are those of all.
+      cfg: its epochs, checkpoints, choice of an epoch and size of an ensemble are those of all.
       digest: of its data.
       log: its metrics and loggers.
     """
@@ -49,7 +50,7 @@ class Trained(NamedTuple):
 class _Start(NamedTuple):
     """Where a training stands when it begins or goes on."""
 
-    done: int  # epochs
+    epochs: int
     state: TrainState | None
     best: selection.Selected | None
     failed: dict[str, str]
@@ -67,7 +68,7 @@ def train_runs(
     """Train from the last checkpoint, if there is one.
 
     Args:
-      runs: as many members belong to each, in this order.
+      runs: equally many members belong to each, in this order.
       learner: see `jaxae.training.train.fit`, which describes the next arguments too.
       x: training rows of all runs.
       layout: the members on their devices.
@@ -79,53 +80,100 @@ def train_runs(
       UserError: the checkpoint is of other runs, or of more epochs.
       FloatingPointError: every run has diverged.
     """
-    cfg, size = runs[0].cfg, len(members.steps) // len(runs)
-    choice, is_due = selection.choice_of(cfg), checkpoint.due(cfg.train)
-    done, state, best, failed = _resumed(runs, size, learner, x.shape[1:], layout, manager)
-    if state is not None and (epochs := train.epochs_done(state, members.steps)) != done:
-        raise UserError(f"{manager.directory / str(done)} holds {epochs} epochs; rename it back")
-    lines = {run.name: run.log.start(done) for run in runs if run.name not in failed}
-    if best:
-        courses = [lines.get(run.name) for run in runs]
-        best = selection.with_merits(choice, best, courses, Path(manager.directory))
-        best = best._replace(variables=layout.place(best.variables))
-
-    def on_divergence(member: int, problem: str) -> None:
-        run = runs[member // size].name
-        failed.setdefault(run, train.of_member(member % size, size, problem))
-        if len(failed) == len(runs):
-            raise FloatingPointError(in_words(failed) if len(runs) > 1 else failed[run])
-
-    def on_epoch(epoch: int, state: TrainState, metrics: train.EpochMetrics) -> train.EpochMetrics:
-        nonlocal best
-        for member, problem in train.not_finite(metrics, f"after epoch {epoch}"):
-            on_divergence(member, problem)
-        if choice:
-            best = selection.keep(choice, best, epoch, state.variables, metrics, len(runs), layout)
-        # The log is written before the state: what no state has behind it is dropped on resuming.
-        for i, run in enumerate(runs):
-            if run.name not in failed:
-                run.log.epoch(epoch, _part(metrics, slice(i * size, (i + 1) * size)))
-        if is_due(epoch):
-            about = {run.name: run_folder.about(run.cfg, run.digest) for run in runs}
-            about = {"runs": about, "failed": failed}
-            chosen = best and {"epoch": best.epoch, "variables": layout.saved(best.variables)}
-            checkpoint.save(manager, epoch, layout.saved(state), about, chosen)
-        return metrics
-
+    start = _resumed(runs, learner, x.shape[1:], layout, members, manager)
+    course = _Course(runs, len(members.steps) // len(runs), layout, manager, start)
     fitted = train.fit(
         learner,
         x,
-        cfg,
+        runs[0].cfg,
         layout,
         members=members,
-        state=state,
+        state=start.state,
         measure=measure,
-        on_epoch=on_epoch,
-        on_divergence=on_divergence,
+        on_epoch=course.on_epoch,
+        on_divergence=course.on_divergence,
     )
     manager.wait_until_finished()
-    return Trained(layout.fetch((best or fitted.state).variables), fitted.compile_s, failed)
+    selected = course.best or fitted.state
+    return Trained(layout.fetch(selected.variables), fitted.compile_s, course.failed)
+
+
+class _Course:
+    """What happens after every epoch: runs that diverge are given up, the others logged and saved.
+
+    Attributes:
+      best: the best epochs so far, if epochs are compared.
+      failed: name of a run -> why it has no result.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        size: int,
+        layout: parallel.Layout,
+        manager: checkpoint.Manager,
+        start: _Start,
+    ):
+        self._runs, self._size, self._layout, self._manager = runs, size, layout, manager
+        self.best, self.failed = start.best, start.failed
+        self._choice = selection.choice_of(runs[0].cfg)
+        self._is_due = checkpoint.due(runs[0].cfg.train)
+        logged = {run.name: run.log.start(start.epochs) for run in self._going()}
+        if self._choice and self.best:
+            epochs, where = [logged.get(run.name) for run in runs], Path(manager.directory)
+            best = selection.with_merits(self._choice, self.best, epochs, where)
+            self.best = best._replace(variables=layout.place(best.variables))
+
+    def _going(self) -> list[Run]:
+        return [run for run in self._runs if run.name not in self.failed]
+
+    def on_divergence(self, member: int, problem: str) -> None:
+        """Give up the member's run; raises a `FloatingPointError` if it was the last one."""
+        name, of_run = self._runs[member // self._size].name, member % self._size
+        self.failed.setdefault(name, train.of_member(of_run, self._size, problem))
+        if not self._going():
+            raise FloatingPointError(in_words(self.failed) if self._runs[1:] else problem)
+
+    def on_epoch(
+        self, epoch: int, state: TrainState, metrics: train.EpochMetrics
+    ) -> train.EpochMetrics:
+        """Compare, log and save an epoch."""
+        for member, problem in train.not_finite(metrics, f"after epoch {epoch}"):
+            self.on_divergence(member, problem)
+        if self._choice:
+            self.best = selection.keep(
+                self._choice, self.best, epoch, state.variables, metrics, len(self._runs),
+                self._layout,
+            )  # fmt: skip
+        # The log is written before the state: what no state has behind it is dropped on resuming.
+        for run in self._going():
+            first = self._runs.index(run) * self._size
+            run.log.epoch(epoch, _of_members(metrics, slice(first, first + self._size)))
+        self._show(epoch, state)
+        if self._is_due(epoch):
+            self._save(epoch, state)
+        return metrics
+
+    def _show(self, epoch: int, state: TrainState) -> None:
+        """Give images and histograms to the loggers that ask for them; only process 0 has any."""
+        asking = [run for run in self._going() if run.log.asking(epoch)]
+        is_shown = bool(asking)
+        if self._layout.groups > 1:  # then all processes have to fetch
+            is_shown = hosts.as_first(is_shown)
+        if is_shown:
+            variables = self._layout.fetch(state.variables)
+            for run in asking:
+                of_run = array_members.part(variables, self._runs.index(run), self._size)
+                run.log.show(epoch, of_run)
+
+    def _save(self, epoch: int, state: TrainState) -> None:
+        runs = {run.name: run_folder.about(run.cfg, run.digest) for run in self._runs}
+        saved = self._layout.saved
+        best = self.best and {
+            "epoch": self.best.epoch, "variables": saved(self.best.variables)
+        }  # fmt: skip
+        about = {"runs": runs, "failed": self.failed}
+        checkpoint.save(self._manager, epoch, saved(state), about, best)
 
 
 def in_words(failed: dict[str, str]) -> str:
@@ -133,17 +181,17 @@ def in_words(failed: dict[str, str]) -> str:
     return "; ".join(f"{name}: {why}" for name, why in failed.items())
 
 
-def _part(metrics: train.EpochMetrics, of: slice) -> train.EpochMetrics:
+def _of_members(metrics: train.EpochMetrics, at: slice) -> train.EpochMetrics:
     """The metrics of some members; what has one value for all members stays as it is."""
-    return {name: values[of] if np.ndim(values) else values for name, values in metrics.items()}
+    return {name: values[at] if np.ndim(values) else values for name, values in metrics.items()}
 
 
 def _resumed(
     runs: Sequence[Run],
-    size: int,
     learner: Learner,
     shape: tuple[int, ...],
     layout: parallel.Layout,
+    members: train.Members,
     manager: checkpoint.Manager,
 ) -> _Start:
     """What the last checkpoint holds of these runs; it may hold others, which are finished by now.
@@ -154,41 +202,66 @@ def _resumed(
     if saved is None:
         return _Start(0, None, None, {})
     about = checkpoint.about(manager, saved)
-    at = _positions(runs, about, saved, manager)
+    at = _positions(runs, about, saved, Path(manager.directory))
     stored = () if "config" in about else (len(about["runs"]),)  # older single runs have a scalar
     epochs = np.zeros(stored, np.int32)
+    size = len(members.steps) // len(runs)
     template = train.abstract_state(learner, shape, epochs.size * size)
     is_same = at == [*range(epochs.size)]
     if layout.groups == 1 and is_same:
         template = parallel.placed_like(template, layout.devices)
     else:  # on the host, to be placed again
         template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
-    state = checkpoint.restore(manager, template, saved)
-    best = None
+    state, best = checkpoint.restore(manager, template, saved), None
     if selection.choice_of(runs[0].cfg):
         chosen = {"epoch": epochs, "variables": template.variables}
         chosen = checkpoint.restore_chosen(manager, chosen, saved)
         merits = np.full(epochs.size, -np.inf)
         best = selection.Selected(np.atleast_1d(chosen["epoch"]), merits, chosen["variables"])
     if not is_same:
-        rows = np.concatenate([np.arange(i * size, (i + 1) * size) for i in at])
-        state = jax.tree.map(lambda leaf: leaf[rows], state)
-        if best:
-            variables = jax.tree.map(lambda leaf: leaf[rows], best.variables)
-            best = selection.Selected(best.epoch[at], best.merit[at], variables)
+        state, best = _only(at, size, state, best)
+    if (held := train.epochs_done(state, members.steps)) != saved:
+        raise UserError(f"{manager.directory / str(saved)} holds {held} epochs; rename it back")
     failed = {run.name: why for run in runs if (why := about.get("failed", {}).get(run.name))}
     return _Start(saved, state, best, failed)
 
 
-def _positions(
-    runs: Sequence[Run], about: dict, saved: int, manager: checkpoint.Manager
-) -> list[int]:
+def _only(
+    at: list[int], size: int, state: TrainState, best: selection.Selected | None
+) -> tuple[TrainState, selection.Selected | None]:
+    """The state and the best epochs of some of the runs, of `size` members each."""
+    rows = np.concatenate([np.arange(i * size, (i + 1) * size) for i in at])
+
+    def of_runs(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+    chosen = best and selection.Selected(best.epoch[at], best.merit[at], of_runs(best.variables))
+    return of_runs(state), chosen
+
+
+def saved_runs(manager: checkpoint.Manager) -> list[str]:
+    """The names of the runs that the last checkpoint holds; [] without a checkpoint.
+
+    Raises:
+      UserError: the checkpoint is damaged, or of a grid and from an older version.
+    """
+    saved = manager.latest_step()
+    about = {} if saved is None else checkpoint.about(manager, saved)
+    if "members" in about:
+        raise UserError(
+            f"{manager.directory} holds members in training of an older version, which this one "
+            "cannot read; remove it, to train them again, or name another --run-dir"
+        )
+    return [*about.get("runs", {})]
+
+
+def _positions(runs: Sequence[Run], about: dict, saved: int, folder: Path) -> list[int]:
     """Which of a checkpoint's runs these are.
 
     Raises:
       UserError: it holds others, or one with other settings or data, or of more epochs.
     """
-    cfg, folder = runs[0].cfg, Path(manager.directory)
+    cfg = runs[0].cfg
     if saved > cfg.train.epochs:
         raise UserError(
             f"train.epochs is {cfg.train.epochs}, but {folder} holds {saved} epochs; ask for at "

@@ -12,7 +12,7 @@ from jaxae.config import ExperimentConfig, checks
 from jaxae.detectors import health
 from jaxae.devices import hosts, parallel
 from jaxae.methods import learners
-from jaxae.reports import plots, reporting, studies
+from jaxae.reports import media, plots, reporting, studies
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree
@@ -34,9 +34,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
       FloatingPointError: training diverged or the model collapsed.
     """
     clock = time.perf_counter()
-    config.validate(cfg)
-    if not checks.open_fields(cfg):
-        check(cfg)  # before a download
+    check(cfg)  # before a download
     hosts.join(cfg.hosts)
     parallel.start(cfg)
     cfg, dataset = auto.settle(cfg)
@@ -57,7 +55,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         precompile.meanwhile(precompile.tasks(cfg, dataset, learner, scoring_learner, all_devices)),
     ):
         run_folder.write_tuning(folder, learner)
-        log = logs.Log(cfg, folder, loggers)
+        log = media.log_of(cfg, folder, loggers, scoring_learner, dataset)
         watch = selection.watch(cfg, learner, dataset, all_devices)
         variables, compile_s, _ = course.train_runs(
             [course.Run(cfg, dataset.digest, log)],
@@ -69,33 +67,42 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
             manager,
         )
         detector, scores, report = finish(
-            cfg, scoring_learner, variables, dataset, all_devices, folder
+            cfg, learner, scoring_learner, variables, dataset, all_devices, folder
         )
-        local_devices = jax.local_devices()  # from here on each process works on its own
+        # From here on each process works on its own.
         context = studies.Context(
-            cfg, dataset, scoring_learner, local_devices, detector, scores, manager, folder
+            cfg, dataset, scoring_learner, jax.local_devices(), detector, scores, manager, folder
         )
-        report |= studies.run(context)
-        report["warnings"] = warnings(learner, scoring_learner, detector, scores, dataset)
-        report |= {"wall_s": time.perf_counter() - clock, "compile_s": compile_s}
-        disk.write_json(folder / "report.json", report)
-        figures = plots.FIGURES | studies.figures()
-        drawn = plots.draw(folder, figures) if hosts.first() else []
-        report["wall_s"] = time.perf_counter() - clock
-        disk.write_json(folder / "report.json", report)
-        log.finish(report)
+        report |= studies.run(context) | {"compile_s": compile_s}
+        drawn = _drawn(folder, report, clock)
+        log.finish(report, lambda show: media.of_run(show, dataset, detector, scores, drawn))
     print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
 
 
+def _drawn(folder: Path, report: dict[str, Any], clock: float) -> list[Path]:
+    """Write the report and draw the figures, which read it; adds the seconds since `clock`."""
+    path, figures = folder / "report.json", plots.FIGURES | studies.figures()
+    report["wall_s"] = time.perf_counter() - clock
+    disk.write_json(path, report)
+    drawn = plots.draw(folder, figures) if hosts.first() else []
+    report["wall_s"] = time.perf_counter() - clock
+    disk.write_json(path, report)
+    return drawn
+
+
 def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
-    """Reject a configuration (without "auto") that cannot work, on these data if given.
+    """Reject a configuration that cannot work, on these data if given.
+
+    While a field is still "auto", only types and ranges are checked.
 
     Raises:
       UserError: a field or a combination of fields cannot work, or not with these rows.
     """
     config.validate(cfg)
+    if dataset is None and checks.open_fields(cfg):
+        return
     learners.check(cfg)
     selection.check(cfg)
     detectors.check(cfg, dataset)
@@ -107,6 +114,7 @@ def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
 def finish(
     cfg: ExperimentConfig,
     learner: Learner,
+    scoring_learner: Learner,
     variables: PyTree,
     dataset: Dataset,
     devices: parallel.Devices,
@@ -114,23 +122,15 @@ def finish(
 ) -> tuple[detectors.Detector, detectors.Scores, dict[str, Any]]:
     """Make a detector from a trained model, save it and its scores, and begin the report.
 
-    `learner` is the one for scoring; the run folder already contains `metrics.jsonl`.
+    `learner` gives the initial weights, which the warnings compare; the run folder already contains
+    `metrics.jsonl`.
     """
-    detector, scores = detectors.fit(learner, variables, dataset, cfg, devices)
+    detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, devices)
     detectors.save(folder / "detector", detector)
     run_folder.write_about(folder, cfg, dataset.digest)  # settings of scoring may have changed
     disk.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
-    return detector, scores, reporting.make(cfg, dataset, detector, scores, folder)
-
-
-def warnings(
-    learner: Learner,
-    scoring_learner: Learner,
-    detector: detectors.Detector,
-    scores: detectors.Scores,
-    dataset: Dataset,
-) -> list[str]:
-    """The warnings of `health.look` about a finished run; it also looks at the initial weights."""
-    keys = train.ensemble(learner, detector.about.config, len(dataset.train.x)).init
+    report = reporting.make(cfg, dataset, detector, scores, folder)
+    keys = train.ensemble(learner, cfg, len(dataset.train.x)).init
     initial = train.initial_state(learner, dataset.shape, keys).params
-    return health.look(scoring_learner, initial, detector, scores, dataset)
+    report["warnings"] = health.look(scoring_learner, initial, detector, scores, dataset)
+    return detector, scores, report

@@ -1,30 +1,37 @@
-"""The command `jaxae verify`: whether a run folder or an export is unchanged."""
+"""The command `jaxae verify`: whether a run, a protocol or an export is unchanged."""
 
 import contextlib
 import dataclasses
+import functools
 import io
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxae import config, data, detectors
-from jaxae.config import HostsConfig
+from jaxae.config import DataConfig, ExperimentConfig, HostsConfig
 from jaxae.data.arrayfiles import read_npz
+from jaxae.detectors import evaluation
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.export import loader
-from jaxae.reports import tables
+from jaxae.reports import protocols, tables
 from jaxae.storage import checkpoint, disk, provenance, run_folder
+from jaxae.types import Dataset, Split
 from jaxae.workflows import experiment
 
 _RETRAINED = 1e-2  # relative to the largest: rounding grows with steps, other training differs more
 _ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
 _STORED = ("test", "test_is_anomaly")
+_ROWS = ("test_y", "test_id", "test_class_id")
+_AGAIN = "run the same command again, which writes what is missing"
+
+Load = Callable[[DataConfig], Dataset]
 
 
 class Check(NamedTuple):
@@ -36,50 +43,140 @@ class Check(NamedTuple):
 
 
 def verify(path: Path, retrain: bool = False) -> list[Check]:
-    """Check a run folder, a detector's folder or an export.
+    """Check a run folder, the folder of a protocol, a detector's folder or an export.
 
     For a run: its files can be read; detector, checkpoints and data match their digests; the
     parameters have the digest in the report; and the detector gives every test row the recorded
-    score.
+    score. For a protocol: all this of every member, and the AUROCs in its report follow from the
+    members. For cross-conformal p-values, which keep no detector: the data match their digest, and
+    decisions and metrics follow from the p-values and scores.
 
     Args:
-      path: a run folder, a detector's folder or a file.
+      path: a folder or a file.
       retrain: train the run again, in a temporary folder, and compare its parameters and scores;
-        if their bits differ, the check lists the differences in versions and hardware.
+        if their bits differ, the check lists the differences in versions and hardware. A member of
+        a protocol is trained alone, on one device.
 
     Raises:
       UserError: the path is none of these, or there is no run that could be trained again.
     """
-    if retrain and not (path / "config.json").is_file():
+    load = functools.lru_cache(maxsize=1)(data.load)  # the members of a class come one by one
+    if (path / "members").is_dir():
+        return _of_protocol(path, retrain, load)
+    folder = detectors.folder_of(path)
+    if retrain and not ((path / "config.json").is_file() and folder.is_dir()):
         raise UserError(f"{path} is not a run folder: there is nothing to train again")
     if path.is_file():
         return [_check("export", _of_export, path)]
-    folder = detectors.folder_of(path)
+    scores = path / "scores.npz"
+    if not folder.is_dir() and scores.is_file() and "p_value" in read_npz(scores, ["p_value"]):
+        return [
+            _check("configuration", _of_config, path),
+            *_checkpoints(path),
+            _check("data", _of_data, path, load),
+            _check("scores", _of_p_values, path, load),
+        ]
     if not folder.is_dir():
         raise UserError(f"{path} holds no run and no detector; name a run folder or an export")
+    return _of_run(path, folder, retrain, load)
+
+
+def _of_run(path: Path, folder: Path, retrain: bool, load: Load) -> list[Check]:
+    """The checks of a run with its detector in `folder`, or of a detector alone."""
     checks = [_check("detector", _of_detector, folder)]
     if folder == path or not checks[0].ok:
         return checks
     checks.append(_check("configuration", _of_config, path))
     checks.append(_check("parameters", _of_parameters, path))
-    checks += [
-        _check(f"checkpoint {epoch.name}", _of_checkpoint, epoch)
-        for epoch in sorted((path / "checkpoints").glob("*"), key=lambda p: p.name.zfill(9))
-        if epoch.name.isdecimal()
-    ]
-    checks.append(_check("data", _of_data, path))
+    checks += _checkpoints(path)
+    checks.append(_check("data", _of_data, path, load))
     if checks[-1].ok:
-        checks.append(_check("scores", _of_scores, path))
+        checks.append(_check("scores", _of_scores, path, load))
         if retrain:
             checks.append(_check("trained again", _of_training, path))
     return checks
 
 
-def _check(name: str, look: Callable[[Path], str], path: Path) -> Check:
+def _check(name: str, look: Callable[..., str], *args: Any) -> Check:
     try:
-        return Check(name, True, look(path))
+        return Check(name, True, look(*args))
     except (UserError, loader.ExportError) as error:
         return Check(name, False, str(error))
+
+
+def _of_protocol(path: Path, retrain: bool, load: Load) -> list[Check]:
+    """A check of every member, and one of the report."""
+    folders = sorted(member for member in (path / "members").iterdir() if member.is_dir())
+    if not folders:
+        raise UserError(f"{path / 'members'} holds no member; {_AGAIN}")
+    checks = [_check(member.name, _of_member, member, retrain, load) for member in folders]
+    return [*checks, _check("report", _of_protocol_report, path, folders)]
+
+
+def _of_member(folder: Path, retrain: bool, load: Load) -> str:
+    if not (folder / "report.json").is_file():
+        raise UserError(f"unfinished; {_AGAIN}")
+    checks = _of_run(folder, folder / "detector", retrain, load)
+    if not all(check.ok for check in checks):
+        raise UserError("; ".join(f"{c.name}: {c.words}" for c in checks if not c.ok))
+    words = {check.name: check.words for check in checks}
+    return "; trained again: ".join(words[c] for c in ("scores", "trained again") if c in words)
+
+
+def _of_protocol_report(path: Path, folders: list[Path]) -> str:
+    file = path / "report.json"
+    report = disk.read_json(file, _AGAIN)
+    try:
+        names = [f"class{k}-seed{seed}" for k in report["classes"] for seed in report["seeds"]]
+        missing = [n for n in names if not any(f"{f.name}-".startswith(f"{n}-") for f in folders)]
+        if missing or len(folders) != report["members"]:
+            lost = f"; {', '.join(missing)} missing" if missing else ""
+            raise UserError(f"it is of {report['members']} members, here are {len(folders)}{lost}")
+        members = [dataclasses.replace(_config(f), run_dir=str(f)) for f in folders]
+        differing = protocols.differing(report, members)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _unlike(file, error) from None
+    if differing:
+        raise UserError("; ".join(differing))
+    return f"AUROC {report['auroc']:.4f} follows from the {len(members)} members"
+
+
+def _of_p_values(folder: Path, load: Load) -> str:
+    """Compare the rows with the data, and decisions and metrics with the report."""
+    needed = (*_STORED, *_ROWS, "p_value")
+    stored = read_npz(folder / "scores.npz", needed, needed)
+    _check_rows(stored, load(_config(folder).data).test)
+    file = folder / "report.json"
+    report = disk.read_json(file, _AGAIN)
+    p, flagged = stored["p_value"], stored["test_is_anomaly"]
+    try:
+        least, alpha = 1 / (1 + report["n_calibration"]), np.float32(report["alpha"])
+        if not ((least - 1e-6 <= p) & (p <= 1)).all():
+            raise UserError(f"p-values are not all from {least:.2g} to 1")
+        flipped = int(np.sum(flagged != (p <= alpha)))
+        if flipped:
+            raise UserError(f"{flipped} decisions are not those of p-values up to {alpha:g}")
+        found = evaluation.evaluate(stored["test"], stored["test_y"], flagged)
+        wrong = [n for n, value in found.items() if not protocols.agree(report[n], value)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unlike(file, error) from None
+    if wrong:
+        raise UserError(f"the report has another {', '.join(wrong)} than its scores")
+    return f"decisions and metrics of {len(p)} test rows follow from their p-values and scores"
+
+
+def _unlike(file: Path, error: Exception) -> UserError:
+    """The error of a report that could not be compared with the files beside it."""
+    if isinstance(error, UserError):
+        return error
+    return UserError(f"{file} is not as it was written ({type(error).__name__}: {error}); {_AGAIN}")
+
+
+def _check_rows(stored: dict[str, np.ndarray], test: Split) -> None:
+    """Refuse scores of other rows than those of the data."""
+    for name in _ROWS:
+        if not np.array_equal(stored.get(name, ()), getattr(test, name.removeprefix("test_"))):
+            raise UserError(f"{name} in scores.npz is not that of the data")
 
 
 def _of_export(path: Path) -> str:
@@ -93,7 +190,11 @@ def _of_detector(folder: Path) -> str:
 
 
 def _of_config(folder: Path) -> str:
-    return f"read; {config.from_dict(disk.read_json(folder / 'config.json')).name}"
+    return f"read; {_config(folder).name}"
+
+
+def _config(folder: Path) -> ExperimentConfig:
+    return config.from_dict(disk.read_json(folder / "config.json"))
 
 
 def _of_parameters(folder: Path) -> str:
@@ -111,12 +212,16 @@ def _of_parameters(folder: Path) -> str:
 
 def _of_training(folder: Path) -> str:
     """Train the run again, and compare."""
-    cfg = config.from_dict(disk.read_json(folder / "config.json"))
+    cfg, tuning = _config(folder), folder / run_folder.TUNING
+    if folder.resolve().parent.name == "members":  # of a protocol: as if it were alone
+        cfg = dataclasses.replace(cfg, devices=1)
+        tuning = folder.resolve().parents[1] / run_folder.TUNING
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
-        again = dataclasses.replace(cfg, run_dir=f"{scratch}/run", studies=(), hosts=HostsConfig())
-        if (folder / run_folder.TUNING).is_file():
+        plain = {"studies": (), "hosts": HostsConfig(), "tensorboard": False}
+        again = dataclasses.replace(cfg, run_dir=f"{scratch}/run", **plain)
+        if tuning.is_file():
             again.run_path.mkdir()
-            shutil.copy(folder / run_folder.TUNING, again.run_path)
+            shutil.copy(tuning, again.run_path)
         unseen = io.StringIO()
         with contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen):
             experiment.run(again)
@@ -149,26 +254,39 @@ def _difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one - other).max(initial=0) / max(np.abs(one).max(initial=0), 1e-30))
 
 
+def _checkpoints(folder: Path) -> list[Check]:
+    return [
+        _check(f"checkpoint {epoch.name}", _of_checkpoint, epoch)
+        for epoch in sorted((folder / "checkpoints").glob("*"), key=lambda p: p.name.zfill(9))
+        if epoch.name.isdecimal()
+    ]
+
+
 def _of_checkpoint(path: Path) -> str:
     checkpoint.check_whole(path)
     return "whole"
 
 
-def _of_data(folder: Path) -> str:
-    cfg = detectors.load(folder / "detector").about.config
+def _of_data(folder: Path, load: Load) -> str:
+    detector = folder / "detector"
+    cfg = detectors.load(detector).about.config if detector.is_dir() else _config(folder)
     recorded = disk.read_json(folder / "data.json")
-    digest = data.load(cfg.data).digest
+    digest = load(cfg.data).digest
     if digest != recorded:
         raise UserError(f"{cfg.data.name} has the digest {digest[:16]}, not {str(recorded)[:16]}")
     return f"the same, {digest[:16]}"
 
 
-def _of_scores(folder: Path) -> str:
+def _of_scores(folder: Path, load: Load) -> str:
     detector = detectors.load(folder / "detector")
-    stored = read_npz(folder / "scores.npz", _STORED)
+    stored = read_npz(folder / "scores.npz", (*_STORED, *_ROWS))
     parallel.initialize()
-    x = np.asarray(data.load(detector.about.config.data).test.x)
-    judged = detectors.judge_prepared(detector, x)
+    about = detector.about
+    test = load(about.config.data).test
+    # Scores depend on neither; without them all members of a protocol have the same program.
+    cfg = dataclasses.replace(about.config, seed=0, run_dir="", data=DataConfig())
+    detector = detector._replace(about=dataclasses.replace(about, config=cfg))
+    judged = detectors.judge_prepared(detector, np.asarray(test.x))
     shapes = [stored[name].shape if name in stored else () for name in _STORED]
     if shapes != [judged.score.shape] * len(_STORED):
         raise UserError(f"{len(judged.score)} test rows now, but {shapes} recorded")
@@ -176,6 +294,7 @@ def _of_scores(folder: Path) -> str:
     flipped = int(np.sum(judged.is_anomaly != stored["test_is_anomaly"]))
     if not off.max() <= _ROUNDING:  # true for a recorded NaN too
         raise UserError(f"scores differ by up to {off.max():.1e}, and so do {flipped} decisions")
+    _check_rows(stored, test)
     exact = "bit for bit" if not off.any() else f"to within {off.max():.0e}"
     return f"{len(off)} test rows scored as recorded, {exact}; {flipped} decisions differ"
 

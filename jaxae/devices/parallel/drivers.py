@@ -24,7 +24,8 @@ _GROUPS = "groups"  # the axis of groups of devices, see `Layout`; no function r
 def _pmapped(
     fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tuple, groups: int
 ) -> Any:
-    if 1 < groups < len(devices):  # `pmap` has one axis
+    # `pmap` has one axis, and cannot split random keys over several processes.
+    if 1 < groups < len(devices) or (groups > 1 and jax.process_count() > 1):
         return _sharded(fun, devices, ins, outs, donate, groups)
     return jax.pmap(
         fun,

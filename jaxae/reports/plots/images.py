@@ -84,6 +84,11 @@ def rgb(images: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
+def pairs(x: np.ndarray, x_hat: np.ndarray) -> np.ndarray:
+    """Images [N, H, W, C] above their reconstructions, as one picture: uint8 [..., ..., 3]."""
+    return mosaic(rgb(np.stack([x, x_hat])), _gap(x.shape[2]))
+
+
 def _gap(width: int) -> int:
     """The width of the line between images of `width` pixels."""
     return max(1, width // 14)

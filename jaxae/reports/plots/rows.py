@@ -19,6 +19,21 @@ def reconstructions(data: dict, subtitle: str):
     return style.headings(figure, "Reconstructions", subtitle)
 
 
+def pairs(x: np.ndarray, x_hat: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Rows [N, *S] of some kinds [N] with their reconstructions, as one picture.
+
+    Images above their reconstructions, or a panel of lines for each row.
+
+    Returns:
+      Float32 [H, W, 3] in [0, 1].
+    """
+    if x.ndim == 4:
+        picture = images.pairs(x, x_hat)
+    else:
+        picture = style.pixels(_lines({"x": x, "x_hat": x_hat, "kind": kind}))
+    return picture.astype(np.float32) / 255
+
+
 def verdicts(data: dict, subtitle: str):
     """Single rows with their reconstructions, each titled with the verdict in its colour.
 
@@ -118,8 +133,8 @@ def _trios(data: dict, values: np.ndarray, limits, colours: str, names: tuple[st
 
 
 def _title(ax, data: dict, i: int) -> None:
-    """Title axes with the kind of row i and its verdict."""
-    words, colour = style.verdict(data, i)
+    """Title axes with the kind of row i and, if it has a score, its verdict."""
+    words, colour = style.verdict(data, i) if "score" in data else ("", style.BLACK)
     ax.set_title(f"{data['kind'][i]}\n{words}", fontsize=7.5, loc="left", color=colour)
 
 

@@ -136,6 +136,22 @@ def save(figure, path: Path) -> Path:
     return path
 
 
+def pixels(figure) -> np.ndarray:
+    """A figure as a picture: uint8 [H, W, 3]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def read(path: Path) -> np.ndarray:
+    """A PNG as a picture: float32 [H, W, 3] in [0, 1]."""
+    from matplotlib.image import imread
+
+    return imread(path)[..., :3]
+
+
 def svg(figure) -> str:
     """A figure as SVG: the same bytes every time, coordinates to a tenth of a point."""
     from matplotlib import rc_context

@@ -67,7 +67,7 @@ class Context:
     @cached_property
     def variables(self) -> PyTree:
         """Variables of the first member, as [1, ...]."""
-        return members.only(self.detector.variables, 0)
+        return members.part(self.detector.variables, 0)
 
     def outputs(self, x: Source, variables: PyTree = None) -> Outputs:
         """Outputs of the first member, or of other variables [1, ...], on the host."""
@@ -86,7 +86,7 @@ class Context:
         template = train.abstract_state(self.learner, self.data.shape, self.cfg.ensemble)
         template = parallel.placed_like(template, self.devices)
         state = checkpoint.restore(self.manager, template, epoch)
-        return members.only(state.variables, 0)
+        return members.part(state.variables, 0)
 
     def pick(self, mask: Bool[np.ndarray, " N"], n: int) -> Int[np.ndarray, " K"]:
         """Positions of up to n test rows under a mask, drawn with the seed of the run."""

@@ -4,27 +4,33 @@ Each member is an experiment with its own folder and its own detector. The repor
 folders; it does not matter which process wrote them.
 """
 
+import functools
 import time
 
 from jaxae.config.grids import ProtocolConfig
-from jaxae.devices import parallel
-from jaxae.reports import plots
+from jaxae.devices import hosts, parallel
+from jaxae.reports import plots, protocols
 from jaxae.storage import disk
 from jaxae.workflows import baselines
-from jaxae.workflows.protocol import cross, summary, training
+from jaxae.workflows.protocol import cross, training
 from jaxae.workflows.protocol.expansion import expand, is_finished, named, refuse_unread
 
 __all__ = ["cross", "expand", "run"]
 
 
-def run(cfg: ProtocolConfig) -> dict | None:
+def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> dict | None:
     """Train the members that are not trained yet, then write the report if all are finished.
 
     A finished member is not trained again, so a call that was stopped can be repeated, and slices
     (`cfg.members`) that other processes trained into the same folder are merged.
 
+    Args:
+      cfg: the protocol.
+      loggers: configuration of a member -> its loggers, called for each that is not finished.
+
     Returns:
-      The report, as in `report.json`; None if members are still missing.
+      The report, as in `report.json`; None if members are still missing, and in all processes but
+      the first.
 
     Raises:
       UserError: see `expansion.expand` and `jaxae.workflows.experiment.run`.
@@ -32,24 +38,28 @@ def run(cfg: ProtocolConfig) -> dict | None:
     """
     clock = time.perf_counter()
     refuse_unread(cfg)
-    parallel.start(cfg)
     baselines.check(cfg.baselines)
+    hosts.join(cfg.hosts)
+    parallel.start(cfg)
     members, datasets = expand(cfg)
     chosen = [members[i] for i in named(cfg.members, len(members))]
     todo = [member for member in chosen if not is_finished(member)]
     print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
     if todo:
         with parallel.on_host():
-            training.train_members(cfg, todo, datasets)
+            training.train_members(cfg, todo, datasets, loggers)
+    if not hosts.first():
+        return None
     missing = [i for i, member in enumerate(members) if not is_finished(member)]
     if missing:
         print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report yet")
         return None
     with parallel.on_host():
-        report = summary.make(cfg, members, datasets)
+        baseline = functools.partial(baselines.cached_scores, cfg)
+        report = protocols.make(cfg, members, datasets, baseline)
     report |= {"wall_s": time.perf_counter() - clock}
     disk.write_json(cfg.run_path / "report.json", report)
     (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)
-    print(summary.table(report))
+    print(protocols.table(report))
     print(f"figure {drawn}; each member's detector is in {cfg.run_path / 'members'}")
     return report

@@ -7,6 +7,8 @@ that were not trained on it; see `jaxae.stats.conformal.folds` for the guarantee
 
 import dataclasses
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,16 +20,16 @@ from jaxae.config import ExperimentConfig, checks, for_scoring
 from jaxae.config.grids import CrossConfig, experiment_of
 from jaxae.data import sources
 from jaxae.detectors import evaluation
-from jaxae.devices import members, parallel
+from jaxae.devices import hosts, members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.reports import plots, reporting
+from jaxae.reports import media, plots, reporting
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
-from jaxae.storage import disk, run_folder
-from jaxae.training import grid, train
-from jaxae.types import Dataset, PyTree, Split
-from jaxae.workflows import auto, experiment
+from jaxae.storage import checkpoint, disk, logs, run_folder
+from jaxae.training import grid
+from jaxae.types import AXIS, Dataset, PyTree, Source, Split
+from jaxae.workflows import auto, course, experiment
 from jaxae.workflows.protocol.expansion import refuse_unread
 
 
@@ -38,8 +40,10 @@ class Parts(NamedTuple):
     seen: Bool[np.ndarray, "K n"]
 
 
-def run(cfg: CrossConfig) -> dict:
+def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     """Train the models of all parts side by side, and compute p-values of the test rows.
+
+    A call that was stopped goes on after its last checkpoint.
 
     Returns:
       The report, as in `report.json`.
@@ -53,6 +57,7 @@ def run(cfg: CrossConfig) -> dict:
     clock = time.perf_counter()
     _check_fields(cfg)
     refuse_unread(cfg)
+    hosts.join(cfg.hosts)
     parallel.start(cfg)
     base, dataset = auto.settle(experiment_of(cfg))
     experiment.check(base, dataset)
@@ -61,8 +66,12 @@ def run(cfg: CrossConfig) -> dict:
     n = len(normals.y)
     conformal.rank_allowed(n, cfg.alpha)  # raises if no p-value can be this small
     parts = bootstrap(n, cfg.bags, cfg.seed) if cfg.bags else folds(n, cfg.folds, cfg.seed)
+    loggers = logs.configured(base, loggers)
+    hosts.agree("data set or configuration", run_folder.shared(base, _digest(cfg, dataset)))
     with parallel.on_host(), run_folder.enter(base, dataset.digest) as folder:
-        variables = _trained(base, sources.read(normals.x), parts)
+        learner = learners.build(for_scoring(base), dataset.shape)
+        log = media.log_of(base, folder, loggers, learner, dataset)
+        variables = _trained(course.Run(base, _digest(cfg, dataset), log), normals.x, parts, folder)
         calibration, test = _scores(base, dataset, normals, parts, variables)
         p = _p_values(parts, calibration, test, bool(cfg.bags))
         flagged, y = np.asarray(p <= np.float32(cfg.alpha)), dataset.test.y
@@ -74,9 +83,10 @@ def run(cfg: CrossConfig) -> dict:
         report = _report(cfg, base, n, evaluation.evaluate(test.mean(axis=0), y, flagged))
         report |= {"wall_s": time.perf_counter() - clock}
         disk.write_json(folder / "report.json", report)
-        (drawn,) = plots.draw(folder, plots.CROSS_FIGURES)
+        drawn = plots.draw(folder, plots.CROSS_FIGURES) if hosts.first() else []
+        log.finish(report, lambda show: show(variables))
     print(reporting.table(report))
-    print(f"figure {drawn}; p-values are in {folder / 'scores.npz'}")
+    print(f"figure {', '.join(map(str, drawn))}; p-values are in {folder / 'scores.npz'}")
     return report
 
 
@@ -135,29 +145,48 @@ def _check(base: ExperimentConfig) -> None:
 
 def _joined(one: Split, other: Split) -> Split:
     """The training and valid rows, joined."""
-    x = np.concatenate([sources.read(one.x), sources.read(other.x)])
+    x = sources.joined(one.x, other.x)
     return Split(x, *(np.concatenate(pair) for pair in zip(one[1:], other[1:], strict=True)))
 
 
-def _trained(cfg: ExperimentConfig, rows: np.ndarray, parts: Parts) -> PyTree:
-    """The variables [K, ...] of the models, each trained from different initial weights.
+def _digest(cfg: CrossConfig, dataset: Dataset) -> str:
+    """Of the data and the parts: what a checkpoint must have been trained on."""
+    return f"{dataset.digest}, {f'{cfg.bags} bags' if cfg.bags else f'{cfg.folds} folds'}"
+
+
+def _trained(run: course.Run, rows: Source, parts: Parts, folder: Path) -> PyTree:
+    """The variables [K E, ...] of the models, each trained from different initial weights.
 
     Their scores are averaged, and models with equal initial weights make similar errors.
     """
-    learner = learners.build(cfg, rows.shape[1:], axis=None)
+    base = run.cfg
     shape = rows.shape[1:]
-    seeds = host_generator(cfg.seed, Purpose.INIT, SplitDraw.FOLDS).integers(
+    settings = learners.build(base, shape, axis=None).settings
+    seeds = host_generator(base.seed, Purpose.INIT, SplitDraw.FOLDS).integers(
         0, 2**32, len(parts.used)
     )
     models = [
         grid.Member(
-            dataclasses.replace(cfg, seed=int(seed)), learner.settings, used, np.flatnonzero(~seen)
+            dataclasses.replace(base, seed=int(seed)), settings, used, np.flatnonzero(~seen)
         )
         for seed, used, seen in zip(seeds, *parts, strict=True)
     ]
-    layout = grid.layout_for(learner, models, shape, cfg.devices)
-    fitted = train.fit(learner, rows, cfg, layout, members=grid.members_of(models))
-    return layout.fetch(fitted.state.variables)
+    layout = grid.layout_for(models, base.devices)
+    learner = learners.build(base, shape, axis=AXIS if layout.per_group > 1 else None)
+    learner = run_folder.with_stored_tuning(folder, learner)
+    grid.check_memory(learner, models, shape, layout)
+    run_folder.write_tuning(folder, learner)
+    with checkpoint.opened(base.run_path / "checkpoints", base.train) as manager:
+        trained = course.train_runs(
+            [run],
+            learner,
+            rows,
+            layout,
+            grid.members_of(models),
+            grid.valid_losses(learner, rows, models, layout),
+            manager,
+        )
+    return jax.device_get(trained.variables)
 
 
 def _scores(
@@ -169,7 +198,7 @@ def _scores(
     for k, used in enumerate(parts.used):
         train = Split(*(part[np.unique(used)] for part in normals))
         data = dataset._replace(train=train, valid=normals)
-        model = members.only(variables, k)
+        model = members.part(variables, k, cfg.ensemble)
         scores.append(detectors.fit(learner, model, data, cfg, jax.local_devices())[1])
     return np.stack([one.valid for one in scores]), np.stack([one.test for one in scores])
 

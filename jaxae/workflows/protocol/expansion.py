@@ -26,7 +26,7 @@ SWEPT = {
 
 
 def refuse_unread(cfg: ExperimentConfig) -> None:
-    """Refuse settings that a grid does not support: streaming, several processes, studies.
+    """Refuse settings that a grid does not support, such as studies.
 
     Raises:
       UserError: such a setting is not the default.
@@ -129,18 +129,19 @@ def named(text: str, count: int) -> range:
 
 def is_finished(member: ExperimentConfig) -> bool:
     """Whether a member's folder contains the finished run of exactly this configuration."""
-    folder = member.run_path
     try:
-        stored = json.loads(config.to_json(config.from_json((folder / "config.json").read_text())))
-        done = json.loads((folder / "report.json").read_bytes())["epochs"]
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = config.from_json((member.run_path / "config.json").read_text())
+        done = json.loads((member.run_path / "report.json").read_bytes())["epochs"]
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return False
-    wanted = json.loads(config.to_json(member))
-    return _relevant(stored) == _relevant(wanted) and done == member.train.epochs
+    return _result(stored) == _result(member) and done == member.train.epochs
 
 
-def _relevant(values: dict) -> dict:
-    """The settings of a configuration that its results depend on."""
-    return {
-        k: v for k, v in values.items() if k not in ("run_dir", "devices", "profile", "studies")
-    }
+def training_of(member: ExperimentConfig) -> tuple:
+    """The settings on which a member's weights and its `metrics.jsonl` depend."""
+    return checks.training_identity(member), member.train.epochs, member.train.monitor
+
+
+def _result(member: ExperimentConfig) -> tuple:
+    """The settings on which a member's scores and decisions depend."""
+    return training_of(member), member.score, member.score_dtype, member.threshold

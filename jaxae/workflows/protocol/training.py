@@ -1,8 +1,9 @@
 """Training the members of a protocol side by side, and finishing them one by one."""
 
 import contextlib
+import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,95 +12,132 @@ import numpy as np
 
 from jaxae import config, detectors
 from jaxae.config import DataConfig, ExperimentConfig
-from jaxae.config.checks import training_identity
 from jaxae.config.grids import ProtocolConfig
 from jaxae.data import sources
-from jaxae.devices import members, parallel
+from jaxae.devices import hosts, members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
+from jaxae.reports import media
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import grid, selection, train
-from jaxae.types import Dataset, Learner, PyTree, TrainState
+from jaxae.types import AXIS, Dataset, Learner, PyTree, Source, TrainState
 from jaxae.workflows import course, experiment
+from jaxae.workflows.protocol.expansion import training_of
 
+Datasets = dict[DataConfig, Dataset]  # one for each class
 Failed = dict[str, str]  # name of a member -> why it has no detector
+Loggers = Callable[[ExperimentConfig], Sequence[logs.Logger]]  # of a member
+
+
+class Opened(NamedTuple):
+    """A member whose folder is locked by this process."""
+
+    dataset: Dataset
+    folder: Path
+    log: logs.Log
 
 
 class Work(NamedTuple):
-    """The E members that a call trains in one program."""
+    """The members that are trained in one program."""
 
     members: list[ExperimentConfig]
-    datasets: dict[DataConfig, Dataset]  # one for each class
+    datasets: Datasets
     learner: Learner
     layout: parallel.Layout
-    rows: np.ndarray  # of all classes, once
+    rows: Source  # of all classes, once
     placed: list[grid.Member]  # where each finds its own
 
 
-def _work(
-    cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
-) -> Work:
+def _work(cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets) -> Work:
     shape = next(iter(datasets.values())).shape
-    learner = run_folder.with_stored_tuning(cfg.run_path, learners.build(todo[0], shape, axis=None))
     settings = [learners.build(member, shape, axis=None).settings for member in todo]
     for member, values in zip(todo, settings, strict=True):
-        if values.keys() != learner.settings.keys():
+        if values.keys() != settings[0].keys():
             raise UserError(
                 f"{member.run_path.name} needs another program than {todo[0].run_path.name}: a "
                 "sweep over train.noise_std cannot mix 0 with other values"
             )
-    rows: list[np.ndarray] = []
+    parts: list[Source] = []
     positions: dict[DataConfig, list[np.ndarray]] = {}  # of training and of valid rows
     for k in dict.fromkeys(member.data for member in todo):
         positions[k] = []
         for split in (datasets[k].train, datasets[k].valid):
-            first = sum(map(len, rows))
-            rows.append(sources.read(split.x))
-            positions[k].append(np.arange(first, first + len(rows[-1])))
+            positions[k].append(sum(map(len, parts)) + np.arange(len(split.x)))
+            parts.append(split.x)
     placed = [
         grid.Member(member, values, *positions[member.data])
         for member, values in zip(todo, settings, strict=True)
     ]
-    layout = grid.layout_for(learner, placed, shape, cfg.devices)
-    return Work(todo, datasets, learner, layout, np.concatenate(rows), placed)
+    layout = grid.layout_for(placed, cfg.devices)
+    learner = learners.build(todo[0], shape, axis=AXIS if layout.per_group > 1 else None)
+    learner = run_folder.with_stored_tuning(cfg.run_path, learner)
+    grid.check_memory(learner, placed, shape, layout)
+    return Work(todo, datasets, learner, layout, sources.joined(*parts), placed)
 
 
 def train_members(
-    cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: dict[DataConfig, Dataset]
+    cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets, loggers: Loggers
 ) -> None:
     """Train the remaining members side by side, then finish them one after the other.
+
+    Members that are in a checkpoint go on from there; those that were asked for later train after
+    them. Of several processes, the first one finishes the members.
 
     Raises:
       UserError: members need different programs, they do not fit on the devices, or a folder
         contains something else or is in use.
       FloatingPointError: members that diverged or collapsed; all others are finished.
     """
-    variables = {member: _trained_before(member, datasets[member.data]) for member in todo}
-    fresh = [member for member in todo if variables[member] is None]
-    work = _work(cfg, fresh, datasets) if fresh else None
+    finished = {member: _trained_before(member, datasets[member.data]) for member in todo}
+    new = [member for member in todo if finished[member] is None]
+    hosts.agree("set of members to train", " ".join(member.run_path.name for member in new))
+    learner = learners.build(config.for_scoring(todo[0]), next(iter(datasets.values())).shape)
+    configured = {member: logs.configured(member, loggers(member)) for member in todo}
     failed: Failed = {}
     with contextlib.ExitStack() as locks:
-        folders = {
-            member: locks.enter_context(run_folder.enter(member, datasets[member.data].digest))
-            for member in todo
-        }
-        if work:
+        opened: dict[ExperimentConfig, Opened] = {}
+        for member, its_loggers in configured.items():
+            dataset = datasets[member.data]
+            folder = locks.enter_context(run_folder.enter(member, dataset.digest))
+            log = media.log_of(member, folder, its_loggers, learner, dataset)
+            opened[member] = Opened(dataset, folder, log)
+        for checkpoints, batch in _batches(cfg, new) if new else ():
+            work = _work(cfg, batch, datasets)
             run_folder.write_tuning(cfg.run_path, work.learner)
-            trained, failed = _fitted(cfg, work, [folders[m] for m in fresh])
-            variables |= trained
-        shape = next(iter(datasets.values())).shape
-        learner = learners.build(config.for_scoring(todo[0]), shape)
-        for member, folder in folders.items():
-            if folder.name in failed:
-                continue
-            try:
-                _finish(member, learner, variables[member], datasets[member.data], folder)
-            except FloatingPointError as error:
-                failed[folder.name] = str(error)
-        if work and not failed:
-            shutil.rmtree(_checkpoints(cfg))
+            trained, diverged = _fitted(work, opened, checkpoints)
+            failed |= diverged | _finish_all(trained, learner, opened)
+        again = {member: finished[member] for member in todo if finished[member] is not None}
+        for member in again:
+            opened[member].log.start(member.train.epochs)
+        failed |= _finish_all(again, learner, opened)
     if failed:
         raise FloatingPointError(course.in_words(failed))
+    if hosts.first():
+        for checkpoints in _checkpoints(cfg):
+            if checkpoints.is_dir():
+                shutil.rmtree(checkpoints)
+
+
+def _checkpoints(cfg: ProtocolConfig) -> list[Path]:
+    """Folders of checkpoints, one after the other, which exist until all members are finished."""
+    first = cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
+    return [first, *sorted(first.parent.glob(f"{first.name}-then-*"))]
+
+
+def _batches(
+    cfg: ProtocolConfig, new: list[ExperimentConfig]
+) -> Iterator[tuple[Path, list[ExperimentConfig]]]:
+    """Members that are trained together, and the folder of their checkpoints."""
+    first, *others = _checkpoints(cfg)
+    for folder in (first, *others, first.with_name(f"{first.name}-then-{len(others) + 2}")):
+        with checkpoint.opened(folder, new[0].train) as manager:
+            saved = course.saved_runs(manager)
+        batch = [member for member in new if member.run_path.name in saved] if saved else new
+        new = [member for member in new if member not in batch]
+        if batch:
+            yield folder, batch
+        if not new:
+            return
 
 
 def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
@@ -109,21 +147,20 @@ def _trained_before(member: ExperimentConfig, dataset: Dataset) -> PyTree:
     except UserError:
         return None
     about = detector.about
-    same = training_identity(about.config) == training_identity(member)
-    same &= about.config.train.epochs == member.train.epochs
-    return detector.variables if same and about.data_digest == dataset.digest else None
+    is_same = training_of(about.config) == training_of(member)
+    return detector.variables if is_same and about.data_digest == dataset.digest else None
 
 
 def _fitted(
-    cfg: ProtocolConfig, work: Work, folders: Sequence[Path]
+    work: Work, opened: dict[ExperimentConfig, Opened], checkpoints: Path
 ) -> tuple[dict[ExperimentConfig, PyTree], Failed]:
     """The variables of members after (resumed) training, and the members that diverged."""
     runs = [
-        course.Run(member, work.datasets[member.data].digest, logs.Log(member, folder, []))
-        for member, folder in zip(work.members, folders, strict=True)
+        course.Run(member, opened[member].dataset.digest, opened[member].log)
+        for member in work.members
     ]
-    with checkpoint.opened(_checkpoints(cfg), work.members[0].train) as manager:
-        trained = course.train_runs(
+    with checkpoint.opened(checkpoints, work.members[0].train) as manager:
+        variables, _, failed = course.train_runs(
             runs,
             work.learner,
             work.rows,
@@ -132,14 +169,9 @@ def _fitted(
             _measure(work),
             manager,
         )
-    variables = jax.device_get(trained.variables)
-    by_member = {member: members.only(variables, i) for i, member in enumerate(work.members)}
-    return by_member, trained.failed
-
-
-def _checkpoints(cfg: ProtocolConfig) -> Path:
-    """The folder of this call's checkpoints, which exists until its members are finished."""
-    return cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
+    variables, size = jax.device_get(variables), work.members[0].ensemble
+    trained = {m: members.part(variables, i, size) for i, m in enumerate(work.members)}
+    return {m: own for m, own in trained.items() if m.run_path.name not in failed}, failed
 
 
 def _measure(work: Work) -> train.Measure:
@@ -159,9 +191,10 @@ def _measure(work: Work) -> train.Measure:
         def measured() -> train.EpochMetrics:
             variables, metrics = work.layout.fetch(state.variables), []
             for i, member in enumerate(work.placed):
-                settings = {name: np.float32([value]) for name, value in member.settings.items()}
+                size = member.cfg.ensemble
+                settings = {n: np.full(size, value, "f") for n, value in member.settings.items()}
                 watch = watch_class[member.cfg.data]
-                metrics.append(watch(members.only(variables, i), settings)())
+                metrics.append(watch(members.part(variables, i, size), settings)())
             return begun() | jax.tree.map(lambda *values: np.concatenate(values), *metrics)
 
         return measured
@@ -169,12 +202,35 @@ def _measure(work: Work) -> train.Measure:
     return begin
 
 
-def _finish(
-    member: ExperimentConfig, learner: Learner, variables: PyTree, dataset: Dataset, folder: Path
-) -> None:
-    """Write the files that `experiment.run` writes for a member, without figures."""
-    detector, scores, report = experiment.finish(
-        member, learner, variables, dataset, jax.local_devices(), folder
-    )
-    report["warnings"] = experiment.warnings(learner, learner, detector, scores, dataset)
-    disk.write_json(folder / "report.json", report)
+def _finish_all(
+    variables: dict[ExperimentConfig, PyTree],
+    learner: Learner,
+    opened: dict[ExperimentConfig, Opened],
+) -> Failed:
+    """Write the files that `experiment.run` writes for each member, without figures.
+
+    Returns:
+      The members whose model collapsed.
+    """
+    failed: Failed = {}
+    if not variables or not hosts.first():
+        return failed
+    with train.progress_bar(len(variables), 0, False, "finishing", "member") as bar:
+        for member, own in variables.items():
+            dataset, folder, log = opened[member]
+            try:
+                detector, scores, report = experiment.finish(
+                    member, learner, learner, own, dataset, jax.local_devices(), folder
+                )
+                disk.write_json(folder / "report.json", report)
+                log.finish(report, functools.partial(_media, dataset, detector, scores))
+            except FloatingPointError as error:
+                failed[member.run_path.name] = str(error)
+            bar.update()
+    return failed
+
+
+def _media(
+    dataset: Dataset, detector: detectors.Detector, scores: detectors.Scores, show: logs.Show
+) -> logs.Media:
+    return media.of_run(show, dataset, detector, scores)

@@ -1,41 +1,44 @@
 """The report of a complete protocol, made from its members' folders, and its table."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.grids import ProtocolConfig
-from jaxae.data import sources
 from jaxae.errors import UserError
 from jaxae.reports import plots, tables
 from jaxae.stats.intervals.tasks import Task, over_tasks
 from jaxae.storage import disk
 from jaxae.training import selection
 from jaxae.types import Dataset
-from jaxae.workflows import baselines
 
 Tasks = dict[int, Task]  # normal class -> task
 
 
 def make(
-    cfg: ProtocolConfig, members: Sequence[ExperimentConfig], datasets: dict[DataConfig, Dataset]
+    cfg: ProtocolConfig,
+    members: Sequence[ExperimentConfig],
+    datasets: dict[DataConfig, Dataset],
+    baseline: Callable[[str, DataConfig, Dataset], Float[np.ndarray, "S N"]],
 ) -> dict:
     """The report of a grid whose members are all finished, as in `report.json`.
 
     The main result of a sweep is the point with the lowest mean validation loss, which uses
     held-out normals alone; "points" lists all points.
+
+    Args:
+      cfg: the protocol.
+      members: all of them.
+      datasets: those of the classes.
+      baseline: `(name, data, data set) -> scores` of the test rows by seed.
     """
-    points: dict[str, list[ExperimentConfig]] = {}
-    fields = [spec.partition("=")[0] for spec in cfg.sweep]
-    for member in members:
-        point = ", ".join(f"{field} {checks.value(member, field):g}" for field in fields)
-        points.setdefault(point, []).append(member)
-    tasks = {point: _tasks(configs) for point, configs in points.items()}
-    loss = {point: _valid_loss(configs) for point, configs in points.items()}
-    best = min(points, key=loss.__getitem__)
-    first = points[best][0]
+    sweep = _sweep(members, [spec.partition("=")[0] for spec in cfg.sweep])
+    tasks = sweep.tasks[sweep.best]
+    first = sweep.points[sweep.best][0]
     report = {
         "name": cfg.name,
         "dataset": cfg.data.name,
@@ -46,25 +49,84 @@ def make(
         "selected_by": selection.CHOICES[first.train.select].words,
         "seeds": [*range(cfg.seed, cfg.seed + cfg.seeds)],
         "members": len(members),
-        **_values(tasks[best].values()),
+        **_values(tasks.values()),
         "interval": "95 %, of other test rows" + (" and other seeds" if cfg.seeds > 1 else ""),
-        "classes": {k: _class(k, task, datasets) for k, task in tasks[best].items()},
-        "baselines": {name: _baseline(cfg, name, tasks[best], datasets) for name in cfg.baselines},
-        "warnings": _warnings(members, tasks[best]),
+        "classes": {k: _class(k, task, datasets) for k, task in tasks.items()},
+        "baselines": {
+            name: _baseline(functools.partial(baseline, name), tasks, datasets)
+            for name in cfg.baselines
+        },
+        "warnings": _warnings(members, tasks),
     }
     if first.train.monitor:
-        report["selection"] = _selection(points[best])
-        for member in points[best]:
+        report["selection"] = _selection(sweep.points[sweep.best])
+        for member in sweep.points[sweep.best]:
             values = report["classes"][member.data.normal[0]]
             values["epochs_std"] = max(values.get("epochs_std", 0.0), _epochs_std(member))
         report["epochs_std"] = max(values["epochs_std"] for values in report["classes"].values())
-    if len(points) > 1:
-        report["point"] = f"{best} (lowest validation loss)"
-        report["points"] = {
-            point: {"valid_loss": loss[point], **_values(by_class.values())}
-            for point, by_class in tasks.items()
-        }
-    return report
+    return report | _of_points(sweep)
+
+
+def differing(report: dict[str, Any], members: Sequence[ExperimentConfig]) -> list[str]:
+    """The numbers in a report, as JSON has it, that do not follow from its members' folders.
+
+    They are the AUROCs of the mean, of the classes and of the points of a sweep.
+    """
+    first = next(iter(report.get("points", ())), "")
+    sweep = _sweep(members, [part.rpartition(" ")[0] for part in first.split(", ") if part])
+    tasks = sweep.tasks[sweep.best]
+    classes = {str(k): _class_values(task) for k, task in tasks.items()}
+    here = {**_values(tasks.values()), "classes": classes, **_of_points(sweep)}
+    return [*_differences(report, here)]
+
+
+def _differences(there: dict, here: dict, of: str = "") -> Iterator[str]:
+    for name, value in here.items():
+        held = there.get(name)
+        if isinstance(value, dict):
+            yield from _differences(held or {}, value, f"{of}{name} ")
+        elif not agree(held, value):
+            yield f"{of}{name} is {held} in the report, {value} by its members"
+
+
+def agree(held: Any, value: Any) -> bool:
+    """Whether values of a report agree, numbers up to rounding."""
+    if isinstance(value, str) or held is None or value is None:
+        return held == value
+    return np.allclose(held, value, rtol=0, atol=1e-6)
+
+
+class _Sweep(NamedTuple):
+    """The members at each point of a sweep, with their scores and mean validation losses."""
+
+    points: dict[str, list[ExperimentConfig]]
+    tasks: dict[str, Tasks]
+    loss: dict[str, float]
+
+    @property
+    def best(self) -> str:
+        """The point with the lowest loss."""
+        return min(self.points, key=self.loss.__getitem__)
+
+
+def _sweep(members: Sequence[ExperimentConfig], fields: Sequence[str]) -> _Sweep:
+    points: dict[str, list[ExperimentConfig]] = {}
+    for member in members:
+        point = ", ".join(f"{field} {checks.value(member, field):g}" for field in fields)
+        points.setdefault(point, []).append(member)
+    tasks = {point: _tasks(configs) for point, configs in points.items()}
+    return _Sweep(points, tasks, {point: _valid_loss(configs) for point, configs in points.items()})
+
+
+def _of_points(sweep: _Sweep) -> dict[str, Any]:
+    """What a report says of the points; {} if there is only one."""
+    if len(sweep.points) == 1:
+        return {}
+    points = {
+        point: {"valid_loss": sweep.loss[point], **_values(by_class.values())}
+        for point, by_class in sweep.tasks.items()
+    }
+    return {"point": f"{sweep.best} (lowest validation loss)", "points": points}
 
 
 def _tasks(members: Sequence[ExperimentConfig]) -> Tasks:
@@ -142,33 +204,16 @@ def _class(k: int, task: Task, datasets: dict[DataConfig, Dataset]) -> dict:
 
 
 def _baseline(
-    cfg: ProtocolConfig, name: str, tasks: Tasks, datasets: dict[DataConfig, Dataset]
+    scores: Callable[[DataConfig, Dataset], np.ndarray],
+    tasks: Tasks,
+    datasets: dict[DataConfig, Dataset],
 ) -> dict:
-    baseline_tasks = {}
-    for data_cfg, dataset in datasets.items():
-        scores = _baseline_scores(cfg, name, data_cfg, dataset)
-        baseline_tasks[data_cfg.normal[0]] = tasks[data_cfg.normal[0]]._replace(scores=scores)
-    classes = {k: _class_values(task) for k, task in baseline_tasks.items()}
-    return {**_values(baseline_tasks.values()), "classes": classes}
-
-
-def _baseline_scores(
-    cfg: ProtocolConfig, name: str, data_cfg: DataConfig, dataset: Dataset
-) -> np.ndarray:
-    """Scores of a baseline by seed, [S, N]; cached in the run folder."""
-    seeds = range(cfg.seed, cfg.seed + cfg.seeds) if name in baselines.SEEDED else [cfg.seed]
-    path = cfg.run_path / "baselines" / f"{name}-class{data_cfg.normal[0]}.npz"
-    if path.exists():
-        cached = plots.files.arrays(path, "scores", "seeds", "digest")
-        if cached["seeds"].tolist() == [*seeds] and str(cached["digest"]) == dataset.digest:
-            return cached["scores"]
-    train, test = sources.read(dataset.train.x), sources.read(dataset.test.x)
-    scores = np.stack([baselines.scores(name, train, test, seed) for seed in seeds])
-    path.parent.mkdir(exist_ok=True)
-    disk.write_arrays(
-        path, {"scores": scores, "seeds": np.array(seeds), "digest": np.array(dataset.digest)}
-    )
-    return scores
+    scored = {
+        data.normal[0]: tasks[data.normal[0]]._replace(scores=scores(data, dataset))
+        for data, dataset in datasets.items()
+    }
+    classes = {k: _class_values(task) for k, task in scored.items()}
+    return {**_values(scored.values()), "classes": classes}
 
 
 def table(report: dict) -> str:

@@ -1,0 +1,93 @@
+"""Learners made from learners, `Learner -> Learner`, as optax transforms gradients.
+
+A wrapper changes what a learner's `step` gets; every method has it, and knows nothing of it.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxae import rng
+from jaxae.data.augmentations import Augmentation
+from jaxae.errors import UserError
+from jaxae.registry import Registry
+from jaxae.types import Batch, Key, Learner, Metrics, Scalar, Settings, TrainState
+
+_AUGMENTATION = 2**32 - int(rng.Purpose.AUGMENTATION)  # an address beyond every step's
+
+
+def augmented(learner: Learner, variants: Iterable[tuple[Augmentation, float]]) -> Learner:
+    """The learner, trained on random variants of its rows, new ones at every step.
+
+    A variant is input and target alike: the network learns that it is normal. Its random numbers
+    are addressed by the member's key, the step, the row's place in the global batch, and the
+    augmentation's place in the list.
+
+    Args:
+      learner: a learner.
+      variants: augmentations with their `most`, applied one after the other.
+    """
+    variants = tuple(variants)
+
+    def one(x: Array, key: Key) -> Array:
+        for i, (augmentation, most) in enumerate(variants):
+            x = augmentation.apply(x, most, jax.random.fold_in(key, i))
+        return x
+
+    def step(
+        state: TrainState, batch: Batch, key: Key, settings: Settings
+    ) -> tuple[TrainState, Metrics]:
+        of_step = jax.random.fold_in(jax.random.fold_in(key, _AUGMENTATION), state.step)
+        x = jax.vmap(one)(batch.x, rng.row_keys(of_step, batch.slot))
+        return learner.step(state, batch._replace(x=x), key, settings)
+
+    return learner._replace(step=step)
+
+
+# The factor of the learning rate at a share in [0, 1] of the steps after the warm-up.
+SCHEDULES: Registry[Callable[[Array], Array | float]] = Registry(
+    "schedule",
+    Callable,  # type: ignore[arg-type]
+    {
+        "constant": lambda done: 1.0,
+        "cosine": lambda done: 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+    },
+)
+
+
+def scheduled(learner: Learner, schedule: Callable, warmup: float) -> Learner:
+    """The learner with rates that depend on the step: its settings `lr` and `lr_...`, times f(t).
+
+    With N steps in all, w = warmup N and t = 0, 1, ...:
+      f(t) = min(1, (t + 1) / max(w, 1)) schedule(max(0, t - w) / (N - w)).
+
+    Args:
+      learner: a learner.
+      schedule: one of `SCHEDULES`.
+      warmup: the share of all steps in which the rates rise, at least 0 and below 1.
+
+    Raises:
+      UserError: the learner has no such setting.
+    """
+    names = [name for name in learner.settings if name == "lr" or name.startswith("lr_")]
+    if not names:
+        raise UserError(
+            "optim.schedule and optim.warmup need a method with a setting lr; leave them at "
+            "'constant' and 0.0"
+        )
+
+    def factor(step: Scalar, steps: Scalar) -> Scalar:
+        first = warmup * steps
+        done = jnp.clip((step - first) / (steps - first), 0.0, 1.0)
+        return jnp.minimum(1.0, (step + 1.0) / jnp.maximum(first, 1.0)) * schedule(done)
+
+    def step(
+        state: TrainState, batch: Batch, key: Key, settings: Settings
+    ) -> tuple[TrainState, Metrics]:
+        now = factor(state.step.astype(jnp.float32), settings["steps"])
+        return learner.step(state, batch, key, settings | {n: settings[n] * now for n in names})
+
+    return learner._replace(step=step, settings=learner.settings | {"steps": math.nan})

@@ -1,0 +1,91 @@
+"""The runs and protocols below a folder with their main numbers, for `jaxae list`."""
+
+import datetime
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxae.errors import UserError
+from jaxae.reports import tables
+
+_COLUMNS = ("name", "dataset", "method", "score", "seed", "epochs", "auroc", "f1")
+
+
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """For each run below a folder: its path, when it ended, and the main numbers of its report.
+
+    A protocol is one entry, with the members finished so far and all of them as "members", such as
+    "12/30". While its report is missing, "auroc" is the mean over these members, and if none is
+    begun, "12/?" means that others may follow. Members have entries of their own only if `folder`
+    lies within the protocol.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; name one that contains runs")
+    found = []
+    for where, folders, files in os.walk(folder):
+        path, report = Path(where), {}
+        folders.sort()
+        if "members" in folders and (members := _members(path)):
+            folders.remove("members")
+            report = _of_protocol(path, members)
+        elif "report.json" in files:
+            report = _report(path)
+        if report:
+            names = (*_COLUMNS, "auroc_interval", *(["members"] if "members" in report else []))
+            headline = {name: report.get(name) for name in names}
+            found.append(
+                {"run": str(path.relative_to(folder)), "ended": report["ended"], **headline}
+            )
+    return found
+
+
+def _members(folder: Path) -> list[Path]:
+    """The folders of a protocol's members, trained or not; [] if it is no protocol."""
+    return sorted(path.parent for path in folder.glob("members/*/config.json"))
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    """The report of a run; {} if it is not complete yet, or not a report of jaxae."""
+    path = folder / "report.json"
+    try:
+        report = json.loads(path.read_bytes())
+        ended = datetime.datetime.fromtimestamp(path.stat().st_mtime)
+    except (OSError, ValueError):
+        return {}
+    known = isinstance(report, dict) and isinstance(report.get("auroc"), float | int | None)
+    return {**report, "ended": f"{ended:%Y-%m-%d %H:%M}"} if known and "auroc" in report else {}
+
+
+def _of_protocol(folder: Path, members: Sequence[Path]) -> dict[str, Any]:
+    done = [report for path in members if (report := _report(path))]
+    whole = _report(folder)
+    recorded = whole.get("members")
+    total = str(max(len(members), recorded if isinstance(recorded, int) else 0))
+    if not whole:
+        total = total if len(done) < len(members) else "?"
+        aurocs = [report["auroc"] for report in done if report["auroc"] is not None]
+        of_all = {"auroc": float(np.mean(aurocs)) if aurocs else None, "auroc_interval": None}
+        last = max((report["ended"] for report in done), default=None)
+        whole = (done[0] if done else {"name": folder.name}) | of_all | {"ended": last}
+    return whole | {"seed": None, "f1": None, "members": f"{len(done)}/{total}"}
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """The entries of `finished`, one line each; a protocol has a count of members as its seed."""
+    lines = [["run", *_COLUMNS, "ended"]]
+    for run in runs:
+        cells = {name: tables.text(run[name]) for name in _COLUMNS}
+        if run["auroc"] is not None:
+            interval = run["auroc_interval"] if isinstance(run["auroc_interval"], list) else None
+            cells["auroc"] = f"{run['auroc']:.4f} {tables.interval(interval)}"
+        if "members" in run:
+            cells["seed"] = f"{run['members']} members"
+        lines.append([run["run"], *cells.values(), tables.text(run["ended"])])
+    return tables.aligned(lines)

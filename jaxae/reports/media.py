@@ -1,0 +1,95 @@
+"""Images, histograms and tables of a run, for loggers; computed by one process on its own."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxae import scoring
+from jaxae.config import ExperimentConfig
+from jaxae.detectors import Detector, Scores, evaluation, judging
+from jaxae.devices import members
+from jaxae.reports.plots import rows, style
+from jaxae.stats.conformal import p_values
+from jaxae.storage.logs import Log, Logger, Media, Show
+from jaxae.types import Dataset, Learner, PyTree
+
+_SHOWN = {3: 8, 2: 4, 1: 4}  # rows of each kind in a picture, by the dimensions of a row
+_SCORED = 2048  # rows of each kind in a histogram, at most
+
+
+def log_of(
+    cfg: ExperimentConfig,
+    folder: Path,
+    loggers: Sequence[Logger],
+    learner: Learner,
+    data: Dataset,
+) -> Log:
+    """The log of a run, which computes `of_epoch` for loggers that ask for it."""
+    return Log(cfg, folder, loggers, functools.partial(of_epoch, cfg, learner, data))
+
+
+def of_epoch(cfg: ExperimentConfig, learner: Learner, data: Dataset, variables: PyTree) -> Media:
+    """Held-out rows, and test anomalies if there are any: the same ones in every epoch.
+
+    Args:
+      cfg: of the run.
+      learner: the one for scoring.
+      data: of the run.
+      variables: after an epoch [E, ...].
+
+    Returns:
+      The image "reconstructions", of the first member of an ensemble; histograms "valid_SCORE" and
+      "anomaly_SCORE" by the run's own score, or by mse where that has to be fitted first.
+    """
+    devices, anomalies = jax.local_devices(), np.flatnonzero(data.test.y)
+    count = _SHOWN[len(data.shape)]
+    valid_x = data.valid.x[_spread(len(data.valid.y), _SCORED)]
+    anomaly_x = data.test.x[anomalies[_spread(len(anomalies), _SCORED)]]
+    of_kind = {"valid": valid_x, "anomaly": anomaly_x}
+    shown = [x[_spread(len(x), count)] for x in of_kind.values()]
+    x, kind = np.concatenate(shown), np.repeat([*of_kind], [*map(len, shown)])
+    x_hat = evaluation.inference(learner, devices)(members.part(variables, 0), x).x_hat[0]
+    name = "mse" if scoring.resolve(cfg.score).is_fitted else cfg.score
+    score = judging.scores_of(learner, scoring.resolve(name), variables, {}, devices)
+    histograms = {f"{kind}_{name}": score(x) for kind, x in of_kind.items() if len(x)}
+    return Media({"reconstructions": rows.pairs(x, x_hat, kind)}, histograms, {})
+
+
+def of_run(
+    show: Show,
+    data: Dataset,
+    detector: Detector,
+    scores: Scores,
+    figures: Sequence[Path] = (),
+) -> Media:
+    """`show` of a finished run's detector, its figures, and the scores of all test rows.
+
+    Returns:
+      Also images "figures/NAME", histograms "normal_score" and "anomaly_score", and the table
+      "test" of the test rows.
+    """
+    test, shown = data.test, show(detector.variables)
+    images = {f"figures/{path.stem}": style.read(path) for path in figures}
+    histograms = {"normal_score": scores.test[~test.y], "anomaly_score": scores.test[test.y]}
+    columns = {
+        "id": test.id,
+        "class_id": test.class_id,
+        "y": test.y,
+        "score": scores.test,
+        "p_value": p_values(detector.decision, scores.test),
+        "is_anomaly": np.asarray(scoring.decide(detector.decision, scores.test)),
+    }
+    return Media(
+        shown.images | images,
+        shown.histograms | {name: values for name, values in histograms.items() if len(values)},
+        {"test": {name: values.tolist() for name, values in columns.items()}},
+    )
+
+
+def _spread(n: int, count: int) -> Int[np.ndarray, " K"]:
+    """At most `count` of n positions, spread evenly."""
+    return np.unique(np.linspace(0, n - 1, min(n, count)).astype(int))
