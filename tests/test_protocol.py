@@ -77,6 +77,8 @@ def test_slices_merge_and_a_finished_protocol_is_only_reported(data, tmp_path, c
     )
     assert (tmp_path / "parts/figures/one_vs_rest.png").exists()
     assert not list((tmp_path / "parts").glob("checkpoints/*"))
+    logs = {path.read_text() for path in tmp_path.glob("parts/members/*/metrics.jsonl")}
+    assert len(logs) == 6, "each member has its own metrics"
     _judges_alone(tmp_path / "parts", data)
 
 
