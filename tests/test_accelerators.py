@@ -70,7 +70,7 @@ def of_a_run(cfg, shape, platform, monkeypatch):
 def of_a_grid(cfg, shape, platform, size):
     """The epoch, and the validation losses, of so many members side by side."""
     learner = learners.build(cfg, shape, axis=None)
-    epoch = programs.device_epoch(learner, platform, own_plans=True, has_axis=False)
+    epoch = programs.device_epoch(learner, platform, has_axis=False)
     losses = grid.losses_fn(learner, platform)
     state = train.abstract_state(learner, shape, size)
     rows = jax.ShapeDtypeStruct((ROWS, *shape), jnp.float32)
@@ -195,7 +195,7 @@ def test_members_side_by_side_learn_what_they_learn_one_by_one(method):
     state = train.initial_state(learner, SHAPE, keys)
     found = {}
     for platform in ("cpu", "gpu"):
-        epoch = programs.device_epoch(learner, platform, own_plans=True, has_axis=False)
+        epoch = programs.device_epoch(learner, platform, has_axis=False)
         found[platform] = jax.jit(epoch)(state, x, plan, keys, settings, counts)
     (one_by_one, told), (side_by_side, also) = found["cpu"], found["gpu"]
     assert side_by_side.step.tolist() == counts.tolist()

@@ -18,6 +18,7 @@ from benchmarks import (
     scaling,
     startup,
     throughput,
+    together,
     tune,
     whole_runs,
 )
@@ -547,3 +548,12 @@ def test_a_whole_run_and_its_original(tmp_path, data_dir):
     assert len(found["steps_per_s"]) == found["epochs"] == 20
     assert found["jaxae_s"] > found["compile_s"] > 0
     assert found["original_s"] > 1
+
+
+@pytest.mark.slow
+def test_members_together_and_one_after_another_are_measured(monkeypatch, capsys):
+    monkeypatch.setitem(together.EQUAL, "digits_conv", ((8, 8, 1), 64))
+    together.main(["--cases", "digits_conv", "--rounds", "2", "--seconds", "0"])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:-1]]
+    assert [row[2].strip() for row in rows] == ["ensemble", "grid"]
+    assert all(float(row[4].split()[0]) > 0 for row in rows)

@@ -186,7 +186,7 @@ def test_members_are_shared_out_evenly(devices, count):
 def test_members_go_side_by_side_on_accelerators(platform):
     cfg = members_of()[0].cfg
     learner = learners.build(cfg, SHAPE, axis=None)
-    epoch = programs.device_epoch(learner, platform, own_plans=True, has_axis=False)
+    epoch = programs.device_epoch(learner, platform, has_axis=False)
     state = train.abstract_state(learner, SHAPE, 3)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 3))
     settings = {name: jax.ShapeDtypeStruct((3,), "float32") for name in learner.settings}

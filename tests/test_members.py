@@ -132,3 +132,20 @@ def test_members_of_an_ensemble_share_rows_batches_and_settings():
     }
     assert len(np.unique(jax.random.key_data(apart.init), axis=0)) == 3
     assert len(np.unique(jax.random.key_data(apart.noise), axis=0)) == 3
+
+
+def test_new_states_are_written_over_the_old_ones():
+    """So that members one after another need no second copy of all states."""
+
+    def several(state, amount):
+        return jax.lax.scan(lambda w, _: (w * amount, w.sum()), state, None, length=3)
+
+    def advanced(states, amounts):
+        return members.advance(several, states, amounts, one_by_one=True)
+
+    states = jnp.arange(8 * 65_536, dtype=jnp.float32).reshape(8, -1) % 7
+    amounts = jnp.arange(1.0, 9.0) % 3
+    program = jax.jit(advanced, donate_argnums=0).lower(states, amounts).compile()
+    assert program.memory_analysis().temp_size_in_bytes < states.nbytes / 2
+    expected = members.each(several, states, amounts, one_by_one=True)
+    assert_same(program(states, amounts), expected)

@@ -104,8 +104,8 @@ def fed(feed, x, batch, count=2, method="dense"):
     learner = learners.build(cfg, SHAPE)
     apart = train.ensemble(learner, cfg, len(x))
     start = parallel.place((initial(learner), apart.noise, apart.settings), devices)
-    plan = data.index_plan(0, 0, len(x), batch, count)
-    return feeds.make(feed == "streaming", learner, x, devices, start, plan)
+    plan, layout = data.index_plan(0, 0, len(x), batch, count), parallel.Layout(devices)
+    return feeds.Feed(feed == "streaming", learner, x, layout, (*start, apart.steps), plan)
 
 
 @pytest.mark.parametrize("feed", ["resident", "streaming"])
@@ -150,7 +150,7 @@ def test_memory_that_ends_while_training_is_one_line_too(error, words, monkeypat
     def exhausted(tree):
         raise error
 
-    monkeypatch.setattr(train.parallel, "fetch", exhausted)
+    monkeypatch.setattr(parallel.layout, "fetch", exhausted)
     cfg, x = tiny("dense", train__batch_size=64), images(128)
     with pytest.raises(UserError, match=words):
         train.fit(learners.build(cfg, SHAPE), x, cfg, DEVICES[:1], quiet=True)

@@ -123,7 +123,7 @@ def placed(sizes: Sizes, model: str, rehearsal: bool) -> tuple[np.ndarray, list[
 def _grid(order: Order, sizes: Sizes, model: str) -> None:
     x, members = placed(sizes, model, order.rehearsal)
     learner = learners.build(members[0].cfg, IMAGE, axis=None)
-    layout = grid.layout_for(learner, members, IMAGE, 1)
+    layout = grid.layout_for(members, 1)
     began, at = time.perf_counter(), []
 
     def on_epoch(epoch: int, progress: Any, metrics: dict) -> dict:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxae.types import Key, PyTree
+from jaxae.types import Array, Key, PyTree
 
 
 def keys(key: Key, size: int) -> Key:
@@ -54,3 +54,26 @@ def each(fun: Callable, *trees: PyTree, one_by_one: bool) -> PyTree:
     if one_by_one:
         return lax.map(lambda parts: fun(*parts), trees)
     return jax.vmap(fun)(*trees)
+
+
+def advance(fun: Callable, states: PyTree, *trees: PyTree, one_by_one: bool) -> PyTree:
+    """`each` where `fun` returns a new state and something else: (state, result) of all members.
+
+    One by one, a new state is written over the old one. `lax.map` would allocate and copy all
+    states, which took a third of the time of a grid with short epochs (Zen 5).
+    """
+    if count(states) == 1 or not one_by_one:
+        return each(fun, states, *trees, one_by_one=one_by_one)
+
+    def one(states: PyTree, xs: tuple) -> tuple[PyTree, PyTree]:
+        i, *parts = xs
+        old = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), states)
+        new, result = fun(old, *parts)
+        return written(states, new, i), result
+
+    return lax.scan(one, states, (jnp.arange(count(states)), *trees))
+
+
+def written(tree: PyTree, part: PyTree, i: Array | int) -> PyTree:
+    """A tree [T, ...] whose i-th elements are replaced."""
+    return jax.tree.map(lambda a, b: lax.dynamic_update_index_in_dim(a, b, i, 0), tree, part)

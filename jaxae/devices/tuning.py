@@ -1,8 +1,8 @@
 """The options that were measured fastest, by platform and method; results do not depend on them.
 
-Comments give the measurements. "Intel" is a Xeon with AVX-512 and AMX, "AMD" an EPYC with AVX2,
-"Zen 5" an EPYC with AVX-512, two cores each, with JAX 0.10 unless another version is named.
-Accelerators ignore all of `Tuning` but `graphs` and `unroll`.
+Comments give how many times as fast each choice is; docs/speed.md has the measurements. "Intel" is
+a Xeon with AVX-512 and AMX, "Zen 5" an EPYC with AVX-512, two cores each. Accelerators ignore all
+of `Tuning` but `graphs` and `unroll`.
 
 `python -m benchmarks.tune` measures these options on another machine and writes a table; if the
 variable JAXAE_TUNING names it, its values replace those here. A run records the options it used.
@@ -29,39 +29,22 @@ from jaxae.types import Tuning
 Options = dict[str, object]  # options of the XLA compiler
 
 
-# part: the activations of 32 rows stay in a core's cache. Rows/s at batch 4,096: denoising 6,900 ->
-# 17,200, S1 15,600 -> 29,700, S0 6,500 -> 12,400 (Intel). YNNPACK trains convolutions a tenth
-# faster. graphs: S0 makes 1.20 times as many steps with graphs and four steps per iteration, 1.05
-# with graphs alone (H200, JAX 0.11). Dense models use neither: with both S2 makes 1.11 and S3 .92
-# times as many, with graphs alone S2 .86.
+# part: 32 rows' activations stay in a core's cache, 1.9 to 2.5 (Intel); YNNPACK 1.1; graphs with
+# four steps per iteration 1.20 (H200).
 CONV = Tuning(part=32, graphs=True)
-# share: a dense model is mostly parameters, which every device updates. On two devices S2 at batch
-# 32 makes .64 - .71 of the steps, ECG at 512 makes 1.32 times as many; S3, with two million
-# parameters, is split from 2,048 rows on. Without YNNPACK ECG trains 9 %, S2 30 % faster; in_place
-# makes S2 1 - 6 % and S3 2 - 5 % faster (Intel).
-# JAX 0.12's products of 32 rows are slower (Zen 5, one core, 0.10 -> 0.12: x w 14.1 -> 15.7 us,
-# h w 10.1 -> 13.5, h' dy 10.6 -> 15.1, dy w' 20.5 -> 25.5, x' dh 14.0 -> 23.7): S2 makes .80 of the
-# steps. oneDNN's fused products (xla_cpu_use_onednn with its fusion type) made 1.42 times as many,
-# but crash the process at other shapes and cannot be kept in the compilation cache; YNNPACK for
-# single products and the scheduler that saves memory give 1.05 and 1.04, within the noise.
-# chunk: 128 rows score S2 1.01, ECG 1.27 and S3 1.13 times as fast as 64 (JAX 0.12: 1.12, 1.18,
-# 1.14); 512 rows score only S3 faster, 1.17 times (Zen 5).
+# share: every device updates all parameters, so that two make .64 of the steps of S2 at batch 32,
+# but 1.32 of ECG at 512; without YNNPACK S2 1.30, ECG 1.09; in_place 1.01 to 1.06 (Intel); chunk
+# 1.01 to 1.27 (Zen 5). graphs .86 to 1.11 (H200), so they are off.
 DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True, chunk=128)
-
-# library: oneDNN's convolutions score 1.32 times as fast (JAX 0.12; 0.10 does not call them). In
-# training they make .88 of the steps: the backward pass needs the patches, which the matrix form
-# has already gathered. chunk: 32 rows score 1.06 times as fast as 64 (JAX 0.10: 1.09; Zen 5).
-# share: one device trains 128 rows 1.13 times (JAX 0.12: 1.11) as fast as two on Zen 5, .94 times
-# on Intel: the devices wait for each other in every layer with batch normalisation.
+# library: oneDNN scores 1.32 (JAX 0.12), but trains .88; chunk 1.06. share: one device instead of
+# two for 128 rows 1.13 (Zen 5), .94 (Intel): they wait for each other in every normalised layer.
 ALOCC = Tuning(share=128 if Tuning().width else 16, chunk=32, library=True)
 
 _WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
 _CALLS: Options = {"xla_cpu_experimental_onednn_custom_call": True}
 _IN_PLACE: Options = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
-# By default XLA captures neither loops nor calls of cuDNN, and makes no graph of the few operations
-# at the start of an epoch. With these options the loop over steps is one graph, according to XLA's
-# log for an H100 (JAX 0.10.2 and 0.11.2).
+# With these options the loop over steps is one graph; by default XLA captures no loops (H100).
 _GRAPHS: Options = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
     "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE,CONVOLUTION",
@@ -187,7 +170,7 @@ def host_devices(tuning: Tuning, batch_size: int, parameters: int) -> int:
 def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) -> Options:
     """Compiler options of an epoch. In bfloat16 only YNNPACK uses the matrix units: it stays on."""
     if platform != "cpu":
-        return _on_accelerator(tuning, platform)
+        return _GRAPHS if _captures(tuning, platform) else {}
     # Devices that share a batch already use one core each.
     options: Options = {"xla_cpu_multi_thread_eigen": devices == 1}
     if not tuning.ynnpack and dtype == "float32":
@@ -197,13 +180,8 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
     return options | (_IN_PLACE if tuning.in_place else {})
 
 
-def _on_accelerator(tuning: Tuning, platform: str) -> Options:
-    return _GRAPHS if _captures(tuning, platform) else {}
-
-
-# For products in full float32 XLA compiles many Triton kernels and keeps the fastest. Without them
-# a scorer of S2 compiles in .15 s instead of 3.0 s and scores .94 times as fast, one of S0 in .45 s
-# instead of 2.1 s and .98 times (H200, JAX 0.11); with them, the digits' dense model took 12 s.
+# XLA compiles many Triton kernels and keeps the fastest; without them a scorer of S2 compiles in
+# .15 s instead of 3.0 s and scores .94 times as fast (H200).
 _WITHOUT_TRITON: Options = {"xla_gpu_enable_triton_gemm": False}
 
 
@@ -211,13 +189,11 @@ def scoring_options(
     tuning: Tuning, dtype: str, platform: str, fast_compile: bool = False
 ) -> Options:
     """Compiler options for a scorer; see `FAST_COMPILE`."""
-    # In float32 dense models score two to three times as fast without YNNPACK (rows/s: ECG .8 ->
-    # 2.3 million, S2 170 -> 490 thousand, Intel); convolutions lose nothing.
-    # Wide vectors would score dense models 1.08 to 1.12 times as fast (Zen 5), but with JAX 0.12
-    # the last bit of a row's score then depends on how many devices share the rows.
+    # In float32 dense models score 2.9 times as fast without YNNPACK (Intel). Wide vectors would
+    # score 1.08 to 1.12 (Zen 5), but the last bit would depend on the devices that share the rows.
     if platform != "cpu":
         products = _WITHOUT_TRITON if platform in _GPUS else {}
-        return _on_accelerator(tuning, platform) | products
+        return training_options(tuning, dtype, platform, 1) | products
     options = _CALLS if _calls_library(tuning, dtype, platform) else {}
     options = options | (_WITHOUT_YNNPACK if dtype == "float32" else {})
     return options | (FAST_COMPILE if fast_compile else {})
@@ -270,15 +246,11 @@ def compiled_scorer(
     return compiled(lowered, scoring_options(tuned, dtype, platform, fast_compile))
 
 
-# For programs that run a few times and take longer to compile than to run. LLVM's level 1 compiles
-# the initial state in .46 s instead of .74 (ECG) and .88 s instead of 1.84 (ALOCC), a scorer of
-# ALOCC in .68 s instead of 1.31 (Zen 5). With it denoising trains .80 times as fast, other models
-# 1.00 to 1.04, and convolutions score .93 to .96 times: not for programs that run often.
+# For programs that run a few times: they compile in about half the time, but denoising trains .80
+# and convolutions score .93 to .96 times as fast (Zen 5).
 FAST_COMPILE: Options = {"xla_backend_optimization_level": 1}
 
-# Denoising scores 35 thousand rows/s in chunks of 64, 20 thousand in 512 (Intel). On accelerators
-# chunks of 16,384 score S2 1.97 and S0 1.24 times as fast as 1,024 (H200), but fewer rows are
-# padded to a whole chunk, and the activations of large rows need memory.
+# Larger chunks score faster (S2 1.97 from 1,024 to 16,384 rows, H200), but pad and hold more rows.
 _ACCELERATOR_CHUNK = 4096
 _ACCELERATOR_CHUNK_BYTES = 64 << 20
 STEPS_PER_DISPATCH = 16  # at most; a step is one chunk

@@ -143,7 +143,7 @@ def valid_losses(
     plan = layout.by_device(valid.reshape(len(models), layout.per_group, chunks, chunk))
     fixed = placed, parallel.split(plan, layout.devices), layout.place(_settings(models))
     program = parallel.mapped(
-        losses_fn(learner, platform), layout.devices, (layout.axis, None, 0, layout.axis), (0,),
+        losses_fn(learner, platform), layout.devices, (layout.axis, None, 0, layout.axis), 0,
         groups=layout.groups,
     )  # fmt: skip
     compiled: list = []

@@ -148,7 +148,7 @@ def fit(
     start = epochs_done(state, members.steps)
     state, *fixed = layout.place((state, members.noise, members.settings))
     streams = feeds.is_streaming(cfg.train.feed, x, layout.devices, quiet)
-    feed = feeds.make(streams, learner, x, layout, (state, *fixed, members.steps), plan)
+    feed = feeds.Feed(streams, learner, x, layout, (state, *fixed, members.steps), plan)
     advice = memory.Advice(cfg.train.batch_size, feed.needed, layout.devices)
     compile_s = _compile(feed, advice) if start < cfg.train.epochs else 0.0
     steps = int(members.steps.sum() if plan.ndim == 4 else members.steps[0])

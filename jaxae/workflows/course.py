@@ -42,7 +42,7 @@ class Run(NamedTuple):
 class Trained(NamedTuple):
     """The end of a training."""
 
-    variables: PyTree  # of the epochs that the runs select [E, ...], of this process alone
+    variables: PyTree  # of the epochs that the runs select [E, ...], on the host
     compile_s: float
     failed: dict[str, str]  # name of a run -> why it has no result
 
@@ -95,7 +95,7 @@ def train_runs(
     )
     manager.wait_until_finished()
     selected = course.best or fitted.state
-    return Trained(layout.local(selected.variables), fitted.compile_s, course.failed)
+    return Trained(layout.fetch(selected.variables), fitted.compile_s, course.failed)
 
 
 class _Course:
@@ -163,7 +163,7 @@ class _Course:
         if self._layout.groups > 1:  # then all processes have to fetch
             is_shown = hosts.as_first(is_shown)
         if is_shown:
-            variables = self._layout.local(state.variables)
+            variables = self._layout.fetch(state.variables)
             for i, run in asking:
                 run.log.show(epoch, array_members.part(variables, i, self._size))
 

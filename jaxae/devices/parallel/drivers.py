@@ -17,7 +17,7 @@ from jaxae.errors import unknown
 from jaxae.types import AXIS, PyTree
 
 # For each argument or result: 0 = split over the devices, None = replicated.
-Axes = tuple[int | None, ...]
+Axes = int | None | tuple[int | None, ...]
 _GROUPS = "groups"  # the axis of groups of devices, see `Layout`; no function reduces over it
 
 
@@ -31,7 +31,7 @@ def _pmapped(
         fun,
         axis_name=AXIS if groups == 1 else _GROUPS,
         in_axes=ins,
-        out_axes=outs if len(outs) > 1 else outs[0],
+        out_axes=outs,
         donate_argnums=donate,
         devices=devices,
     )
@@ -44,25 +44,24 @@ def _sharded(
 
     def on_shard(*args: PyTree) -> PyTree:
         """Calls `fun` without the split axis, which `shard_map` keeps with length 1."""
-        squeezed = [
-            jax.tree.map(lambda a: a.reshape(a.shape[1:]), arg) if axis == 0 else arg
-            for arg, axis in zip(args, ins, strict=True)
-        ]
-        result = fun(*squeezed)
-        results = tuple(
-            jax.tree.map(lambda a: a[None], part) if axis == 0 else part
-            for part, axis in zip(result if len(outs) > 1 else (result,), outs, strict=True)
-        )
-        return results if len(outs) > 1 else results[0]
+        squeezed = of_split(ins, lambda a: a.reshape(a.shape[1:]), args)
+        return of_split(outs, lambda a: a[None], fun(*squeezed))
 
-    def specs(split: Axes) -> tuple:
-        return tuple(PartitionSpec(axes) if axis == 0 else PartitionSpec() for axis in split)
+    def of_split(split: Axes, change: Callable, trees: PyTree) -> PyTree:
+        def changed(axis: int | None, tree: PyTree) -> PyTree:
+            return tree if axis is None else jax.tree.map(change, tree)
+
+        return jax.tree.map(changed, split, trees, is_leaf=lambda axis: axis is None)
+
+    def specs(split: Axes) -> PyTree:
+        spec = {0: PartitionSpec(axes), None: PartitionSpec()}
+        return jax.tree.map(spec.get, split, is_leaf=lambda axis: axis is None)
 
     sharded = jax.shard_map(
         on_shard,
         mesh=Mesh(np.array(devices).reshape(groups, -1), axes),
         in_specs=specs(ins),
-        out_specs=specs(outs) if len(outs) > 1 else specs(outs)[0],
+        out_specs=specs(outs),
         check_vma=False,  # JAX cannot see that all devices compute the same state
     )
     return jax.jit(sharded, donate_argnums=donate)
@@ -104,7 +103,7 @@ def mapped(
       fun: takes the arguments of one device.
       devices: those of all processes.
       ins: for each argument, 0 if its leading axis [D] is split, None if it is replicated.
-      outs: for each result; a replicated one must be the same on every device.
+      outs: for each result, or the only one; a replicated one must be the same on every device.
       donate: positions of the arguments whose memory may be reused.
       groups: into which the devices are divided: `AXIS` is that of a group's devices, and it is not
         there in groups of one.

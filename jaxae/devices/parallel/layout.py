@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxae.devices.parallel.devices import Devices
-from jaxae.devices.parallel.placing import fetch, local_copy, place, split
+from jaxae.devices.parallel.placing import fetch, place, split
 from jaxae.ops import ceil_div
 from jaxae.types import AnyArray, PyTree
 
@@ -43,16 +43,17 @@ class Layout:
         """
         if self._at is None:
             return place(tree, self.devices)
-        return split(jax.tree.map(lambda leaf: self._arranged(leaf, empty), tree), self.devices)
-
-    def _arranged(self, leaf: AnyArray, empty: int | None) -> AnyArray:
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = np.asarray(leaf)
         at = np.repeat(self._at, self.per_group, axis=0)
-        placed = leaf[np.maximum(at, 0)]
-        if empty is not None:
-            placed[at < 0] = empty
-        return placed
+
+        def arranged(leaf: AnyArray) -> AnyArray:
+            if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = np.asarray(leaf)
+            placed = leaf[np.maximum(at, 0)]
+            if empty is not None:
+                placed[at < 0] = empty
+            return placed
+
+        return split(jax.tree.map(arranged, tree), self.devices)
 
     def by_device(self, plan: Plan) -> Int[np.ndarray, "D ... T b"]:
         """The rows of the steps of each device: [D, T, b] for all members, or [D, K, T, b]."""
@@ -71,10 +72,6 @@ class Layout:
     def saved(self, tree: PyTree) -> PyTree:
         """Arrays that were `place`d, as a checkpoint holds them: in the order of the members."""
         return tree if self.groups == 1 else self.fetch(tree)
-
-    def local(self, tree: PyTree) -> PyTree:
-        """Arrays that were `place`d, for this process alone: on its device, or on the host."""
-        return local_copy(tree) if self.groups == 1 else self.fetch(tree)
 
     def fetch_split(self, values: jax.Array) -> np.ndarray:
         """What devices computed of their parts of a `Plan`, [D, K, n], as [E, B n] on the host."""

@@ -19,27 +19,26 @@ def _sharding(devices: Devices, *spec: str) -> NamedSharding:
     return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(*spec))
 
 
-def _are_local(devices: Devices) -> bool:
-    return len(local_positions(devices)) == len(devices)
-
-
 def place(tree: PyTree, devices: Devices) -> PyTree:
     """Replicate a tree, equal in all processes, on every device; shapes are unchanged."""
-    sharding = _sharding(devices)
-    if _are_local(devices):
-        return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda leaf: _replicated(leaf, sharding), tree)
+    return _put(tree, devices, _sharding(devices))
 
 
-def _replicated(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
-        return leaf
-    leaf = local_copy(leaf)
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = _replicated(jax.random.key_data(leaf), sharding)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-    values = np.asarray(leaf)
-    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+def _put(tree: PyTree, devices: Devices, sharding: NamedSharding) -> PyTree:
+    """Put the part of every leaf that belongs there on each device of this process."""
+
+    def across(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        leaf = local_copy(leaf)
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = across(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    is_here = len(local_positions(devices)) == len(devices)
+    return jax.device_put(tree, sharding) if is_here else jax.tree.map(across, tree)
 
 
 def placed_like(abstract: PyTree, devices: Devices) -> PyTree:
@@ -52,12 +51,7 @@ def placed_like(abstract: PyTree, devices: Devices) -> PyTree:
 
 def split(tree: PyTree, devices: Devices) -> PyTree:
     """Put one slice of arrays [D, ...] on each device; shapes are unchanged."""
-    sharding = _sharding(devices, AXIS)
-    if _are_local(devices):
-        return jax.device_put(tree, sharding)
-    return jax.tree.map(
-        lambda a: jax.make_array_from_callback(np.shape(a), sharding, lambda index: a[index]), tree
-    )
+    return _put(tree, devices, _sharding(devices, AXIS))
 
 
 def split_by(read: Callable[[np.ndarray], np.ndarray], shape: tuple, devices: Devices) -> jax.Array:
@@ -69,10 +63,7 @@ def split_by(read: Callable[[np.ndarray], np.ndarray], shape: tuple, devices: De
       devices: the D devices of all processes.
     """
     values = read(np.array(local_positions(devices), int))
-    sharding = _sharding(devices, AXIS)
-    if _are_local(devices):
-        return jax.device_put(values, sharding)
-    return jax.make_array_from_process_local_data(sharding, values, shape)
+    return jax.make_array_from_process_local_data(_sharding(devices, AXIS), values, shape)
 
 
 def local_copy(tree: PyTree) -> PyTree:

@@ -1,6 +1,7 @@
 """The programs that devices run together: an epoch of training, and a model's outputs for rows."""
 
 import functools
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -55,19 +56,16 @@ def epoch_fn(
       placed by `Layout`; of the metrics [E, T] the first `counts` count.
     """
     has_axis = groups == 1 or len(devices) > groups
-    epoch = device_epoch(learner, devices[0].platform, own_plans=own_plans, has_axis=has_axis)
+    epoch = device_epoch(learner, devices[0].platform, has_axis=has_axis)
     axis = 0 if groups > 1 else None
     ins = (axis, 0 if own_rows else None, 0, axis, axis, *([axis] if own_plans else []))
     return mapped(epoch, devices, ins, (axis, axis), donate=(0,), groups=groups)
 
 
-def device_epoch(
-    learner: Learner, platform: str, *, own_plans: bool = False, has_axis: bool = True
-) -> Callable:
+def device_epoch(learner: Learner, platform: str, *, has_axis: bool = True) -> Callable:
     """What one device computes of `epoch_fn`; `has_axis` says whether `AXIS` is mapped."""
     one_by_one = platform == "cpu"
     tuned = learner.tuning
-    unroll = max(1, tuned.unroll) if own_plans else tuning.unrolled(tuned, platform)
 
     def epoch(
         state: TrainState, rows: Array, plan: Array, keys: Key, settings: Settings, *counts: Array
@@ -78,61 +76,58 @@ def device_epoch(
         slot = first + jnp.arange(share, dtype=jnp.int32)
 
         def train(
-            state: TrainState, key: Key, settings: Settings, plan: Array, *count: Array
+            state: TrainState, key: Key, settings: Settings, plan: Array = plan, *count: Array
         ) -> tuple[TrainState, Metrics]:
             def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
                 batch = Batch(flat[index].reshape(share, *rows.shape[1:]), slot)
                 return learner.step(state, batch, key, settings)
 
             if not count:
-                return lax.scan(step, state, plan, unroll=unroll)
+                return lax.scan(step, state, plan, unroll=tuning.unrolled(tuned, platform))
             if one_by_one:
-                return _until(step, state, plan, *count)
-            return _through(step, state, plan, *count, unroll=unroll)
+                return _until(count[0], step, state, plan)
+            return _through(count[0], step, state, plan, unroll=max(1, tuned.unroll))
 
-        if own_plans:
-            trees = state, keys, settings, plan, *counts
-            return members.each(train, *trees, one_by_one=one_by_one)
-        shared = functools.partial(train, plan=plan)
-        return members.each(shared, state, keys, settings, one_by_one=one_by_one)
+        own_plans = (plan, *counts) if counts else ()
+        return members.advance(train, state, keys, settings, *own_plans, one_by_one=one_by_one)
 
     return epoch
 
 
-_Step = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+_Step = Callable[[PyTree, Array], tuple[PyTree, PyTree]]  # as of `lax.scan`
 
 
-def _until(step: _Step, state: TrainState, plan: Array, count: Array) -> tuple[TrainState, Metrics]:
-    """The first `count` steps of a plan [T, b]; the other metrics of [T] are undefined.
+def _until(count: Array, step: _Step, state: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
+    """`lax.scan` over the first `count` of xs [T, ...]; the other results of [T, ...] are zeros.
 
-    The loop ends where the member's rows do, so that longer members cost it nothing.
+    The loop ends there, so that what comes after costs nothing.
     """
 
     def one(i: Array, carry: tuple) -> tuple:
-        state, so_far = carry
-        state, metrics = step(state, plan[i])
-        return state, {name: so_far[name].at[i].set(metrics[name]) for name in so_far}
+        state, results = carry
+        state, result = step(state, lax.dynamic_index_in_dim(xs, i, keepdims=False))
+        return state, members.written(results, result, i)
 
-    _, shapes = jax.eval_shape(step, state, plan[0])
-    zeros = {name: jnp.zeros(len(plan), leaf.dtype) for name, leaf in shapes.items()}
+    _, shapes = jax.eval_shape(functools.partial(lax.scan, step), state, xs)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     return lax.fori_loop(0, count, one, (state, zeros))
 
 
 def _through(
-    step: _Step, state: TrainState, plan: Array, count: Array, *, unroll: int
-) -> tuple[TrainState, Metrics]:
+    count: Array, step: _Step, state: PyTree, xs: Array, *, unroll: int
+) -> tuple[PyTree, PyTree]:
     """The same in a loop of T steps, of which those after `count` change nothing.
 
     For members side by side: a loop whose length depends on data would make an accelerator ask the
     host at every step whether it is done.
     """
 
-    def one(state: TrainState, xs: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
-        i, index = xs
-        new, metrics = step(state, index)
-        return jax.tree.map(lambda a, b: jnp.where(i < count, a, b), new, state), metrics
+    def one(state: PyTree, numbered: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+        i, x = numbered
+        new, result = step(state, x)
+        return jax.tree.map(lambda a, b: jnp.where(i < count, a, b), new, state), result
 
-    return lax.scan(one, state, (jnp.arange(len(plan)), plan), unroll=unroll)
+    return lax.scan(one, state, (jnp.arange(len(xs)), xs), unroll=unroll)
 
 
 def compiled_epoch(learner: Learner, devices: Devices, *args: PyTree, **kinds: Any) -> Callable:
@@ -210,7 +205,7 @@ def rows_fn(
         def member(variables: PyTree) -> PyTree:
             if platform != "cpu" or len(rows) == 1:
                 return lax.map(lambda chunk: fn(variables, chunk), rows)
-            return _first(steps, lambda chunk: fn(variables, chunk), rows)
+            return _until(steps, lambda _, chunk: ((), fn(variables, chunk)), (), rows)[1]
 
         return members.each(member, variables, one_by_one=platform == "cpu")
 
@@ -223,7 +218,7 @@ def rows_fn(
         signature = driver(), *((a.shape, a.dtype) for a in jax.tree.leaves(args))
         with compiling:
             if signature not in programs:
-                program = mapped(run, devices, (None, 0, None), (0,))
+                program = mapped(run, devices, (None, 0, None), 0)
                 programs[signature] = tuning.compiled_scorer(
                     program, args, tuned, dtype, platform, fast_compile=fast_compile
                 )
@@ -235,17 +230,6 @@ def rows_fn(
 @functools.lru_cache(maxsize=64)
 def _placed_number(value: int, devices: tuple[jax.Device, ...]) -> Array:
     return place(np.int32(value), devices)
-
-
-def _first(count: Array, fun: Callable[[Array], PyTree], chunks: Array) -> PyTree:
-    """Apply `fun` to the first `count` of chunks [K, ...]; the results of the others are zeros."""
-
-    def add(i: Array, results: PyTree) -> PyTree:
-        one = fun(lax.dynamic_index_in_dim(chunks, i, keepdims=False))
-        return jax.tree.map(lambda a, b: lax.dynamic_update_index_in_dim(a, b, i, 0), results, one)
-
-    shapes = jax.eval_shape(lambda chunks: lax.map(fun, chunks), chunks)
-    return lax.fori_loop(0, count, add, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
 
 
 def map_rows(
@@ -262,29 +246,25 @@ def map_rows(
     Returns:
       A function that returns the results [E, n, ...] on the host.
     """
-    dispatched = _dispatched(run, variables, placed, n)
-    first = next(dispatched)
+
+    def dispatched() -> Iterator[tuple[PyTree, int]]:
+        """The results of each block, without waiting, and the steps of it that contain rows."""
+        left = n
+        for block in placed:
+            steps = _filled(left, block.shape)
+            left -= math.prod(block.shape[:3])
+            yield run(variables, block, steps), steps
+
+    begun = dispatched()
+    first = next(begun)
 
     def wait() -> PyTree:
-        parts, current = [], first
-        for following in dispatched:  # a block is fetched while the next one is computed
-            parts.append(_in_order(*current))
-            current = following
-        parts.append(_in_order(*current))
+        # A block is fetched while the next one is computed.
+        ahead = itertools.pairwise(itertools.chain([first], begun, [((), 0)]))
+        parts = [_in_order(*current) for current, _ in ahead]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1)[:, :n], *parts)
 
     return wait
-
-
-def _dispatched(
-    run: Callable, variables: PyTree, placed: Iterable[Array], n: int
-) -> Iterator[tuple[PyTree, int]]:
-    """The results of each block, without waiting, and the number of its steps that contain rows."""
-    left = n
-    for block in placed:
-        steps = _filled(left, block.shape)
-        left -= math.prod(block.shape[:3])
-        yield run(variables, block, steps), steps
 
 
 def _in_order(results: PyTree, steps: int) -> PyTree:
