@@ -16,12 +16,12 @@ import numpy as np
 
 from jaxae import config, data, detectors
 from jaxae.data import inputs, sources, splits
+from jaxae.data.corruptions import pseudo_anomalies
 from jaxae.devices import parallel
 from jaxae.errors import UserError, user_errors
 from jaxae.methods import learners
 from jaxae.reports.plots import files
 from jaxae.stats import metrics
-from jaxae.training.selection import pseudo_anomalies
 
 
 def pseudo_auroc(folder: Path, draws: int = 3) -> float:

@@ -11,6 +11,7 @@ from jaxae import config, detectors
 from jaxae.config.grids import ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
+from jaxae.reports import protocols
 from jaxae.storage import checkpoint, disk
 from jaxae.training import train
 from jaxae.workflows import baselines, experiment, protocol
@@ -76,6 +77,8 @@ def test_slices_merge_and_a_finished_protocol_is_only_reported(data, tmp_path, c
     )
     assert (tmp_path / "parts/figures/one_vs_rest.png").exists()
     assert not list((tmp_path / "parts").glob("checkpoints/*"))
+    logs = {path.read_text() for path in tmp_path.glob("parts/members/*/metrics.jsonl")}
+    assert len(logs) == 6, "each member has its own metrics"
     _judges_alone(tmp_path / "parts", data)
 
 
@@ -366,7 +369,7 @@ def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path):
     with pytest.raises(
         UserError, match="class0-seed1 and seed 0 of its class have different test rows"
     ):
-        protocol.summary._tasks(members)
+        protocols._tasks(members)
 
 
 def test_settings_are_compared_without_a_label(data, tmp_path, monkeypatch, capsys):

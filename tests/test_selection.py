@@ -6,6 +6,7 @@ import pytest
 from probes import DEVICES, assert_same, edit, interrupted, tiny, write_npz
 
 from jaxae import config, detectors
+from jaxae.data import corruptions
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.reports import plots
@@ -169,25 +170,40 @@ def test_an_oracle_is_chosen_by_test_rows_and_says_so(cfg, tmp_path, undrawn):
 def test_pseudo_anomalies_paste_a_patch_of_another_row():
     x = np.arange(6, dtype=np.float32).reshape(6, 1, 1, 1) * np.ones((1, 8, 8, 1), np.float32)
     before = x.copy()
-    pasted = selection.pseudo_anomalies(x, seed=0)
+    pasted = corruptions.pseudo_anomalies(x, seed=0)
     np.testing.assert_array_equal(x, before)
     changed = pasted != x
     assert (changed.sum(axis=(1, 2, 3)) <= 4 * 4).all()
     assert changed.any()
     for row, difference in zip(pasted, changed, strict=True):
         assert len(np.unique(row[difference])) <= 1  # all from one donor
-    np.testing.assert_array_equal(selection.pseudo_anomalies(x, seed=0), pasted)
+    np.testing.assert_array_equal(corruptions.pseudo_anomalies(x, seed=0), pasted)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (20, 2), (9,), (1,), (1, 1, 3), (3, 1)])
 def test_pseudo_anomalies_are_patches_of_other_rows_in_rows_of_any_shape(shape):
     x = np.random.default_rng(0).random((30, *shape), np.float32)
-    pasted = selection.pseudo_anomalies(x, seed=1)
+    pasted = corruptions.pseudo_anomalies(x, seed=1)
     assert pasted.shape == x.shape
-    np.testing.assert_array_equal(pasted, selection.pseudo_anomalies(x, seed=1))
+    np.testing.assert_array_equal(pasted, corruptions.pseudo_anomalies(x, seed=1))
     changed = pasted != x
     assert changed.reshape(30, -1).any(axis=1).mean() > 0.8
     if len(shape) == 1:  # a feature keeps its place, since others have other units
         for row, place in zip(*np.nonzero(changed), strict=True):
             assert pasted[row, place] in x[:, place]
     assert set(np.unique(pasted)) <= set(np.unique(x))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_runs_side_by_side_keep_the_weights_of_their_own_best_epochs(groups):
+    choice, best = selection.CHOICES["valid_loss"], None
+    losses = np.array([[3, 2, 2, 4], [1, 1, 3, 3], [2, 1, 5, 0], [5, 5, 1, 1]], "f")  # of 4 models
+    layout = parallel.Layout(DEVICES[:groups], [1] * 4, groups)
+    for epoch in range(1, 5):
+        of_epoch = np.full((4, 3), epoch, "f") + 10 * np.arange(4, dtype="f")[:, None]
+        variables = layout.place({"w": of_epoch})
+        metrics = {"valid_loss": losses[:, epoch - 1]}
+        best = selection.keep(choice, best, epoch, variables, metrics, 2, layout)
+    assert best.epoch.tolist() == [2, 4]  # means over two models: 2 1.5 2.5 3.5 and 3.5 3 3 .5
+    kept = layout.fetch(best.variables)["w"]
+    np.testing.assert_array_equal(kept[:, 0], [2, 12, 24, 34])

@@ -192,7 +192,7 @@ class TrainConfig:
     checkpoint_minutes: Annotated[Amount, Fact.FREE] = 0.0
     """also save after an epoch if the last checkpoint is at least this many minutes old; 0 = no"""
     keep_checkpoints: Annotated[Count, Fact.FREE] = 1
-    """how many of the newest checkpoints to keep; 0 = all"""
+    """how many of the newest checkpoints to keep; 0 = all; a finished protocol keeps none"""
     fall_back: Annotated[bool, Fact.FREE] = False
     """if the newest checkpoints are damaged, move them away and resume from an older one"""
     feed: Annotated[Literal["auto", "resident", "streaming"], Fact.FREE] = "auto"

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxae.data import sources
 from jaxae.devices.tuning import FAST_COMPILE
 from jaxae.errors import UserError
 from jaxae.ops.blur import gaussian_blur
 from jaxae.registry import Registry
-from jaxae.rng import Purpose, row_keys, stream
+from jaxae.rng import Purpose, host_generator, row_keys, stream
 from jaxae.types import AnyArray, Key, Scalar, Shape, Source
 
 _CHUNK = 256  # rows corrupted side by side: bounds the memory
@@ -247,3 +247,38 @@ def severity_grid(
         over_rows = jax.vmap(CORRUPTIONS[name].apply, in_axes=(0, None, 0))
         surfaces.append(jax.vmap(over_rows, in_axes=(None, 0, None))(x, levels[i], keys))
     return jnp.stack(surfaces)
+
+
+def pseudo_anomalies(x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:
+    """Anomalies made from normals alone: a part of each row is replaced by a part of another.
+
+    Images [H, W, C]: a patch of a quarter to a half of each side moves from one random place to
+    another (after Li et al., "CutPaste", CVPR 2021, who cut from the same image). Series [T, C]: a
+    segment of such a length moves to another time. Vectors [F]: a random quarter to half of the
+    features are copied in place, since each feature has its own unit.
+    """
+    generator = host_generator(seed, Purpose.CORRUPTION)
+    mixed, order = x.copy(), generator.permutation(len(x))
+    for i, donor in zip(order, np.roll(order, 1), strict=True):  # no row is its own donor
+        to, source = (_features if x.ndim == 2 else _boxes)(x.shape[1:], generator)
+        mixed[(i, *to)] = x[(donor, *source)]
+    return mixed
+
+
+def _share(size: Int[np.ndarray, " A"], generator: np.random.Generator) -> Int[np.ndarray, " A"]:
+    """A random quarter to half of each number, at least 1."""
+    return generator.integers(np.maximum(size // 4, 1), np.maximum(size // 2, 1) + 1)
+
+
+def _features(shape: tuple, generator: np.random.Generator) -> tuple[tuple, tuple]:
+    picked = generator.permutation(shape[0])[: _share(np.array(shape), generator)[0]]
+    return (picked,), (picked,)
+
+
+def _boxes(shape: tuple, generator: np.random.Generator) -> tuple[tuple, ...]:
+    size = np.array(shape[:-1])
+    side = _share(size, generator)
+    places = (generator.integers(0, size - side + 1) for _ in range(2))
+    return tuple(
+        tuple(slice(a, a + n) for a, n in zip(place, side, strict=True)) for place in places
+    )

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxae import detectors, rng, scoring
 from jaxae.config import ExperimentConfig, for_scoring
+from jaxae.data import corruptions
 from jaxae.detectors import evaluation
 from jaxae.devices.parallel import Devices, Layout
 from jaxae.errors import UserError
@@ -81,7 +82,7 @@ def watch(
     The devices begin at once; call the returned function to wait for the metrics.
 
     valid_loss is always measured. If epochs are monitored or selected by them, so are pseudo_auroc,
-    the AUROC of the run's score between valid rows and `pseudo_anomalies` made from them, and
+    the AUROC of the run's score between valid rows and pseudo-anomalies made from them, and
     test_auroc and test_equal_error_f1, which use the test labels, so only the oracle selects by
     them. A score that needs fitting is fitted after each epoch on all training rows.
     """
@@ -138,42 +139,7 @@ def _pairs(valid: Any, seed: int) -> Float[np.ndarray, " N *S"]:
     """At most `ROWS` valid rows, followed by one pseudo-anomaly made from each."""
     generator = rng.host_generator(seed, rng.Purpose.CORRUPTION, 1)
     rows = valid[np.sort(generator.permutation(len(valid))[:ROWS])]
-    return np.concatenate([rows, pseudo_anomalies(rows, seed)])
-
-
-def pseudo_anomalies(x: Float[np.ndarray, " N *S"], seed: int) -> Float[np.ndarray, " N *S"]:
-    """Anomalies made from normals alone: a part of each row is replaced by a part of another.
-
-    Images [H, W, C]: a patch of a quarter to a half of each side moves from one random place to
-    another (after Li et al., "CutPaste", CVPR 2021, who cut from the same image). Series [T, C]: a
-    segment of such a length moves to another time. Vectors [F]: a random quarter to half of the
-    features are copied in place, since each feature has its own unit.
-    """
-    generator = rng.host_generator(seed, rng.Purpose.CORRUPTION)
-    mixed, order = x.copy(), generator.permutation(len(x))
-    for i, donor in zip(order, np.roll(order, 1), strict=True):  # no row is its own donor
-        to, source = (_features if x.ndim == 2 else _boxes)(x.shape[1:], generator)
-        mixed[(i, *to)] = x[(donor, *source)]
-    return mixed
-
-
-def _share(size: Int[np.ndarray, " A"], generator: np.random.Generator) -> Int[np.ndarray, " A"]:
-    """A random quarter to half of each number, at least 1."""
-    return generator.integers(np.maximum(size // 4, 1), np.maximum(size // 2, 1) + 1)
-
-
-def _features(shape: tuple, generator: np.random.Generator) -> tuple[tuple, tuple]:
-    picked = generator.permutation(shape[0])[: _share(np.array(shape), generator)[0]]
-    return (picked,), (picked,)
-
-
-def _boxes(shape: tuple, generator: np.random.Generator) -> tuple[tuple, ...]:
-    size = np.array(shape[:-1])
-    side = _share(size, generator)
-    places = (generator.integers(0, size - side + 1) for _ in range(2))
-    return tuple(
-        tuple(slice(a, a + n) for a, n in zip(place, side, strict=True)) for place in places
-    )
+    return np.concatenate([rows, corruptions.pseudo_anomalies(rows, seed)])
 
 
 def keep(

@@ -9,8 +9,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from jaxae.config import DataConfig
+from jaxae.config.grids import ProtocolConfig
+from jaxae.data import sources
 from jaxae.errors import UserError
 from jaxae.registry import Registry
+from jaxae.reports.plots import files
+from jaxae.storage import disk
+from jaxae.types import Dataset
 
 # (training rows [N, F], rows to score [M, F], seed) -> scores [M], higher = more anomalous.
 Baseline = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
@@ -80,3 +86,21 @@ def scores(
     """
     flat = (np.asarray(rows, np.float32).reshape(len(rows), -1) for rows in (train, test))
     return np.asarray(BASELINES[name](*flat, seed), np.float32)
+
+
+def cached_scores(
+    cfg: ProtocolConfig, name: str, data: DataConfig, dataset: Dataset
+) -> Float[np.ndarray, "S M"]:
+    """Scores of a protocol's test rows by seed; kept in its run folder."""
+    seeds = range(cfg.seed, cfg.seed + cfg.seeds) if name in SEEDED else [cfg.seed]
+    path = cfg.run_path / "baselines" / f"{name}-class{data.normal[0]}.npz"
+    if path.exists():
+        cached = files.arrays(path, "scores", "seeds", "digest")
+        if cached["seeds"].tolist() == [*seeds] and str(cached["digest"]) == dataset.digest:
+            return cached["scores"]
+    train, test = sources.read(dataset.train.x), sources.read(dataset.test.x)
+    by_seed = np.stack([scores(name, train, test, seed) for seed in seeds])
+    path.parent.mkdir(exist_ok=True)
+    arrays = {"scores": by_seed, "seeds": np.array(seeds), "digest": np.array(dataset.digest)}
+    disk.write_arrays(path, arrays)
+    return by_seed

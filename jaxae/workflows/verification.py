@@ -20,11 +20,10 @@ from jaxae.detectors import evaluation
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.export import loader
-from jaxae.reports import tables
+from jaxae.reports import protocols, tables
 from jaxae.storage import checkpoint, disk, provenance, run_folder
 from jaxae.types import Dataset, Split
 from jaxae.workflows import experiment
-from jaxae.workflows.protocol import summary
 
 _RETRAINED = 1e-2  # relative to the largest: rounding grows with steps, other training differs more
 _ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
@@ -134,7 +133,7 @@ def _of_protocol_report(path: Path, folders: list[Path]) -> str:
             lost = f"; {', '.join(missing)} missing" if missing else ""
             raise UserError(f"it is of {report['members']} members, here are {len(folders)}{lost}")
         members = [dataclasses.replace(_config(f), run_dir=str(f)) for f in folders]
-        differing = summary.differing(report, members)
+        differing = protocols.differing(report, members)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _unlike(file, error) from None
     if differing:
@@ -158,7 +157,7 @@ def _of_p_values(folder: Path, load: Load) -> str:
         if flipped:
             raise UserError(f"{flipped} decisions are not those of p-values up to {alpha:g}")
         found = evaluation.evaluate(stored["test"], stored["test_y"], flagged)
-        wrong = [n for n, value in found.items() if not summary.agree(report[n], value)]
+        wrong = [n for n, value in found.items() if not protocols.agree(report[n], value)]
     except (KeyError, TypeError, ValueError) as error:
         raise _unlike(file, error) from None
     if wrong:

@@ -4,14 +4,15 @@ Each member is an experiment with its own folder and its own detector. The repor
 folders; it does not matter which process wrote them.
 """
 
+import functools
 import time
 
 from jaxae.config.grids import ProtocolConfig
 from jaxae.devices import hosts, parallel
-from jaxae.reports import plots
+from jaxae.reports import plots, protocols
 from jaxae.storage import disk
 from jaxae.workflows import baselines
-from jaxae.workflows.protocol import cross, summary, training
+from jaxae.workflows.protocol import cross, training
 from jaxae.workflows.protocol.expansion import expand, is_finished, named, refuse_unread
 
 __all__ = ["cross", "expand", "run"]
@@ -54,10 +55,11 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
         print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report yet")
         return None
     with parallel.on_host():
-        report = summary.make(cfg, members, datasets)
+        baseline = functools.partial(baselines.cached_scores, cfg)
+        report = protocols.make(cfg, members, datasets, baseline)
     report |= {"wall_s": time.perf_counter() - clock}
     disk.write_json(cfg.run_path / "report.json", report)
     (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)
-    print(summary.table(report))
+    print(protocols.table(report))
     print(f"figure {drawn}; each member's detector is in {cfg.run_path / 'members'}")
     return report

@@ -1,31 +1,40 @@
 """The report of a complete protocol, made from its members' folders, and its table."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.grids import ProtocolConfig
-from jaxae.data import sources
 from jaxae.errors import UserError
 from jaxae.reports import plots, tables
 from jaxae.stats.intervals.tasks import Task, over_tasks
 from jaxae.storage import disk
 from jaxae.training import selection
 from jaxae.types import Dataset
-from jaxae.workflows import baselines
 
 Tasks = dict[int, Task]  # normal class -> task
 
 
 def make(
-    cfg: ProtocolConfig, members: Sequence[ExperimentConfig], datasets: dict[DataConfig, Dataset]
+    cfg: ProtocolConfig,
+    members: Sequence[ExperimentConfig],
+    datasets: dict[DataConfig, Dataset],
+    baseline: Callable[[str, DataConfig, Dataset], Float[np.ndarray, "S N"]],
 ) -> dict:
     """The report of a grid whose members are all finished, as in `report.json`.
 
     The main result of a sweep is the point with the lowest mean validation loss, which uses
     held-out normals alone; "points" lists all points.
+
+    Args:
+      cfg: the protocol.
+      members: all of them.
+      datasets: those of the classes.
+      baseline: `(name, data, data set) -> scores` of the test rows by seed.
     """
     sweep = _sweep(members, [spec.partition("=")[0] for spec in cfg.sweep])
     tasks = sweep.tasks[sweep.best]
@@ -43,7 +52,10 @@ def make(
         **_values(tasks.values()),
         "interval": "95 %, of other test rows" + (" and other seeds" if cfg.seeds > 1 else ""),
         "classes": {k: _class(k, task, datasets) for k, task in tasks.items()},
-        "baselines": {name: _baseline(cfg, name, tasks, datasets) for name in cfg.baselines},
+        "baselines": {
+            name: _baseline(functools.partial(baseline, name), tasks, datasets)
+            for name in cfg.baselines
+        },
         "warnings": _warnings(members, tasks),
     }
     if first.train.monitor:
@@ -192,33 +204,16 @@ def _class(k: int, task: Task, datasets: dict[DataConfig, Dataset]) -> dict:
 
 
 def _baseline(
-    cfg: ProtocolConfig, name: str, tasks: Tasks, datasets: dict[DataConfig, Dataset]
+    scores: Callable[[DataConfig, Dataset], np.ndarray],
+    tasks: Tasks,
+    datasets: dict[DataConfig, Dataset],
 ) -> dict:
-    baseline_tasks = {}
-    for data_cfg, dataset in datasets.items():
-        scores = _baseline_scores(cfg, name, data_cfg, dataset)
-        baseline_tasks[data_cfg.normal[0]] = tasks[data_cfg.normal[0]]._replace(scores=scores)
-    classes = {k: _class_values(task) for k, task in baseline_tasks.items()}
-    return {**_values(baseline_tasks.values()), "classes": classes}
-
-
-def _baseline_scores(
-    cfg: ProtocolConfig, name: str, data_cfg: DataConfig, dataset: Dataset
-) -> np.ndarray:
-    """Scores of a baseline by seed, [S, N]; cached in the run folder."""
-    seeds = range(cfg.seed, cfg.seed + cfg.seeds) if name in baselines.SEEDED else [cfg.seed]
-    path = cfg.run_path / "baselines" / f"{name}-class{data_cfg.normal[0]}.npz"
-    if path.exists():
-        cached = plots.files.arrays(path, "scores", "seeds", "digest")
-        if cached["seeds"].tolist() == [*seeds] and str(cached["digest"]) == dataset.digest:
-            return cached["scores"]
-    train, test = sources.read(dataset.train.x), sources.read(dataset.test.x)
-    scores = np.stack([baselines.scores(name, train, test, seed) for seed in seeds])
-    path.parent.mkdir(exist_ok=True)
-    disk.write_arrays(
-        path, {"scores": scores, "seeds": np.array(seeds), "digest": np.array(dataset.digest)}
-    )
-    return scores
+    scored = {
+        data.normal[0]: tasks[data.normal[0]]._replace(scores=scores(data, dataset))
+        for data, dataset in datasets.items()
+    }
+    classes = {k: _class_values(task) for k, task in scored.items()}
+    return {**_values(scored.values()), "classes": classes}
 
 
 def table(report: dict) -> str:
