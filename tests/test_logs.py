@@ -23,7 +23,7 @@ from probes import (
 )
 
 from jaxae import Logger, detectors
-from jaxae.config.grids import ProtocolConfig
+from jaxae.config.grids import CrossConfig, ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -263,6 +263,18 @@ def test_what_loggers_see_does_not_depend_on_the_devices(monkeypatch):
         found.append(media.of_epoch(cfg, learner, data, variables))
     assert_same(*found)
     assert found[0].histograms.keys() == {"valid_mse"}  # there are no anomalies
+
+
+def test_cross_conformal_p_values_are_shown_too(tmp_path):
+    given, shown = grid(tmp_path), Shown()
+    fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(tiny())}
+    protocol.cross.run(CrossConfig(**fields, folds=2, alpha=0.2), [shown])
+    (epoch, _), (end, found) = shown.media_of
+    assert (epoch, end) == (2, 2)
+    stored = read_npz(tmp_path / "grid/scores.npz")
+    assert found.tables["test"]["p_value"] == stored["p_value"].tolist()
+    assert found.tables["test"]["score"] == stored["test"].tolist()
+    check_picture(found.images["figures/p_values"])
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from probes import edit, images, tiny, write_npz
+from probes import DEVICES, edit, images, tiny, write_npz
 
 from jaxae.cli import main as cli
 from jaxae.config.grids import CrossConfig, ProtocolConfig
@@ -164,7 +164,8 @@ def test_a_protocol_without_members_is_one_line(tmp_path, capsys):
 @pytest.mark.slow
 def test_members_are_trained_again_alone(data, tmp_path, capsys):
     copy = tmp_path / "run"  # slow tests compile with other flags than `whole`
-    protocol.run(grid(copy, data))
+    DEVICES[:2]
+    protocol.run(grid(copy, data, devices=2))
     rescored(copy / "members/class0-seed0/scores.npz", valid=lambda x: x * np.float32(1.0001))
     ok, failed, _ = verified(copy, capsys, "--retrain")
     assert {*ok} == {*MEMBERS[1:], "report"}

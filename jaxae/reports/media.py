@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
 from jaxae import scoring
 from jaxae.config import ExperimentConfig
@@ -15,7 +15,7 @@ from jaxae.devices import members
 from jaxae.reports.plots import rows, style
 from jaxae.stats.conformal import p_values
 from jaxae.storage.logs import Log, Logger, Media, Show
-from jaxae.types import Dataset, Learner, PyTree
+from jaxae.types import Dataset, Learner, PyTree, Split
 
 _SHOWN = {3: 8, 2: 4, 1: 4}  # rows of each kind in a picture, by the dimensions of a row
 _SCORED = 2048  # rows of each kind in a histogram, at most
@@ -66,22 +66,33 @@ def of_run(
     scores: Scores,
     figures: Sequence[Path] = (),
 ) -> Media:
-    """`show` of a finished run's detector, its figures, and the scores of all test rows.
+    """`show` of a finished run's detector, with its judgement of the test rows and its figures."""
+    p = p_values(detector.decision, scores.test)
+    flagged = np.asarray(scoring.decide(detector.decision, scores.test))
+    return judged(show(detector.variables), data.test, scores.test, p, flagged, figures)
 
-    Returns:
-      Also images "figures/NAME", histograms "normal_score" and "anomaly_score", and the table
-      "test" of the test rows.
+
+def judged(
+    shown: Media,
+    test: Split,
+    score: Float[np.ndarray, " N"],
+    p_value: Float[np.ndarray, " N"],
+    is_anomaly: Bool[np.ndarray, " N"],
+    figures: Sequence[Path] = (),
+) -> Media:
+    """`shown`, with images "figures/NAME", and of the test rows the scores and the table "test".
+
+    The histograms "normal_score" and "anomaly_score" are of normals and of anomalies.
     """
-    test, shown = data.test, show(detector.variables)
     images = {f"figures/{path.stem}": style.read(path) for path in figures}
-    histograms = {"normal_score": scores.test[~test.y], "anomaly_score": scores.test[test.y]}
+    histograms = {"normal_score": score[~test.y], "anomaly_score": score[test.y]}
     columns = {
         "id": test.id,
         "class_id": test.class_id,
         "y": test.y,
-        "score": scores.test,
-        "p_value": p_values(detector.decision, scores.test),
-        "is_anomaly": np.asarray(scoring.decide(detector.decision, scores.test)),
+        "score": score,
+        "p_value": p_value,
+        "is_anomaly": is_anomaly,
     }
     return Media(
         shown.images | images,

@@ -84,7 +84,8 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         report |= {"wall_s": time.perf_counter() - clock}
         disk.write_json(folder / "report.json", report)
         drawn = plots.draw(folder, plots.CROSS_FIGURES) if hosts.first() else []
-        log.finish(report, lambda show: show(variables))
+        shown = dataset.test, test.mean(axis=0), p, flagged, drawn
+        log.finish(report, lambda show: media.judged(show(variables), *shown))
     print(reporting.table(report))
     print(f"figure {', '.join(map(str, drawn))}; p-values are in {folder / 'scores.npz'}")
     return report
