@@ -216,13 +216,17 @@ def grid_of(**changes):
     return found
 
 
+def test_each_member_of_a_grid_knows_the_steps_of_its_own_rows():
+    own = grid.members_of(grid_of(ensemble=2, **BOTH))
+    assert own.settings["steps"].tolist() == [4, 4, 10, 10, 6, 6]
+
+
 @pytest.mark.slow
 def test_a_member_of_a_grid_is_the_same_as_the_member_alone():
     found = grid_of(ensemble=2, **BOTH)
     learner = learners.build(found[0].cfg, SHAPE, axis=None)
     layout = grid.layout_for(found, 1)
     own = grid.members_of(found)
-    assert own.settings["steps"].tolist() == [4, 4, 10, 10, 6, 6]
     together = train.fit(learner, X, found[0].cfg, layout, members=own, quiet=True).state
     for i, member in enumerate(found):
         alone = fitted(member.cfg, rows=X[member.train])
