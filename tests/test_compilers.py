@@ -12,9 +12,9 @@ from probes import METHODS, SHAPE, tiny
 from benchmarks import accelerators, cost_model
 from jaxae import scoring
 from jaxae.devices import memory, parallel, tuning
+from jaxae.devices.parallel import programs
 from jaxae.methods import learners
 from jaxae.training import train
-from jaxae.training.grid import programs
 from jaxae.types import Inferred
 
 HOSTS = {"H100": 2, "TPU v5e": 4}
@@ -75,7 +75,7 @@ def test_members_go_side_by_side_in_one_program(devices):
 def compiled_grid(cfg, device, size=50, steps=6):
     """The epoch of so many members of a grid, as XLA compiles it for one device."""
     learner = learners.build(cfg, SHAPE, axis=None)
-    epoch, _ = programs.programs(learner, device.platform)
+    epoch = programs.device_epoch(learner, device.platform, has_axis=False)
     sharding = jax.sharding.SingleDeviceSharding(device)
 
     def of(shape, dtype):
@@ -88,7 +88,7 @@ def compiled_grid(cfg, device, size=50, steps=6):
     state, keys = jax.tree.map(lambda a: of(a.shape, a.dtype), (state, keys))
     settings = {name: of((size,), jnp.float32) for name in learner.settings}
     rows, plan = of((64, *SHAPE), jnp.float32), of((size, steps, 8), jnp.int32)
-    lowered = jax.jit(epoch).lower(state, rows, plan, of((size,), jnp.int32), keys, settings)
+    lowered = jax.jit(epoch).lower(state, rows, plan, keys, settings, of((size,), jnp.int32))
     return tuning.compiled(lowered, {}).as_text()
 
 
