@@ -148,8 +148,8 @@ class Feed:
             pending.append(metrics)
 
         def fetch() -> dict[str, np.ndarray]:
-            parts = [self._layout.fetch(metrics) for metrics in pending]
-            return jax.tree.map(lambda *a: np.concatenate(a, axis=1), *parts)
+            first, *others = [self._layout.fetch(metrics) for metrics in pending]
+            return {n: np.concatenate([a, *(o[n] for o in others)], 1) for n, a in first.items()}
 
         return state, fetch
 

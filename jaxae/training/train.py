@@ -256,7 +256,9 @@ def _diverged(
     metrics: dict[str, np.ndarray], steps: Int[np.ndarray, " E"], epoch: int
 ) -> Iterator[tuple[int, str]]:
     """The same for metrics of steps [E, T]: the first step of each member, in order of steps."""
-    is_finite = np.stack([np.isfinite(values) for values in metrics.values()]).all(axis=0)
+    is_finite = np.isfinite([*metrics.values()]).all(axis=0)
+    if is_finite.all():
+        return
     is_finite |= np.arange(is_finite.shape[1]) >= steps[:, None]  # metrics are undefined there
     first = np.where(is_finite.all(axis=1), -1, is_finite.argmin(axis=1))
     for member in np.argsort(first, kind="stable")[(first < 0).sum() :].tolist():
