@@ -140,7 +140,8 @@ def _member(method: str) -> dict:
     cfg = _config(method, size=3)
     apart_ = train.ensemble(learners.build(cfg, SHAPE), cfg, _ROWS)
     alone = apart_._replace(**{
-        name: members.part(getattr(apart_, name), 1) for name in ("init", "noise", "settings")
+        name: members.part(getattr(apart_, name), 1)
+        for name in ("init", "noise", "settings", "steps")
     })  # fmt: skip
     together = _trained(cfg, members=apart_)[0][:, 1]
     return _alike(together, _trained(dataclasses.replace(cfg, ensemble=1), members=alone)[0][:, 0])
