@@ -64,17 +64,17 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def _of_protocol(folder: Path, members: Sequence[Path]) -> dict[str, Any]:
-    done = [report for path in members if (report := _report(path))]
-    whole = _report(folder)
-    recorded = whole.get("members")
+    done = [*filter(None, map(_report, members))]
+    report = _report(folder)
+    recorded = report.get("members")
     total = str(max(len(members), recorded if isinstance(recorded, int) else 0))
-    if not whole:
+    if not report:
         total = total if len(done) < len(members) else "?"
-        aurocs = [report["auroc"] for report in done if report["auroc"] is not None]
-        of_all = {"auroc": float(np.mean(aurocs)) if aurocs else None, "auroc_interval": None}
-        last = max((report["ended"] for report in done), default=None)
-        whole = (done[0] if done else {"name": folder.name}) | of_all | {"ended": last}
-    return whole | {"seed": None, "f1": None, "members": f"{len(done)}/{total}"}
+        aurocs = [entry["auroc"] for entry in done if entry["auroc"] is not None]
+        mean = {"auroc": float(np.mean(aurocs)) if aurocs else None, "auroc_interval": None}
+        last = max((entry["ended"] for entry in done), default=None)
+        report = (done[0] if done else {"name": folder.name}) | mean | {"ended": last}
+    return report | {"seed": None, "f1": None, "members": f"{len(done)}/{total}"}
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:

@@ -34,23 +34,23 @@ class Layout:
         self.devices, self.groups = devices, groups
         self.per_group = len(devices) // groups
         self.axis = 0 if groups > 1 else None  # of arrays of members, see `mapped`
-        self._at = share_out(steps, groups) if groups > 1 else None  # [G, K]
+        self._shares = share_out(steps, groups) if groups > 1 else None  # members [G, K], or -1
 
     def place(self, tree: PyTree, empty: int | None = None) -> PyTree:
         """Put arrays [E, ...] on the devices that train their members.
 
         Places without a member get a copy of another one, or `empty`.
         """
-        if self._at is None:
+        if self._shares is None:
             return place(tree, self.devices)
-        at = np.repeat(self._at, self.per_group, axis=0)
+        held = np.repeat(self._shares, self.per_group, axis=0)  # by each device
 
         def arranged(leaf: AnyArray) -> AnyArray:
             if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 leaf = np.asarray(leaf)
-            placed = leaf[np.maximum(at, 0)]
+            placed = leaf[np.maximum(held, 0)]
             if empty is not None:
-                placed[at < 0] = empty
+                placed[held < 0] = empty
             return placed
 
         return split(jax.tree.map(arranged, tree), self.devices)
@@ -59,13 +59,13 @@ class Layout:
         """The plan of each device: [D, T, b] for all its members, or [D, K, T, b] for each."""
         if plan.ndim == 3:
             return plan
-        at = np.arange(len(plan))[None] if self._at is None else np.maximum(self._at, 0)
-        by_group = plan[at].swapaxes(1, 2)
+        held = np.arange(len(plan))[None] if self._shares is None else np.maximum(self._shares, 0)
+        by_group = plan[held].swapaxes(1, 2)
         return by_group.reshape(-1, *by_group.shape[2:])
 
     def fetch(self, tree: PyTree) -> PyTree:
         """Placed arrays as arrays on the host, in the order of the members."""
-        if self._at is None:
+        if self._shares is None:
             return fetch(tree)
         return jax.tree.map(lambda leaf: self._in_order(leaf[:: self.per_group]), fetch(tree))
 
@@ -83,9 +83,9 @@ class Layout:
     def _in_order(self, leaf: AnyArray) -> np.ndarray:
         """[G, K, ...] -> [E, ...]."""
         leaf = np.asarray(leaf).reshape(-1, *leaf.shape[2:])
-        if self._at is None:
+        if self._shares is None:
             return leaf
-        return leaf[np.argsort(self._at, axis=None)[(self._at < 0).sum() :]]
+        return leaf[np.argsort(self._shares, axis=None)[(self._shares < 0).sum() :]]
 
 
 def share_out(steps: Sequence[int], groups: int) -> Int[np.ndarray, "G K"]:

@@ -103,14 +103,14 @@ def _until(count: Array, step: _Step, state: PyTree, xs: Array) -> tuple[PyTree,
     The loop ends after `count` steps, so the remaining ones cost nothing.
     """
 
-    def one(i: Array, carry: tuple) -> tuple:
+    def body(i: Array, carry: tuple) -> tuple:
         state, results = carry
         state, result = step(state, lax.dynamic_index_in_dim(xs, i, keepdims=False))
         return state, members.written(results, result, i)
 
     _, shapes = jax.eval_shape(functools.partial(lax.scan, step), state, xs)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    return lax.fori_loop(0, count, one, (state, zeros))
+    return lax.fori_loop(0, count, body, (state, zeros))
 
 
 def _through(
@@ -122,12 +122,12 @@ def _through(
     host at every step whether it is done.
     """
 
-    def one(state: PyTree, numbered: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+    def body(state: PyTree, numbered: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
         i, x = numbered
         new, result = step(state, x)
         return jax.tree.map(lambda a, b: jnp.where(i < count, a, b), new, state), result
 
-    return lax.scan(one, state, (jnp.arange(len(xs)), xs), unroll=unroll)
+    return lax.scan(body, state, (jnp.arange(len(xs)), xs), unroll=unroll)
 
 
 def compiled_epoch(learner: Learner, devices: Devices, *args: PyTree, **kinds: Any) -> Callable:
