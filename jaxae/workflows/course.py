@@ -197,10 +197,10 @@ def _resumed(
     positions = _positions(runs, about, saved, Path(manager.directory))
     shape_of_runs = () if "config" in about else (len(about["runs"]),)  # () in older versions
     epochs, size = np.zeros(shape_of_runs, np.int32), len(members.steps) // len(runs)
-    rows = np.concatenate([np.arange(i * size, (i + 1) * size) for i in positions])
+    kept = np.concatenate([np.arange(i * size, (i + 1) * size) for i in positions])
 
     def picked(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[rows], tree)
+        return jax.tree.map(lambda leaf: leaf[kept], tree)
 
     template = train.abstract_state(learner, shape, epochs.size * size)
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
