@@ -109,11 +109,11 @@ def measure(case: str, rounds: int, seconds: float) -> dict[str, list[float]]:
     for run in runs.values():
         run(2)  # the first ones are slower
     count = max(1, round(seconds / runs["loop"](1)))
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(rounds):
         for name in list(runs)[:: 1 if i % 2 else -1]:
-            taken[name].append(runs[name](count) / count)
-    return taken
+            times[name].append(runs[name](count) / count)
+    return times
 
 
 def main(args: list[str] | None = None) -> None:
@@ -128,9 +128,9 @@ def main(args: list[str] | None = None) -> None:
     print("| case | members | loop, ms per epoch of all | together / loop [95 %] |")
     print("| --- | --- | --- | --- |")
     for case in options.cases:
-        taken = measure(case, options.rounds, options.seconds)
-        loop = np.array(taken.pop("loop"))
-        for name, seconds in taken.items():
+        times = measure(case, options.rounds, options.seconds)
+        loop = np.array(times.pop("loop"))
+        for name, seconds in times.items():
             ratio = paired(1 / np.array(seconds), 1 / loop)
             print(f"| {case} | {name} | {1e3 * np.median(loop):.1f} | {ratio} |", flush=True)
     print(throughput.machine())

@@ -94,8 +94,8 @@ def _keys(grid: Sequence[Member], purpose: rng.Purpose) -> Key:
 
 
 def _settings(models: Sequence[Member]) -> Settings:
-    values = [train.with_steps(m.settings, m.cfg.train.epochs * m.steps) for m in models]
-    return {name: np.float32([of_model[name] for of_model in values]) for name in values[0]}
+    by_model = [train.with_steps(m.settings, m.cfg.train.epochs * m.steps) for m in models]
+    return {name: np.float32([values[name] for values in by_model]) for name in by_model[0]}
 
 
 def layout_for(grid: Sequence[Member], asked: int) -> parallel.Layout:

@@ -43,14 +43,14 @@ class Layout:
         """
         if self._shares is None:
             return place(tree, self.devices)
-        held = np.repeat(self._shares, self.per_group, axis=0)  # by each device
+        order = np.repeat(self._shares, self.per_group, axis=0)  # by each device
 
         def arranged(leaf: AnyArray) -> AnyArray:
             if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 leaf = np.asarray(leaf)
-            placed = leaf[np.maximum(held, 0)]
+            placed = leaf[np.maximum(order, 0)]
             if empty is not None:
-                placed[held < 0] = empty
+                placed[order < 0] = empty
             return placed
 
         return split(jax.tree.map(arranged, tree), self.devices)
@@ -59,8 +59,8 @@ class Layout:
         """The plan of each device: [D, T, b] for all its members, or [D, K, T, b] for each."""
         if plan.ndim == 3:
             return plan
-        held = np.arange(len(plan))[None] if self._shares is None else np.maximum(self._shares, 0)
-        by_group = plan[held].swapaxes(1, 2)
+        order = np.arange(len(plan))[None] if self._shares is None else np.maximum(self._shares, 0)
+        by_group = plan[order].swapaxes(1, 2)
         return by_group.reshape(-1, *by_group.shape[2:])
 
     def fetch(self, tree: PyTree) -> PyTree:
@@ -99,8 +99,8 @@ def share_out(steps: Sequence[int], groups: int) -> Int[np.ndarray, "G K"]:
       Numbers of members, -1 for places without a member; K = ceil(E / G).
     """
     places = ceil_div(len(steps), groups)
-    taken: list[list[int]] = [[] for _ in range(groups)]
+    shares: list[list[int]] = [[] for _ in range(groups)]
     for member in np.argsort(steps, kind="stable")[::-1].tolist():
-        free = [group for group in taken if len(group) < places]
+        free = [group for group in shares if len(group) < places]
         min(free, key=lambda group: sum(steps[other] for other in group)).append(member)
-    return np.array([group + [-1] * (places - len(group)) for group in taken])
+    return np.array([group + [-1] * (places - len(group)) for group in shares])
