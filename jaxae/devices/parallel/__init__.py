@@ -4,9 +4,8 @@
 them, `drivers` runs a function on all at once (`pmap` or `shard_map`: no other module knows which),
 `programs` holds what they compute.
 
-The state of a single run has no device axis: it is replicated, so it has one shape on any number of
-devices. A grid's state is split over groups of devices, see `Layout`, and saved without that axis.
-Otherwise only the plan of an epoch and the rows to score are split.
+The state of a single run is replicated, without a device axis; that of a grid is split over groups
+of devices, see `Layout`. A saved state has the same shape for any number of devices.
 """
 
 from jaxae.devices.parallel.devices import (
