@@ -5,8 +5,8 @@
 
 An ensemble and a grid have four members with equal rows, as `--ensemble 4` and four seeds of a
 protocol; "one-vs-rest" is a grid of ten members, each with the rows of one class of digits. All
-programs run on the devices that runs choose, in interleaved rounds in one process. Compiling is not
-counted: a loop over single runs compiles as often as it has members.
+programs run on the devices that runs choose, in interleaved rounds in one process. Compilation is
+not counted; a loop over single runs compiles once for each member.
 """
 
 import argparse
@@ -37,7 +37,7 @@ EQUAL = {  # case -> shape of a row, rows
     "mnist_conv_latent": (IMAGE, 1280),
 }
 DIFFERENT = {"digits_dense": "dense", "digits_conv_rest": "conv"}  # case -> a recipe of one-vs-rest
-Epochs = Callable[[int], float]  # seconds of so many epochs
+Epochs = Callable[[int], float]  # number of epochs -> seconds
 
 
 def epochs_of(cfg: ExperimentConfig, x: np.ndarray, models: list[grid.Member]) -> Epochs:
@@ -69,11 +69,11 @@ def epochs_of(cfg: ExperimentConfig, x: np.ndarray, models: list[grid.Member]) -
 
 
 def placed(cfg: ExperimentConfig, shape: tuple, rows: list[np.ndarray]) -> list[grid.Member]:
-    """A member for each selection of rows, with a seed of its own."""
+    """A member for each selection of rows, each with its own seed."""
     settings = learners.build(cfg, shape, axis=None).settings
     return [
-        grid.Member(dataclasses.replace(cfg, seed=seed), settings, own, own[:1])
-        for seed, own in enumerate(rows)
+        grid.Member(dataclasses.replace(cfg, seed=seed), settings, train_rows, train_rows[:1])
+        for seed, train_rows in enumerate(rows)
     ]
 
 
@@ -95,25 +95,25 @@ def programs(case: str) -> dict[str, Epochs]:
     raw = data.raw(DataConfig(name="digits"))
     x, y = np.asarray(raw.x_train, np.float32), np.asarray(raw.train_class_id)
     cfg = replace(replace(cfg, ["train", "batch_size"], 32), ["data", "input"], "none")
-    own = [np.flatnonzero(y == k) for k in np.unique(y)]
-    singles = [epochs_of(cfg, x[rows], []) for rows in own]
+    by_class = [np.flatnonzero(y == k) for k in np.unique(y)]
+    singles = [epochs_of(cfg, x[rows], []) for rows in by_class]
     return {
         "loop": lambda count: sum(single(count) for single in singles),
-        "one-vs-rest": epochs_of(cfg, x, placed(cfg, x.shape[1:], own)),
+        "one-vs-rest": epochs_of(cfg, x, placed(cfg, x.shape[1:], by_class)),
     }
 
 
 def measure(case: str, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Seconds of an epoch of all members, by program and round."""
-    made = programs(case)
-    for run in made.values():
+    runs = programs(case)
+    for run in runs.values():
         run(2)  # the first ones are slower
-    count = max(1, round(seconds / made["loop"](1)))
-    taken: dict[str, list[float]] = {name: [] for name in made}
+    count = max(1, round(seconds / runs["loop"](1)))
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(rounds):
-        for name in list(made)[:: 1 if i % 2 else -1]:
-            taken[name].append(made[name](count) / count)
-    return taken
+        for name in list(runs)[:: 1 if i % 2 else -1]:
+            times[name].append(runs[name](count) / count)
+    return times
 
 
 def main(args: list[str] | None = None) -> None:
@@ -128,9 +128,9 @@ def main(args: list[str] | None = None) -> None:
     print("| case | members | loop, ms per epoch of all | together / loop [95 %] |")
     print("| --- | --- | --- | --- |")
     for case in options.cases:
-        taken = measure(case, options.rounds, options.seconds)
-        loop = np.array(taken.pop("loop"))
-        for name, seconds in taken.items():
+        times = measure(case, options.rounds, options.seconds)
+        loop = np.array(times.pop("loop"))
+        for name, seconds in times.items():
             ratio = paired(1 / np.array(seconds), 1 / loop)
             print(f"| {case} | {name} | {1e3 * np.median(loop):.1f} | {ratio} |", flush=True)
     print(throughput.machine())

@@ -104,7 +104,7 @@ DAMAGE = [  # what fails, how it is said, and what is done
     ("report", "auroc", replace_member),
     (
         "report",
-        "it is of 4 members, here are 3; class1-seed0 missing",
+        "it has 4 members, the folder 3; class1-seed0 missing",
         lambda f: shutil.rmtree(f / "members/class1-seed0"),
     ),
     (
@@ -210,13 +210,13 @@ CROSS_DAMAGE = [
     ("data", "has the digest", lambda f: (f / "data.json").write_text('"other"')),
     (
         "scores",
-        "decisions are not",
+        "decisions do not follow",
         lambda f: rescored(f / "scores.npz", p_value=lambda p: 1 - p / 2),
     ),
-    ("scores", "from 0.01 to 1", lambda f: rescored(f / "scores.npz", p_value=lambda p: p - 1)),
-    ("scores", "another auroc, average", lambda f: rescored(f / "scores.npz", test=np.negative)),
+    ("scores", "between 0.01 and 1", lambda f: rescored(f / "scores.npz", p_value=lambda p: p - 1)),
+    ("scores", "scores in auroc, average", lambda f: rescored(f / "scores.npz", test=np.negative)),
     ("scores", "test_id in scores.npz", lambda f: rescored(f / "scores.npz", test_id=np.negative)),
-    ("scores", "another recall", lambda f: changed(f / "report.json", recall=0.5)),
+    ("scores", "its scores in recall", lambda f: changed(f / "report.json", recall=0.5)),
     ("scores", "not as it was written", lambda f: changed(f / "report.json", alpha="low")),
     ("scores", "report.json is not valid JSON", lambda f: (f / "report.json").write_text("{")),
 ]

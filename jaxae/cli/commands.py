@@ -113,7 +113,7 @@ def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
 
     Args:
       path: a run folder, the folder of a protocol or of a detector, or an export
-      retrain: also train the run (each member alone) again, and compare parameters and scores
+      retrain: also train the run, or each member alone, again; compare parameters and scores
       json: print the results as JSON
     """
     from jaxae.workflows import verification

@@ -43,11 +43,11 @@ def validate(cfg: Config) -> Config:
 
 
 def _check_own(cfg: Config) -> None:
-    own, usual = cfg.method_settings, METHOD_SETTINGS.get(str(cfg.method))
+    own, cls = cfg.method_settings, METHOD_SETTINGS.get(str(cfg.method))
     words = f"None: method {cfg.method} has no settings of its own"
-    if usual:
-        words = f"a {usual.__name__}; make the configuration after METHODS.add({cfg.method!r}, ...)"
-    _require(own is None if usual is None else type(own) is usual, OWN, own, words)
+    if cls:
+        words = f"a {cls.__name__}; make the configuration after METHODS.add({cfg.method!r}, ...)"
+    _require(own is None if cls is None else type(own) is cls, OWN, own, words)
 
 
 def refuse_unread(cfg: Config, reads: frozenset[str]) -> None:
@@ -102,8 +102,8 @@ def training_identity(cfg: Config) -> dict[str, Any]:
     """The settings that determine training: all except those marked `Fact.FREE`, nested.
 
     Two configurations with the same identity share every step that both take: a run may be resumed,
-    extended or scored in another way, but a run folder never mixes two identities. Epochs count
-    where the learning rate follows a schedule.
+    extended or scored in another way, but a run folder never mixes two identities. The number
+    of epochs is part of it if the learning rates follow a schedule.
     """
     identity = _identity(cfg)
     if cfg.optim.is_scheduled:
@@ -134,7 +134,7 @@ def described(cfg: Config) -> dict[str, Setting]:
 
 
 def _attributes(cfg: Config, name: str) -> list[str]:
-    """The attributes that lead to a field: settings that a method has of its own are in `OWN`."""
+    """The attributes that lead to a field; a method's own settings are in the attribute `OWN`."""
     section, *field = name.split(".")
     is_own = getattr(cfg, OWN, None) is not None and section == cfg.method
     return [OWN if is_own else section, *field]

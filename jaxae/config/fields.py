@@ -73,15 +73,15 @@ class Setting(NamedTuple):
         return dataclasses.is_dataclass(self.type)
 
 
-METHOD_SETTINGS: dict[str, type] = {}  # method from outside -> the class of its settings
-OWN = "method_settings"  # the field that holds them, in a section with the method's name
+METHOD_SETTINGS: dict[str, type] = {}  # method -> the class of its own settings
+OWN = "method_settings"  # the field that holds them; their section has the method's name
 
 
 @functools.cache
 def settings(cls: type, own: tuple[str, type] | None = None) -> dict[str, Setting]:
     """The settings of a configuration class by dotted name, each section before its fields.
 
-    `own`: the name of a method and the class of the settings that it has of its own.
+    `own`: the name of the method and the class of its own settings, if it has any.
     """
     types, described = get_type_hints(cls), get_type_hints(cls, include_extras=True)
     settings_by_name = {}
@@ -104,7 +104,7 @@ def settings(cls: type, own: tuple[str, type] | None = None) -> dict[str, Settin
 
 
 def add_method_settings(method: str, cls: type, config: type) -> None:
-    """Enter the settings that a method from outside has of its own.
+    """Register the class of a method's own settings.
 
     Raises:
       UserError: the class is not a frozen dataclass with a default for every field, or `config`

@@ -92,7 +92,7 @@ def completion(
 
 
 def _shown(cfg: ExperimentConfig) -> ExperimentConfig:
-    """The same with flags --METHOD.FIELD for the settings that its method has of its own."""
+    """The same configuration, with flags --METHOD.FIELD for its method's own settings."""
     import tyro
 
     own = cfg.method_settings

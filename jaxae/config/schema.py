@@ -156,13 +156,13 @@ class OptimConfig:
     weight_decay: Amount = 0.0
     """L2 penalty added to the gradient, as in PyTorch's Adam; decoupled for adamw"""
     schedule: str = "constant"
-    """course of the learning rates after the warm-up: constant, or cosine, which falls to 0"""
+    """schedule of the learning rates after the warm-up: constant, or cosine, which falls to 0"""
     warmup: ShareOrZero = 0.0
     """share of all steps in which the learning rates rise linearly from 0"""
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether the learning rates depend on the step, and so on the number of all steps."""
+        """Whether the learning rates depend on the step, and so on the total number of steps."""
         return (self.schedule, self.warmup) != ("constant", 0)
 
 
@@ -185,7 +185,7 @@ class TrainConfig:
     noise_clip: Annotated[bool, Fact.BY_METHOD] = True
     """clip noisy inputs to [0, 1]"""
     augment: tuple[str, ...] = ()
-    """NAME:MOST ...: train on random variants of the rows, up to so much each, new at every step,
+    """NAME:MOST ...: train on random variants of the rows, up to MOST each, new at every step,
     as in rotation:10 shift:2 flip:0.5 noise:0.05 mask:0.2; `jaxae list --names` lists all"""
     checkpoint_every: Annotated[Positive, Fact.FREE] = 10
     """epochs between checkpoints; the last epoch is always saved"""
@@ -286,14 +286,14 @@ class ExperimentConfig:
     threshold: Annotated[ThresholdConfig, Fact.FREE] = field(default_factory=ThresholdConfig)
     hosts: Annotated[HostsConfig, Fact.FREE] = field(default_factory=HostsConfig)
     method_settings: Any = None
-    """what a method from outside reads beside these, see `jaxae.Method`; None = its defaults"""
+    """own settings of a method from outside the package, see `jaxae.Method`; None = its defaults"""
 
     def __post_init__(self) -> None:
-        """Give every method the settings that it has of its own, unless others were set."""
-        own, usual = self.method_settings, METHOD_SETTINGS.get(str(self.method))
+        """Set the method's own settings to their defaults, unless they were given."""
+        own, expected = self.method_settings, METHOD_SETTINGS.get(str(self.method))
         is_default = type(own) in METHOD_SETTINGS.values() and own == type(own)()
-        if type(own) is not usual and (own is None or is_default):
-            object.__setattr__(self, OWN, usual and usual())
+        if type(own) is not expected and (own is None or is_default):
+            object.__setattr__(self, OWN, expected and expected())
 
     @property
     def run_path(self) -> Path:

@@ -1,7 +1,7 @@
-"""Random variants of a training row by name: what `train.augment` lists.
+"""Random variants of training rows, by the names that `train.augment` lists.
 
-Each is `(x, most, key) -> x-like`: how much a row changes is drawn from its key, up to `most`.
-Most are corruptions of a random severity.
+Each is `(x, most, key) -> x-like`; the key decides how much the row changes, at most by `most`.
+Every corruption is one, with a random severity.
 """
 
 import math
@@ -26,11 +26,11 @@ class Augmentation(NamedTuple):
 
     Attributes:
       apply: `(x, most, key) -> x-like`; `most` is a Python number.
-      dims: numbers of axes of the rows that it works on.
-      high: the largest `most`; all are above 0.
+      dims: the numbers of axes that rows may have.
+      high: the largest valid `most`; it must also be above 0.
       unit: of `most`, in words.
-      example: a usual `most`.
-      whole: whether `most` is a number of pixels or time steps, fewer than a row has.
+      example: a typical `most`, for messages.
+      whole: whether `most` is a whole number of pixels or time steps, fewer than a row has.
       unbounded: whether images may have values outside [0, 1].
     """
 
@@ -44,7 +44,7 @@ class Augmentation(NamedTuple):
 
 
 def _corrupted(corruption: Corruption) -> Augmentation:
-    """A corruption of a severity in [0, most), or (-most, most) if severities may be negative."""
+    """A corruption of random severity in [0, most), or [-most, most) if that may be negative."""
     low, high = corruption.limits
 
     def apply(x: Array, most: float, key: Key) -> Array:
@@ -57,26 +57,26 @@ def _corrupted(corruption: Corruption) -> Augmentation:
 
 
 def shift(x: Float[Array, "*S"], most: float, key: Key) -> Float[Array, "*S"]:
-    """Move an image by whole pixels along both sides, or a series by whole time steps.
+    """Move an image by whole pixels along both axes, or a series by whole time steps.
 
-    Each distance is drawn from -most ... most. What is uncovered becomes black in images, and in
-    series the value at that end.
+    Each distance is drawn from -most, ..., most. Uncovered pixels become black; the uncovered end
+    of a series repeats its first or last value.
     """
     for axis, axis_key in enumerate(jax.random.split(key, x.ndim - 1)):
-        by = jax.random.randint(axis_key, (), -int(most), int(most) + 1)
-        at = jnp.arange(x.shape[axis]) - by
+        distance = jax.random.randint(axis_key, (), -int(most), int(most) + 1)
+        index = jnp.arange(x.shape[axis]) - distance
         if x.ndim == 3:
-            at = jnp.where(at < 0, x.shape[axis], at)  # outside; a negative index would wrap
-        x = jnp.take(x, at, axis, mode="fill" if x.ndim == 3 else "clip", fill_value=0)
+            index = jnp.where(index < 0, x.shape[axis], index)  # a negative index would wrap
+        x = jnp.take(x, index, axis, mode="fill" if x.ndim == 3 else "clip", fill_value=0)
     return x
 
 
 def flip(x: Float[Array, "H W C"], probability: float, key: Key) -> Float[Array, "H W C"]:
     """Mirror an image left to right, with this probability."""
-    # Read by index: XLA would compute what comes before twice for a select of both images. Five
-    # augmentations of 128 images of 28 x 28 pixels: 7.4 -> 1.9 ms of one core (AMD EPYC).
-    at = jnp.arange(x.shape[1])
-    return jnp.take(x, jnp.where(jax.random.uniform(key) < probability, at[::-1], at), 1)
+    # By index: to select one of two images, XLA would compute the preceding augmentations twice.
+    # Five augmentations of 128 images of 28 x 28 pixels: 7.4 -> 1.9 ms of one core (AMD EPYC).
+    index = jnp.arange(x.shape[1])
+    return jnp.take(x, jnp.where(jax.random.uniform(key) < probability, index[::-1], index), 1)
 
 
 def mask(x: Float[Array, "*S"], most: float, key: Key) -> Float[Array, "*S"]:
@@ -100,29 +100,29 @@ AUGMENTATIONS: Registry[Augmentation] = Registry(
 
 
 def resolve(specs: Iterable[str]) -> dict[str, tuple[Augmentation, float]]:
-    """The augmentations of `train.augment` by name, each with its `most`, in their order.
+    """The augmentations that `train.augment` lists, by name and in order, each with its `most`.
 
     Raises:
       UserError: a name is unknown or listed twice, or a number is missing or outside its limits.
     """
-    found: dict[str, tuple[Augmentation, float]] = {}
+    resolved: dict[str, tuple[Augmentation, float]] = {}
     for spec in specs:
         name, _, text = spec.partition(":")
-        one = AUGMENTATIONS[name]
-        if name in found:
+        entry = AUGMENTATIONS[name]
+        if name in resolved:
             raise UserError(f"train.augment lists {name} twice; keep one of them")
         try:
             most = float(text)
         except ValueError:
             most = math.nan
-        if not (0 < most <= one.high and math.isfinite(most) and (most % 1 == 0 or not one.whole)):
-            limit = f" and at most {one.high:g}" if math.isfinite(one.high) else ""
+        if not 0 < most <= entry.high or most == math.inf or (entry.whole and most % 1):
+            limit = f" and at most {entry.high:g}" if math.isfinite(entry.high) else ""
             raise UserError(
-                f"train.augment {spec!r} needs a number above 0{limit} ({one.unit}), as "
-                f"{name}:{one.example:g}"
+                f"train.augment {spec!r} needs a number above 0{limit} ({entry.unit}), as "
+                f"{name}:{entry.example:g}"
             )
-        found[name] = one, most
-    return found
+        resolved[name] = entry, most
+    return resolved
 
 
 def check_rows(specs: Iterable[str], x: Source) -> None:
@@ -132,20 +132,20 @@ def check_rows(specs: Iterable[str], x: Source) -> None:
       UserError: rows are of another kind, too small, or images with values outside [0, 1].
     """
     shape = x.shape[1:]
-    for name, (one, most) in resolve(specs).items():
-        if len(shape) not in one.dims:
-            kinds = " or ".join(_WORDS[n] for n in one.dims)
+    for name, (entry, most) in resolve(specs).items():
+        if len(shape) not in entry.dims:
+            kinds = " or ".join(_WORDS[n] for n in entry.dims)
             fitting = ", ".join(n for n, other in AUGMENTATIONS.items() if len(shape) in other.dims)
             raise UserError(
                 f"train.augment {name} works on {kinds}, not on rows of shape {list(shape)}; use "
                 f"{fitting or 'none'}"
             )
-        if one.whole and most >= min(shape[:-1]):
+        if entry.whole and most >= min(shape[:-1]):
             raise UserError(
                 f"train.augment {name}:{most:g} is too far for rows of shape {list(shape)}; use at "
                 f"most {min(shape[:-1]) - 1}"
             )
-        if not (one.unbounded or takes(x)):
+        if not (entry.unbounded or takes(x)):
             raise UserError(
                 f"train.augment {name} needs images with values in [0, 1]; use --data.scale minmax"
             )

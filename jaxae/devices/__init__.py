@@ -1,7 +1,7 @@
 """Machines: which devices there are, how programs run on them, and what they can hold.
 
-`parallel` chooses devices and splits a batch over them, `hosts` connects several processes,
-`members` runs several models side by side; `tuning` holds the fastest measured options;
+`parallel` chooses devices and lays out members and batches over them, `hosts` connects several
+processes, `members` runs models side by side; `tuning` holds the fastest measured options;
 `reductions` and `precision` are how numbers are added and multiplied; `memory` refuses what does
 not fit on the devices; `compile_cache` keeps compiled programs for the next run.
 

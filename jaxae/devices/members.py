@@ -30,7 +30,7 @@ def pick(tree: PyTree, member: int) -> PyTree:
 
 
 def part(tree: PyTree, number: int, size: int = 1) -> PyTree:
-    """The members of a tree [E, ...] from `number * size` on, as [size, ...]."""
+    """Part `number`, from 0, of a tree [E, ...] in parts of `size` members, as [size, ...]."""
     return jax.tree.map(lambda leaf: leaf[number * size : (number + 1) * size], tree)
 
 
@@ -57,23 +57,23 @@ def each(fun: Callable, *trees: PyTree, one_by_one: bool) -> PyTree:
 
 
 def advance(fun: Callable, states: PyTree, *trees: PyTree, one_by_one: bool) -> PyTree:
-    """`each` where `fun` returns a new state and something else: (state, result) of all members.
+    """`each` for a `fun` that returns a new state and a result: those of all members.
 
-    One by one, a new state is written over the old one. `lax.map` would allocate and copy all
-    states, which took a third of the time of a grid with short epochs (Zen 5).
+    One by one, each new state overwrites the old one. `lax.map` would allocate and copy all states,
+    which took a third of the time of a grid with short epochs (Zen 5).
     """
     if count(states) == 1 or not one_by_one:
         return each(fun, states, *trees, one_by_one=one_by_one)
 
-    def one(states: PyTree, xs: tuple) -> tuple[PyTree, PyTree]:
+    def advanced(states: PyTree, xs: tuple) -> tuple[PyTree, PyTree]:
         i, *parts = xs
         old = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), states)
         new, result = fun(old, *parts)
         return written(states, new, i), result
 
-    return lax.scan(one, states, (jnp.arange(count(states)), *trees))
+    return lax.scan(advanced, states, (jnp.arange(count(states)), *trees))
 
 
 def written(tree: PyTree, part: PyTree, i: Array | int) -> PyTree:
-    """A tree [T, ...] whose i-th elements are replaced."""
+    """A tree [T, ...] with `part` in place of its i-th elements."""
     return jax.tree.map(lambda a, b: lax.dynamic_update_index_in_dim(a, b, i, 0), tree, part)

@@ -29,15 +29,15 @@ from jaxae.types import Tuning
 Options = dict[str, object]  # options of the XLA compiler
 
 
-# part: 32 rows' activations stay in a core's cache, 1.9 to 2.5 (Intel); YNNPACK 1.1; graphs with
-# four steps per iteration 1.20 (H200).
+# part: the activations of 32 rows stay in a core's cache, 1.9 to 2.5 (Intel). YNNPACK: 1.1.
+# graphs, with four steps per iteration: 1.20 (H200).
 CONV = Tuning(part=32, graphs=True)
-# share: every device updates all parameters, so that two make .64 of the steps of S2 at batch 32,
-# but 1.32 of ECG at 512; without YNNPACK S2 1.30, ECG 1.09; in_place 1.01 to 1.06 (Intel); chunk
-# 1.01 to 1.27 (Zen 5). graphs .86 to 1.11 (H200), so they are off.
+# share: every device updates all parameters, so two train fmnist_dense .64 times as fast at batch
+# 32, but ecg_dense 1.32 times at 512. Without YNNPACK: 1.30, 1.09. in_place: 1.01 to 1.06 (Intel).
+# chunk: 1.01 to 1.27 (Zen 5). graphs: .86 to 1.11 (H200), so they are off.
 DENSE = Tuning(share=256, parameters_per_row=2000, ynnpack=False, in_place=True, chunk=128)
-# library: oneDNN scores 1.32 (JAX 0.12), but trains .88; chunk 1.06. share: one device instead of
-# two for 128 rows 1.13 (Zen 5), .94 (Intel): they wait for each other in every normalised layer.
+# library: oneDNN scores 1.32, but trains .88 times as fast (JAX 0.12). chunk: 1.06. share: one
+# device, not two, for 128 rows 1.13 (Zen 5), .94 (Intel): two wait for each other in batch norms.
 ALOCC = Tuning(share=128 if Tuning().width else 16, chunk=32, library=True)
 
 _WITHOUT_YNNPACK: Options = {"xla_cpu_experimental_ynn_fusion_type": ""}
@@ -180,8 +180,8 @@ def training_options(tuning: Tuning, dtype: str, platform: str, devices: int) ->
     return options | (_IN_PLACE if tuning.in_place else {})
 
 
-# XLA compiles many Triton kernels and keeps the fastest; without them a scorer of S2 compiles in
-# .15 s instead of 3.0 s and scores .94 times as fast (H200).
+# XLA compiles many Triton kernels and keeps the fastest; without them a scorer of fmnist_dense
+# compiles in .15 s instead of 3.0 s and scores .94 times as fast (H200).
 _WITHOUT_TRITON: Options = {"xla_gpu_enable_triton_gemm": False}
 
 
@@ -250,7 +250,7 @@ def compiled_scorer(
 # and convolutions score .93 to .96 times as fast (Zen 5).
 FAST_COMPILE: Options = {"xla_backend_optimization_level": 1}
 
-# Larger chunks score faster (S2 1.97 from 1,024 to 16,384 rows, H200), but pad and hold more rows.
+# Larger chunks score faster (16,384 for 1,024 rows: 1.97, H200), but pad more and need more memory.
 _ACCELERATOR_CHUNK = 4096
 _ACCELERATOR_CHUNK_BYTES = 64 << 20
 STEPS_PER_DISPATCH = 16  # at most; a step is one chunk

@@ -3,10 +3,10 @@
 A new method is entered in `learners.METHODS`, with the settings that it reads. `reconstruction` and
 `adversarial` have the objectives and training steps, `networks` the Linen modules with their
 initialisers and activations, `optimisers` the optimisers by name. `descent` turns any loss of a row
-into a learner's `init` and `step`; `wrappers` make learners from learners.
+into a learner's `init` and `step`; `wrappers` change any learner.
 
-This wing uses losses, settings and the tuning of devices. It knows nothing of epochs and files, and
-about devices only the name of the mapped axis.
+This wing uses losses, settings, augmentations and the tuning of devices. It knows nothing of epochs
+and files, and about devices only the name of the mapped axis.
 """
 
 from jaxae.methods.learners import METHODS, Method, build

@@ -52,7 +52,7 @@ class Method(NamedTuple):
 
 
 class _Methods(Registry[Method]):
-    """Methods by name; configurations get to know the settings that they have of their own."""
+    """Methods by name; `add` also registers a method's own settings with the configuration."""
 
     def add(self, name: str, entry: Any) -> Method:
         super().add(name, entry)

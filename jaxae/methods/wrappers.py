@@ -1,6 +1,6 @@
-"""Learners made from learners, `Learner -> Learner`, as optax transforms gradients.
+"""Wrappers of learners, `Learner -> Learner`, much as optax transforms gradients.
 
-A wrapper changes what a learner's `step` gets; every method has it, and knows nothing of it.
+A wrapper changes what a learner's `step` receives, for every method; no method knows of it.
 """
 
 import math
@@ -16,23 +16,23 @@ from jaxae.errors import UserError
 from jaxae.registry import Registry
 from jaxae.types import Batch, Key, Learner, Metrics, Scalar, Settings, TrainState
 
-_AUGMENTATION = 2**32 - int(rng.Purpose.AUGMENTATION)  # an address beyond every step's
+_AUGMENTATION = 2**32 - int(rng.Purpose.AUGMENTATION)  # larger than every step's number
 
 
 def augmented(learner: Learner, variants: Iterable[tuple[Augmentation, float]]) -> Learner:
     """The learner, trained on random variants of its rows, new ones at every step.
 
-    A variant is input and target alike: the network learns that it is normal. Its random numbers
-    are addressed by the member's key, the step, the row's place in the global batch, and the
-    augmentation's place in the list.
+    A variant is both input and target: the network learns that it is normal. Its random numbers are
+    addressed by the member's key, the step, the row's slot in the global batch, and the
+    augmentation's position in the list.
 
     Args:
       learner: a learner.
-      variants: augmentations with their `most`, applied one after the other.
+      variants: augmentations, each with its `most`, applied one after the other.
     """
     variants = tuple(variants)
 
-    def one(x: Array, key: Key) -> Array:
+    def varied(x: Array, key: Key) -> Array:
         for i, (augmentation, most) in enumerate(variants):
             x = augmentation.apply(x, most, jax.random.fold_in(key, i))
         return x
@@ -40,14 +40,14 @@ def augmented(learner: Learner, variants: Iterable[tuple[Augmentation, float]]) 
     def step(
         state: TrainState, batch: Batch, key: Key, settings: Settings
     ) -> tuple[TrainState, Metrics]:
-        of_step = jax.random.fold_in(jax.random.fold_in(key, _AUGMENTATION), state.step)
-        x = jax.vmap(one)(batch.x, rng.row_keys(of_step, batch.slot))
+        step_key = jax.random.fold_in(jax.random.fold_in(key, _AUGMENTATION), state.step)
+        x = jax.vmap(varied)(batch.x, rng.row_keys(step_key, batch.slot))
         return learner.step(state, batch._replace(x=x), key, settings)
 
     return learner._replace(step=step)
 
 
-# The factor of the learning rate at a share in [0, 1] of the steps after the warm-up.
+# The factor of the learning rate, by the completed share, in [0, 1], of steps after the warm-up.
 SCHEDULES: Registry[Callable[[Array], Array | float]] = Registry(
     "schedule",
     Callable,  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ SCHEDULES: Registry[Callable[[Array], Array | float]] = Registry(
 
 
 def scheduled(learner: Learner, schedule: Callable, warmup: float) -> Learner:
-    """The learner with rates that depend on the step: its settings `lr` and `lr_...`, times f(t).
+    """The learner with scheduled learning rates: at step t, `lr` and `lr_...` times f(t).
 
     With N steps in all, w = warmup N and t = 0, 1, ...:
       f(t) = min(1, (t + 1) / max(w, 1)) schedule(max(0, t - w) / (N - w)).
@@ -70,7 +70,7 @@ def scheduled(learner: Learner, schedule: Callable, warmup: float) -> Learner:
       warmup: the share of all steps in which the rates rise, at least 0 and below 1.
 
     Raises:
-      UserError: the learner has no such setting.
+      UserError: the learner has no setting `lr` or `lr_...`.
     """
     names = [name for name in learner.settings if name == "lr" or name.startswith("lr_")]
     if not names:
@@ -80,9 +80,9 @@ def scheduled(learner: Learner, schedule: Callable, warmup: float) -> Learner:
         )
 
     def factor(step: Scalar, steps: Scalar) -> Scalar:
-        first = warmup * steps
-        done = jnp.clip((step - first) / (steps - first), 0.0, 1.0)
-        return jnp.minimum(1.0, (step + 1.0) / jnp.maximum(first, 1.0)) * schedule(done)
+        rising = warmup * steps
+        done = jnp.clip((step - rising) / (steps - rising), 0.0, 1.0)
+        return jnp.minimum(1.0, (step + 1.0) / jnp.maximum(rising, 1.0)) * schedule(done)
 
     def step(
         state: TrainState, batch: Batch, key: Key, settings: Settings

@@ -18,17 +18,17 @@ _COLUMNS = ("name", "dataset", "method", "score", "seed", "epochs", "auroc", "f1
 def finished(folder: Path) -> list[dict[str, Any]]:
     """For each run below a folder: its path, when it ended, and the main numbers of its report.
 
-    A protocol is one entry, with the members finished so far and all of them as "members", such as
-    "12/30". While its report is missing, "auroc" is the mean over these members, and if none is
-    begun, "12/?" means that others may follow. Members have entries of their own only if `folder`
-    lies within the protocol.
+    A protocol is one entry; its "members" counts the finished ones and all of them, as "12/30".
+    While it has no report, "auroc" is the mean over finished members; "12/?" means that all members
+    that were started are finished, but others may follow. Members have their own entries only if
+    `folder` lies within the protocol.
 
     Raises:
       UserError: there is no such folder.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name one that contains runs")
-    found = []
+    entries = []
     for where, folders, files in os.walk(folder):
         path, report = Path(where), {}
         folders.sort()
@@ -40,14 +40,14 @@ def finished(folder: Path) -> list[dict[str, Any]]:
         if report:
             names = (*_COLUMNS, "auroc_interval", *(["members"] if "members" in report else []))
             headline = {name: report.get(name) for name in names}
-            found.append(
+            entries.append(
                 {"run": str(path.relative_to(folder)), "ended": report["ended"], **headline}
             )
-    return found
+    return entries
 
 
 def _members(folder: Path) -> list[Path]:
-    """The folders of a protocol's members, trained or not; [] if it is no protocol."""
+    """The folders of a protocol's members, finished or not; [] if the folder is not a protocol."""
     return sorted(path.parent for path in folder.glob("members/*/config.json"))
 
 
@@ -59,26 +59,26 @@ def _report(folder: Path) -> dict[str, Any]:
         ended = datetime.datetime.fromtimestamp(path.stat().st_mtime)
     except (OSError, ValueError):
         return {}
-    known = isinstance(report, dict) and isinstance(report.get("auroc"), float | int | None)
-    return {**report, "ended": f"{ended:%Y-%m-%d %H:%M}"} if known and "auroc" in report else {}
+    is_report = isinstance(report, dict) and isinstance(report.get("auroc", ""), float | int | None)
+    return {**report, "ended": f"{ended:%Y-%m-%d %H:%M}"} if is_report else {}
 
 
 def _of_protocol(folder: Path, members: Sequence[Path]) -> dict[str, Any]:
-    done = [report for path in members if (report := _report(path))]
-    whole = _report(folder)
-    recorded = whole.get("members")
+    done = [*filter(None, map(_report, members))]
+    report = _report(folder)
+    recorded = report.get("members")
     total = str(max(len(members), recorded if isinstance(recorded, int) else 0))
-    if not whole:
+    if not report:
         total = total if len(done) < len(members) else "?"
-        aurocs = [report["auroc"] for report in done if report["auroc"] is not None]
-        of_all = {"auroc": float(np.mean(aurocs)) if aurocs else None, "auroc_interval": None}
-        last = max((report["ended"] for report in done), default=None)
-        whole = (done[0] if done else {"name": folder.name}) | of_all | {"ended": last}
-    return whole | {"seed": None, "f1": None, "members": f"{len(done)}/{total}"}
+        aurocs = [entry["auroc"] for entry in done if entry["auroc"] is not None]
+        mean = {"auroc": float(np.mean(aurocs)) if aurocs else None, "auroc_interval": None}
+        last = max((entry["ended"] for entry in done), default=None)
+        report = (done[0] if done else {"name": folder.name}) | mean | {"ended": last}
+    return report | {"seed": None, "f1": None, "members": f"{len(done)}/{total}"}
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
-    """The entries of `finished`, one line each; a protocol has a count of members as its seed."""
+    """The entries of `finished`, one line each; a protocol's seed is its count of members."""
     lines = [["run", *_COLUMNS, "ended"]]
     for run in runs:
         cells = {name: tables.text(run[name]) for name in _COLUMNS}

@@ -18,7 +18,7 @@ from jaxae.storage.logs import Log, Logger, Media, Show
 from jaxae.types import Dataset, Learner, PyTree, Split
 
 _SHOWN = {3: 8, 2: 4, 1: 4}  # rows of each kind in a picture, by the dimensions of a row
-_SCORED = 2048  # rows of each kind in a histogram, at most
+_SCORED = 2048  # the most rows of each kind in a histogram
 
 
 def log_of(
@@ -33,17 +33,17 @@ def log_of(
 
 
 def of_epoch(cfg: ExperimentConfig, learner: Learner, data: Dataset, variables: PyTree) -> Media:
-    """Held-out rows, and test anomalies if there are any: the same ones in every epoch.
+    """Held-out rows, and test anomalies if there are any, after an epoch; always the same rows.
 
     Args:
-      cfg: of the run.
+      cfg: the run's configuration.
       learner: the one for scoring.
-      data: of the run.
-      variables: after an epoch [E, ...].
+      data: the run's data set.
+      variables: after the epoch [E, ...].
 
     Returns:
       The image "reconstructions", of the first member of an ensemble; histograms "valid_SCORE" and
-      "anomaly_SCORE" by the run's own score, or by mse where that has to be fitted first.
+      "anomaly_SCORE" by the run's score, or by mse if the run's score has to be fitted first.
     """
     devices, anomalies = jax.local_devices(), np.flatnonzero(data.test.y)
     count = _SHOWN[len(data.shape)]
@@ -66,7 +66,7 @@ def of_run(
     scores: Scores,
     figures: Sequence[Path] = (),
 ) -> Media:
-    """`show` of a finished run's detector, with its judgement of the test rows and its figures."""
+    """The media of a finished run, with its detector's judgement of test rows and its figures."""
     p = p_values(detector.decision, scores.test)
     flagged = np.asarray(scoring.decide(detector.decision, scores.test))
     return judged(show(detector.variables), data.test, scores.test, p, flagged, figures)
@@ -80,9 +80,9 @@ def judged(
     is_anomaly: Bool[np.ndarray, " N"],
     figures: Sequence[Path] = (),
 ) -> Media:
-    """`shown`, with images "figures/NAME", and of the test rows the scores and the table "test".
+    """`shown`, with images "figures/NAME", and with scores and the table "test" of the test rows.
 
-    The histograms "normal_score" and "anomaly_score" are of normals and of anomalies.
+    The histograms "normal_score" and "anomaly_score" are of the scores of normals and anomalies.
     """
     images = {f"figures/{path.stem}": style.read(path) for path in figures}
     histograms = {"normal_score": score[~test.y], "anomaly_score": score[test.y]}

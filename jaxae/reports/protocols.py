@@ -32,8 +32,8 @@ def make(
 
     Args:
       cfg: the protocol.
-      members: all of them.
-      datasets: those of the classes.
+      members: all members.
+      datasets: the data set of each class.
       baseline: `(name, data, data set) -> scores` of the test rows by seed.
     """
     sweep = _sweep(members, [spec.partition("=")[0] for spec in cfg.sweep])
@@ -68,32 +68,32 @@ def make(
 
 
 def differing(report: dict[str, Any], members: Sequence[ExperimentConfig]) -> list[str]:
-    """The numbers in a report, as JSON has it, that do not follow from its members' folders.
+    """The numbers in a report, as read from JSON, that do not follow from its members' folders.
 
-    They are the AUROCs of the mean, of the classes and of the points of a sweep.
+    Compared are the mean AUROC, and the AUROCs of the classes and of the points of a sweep.
     """
     first = next(iter(report.get("points", ())), "")
     sweep = _sweep(members, [part.rpartition(" ")[0] for part in first.split(", ") if part])
     tasks = sweep.tasks[sweep.best]
     classes = {str(k): _class_values(task) for k, task in tasks.items()}
-    here = {**_values(tasks.values()), "classes": classes, **_of_points(sweep)}
-    return [*_differences(report, here)]
+    computed = {**_values(tasks.values()), "classes": classes, **_of_points(sweep)}
+    return [*_differences(report, computed)]
 
 
-def _differences(there: dict, here: dict, of: str = "") -> Iterator[str]:
-    for name, value in here.items():
-        held = there.get(name)
+def _differences(recorded: dict, computed: dict, prefix: str = "") -> Iterator[str]:
+    for name, value in computed.items():
+        old = recorded.get(name)
         if isinstance(value, dict):
-            yield from _differences(held or {}, value, f"{of}{name} ")
-        elif not agree(held, value):
-            yield f"{of}{name} is {held} in the report, {value} by its members"
+            yield from _differences(old or {}, value, f"{prefix}{name} ")
+        elif not agree(old, value):
+            yield f"{prefix}{name} is {old} in the report, but {value} by its members"
 
 
-def agree(held: Any, value: Any) -> bool:
-    """Whether values of a report agree, numbers up to rounding."""
-    if isinstance(value, str) or held is None or value is None:
-        return held == value
-    return np.allclose(held, value, rtol=0, atol=1e-6)
+def agree(recorded: Any, computed: Any) -> bool:
+    """Whether two values of a report agree, numbers up to rounding."""
+    if isinstance(computed, str) or recorded is None or computed is None:
+        return recorded == computed
+    return np.allclose(recorded, computed, rtol=0, atol=1e-6)
 
 
 class _Sweep(NamedTuple):

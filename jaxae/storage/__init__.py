@@ -6,5 +6,5 @@ stores arrays with a description, `provenance` says where a result comes from, `
 
 The package uses settings, devices and files of arrays. It does not know what the arrays mean: it
 knows no method, score or metric. This module imports nothing, so that a run folder can be read
-without Orbax. `jaxae.workflows.protocol.training` assembles the checkpoint of a grid.
+without Orbax. `jaxae.workflows.course` assembles what a checkpoint holds.
 """

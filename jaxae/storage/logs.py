@@ -1,7 +1,7 @@
 """Loggers of a run: its `metrics.jsonl`, TensorBoard, and those of users.
 
-`metrics.jsonl` is always written. A `Logger` gets the same numbers, and if it asks for them images,
-histograms and tables; a logger for another service takes ten lines, see docs/logging.md.
+`metrics.jsonl` is always written. A `Logger` gets the same numbers, and images, histograms and
+tables if it asks for them; docs/logging.md has loggers for other services.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +19,14 @@ from jaxae.types import PyTree
 
 
 class Media(NamedTuple):
-    """What a run shows beside numbers; every part by its name."""
+    """What a run shows besides numbers, by name."""
 
     images: dict[str, Float[np.ndarray, "H W 3"]]  # float32 in [0, 1]
     histograms: dict[str, Float[np.ndarray, " N"]]  # the values themselves
     tables: dict[str, dict[str, list]]  # columns of equal length, by their names
 
 
-Show = Callable[[PyTree], Media]  # variables [E, ...] -> what they give
+Show = Callable[[PyTree], Media]  # variables [E, ...] -> their media
 
 
 class Logger:
@@ -48,10 +48,10 @@ class Logger:
         """Called with an epoch's metrics, means over the members; epochs count from 1."""
 
     def media(self, epoch: int, media: Media) -> None:
-        """Called after `epoch` for epochs that `media_every` divides, and before `finish`.
+        """Called after epochs that are multiples of `media_every`, and before `finish`.
 
-        Nothing is computed for it unless a logger overrides it. See `jaxae.reports.media`: "id",
-        "class_id", "y", "score", "p_value" and "is_anomaly" of the test rows come at the end.
+        Computed only for loggers that override it, see `jaxae.reports.media`. The last call adds
+        "id", "class_id", "y", "score", "p_value" and "is_anomaly" of the test rows.
         """
 
     def finish(self, report: dict[str, Any]) -> None:
@@ -102,10 +102,10 @@ class Log:
     """Writes `metrics.jsonl` and calls the loggers.
 
     Args:
-      cfg: of the run.
-      folder: of the run.
-      loggers: to call.
-      show: called only for loggers that ask.
+      cfg: the run's configuration.
+      folder: the run's folder.
+      loggers: those to call.
+      show: computes media; called only for loggers that ask for them.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Log:
         self._showing = [logger for logger in loggers if type(logger).media is not Logger.media]
 
     def start(self, done: int) -> list[dict[str, Any]]:
-        """Start, or resume after `done` epochs: later ones are deleted, the others returned."""
+        """Start, or resume after `done` epochs: deletes later ones and returns the others."""
         kept = run_folder.start_metrics(self.path, done)
         for logger in self._loggers:
             logger.start(to_dict(self._cfg), self._folder, done)
@@ -147,7 +147,7 @@ class Log:
             logger.media(epoch, media)
 
     def finish(self, report: dict[str, Any], media: Callable[[Show], Media]) -> None:
-        """Pass the report, and before it what `media` makes of the finished run, to the loggers."""
+        """Pass the loggers the media that `media` makes of the finished run, then the report."""
         if self._showing:
             shown = media(self._show)
             for logger in self._showing:

@@ -5,8 +5,8 @@ in which each has rows and settings of its own. `feeds` brings the rows to the d
 decides which epoch becomes the detector: its `CHOICES` are the criteria, and `selection.keep`
 compares the epochs of all runs.
 
-This wing uses methods, data and devices, and scores, detectors and checkpoints to choose an epoch.
-It knows nothing of reports and commands. `train` and `grid` write no files; their callers do.
+This wing uses methods, data and devices, and scores and detectors to choose an epoch. It knows
+nothing of reports and commands, and writes no files; its callers do.
 """
 
 from jaxae.training.train import Fitted, Members, fit, initial_state

@@ -1,6 +1,6 @@
 """Feeds of training rows: all rows stay on the devices, or only those of the next steps.
 
-Both follow the plan of `jaxae.data.index_plan`: the same batches give the same bits of the state.
+Both follow the plan of `jaxae.data.index_plan`, and give the same state, bit for bit.
 """
 
 import functools
@@ -24,7 +24,7 @@ Measured = Callable[[], dict[str, np.ndarray]]  # waits for the metrics, each [E
 
 
 def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool = False) -> bool:
-    """Whether rows are read during training; if "auto" decides so, print a line that says it.
+    """Whether rows are read during training; prints a line if "auto" decides that they are.
 
     Args:
       asked: "resident", "streaming", or "auto": resident if the rows are in memory, or would fill
@@ -48,7 +48,7 @@ def is_streaming(asked: str, x: Source, devices: parallel.Devices, quiet: bool =
     return streams
 
 
-# State, keys and settings of the members, as their layout places them, and their steps of an epoch.
+# The members' states, keys and settings, placed by their layout, and their steps per epoch.
 Start = tuple[TrainState, Key, Settings, Int[np.ndarray, " E"]]
 
 
@@ -62,9 +62,9 @@ class Feed:
       streams: see `is_streaming`.
       learner: trains on the rows.
       x: training rows [N, *S] float32.
-      layout: of the members.
-      start: of the training.
-      plan: of one epoch; all have its shape.
+      layout: the members on their devices.
+      start: what training starts from.
+      plan: of one epoch; the plans of all epochs have the same shape.
     """
 
     def __init__(
@@ -82,16 +82,16 @@ class Feed:
         self._part = self._steps_of_part(self._index.shape)
         firsts = range(0, self._steps, self._part)
         counts = [np.clip(steps - first, 0, self._part) for first in firsts]
-        has_own = plan.ndim == 4  # members have plans of their own
-        self._counts = [(layout.place(n, empty=0),) if has_own else () for n in counts]
-        kinds = {"own_rows": streams, "own_plans": has_own, "groups": layout.groups}
+        own_plans = plan.ndim == 4  # one for each member
+        self._counts = [(layout.place(n, empty=0),) if own_plans else () for n in counts]
+        kinds = {"own_rows": streams, "own_plans": own_plans, "groups": layout.groups}
         self._compiled = functools.partial(
             parallel.compiled_epoch, learner, layout.devices, **kinds
         )
         self._programs: dict[int, Callable] = {}  # by the steps of a part
 
     def _steps_of_part(self, plan: Shape) -> int:
-        """If rows stream, about as many as make `tuning.FEED_BYTES` for this process's devices."""
+        """All, or in streaming about as many as this process needs to fill `tuning.FEED_BYTES`."""
         steps = plan[-2]
         if not self._streams:
             return steps

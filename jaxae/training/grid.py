@@ -1,10 +1,10 @@
-"""Runs that differ in more than their random numbers: each has rows of its own.
+"""Grids: runs trained side by side, each with its own rows, seed and settings.
 
-A grid has as many runs as its protocol has classes, seeds, folds and settings. Devices share out
-whole models among them, see `jaxae.devices.parallel.Layout`, and wait for each other once an epoch.
-A run is a selection of rows that all runs share, keys and settings. It takes the course that it
-takes alone on one device: its batches, weights and noise do not depend on the others. Runs with
-fewer rows make fewer steps.
+A grid has a run for each combination of a protocol's classes, seeds and settings, or for each fold.
+Devices get whole models, see `jaxae.devices.parallel.Layout`, and wait for each other once per
+epoch. A run selects some of the rows that all runs share. It trains exactly as it would alone on
+one device: its batches, weights and noise do not depend on the other runs. Runs with fewer rows
+take fewer steps.
 """
 
 from collections.abc import Sequence
@@ -35,13 +35,13 @@ from jaxae.types import (
 
 
 class Member(NamedTuple):
-    """One of the runs of a grid, in terms of rows that all of them share.
+    """One run of a grid, with its rows as positions in the rows that all runs share.
 
     Attributes:
-      cfg: of the run alone: its seed orders the rows and draws weights and noise, and it may have
-        an ensemble of models, which count as members side by side.
+      cfg: its configuration. The seed orders the rows and draws weights and noise; the models of
+        an ensemble train as members side by side.
       settings: `Learner.settings` of that configuration.
-      train: positions of its training rows; one that stands twice is seen twice as often.
+      train: positions of its training rows; one that is listed twice is seen twice as often.
       valid: positions of its valid rows.
     """
 
@@ -52,7 +52,7 @@ class Member(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Of one epoch."""
+        """The number of steps in one epoch."""
         return ceil_div(len(self.train), self.cfg.train.batch_size)
 
     def plan(self, epoch: int, devices: int) -> parallel.Plan:
@@ -62,14 +62,14 @@ class Member(NamedTuple):
 
 
 def _models(grid: Sequence[Member]) -> list[Member]:
-    """The run of each model: a run with an ensemble stands there as often as it has models."""
+    """The run of each model: a run with an ensemble is listed once for each of its models."""
     return [run for run in grid for _ in range(run.cfg.ensemble)]
 
 
 def members_of(grid: Sequence[Member]) -> train.Members:
-    """What `jaxae.training.train.fit` needs to know of the models; each starts as it would alone.
+    """The models as `jaxae.training.train.fit` needs them; each starts as it would alone.
 
-    Its plan raises a `UserError` where a batch is larger than a run's rows.
+    The plan raises a `UserError` if a batch is larger than a run's rows.
     """
     models = _models(grid)
     steps = np.int32([model.steps for model in models])
@@ -77,7 +77,7 @@ def members_of(grid: Sequence[Member]) -> train.Members:
     def plan(epoch: int, devices: int) -> parallel.Plan:
         plans = {id(run): run.plan(epoch, devices) for run in grid}
         count, _, share = plans[id(grid[0])].shape
-        padded = np.zeros((len(models), count, steps.max(), share), np.int32)  # which is never read
+        padded = np.zeros((len(models), count, steps.max(), share), np.int32)  # padding is not read
         for row, model in zip(padded, models, strict=True):
             part = plans[id(model)]
             row[:, : part.shape[1]] = part
@@ -94,18 +94,18 @@ def _keys(grid: Sequence[Member], purpose: rng.Purpose) -> Key:
 
 
 def _settings(models: Sequence[Member]) -> Settings:
-    values = [train.with_steps(m.settings, m.cfg.train.epochs * m.steps) for m in models]
-    return {name: np.float32([of_model[name] for of_model in values]) for name in values[0]}
+    by_model = [train.with_steps(m.settings, m.cfg.train.epochs * m.steps) for m in models]
+    return {name: np.float32([values[name] for values in by_model]) for name in by_model[0]}
 
 
 def layout_for(grid: Sequence[Member], asked: int) -> parallel.Layout:
-    """The models on as many devices as are asked for; 0 = all there are, but no more than models.
+    """The models laid out over `asked` devices; 0 = all devices, but at most one for each model.
 
     Each device has whole models, unless there are several times as many devices as models, or more
     processes than models: then each model's batch is split over a group of devices.
 
     Raises:
-      UserError: there are fewer devices.
+      UserError: there are fewer devices than asked for.
     """
     steps, processes = [model.steps for model in _models(grid)], jax.process_count()
     available = len(parallel.all_devices())
@@ -119,7 +119,7 @@ def layout_for(grid: Sequence[Member], asked: int) -> parallel.Layout:
 def check_memory(
     learner: Learner, grid: Sequence[Member], shape: Shape, layout: parallel.Layout
 ) -> None:
-    """Raise a `UserError` if the devices have less memory than the models need all at once."""
+    """Raise a `UserError` if the devices have too little memory for all models at once."""
     size, devices = len(_models(grid)), layout.devices[:1]
     resident = size if devices[0].platform == "cpu" else ceil_div(size, layout.groups)
     memory.check(train.abstract_state(learner, shape, resident), devices)
@@ -128,7 +128,7 @@ def check_memory(
 def valid_losses(
     learner: Learner, rows: Source, grid: Sequence[Member], layout: parallel.Layout
 ) -> train.Measure:
-    """Begins to compute the mean loss of every model's valid rows, without noise: "valid_loss"."""
+    """Measures "valid_loss": the mean loss of each model on its valid rows, without noise."""
     models = _models(grid)
     used = np.unique(np.concatenate([run.valid for run in grid]))
     placed = parallel.place(rows[used], layout.devices)

@@ -153,7 +153,7 @@ def keep(
 ) -> Selected:
     """The better of each run's best epoch so far and this one, by the mean over its members.
 
-    The variables, as `layout` places them, are copied where this epoch is better.
+    The variables, placed by `layout`, are copied for the runs in which this epoch is better.
     """
     merit = np.mean(choice.merit(metrics).reshape(runs, -1), axis=1).astype(np.float64)
     is_better = np.ones(runs, bool) if best is None else merit >= best.merit
@@ -182,11 +182,11 @@ def _where(is_better: Array, new: PyTree, old: PyTree) -> PyTree:
 def with_merits(
     choice: Choice, best: Selected, courses: Sequence[list[dict] | None], where: Path
 ) -> Selected:
-    """The best epochs that a checkpoint holds, with the merits that the logs have of them.
+    """The best epochs of a checkpoint, with their merits from the logs.
 
     Args:
-      choice: that of the runs.
-      best: as it was restored.
+      choice: the choice of all runs.
+      best: as restored from the checkpoint.
       courses: each run's epochs in `metrics.jsonl`; None = it diverged.
       where: the checkpoint, for the message.
 

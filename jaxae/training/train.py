@@ -23,7 +23,7 @@ from jaxae.types import AnyArray, Key, Learner, Settings, Shape, Source, TrainSt
 SHOWN = ("loss", "valid_loss", "test_auroc", "test_equal_error_f1")  # next to the progress bar
 EpochMetrics = dict[str, Float[np.ndarray, "..."]]  # one value for each member [E], or [] for all
 Measured = Callable[[], EpochMetrics]  # waits for the devices
-Measure = Callable[[TrainState], Measured]  # begins
+Measure = Callable[[TrainState], Measured]  # starts measuring
 OnDivergence = Callable[[int, str], None]
 OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add metrics of its own
 
@@ -31,14 +31,14 @@ OnEpoch = Callable[[int, TrainState, EpochMetrics], EpochMetrics]  # may add met
 class Members(NamedTuple):
     """How the members that train together differ.
 
-    Members of an ensemble see the same rows; those of a grid, see `jaxae.training.grid`, their own.
+    Members of an ensemble see the same rows, members of a grid (`jaxae.training.grid`) their own.
     """
 
     init: Key  # for the initial weights [E]
     noise: Key  # for the noise [E]
     settings: Settings  # `Learner.settings`, each [E]
-    plan: Callable[[int, int], parallel.Plan]  # (epoch from 0, devices of a group) -> its rows
-    steps: Int[np.ndarray, " E"]  # of an epoch; those of an ensemble's members are equal
+    plan: Callable[[int, int], parallel.Plan]  # (epoch from 0, devices per group) -> plan
+    steps: Int[np.ndarray, " E"]  # per epoch; equal for all members of an ensemble
 
 
 class Fitted(NamedTuple):
@@ -50,7 +50,7 @@ class Fitted(NamedTuple):
 
 @parallel.on_host()
 def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
-    """The members of a configuration's ensemble: n rows and batches in common, but not random keys.
+    """The members of a configuration's ensemble, which share n rows and batches, but not keys.
 
     The plan raises a `UserError` if the batch does not match the rows or the devices.
     """
@@ -68,7 +68,7 @@ def ensemble(learner: Learner, cfg: ExperimentConfig, n: int) -> Members:
 
 
 def with_steps(settings: Settings, steps: int) -> Settings:
-    """A member's settings; "steps", if it is one of them, is the number of steps of all epochs."""
+    """A member's settings, in which "steps", if there, is set to the steps of all epochs."""
     return settings | ({"steps": steps} if "steps" in settings else {})
 
 
@@ -125,14 +125,14 @@ def fit(
       learner: built with the axis name of `jaxae.devices.parallel`.
       x: normal training rows [N, *S] float32, those of all members.
       cfg: gives epochs and, without `members`, batch size, seed and ensemble.
-      devices: see `devices_for`; `measure` and `on_epoch` see a state as a layout places it.
+      devices: see `devices_for`; or a layout. `measure` and `on_epoch` get the state as placed.
       members: how members differ; None = `ensemble(learner, cfg, N)`.
       state: where to start; None = `initial_state`. It is donated: copy it to keep it.
       measure: starts measuring the state after an epoch; returns a function that waits for metrics.
       on_epoch: called after every epoch with its number (from 1), the state and the epoch's mean
         metrics; returns the metrics to show. The next epoch donates the state: copy it to keep it.
       on_divergence: called with a member whose metrics are not finite, and with a sentence that
-        names the epoch, the step and the metric; None = it is raised.
+        names the epoch, the step and the metric; None = raise an error.
       quiet: no progress bar.
 
     Raises:
@@ -166,7 +166,7 @@ def fit(
 
 
 def _compile(feed: feeds.Feed, advice: memory.Advice) -> float:
-    """Seconds that it took."""
+    """Compile the programs of an epoch; returns the seconds that it took."""
     clock = time.perf_counter()
     with advice:
         feed.compile()
@@ -183,7 +183,7 @@ def _epochs(
     measure: Measure,
     advice: memory.Advice,
 ) -> Iterator[tuple[int, TrainState, dict[str, np.ndarray], Measured, float]]:
-    """Of every epoch its number, the state after it, metrics of its steps [E, T], and seconds.
+    """Each epoch's number, new state, metrics of steps [E, T], started measurement and seconds.
 
     While the devices train, the measurement is started and the next plan is made.
     """
@@ -204,12 +204,12 @@ def _epochs(
 def means(
     values: Float[np.ndarray, "E T"], counts: Int[AnyArray, " E"] | list[int]
 ) -> Float[np.ndarray, " E"]:
-    """Of the first so many of each member's values."""
+    """The mean of each member's first `counts` values."""
     return np.stack([np.mean(row[:n]) for row, n in zip(values, counts, strict=True)])
 
 
 def epochs_done(state: TrainState, steps: int | Int[np.ndarray, " E"]) -> int:
-    """How many whole epochs of so many steps a state has behind it; the same for all members."""
+    """The number of epochs, of `steps` steps each, that a state has completed."""
     return int(np.max(jax.device_get(state.step) // steps))
 
 
@@ -246,7 +246,7 @@ _REMEDY = "lower optim.lr, or look for extreme values in the data"
 
 
 def not_finite(metrics: EpochMetrics, when: str) -> Iterator[tuple[int, str]]:
-    """Members with a metric [E] that is not finite, and a sentence that names it and `when`."""
+    """Members with a metric [E] that is not finite, with a sentence that says which and when."""
     for name, values in metrics.items():
         for member in np.flatnonzero(~np.isfinite(values)).tolist():
             yield member, f"{name} is {np.ravel(values)[member]} {when}; {_REMEDY}"
@@ -255,7 +255,7 @@ def not_finite(metrics: EpochMetrics, when: str) -> Iterator[tuple[int, str]]:
 def _diverged(
     metrics: dict[str, np.ndarray], steps: Int[np.ndarray, " E"], epoch: int
 ) -> Iterator[tuple[int, str]]:
-    """The same for metrics of steps [E, T]: the first step of each member, in order of steps."""
+    """The same for metrics of steps [E, T]: the first such step of each member, earliest first."""
     is_finite = np.isfinite([*metrics.values()]).all(axis=0)
     if is_finite.all():
         return
@@ -269,5 +269,5 @@ def _diverged(
 
 
 def of_member(member: int, members: int, problem: str) -> str:
-    """A problem with the member's number before it, if there are several."""
+    """`problem`, preceded by the member's number if there are several members."""
     return f"member {member}: {problem}" if members > 1 else problem

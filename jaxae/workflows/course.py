@@ -1,7 +1,7 @@
-"""The course of a training, of one run or of many side by side: resumed, logged, saved, selected.
+"""Training one run, or many side by side: resuming, logging, saving and selecting the epoch.
 
-A run on its own, an ensemble, and the members of a protocol differ in how many runs there are and
-in how many models each has; everything else is the same and is done here.
+A single run, an ensemble and the members of a protocol differ only in the number of runs and in the
+number of models in each run; everything they share is done here.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ class Run(NamedTuple):
     """One of the runs that are trained together.
 
     Attributes:
-      cfg: its epochs, checkpoints, choice of an epoch and size of an ensemble are those of all.
-      digest: of its data.
-      log: its metrics and loggers.
+      cfg: epochs, checkpoints, choice of the epoch and ensemble size are the same in all runs.
+      digest: of its data set.
+      log: writes its metrics and calls its loggers.
     """
 
     cfg: ExperimentConfig
@@ -35,20 +35,20 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its folder, by which a checkpoint of several runs finds it again."""
+        """The name of its folder, which identifies it in a checkpoint of several runs."""
         return self.cfg.run_path.name
 
 
 class Trained(NamedTuple):
-    """The end of a training."""
+    """The result of training."""
 
-    variables: PyTree  # of the epochs that the runs select [E, ...], on the host
+    variables: PyTree  # of the epoch that each run selects [E, ...], on the host
     compile_s: float
     failed: dict[str, str]  # name of a run -> why it has no result
 
 
 class _Start(NamedTuple):
-    """Where a training stands when it begins or goes on."""
+    """Where training starts: at the beginning, or from a checkpoint."""
 
     epochs: int
     state: TrainState | None
@@ -65,19 +65,19 @@ def train_runs(
     measure: train.Measure,
     manager: checkpoint.Manager,
 ) -> Trained:
-    """Train from the last checkpoint, if there is one.
+    """Train, from the last checkpoint if there is one.
 
     Args:
-      runs: equally many members belong to each, in this order.
-      learner: see `jaxae.training.train.fit`, which describes the next arguments too.
+      runs: each has the same number of members; those of the first run come first, and so on.
+      learner: what to train; see also `jaxae.training.train.fit`.
       x: training rows of all runs.
       layout: the members on their devices.
-      members: how they differ.
-      measure: metrics of an epoch by which epochs are compared.
-      manager: of the checkpoints that all runs share.
+      members: how the members differ.
+      measure: measures the metrics by which epochs are compared.
+      manager: of the checkpoints, which all runs share.
 
     Raises:
-      UserError: the checkpoint is of other runs, or of more epochs.
+      UserError: the checkpoint holds other runs, or more epochs than are asked for.
       FloatingPointError: every run has diverged.
     """
     start = _resumed(runs, learner, x.shape[1:], members, manager)
@@ -99,10 +99,10 @@ def train_runs(
 
 
 class _Course:
-    """What happens after every epoch: runs that diverge are given up, the others logged and saved.
+    """After every epoch, gives up the runs that diverged, and logs and saves the others.
 
     Attributes:
-      best: the best epochs so far, if epochs are compared.
+      best: the best epoch of each run so far, if epochs are compared.
       failed: name of a run -> why it has no result.
     """
 
@@ -118,21 +118,21 @@ class _Course:
         self.best, self.failed = start.best, start.failed
         self._choice = selection.choice_of(runs[0].cfg)
         self._is_due = checkpoint.due(runs[0].cfg.train)
-        logged = {i: run.log.start(start.epochs) for i, run in self._going()}
+        logged = {i: run.log.start(start.epochs) for i, run in self._remaining()}
         if self._choice and self.best:
-            epochs, where = [*map(logged.get, range(len(runs)))], Path(manager.directory)
-            best = selection.with_merits(self._choice, self.best, epochs, where)
+            courses, where = [logged.get(i) for i in range(len(runs))], Path(manager.directory)
+            best = selection.with_merits(self._choice, self.best, courses, where)
             self.best = best._replace(variables=layout.place(best.variables))
 
-    def _going(self) -> list[tuple[int, Run]]:
-        """The runs that are still trained, with their numbers."""
+    def _remaining(self) -> list[tuple[int, Run]]:
+        """The runs that have not diverged, with their numbers."""
         return [(i, run) for i, run in enumerate(self._runs) if run.name not in self.failed]
 
     def on_divergence(self, member: int, problem: str) -> None:
         """Give up the member's run; raises a `FloatingPointError` if it was the last one."""
-        name, of_run = self._runs[member // self._size].name, member % self._size
-        self.failed.setdefault(name, train.of_member(of_run, self._size, problem))
-        if not self._going():
+        name, number = self._runs[member // self._size].name, member % self._size
+        self.failed.setdefault(name, train.of_member(number, self._size, problem))
+        if not self._remaining():
             raise FloatingPointError(in_words(self.failed) if self._runs[1:] else problem)
 
     def on_epoch(
@@ -146,21 +146,21 @@ class _Course:
                 self._choice, self.best, epoch, state.variables, metrics, len(self._runs),
                 self._layout,
             )  # fmt: skip
-        # The log is written before the state: what no state has behind it is dropped on resuming.
+        # Log before saving the state: resuming deletes the lines of epochs after the saved state.
         common = {name: values for name, values in metrics.items() if not np.ndim(values)}
-        of_members = {name: values for name, values in metrics.items() if name not in common}
-        for i, run in self._going():
-            run.log.epoch(epoch, array_members.part(of_members, i, self._size) | common)
+        by_member = {name: values for name, values in metrics.items() if name not in common}
+        for i, run in self._remaining():
+            run.log.epoch(epoch, array_members.part(by_member, i, self._size) | common)
         self._show(epoch, state)
         if self._is_due(epoch):
             self._save(epoch, state)
         return metrics
 
     def _show(self, epoch: int, state: TrainState) -> None:
-        """Give images and histograms to the loggers that ask for them; only process 0 has any."""
-        asking = [(i, run) for i, run in self._going() if run.log.asking(epoch)]
+        """Give loggers the images and histograms they ask for; only process 0 has loggers."""
+        asking = [(i, run) for i, run in self._remaining() if run.log.asking(epoch)]
         is_shown = bool(asking)
-        if self._layout.groups > 1:  # then all processes have to fetch
+        if self._layout.groups > 1:  # all processes have to take part in the fetch
             is_shown = hosts.as_first(is_shown)
         if is_shown:
             variables = self._layout.fetch(state.variables)
@@ -186,32 +186,32 @@ def _resumed(
     members: train.Members,
     manager: checkpoint.Manager,
 ) -> _Start:
-    """What the last checkpoint holds of these runs; it may hold others, which are finished by now.
+    """The state of these runs in the last checkpoint, which may hold others that are now finished.
 
-    All is on the host. The merits of the best epochs are in the logs.
+    All arrays are on the host. The merits of the best epochs are -inf here; the logs have them.
     """
     saved = manager.latest_step()
     if saved is None:
         return _Start(0, None, None, {})
     about = checkpoint.about(manager, saved)
-    at = _positions(runs, about, saved, Path(manager.directory))
-    stored = () if "config" in about else (len(about["runs"]),)  # older single runs have a scalar
-    epochs, size = np.zeros(stored, np.int32), len(members.steps) // len(runs)
-    rows = np.concatenate([np.arange(i * size, (i + 1) * size) for i in at])
+    positions = _positions(runs, about, saved, Path(manager.directory))
+    shape_of_runs = () if "config" in about else (len(about["runs"]),)  # () in older versions
+    epochs, size = np.zeros(shape_of_runs, np.int32), len(members.steps) // len(runs)
+    kept = np.concatenate([np.arange(i * size, (i + 1) * size) for i in positions])
 
-    def of_runs(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[rows], tree)
+    def picked(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[kept], tree)
 
     template = train.abstract_state(learner, shape, epochs.size * size)
     template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
-    state, best = of_runs(checkpoint.restore(manager, template, saved)), None
+    state, best = picked(checkpoint.restore(manager, template, saved)), None
     if (done := train.epochs_done(state, members.steps)) != saved:
         raise UserError(f"{manager.directory / str(saved)} holds {done} epochs; rename it back")
     if selection.choice_of(runs[0].cfg):
         chosen = {"epoch": epochs, "variables": template.variables}
         chosen = checkpoint.restore_chosen(manager, chosen, saved)
-        epoch, unknown = np.atleast_1d(chosen["epoch"])[at], np.full(len(runs), -np.inf)
-        best = selection.Selected(epoch, unknown, of_runs(chosen["variables"]))
+        epoch, unknown = np.atleast_1d(chosen["epoch"])[positions], np.full(len(runs), -np.inf)
+        best = selection.Selected(epoch, unknown, picked(chosen["variables"]))
     failed = {run.name: why for run in runs if (why := about.get("failed", {}).get(run.name))}
     return _Start(saved, state, best, failed)
 
@@ -220,23 +220,23 @@ def saved_runs(manager: checkpoint.Manager) -> list[str]:
     """The names of the runs that the last checkpoint holds; [] without a checkpoint.
 
     Raises:
-      UserError: the checkpoint is damaged, or of a grid and from an older version.
+      UserError: the checkpoint is damaged, or an older version wrote it for a grid.
     """
     saved = manager.latest_step()
     about = {} if saved is None else checkpoint.about(manager, saved)
     if "members" in about:
         raise UserError(
-            f"{manager.directory} holds members in training of an older version, which this one "
-            "cannot read; remove it, to train them again, or name another --run-dir"
+            f"{manager.directory} holds unfinished members from an older version, which this one "
+            "cannot read; remove it to train them again, or name another --run-dir"
         )
     return [*about.get("runs", {})]
 
 
 def _positions(runs: Sequence[Run], about: dict, saved: int, folder: Path) -> list[int]:
-    """Which of a checkpoint's runs these are.
+    """The positions of these runs among those of a checkpoint.
 
     Raises:
-      UserError: it holds others, or one with other settings or data, or of more epochs.
+      UserError: a run is missing or has other settings or data, or there are too many epochs.
     """
     cfg = runs[0].cfg
     if saved > cfg.train.epochs:
@@ -250,7 +250,7 @@ def _positions(runs: Sequence[Run], about: dict, saved: int, folder: Path) -> li
     for run in runs:
         if run.name not in stored:
             raise UserError(
-                f"{folder} holds other runs than {run.name}; remove it, or name another --run-dir"
+                f"{folder} does not hold run {run.name}; remove it, or name another --run-dir"
             )
         run_folder.refuse_other(stored[run.name], run.cfg, run.digest, folder)
     return [[*stored].index(run.name) for run in runs]

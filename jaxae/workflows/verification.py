@@ -60,7 +60,7 @@ def verify(path: Path, retrain: bool = False) -> list[Check]:
     Raises:
       UserError: the path is none of these, or there is no run that could be trained again.
     """
-    load = functools.lru_cache(maxsize=1)(data.load)  # the members of a class come one by one
+    load = functools.lru_cache(maxsize=1)(data.load)  # members of a class follow each other
     if (path / "members").is_dir():
         return _of_protocol(path, retrain, load)
     folder = detectors.folder_of(path)
@@ -131,7 +131,7 @@ def _of_protocol_report(path: Path, folders: list[Path]) -> str:
         missing = [n for n in names if not any(f"{f.name}-".startswith(f"{n}-") for f in folders)]
         if missing or len(folders) != report["members"]:
             lost = f"; {', '.join(missing)} missing" if missing else ""
-            raise UserError(f"it is of {report['members']} members, here are {len(folders)}{lost}")
+            raise UserError(f"it has {report['members']} members, the folder {len(folders)}{lost}")
         members = [dataclasses.replace(_config(f), run_dir=str(f)) for f in folders]
         differing = protocols.differing(report, members)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -152,28 +152,28 @@ def _of_p_values(folder: Path, load: Load) -> str:
     try:
         least, alpha = 1 / (1 + report["n_calibration"]), np.float32(report["alpha"])
         if not ((least - 1e-6 <= p) & (p <= 1)).all():
-            raise UserError(f"p-values are not all from {least:.2g} to 1")
+            raise UserError(f"p-values are not all between {least:.2g} and 1")
         flipped = int(np.sum(flagged != (p <= alpha)))
         if flipped:
-            raise UserError(f"{flipped} decisions are not those of p-values up to {alpha:g}")
-        found = evaluation.evaluate(stored["test"], stored["test_y"], flagged)
-        wrong = [n for n, value in found.items() if not protocols.agree(report[n], value)]
+            raise UserError(f"{flipped} decisions do not follow from p-values up to {alpha:g}")
+        computed = evaluation.evaluate(stored["test"], stored["test_y"], flagged)
+        wrong = [n for n, value in computed.items() if not protocols.agree(report[n], value)]
     except (KeyError, TypeError, ValueError) as error:
         raise _unlike(file, error) from None
     if wrong:
-        raise UserError(f"the report has another {', '.join(wrong)} than its scores")
+        raise UserError(f"the report differs from its scores in {', '.join(wrong)}")
     return f"decisions and metrics of {len(p)} test rows follow from their p-values and scores"
 
 
 def _unlike(file: Path, error: Exception) -> UserError:
-    """The error of a report that could not be compared with the files beside it."""
+    """The error for a report that cannot be compared with the files beside it."""
     if isinstance(error, UserError):
         return error
     return UserError(f"{file} is not as it was written ({type(error).__name__}: {error}); {_AGAIN}")
 
 
 def _check_rows(stored: dict[str, np.ndarray], test: Split) -> None:
-    """Refuse scores of other rows than those of the data."""
+    """Refuse scores whose rows are not those of the data."""
     for name in _ROWS:
         if not np.array_equal(stored.get(name, ()), getattr(test, name.removeprefix("test_"))):
             raise UserError(f"{name} in scores.npz is not that of the data")
@@ -213,7 +213,7 @@ def _of_parameters(folder: Path) -> str:
 def _of_training(folder: Path) -> str:
     """Train the run again, and compare."""
     cfg, tuning = _config(folder), folder / run_folder.TUNING
-    if folder.resolve().parent.name == "members":  # of a protocol: as if it were alone
+    if folder.resolve().parent.name == "members":  # trained as if it were alone
         cfg = dataclasses.replace(cfg, devices=1)
         tuning = folder.resolve().parents[1] / run_folder.TUNING
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
@@ -283,7 +283,7 @@ def _of_scores(folder: Path, load: Load) -> str:
     parallel.initialize()
     about = detector.about
     test = load(about.config.data).test
-    # Scores depend on neither; without them all members of a protocol have the same program.
+    # Scores depend on none of these; without them all members of a protocol share one program.
     cfg = dataclasses.replace(about.config, seed=0, run_dir="", data=DataConfig())
     detector = detector._replace(about=dataclasses.replace(about, config=cfg))
     judged = detectors.judge_prepared(detector, np.asarray(test.x))

@@ -1,10 +1,11 @@
-"""Splitting a batch over devices, in one process or in several.
+"""Members and batches laid out over devices, in one process or in several.
 
-`devices` lists and chooses devices, `placing` puts arrays on them, `drivers` runs a function on all
-at once (`pmap` or `shard_map`: no other module knows which), `programs` holds what they compute.
+`devices` lists and chooses devices, `layout` assigns members to them, `placing` puts arrays on
+them, `drivers` runs a function on all at once (`pmap` or `shard_map`: no other module knows which),
+`programs` holds what they compute.
 
-A state has no device axis: it is replicated, so it has one shape on any number of devices and moves
-between machines unchanged. Only the plan of an epoch and the rows to score are split.
+The state of a single run is replicated, without a device axis; that of a grid is split over groups
+of devices, see `Layout`. A saved state has the same shape for any number of devices.
 """
 
 from jaxae.devices.parallel.devices import (

@@ -105,7 +105,7 @@ def mapped(
       ins: for each argument, 0 if its leading axis [D] is split, None if it is replicated.
       outs: for each result, or the only one; a replicated one must be the same on every device.
       donate: positions of the arguments whose memory may be reused.
-      groups: into which the devices are divided: `AXIS` is that of a group's devices, and it is not
-        there in groups of one.
+      groups: number of groups of devices. `AXIS` is mapped over the devices of a group; if several
+        groups have one device each, there may be no `AXIS`.
     """
     return DRIVERS[driver()](fun, devices, ins, outs, donate, groups)

@@ -1,4 +1,4 @@
-"""Which members of a training each device holds."""
+"""Layouts: which members each device trains."""
 
 from collections.abc import Sequence
 
@@ -11,70 +11,70 @@ from jaxae.devices.parallel.placing import fetch, place, split
 from jaxae.ops import ceil_div
 from jaxae.types import AnyArray, PyTree
 
-# The rows of each step of an epoch: [B, T, b], or of every member [E, B, T, b]. Each of a group's B
-# devices has b rows of a step.
+# The rows of each step of an epoch: [B, T, b], or [E, B, T, b] if every member has its own. A group
+# has B devices, and each device b rows of a step.
 Plan = Int[np.ndarray, "... B T b"]
 
 
 class Layout:
-    """Members [E] on groups of devices: each group trains members of its own.
+    """Members [E] on groups of devices: each group trains its own members.
 
     Within a group every device holds all of the group's members, and their batches are split over
-    its devices. One group is how a run trains: its state is replicated. Several groups train the
-    members of a grid, and none waits for another: arrays [E, ...] lie there as [D, K, ...], K
+    its devices. A single run has one group, on which its state is replicated. A grid has several,
+    which do not wait for each other within an epoch: arrays [E, ...] are stored as [D, K, ...], K
     members on each device.
 
     Args:
       devices: D of them, group by group.
-      steps: of an epoch of each member [E]; read only if there are several groups.
-      groups: how many; divides D.
+      steps: per epoch, of each member [E]; read only if there are several groups.
+      groups: number of groups; divides D.
     """
 
     def __init__(self, devices: Devices, steps: Sequence[int] = (), groups: int = 1):
         self.devices, self.groups = devices, groups
         self.per_group = len(devices) // groups
         self.axis = 0 if groups > 1 else None  # of arrays of members, see `mapped`
-        self._at = share_out(steps, groups) if groups > 1 else None  # [G, K]
+        self._shares = share_out(steps, groups) if groups > 1 else None  # members [G, K], or -1
 
     def place(self, tree: PyTree, empty: int | None = None) -> PyTree:
-        """Arrays [E, ...] on the devices that hold their members.
+        """Put arrays [E, ...] on the devices that train their members.
 
-        Places without a member hold a copy of another one, or `empty`.
+        Places without a member get a copy of another one, or `empty`.
         """
-        if self._at is None:
+        if self._shares is None:
             return place(tree, self.devices)
-        at = np.repeat(self._at, self.per_group, axis=0)
+        order = np.repeat(self._shares, self.per_group, axis=0)  # by each device
 
         def arranged(leaf: AnyArray) -> AnyArray:
             if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 leaf = np.asarray(leaf)
-            placed = leaf[np.maximum(at, 0)]
+            placed = leaf[np.maximum(order, 0)]
             if empty is not None:
-                placed[at < 0] = empty
+                placed[order < 0] = empty
             return placed
 
         return split(jax.tree.map(arranged, tree), self.devices)
 
     def by_device(self, plan: Plan) -> Int[np.ndarray, "D ... T b"]:
-        """The rows of the steps of each device: [D, T, b] for all members, or [D, K, T, b]."""
+        """The plan of each device: [D, T, b] for all its members, or [D, K, T, b] for each."""
         if plan.ndim == 3:
             return plan
-        at = np.arange(len(plan))[None] if self._at is None else np.maximum(self._at, 0)
-        by_group = plan[at].swapaxes(1, 2)
+        order = np.arange(len(plan))[None] if self._shares is None else np.maximum(self._shares, 0)
+        by_group = plan[order].swapaxes(1, 2)
         return by_group.reshape(-1, *by_group.shape[2:])
 
     def fetch(self, tree: PyTree) -> PyTree:
-        """Arrays that were `place`d on the host, in the order of the members."""
-        if self._at is None:
+        """Placed arrays as arrays on the host, in the order of the members."""
+        if self._shares is None:
             return fetch(tree)
         return jax.tree.map(lambda leaf: self._in_order(leaf[:: self.per_group]), fetch(tree))
 
     def saved(self, tree: PyTree) -> PyTree:
-        """Arrays that were `place`d, as a checkpoint holds them: in the order of the members."""
+        """Placed arrays as a checkpoint stores them: in the order of the members."""
         return tree if self.groups == 1 else self.fetch(tree)
 
     def fetch_split(self, values: jax.Array) -> np.ndarray:
-        """What devices computed of their parts of a `Plan`, [D, K, n], as [E, B n] on the host."""
+        """What each device computed for its part of a plan [D, K, n], on the host as [E, B n]."""
         by_device = fetch(values)
         by_group = by_device.reshape(self.groups, self.per_group, *by_device.shape[1:])
         by_member = by_group.swapaxes(1, 2)
@@ -83,24 +83,24 @@ class Layout:
     def _in_order(self, leaf: AnyArray) -> np.ndarray:
         """[G, K, ...] -> [E, ...]."""
         leaf = np.asarray(leaf).reshape(-1, *leaf.shape[2:])
-        if self._at is None:
+        if self._shares is None:
             return leaf
-        return leaf[np.argsort(self._at, axis=None)[(self._at < 0).sum() :]]
+        return leaf[np.argsort(self._shares, axis=None)[(self._shares < 0).sum() :]]
 
 
 def share_out(steps: Sequence[int], groups: int) -> Int[np.ndarray, "G K"]:
     """Assign members to groups: the longest first, each to the group with the fewest steps so far.
 
     Args:
-      steps: of an epoch of each member [E].
-      groups: G.
+      steps: per epoch, of each member [E].
+      groups: number of groups G.
 
     Returns:
-      Numbers of members, -1 where a group has a place left over; K = ceil(E / G).
+      Numbers of members, -1 for places without a member; K = ceil(E / G).
     """
     places = ceil_div(len(steps), groups)
-    taken: list[list[int]] = [[] for _ in range(groups)]
+    shares: list[list[int]] = [[] for _ in range(groups)]
     for member in np.argsort(steps, kind="stable")[::-1].tolist():
-        free = [group for group in taken if len(group) < places]
+        free = [group for group in shares if len(group) < places]
         min(free, key=lambda group: sum(steps[other] for other in group)).append(member)
-    return np.array([group + [-1] * (places - len(group)) for group in taken])
+    return np.array([group + [-1] * (places - len(group)) for group in shares])

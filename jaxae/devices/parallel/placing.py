@@ -25,7 +25,7 @@ def place(tree: PyTree, devices: Devices) -> PyTree:
 
 
 def _put(tree: PyTree, devices: Devices, sharding: NamedSharding) -> PyTree:
-    """Put the part of every leaf that belongs there on each device of this process."""
+    """Put on each device of this process its part of every leaf, as the sharding says."""
 
     def across(leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:

@@ -47,13 +47,13 @@ def epoch_fn(
       own_rows: every device has its own rows [D, N, *S] and a plan that indexes them, as in a
         streaming feed; else all devices have the same rows.
       own_plans: every member has its own plan; else all members see the same rows.
-      groups: of devices, see `Layout`; one unless members have plans of their own.
+      groups: number of groups of devices, see `Layout`; 1 unless members have their own plans.
 
     Returns:
-      `(state [E, ...], rows [N, *S], plan [D, T, B/D] int32, keys [E], settings of [E]) ->
+      `(state [E, ...], rows [N, *S], plan [D, T, B/D] int32, keys [E], settings [E]) ->
       (state, metrics [E, T])`. `split` the plan and `place` all else; the state is donated.
-      With plans of their own: `(state, rows, plans [D, K, T, b], keys, settings, counts [E])`,
-      placed by `Layout`; of the metrics [E, T] the first `counts` count.
+      If members have their own plans: `(state, rows, plans [D, K, T, b], keys, settings, counts
+      [E])`, placed by `Layout`; of each member's metrics [E, T] only the first `counts` are valid.
     """
     has_axis = groups == 1 or len(devices) > groups
     epoch = device_epoch(learner, devices[0].platform, has_axis=has_axis)
@@ -63,7 +63,7 @@ def epoch_fn(
 
 
 def device_epoch(learner: Learner, platform: str, *, has_axis: bool = True) -> Callable:
-    """What one device computes of `epoch_fn`; `has_axis` says whether `AXIS` is mapped."""
+    """The part of `epoch_fn` that one device computes; `has_axis`: whether `AXIS` is mapped."""
     one_by_one = platform == "cpu"
     tuned = learner.tuning
 
@@ -94,40 +94,40 @@ def device_epoch(learner: Learner, platform: str, *, has_axis: bool = True) -> C
     return epoch
 
 
-_Step = Callable[[PyTree, Array], tuple[PyTree, PyTree]]  # as of `lax.scan`
+_Step = Callable[[PyTree, Array], tuple[PyTree, PyTree]]  # as `lax.scan` takes
 
 
 def _until(count: Array, step: _Step, state: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
-    """`lax.scan` over the first `count` of xs [T, ...]; the other results of [T, ...] are zeros.
+    """`lax.scan` over the first `count` of xs [T, ...]; the remaining results [T, ...] are zeros.
 
-    The loop ends there, so that what comes after costs nothing.
+    The loop ends after `count` steps, so the remaining ones cost nothing.
     """
 
-    def one(i: Array, carry: tuple) -> tuple:
+    def body(i: Array, carry: tuple) -> tuple:
         state, results = carry
         state, result = step(state, lax.dynamic_index_in_dim(xs, i, keepdims=False))
         return state, members.written(results, result, i)
 
     _, shapes = jax.eval_shape(functools.partial(lax.scan, step), state, xs)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    return lax.fori_loop(0, count, one, (state, zeros))
+    return lax.fori_loop(0, count, body, (state, zeros))
 
 
 def _through(
     count: Array, step: _Step, state: PyTree, xs: Array, *, unroll: int
 ) -> tuple[PyTree, PyTree]:
-    """The same in a loop of T steps, of which those after `count` change nothing.
+    """The same in a loop of T steps, in which steps after `count` leave the state unchanged.
 
     For members side by side: a loop whose length depends on data would make an accelerator ask the
     host at every step whether it is done.
     """
 
-    def one(state: PyTree, numbered: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
+    def body(state: PyTree, numbered: tuple[Array, Array]) -> tuple[PyTree, PyTree]:
         i, x = numbered
         new, result = step(state, x)
         return jax.tree.map(lambda a, b: jnp.where(i < count, a, b), new, state), result
 
-    return lax.scan(one, state, (jnp.arange(len(xs)), xs), unroll=unroll)
+    return lax.scan(body, state, (jnp.arange(len(xs)), xs), unroll=unroll)
 
 
 def compiled_epoch(learner: Learner, devices: Devices, *args: PyTree, **kinds: Any) -> Callable:

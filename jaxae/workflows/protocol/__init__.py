@@ -26,7 +26,7 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
 
     Args:
       cfg: the protocol.
-      loggers: configuration of a member -> its loggers, called for each that is not finished.
+      loggers: makes the loggers of a member from its configuration; called for each unfinished one.
 
     Returns:
       The report, as in `report.json`; None if members are still missing, and in all processes but

@@ -144,21 +144,21 @@ def _check(base: ExperimentConfig) -> None:
         )
 
 
-def _joined(one: Split, other: Split) -> Split:
+def _joined(train: Split, valid: Split) -> Split:
     """The training and valid rows, joined."""
-    x = sources.joined(one.x, other.x)
-    return Split(x, *(np.concatenate(pair) for pair in zip(one[1:], other[1:], strict=True)))
+    x = sources.joined(train.x, valid.x)
+    return Split(x, *(np.concatenate(pair) for pair in zip(train[1:], valid[1:], strict=True)))
 
 
 def _digest(cfg: CrossConfig, dataset: Dataset) -> str:
-    """Of the data and the parts: what a checkpoint must have been trained on."""
+    """Identifies the data and the parts that the models of a checkpoint were trained on."""
     return f"{dataset.digest}, {f'{cfg.bags} bags' if cfg.bags else f'{cfg.folds} folds'}"
 
 
 def _trained(run: course.Run, rows: Source, parts: Parts, folder: Path) -> PyTree:
     """The variables [K E, ...] of the models, each trained from different initial weights.
 
-    Their scores are averaged, and models with equal initial weights make similar errors.
+    Their scores are averaged, and models with equal initial weights would make similar errors.
     """
     base = run.cfg
     shape = rows.shape[1:]
@@ -201,7 +201,7 @@ def _scores(
         data = dataset._replace(train=train, valid=normals)
         model = members.part(variables, k, cfg.ensemble)
         scores.append(detectors.fit(learner, model, data, cfg, jax.local_devices())[1])
-    return np.stack([one.valid for one in scores]), np.stack([one.test for one in scores])
+    return np.stack([given.valid for given in scores]), np.stack([given.test for given in scores])
 
 
 def _p_values(

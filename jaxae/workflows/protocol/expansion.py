@@ -58,7 +58,7 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
             member = checks.replaced(member, field, value)
             name += f"-{_last(field)}{value:g}"
         member = dataclasses.replace(member, run_dir=str(cfg.run_path / "members" / name))
-        if seed == cfg.seed:  # the others differ in nothing that is checked
+        if seed == cfg.seed:  # other seeds differ in nothing that is checked
             experiment.check(member, datasets[data_cfg])
             _refuse_fixed(member, datasets[data_cfg].shape, [field for field, _ in axes])
         members.append(member)
@@ -70,7 +70,7 @@ def _refuse_fixed(member: ExperimentConfig, shape: Shape, swept: list[str]) -> N
     settings = learners.build(member, shape, axis=None).settings
     fields = [name for name in checks.described(member) if _last(name) in settings]
     for field in swept:
-        if field not in fields and checks.value(member, field):  # 0 may leave the setting out
+        if field not in fields and checks.value(member, field):  # a method may omit a 0
             raise UserError(
                 f"sweep names {field}, but members of method {member.method} may differ only in "
                 f"{', '.join(fields)}; run the protocol once for each value"

@@ -26,7 +26,7 @@ from jaxae.workflows.protocol.expansion import training_of
 
 Datasets = dict[DataConfig, Dataset]  # one for each class
 Failed = dict[str, str]  # name of a member -> why it has no detector
-Loggers = Callable[[ExperimentConfig], Sequence[logs.Logger]]  # of a member
+Loggers = Callable[[ExperimentConfig], Sequence[logs.Logger]]  # member -> its loggers
 
 
 class Opened(NamedTuple):
@@ -44,8 +44,8 @@ class Work(NamedTuple):
     datasets: Datasets
     learner: Learner
     layout: parallel.Layout
-    rows: Source  # of all classes, once
-    placed: list[grid.Member]  # where each finds its own
+    rows: Source  # of all classes, each stored once
+    placed: list[grid.Member]  # with the positions of their rows
 
 
 def _work(cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets) -> Work:
@@ -80,16 +80,16 @@ def train_members(
 ) -> None:
     """Train the remaining members side by side, then finish them one after the other.
 
-    Members that are in a checkpoint go on from there; those that were asked for later train after
-    them. Of several processes, the first one finishes the members.
+    Members in a checkpoint resume from it; those that were added later train after them. With
+    several processes, the first one finishes all members.
 
     Raises:
       UserError: members need different programs, they do not fit on the devices, or a folder
         contains something else or is in use.
       FloatingPointError: members that diverged or collapsed; all others are finished.
     """
-    finished = {member: _trained_before(member, datasets[member.data]) for member in todo}
-    new = [member for member in todo if finished[member] is None]
+    stored = {member: _trained_before(member, datasets[member.data]) for member in todo}
+    new = [member for member in todo if stored[member] is None]
     shared = [run_folder.shared(member, datasets[member.data].digest) for member in new]
     hosts.agree("data set, configuration or set of finished members", "".join(shared))
     learner = learners.build(config.for_scoring(todo[0]), next(iter(datasets.values())).shape)
@@ -107,10 +107,10 @@ def train_members(
             run_folder.write_tuning(cfg.run_path, work.learner)
             trained, diverged = _fitted(work, opened, checkpoints)
             failed |= diverged | _finish_all(trained, learner, opened)
-        again = {member: finished[member] for member in todo if finished[member] is not None}
-        for member in again:
+        trained_before = {m: variables for m, variables in stored.items() if variables is not None}
+        for member in trained_before:
             opened[member].log.start(member.train.epochs)
-        failed |= _finish_all(again, learner, opened)
+        failed |= _finish_all(trained_before, learner, opened)
     if failed:
         raise FloatingPointError(course.in_words(failed))
     if hosts.first():
@@ -120,7 +120,7 @@ def train_members(
 
 
 def _checkpoints(cfg: ProtocolConfig) -> list[Path]:
-    """Folders of checkpoints, one after the other, which exist until all members are finished."""
+    """Folders of checkpoints in the order of training, kept until all members are finished."""
     first = cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
     return [first, *sorted(first.parent.glob(f"{first.name}-then-*"))]
 
@@ -128,7 +128,7 @@ def _checkpoints(cfg: ProtocolConfig) -> list[Path]:
 def _batches(
     cfg: ProtocolConfig, new: list[ExperimentConfig]
 ) -> Iterator[tuple[Path, list[ExperimentConfig]]]:
-    """Members that are trained together, and the folder of their checkpoints."""
+    """Groups of members that are trained together, each with the folder of its checkpoints."""
     first, *others = _checkpoints(cfg)
     for folder in (first, *others, first.with_name(f"{first.name}-then-{len(others) + 2}")):
         with checkpoint.opened(folder, new[0].train) as manager:
@@ -172,16 +172,16 @@ def _fitted(
         )
     variables, size = jax.device_get(variables), work.members[0].ensemble
     trained = {m: members.part(variables, i, size) for i, m in enumerate(work.members)}
-    return {m: own for m, own in trained.items() if m.run_path.name not in failed}, failed
+    return {m: model for m, model in trained.items() if m.run_path.name not in failed}, failed
 
 
 def _measure(work: Work) -> train.Measure:
-    """Begins what is asked for after each epoch: the validation loss, and what monitors."""
+    """Measures validation losses after each epoch, and what monitoring or selection asks for."""
     losses = grid.valid_losses(work.learner, work.rows, work.placed, work.layout)
     first = work.members[0]
     if not first.train.monitor and first.train.select in ("last", "valid_loss"):
         return losses
-    watch_class = {
+    watch_of_class = {
         k: selection.watch(first, work.learner, work.datasets[k], jax.local_devices())
         for k in dict.fromkeys(member.data for member in work.members)
     }
@@ -194,7 +194,7 @@ def _measure(work: Work) -> train.Measure:
             for i, member in enumerate(work.placed):
                 size = member.cfg.ensemble
                 settings = {n: np.full(size, value, "f") for n, value in member.settings.items()}
-                watch = watch_class[member.cfg.data]
+                watch = watch_of_class[member.cfg.data]
                 metrics.append(watch(members.part(variables, i, size), settings)())
             return begun() | jax.tree.map(lambda *values: np.concatenate(values), *metrics)
 
@@ -217,11 +217,11 @@ def _finish_all(
     if not variables or not hosts.first():
         return failed
     with train.progress_bar(len(variables), 0, False, "finishing", "member") as bar:
-        for member, own in variables.items():
+        for member, model in variables.items():
             dataset, folder, log = opened[member]
             try:
                 detector, scores, report = experiment.finish(
-                    member, learner, learner, own, dataset, jax.local_devices(), folder
+                    member, learner, learner, model, dataset, jax.local_devices(), folder
                 )
                 disk.write_json(folder / "report.json", report)
                 log.finish(report, functools.partial(_media, dataset, detector, scores))
