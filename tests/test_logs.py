@@ -223,6 +223,9 @@ def test_media_are_of_the_same_rows_in_every_epoch_and_the_end_has_tables(tmp_pa
     assert not first.tables
     check_table(last.tables["test"], tmp_path / "run")
     check_picture(last.images["figures/roc_pr"])
+    even = Shown()
+    experiment.run(config(tmp_path, train__epochs=6), [even])  # the same run goes on
+    assert [epoch for epoch, _ in even.media_of] == [6], "once, at the end"
 
 
 def test_rows_that_are_no_images_are_drawn_as_lines(tmp_path):

@@ -20,6 +20,7 @@ from jaxae.data.augmentations import AUGMENTATIONS
 from jaxae.data.corruptions import CORRUPTIONS
 from jaxae.errors import UserError
 from jaxae.methods import learners
+from jaxae.methods.wrappers import SCHEDULES
 from jaxae.reports import comparison, listing, pages, tables
 from jaxae.reports.studies import STUDIES
 
@@ -147,6 +148,7 @@ def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False)
         "threshold rules": [*scoring.RULES],
         "corruptions": [*CORRUPTIONS],
         "augmentations": [*AUGMENTATIONS],
+        "schedules of the learning rate": [*SCHEDULES],
         "studies": [*STUDIES],
         "experiments": _experiments(),
     }

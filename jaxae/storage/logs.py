@@ -133,11 +133,12 @@ class Log:
             logger.epoch(epoch, means)
 
     def asking(self, epoch: int) -> list[Logger]:
-        """The loggers that want media of an epoch."""
+        """The loggers that want media of an epoch; those of the last one come with the end."""
         return [
             logger
             for logger in self._showing
             if logger.media_every and epoch % logger.media_every == 0
+            if epoch < self._cfg.train.epochs
         ]
 
     def show(self, epoch: int, variables: PyTree) -> None:

@@ -66,11 +66,18 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
 
 
 def _refuse_fixed(member: ExperimentConfig, shape: Shape, swept: list[str]) -> None:
-    """Refuse to sweep over a field that is not among the learner's settings, which may differ."""
+    """Refuse to sweep over a field that does not set one of the learner's settings.
+
+    Only these may differ between members of one program. A method may leave out a setting of 0.
+    """
     settings = learners.build(member, shape, axis=None).settings
-    fields = [name for name in checks.described(member) if _last(name) in settings]
+    fields = [
+        name
+        for name in checks.described(member)
+        if settings.get(_last(name)) == checks.value(member, name) is not None
+    ]
     for field in swept:
-        if field not in fields and checks.value(member, field):  # a method may omit a 0
+        if field not in fields and checks.value(member, field):
             raise UserError(
                 f"sweep names {field}, but members of method {member.method} may differ only in "
                 f"{', '.join(fields)}; run the protocol once for each value"
