@@ -356,6 +356,13 @@ def test_where_all_that_trains_diverges_other_members_are_scored(data, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_report_that_cannot_be_written_is_one_line(data, tmp_path):
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(UserError, match=r"report\.json: .*; fix that"):
+        protocol.run(whole(data, tmp_path, classes=(0,), seeds=1, devices=1))
+
+
+@pytest.mark.slow
 def test_a_member_whose_new_scores_were_not_written_is_not_finished(data, tmp_path, monkeypatch):
     changes = {"classes": (0,), "seeds": 1, "devices": 1}
     protocol.run(whole(data, tmp_path, **changes))

@@ -45,7 +45,7 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
         if not hosts.first():
             yield stack.enter_context(_copy(folder))
             return
-        stack.enter_context(_system_errors(folder))
+        stack.enter_context(system_errors(folder))
         _check_kinds(folder)
         (folder / "arrays").mkdir(parents=True, exist_ok=True)
         (folder / "figures").mkdir(exist_ok=True)
@@ -98,7 +98,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _system_errors(folder: Path) -> Iterator[None]:
+def system_errors(folder: Path) -> Iterator[None]:
     """Turn a system error, such as a full disk, into a `UserError`."""
     try:
         yield
