@@ -107,6 +107,7 @@ def test_folds_are_compared_by_the_models_that_left_them_out(monkeypatch):
         ({"studies": ("roc",)}, "studies is ('roc',)"),
         ({"threshold__rule": "max"}, "threshold.rule is 'max', but --alpha decides"),
         ({"train__epochs": 0}, "train.epochs is 0"),
+        ({"train__batch_size": 80}, "train.batch_size 80 exceeds the 72 training rows"),
     ],
 )
 def test_what_would_break_the_promise_is_refused(tmp_path, changes, says):
@@ -114,4 +115,4 @@ def test_what_would_break_the_promise_is_refused(tmp_path, changes, says):
         cross.run(config(tmp_path, **changes))
     assert says in str(told.value)
     assert "\n" not in str(told.value)
-    assert not (tmp_path / "run/scores.npz").exists()
+    assert not (tmp_path / "run").exists()  # so that the corrected command finds no other settings

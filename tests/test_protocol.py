@@ -310,7 +310,7 @@ def test_a_member_that_diverges_leaves_the_others_finished(data, tmp_path):
         ({"sweep": ("optim.lr",)}, "FIELD=A,B,C"),
         ({"sweep": ("optim.lr=1e-3,nan",)}, "optim.lr is nan"),
         ({"sweep": ("optim.lr=0",)}, "optim.lr is 0.0"),
-        ({"sweep": ("train.noise_std=0,0.1",)}, "another program"),
+        ({"sweep": ("train.noise_std=0,0.1",)}, "sweep over noise_std cannot mix 0"),
         ({"classes": (7,)}, "names the classes 7"),
         ({"seeds": 0}, "seeds is 0"),
         ({"classes": (1, 1)}, "name each class once"),
@@ -330,6 +330,8 @@ def test_a_member_that_diverges_leaves_the_others_finished(data, tmp_path):
         ({"train__epochs": 0}, "train.epochs is 0"),
         ({"baselines": ("pca", "pca")}, "name each one once"),
         ({"baselines": ("svm",)}, "unknown baseline 'svm'"),
+        ({"train__batch_size": 40}, "train.batch_size 40 exceeds the"),
+        ({"devices": 2, "classes": (0,), "seeds": 1, "train__batch_size": 3}, "not divisible by 2"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(data, tmp_path, changes, says):
@@ -337,7 +339,50 @@ def test_what_cannot_work_is_said_before_anything_is_written(data, tmp_path, cha
         protocol.run(whole(data, tmp_path / "run", **changes))
     assert says in str(told.value)
     assert "\n" not in str(told.value)
-    assert not list(tmp_path.glob("run/**/scores.npz"))
+    assert not (tmp_path / "run").exists()  # so that the corrected command finds no other settings
+
+
+@pytest.mark.slow
+def test_where_all_that_trains_diverges_other_members_are_scored(data, tmp_path):
+    changes = {
+        "classes": (0,), "seeds": 1, "sweep": ("optim.lr=1e-3,1e30",),
+        "model__output_activation": "linear",
+    }  # fmt: skip
+    protocol.run(whole(data, tmp_path, members="0:1", **changes))
+    with pytest.raises(FloatingPointError, match=r"^class0-seed0-lr1e\+30: "):
+        protocol.run(whole(data, tmp_path, score="mae", **changes))
+    report = disk.read_json(tmp_path / "members/class0-seed0-lr0.001/report.json")
+    assert report["score"] == "mae"
+
+
+@pytest.mark.slow
+def test_a_report_that_cannot_be_written_is_one_line(data, tmp_path):
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(UserError, match=r"report\.json: .*; fix that"):
+        protocol.run(whole(data, tmp_path, classes=(0,), seeds=1, devices=1))
+
+
+@pytest.mark.slow
+def test_a_member_whose_new_scores_were_not_written_is_not_finished(data, tmp_path, monkeypatch):
+    changes = {"classes": (0,), "seeds": 1, "devices": 1}
+    protocol.run(whole(data, tmp_path, **changes))
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol.training.experiment.reporting, "make", None)
+        with pytest.raises(TypeError):
+            protocol.run(whole(data, tmp_path, score="mae", **changes))
+    other = whole(data, tmp_path, score="mae", **changes)
+    assert not expansion.is_finished(expansion.expand(other)[0][0])
+    assert protocol.run(other)["score"] == "mae"
+
+
+@pytest.mark.slow
+def test_a_protocol_that_was_monitored_from_its_second_epoch_is_reported(data, tmp_path):
+    changes = {"classes": (0, 1), "seeds": 1, "train__checkpoint_every": 1}
+    with interrupted(epoch=2), pytest.raises(KeyboardInterrupt):
+        protocol.run(whole(data, tmp_path, **changes))
+    report = protocol.run(whole(data, tmp_path, train__monitor=True, **changes))
+    assert "selection" not in report
+    assert "epochs_std" not in report
 
 
 def test_a_baseline_that_is_not_installed_is_missed_before_training(data, tmp_path, monkeypatch):
@@ -349,7 +394,10 @@ def test_a_baseline_that_is_not_installed_is_missed_before_training(data, tmp_pa
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("report.json", "[]"), ("report.json", "3"), ("config.json", "[]"), ("config.json", "{")],
+    [
+        *(("report.json", "[]"), ("report.json", "3"), ("config.json", "[]"), ("config.json", "{")),
+        ("scores.npz", "xx"),
+    ],
 )
 def test_a_damaged_member_is_not_finished(data, tmp_path, name, text):
     member = expansion.expand(whole(data, tmp_path))[0][0]
@@ -357,6 +405,7 @@ def test_a_damaged_member_is_not_finished(data, tmp_path, name, text):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(config.to_json(member))
     (folder / "report.json").write_text('{"epochs": 2}')
+    np.savez(folder / "scores.npz", test=np.zeros(3))
     assert expansion.is_finished(member)
     (folder / name).write_text(text)
     assert not expansion.is_finished(member)

@@ -155,6 +155,14 @@ def test_what_is_not_as_it_was_is_named(copy, capsys, failing, says, damage):
     assert f"failed the checks: {failing.replace(' ', ', ')}" in error
 
 
+def test_members_of_an_earlier_call_with_more_seeds_may_stay(data, copy, capsys):
+    protocol.run(grid(copy, data, seeds=1))
+    ok, failed, _ = verified(copy, capsys)
+    assert [*ok] == [*MEMBERS, "report"]
+    assert not failed
+    assert ok["report"].endswith("follows from the 2 members")
+
+
 def test_a_protocol_without_members_is_one_line(tmp_path, capsys):
     (tmp_path / "members").mkdir()
     *_, error = verified(tmp_path, capsys)

@@ -360,6 +360,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(specs, words):
         ("rotation:5", (8,), r"rotation works on images .* \[8\]; use noise, mask$"),
         ("shift:2", (8,), r"shift works on series \[T, C\] or images"),
         ("shift:8", (8, 9, 1), r"shift:8 is too far .*use at most 7"),
+        ("shift:1", (1, 9, 1), r"shift:1 is too far .*leave it out"),
     ],
 )
 def test_augmentations_that_do_not_fit_the_rows_are_refused(spec, shape, words):

@@ -141,9 +141,10 @@ def check_rows(specs: Iterable[str], x: Source) -> None:
                 f"{fitting or 'none'}"
             )
         if entry.whole and most >= min(shape[:-1]):
+            largest = min(shape[:-1]) - 1
             raise UserError(
-                f"train.augment {name}:{most:g} is too far for rows of shape {list(shape)}; use at "
-                f"most {min(shape[:-1]) - 1}"
+                f"train.augment {name}:{most:g} is too far for rows of shape {list(shape)}; "
+                f"{f'use at most {largest}' if largest else 'leave it out'}"
             )
         if not (entry.unbounded or takes(x)):
             raise UserError(

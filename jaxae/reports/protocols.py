@@ -58,8 +58,8 @@ def make(
         },
         "warnings": _warnings(members, tasks),
     }
-    if first.train.monitor:
-        report["selection"] = _selection(sweep.points[sweep.best])
+    if choices := _selection(sweep.points[sweep.best]):
+        report["selection"] = choices
         for member in sweep.points[sweep.best]:
             values = report["classes"][member.data.normal[0]]
             values["epochs_std"] = max(values.get("epochs_std", 0.0), _epochs_std(member))
@@ -169,8 +169,14 @@ def _warnings(members: Sequence[ExperimentConfig], tasks: Tasks) -> list[str]:
 
 
 def _selection(members: Sequence[ExperimentConfig]) -> dict[str, float]:
-    """Mean test AUROC over members for each choice of the epoch, and the gap to the oracle's."""
-    choices = [plots.files.report(m.run_path, "selection")["selection"] for m in members]
+    """Mean test AUROC over members for each choice of the epoch, and the gap to the oracle's.
+
+    {} unless every epoch was monitored: training may have begun without `train.monitor`.
+    """
+    reports = [plots.files.report(m.run_path) for m in members]
+    choices = [report["selection"] for report in reports if "selection" in report]
+    if len(choices) < len(members):
+        return {}
     auroc = {name: np.mean([c[name]["auroc"] for c in choices]) for name in selection.CHOICES}
     auroc["gap"] = np.mean([c["gap"] for c in choices])
     return {name: float(value) for name, value in auroc.items()}

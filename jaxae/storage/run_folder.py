@@ -1,6 +1,7 @@
 """The run folder: locking it, what it was made from, and its metrics epoch by epoch."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import re
@@ -45,7 +46,7 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
         if not hosts.first():
             yield stack.enter_context(_copy(folder))
             return
-        stack.enter_context(_system_errors(folder))
+        stack.enter_context(system_errors(folder))
         _check_kinds(folder)
         (folder / "arrays").mkdir(parents=True, exist_ok=True)
         (folder / "figures").mkdir(exist_ok=True)
@@ -98,7 +99,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _system_errors(folder: Path) -> Iterator[None]:
+def system_errors(folder: Path) -> Iterator[None]:
     """Turn a system error, such as a full disk, into a `UserError`."""
     try:
         yield
@@ -126,7 +127,8 @@ def about(cfg: config.ExperimentConfig, digest: str) -> dict:
 
 def shared(cfg: config.ExperimentConfig, digest: str) -> str:
     """Everything that must be equal in all processes that train together, as one string."""
-    return json.dumps([checks.training_identity(cfg), cfg.train.epochs, digest, packages()])
+    settings = checks.training_identity(cfg), dataclasses.asdict(cfg.train)
+    return json.dumps([*settings, digest, packages()])
 
 
 def refuse_other(stored: dict, cfg: config.ExperimentConfig, digest: str, where: Path) -> None:

@@ -105,14 +105,15 @@ def layout_for(grid: Sequence[Member], asked: int) -> parallel.Layout:
     processes than models: then each model's batch is split over a group of devices.
 
     Raises:
-      UserError: there are fewer devices than asked for.
+      UserError: there are fewer devices than asked for, or processes cannot share them equally.
     """
     steps, processes = [model.steps for model in _models(grid)], jax.process_count()
     available = len(parallel.all_devices())
     count = asked or max(processes, min(available, len(steps)) // processes * processes)
-    fitting = [n for n in range(1, min(count, len(steps)) + 1) if n * (count // n) % processes == 0]
-    groups = max(fitting, default=1)
-    used = groups * (count // groups) if fitting else count
+    parallel.choose(count, count)  # raises
+    most = min(count, len(steps))
+    groups = max(n for n in range(1, most + 1) if n * (count // n) % processes == 0)
+    used = groups * (count // groups)
     return parallel.Layout(parallel.choose(used, used), steps, groups)
 
 

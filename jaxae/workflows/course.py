@@ -47,6 +47,14 @@ class Trained(NamedTuple):
     failed: dict[str, str]  # name of a run -> why it has no result
 
 
+class AllDiverged(FloatingPointError):
+    """No run is left to train; `failed` maps the name of each run to the reason."""
+
+    def __init__(self, failed: dict[str, str]):
+        super().__init__(in_words(failed) if len(failed) > 1 else next(iter(failed.values())))
+        self.failed = failed
+
+
 class _Start(NamedTuple):
     """Where training starts: at the beginning, or from a checkpoint."""
 
@@ -78,7 +86,7 @@ def train_runs(
 
     Raises:
       UserError: the checkpoint holds other runs, or more epochs than are asked for.
-      FloatingPointError: every run has diverged.
+      AllDiverged: every run has diverged.
     """
     start = _resumed(runs, learner, x.shape[1:], members, manager)
     course = _Course(runs, len(members.steps) // len(runs), layout, manager, start)
@@ -129,11 +137,11 @@ class _Course:
         return [(i, run) for i, run in enumerate(self._runs) if run.name not in self.failed]
 
     def on_divergence(self, member: int, problem: str) -> None:
-        """Give up the member's run; raises a `FloatingPointError` if it was the last one."""
+        """Give up the member's run; raises `AllDiverged` if it was the last one."""
         name, number = self._runs[member // self._size].name, member % self._size
         self.failed.setdefault(name, train.of_member(number, self._size, problem))
         if not self._remaining():
-            raise FloatingPointError(in_words(self.failed) if self._runs[1:] else problem)
+            raise AllDiverged(self.failed)
 
     def on_epoch(
         self, epoch: int, state: TrainState, metrics: train.EpochMetrics

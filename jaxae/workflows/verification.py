@@ -129,6 +129,8 @@ def _of_protocol_report(path: Path, folders: list[Path]) -> str:
     try:
         names = [f"class{k}-seed{seed}" for k in report["classes"] for seed in report["seeds"]]
         missing = [n for n in names if not any(f"{f.name}-".startswith(f"{n}-") for f in folders)]
+        # The folder may hold members of an earlier call with more classes or seeds.
+        folders = [f for f in folders if any(f"{f.name}-".startswith(f"{n}-") for n in names)]
         if missing or len(folders) != report["members"]:
             lost = f"; {', '.join(missing)} missing" if missing else ""
             raise UserError(f"it has {report['members']} members, the folder {len(folders)}{lost}")

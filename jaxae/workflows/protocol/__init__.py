@@ -10,7 +10,7 @@ import time
 from jaxae.config.grids import ProtocolConfig
 from jaxae.devices import hosts, parallel
 from jaxae.reports import plots, protocols
-from jaxae.storage import disk
+from jaxae.storage import disk, run_folder
 from jaxae.workflows import baselines
 from jaxae.workflows.protocol import cross, training
 from jaxae.workflows.protocol.expansion import expand, is_finished, named, refuse_unread
@@ -54,12 +54,12 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
     if missing:
         print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report yet")
         return None
-    with parallel.on_host():
+    with parallel.on_host(), run_folder.system_errors(cfg.run_path):
         baseline = functools.partial(baselines.cached_scores, cfg)
         report = protocols.make(cfg, members, datasets, baseline)
-    report |= {"wall_s": time.perf_counter() - clock}
-    disk.write_json(cfg.run_path / "report.json", report)
-    (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)
+        report |= {"wall_s": time.perf_counter() - clock}
+        disk.write_json(cfg.run_path / "report.json", report)
+        (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)
     print(protocols.table(report))
     print(f"figure {drawn}; each member's detector is in {cfg.run_path / 'members'}")
     return report

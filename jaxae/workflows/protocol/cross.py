@@ -28,7 +28,7 @@ from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import grid
-from jaxae.types import AXIS, Dataset, PyTree, Source, Split
+from jaxae.types import AXIS, Dataset, PyTree, Shape, Source, Split
 from jaxae.workflows import auto, course, experiment
 from jaxae.workflows.protocol.expansion import refuse_unread
 
@@ -66,12 +66,17 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     n = len(normals.y)
     conformal.rank_allowed(n, cfg.alpha)  # raises if no p-value can be this small
     parts = bootstrap(n, cfg.bags, cfg.seed) if cfg.bags else folds(n, cfg.folds, cfg.seed)
+    models = _models(base, normals.x.shape[1:], parts)
+    layout = grid.layout_for(models, base.devices)
+    for model in models:  # raises if the batch does not match, before any file exists
+        model.plan(0, layout.per_group)
     loggers = logs.configured(base, loggers)
     hosts.agree("data set or configuration", run_folder.shared(base, _digest(cfg, dataset)))
     with parallel.on_host(), run_folder.enter(base, dataset.digest) as folder:
         learner = learners.build(for_scoring(base), dataset.shape)
         log = media.log_of(base, folder, loggers, learner, dataset)
-        variables = _trained(course.Run(base, _digest(cfg, dataset), log), normals.x, parts, folder)
+        this = course.Run(base, _digest(cfg, dataset), log)
+        variables = _trained(this, normals.x, models, layout, folder)
         calibration, test = _scores(base, dataset, normals, parts, variables)
         p = _p_values(parts, calibration, test, bool(cfg.bags))
         flagged, y = np.asarray(p <= np.float32(cfg.alpha)), dataset.test.y
@@ -155,24 +160,32 @@ def _digest(cfg: CrossConfig, dataset: Dataset) -> str:
     return f"{dataset.digest}, {f'{cfg.bags} bags' if cfg.bags else f'{cfg.folds} folds'}"
 
 
-def _trained(run: course.Run, rows: Source, parts: Parts, folder: Path) -> PyTree:
-    """The variables [K E, ...] of the models, each trained from different initial weights.
+def _models(base: ExperimentConfig, shape: Shape, parts: Parts) -> list[grid.Member]:
+    """The models of all parts, each with different initial weights.
 
     Their scores are averaged, and models with equal initial weights would make similar errors.
     """
-    base = run.cfg
-    shape = rows.shape[1:]
     settings = learners.build(base, shape, axis=None).settings
     seeds = host_generator(base.seed, Purpose.INIT, SplitDraw.FOLDS).integers(
         0, 2**32, len(parts.used)
     )
-    models = [
+    return [
         grid.Member(
             dataclasses.replace(base, seed=int(seed)), settings, used, np.flatnonzero(~seen)
         )
         for seed, used, seen in zip(seeds, *parts, strict=True)
     ]
-    layout = grid.layout_for(models, base.devices)
+
+
+def _trained(
+    run: course.Run,
+    rows: Source,
+    models: list[grid.Member],
+    layout: parallel.Layout,
+    folder: Path,
+) -> PyTree:
+    """The variables of the models after training [K E, ...]."""
+    base, shape = run.cfg, rows.shape[1:]
     learner = learners.build(base, shape, axis=AXIS if layout.per_group > 1 else None)
     learner = run_folder.with_stored_tuning(folder, learner)
     grid.check_memory(learner, models, shape, layout)

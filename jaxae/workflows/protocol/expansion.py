@@ -13,6 +13,7 @@ from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.fields import Fact
 from jaxae.config.grids import ProtocolConfig, experiment_of
 from jaxae.data import splits
+from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.types import Dataset, Shape
@@ -149,6 +150,7 @@ def named(text: str, count: int) -> range:
 def is_finished(member: ExperimentConfig) -> bool:
     """Whether a member's folder contains the finished run of exactly this configuration."""
     try:
+        read_npz(member.run_path / "scores.npz", ("test",), ("test",))
         stored = config.from_json((member.run_path / "config.json").read_text())
         done = json.loads((member.run_path / "report.json").read_bytes())["epochs"]
     except (UserError, OSError, ValueError, KeyError, TypeError):

@@ -52,10 +52,11 @@ def _work(cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets)
     shape = next(iter(datasets.values())).shape
     settings = [learners.build(member, shape, axis=None).settings for member in todo]
     for member, values in zip(todo, settings, strict=True):
-        if values.keys() != settings[0].keys():
+        if differing := values.keys() ^ settings[0].keys():
             raise UserError(
                 f"{member.run_path.name} needs another program than {todo[0].run_path.name}: a "
-                "sweep over train.noise_std cannot mix 0 with other values"
+                f"sweep over {', '.join(sorted(differing))} cannot mix 0 with other values; run "
+                "the protocol once with 0 and once with the others"
             )
     parts: list[Source] = []
     positions: dict[DataConfig, list[np.ndarray]] = {}  # of training and of valid rows
@@ -94,6 +95,10 @@ def train_members(
     hosts.agree("data set, configuration or set of finished members", "".join(shared))
     learner = learners.build(config.for_scoring(todo[0]), next(iter(datasets.values())).shape)
     configured = {member: logs.configured(member, loggers(member)) for member in todo}
+    work = _work(cfg, new, datasets) if new else None
+    if work:  # raises if the batch does not match, before any file exists
+        for run in work.placed:
+            run.plan(0, work.layout.per_group)
     failed: Failed = {}
     with contextlib.ExitStack() as locks:
         opened: dict[ExperimentConfig, Opened] = {}
@@ -103,8 +108,10 @@ def train_members(
             log = media.log_of(member, folder, its_loggers, learner, dataset)
             opened[member] = Opened(dataset, folder, log)
         for checkpoints, batch in _batches(cfg, new) if new else ():
-            work = _work(cfg, batch, datasets)
-            run_folder.write_tuning(cfg.run_path, work.learner)
+            if work is None or batch != work.members:
+                work = _work(cfg, batch, datasets)
+            if hosts.first():
+                run_folder.write_tuning(cfg.run_path, work.learner)
             trained, diverged = _fitted(work, opened, checkpoints)
             failed |= diverged | _finish_all(trained, learner, opened)
         trained_before = {m: variables for m, variables in stored.items() if variables is not None}
@@ -161,15 +168,18 @@ def _fitted(
         for member in work.members
     ]
     with checkpoint.opened(checkpoints, work.members[0].train) as manager:
-        variables, _, failed = course.train_runs(
-            runs,
-            work.learner,
-            work.rows,
-            work.layout,
-            grid.members_of(work.placed),
-            _measure(work),
-            manager,
-        )
+        try:
+            variables, _, failed = course.train_runs(
+                runs,
+                work.learner,
+                work.rows,
+                work.layout,
+                grid.members_of(work.placed),
+                _measure(work),
+                manager,
+            )
+        except course.AllDiverged as error:  # others may still have to be trained or scored
+            return {}, error.failed
     variables, size = jax.device_get(variables), work.members[0].ensemble
     trained = {m: members.part(variables, i, size) for i, m in enumerate(work.members)}
     return {m: model for m, model in trained.items() if m.run_path.name not in failed}, failed
@@ -219,6 +229,7 @@ def _finish_all(
     with train.progress_bar(len(variables), 0, False, "finishing", "member") as bar:
         for member, model in variables.items():
             dataset, folder, log = opened[member]
+            (folder / "report.json").unlink(missing_ok=True)  # until its scores are new: unfinished
             try:
                 detector, scores, report = experiment.finish(
                     member, learner, learner, model, dataset, jax.local_devices(), folder
