@@ -145,8 +145,11 @@ class _Interrupts:
             return
         with self.lock:  # any other thread waits here for the exit
             self.leaving = threading.get_ident()
+            number = 2  # stderr is in memory while arguments are parsed
             with contextlib.suppress(AttributeError, OSError, ValueError):
-                os.write(sys.stderr.fileno(), f"{_line(self.code)}\n".encode())
+                number = sys.stderr.fileno()
+            with contextlib.suppress(OSError):
+                os.write(number, f"{_line(self.code)}\n".encode())
             os._exit(self.code)
 
 

@@ -60,8 +60,10 @@ def test_the_first_signal_unwinds(number, code, line):
         "try:\n    press()\nfinally:\n    press()\n    print('never')",
         "try:\n    press()\nexcept KeyboardInterrupt:\n    pass\npress()\nprint('never')",
         "class Late:\n    def __del__(self):\n        press()\nLate()\nprint('never')",
+        "import contextlib, io\nwith contextlib.redirect_stderr(io.StringIO()):\n"
+        "    try:\n        press()\n    finally:\n        press()",
     ],
-    ids=["while unwinding", "after it was swallowed", "in a finaliser"],
+    ids=["while unwinding", "after it was swallowed", "in a finaliser", "while stderr is captured"],
 )
 def test_where_it_cannot_unwind_it_leaves_at_once(body):
     assert guarded(body) == (130, "", INTERRUPTED)
