@@ -40,7 +40,7 @@ def _pmapped(
 def _sharded(
     fun: Callable, devices: Devices, ins: Axes, outs: Axes, donate: tuple, groups: int
 ) -> Any:
-    axes = _GROUPS, AXIS
+    axes = (_GROUPS, AXIS) if groups > 1 else (AXIS,)  # as arrays are placed: see `placing`
 
     def on_shard(*args: PyTree) -> PyTree:
         """Calls `fun` without the split axis, which `shard_map` keeps with length 1."""
@@ -59,7 +59,7 @@ def _sharded(
 
     sharded = jax.shard_map(
         on_shard,
-        mesh=Mesh(np.array(devices).reshape(groups, -1), axes),
+        mesh=Mesh(np.array(devices).reshape(groups, -1) if groups > 1 else np.array(devices), axes),
         in_specs=specs(ins),
         out_specs=specs(outs),
         check_vma=False,  # JAX cannot see that all devices compute the same state
