@@ -132,9 +132,24 @@ def test_stopped_and_resumed_is_the_same_as_going_on():
         assert_same(own(best.variables, i), own(state.variables, i))
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("feed", ["resident", "streaming"])
-@pytest.mark.parametrize("driver", ["pmap", "shard_map"])
+@pytest.mark.parametrize(
+    ("driver", "feed", "groups"),
+    [
+        ("pmap", "resident", 1),
+        ("shard_map", "streaming", 2),
+        *(
+            pytest.param(driver, feed, groups, marks=pytest.mark.slow)
+            for driver, feed, groups in [
+                ("pmap", "resident", 2),
+                ("pmap", "streaming", 1),
+                ("pmap", "streaming", 2),
+                ("shard_map", "resident", 1),
+                ("shard_map", "resident", 2),
+                ("shard_map", "streaming", 1),
+            ]
+        ),
+    ],
+)
 def test_batches_of_members_are_split_over_the_devices_of_a_group(groups, feed, driver):
     members = members_of(train__feed=feed)
     layout = parallel.Layout(DEVICES[: 2 * groups], [member.steps for member in members], groups)

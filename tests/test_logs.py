@@ -228,6 +228,7 @@ def test_media_are_of_the_same_rows_in_every_epoch_and_the_end_has_tables(tmp_pa
     assert [epoch for epoch, _ in even.media_of] == [6], "once, at the end"
 
 
+@pytest.mark.slow
 def test_rows_that_are_no_images_are_drawn_as_lines(tmp_path):
     cfg, shown = config(tmp_path, score="latent_knn", train__epochs=3), Shown()
     x = np.random.default_rng(0).random((80, 6), np.float32)
@@ -240,6 +241,7 @@ def test_rows_that_are_no_images_are_drawn_as_lines(tmp_path):
     check_picture(rows.pairs(x[:5].reshape(5, 3, 2), x[:5].reshape(5, 3, 2), np.repeat("valid", 5)))
 
 
+@pytest.mark.slow
 def test_loggers_do_not_change_a_run(tmp_path):
     DEVICES[:2]
     fixed = {"devices": 2, "train__select": "valid_loss", "ensemble": 2, "train__epochs": 3}
