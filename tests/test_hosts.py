@@ -38,17 +38,18 @@ def free_port():
         return found.getsockname()[1]
 
 
-def command(folder, *more):
-    return [sys.executable, "-m", "jaxae", *RUN, "--run-dir", str(folder), *map(str, more)]
+def command(folder, *more, run=RUN):
+    return [sys.executable, "-m", "jaxae", *run, "--run-dir", str(folder), *map(str, more)]
 
 
-def started(count, folder, *more, timeout=10, each=None):
+def started(count, folder, *more, timeout=10, each=None, run=RUN):
     """The processes of one run."""
     at = f"--hosts.coordinator localhost:{free_port()} --hosts.count {count}".split()
     return [
         subprocess.Popen(
             [
-                *command(folder, *at, "--hosts.index", index, "--hosts.timeout", timeout, *more),
+                *command(folder, *at, "--hosts.index", index, run=run),
+                *map(str, ("--hosts.timeout", timeout, *more)),
                 *(each[index] if each else ()),
             ],
             cwd=ROOT,
@@ -68,9 +69,14 @@ def ended(processes, within=200):
     return [(code, out, *(last or [""])) for code, (out, last) in zip(codes, said, strict=True)]
 
 
-def alone(folder, *more):
+def alone(folder, *more, run=RUN):
     done = subprocess.run(
-        command(folder, *more), cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+        command(folder, *more, run=run),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return folder
@@ -222,30 +228,8 @@ GRIDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", GRIDS)
 def test_a_grid_on_two_processes_is_the_grid_on_two_devices(kind, tmp_path):
-    def grid(folder, *more):
-        return [sys.executable, "-m", "jaxae", *GRIDS[kind], "--run-dir", str(folder), *more]
-
-    one = tmp_path / "one"
-    done = subprocess.run(
-        grid(one, "--devices", "2"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    at = f"--hosts.coordinator localhost:{free_port()} --hosts.count 2 --hosts.timeout 20".split()
-    processes = [
-        subprocess.Popen(
-            grid(tmp_path / "two", *at, "--hosts.index", str(index)),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
+    one = alone(tmp_path / "one", "--devices", 2, run=GRIDS[kind])
+    processes = started(2, tmp_path / "two", timeout=20, run=GRIDS[kind])
     (first, out, _), (second, nothing, _) = ended(processes)
     assert (first, second) == (0, 0)
     assert "figure " in out

@@ -19,9 +19,11 @@ from jaxtyping import Int
 from jaxae import data, rng
 from jaxae.config import ExperimentConfig
 from jaxae.devices import members, memory, parallel, tuning
+from jaxae.methods import learners
 from jaxae.ops import ceil_div
 from jaxae.training import train
 from jaxae.types import (
+    AXIS,
     Array,
     Inferred,
     Key,
@@ -117,13 +119,23 @@ def layout_for(grid: Sequence[Member], asked: int) -> parallel.Layout:
     return parallel.Layout(parallel.choose(used, used), steps, groups)
 
 
-def check_memory(
-    learner: Learner, grid: Sequence[Member], shape: Shape, layout: parallel.Layout
-) -> None:
-    """Raise a `UserError` if the devices have too little memory for all models at once."""
-    size, devices = len(_models(grid)), layout.devices[:1]
+def learner_and_layout(
+    grid: Sequence[Member], shape: Shape, asked: int
+) -> tuple[Learner, parallel.Layout]:
+    """The learner that trains all runs on rows of a shape, and `layout_for` their models.
+
+    Raises:
+      UserError: the devices have too little memory for all models at once, a batch does not match
+        its run's rows or devices, or see `layout_for`.
+    """
+    layout, size = layout_for(grid, asked), len(_models(grid))
+    learner = learners.build(grid[0].cfg, shape, axis=AXIS if layout.per_group > 1 else None)
+    devices = layout.devices[:1]
     resident = size if devices[0].platform == "cpu" else ceil_div(size, layout.groups)
     memory.check(train.abstract_state(learner, shape, resident), devices)
+    for run in grid:
+        run.plan(0, layout.per_group)  # raises
+    return learner, layout
 
 
 def valid_losses(

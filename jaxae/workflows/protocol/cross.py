@@ -8,7 +8,6 @@ that were not trained on it; see `jaxae.stats.conformal.folds` for the guarantee
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -28,7 +27,7 @@ from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import grid
-from jaxae.types import AXIS, Dataset, PyTree, Shape, Source, Split
+from jaxae.types import Dataset, Learner, PyTree, Shape, Source, Split
 from jaxae.workflows import auto, course, experiment
 from jaxae.workflows.protocol.expansion import refuse_unread
 
@@ -67,17 +66,17 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     conformal.rank_allowed(n, cfg.alpha)  # raises if no p-value can be this small
     parts = bootstrap(n, cfg.bags, cfg.seed) if cfg.bags else folds(n, cfg.folds, cfg.seed)
     models = _models(base, normals.x.shape[1:], parts)
-    layout = grid.layout_for(models, base.devices)
-    for model in models:  # raises if the batch does not match, before any file exists
-        model.plan(0, layout.per_group)
+    learner, layout = grid.learner_and_layout(models, dataset.shape, base.devices)
+    learner = run_folder.with_stored_tuning(base.run_path, learner)
+    scoring_learner = learners.build(for_scoring(base), dataset.shape)
     loggers = logs.configured(base, loggers)
     hosts.agree("data set or configuration", run_folder.shared(base, _digest(cfg, dataset)))
     with parallel.on_host(), run_folder.enter(base, dataset.digest) as folder:
-        learner = learners.build(for_scoring(base), dataset.shape)
-        log = media.log_of(base, folder, loggers, learner, dataset)
+        run_folder.write_tuning(folder, learner)
+        log = media.log_of(base, folder, loggers, scoring_learner, dataset)
         this = course.Run(base, _digest(cfg, dataset), log)
-        variables = _trained(this, normals.x, models, layout, folder)
-        calibration, test = _scores(base, dataset, normals, parts, variables)
+        variables = _trained(this, learner, normals.x, models, layout)
+        calibration, test = _scores(base, scoring_learner, dataset, normals, parts, variables)
         p = _p_values(parts, calibration, test, bool(cfg.bags))
         flagged, y = np.asarray(p <= np.float32(cfg.alpha)), dataset.test.y
         disk.write_arrays(
@@ -179,18 +178,13 @@ def _models(base: ExperimentConfig, shape: Shape, parts: Parts) -> list[grid.Mem
 
 def _trained(
     run: course.Run,
+    learner: Learner,
     rows: Source,
     models: list[grid.Member],
     layout: parallel.Layout,
-    folder: Path,
 ) -> PyTree:
     """The variables of the models after training [K E, ...]."""
-    base, shape = run.cfg, rows.shape[1:]
-    learner = learners.build(base, shape, axis=AXIS if layout.per_group > 1 else None)
-    learner = run_folder.with_stored_tuning(folder, learner)
-    grid.check_memory(learner, models, shape, layout)
-    run_folder.write_tuning(folder, learner)
-    with checkpoint.opened(base.run_path / "checkpoints", base.train) as manager:
+    with checkpoint.opened(run.cfg.run_path / "checkpoints", run.cfg.train) as manager:
         trained = course.train_runs(
             [run],
             learner,
@@ -200,14 +194,18 @@ def _trained(
             grid.valid_losses(learner, rows, models, layout),
             manager,
         )
-    return jax.device_get(trained.variables)
+    return trained.variables
 
 
 def _scores(
-    cfg: ExperimentConfig, dataset: Dataset, normals: Split, parts: Parts, variables: PyTree
+    cfg: ExperimentConfig,
+    learner: Learner,
+    dataset: Dataset,
+    normals: Split,
+    parts: Parts,
+    variables: PyTree,
 ) -> tuple[Float[np.ndarray, "K n"], Float[np.ndarray, "K N"]]:
     """The scores that every model gives to the normals and to the test rows."""
-    learner = learners.build(for_scoring(cfg), dataset.shape)
     scores = []
     for k, used in enumerate(parts.used):
         train = Split(*(part[np.unique(used)] for part in normals))

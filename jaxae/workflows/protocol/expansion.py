@@ -130,7 +130,9 @@ def _axis(cfg: ProtocolConfig, spec: str) -> tuple[str, list[float]]:
         values = []
     settings = checks.described(cfg)
     if field not in settings or settings[field].type is not float or not values:
-        raise UserError(f"sweep {spec!r} must be FIELD=A,B,C, as optim.lr=1e-3,3e-4")
+        raise UserError(
+            f"sweep {spec!r} must be FIELD=A,B,C, as optim.lr=1e-3,3e-4, with a field of type float"
+        )
     return field, values
 
 

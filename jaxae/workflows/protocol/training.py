@@ -20,7 +20,7 @@ from jaxae.methods import learners
 from jaxae.reports import media
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import grid, selection, train
-from jaxae.types import AXIS, Dataset, Learner, PyTree, Source, TrainState
+from jaxae.types import Dataset, Learner, PyTree, Source, TrainState
 from jaxae.workflows import course, experiment
 from jaxae.workflows.protocol.expansion import training_of
 
@@ -49,6 +49,7 @@ class Work(NamedTuple):
 
 
 def _work(cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets) -> Work:
+    """What to train; raises a `UserError` if that cannot work, before any file exists."""
     shape = next(iter(datasets.values())).shape
     settings = [learners.build(member, shape, axis=None).settings for member in todo]
     for member, values in zip(todo, settings, strict=True):
@@ -69,10 +70,8 @@ def _work(cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets)
         grid.Member(member, values, *positions[member.data])
         for member, values in zip(todo, settings, strict=True)
     ]
-    layout = grid.layout_for(placed, cfg.devices)
-    learner = learners.build(todo[0], shape, axis=AXIS if layout.per_group > 1 else None)
+    learner, layout = grid.learner_and_layout(placed, shape, cfg.devices)
     learner = run_folder.with_stored_tuning(cfg.run_path, learner)
-    grid.check_memory(learner, placed, shape, layout)
     return Work(todo, datasets, learner, layout, sources.joined(*parts), placed)
 
 
@@ -96,9 +95,6 @@ def train_members(
     learner = learners.build(config.for_scoring(todo[0]), next(iter(datasets.values())).shape)
     configured = {member: logs.configured(member, loggers(member)) for member in todo}
     work = _work(cfg, new, datasets) if new else None
-    if work:  # raises if the batch does not match, before any file exists
-        for run in work.placed:
-            run.plan(0, work.layout.per_group)
     failed: Failed = {}
     with contextlib.ExitStack() as locks:
         opened: dict[ExperimentConfig, Opened] = {}
@@ -180,7 +176,7 @@ def _fitted(
             )
         except course.AllDiverged as error:  # others may still have to be trained or scored
             return {}, error.failed
-    variables, size = jax.device_get(variables), work.members[0].ensemble
+    size = work.members[0].ensemble
     trained = {m: members.part(variables, i, size) for i, m in enumerate(work.members)}
     return {m: model for m, model in trained.items() if m.run_path.name not in failed}, failed
 
@@ -235,14 +231,9 @@ def _finish_all(
                     member, learner, learner, model, dataset, jax.local_devices(), folder
                 )
                 disk.write_json(folder / "report.json", report)
-                log.finish(report, functools.partial(_media, dataset, detector, scores))
+                judged = {"data": dataset, "detector": detector, "scores": scores}
+                log.finish(report, functools.partial(media.of_run, **judged))
             except FloatingPointError as error:
                 failed[member.run_path.name] = str(error)
             bar.update()
     return failed
-
-
-def _media(
-    dataset: Dataset, detector: detectors.Detector, scores: detectors.Scores, show: logs.Show
-) -> logs.Media:
-    return media.of_run(show, dataset, detector, scores)
