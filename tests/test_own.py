@@ -120,7 +120,6 @@ def test_csv_files_of_other_habits(text, shape, folder):
         ({"kind": ["good", None] * 30}, {}, "data.label lacks 30 values, first in row 1"),
         ({}, {"ignore": ("machine",)}, "'colour' holds text.*--data.one-hot"),
         ({}, {"label": "nothing"}, "data.label names the column 'nothing'; there are width"),
-        ({}, {"label": "auto", "ignore": ("kind", "colour", "machine")}, "no column contains"),
         ({}, {"ignore": ("width", "height", "colour", "machine")}, "no column is left"),
         ({}, {"group": "sort"}, "data.group names"),
         ({"kind": ["good"] * 60}, {}, "no anomalies"),

@@ -13,7 +13,11 @@ from jaxae.types import Scaling, Source
 
 
 class Raw(NamedTuple):
-    """A data set as published by its source."""
+    """A data set as published by its source.
+
+    It is labelled if any of its rows has a class. Without labels, all rows are training rows, taken
+    as normal, and there are no test rows.
+    """
 
     x_train: Source  # [N, *S] uint8 pixels or float32 values
     train_class_id: Int[np.ndarray, " N"] | None  # None = unlabelled, all normal
@@ -22,6 +26,12 @@ class Raw(NamedTuple):
     normal: tuple[int, ...] = ()  # default normal classes of the configuration; () = none
     group: Int[np.ndarray, " N"] | None = None  # training rows that are held out together
     schema: Schema = Schema()  # how rows were read from files
+    notes: tuple[str, ...] = ()  # a line for each decision made in reading that a user should know
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any row has a class."""
+        return self.train_class_id is not None or len(self.test_class_id) > 0
 
 
 def to_float(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:

@@ -35,6 +35,8 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     """
     if not 0 <= cfg.split_seed < 2**32:
         raise UserError(f"data.split_seed is {cfg.split_seed}; it must be from 0 to 2**32 - 1")
+    if not raw.is_labelled:
+        return of_normals(raw.x_train, cfg, raw.group)._replace(schema=raw.schema)
     normal, anomaly = choose_classes(raw, cfg)
     pool = sources.joined(raw.x_train, raw.x_test)
     train_class_id = raw.train_class_id
@@ -80,17 +82,21 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     return _through_input(data, cfg.input)._replace(digest=digest, schema=raw.schema)
 
 
-def of_normals(x: Source, cfg: DataConfig) -> Dataset:
+def of_normals(x: Source, cfg: DataConfig, group: np.ndarray | None = None) -> Dataset:
     """A data set of unlabelled rows, all treated as normal; the test rows are the held-out rows.
+
+    Rows of one `group` [N] are held out together.
 
     Raises:
       UserError: there are too few rows to hold some out.
     """
-    train, valid = _hold_out(np.arange(len(x)), None, cfg)
+    train, valid = _hold_out(np.arange(len(x)), group, cfg)
     is_anomaly, class_id = np.zeros(len(x), bool), np.zeros(len(x), np.int32)
     scaling = fit_scaling(cfg.scale, x, train)
     data = _dataset(x, is_anomaly, class_id, (train, valid, valid), scaling)
-    return _through_input(data, cfg.input)
+    digests = [sources.digest(part) for part in (x, train, valid)]
+    digest = hashlib.sha256(b"".join(digests)).hexdigest()
+    return _through_input(data, cfg.input)._replace(digest=digest, is_labelled=False)
 
 
 def _dataset(

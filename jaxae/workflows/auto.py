@@ -40,6 +40,7 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     raw = data.raw(cfg.data)
     shape, span = tuple(raw.x_train.shape[1:]), in_floats(sources.span(raw.x_train))
     settled, dataset = settle_rows(cfg, shape, span, functools.partial(splits.make, raw))
+    print(*raw.notes, sep="\n", end="\n" if raw.notes else "")
     if checks.open_fields(cfg):
         _print(cfg, settled, raw, dataset, span)
     return settled, dataset
@@ -123,13 +124,16 @@ def _print(
 ) -> None:
     """Print one line about the data and one about the choices."""
     kind = _KINDS.get(len(dataset.shape), "rows")
-    normal, anomaly = (
-        ", ".join(map(raw.schema.called, ids)) for ids in splits.choose_classes(raw, cfg.data)
-    )
-    classes = f"normal class {normal}" + (f", anomalies {anomaly}" if anomaly else "")
+    counts = f"{len(dataset.train.x)} training, {len(dataset.valid.x)} held-out"
+    classes = "no labels, so all rows are taken as normal"
+    if raw.is_labelled:
+        counts += f" and {len(dataset.test.x)} test"
+        normal, anomaly = (
+            ", ".join(map(raw.schema.called, ids)) for ids in splits.choose_classes(raw, cfg.data)
+        )
+        classes = f"normal class {normal}" + (f", anomalies {anomaly}" if anomaly else "")
     print(
-        f"{cfg.data.name}: {len(dataset.train.x)} training, {len(dataset.valid.x)} held-out and "
-        f"{len(dataset.test.x)} test rows; {kind} {list(dataset.shape)} from {span[0]:g} to "
+        f"{cfg.data.name}: {counts} rows; {kind} {list(dataset.shape)} from {span[0]:g} to "
         f"{span[1]:g}; {classes}"
     )
     settings = ", ".join(f"{name} {value}" for name, value in chosen(asked, cfg).items())

@@ -22,10 +22,11 @@ class Lines(NamedTuple):
     """The lines that were read: rows of a table, images, or steps of a series."""
 
     x: np.ndarray  # [N, ...]
-    y: np.ndarray  # [N], the class
+    y: np.ndarray | None  # [N], the class; None = unlabelled
     group: np.ndarray | None  # [N]
     is_test: np.ndarray | None  # [N]; None = not drawn yet
     schema: Schema
+    notes: tuple[str, ...] = ()  # see `Raw.notes`
 
 
 def table(path: Path, cfg: DataConfig) -> Raw:
@@ -78,16 +79,15 @@ def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
     roles = tables.roles(table, cfg)
     schema = tables.fit(table, roles, cfg, kind)
     x = tables.encode(table, schema)
+    y: np.ndarray | None = None
+    classes, notes = tuple[str, ...](), tuple[str, ...]()
     if roles.label:
         labels = tables.values(table, roles.label, "data.label")
         y, classes = numbered(labels, f"the column {roles.label!r} of data.label")
     elif cfg.corruption:  # all rows are normal
-        y, classes = np.zeros(table.num_rows, np.int32), ()
+        y = np.zeros(table.num_rows, np.int32)
     else:
-        raise UserError(
-            "no column contains the classes; name one with --data.label (of "
-            f"{', '.join(table.column_names)}), or make anomalies with --data.corruption"
-        )
+        notes = ("no column is a label: all rows are taken as normal (--data.label names one)",)
     group = is_test = None
     if roles.group:
         values = tables.values(table, roles.group, "data.group")
@@ -97,7 +97,7 @@ def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
         is_test = np.char.lower(parts) == "test"
     elif group is not None:
         is_test = _drawn_groups(group, cfg)
-    return Lines(x, y, group, is_test, dataclasses.replace(schema, classes=classes))
+    return Lines(x, y, group, is_test, dataclasses.replace(schema, classes=classes), notes)
 
 
 def _npz_lines(path: Path, cfg: DataConfig) -> Lines:
@@ -125,6 +125,8 @@ def _steps(x: np.ndarray, name: str) -> np.ndarray:
 def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
     """Cut a series into windows, and split them."""
     count, is_test = len(steps.x), steps.is_test
+    if steps.y is None:
+        return _unlabelled_windows(steps, cfg)
     window, stride = windows.sizes(count, cfg.window, cfg.stride)
     if is_test is None:
         is_test = np.arange(count) >= count - round(cfg.test_fraction * count)
@@ -146,7 +148,28 @@ def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
         parts.append((windows.rows(steps.x, start, window), y, block))
     (x_train, y_train, block), (x_test, y_test, _) = parts
     schema = dataclasses.replace(steps.schema, window=window, stride=stride)
-    return Raw(x_train, y_train, x_test, y_test, normal, block, schema)
+    return Raw(x_train, y_train, x_test, y_test, normal, block, schema, steps.notes)
+
+
+def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
+    """Windows of all steps, without classes; whole blocks are held out."""
+    count = len(steps.x)
+    window, stride = windows.sizes(count, cfg.window, cfg.stride)
+    stretches = windows.runs(np.zeros(count, int) if steps.group is None else steps.group)
+    if max(end - begin for begin, end in stretches) < window:
+        raise UserError(
+            f"no stretch of steps is as long as a window of {window}; lower --data.window"
+        )
+    start, block = windows.cut(stretches, window, stride, blocks=True)
+    schema = dataclasses.replace(steps.schema, window=window, stride=stride)
+    x = windows.rows(steps.x, start, window)
+    return _unlabelled(steps._replace(x=x, group=block, schema=schema))
+
+
+def _unlabelled(lines: Lines) -> Raw:
+    """All rows as training rows; a column `split` is ignored."""
+    x, none = lines.x, np.zeros(0, np.int32)
+    return Raw(x, None, x[:0], none, (), lines.group, lines.schema, lines.notes)
 
 
 def _normal_classes(y: np.ndarray, schema: Schema, cfg: DataConfig) -> list[int]:
@@ -169,7 +192,9 @@ def _drawn_groups(group: np.ndarray, cfg: DataConfig) -> np.ndarray:
 
 def _split(lines: Lines, cfg: DataConfig) -> Raw:
     """Training and test rows; by default all anomalies and a share of the normals are test rows."""
-    x, y, group, is_test, schema = lines
+    x, y, group, is_test, schema, notes = lines
+    if y is None:
+        return _unlabelled(lines)
     if is_test is None:
         is_test = ~np.isin(y, _normal_classes(y, schema, cfg))
         normals = int(np.sum(~is_test))
@@ -177,7 +202,7 @@ def _split(lines: Lines, cfg: DataConfig) -> Raw:
         is_test[~is_test] = splits.draw(normals, count, cfg.split_seed, SplitDraw.TEST)
     train_group = None if group is None else group[~is_test]
     normal = normal_classes(schema.classes)
-    return Raw(x[~is_test], y[~is_test], x[is_test], y[is_test], normal, train_group, schema)
+    return Raw(x[~is_test], y[~is_test], x[is_test], y[is_test], normal, train_group, schema, notes)
 
 
 def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
