@@ -1,6 +1,7 @@
 """The command `jaxae`: its usage, and running a command by its name."""
 
 import functools
+import io
 import sys
 
 from jaxae.cli import commands, train
@@ -26,6 +27,8 @@ USAGE = """usage: jaxae COMMAND ...    each command has --help with examples
 def main(args: list[str] | None = None) -> None:
     """Entry point; exits with code 2 and one line on bad input."""
     name, *rest = (sys.argv[1:] if args is None else args) or [""]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     if name == "train":
         train.main(OPEN, rest, prog="jaxae train", description=train.TRAIN)
     elif name in ("-h", "--help"):

@@ -104,7 +104,22 @@ def find(cfg: DataConfig) -> tuple[str, Path]:
     by_suffix = dict.fromkeys(tables.SUFFIXES, "table") | {".npz": "npz"}
     if alone.is_file() and alone.suffix.lower() in by_suffix:
         return "series" if cfg.window else by_suffix[alone.suffix.lower()], alone
-    raise unknown("dataset", cfg.name, [*DATASETS, *(f"{name}:PATH" for name in FILES)])
+    raise _not_found(cfg.name)
+
+
+def _not_found(name: str) -> UserError:
+    """Why `find` finds neither a data set nor files under this name."""
+    kind, _, path = name.partition(":")
+    kinds = ", ".join(f"{known}:PATH" for known in FILES)
+    if path and Path(path).expanduser().exists():
+        return unknown("kind of files", kind, FILES)
+    if name and Path(name).expanduser().exists():
+        return UserError(
+            f"data.name {name!r} does not end as a kind of file does; name its kind: {kinds}"
+        )
+    if Path(name).suffix or any(mark in name for mark in "/\\"):
+        return UserError(f"data.name {name!r} does not exist; check the path")
+    return unknown("dataset or file", name, [*DATASETS, kinds])
 
 
 def index_plan(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxae.errors import UserError, naming, words
 
 _REMEDY = "restore the file, or name another folder with --run-dir"
+_ESCAPE = "backslashreplace"
 
 
 @contextlib.contextmanager
@@ -37,14 +38,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[IO[str]]:
-    """Write a text file in pieces; it is renamed into place only when it is complete."""
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    """Write a text file in pieces; it is renamed into place only when it is complete.
+
+    What is not UTF-8, such as some names of files, is escaped: `\\udcff`.
+    """
+    options: dict[str, Any] = {"encoding": "utf-8", "errors": _ESCAPE, "newline": ""}
+    with atomic(path) as temporary, temporary.open("w", **options) as file:
         yield file
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_bytes(path, text.encode())
+    """Write a text file atomically, escaped as by `writing`."""
+    write_bytes(path, text.encode("utf-8", _ESCAPE))
 
 
 def write_json(path: Path, value: Any) -> None:
