@@ -525,9 +525,12 @@ def test_npz_takes_any_shape(tmp_path, shape, dtype, row):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"y_test": None}, "lacks y_test"),
-        ({"x_train": None, "x_test": None}, "lacks x_train, x_test"),
-        ({"x_train": np.array([[1], [1, 2]], dtype=object)}, "object arrays"),
+        ({"x_test": None}, "lacks x_test, the rows of y_test"),
+        ({"x_train": None, "x_test": None}, "lacks x_train"),
+        ({"X_TRAIN": np.ones((6, 4))}, "both x_train and X_TRAIN"),
+        ({"x_train": np.array([[1], [1, 2]], dtype=object)}, "x_train: it holds object arrays"),
+        ({"y_test": np.array(list("abcde"), object)}, "y_test: it holds object arrays"),
+        ({"x_train": np.ones(6, [("a", "f4"), ("b", "i4")])}, "x_train has the type.*real numbers"),
         ({"x_train": np.array([["a"]])}, "real numbers"),
         ({"x_train": np.ones((2, 4), complex)}, "real numbers"),
         ({"x_train": np.ones(4)}, r"shape \(4,\)"),
@@ -537,10 +540,11 @@ def test_npz_takes_any_shape(tmp_path, shape, dtype, row):
         ({"x_test": np.ones((5, 3), np.float32)}, "need the same shape"),
         ({"x_test": np.ones((5, 4), np.uint8)}, "need the same shape"),
         ({"y_test": np.zeros(4, int)}, r"must be \(5,\)"),
-        ({"y_train": np.zeros((6, 1), int)}, r"must be \(6,\)"),
+        ({"y_train": np.zeros((6, 1), int)}, r"y_train .*must be \(6,\).*save y.ravel\(\)"),
+        ({"y_test": np.eye(5)}, r"y_test .*must be \(5,\).*save y.argmax\(axis=1\)"),
         ({"y_test": np.array([0.5, 0, 0, 0, 0])}, "whole numbers"),
         ({"y_test": np.array([np.nan, 0, 0, 0, 0])}, "whole numbers"),
-        ({"y_test": np.array(["a", "b", "c", "d", "e"])}, "whole numbers"),
+        ({"y_test": np.ones(5, "M8[s]")}, "y_test has the type.*whole numbers"),
     ],
 )
 def test_npz_rejects(tmp_path, changes, says):
@@ -557,9 +561,10 @@ def test_npz_file_that_is_none(tmp_path):
     path.write_text("text")
     with pytest.raises(UserError, match=r"not a readable \.npz"):
         arrays.npz(path)
-    np.save(tmp_path / "b.npy", np.ones(3))
+    with (tmp_path / "b.npz").open("wb") as file:
+        np.save(file, np.ones(3))
     with pytest.raises(UserError, match=r"not a readable \.npz"):
-        arrays.npz(tmp_path / "b.npy")
+        arrays.npz(tmp_path / "b.npz")
     good = save(tmp_path / "c.npz")
     content = bytearray((tmp_path / "c.npz").read_bytes())
     (tmp_path / "cut.npz").write_bytes(content[:-50])

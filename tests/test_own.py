@@ -122,7 +122,7 @@ def test_csv_files_of_other_habits(text, shape, folder):
         ({}, {"label": "nothing"}, "data.label names the column 'nothing'; there are width"),
         ({}, {"ignore": ("width", "height", "colour", "machine")}, "no column is left"),
         ({}, {"group": "sort"}, "data.group names"),
-        ({"kind": ["good"] * 60}, {}, "no anomalies"),
+        ({"kind": ["defect"] * 60}, {}, "all rows are of the class 0 .defect., which is"),
         ({}, {"window": 0, "size": 9}, "data.size is 9, but data.name .* does not read it"),
         ("", {}, "not a readable table"),
         ("a,a,kind\n1,2,3\n", {}, "several columns called a"),
@@ -206,15 +206,24 @@ def test_an_image_that_was_cut_is_named(tmp_path):
         data.load(DataConfig(name=str(tmp_path / "own")))
 
 
-def test_folders_without_images_or_anomalies_are_one_line(tmp_path):
+def test_folders_without_images_or_normals_are_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no images"):
         data.load(DataConfig(name=str(tmp_path / "empty")))
-    write_images(tmp_path / "one", {"good": 3})
-    with pytest.raises(UserError, match="all images are of the class 'good'"):
+    write_images(tmp_path / "one", {"defect": 3})
+    with pytest.raises(UserError, match=r"the class 0 \(defect\), which is not"):
         data.load(DataConfig(name=str(tmp_path / "one")))
     with pytest.raises(UserError, match="does not exist"):
         data.load(DataConfig(name=f"images:{tmp_path / 'nowhere'}"))
+
+
+def test_a_label_with_one_value_is_no_label(folder, tmp_path):
+    write_csv("one.csv", kind=["good"] * 60)
+    raw = data.raw(DataConfig(**PLAIN | {"name": "one.csv"}))
+    assert not raw.is_labelled
+    assert "all rows are of the class 0 (good)" in raw.notes[-1]
+    write_images(tmp_path / "one", {"good": 30})
+    assert not data.load(DataConfig(name=str(tmp_path / "one"))).is_labelled
 
 
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (7, 3), (8, 8), (5, 9)])
@@ -371,3 +380,96 @@ def test_what_is_wrong_with_a_file_is_printed_with_what_was_found(folder, capsys
     assert "not numeric: colour (text), machine (text)" in said.out
     assert "missing values: width (30)" in said.out
     assert said.err.count("\n") == 1
+
+
+ROWS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+IS_BAD = np.arange(50) >= 44
+KINDS = np.where(IS_BAD, "broken", "normal")
+
+
+def array_folder(path, **arrays):
+    path.mkdir()
+    for name, array in arrays.items():
+        np.save(path / f"{name}.npy", array)
+    return path
+
+
+def as_npz(path, **arrays):
+    np.savez(path.with_suffix(".npz"), **arrays)
+    return path.with_suffix(".npz")
+
+
+@pytest.mark.parametrize("save", [as_npz, array_folder])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"x_train": ROWS},
+        {"X": ROWS, "other": IS_BAD},
+        {"x_train": ROWS, "x_test": ROWS[:9]},
+        {"X": ROWS, "y": np.zeros(50)},
+        {"X_train": ROWS, "y_train": np.array(["good"] * 50)},
+    ],
+)
+def test_arrays_without_labels_are_rows_taken_as_normal(save, stored, tmp_path):
+    made = data.load(DataConfig(name=str(save(tmp_path / "rows", **stored))))
+    assert not made.is_labelled
+    assert [len(split.y) for split in made[1:4]] == [45, 5, 5]
+    assert not made.test.y.any()
+    np.testing.assert_array_equal(made.test.id, made.valid.id)
+
+
+def test_what_is_not_read_of_arrays_is_said(tmp_path):
+    raw = data.raw(DataConfig(name=str(as_npz(tmp_path / "a", X=ROWS, target=IS_BAD))))
+    assert "not read: target" in raw.notes[0]
+    raw = data.raw(DataConfig(name=str(as_npz(tmp_path / "a", x_train=ROWS, x_test=ROWS))))
+    assert "x_test has no labels" in raw.notes[0]
+    raw = data.raw(DataConfig(name=str(as_npz(tmp_path / "a", X=ROWS, y=0 * IS_BAD))))
+    assert "all rows are of the class 0" in raw.notes[0]
+
+
+@pytest.mark.parametrize("y", [IS_BAD, IS_BAD.astype(np.float32), KINDS, KINDS.astype("S")])
+@pytest.mark.parametrize("save", [as_npz, array_folder])
+def test_rows_with_classes_are_split_like_a_table(save, y, tmp_path):
+    made = data.load(DataConfig(name=str(save(tmp_path / "rows", X=ROWS, y=y))))
+    assert made.is_labelled
+    assert len(made.test.y) == 6 + round(0.2 * 44)
+    np.testing.assert_array_equal(made.test.y, made.test.class_id == 1)
+    np.testing.assert_array_equal(made.test.x[made.test.y], ROWS[IS_BAD])
+
+
+def test_texts_of_both_parts_are_numbered_together(tmp_path):
+    arrays = {"x_train": ROWS[:40], "y_train": KINDS[:40], "x_test": ROWS, "y_test": KINDS}
+    made = data.load(DataConfig(name=str(as_npz(tmp_path / "a", **arrays))))
+    assert made.schema.classes == ("normal", "broken")
+    np.testing.assert_array_equal(made.test.y, IS_BAD)
+
+
+def test_one_npy_file_is_rows_or_a_series(tmp_path):
+    for name, stored in (("c", ROWS), ("fortran", np.asfortranarray(ROWS))):
+        np.save(tmp_path / f"{name}.npy", stored)
+        raw = data.raw(DataConfig(name=str(tmp_path / f"{name}.npy")))
+        np.testing.assert_array_equal(raw.x_train, ROWS)
+    np.save(tmp_path / "steps.npy", np.arange(300.0))
+    made = data.load(DataConfig(name=str(tmp_path / "steps.npy"), window=10))
+    assert made.shape == (10, 1)
+    assert not made.is_labelled
+    with pytest.raises(UserError, match=r"has the shape \(300,\).*--data.window"):
+        data.load(DataConfig(name=str(tmp_path / "steps.npy")))
+
+
+@pytest.mark.parametrize(
+    ("stored", "settings", "says"),
+    [
+        (
+            {"X": ROWS, "y": np.array(["defect"] * 50)},
+            {},
+            "a.npz.*all rows are of the class 0 .def",
+        ),
+        ({"X": ROWS}, {"normal": (0,)}, "data.normal is .* no labels"),
+        ({"X": ROWS}, {"valid": "test"}, "data.valid is .* no labels"),
+        ({"a": ROWS, "b": ROWS}, {}, "lacks x_train .or X.*holds a, b"),
+    ],
+)
+def test_arrays_without_labels_that_cannot_work(stored, settings, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        data.load(DataConfig(name=str(as_npz(tmp_path / "a", **stored)), **settings))

@@ -66,6 +66,16 @@ def open_rows(path: Path) -> Source:
     return read_rows(path)
 
 
+def npz_names(path: Path) -> list[str]:
+    """The names of the arrays in an .npz, in its order.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    with _reading(path, ".npz"), zipfile.ZipFile(path) as archive:
+        return [info.filename.removesuffix(".npy") for info in archive.infolist()]
+
+
 def read_npz(
     path: Path, names: Iterable[str] | None = None, needed: Iterable[str] = ()
 ) -> dict[str, np.ndarray]:
@@ -85,7 +95,7 @@ def read_npz(
         wanted = [name for name in files if names is None or name in names]
         arrays = {}
         for name in wanted if not missing else ():
-            with archive.open(files[name]) as file:
+            with _naming(name), archive.open(files[name]) as file:
                 arrays[name] = _array(file, files[name].file_size)
     if missing:
         raise UserError(
@@ -168,10 +178,12 @@ class _StoredRows:
 
 def check_rows(shape: Shape, dtype: np.dtype, name: str) -> None:
     """Refuse an array (`name` in the error) that does not consist of rows [N, ...] of numbers."""
-    if len(shape) < 2 or 0 in shape:
-        raise UserError(f"{name} has the shape {shape}; it must be [N, ...] with rows")
     if dtype.kind not in "fiub":
         raise UserError(f"{name} has the type {dtype}; it must hold real numbers")
+    if len(shape) < 2 or 0 in shape:
+        is_series = len(shape) == 1 and 0 not in shape
+        remedy = "; a long series is cut into rows by --data.window" if is_series else ""
+        raise UserError(f"{name} has the shape {shape}; it must be [N, ...] with rows{remedy}")
 
 
 @contextlib.contextmanager
@@ -181,6 +193,15 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         yield
     except _DAMAGE as error:
         raise UserError(f"{path} is not a readable {kind} file ({error}); write it again") from None
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Add the name of an array to errors of its header."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _array(file: Any, size: int) -> np.ndarray:
@@ -196,7 +217,10 @@ def _header(file: Any, size: int) -> tuple[Shape, bool, np.dtype]:
         raise ValueError(f"version {version} of NumPy's format is not read")
     shape, is_by_column, dtype = _HEADERS[version](file)
     if dtype.hasobject:
-        raise ValueError("it holds object arrays (ragged rows?), which may run code")
+        raise ValueError(
+            "it holds object arrays (ragged rows, or texts of pandas?), which may run code; save "
+            "numbers, or texts by .astype(str)"
+        )
     count = math.prod(shape)
     if min(shape, default=0) < 0 or file.tell() + count * dtype.itemsize != size:
         raise ValueError(

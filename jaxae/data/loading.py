@@ -43,8 +43,8 @@ FILES: Registry[Files] = Registry(
     "kind of files",
     Files,
     {
-        "npz": Files(lambda path, cfg: arrays.npz(path, cfg.rows), ("rows",)),
-        "npy": Files(lambda path, cfg: arrays.npy(path, cfg.rows), ("rows",)),
+        "npz": Files(files.npz, ("rows",)),
+        "npy": Files(files.npy, ("rows",)),
         "table": Files(files.table, _COLUMNS),
         "images": Files(files.folder, ("size",)),
         "series": Files(files.series, (*_COLUMNS, "window", "stride")),
@@ -77,6 +77,9 @@ def raw(cfg: DataConfig) -> Raw:
     if not path.exists():
         raise UserError(f"{path} of data.name {cfg.name} does not exist; check the path")
     rows = FILES[kind].read(path, cfg)
+    if not rows.is_labelled:
+        of_classes = ("normal", "anomaly", "corruption", "balance", "split", "valid")
+        checks.refuse_set(cfg, of_classes, "the rows have no labels", "data.")
     if rows.group is not None and cfg.split == "random":
         raise UserError(
             "data.split random would separate rows that are held out together; use official"
@@ -87,8 +90,8 @@ def raw(cfg: DataConfig) -> Raw:
 def find(cfg: DataConfig) -> tuple[str, Path]:
     """The kind and the path of a user's own files; the kind is "" for a published data set.
 
-    For a path without a kind, its name decides: a folder contains arrays if y_test.npy is in it,
-    else images; a table or an .npz is a series if `window` is set.
+    For a path without a kind, its name decides: a folder contains arrays if x_train.npy or the like
+    is in it, else images; a table, an .npz or a .npy is a series if `window` is set.
 
     Raises:
       UserError: `cfg.name` names neither a data set nor files.
@@ -100,8 +103,8 @@ def find(cfg: DataConfig) -> tuple[str, Path]:
         return "", Path()
     alone = Path(cfg.name).expanduser()
     if cfg.name and alone.is_dir():
-        return "npy" if (alone / "y_test.npy").is_file() else "images", alone
-    by_suffix = dict.fromkeys(tables.SUFFIXES, "table") | {".npz": "npz"}
+        return "npy" if arrays.holds_arrays(alone) else "images", alone
+    by_suffix = dict.fromkeys(tables.SUFFIXES, "table") | {".npz": "npz", ".npy": "npy"}
     if alone.is_file() and alone.suffix.lower() in by_suffix:
         return "series" if cfg.window else by_suffix[alone.suffix.lower()], alone
     raise _not_found(cfg.name)

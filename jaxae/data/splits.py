@@ -91,6 +91,7 @@ def of_normals(x: Source, cfg: DataConfig, group: np.ndarray | None = None) -> D
       UserError: there are too few rows to hold some out.
     """
     train, valid = _hold_out(np.arange(len(x)), group, cfg)
+    train = train[: cfg.limit or None]
     is_anomaly, class_id = np.zeros(len(x), bool), np.zeros(len(x), np.int32)
     scaling = fit_scaling(cfg.scale, x, train)
     data = _dataset(x, is_anomaly, class_id, (train, valid, valid), scaling)

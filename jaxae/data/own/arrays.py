@@ -1,26 +1,42 @@
-"""A user's own arrays, in one .npz or a folder of .npy files."""
+"""A user's own arrays, in one .npz or .npy, or in a folder of .npy files."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxae.data import arrayfiles
-from jaxae.data.own.schema import numbered
+from jaxae.data import arrayfiles, sources
+from jaxae.data.own.schema import Schema, normal_classes, numbered
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError
 from jaxae.types import Shape, Source
 
-_NEEDED = ("x_train", "x_test", "y_test")
+_CLASSES = {"x_train": "y_train", "x": "y"}  # names of training rows -> of their classes
+
+
+class Stored(NamedTuple):
+    """Arrays by their roles; test rows without classes are left out."""
+
+    x_train: Source
+    y_train: np.ndarray | None
+    x_test: Source | None
+    y_test: np.ndarray | None
+    names: dict[str, str]  # role -> name in the file, for errors
+    notes: tuple[str, ...]
 
 
 def npz(path: Path, rows: str = "auto") -> Raw:
     """A user's own arrays in one file.
 
-    The file holds `x_train` [N, ...], `x_test` [M, ...], `y_test` [M] and perhaps `y_train` [N].
+    The file holds `x_train` [N, ...], `x_test` [M, ...], `y_test` [M] and perhaps `y_train` [N]; or
+    `X` [N, ...] and its classes `y` [N], without test rows; or `x_train` or `X` alone, without
+    labels. The case of names does not matter, and the name of a single array does not either.
     Rows may have any shape: images [H, W, C], series [T, C], vectors [F]. uint8 means pixels, which
     are divided by 255 later; every other type of number is taken as it is.
-    The y are classes, whole numbers. Without `y_train` every training row is normal.
+    The y are classes, whole numbers or texts. Without `y_train` but with test rows, every training
+    row is normal.
 
     Args:
       path: the file.
@@ -32,27 +48,90 @@ def npz(path: Path, rows: str = "auto") -> Raw:
       UserError: the file is missing, not an .npz, lacks an array, or contains objects, NaN, ragged,
         empty or mismatched arrays; the message names the file and the array.
     """
-    arrays = arrayfiles.read_npz(path, (*_NEEDED, "y_train"), needed=_NEEDED)
-    x_train, x_test = (_rows(arrays[name], f"{path}: {name}", rows) for name in _NEEDED[:2])
-    return _raw(path, x_train, arrays.get("y_train"), x_test, arrays["y_test"])
+    return _raw(path, stored(path), rows)
 
 
-def npy(folder: Path, rows: str = "auto") -> Raw:
-    """A user's own arrays, each in one or several .npy files, which stay on disk.
+def npy(path: Path, rows: str = "auto") -> Raw:
+    """A user's own rows in one .npy file, or arrays in a folder of .npy files, which stay on disk.
 
-    The folder holds `x_train.npy`, or parts of it in the order of their names, `x_train-00000.npy`,
+    A folder holds `x_train.npy`, or parts of it in the order of their names, `x_train-00000.npy`,
     `x_train-00001.npy` ..., `x_test` in the same way, `y_test.npy` and perhaps `y_train.npy`; all
-    else is as in `npz`.
+    else is as in `npz`. Rows whose test rows are drawn, and those of a single file, are read into
+    memory.
 
     Raises:
       UserError: a file is missing or damaged, or `npz` would not accept its array.
     """
-    if not (folder / "y_test.npy").is_file():
-        raise UserError(f"{folder} lacks y_test.npy; name a folder with x_train, x_test and y_test")
-    x_train, x_test = (_on_disk(folder, name, rows) for name in _NEEDED[:2])
-    labels = folder / "y_train.npy"
-    y_train = arrayfiles.read_rows(labels) if labels.is_file() else None
-    return _raw(folder, x_train, y_train, x_test, arrayfiles.read_rows(folder / "y_test.npy"))
+    if path.is_file():
+        return _raw(path, stored(path), rows)
+    found = _Roles.of(_stems(path), str(path))
+    x = {role: _on_disk(path, name, rows) for role, name in found.names.items() if role[0] == "x"}
+    y = {
+        role: arrayfiles.read_rows(path / f"{name}.npy")
+        for role, name in found.names.items()
+        if role[0] == "y"
+    }
+    return _raw(path, _stored(found, x | y), rows)
+
+
+def holds_arrays(folder: Path) -> bool:
+    """Whether a folder is one that `npy` reads, by the names of its files."""
+    return not {*_CLASSES, "y_test"}.isdisjoint(map(str.lower, _stems(folder)))
+
+
+def stored(path: Path) -> Stored:
+    """The arrays of one .npz or .npy, in memory, by their roles.
+
+    Raises:
+      UserError: the file cannot be read, or lacks training rows.
+    """
+    if path.suffix.lower() == ".npy":
+        return Stored(arrayfiles.read_rows(path), None, None, None, {"x_train": "the array"}, ())
+    found = _Roles.of(arrayfiles.npz_names(path), str(path))
+    arrays = arrayfiles.read_npz(path, found.names.values())
+    return _stored(found, {role: arrays[name] for role, name in found.names.items()})
+
+
+class _Roles(NamedTuple):
+    names: dict[str, str]  # role -> name
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Iterable[str], where: str) -> "_Roles":
+        """Which arrays are rows and classes, by their names; `where` names the file in errors."""
+        names = [*names]
+        by_name = {name.lower(): name for name in names}
+        twice = [name for name in names if by_name[name.lower()] != name]
+        if twice:
+            raise UserError(
+                f"{where} holds both {twice[0]} and {by_name[twice[0].lower()]}; keep one of them"
+            )
+        train = next((name for name in _CLASSES if name in by_name), "")
+        if not train and len(names) == 1 and not names[0].lower().endswith("_test"):
+            return cls({"x_train": names[0]}, ())
+        if not train or ("y_test" in by_name and "x_test" not in by_name):
+            lacking = "x_test, the rows of y_test" if train else "x_train (or X), rows to train on"
+            raise UserError(f"{where} lacks {lacking}; it holds {', '.join(names) or 'nothing'}")
+        roles = {"x_train": train, "y_train": _CLASSES[train]}
+        notes = []
+        if "y_test" in by_name:
+            roles |= {"x_test": "x_test", "y_test": "y_test"}
+        elif "x_test" in by_name:
+            notes.append("x_test has no labels (y_test), so it is not used; jaxae score judges it")
+        found = {role: by_name[name] for role, name in roles.items() if name in by_name}
+        if found.keys() == {"x_train"}:
+            others = sorted({*names} - {*found.values(), by_name.get("x_test")})
+            unread = f"; not read: {', '.join(others)}" if others else ""
+            notes.append(
+                f"no array holds classes ({_CLASSES[train]}), so all rows of {by_name[train]} are "
+                f"taken as normal{unread}"
+            )
+        return cls(found, tuple(notes))
+
+
+def _stored(found: _Roles, arrays: dict) -> Stored:
+    roles = ("x_train", "y_train", "x_test", "y_test")
+    return Stored(*(arrays.get(role) for role in roles), found.names, found.notes)  # type: ignore[arg-type]
 
 
 def finite(x: np.ndarray, name: str, unit: str) -> Float[np.ndarray, "..."]:
@@ -72,48 +151,93 @@ def finite(x: np.ndarray, name: str, unit: str) -> Float[np.ndarray, "..."]:
     return x
 
 
-def classes(y: np.ndarray, name: str, count: int) -> Int[np.ndarray, " N"]:
-    """The classes of rows or steps, as int32.
+def classes(
+    stored: Stored, counts: tuple[int, int], where: str
+) -> tuple[Int[np.ndarray, " N"] | None, Int[np.ndarray, " M"] | None, tuple[str, ...]]:
+    """The classes of training and test rows as int32, and their names if they are texts.
+
+    Args:
+      stored: the arrays.
+      counts: N training and M test rows or steps.
+      where: the file, for errors.
 
     Raises:
-      UserError: they are not `count` whole numbers.
+      UserError: they are neither whole numbers nor texts, or not one for each row.
     """
+    parts, named = [], []
+    given = ("y_train", stored.y_train, counts[0]), ("y_test", stored.y_test, counts[1])
+    for role, y, count in given:
+        if y is not None:
+            name = f"{where}: {stored.names[role]}"
+            parts.append(_checked(y, name, count))
+            numbered(parts[-1], name)  # raises with the name of this array
+            named.append(role)
+    if not parts:
+        return None, None, ()
+    ids, names = numbered(np.concatenate(parts), f"{where}: the classes")
+    by_role = dict(zip(named, np.split(ids, [len(parts[0])]), strict=False))
+    return by_role.get("y_train"), by_role.get("y_test"), names
+
+
+def _checked(y: np.ndarray, name: str, count: int) -> np.ndarray:
+    """Classes [N] as numbers or texts."""
     if y.shape != (count,):
-        raise UserError(f"{name} has the shape {y.shape}; it must be ({count},), one class per row")
-    if y.dtype.kind not in "fiub":
-        raise UserError(f"{name} has the type {y.dtype}, not whole numbers; number the classes")
-    return numbered(y, name)[0]
+        remedy = ""
+        if y.ndim == 2 and len(y) == count:
+            remedy = f"; save {'y.ravel()' if y.shape[1] == 1 else 'y.argmax(axis=1)'}"
+        raise UserError(
+            f"{name} has the shape {y.shape}; it must be ({count},), one class per row{remedy}"
+        )
+    if y.dtype.kind not in "fiubUS":
+        raise UserError(
+            f"{name} has the type {y.dtype}, neither whole numbers nor texts; number the classes"
+        )
+    return np.char.decode(y, "utf-8", "replace") if y.dtype.kind == "S" else y
 
 
-def _raw(
-    path: Path, x_train: Source, y_train: np.ndarray | None, x_test: Source, y_test: np.ndarray
-) -> Raw:
+def _raw(path: Path, stored: Stored, rows: str) -> Raw:
+    names = {role: f"{path}: {name}" for role, name in stored.names.items()}
+    x_train = _rows(stored.x_train, names["x_train"], rows)
+    x_test: Source = x_train[:0]
+    if stored.x_test is not None:
+        x_test = _rows(stored.x_test, names["x_test"], rows)
+    elif stored.y_train is not None:
+        x_train = _in_memory(sources.read(x_train), names["x_train"])
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
         raise UserError(
             f"{path}: rows of x_train are {x_train.dtype} {x_train.shape[1:]} but rows of x_test "
             f"are {x_test.dtype} {x_test.shape[1:]}; both need the same shape and "
             "must both be uint8 or both not"
         )
-    if y_train is not None:
-        y_train = classes(y_train, f"{path}: y_train", len(x_train))
-    return Raw(x_train, y_train, x_test, classes(y_test, f"{path}: y_test", len(x_test)))
+    y_train, y_test, class_names = classes(stored, (len(x_train), len(x_test)), str(path))
+    y_test = np.zeros(0, np.int32) if y_test is None else y_test
+    schema, normal = Schema(classes=class_names), normal_classes(class_names)
+    return Raw(x_train, y_train, x_test, y_test, normal, schema=schema, notes=stored.notes)
+
+
+def _stems(folder: Path) -> list[str]:
+    """The names of the arrays in a folder of .npy files; parts of an array have one name."""
+    return sorted({path.stem.partition("-")[0] for path in folder.glob("*.npy")})
 
 
 def _on_disk(folder: Path, name: str, rows: str) -> Source:
     whole, parts = folder / f"{name}.npy", sorted(folder.glob(f"{name}-*.npy"))
-    if whole.is_file() == bool(parts):
-        which = "both" if parts else "neither"
-        raise UserError(
-            f"{folder} holds {which} {name}.npy and {name}-*.npy; put one of them there"
-        )
+    if whole.is_file() and parts:
+        raise UserError(f"{folder} holds both {name}.npy and {name}-*.npy; put one of them there")
     paths = parts or [whole]
-    stored = arrayfiles.on_disk(paths)
-    return arrayfiles.on_disk(paths, _row_shape(stored, f"{folder}: {name}", rows))
+    shape = _row_shape(arrayfiles.on_disk(paths), f"{folder}: {name}", rows)
+    return arrayfiles.on_disk(paths, shape)
 
 
-def _rows(x: np.ndarray, name: str, rows: str) -> np.ndarray:
+def _rows(x: Source, name: str, rows: str) -> Source:
+    """Rows [N, *S] with the axes that they mean; those in memory are checked, and float32."""
+    if not sources.is_resident(x):
+        return x
     arrayfiles.check_rows(x.shape, x.dtype, name)
-    x = x.reshape(len(x), *_row_shape(x, name, rows))
+    return _in_memory(x.reshape(len(x), *_row_shape(x, name, rows)), name)
+
+
+def _in_memory(x: np.ndarray, name: str) -> np.ndarray:
     return x if x.dtype == np.uint8 else finite(x, name, "row")
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxae.config import DataConfig
-from jaxae.data import arrayfiles, splits
+from jaxae.data import arrayfiles, sources, splits
 from jaxae.data.own import arrays, images, tables, windows
-from jaxae.data.own.schema import Schema, normal_classes, numbered
+from jaxae.data.own.schema import Schema, is_anomalous, normal_classes, numbered
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, naming_input
 from jaxae.rng import SplitDraw
@@ -39,8 +39,29 @@ def table(path: Path, cfg: DataConfig) -> Raw:
         return _split(_table_lines(path, cfg, "table"), cfg)
 
 
+def npz(path: Path, cfg: DataConfig) -> Raw:
+    """Arrays in one file, see `jaxae.data.own.arrays.npz`; without test rows, some are drawn."""
+    with naming_input(path):
+        return _drawn_rows(arrays.npz(path, cfg.rows), cfg)
+
+
+def npy(path: Path, cfg: DataConfig) -> Raw:
+    """As `npz`, see `jaxae.data.own.arrays.npy`."""
+    with naming_input(path):
+        return _drawn_rows(arrays.npy(path, cfg.rows), cfg)
+
+
+def _drawn_rows(raw: Raw, cfg: DataConfig) -> Raw:
+    """Rows without test rows are split like those of a table."""
+    y = raw.train_class_id
+    if len(raw.x_test) or (y is None and not cfg.corruption):
+        return raw
+    y = np.zeros(len(raw.x_train), np.int32) if y is None else y
+    return _split(Lines(sources.read(raw.x_train), y, None, None, raw.schema, raw.notes), cfg)
+
+
 def folder(path: Path, cfg: DataConfig) -> Raw:
-    """A folder of images, with a subfolder for each class.
+    """A folder of images, with a subfolder for each class; images of one class have no labels.
 
     Raises:
       UserError: see `jaxae.data.own.images`.
@@ -49,28 +70,25 @@ def folder(path: Path, cfg: DataConfig) -> Raw:
     schema = images.fit(paths, cfg.size)
     x = images.decode(paths, schema)
     y, classes = numbered(np.array(labels), "the subfolders")
-    if len(classes) == 1 and not cfg.corruption:
-        raise UserError(
-            f"{path}: all images are of the class {classes[0]!r}; put anomalies into their own "
-            "subfolder, or make them with --data.corruption"
-        )
-    return _split(Lines(x, y, None, is_test, dataclasses.replace(schema, classes=classes)), cfg)
+    schema = dataclasses.replace(schema, classes=classes)
+    with naming_input(path):
+        return _split(Lines(x, y, None, is_test, schema), cfg)
 
 
 def series(path: Path, cfg: DataConfig) -> Raw:
     """Windows of a long series, from a table with one line per step, or from arrays [T] or [T, C].
 
-    An .npz holds `x_train`, `x_test` and `y_test`, a class for each step of `x_test`. In other
-    files the steps of some groups, or the last `test_fraction` of all steps, are test steps. A
-    window is an anomaly if one of its steps is. No window crosses the border between groups, parts,
-    or training and valid rows.
+    An .npz holds `x_train`, `x_test` and `y_test`, a class for each step of `x_test`; or `X` and
+    perhaps `y`; a .npy holds `X`. In other files the steps of some groups, or the last
+    `test_fraction` of all steps, are test steps. A window is an anomaly if one of its steps is. No
+    window crosses the border between groups, parts, or training and valid rows.
 
     Raises:
       UserError: the file cannot be read, or a part of it has fewer steps than a window.
     """
     with naming_input(path):
-        is_npz = path.suffix.lower() == ".npz"
-        steps = _npz_lines(path, cfg) if is_npz else _table_lines(path, cfg, "series")
+        is_array = path.suffix.lower() in (".npz", ".npy")
+        steps = _array_lines(path, cfg) if is_array else _table_lines(path, cfg, "series")
         return _windowed(steps, cfg)
 
 
@@ -100,19 +118,27 @@ def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
     return Lines(x, y, group, is_test, dataclasses.replace(schema, classes=classes), notes)
 
 
-def _npz_lines(path: Path, cfg: DataConfig) -> Lines:
-    names = ("x_train", "x_test", "y_test")
-    stored = arrayfiles.read_npz(path, names, needed=names)
-    train, test = (_steps(stored[name], name) for name in names[:2])
-    if train.shape[1] != test.shape[1]:
-        raise UserError(f"x_train has {train.shape[1]} channels, x_test {test.shape[1]}")
-    y = arrays.classes(stored["y_test"], "y_test", len(test))
+def _array_lines(path: Path, cfg: DataConfig) -> Lines:
+    stored = arrays.stored(path)
+    train = _steps(sources.read(stored.x_train), stored.names["x_train"])
     columns = tuple(f"channel{i}" for i in range(train.shape[1]))
     schema = Schema("series", columns=columns, categories=((),) * len(columns))
-    normal = _normal_classes(y, schema, cfg)[0]
-    y = np.concatenate([np.full(len(train), normal, np.int32), y])
+    if stored.x_test is None:
+        y, _, names = arrays.classes(stored, (len(train), 0), str(path))
+        if y is None and cfg.corruption:
+            y = np.zeros(len(train), np.int32)
+        schema = dataclasses.replace(schema, classes=names)
+        return Lines(train, y, None, None, schema, stored.notes)
+    test = _steps(sources.read(stored.x_test), stored.names["x_test"])
+    if train.shape[1] != test.shape[1]:
+        raise UserError(f"x_train has {train.shape[1]} channels, x_test {test.shape[1]}")
+    y_train, y_test, names = arrays.classes(stored, (len(train), len(test)), str(path))
+    schema = dataclasses.replace(schema, classes=names)
+    if y_train is None:
+        y_train = np.full(len(train), _normal_classes(y_test, schema, cfg)[0], np.int32)
+    y = np.concatenate([y_train, y_test])
     is_test = np.arange(len(y)) >= len(train)
-    return Lines(np.concatenate([train, test]), y, None, is_test, schema)
+    return Lines(np.concatenate([train, test]), y, None, is_test, schema, stored.notes)
 
 
 def _steps(x: np.ndarray, name: str) -> np.ndarray:
@@ -124,6 +150,7 @@ def _steps(x: np.ndarray, name: str) -> np.ndarray:
 
 def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
     """Cut a series into windows, and split them."""
+    steps = _of_several_classes(steps, cfg)
     count, is_test = len(steps.x), steps.is_test
     if steps.y is None:
         return _unlabelled_windows(steps, cfg)
@@ -166,10 +193,35 @@ def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
     return _unlabelled(steps._replace(x=x, group=block, schema=schema))
 
 
+def _of_several_classes(lines: Lines, cfg: DataConfig) -> Lines:
+    """Lines that are all of one class are unlabelled, unless the configuration names classes.
+
+    Raises:
+      UserError: the class has a name of anomalies.
+    """
+    y, schema = lines.y, lines.schema
+    if y is None or (y != y[0]).any() or cfg.corruption or cfg.normal or cfg.anomaly:
+        return lines
+    name = schema.called(int(y[0]))
+    if schema.classes and is_anomalous(schema.classes[y[0]]):
+        raise UserError(
+            f"all rows are of the class {name}, which is not normal; training needs normal rows"
+        )
+    note = f"all rows are of the class {name}: they are taken as normal, without labels"
+    return lines._replace(
+        y=None,
+        is_test=None,
+        schema=dataclasses.replace(schema, classes=()),
+        notes=(*lines.notes, note),
+    )
+
+
 def _unlabelled(lines: Lines) -> Raw:
-    """All rows as training rows; a column `split` is ignored."""
-    x, none = lines.x, np.zeros(0, np.int32)
-    return Raw(x, None, x[:0], none, (), lines.group, lines.schema, lines.notes)
+    """All rows as training rows."""
+    x, none, notes = lines.x, np.zeros(0, np.int32), lines.notes
+    if lines.is_test is not None and lines.group is None:
+        notes = (*notes, "without labels there are no test rows: those are trained on as well")
+    return Raw(x, None, x[:0], none, (), lines.group, lines.schema, notes)
 
 
 def _normal_classes(y: np.ndarray, schema: Schema, cfg: DataConfig) -> list[int]:
@@ -192,7 +244,7 @@ def _drawn_groups(group: np.ndarray, cfg: DataConfig) -> np.ndarray:
 
 def _split(lines: Lines, cfg: DataConfig) -> Raw:
     """Training and test rows; by default all anomalies and a share of the normals are test rows."""
-    x, y, group, is_test, schema, notes = lines
+    x, y, group, is_test, schema, notes = lines = _of_several_classes(lines, cfg)
     if y is None:
         return _unlabelled(lines)
     if is_test is None:

@@ -10,6 +10,8 @@ from jaxae.errors import UserError
 
 # Names of classes that are normal unless the configuration says otherwise.
 _NORMAL = {"normal", "good", "ok", "nominal", "healthy", "benign", "inlier", "inliers", "regular"}
+# Names of classes that are anomalies.
+_ANOMALOUS = {"anomaly", "anomalous", "abnormal", "outlier", "fail", "fault", "defect", "attack"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,11 @@ def numbered(labels: np.ndarray, what: str) -> tuple[Int[np.ndarray, " N"], tupl
 def is_normal(name: str) -> bool:
     """Whether a class has one of the usual names of normals."""
     return name.strip().lower() in _NORMAL
+
+
+def is_anomalous(name: str) -> bool:
+    """Whether a class has one of the usual names of anomalies."""
+    return name.strip().lower() in _ANOMALOUS
 
 
 def normal_classes(names: tuple[str, ...]) -> tuple[int, ...]:
