@@ -161,7 +161,7 @@ def test_every_method_reads_fields_that_exist():
         ({"profile": 1}, "profile is 1; it must be true or false"),
         ({"optim": {"lr": "fast"}}, "optim.lr is 'fast'; it must be a finite number"),
         ({"data": {"normal": 3}}, "data.normal is 3; it must be a tuple"),
-        ({"data": {"normal": ["a"]}}, "data.normal is ('a',); it must be a tuple, each a whole"),
+        ({"data": {"normal": [1.5]}}, "data.normal is (1.5,); it must be a tuple, each a whole"),
         ({"studies": "verdicts"}, "studies is 'verdicts'; it must be a tuple, each a string"),
         ({"model": [4]}, "model is [4]; it must be a JSON object"),
         ({"threshold": None}, "threshold is None; it must be a JSON object"),

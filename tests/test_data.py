@@ -427,7 +427,7 @@ def test_unlabelled_training_rows_are_normal():
     made = splits.make(several, DataConfig(normal=(1, 3)))
     assert len(made.train.x) + len(made.valid.x) == 60
     np.testing.assert_array_equal(made.test.y, np.isin(several.test_class_id, (0, 2)))
-    with pytest.raises(UserError, match="the test set has no anomalies"):
+    with pytest.raises(UserError, match="are normal is not known"):
         splits.make(several, DataConfig())
 
 
@@ -440,7 +440,7 @@ def without(raw, part, class_id):
 @pytest.mark.parametrize(
     ("raw", "cfg", "says"),
     [
-        (make_raw(), {}, "no anomalies because every class"),
+        (make_raw(), {}, "classes 0, 1, 2, 3 are normal is not known; add .* --data.normal 0"),
         (make_raw(), {"normal": (0, 1, 2, 3)}, "no anomalies because every class"),
         (make_raw(), {"anomaly": (0, 1, 2, 3)}, "names every class"),
         (make_raw(), {"normal": (7,)}, r"data.normal names the classes 7.*are of 0, 1, 2, 3"),

@@ -29,7 +29,7 @@ def validate(cfg: Config) -> Config:
         _require(_fits(current, setting.type), name, current, _words(setting.type))
         if valid and current != AUTO:
             _require(valid.holds(current), name, current, valid.words)
-    both = sorted(set(cfg.data.normal) & set(cfg.data.anomaly))
+    both = sorted(set(cfg.data.normal) & set(cfg.data.anomaly), key=str)
     _require(not both, "data.anomaly", cfg.data.anomaly, f"without {both}, which are normal")
     layers = ("filters", "kernels", "strides", "paddings")
     lengths = {name: len(getattr(cfg.model, name)) for name in layers}

@@ -15,8 +15,9 @@ def experiment_of(cfg: ExperimentConfig) -> ExperimentConfig:
 class ProtocolConfig(ExperimentConfig):
     """One run for each normal class, each seed and each point of a sweep."""
 
-    classes: tuple[int, ...] = ()
-    """classes that take turns as the normal one, all others being anomalies; () = every class"""
+    classes: tuple[int | str, ...] = ()
+    """names or numbers of the classes that take turns as the normal one, all others being
+    anomalies; () = every class"""
     seeds: Positive = 5
     """number of seeds, counting up from --seed"""
     sweep: tuple[str, ...] = ()

@@ -46,10 +46,11 @@ class DataConfig:
     """folder with the raw files (mnist/, ...); "" = $JAXAE_DATA_DIR if set, else download"""
     rows: Literal["auto", "images", "series"] = "auto"
     """npz, npy: how to read arrays [N, A, B]; auto = images if A = B or uint8, else series"""
-    normal: tuple[int, ...] = ()
-    """classes that count as normal; () = the data set's default, or all not listed as anomalies"""
-    anomaly: tuple[int, ...] = ()
-    """classes that count as anomalies; () = all classes that are not normal"""
+    normal: tuple[int | str, ...] = ()
+    """names or numbers of the classes that count as normal; () = the data set's default, or all not
+    listed as anomalies"""
+    anomaly: tuple[int | str, ...] = ()
+    """names or numbers of the classes that count as anomalies; () = all that are not normal"""
     corruption: str = ""
     """NAME:SEVERITY = as test anomalies, use corrupted copies of the normal test rows"""
     balance: bool = False

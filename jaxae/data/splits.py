@@ -6,6 +6,7 @@ Train and valid contain only normals, test contains both. No row is in two of th
 
 import hashlib
 import math
+import shlex
 from collections.abc import Iterable
 from functools import partial
 
@@ -14,11 +15,13 @@ from jaxtyping import Bool
 
 from jaxae.config import DataConfig
 from jaxae.data import inputs, sources
+from jaxae.data.own.class_names import side
 from jaxae.data.raw_data import Raw, fit_scaling, scaled
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.types import Dataset, Scaling, Source, Split
 
+_MOST = 0.6  # the share of rows from which the class of most rows, of -1 and 1, is normal
 _FEWEST = 2  # training rows: with a single one, a model learns the row itself
 
 
@@ -46,15 +49,15 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     is_anomaly = ~np.isin(class_id, normal)
     train_part, test_part = _parts(len(raw.x_train), len(class_id), cfg)
     if raw.train_class_id is not None:
-        _require_classes(cfg.normal, class_id[train_part], "data.normal", "training rows")
-    _require_classes(cfg.anomaly, class_id[test_part], "data.anomaly", "test rows")
+        _require_classes(raw, cfg, "normal", class_id[train_part], "training rows")
+    _require_classes(raw, cfg, "anomaly", class_id[test_part], "test rows")
 
     train_normal, test_normal = (part[~is_anomaly[part]] for part in (train_part, test_part))
     for role, normals in (("training", train_normal), ("test", test_normal)):
         if not normals.size:
             raise UserError(
                 f"the {role} set has no normal rows (data.normal "
-                f"{_listed(cfg.normal) or 'is not set'}); name other classes or another split"
+                f"{_listed(normal, raw)}); name other classes or another split"
             )
     if cfg.valid == "test":
         train, valid, held_out = train_normal, test_normal, test_normal[:0]
@@ -66,8 +69,8 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     test = test_part[np.isin(class_id[test_part], [*normal, *anomaly])]
     if len(test) == len(test_normal) and not cfg.corruption:
         raise UserError(
-            f"the test set has no anomalies: it holds no rows of the classes {_listed(anomaly)}; "
-            "set data.anomaly, data.corruption or another split"
+            "the test set has no anomalies: it holds no rows of the classes "
+            f"{_listed(anomaly, raw)}; set data.anomaly, data.corruption or another split"
         )
     if cfg.balance and not cfg.corruption:
         test = _balance(test, ~is_anomaly[test], cfg)
@@ -139,51 +142,120 @@ def choose_classes(raw: Raw, cfg: DataConfig) -> tuple[list[int], list[int]]:
     """The normal classes, of which there is at least one, and the anomalous classes.
 
     `normal` = () means all classes except the anomalies, `anomaly` = () all classes except the
-    normal ones. With a corruption no class is an anomaly. If neither is configured, the data set
-    may name its normal classes, or imply them: the only class of labelled training rows, class 0
-    of 0 and 1, or class 1 of -1 and 1, as in scikit-learn.
+    normal ones. With a corruption no class is an anomaly. If neither is configured, the names or
+    numbers of the classes must say which are normal: see `class_notes`.
 
     Raises:
-      UserError: the data lack a class, or no class is left for one of the two.
+      UserError: the data lack a class, no class is left for one of the two, or it is open which
+        classes are normal.
     """
-    labelled = [part for part in (raw.train_class_id, raw.test_class_id) if part is not None]
-    present = np.unique(np.concatenate(labelled)).tolist()
-    for side in ("normal", "anomaly"):
-        _require_classes(getattr(cfg, side), np.array(present), f"data.{side}", "rows")
+    present = _present(raw)
+    normal, anomaly = (_numbers(cfg, side, raw) for side in ("normal", "anomaly"))
     if cfg.corruption and cfg.anomaly:
         raise UserError(
             f"data.corruption {cfg.corruption!r} makes the anomalies, so data.anomaly "
-            f"({_listed(cfg.anomaly)}) cannot name them too; unset one of the two"
+            f"({_listed(anomaly, raw)}) cannot name them too; unset one of the two"
         )
-    normal, anomaly = list(cfg.normal), list(cfg.anomaly)
     if not normal and not anomaly and not cfg.corruption:
-        normal = list(raw.normal or _implied(raw))
+        normal = list(_implied(raw)[0])
     normal = normal or [k for k in present if k not in anomaly]
     anomaly = anomaly or [k for k in present if k not in normal]
     if not normal:
         raise UserError(
-            f"data.anomaly names every class ({_listed(present)}), so none is normal; leave one out"
+            f"data.anomaly names every class ({_listed(present, raw)}), so none is normal; leave "
+            "one out"
         )
     if cfg.corruption:
         return normal, []
     if not anomaly:
         raise UserError(
-            f"the test set has no anomalies because every class ({_listed(present)}) is normal; "
-            "set data.normal, data.anomaly or data.corruption"
+            f"the test set has no anomalies because every class ({_listed(present, raw)}) is "
+            "normal; set data.normal, data.anomaly or data.corruption"
         )
     return normal, anomaly
 
 
-def _implied(raw: Raw) -> tuple[int, ...]:
-    """The classes that are normal by the usual numbering; () = it implies none."""
-    train = raw.train_class_id
-    trained = set() if train is None else set(np.unique(train).tolist())
+def class_notes(raw: Raw, cfg: DataConfig) -> tuple[str, ...]:
+    """A line if the choice of the normal classes is a good guess that could be wrong."""
+    is_open = raw.is_labelled and not (cfg.normal or cfg.anomaly or cfg.corruption)
+    note = _implied(raw)[1] if is_open else ""
+    return (note,) if note else ()
+
+
+def _present(raw: Raw) -> list[int]:
+    parts = [part for part in (raw.train_class_id, raw.test_class_id) if part is not None]
+    return np.unique(np.concatenate(parts)).tolist()
+
+
+def _numbers(cfg: DataConfig, side: str, raw: Raw) -> list[int]:
+    """The classes that `data.normal` or `data.anomaly` names, all of which have rows."""
+    names, present = getattr(cfg, side), _present(raw)
+    numbers = [raw.schema.number(name) for name in names]
+    absent = [name for name, k in zip(names, numbers, strict=True) if k not in present]
+    if absent:
+        raise UserError(
+            f"data.{side} names the classes {', '.join(map(str, absent))}, but no rows are of "
+            f"them; the rows are of {_listed(present, raw)}"
+        )
+    return [k for k in numbers if k is not None]
+
+
+def _implied(raw: Raw) -> tuple[tuple[int, ...], str]:
+    """The classes that are normal if none is configured, and a note if that could be wrong.
+
+    They are, in this order: those that the data set or their names say; the only class of labelled
+    training rows; class 0 of 0 and 1, unless most labelled training rows are of class 1; the class
+    of most rows, of -1 and 1.
+
+    Raises:
+      UserError: it is open.
+    """
+    train, present = raw.train_class_id, _present(raw)
+    trained = [] if train is None else np.unique(train).tolist()
+    if raw.normal:
+        note = "" if len(trained) == 1 else _by_elimination(raw)
+        if note and train is not None and np.mean(np.isin(train, raw.normal)) < 0.5:
+            raise _open(raw)
+        return raw.normal, note
     if len(trained) == 1:
-        return tuple(trained)
-    present = trained | set(np.unique(raw.test_class_id).tolist())
-    if present <= {0, 1}:
-        return (0,)
-    return (1,) if present <= {-1, 1} else ()
+        return tuple(trained), ""
+    if len(present) == 1 and not raw.schema.classes:  # of test rows: 1 is no normal
+        return ({1: 0, -1: 1}.get(present[0], present[0]),), ""
+    every = np.concatenate([part for part in (train, raw.test_class_id) if part is not None])
+    if not raw.schema.classes and present == [0, 1]:
+        if train is None or np.mean(train == 1) <= 0.5:
+            return (0,), ""
+        raise _open(raw, f"; most training rows ({np.mean(train == 1):.0%}) are of class 1")
+    if not raw.schema.classes and present == [-1, 1]:
+        share = float(np.mean(every == 1))
+        most = 1 if share > 0.5 else -1
+        if max(share, 1 - share) >= _MOST:
+            note = f"{max(share, 1 - share):.1%} of the labelled rows are of class {most}, which is"
+            return (most,), f"{note} taken as normal; if it is not, add --data.normal {-most}"
+    raise _open(raw)
+
+
+def _by_elimination(raw: Raw) -> str:
+    """A note if a class is normal only because all others have names of anomalies."""
+    names = [raw.schema.known_as(k) for k in raw.normal]
+    if any(
+        name == str(k) or side(name) == "normal" for k, name in zip(raw.normal, names, strict=True)
+    ):
+        return ""
+    quoted = ", ".join(map(repr, names))
+    return f"the class {quoted} is taken as normal because the others are called like anomalies"
+
+
+def _open(raw: Raw, more: str = "") -> UserError:
+    """The error where nothing says which classes are normal, with the commands to choose from."""
+    present = _present(raw)
+    commands = [f"--data.normal {shlex.quote(raw.schema.known_as(k))}" for k in present]
+    choice = f"either {commands[0]} or {commands[1]}"
+    if len(commands) > 2:
+        choice = f"the normal ones, as in {commands[0]}"
+    return UserError(
+        f"which of the classes {_listed(present, raw)} are normal is not known{more}; add {choice}"
+    )
 
 
 def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -255,15 +327,15 @@ def _with_corrupted(test: Split, cfg: DataConfig) -> Split:
     )
 
 
-def _require_classes(classes: Iterable[int], class_id: np.ndarray, field: str, rows: str) -> None:
+def _require_classes(raw: Raw, cfg: DataConfig, side: str, class_id: np.ndarray, rows: str) -> None:
     present = np.unique(class_id).tolist()
-    absent = [k for k in classes if k not in present]
+    absent = [k for k in _numbers(cfg, side, raw) if k not in present]
     if absent:
         raise UserError(
-            f"{field} names the classes {_listed(absent)}, but no {rows} are of them; "
-            f"the {rows} are of {_listed(present)}"
+            f"data.{side} names the classes {_listed(absent, raw)}, but no {rows} are of them; "
+            f"the {rows} are of {_listed(present, raw)}"
         )
 
 
-def _listed(classes: Iterable[int]) -> str:
-    return ", ".join(map(str, classes))
+def _listed(classes: Iterable[int], raw: Raw) -> str:
+    return ", ".join(map(raw.schema.called, classes))

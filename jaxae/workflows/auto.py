@@ -40,7 +40,8 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     raw = data.raw(cfg.data)
     shape, span = tuple(raw.x_train.shape[1:]), in_floats(sources.span(raw.x_train))
     settled, dataset = settle_rows(cfg, shape, span, functools.partial(splits.make, raw))
-    print(*raw.notes, sep="\n", end="\n" if raw.notes else "")
+    notes = (*raw.notes, *splits.class_notes(raw, cfg.data))
+    print(*notes, sep="\n", end="\n" if notes else "")
     if checks.open_fields(cfg):
         _print(cfg, settled, raw, dataset, span)
     return settled, dataset

@@ -226,8 +226,13 @@ def _unlabelled(lines: Lines) -> Raw:
 
 def _normal_classes(y: np.ndarray, schema: Schema, cfg: DataConfig) -> list[int]:
     """The normal classes among the labels [N]."""
-    labels_only = Raw(y[:0], y, y[:0], y[:0], normal_classes(schema.classes))
-    return splits.choose_classes(labels_only, cfg)[0]
+    return splits.choose_classes(_labels_only(y, schema), cfg)[0]
+
+
+def _labels_only(y: np.ndarray, schema: Schema) -> Raw:
+    """A data set of labels without rows."""
+    none = np.zeros(0, np.int32)
+    return Raw(y[:0], y, y[:0], none, normal_classes(schema.classes), schema=schema)
 
 
 def _drawn_groups(group: np.ndarray, cfg: DataConfig) -> np.ndarray:
@@ -249,6 +254,7 @@ def _split(lines: Lines, cfg: DataConfig) -> Raw:
         return _unlabelled(lines)
     if is_test is None:
         is_test = ~np.isin(y, _normal_classes(y, schema, cfg))
+        notes += splits.class_notes(_labels_only(y, schema), cfg)
         normals = int(np.sum(~is_test))
         count = max(1, round(cfg.test_fraction * normals))
         is_test[~is_test] = splits.draw(normals, count, cfg.split_seed, SplitDraw.TEST)

@@ -1,17 +1,16 @@
 """How the rows of a user's files were read, kept so that new files are read in the same way."""
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from jaxae.data.own import class_names
 from jaxae.errors import UserError
 
-# Names of classes that are normal unless the configuration says otherwise.
-_NORMAL = {"normal", "good", "ok", "nominal", "healthy", "benign", "inlier", "inliers", "regular"}
-# Names of classes that are anomalies.
-_ANOMALOUS = {"anomaly", "anomalous", "abnormal", "outlier", "fail", "fault", "defect", "attack"}
+_WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.0*)?")  # a class number as a text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +37,21 @@ class Schema:
     def called(self, class_id: int) -> str:
         """The number of a class and its name, if it has one: "1 (scratch)"."""
         name = self.classes[class_id] if 0 <= class_id < len(self.classes) else ""
-        return f"{class_id} ({name})" if name else str(class_id)
+        return f"{class_id} ({name})" if name not in ("", str(class_id)) else str(class_id)
+
+    def known_as(self, class_id: int) -> str:
+        """The name or number of a class as `data.normal` and `data.anomaly` take it."""
+        return self.classes[class_id] if 0 <= class_id < len(self.classes) else str(class_id)
+
+    def number(self, name: int | str) -> int | None:
+        """The number of a class by its name, in any case, or by its number; None: no class."""
+        wanted = str(name).strip().casefold()
+        by_name = {known.casefold(): i for i, known in enumerate(self.classes)}
+        by_name |= {known: i for i, known in enumerate(self.classes)}
+        found = by_name.get(str(name).strip(), by_name.get(wanted))
+        if found is None and re.fullmatch(r"[+-]?[0-9]+", wanted):
+            found = int(wanted)
+        return found
 
 
 def from_dict(values: dict[str, Any]) -> Schema:
@@ -53,33 +66,50 @@ def _tuples(value: Any) -> Any:
 def numbered(labels: np.ndarray, what: str) -> tuple[Int[np.ndarray, " N"], tuple[str, ...]]:
     """Class labels [N] as integers, and the names of the classes if the labels were texts.
 
-    Whole numbers stay as they are. Texts are numbered in alphabetical order, except that names such
-    as "normal", "good" or "ok" come first. `what` names the labels in errors.
+    Whole numbers stay as they are, also as texts. Other texts, without the blanks around them, are
+    numbered in alphabetical order, normal ones first; a name that is itself a number keeps it if
+    there are that many classes. `what` names the labels in errors.
 
     Raises:
-      UserError: a number is not whole.
+      UserError: a number is not whole, or too large for the number of a class.
     """
     if labels.dtype.kind in "OUS":
-        names = sorted(set(map(str, labels)), key=lambda name: (not is_normal(name), name))
-        number = {name: i for i, name in enumerate(names)}
-        return np.array([number[str(label)] for label in labels], np.int32), tuple(names)
+        texts, inverse = np.unique(_texts(labels), return_inverse=True)
+        if not all(_WHOLE.fullmatch(text) for text in texts):
+            names = _ordered(texts.tolist())
+            number = np.array([names.index(text) for text in texts.tolist()], np.int32)
+            return number[inverse], names
+        labels = texts.astype(np.float64)[inverse]
+    if labels.dtype.kind not in "fiub":
+        raise UserError(f"{what} has the type {labels.dtype}; classes are whole numbers or names")
     with np.errstate(invalid="ignore"):  # NaN and infinity become some integer, caught here
-        is_whole = labels.dtype.kind in "fiub" and np.array_equal(labels, labels.astype(np.int32))
-    if not is_whole:
-        raise UserError(f"{what} contains values that are not whole numbers; number the classes")
+        is_wrong = labels != labels.astype(np.int32)
+    if is_wrong.any():
+        example = labels[is_wrong][0]
+        problem = f"contains {example:.12g}, which is no class: classes are whole numbers"
+        raise UserError(f"{what} {problem} below 2**31; number the classes")
     return labels.astype(np.int32), ()
 
 
-def is_normal(name: str) -> bool:
-    """Whether a class has one of the usual names of normals."""
-    return name.strip().lower() in _NORMAL
+def _texts(labels: np.ndarray) -> np.ndarray:
+    """Labels of any type as texts without blanks around them."""
+    texts = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
+    return np.char.strip(texts.astype(str))
+
+
+def _ordered(names: list[str]) -> tuple[str, ...]:
+    """The names by their numbers."""
+    known = {names[i] for i in class_names.normals(tuple(names))}
+    own = {int(name): name for name in names if name in map(str, range(len(names)))}
+    others = iter(sorted({*names} - {*own.values()}, key=lambda name: (name not in known, name)))
+    return tuple(own.get(i) or next(others) for i in range(len(names)))
 
 
 def is_anomalous(name: str) -> bool:
     """Whether a class has one of the usual names of anomalies."""
-    return name.strip().lower() in _ANOMALOUS
+    return class_names.side(name) == "anomalous"
 
 
 def normal_classes(names: tuple[str, ...]) -> tuple[int, ...]:
-    """The classes that are normal by their names."""
-    return tuple(i for i, name in enumerate(names) if is_normal(name))
+    """The classes that are normal by their names; () = the names do not say."""
+    return class_names.normals(names)

@@ -14,6 +14,7 @@ from jaxae.config.fields import Fact
 from jaxae.config.grids import ProtocolConfig, experiment_of
 from jaxae.data import splits
 from jaxae.data.arrayfiles import read_npz
+from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.types import Dataset, Shape
@@ -44,7 +45,7 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
     _check(cfg)
     base = experiment_of(cfg)
     raw = data.raw(base.data)
-    classes = cfg.classes or _classes(raw)
+    classes = _classes(raw, cfg.classes)
     first = dataclasses.replace(base.data, normal=(classes[0],), anomaly=())
     base, _ = auto.settle(dataclasses.replace(base, data=first))
     of_class = [dataclasses.replace(base.data, normal=(k,)) for k in classes]
@@ -100,13 +101,20 @@ def _check(cfg: ProtocolConfig) -> None:
     checks.refuse_set(cfg, of_classes, "each of --classes is normal in turn, the rest anomalies")
 
 
-def _classes(raw: Any) -> list[int]:
+def _classes(raw: Raw, names: tuple[int | str, ...]) -> list[int]:
+    """The classes that take turns as the normal one; () = every class of the training rows."""
     classes = np.unique([] if raw.train_class_id is None else raw.train_class_id).tolist()
-    if len(classes) < 2:
+    if not names and len(classes) < 2:
         raise UserError(
             "one-vs-rest needs training rows of several classes: give y_train in the npz file"
         )
-    return classes
+    numbers = [raw.schema.number(name) for name in names]
+    if None in numbers:
+        known = ", ".join(map(raw.schema.called, classes))
+        raise UserError(
+            f"classes names {names[numbers.index(None)]!r}, but the training rows are of {known}"
+        )
+    return [k for k in numbers if k is not None] or classes
 
 
 def _axes(cfg: ProtocolConfig) -> list[tuple[str, list[float]]]:
