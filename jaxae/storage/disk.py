@@ -38,9 +38,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[IO[str]]:
-    """Write a text file in pieces; it is renamed into place only when it is complete.
+    r"""Write a text file in pieces; it is renamed into place only when it is complete.
 
-    What is not UTF-8, such as some names of files, is escaped: `\\udcff`.
+    What is not UTF-8, such as some names of files, is escaped: `\udcff`.
     """
     options: dict[str, Any] = {"encoding": "utf-8", "errors": _ESCAPE, "newline": ""}
     with atomic(path) as temporary, temporary.open("w", **options) as file:
