@@ -37,7 +37,7 @@ def refused(args, capsys, cfg=CONFIG):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--data.name", "imagenet"], ["unknown dataset or file 'imagenet'", "digits", "mnist", "npz:PATH"]),
+        (["--data.name", "imagenet"], ["file 'imagenet'", "digits", "mnist", "npz:PATH"]),
         (["--method", "gan"], ["method 'gan'", "alocc, conv, dense"]),
         (["--score", "psnr"], ["score 'psnr'", "mae", "mse"]),
         (["--score", "mse+mse"], ["mse+mse", "twice"]),

@@ -85,7 +85,7 @@ def test_a_column_may_say_which_rows_are_tested(folder):
     part = np.array(["Train", "test"])[np.arange(60) % 2]
     write_csv("parts.csv", split=part)
     raw = data.raw(DataConfig(**PLAIN | {"name": "parts.csv"}))
-    np.testing.assert_array_equal(raw.x_test[:, 0], np.float32(columns()["width"][1::2]))
+    np.testing.assert_array_equal(raw.x_test[:, 0], columns()["width"][1::2])
     assert raw.schema.columns == ("width", "height")
 
 

@@ -19,7 +19,7 @@ class Raw(NamedTuple):
     as normal, and there are no test rows.
     """
 
-    x_train: Source  # [N, *S] uint8 pixels or float32 values
+    x_train: Source  # [N, *S] uint8 pixels or values: float64 of tables, else float32
     train_class_id: Int[np.ndarray, " N"] | None  # None = unlabelled, all normal
     x_test: Source  # [M, *S]
     test_class_id: Int[np.ndarray, " M"]

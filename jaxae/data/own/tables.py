@@ -1,4 +1,4 @@
-"""CSV and Parquet tables: columns by name, as float32; only this module imports Arrow."""
+"""CSV and Parquet tables: columns by name, as float64; only this module imports Arrow."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,16 +176,15 @@ def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
             parts += [texts == category for category in categories]
         else:
             parts.append(_numbers(table, name))
-    return np.stack(parts, axis=1).astype(np.float32)
+    return np.stack(parts, axis=1).astype(np.float64, copy=False)
 
 
 def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
-    """Columns with values that are missing, NaN or beyond float32: their number and first row."""
+    """Columns with values that are missing, NaN or infinite: their number and first row."""
     counts = {}
     for name in names:
         if column_kind(table, name) == "number":
-            with np.errstate(over="ignore"):
-                is_missing = ~np.isfinite(_numbers(table, name).astype(np.float32))
+            is_missing = ~np.isfinite(_numbers(table, name))
         else:
             is_missing = table[name].is_null().to_numpy(zero_copy_only=False)
         if is_missing.any():
