@@ -49,3 +49,14 @@ def test_names_that_a_terminal_or_utf8_cannot_show_are_escaped(tmp_path, monkeyp
     assert rb"\u6b63\u5e38" in shown.getvalue()
     disk.write_text(tmp_path / "names.txt", os.fsdecode(b"St\xf6rung, \xe6\xad\xa3"))
     assert (tmp_path / "names.txt").read_text(encoding="utf-8") == "St\\udcf6rung, 正"
+
+
+def test_rows_that_are_all_equal_are_said_to_be(tmp_path, capsys):
+    y = np.arange(60) >= 50
+    lines = [f"{3 * flag},1,{int(flag)}" for flag in y]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,label", *lines]))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "--data.name", str(tmp_path / "t.csv"), "--run-dir", f"{tmp_path}/run"])
+    assert stop.value.code == 2
+    assert "training rows are equal" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

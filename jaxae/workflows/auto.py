@@ -17,9 +17,10 @@ from jaxae.config.checks import AUTO
 from jaxae.data import sources, splits
 from jaxae.data.raw_data import Raw, to_float
 from jaxae.detectors import calibration
+from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.ops import ceil_div
-from jaxae.types import Dataset, Shape
+from jaxae.types import Dataset, Shape, Source
 
 BATCH, STEPS, LATENT = 128, 8, 32  # largest batch, fewest steps of an epoch, largest code
 # On tables, series and images of a few hundred rows, AUROC rose up to about 1,600 steps and no
@@ -35,11 +36,12 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     """Load the data, choose a value for every `auto` and print the choices.
 
     Returns the configuration without `auto`, and the data set that it describes; raises a
-    `UserError` as `jaxae.data.load` does.
+    `UserError` as `jaxae.data.load` does, or if all training rows are equal.
     """
     raw = data.raw(cfg.data)
     shape, span = tuple(raw.x_train.shape[1:]), in_floats(sources.span(raw.x_train))
     settled, dataset = settle_rows(cfg, shape, span, functools.partial(splits.make, raw))
+    _require_variation(dataset.train.x, cfg.data.name)
     notes = (*raw.notes, *splits.class_notes(raw, cfg.data))
     print(*notes, sep="\n", end="\n" if notes else "")
     if checks.open_fields(cfg):
@@ -98,6 +100,15 @@ def settle_rows(
 def in_floats(span: sources.Span) -> sources.Span:
     """The smallest and the largest raw value after conversion to float: pixels in [0, 1]."""
     return tuple(to_float(np.array(span)))
+
+
+def _require_variation(x: Source, name: str) -> None:
+    """Refuse training rows that are all equal; rows that are not in memory are not looked at."""
+    if sources.is_resident(x) and (x == x[:1]).all():
+        raise UserError(
+            f"{name}: all {len(x)} training rows are equal, so nothing can be learnt of how normal "
+            "rows vary; whatever differs from them is an anomaly, without a model"
+        )
 
 
 def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:
