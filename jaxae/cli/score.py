@@ -52,7 +52,7 @@ def score_file(
       json: print a summary as JSON
 
     Returns:
-      The summary: rows, anomalies, threshold and p_value_flaw.
+      The summary: rows, anomalies, threshold, p_value_flaw and notes.
 
     Raises:
       UserError: a file is missing, unreadable or cannot be written, or the rows do not fit the
@@ -63,12 +63,12 @@ def score_file(
     if out and (out.suffix not in (".csv", ".npz") or not out.parent.is_dir()):
         raise UserError(f"--out {out} cannot be written; name a .csv or .npz in an existing folder")
     detector = detectors.load(detectors.folder_of(run_dir))
-    raw, names = _read(rows, detector)
+    raw, named, notes = _read(rows, detector)
     parallel.initialize()
     reason = calibration.why_no_guarantee(detector.about.config)
     count = anomalies = 0
     explanations: list[str] = []
-    with naming_input(rows), _opened(out, names, _features(detector)) as write:
+    with naming_input(rows), _opened(out, named, _features(detector)) as write:
         for judgement, why in _judged(detector, raw, explain):
             if why:
                 explanations = _describe(detector, judgement, why, out)
@@ -80,12 +80,13 @@ def score_file(
         "anomalies": anomalies,
         "threshold": detector.decision.threshold,
         "p_value_flaw": reason or None,
+        "notes": list(notes),
     }
     if json:
         print(dumps(summary))
         return summary
     caution = f"; p-values are ranks without a guarantee: {reason}" if reason and out else ""
-    print(f"{anomalies} of {count} rows are anomalies{caution}")
+    print(*notes, f"{anomalies} of {count} rows are anomalies{caution}", sep="\n")
     print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary
 
@@ -104,12 +105,12 @@ def _columns(judgement: detectors.Judgement, first: int, threshold: float) -> Co
 
 @contextlib.contextmanager
 def _opened(
-    out: Path | None, names: Sequence[str], features: Sequence[str]
+    out: Path | None, named: dict[str, list[str]], features: Sequence[str]
 ) -> Iterator[Callable[[Columns, Explained], None]]:
     """A function that writes a block of rows to a .csv or .npz, or does nothing without `out`.
 
-    `names` of rows become a column `source`; `features` are the names of a row's values, used in a
-    .csv with explanations. Both may be empty.
+    `named` holds further columns of all rows, which are then one block; `features` are the names of
+    a row's values, used in a .csv with explanations. Both may be empty.
 
     Raises:
       UserError: the file cannot be written.
@@ -120,9 +121,9 @@ def _opened(
     blocks: list[Columns] = []
     try:
         if out.suffix == ".npz":
-            source = {"source": np.array(names)} if names else {}
+            further = {name: np.array(values) for name, values in named.items()}
             yield lambda columns, why: blocks.append(
-                columns | source | ({"residual": why.residual} if why else {})
+                columns | further | ({"residual": why.residual} if why else {})
             )
             arrays = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
             disk.write_arrays(out, arrays)
@@ -131,7 +132,7 @@ def _opened(
             table = csv.writer(file, lineterminator="\n")
 
             def write(columns: Columns, why: Explained) -> None:
-                cells = _cells(columns, why, features) | ({"source": names} if names else {})
+                cells = _cells(columns, why, features) | named
                 if columns["row"][0] == 0:
                     table.writerow(cells)
                 table.writerows(zip(*cells.values(), strict=True))
@@ -213,11 +214,11 @@ def _judged(
                 bar.update(len(rows))
 
 
-def _read(rows: Path, detector: detectors.Detector) -> tuple[Source, list[str]]:
-    """Raw rows and their names: image files or the first steps of windows; [] if there are none."""
+def _read(rows: Path, detector: detectors.Detector) -> files.Rows:
+    """Raw rows, with what names them."""
     schema = detector.about.schema
     if schema.kind == "npz":
-        return arrayfiles.open_rows(rows), []
+        return files.Rows(arrayfiles.open_rows(rows))
     if not rows.exists():
         raise UserError(f"{rows} does not exist; check the path")
     with naming_input(rows):

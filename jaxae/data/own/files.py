@@ -11,11 +11,12 @@ import numpy as np
 
 from jaxae.config import DataConfig
 from jaxae.data import arrayfiles, sources, splits
-from jaxae.data.own import arrays, images, tables, windows
+from jaxae.data.own import arrays, folders, images, tables, windows
 from jaxae.data.own.schema import Schema, is_anomalous, normal_classes, numbered
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, naming_input
 from jaxae.rng import SplitDraw
+from jaxae.types import Source
 
 
 class Lines(NamedTuple):
@@ -61,18 +62,18 @@ def _drawn_rows(raw: Raw, cfg: DataConfig) -> Raw:
 
 
 def folder(path: Path, cfg: DataConfig) -> Raw:
-    """A folder of images, with a subfolder for each class; images of one class have no labels.
+    """A folder of images, see `jaxae.data.own.folders`; images of one class have no labels.
 
     Raises:
-      UserError: see `jaxae.data.own.images`.
+      UserError: the folder or an image cannot be read, or the classes do not say what is normal.
     """
-    paths, labels, is_test = images.scan(path)
-    schema = images.fit(paths, cfg.size)
-    x = images.decode(paths, schema)
-    y, classes = numbered(np.array(labels), "the subfolders")
+    found = folders.scan(path, keep_test=bool(cfg.corruption))
+    schema, notes = images.fit(found.paths, cfg.size)
+    x = images.decode(found.paths, schema)
+    y, classes = numbered(np.array(found.classes), "the subfolders")
     schema = dataclasses.replace(schema, classes=classes)
     with naming_input(path):
-        return _split(Lines(x, y, None, is_test, schema), cfg)
+        return _split(Lines(x, y, None, found.is_test, schema, notes + found.notes), cfg)
 
 
 def series(path: Path, cfg: DataConfig) -> Raw:
@@ -229,10 +230,11 @@ def _normal_classes(y: np.ndarray, schema: Schema, cfg: DataConfig) -> list[int]
     return splits.choose_classes(_labels_only(y, schema), cfg)[0]
 
 
-def _labels_only(y: np.ndarray, schema: Schema) -> Raw:
-    """A data set of labels without rows."""
-    none = np.zeros(0, np.int32)
-    return Raw(y[:0], y, y[:0], none, normal_classes(schema.classes), schema=schema)
+def _labels_only(y: np.ndarray, schema: Schema, is_test: np.ndarray | None = None) -> Raw:
+    """A data set of labels without rows, which are training rows unless `is_test` [N] says more."""
+    is_test = np.zeros(len(y), bool) if is_test is None else is_test
+    normal = normal_classes(schema.classes)
+    return Raw(y[:0], y[~is_test], y[:0], y[is_test], normal, schema=schema)
 
 
 def _drawn_groups(group: np.ndarray, cfg: DataConfig) -> np.ndarray:
@@ -252,49 +254,83 @@ def _split(lines: Lines, cfg: DataConfig) -> Raw:
     x, y, group, is_test, schema, notes = lines = _of_several_classes(lines, cfg)
     if y is None:
         return _unlabelled(lines)
+    labels = _labels_only(y, schema, is_test)
+    is_normal = np.isin(y, splits.choose_classes(labels, cfg)[0])
     if is_test is None:
-        is_test = ~np.isin(y, _normal_classes(y, schema, cfg))
-        notes += splits.class_notes(_labels_only(y, schema), cfg)
-        normals = int(np.sum(~is_test))
-        count = max(1, round(cfg.test_fraction * normals))
-        is_test[~is_test] = splits.draw(normals, count, cfg.split_seed, SplitDraw.TEST)
+        notes += splits.class_notes(labels, cfg)
+    is_test, more = _test_rows(is_test, is_normal, group, cfg)
+    notes += more
     train_group = None if group is None else group[~is_test]
     normal = normal_classes(schema.classes)
     return Raw(x[~is_test], y[~is_test], x[is_test], y[is_test], normal, train_group, schema, notes)
 
 
-def rows(path: Path, schema: Schema) -> tuple[np.ndarray, list[str]]:
+def _test_rows(
+    given: np.ndarray | None, is_normal: np.ndarray, group: np.ndarray | None, cfg: DataConfig
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Which rows [N] are tested, and notes; without anomalies or normals in them, some are drawn.
+
+    `given` says which rows the file or the groups make test rows; None = not defined.
+    """
+    anomalies, normals = int(np.sum(~is_normal)), int(np.sum(is_normal))
+    is_test = np.zeros(len(is_normal), bool) if given is None else given.copy()
+    notes = tuple[str, ...]()
+    if group is None and anomalies and not is_test[~is_normal].any():
+        is_test |= ~is_normal
+        if given is not None:
+            notes += (
+                f"no test row is an anomaly: the {anomalies} of the training rows are tested",
+            )
+    if group is None and normals and not is_test[is_normal].any():
+        count = max(1, round(cfg.test_fraction * normals))
+        is_test[is_normal] = splits.draw(normals, count, cfg.split_seed, SplitDraw.TEST)
+        if given is not None:
+            notes += (f"no test row is normal: {count} of {normals} normal rows are tested",)
+    if left := int(np.sum(~is_normal & ~is_test)):
+        notes += (f"{left} of {anomalies} anomalies are among the training rows and are left out",)
+    return is_test, notes
+
+
+class Rows(NamedTuple):
+    """Rows to judge."""
+
+    x: Source  # [N, *S]
+    named: dict[str, list[str]] = {}  # noqa: RUF012 - what names each row; never written to
+    notes: tuple[str, ...] = ()  # see `Raw.notes`
+
+
+def rows(path: Path, schema: Schema) -> Rows:
     """Rows to judge, from a file of the same kind as the detector was trained on.
+
+    Images are named by `source`, their file; windows by `source`, their first step.
 
     Args:
       path: a table, a series, a folder of images or one image, according to the schema.
       schema: the schema of the detector.
 
-    Returns:
-      Raw rows [N, *S], and their names: files, first steps of windows, or none.
-
     Raises:
       UserError: the file cannot be read according to the schema.
     """
     if schema.kind == "images":
-        paths = [path] if path.is_file() else images.files(path)
+        paths, notes = ([path], ()) if path.is_file() else folders.files(path)
         if not paths:
             raise UserError(
                 f"{path} is neither an image nor a folder with images; name one that is"
             )
         root = path if path.is_dir() else path.parent
-        return images.decode(paths, schema), [str(image.relative_to(root)) for image in paths]
+        names = [folders.printable(str(image.relative_to(root))) for image in paths]
+        return Rows(images.decode(paths, schema), {"source": names}, notes)
     if path.suffix.lower() in (".npz", ".npy"):
         x = arrayfiles.read_rows(path)
         x = _steps(x, "the file") if schema.kind == "series" else x
     else:
         x = tables.encode(tables.read(path), schema)
     if schema.kind != "series":
-        return x, []
+        return Rows(x)
     if len(x) < schema.window:
         raise UserError(
             f"the file has {len(x)} steps, fewer than a window of {schema.window}; give more steps"
         )
     start, _ = windows.cut([(0, len(x))], schema.window, schema.stride, blocks=False)
     start = np.union1d(start, len(x) - schema.window)  # so that every step is in a window
-    return windows.rows(x, start, schema.window), [str(step) for step in start]
+    return Rows(windows.rows(x, start, schema.window), {"source": [str(step) for step in start]})

@@ -1,4 +1,4 @@
-"""Folders of images: subfolders are classes, all get one size; only this module imports Pillow."""
+"""Images in one size, mode and range of values; only this module imports Pillow."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -6,93 +6,87 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 
 from jaxae.data.own.schema import Schema
 from jaxae.errors import UserError
 
-SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".pgm", ".ppm", ".pnm"),
-)
 LARGEST = 64  # pixels on each side, unless the configuration sets a size
 _GREY = {"1", "L", "LA", "I", "F"}  # and "I;16..."
+_WHITE = (255, 1023, 4095, 16383, 65535)  # the largest values of 8, 10, 12, 14 and 16 bits
+_ORIENTATION, _SIDEWAYS = 0x0112, {5, 6, 7, 8}  # the tag of EXIF, and its values that swap sides
 
 
-def scan(folder: Path) -> tuple[list[Path], list[str], Bool[np.ndarray, " N"] | None]:
-    """The images below a folder, in the order of their names.
+def fit(paths: Iterable[Path], side: int) -> tuple[Schema, tuple[str, ...]]:
+    """Choose one size, one mode and one range of values for all images, and say what is lost.
 
-    The folder holds a subfolder for each class, or `train` and `test` with a subfolder for each
-    class; MVTec AD's `ground_truth` next to them is ignored. Images outside such subfolders are of
-    class "good".
-
-    Returns:
-      Files, their classes, and which are test images; None = the folder does not define it.
-
-    Raises:
-      UserError: it is not a folder, or contains no images.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name one with images in it")
-    subfolders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
-    has_parts = {"train", "test"} <= subfolders.keys()
-    roots = [subfolders["train"], subfolders["test"]] if has_parts else [folder]
-    images = [(path, root) for root in roots for path in files(root)]
-    if not images:
-        raise UserError(
-            f"{folder} holds no images; put files there that end in {', '.join(SUFFIXES)}"
-        )
-    below_root = [path.relative_to(root).parts for path, root in images]
-    classes = [names[0] if len(names) > 1 else "good" for names in below_root]
-    is_test = np.array([root == roots[-1] for _, root in images]) if has_parts else None
-    return [path for path, _ in images], classes, is_test
-
-
-def files(root: Path) -> list[Path]:
-    """Every image below a folder, in the order of their names."""
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def fit(paths: Iterable[Path], side: int) -> Schema:
-    """Choose one size and one mode for all images.
+    Grey values of more than 8 bits are divided by the largest value of 8, 10, 12, 14 or 16 bits
+    that covers all images, because cameras store 12 bits in 16.
 
     Args:
       paths: the images to train on and to test.
       side: pixels on each side; 0 = their own size if all have the same and it is at most
         `LARGEST`, else `LARGEST`.
+
+    Raises:
+      UserError: a file is damaged, or has values that are no grey values.
     """
-    modes, sizes = set(), set()
+    modes, sizes, deepest, cut = set(), set(), 0, 0
     for path in paths:
         with _opened(path) as image:
             modes.add(image.mode)
-            sizes.add((image.height, image.width))
+            sizes.add(_upright_size(image))
+            cut += image.mode in ("RGB", "RGBA") and any(";16" in str(tile) for tile in image.tile)
+            if image.mode.startswith("I"):
+                deepest = max(deepest, int(_in_range(np.asarray(image), _WHITE[-1]).max()))
     grey = all(mode in _GREY or mode.startswith("I;16") for mode in modes)
     size = (side, side)
     if not side:
         is_shared = len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST
         size = next(iter(sizes)) if is_shared else (LARGEST, LARGEST)
-    return Schema("images", mode="L" if grey else "RGB", size=size)
+    notes = []
+    white = next((top for top in _WHITE if deepest <= top), 0) if deepest else _WHITE[-1]
+    if white < _WHITE[-1]:
+        notes.append(f"grey values of 16 bits reach {deepest}: {white} is read as white")
+    if cut:
+        notes.append(f"{cut} colour images have 16 bits per channel, of which the upper 8 are read")
+    return Schema("images", mode="L" if grey else "RGB", size=size, white=white), tuple(notes)
+
+
+def _upright_size(image: Any) -> tuple[int, int]:
+    """Height and width as viewers show the image; Pillow itself turns TIFFs."""
+    is_tagged = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+    turned = is_tagged and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def decode(paths: list[Path], schema: Schema) -> UInt8[np.ndarray, "N H W C"]:
-    """The images in one size and mode; values of more than 8 bits are rounded to 8 bits.
+    """The images as viewers show them, in one size and mode.
+
+    Values of more than 8 bits are rounded to 8 bits; those above `schema.white` are white.
 
     Raises:
-      UserError: a file is damaged.
+      UserError: a file is damaged, or has values that are no grey values.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     height, width = schema.size
+    longer = 2 * max(schema.size)
     x = np.empty((len(paths), height, width, 1 if schema.mode == "L" else 3), np.uint8)
     for i, path in enumerate(paths):
         with _opened(path) as image:
-            image.draft(schema.mode, (2 * width, 2 * height))  # a large JPEG is decoded smaller
+            is_turned = _upright_size(image) != (image.height, image.width)
+            draft = (longer, longer) if is_turned else (2 * width, 2 * height)
+            image.draft(schema.mode, draft)  # a large JPEG is decoded smaller
+            announced = image.size
+            image.load()
+            if image.format == "TIFF" and image.size != announced:  # Pillow 13, uncompressed
+                raise ValueError("it is turned by a tag that cannot be followed; save it upright")
+            ImageOps.exif_transpose(image, in_place=True)
             is_deep = image.mode.startswith(("I", "F"))
-            shallow = Image.fromarray(_eight_bits(np.asarray(image))) if is_deep else image
+            shallow = image
+            if is_deep:
+                shallow = Image.fromarray(_eight_bits(np.asarray(image), schema.white))
             pixels = shallow.convert(schema.mode)
             if pixels.size != (width, height):
                 bilinear = Image.Resampling.BILINEAR
@@ -101,12 +95,20 @@ def decode(paths: list[Path], schema: Schema) -> UInt8[np.ndarray, "N H W C"]:
     return x
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of 16 bits, or of floats in [0, 1], as 8 bits."""
-    top = 65535.0 if values.dtype.kind in "iu" else 1.0
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
-        raise ValueError(f"it has values outside 0 to {top:g}")
+def _eight_bits(values: np.ndarray, white: int) -> np.ndarray:
+    """Grey values from 0 to `white`, or floats in [0, 1], as 8 bits."""
+    is_whole = values.dtype.kind in "iu"
+    top = float(white) if is_whole else 1.0
+    values = np.minimum(_in_range(values, _WHITE[-1] if is_whole else 1), top)
     return np.round(values.astype(np.float64) / top * 255).astype(np.uint8)
+
+
+def _in_range(values: np.ndarray, top: int) -> np.ndarray:
+    """The values, all of which are from 0 to `top`."""
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > top:
+        span = f"{np.min(values):g} to {np.max(values):g}, outside 0 to {top}"
+        raise ValueError(f"it has values from {span}; scale them")
+    return values
 
 
 @contextlib.contextmanager

@@ -12,6 +12,9 @@ from jaxae.errors import UserError
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.0*)?")  # a class number as a text
 
+# Names of classes that are anomalies.
+_ANOMALOUS = {"anomaly", "anomalous", "abnormal", "outlier", "fail", "fault", "defect", "attack"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
@@ -23,6 +26,7 @@ class Schema:
     categories: tuple[tuple[str, ...], ...] = ()  # of each column; () = it holds numbers
     mode: str = ""  # images: "L", grey, or "RGB"
     size: tuple[int, ...] = ()  # images: height and width
+    white: int = 65535  # images: the value of white in those with more than 8 bits
     window: int = 0  # series: steps of a row
     stride: int = 0  # series: steps from one row to the next
 
