@@ -309,3 +309,10 @@ def test_names_that_are_no_text_are_escaped(tmp_path):
     named = files.rows(root, raw.schema).named["source"]
     assert named[-1] == r"h\xf6le/3.png"
     "".join(named).encode("utf-8")
+
+
+def test_the_only_class_of_the_training_part_is_normal(tmp_path):
+    raw = load(fill(tmp_path, {"train/cork": 6, "test/cork": 3, "test/wood": 2}))
+    assert raw.test_class_id.tolist() == [0, 0, 0, 1, 1]
+    made = data.load(DataConfig(name=str(tmp_path)))
+    assert made.test.y.tolist() == [False, False, False, True, True]
