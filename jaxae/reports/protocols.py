@@ -215,8 +215,9 @@ def _baseline(
     datasets: dict[DataConfig, Dataset],
 ) -> dict:
     scored = {
-        data.normal[0]: tasks[data.normal[0]]._replace(scores=scores(data, dataset))
+        k: tasks[k]._replace(scores=scores(data, dataset))
         for data, dataset in datasets.items()
+        for k in map(int, data.normal)
     }
     classes = {k: _class_values(task) for k, task in scored.items()}
     return {**_values(scored.values()), "classes": classes}
