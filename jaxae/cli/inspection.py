@@ -8,7 +8,7 @@ import numpy as np
 from jaxae import data
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.data import sources, splits
-from jaxae.data.own import tables
+from jaxae.data.own import files, tables
 from jaxae.data.raw_data import Raw
 from jaxae.workflows import auto
 
@@ -27,6 +27,9 @@ def columns(cfg: DataConfig) -> list[dict[str, Any]]:
     table = tables.read(path)
     roles = tables.roles(table, cfg)._asdict()
     role = {column: name for name, column in roles.items()}
+    if kind == "series":
+        time = files.time_columns(table, tables.roles(table, cfg), cfg)
+        role |= dict.fromkeys((*time.columns, *time.others), "time")
     role |= dict.fromkeys(cfg.ignore, "ignored")
     missing = tables.missing(table, tuple(table.column_names))
     return [
@@ -141,7 +144,7 @@ def column_lines(described: list[dict[str, Any]]) -> list[str]:
     """The result of `columns` as lines."""
     lines = {
         role: [column["name"] for column in described if column["role"] == role]
-        for role in ("label", "group", "split", "ignored")
+        for role in ("label", "group", "split", "time", "ignored")
     }
     lines["not numeric"] = [
         f"{column['name']} ({column['holds']})"

@@ -78,6 +78,9 @@ class DataConfig:
     group: str = ""
     """table, series: column of groups, each trained on, held out or tested as a whole (a column
     `split` decides which rows are test rows)"""
+    time: str = "auto"
+    """series: the column of its time, which is no value; "" = none; auto = a column of dates, or of
+    rising numbers called time, timestamp, date, ..."""
     ignore: tuple[str, ...] = ()
     """table, series: columns to leave out"""
     one_hot: bool = False

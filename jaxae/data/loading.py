@@ -47,7 +47,7 @@ FILES: Registry[Files] = Registry(
         "npy": Files(files.npy, ("rows",)),
         "table": Files(files.table, _COLUMNS),
         "images": Files(files.folder, ("size",)),
-        "series": Files(files.series, (*_COLUMNS, "window", "stride")),
+        "series": Files(files.series, (*_COLUMNS, "time", "window", "stride")),
     },
 )
 

@@ -3,7 +3,9 @@
 If a file does not define test rows, all anomalies and a share of the normals are test rows.
 """
 
+import contextlib
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from jaxae.config import DataConfig
 from jaxae.data import arrayfiles, sources, splits
-from jaxae.data.own import arrays, folders, images, tables, windows
+from jaxae.data.own import arrays, folders, images, tables, times, windows
 from jaxae.data.own.schema import Schema, is_anomalous, normal_classes, numbered
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, naming_input
@@ -28,6 +30,7 @@ class Lines(NamedTuple):
     is_test: np.ndarray | None  # [N]; None = not drawn yet
     schema: Schema
     notes: tuple[str, ...] = ()  # see `Raw.notes`
+    stretch: np.ndarray | None = None  # series: [T], rises where no window may cross
 
 
 def table(path: Path, cfg: DataConfig) -> Raw:
@@ -96,27 +99,80 @@ def series(path: Path, cfg: DataConfig) -> Raw:
 def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
     table = tables.read(path)
     roles = tables.roles(table, cfg)
+    group, is_test = _groups(table, roles.group), None
+    time = times.Found((), (), ())
+    if kind == "series":
+        time = time_columns(table, roles, cfg)
+        cfg = dataclasses.replace(cfg, ignore=(*cfg.ignore, *time.columns, *time.others))
     schema = tables.fit(table, roles, cfg, kind)
     x = tables.encode(table, schema)
     y: np.ndarray | None = None
-    classes, notes = tuple[str, ...](), tuple[str, ...]()
+    classes, notes = tuple[str, ...](), time.notes
     if roles.label:
         labels = tables.values(table, roles.label, "data.label")
         y, classes = numbered(labels, f"the column {roles.label!r} of data.label")
     elif cfg.corruption:  # all rows are normal
         y = np.zeros(table.num_rows, np.int32)
     else:
-        notes = ("no column is a label: all rows are taken as normal (--data.label names one)",)
-    group = is_test = None
-    if roles.group:
-        values = tables.values(table, roles.group, "data.group")
-        group = np.unique(values, return_inverse=True)[1].astype(np.int32)
+        notes += ("no column is a label: all rows are taken as normal (--data.label names one)",)
     if roles.split:
         parts = tables.values(table, roles.split, tables.SPLIT).astype(str)
         is_test = np.char.lower(parts) == "test"
-    elif group is not None:
-        is_test = _drawn_groups(group, cfg)
-    return Lines(x, y, group, is_test, dataclasses.replace(schema, classes=classes), notes)
+    schema = dataclasses.replace(schema, classes=classes)
+    lines = Lines(x, y, group, is_test, schema, notes)
+    if kind != "series":
+        return lines
+    schema = dataclasses.replace(schema, group=roles.group, time=time.columns)
+    remedy = f"leave it out with --data.ignore {' '.join(map(shlex.quote, cfg.ignore))}"
+    if group is None:
+        remedy = f"name the column of series in turns or in sequence with --data.group, or {remedy}"
+    return _in_order(lines._replace(schema=schema), table, remedy)
+
+
+def _groups(table: tables.Table, column: str) -> np.ndarray | None:
+    """The group of each line, numbered from 0 in the order of their values; None without column."""
+    if not column:
+        return None
+    values = tables.values(table, column, "data.group")
+    return np.unique(values, return_inverse=True)[1].astype(np.int32)
+
+
+def time_columns(table: tables.Table, roles: tables.Roles, cfg: DataConfig) -> times.Found:
+    """The columns of a series that hold its time.
+
+    Raises:
+      UserError: see `times.find`.
+    """
+    left_out = {*roles, *cfg.ignore}
+    names = [name for name in table.column_names if name not in left_out]
+    group = _groups(table, roles.group)
+    order = windows.order(group, table.num_rows)
+    is_next = np.ones(len(order) - 1, bool) if group is None else np.diff(group[order]) == 0
+    return times.find(table, names, cfg.time, order, is_next)
+
+
+def _in_order(lines: Lines, table: tables.Table, remedy: str) -> Lines:
+    """The steps of each group together, and where no window may cross: at groups, parts, gaps."""
+    order = windows.order(lines.group, len(lines.x))
+    x, y, group, is_test = (
+        None if one is None else one[order]
+        for one in (lines.x, lines.y, lines.group, lines.is_test)
+    )
+    notes = lines.notes
+    if (np.diff(order) < 0).any():
+        notes += (f"the series of {lines.schema.group!r} take turns: each is put together",)
+    is_next: np.ndarray = np.ones(len(x) - 1, bool)
+    for key in (group, is_test):
+        if key is not None:
+            is_next = is_next & (key[1:] == key[:-1])
+    is_gap: np.ndarray = np.zeros(len(x) - 1, bool)
+    if columns := lines.schema.time:
+        time = times.read(table, columns)[order]
+        what = f"the time {' '.join(columns)!r}"
+        is_gap, more = times.breaks(time, is_next, what, remedy)
+        notes += more
+    stretch = np.cumsum(np.concatenate([[False], ~is_next | is_gap]))
+    return Lines(x, y, group, is_test, lines.schema, notes, stretch)
 
 
 def _array_lines(path: Path, cfg: DataConfig) -> Lines:
@@ -150,17 +206,57 @@ def _steps(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
-    """Cut a series into windows, and split them."""
+    """Cut a series into windows, and split them.
+
+    Raises:
+      UserError: a part is too short, or no anomaly is among the test steps.
+    """
     steps = _of_several_classes(steps, cfg)
-    count, is_test = len(steps.x), steps.is_test
     if steps.y is None:
         return _unlabelled_windows(steps, cfg)
+    labels = _labels_only(steps.y, steps.schema, steps.is_test)
+    normal = tuple(splits.choose_classes(labels, cfg)[0])
+    is_anomaly = ~np.isin(steps.y, normal)
+    if steps.is_test is None:
+        steps = steps._replace(notes=steps.notes + splits.class_notes(labels, cfg))
+    is_drawn = steps.is_test is None and steps.group is None
+    raw = _cut(steps, normal, cfg)
+    if is_drawn and is_anomaly.any() and np.isin(raw.test_class_id, normal).all():
+        share = _working_share(steps, normal, cfg)
+        remedy = f"set --data.test-fraction {share:g}" if share else "give a longer series"
+        first = int(np.argmax(is_anomaly))
+        raise UserError(
+            f"no anomaly is in the last {cfg.test_fraction:g} of the {len(steps.x)} steps, which "
+            f"are tested (the first is in step {first}); {remedy}, or mark the steps to test in a "
+            "column 'split' of train and test"
+        )
+    return raw
+
+
+def _working_share(steps: Lines, normal: tuple[int, ...], cfg: DataConfig) -> float:
+    """The least `data.test_fraction`, in steps of .05, that tests an anomaly; 0 = there is none."""
+    for percent in range(5, 100, 5):
+        tried = dataclasses.replace(cfg, test_fraction=percent / 100, scale="none", input="none")
+        with contextlib.suppress(UserError):
+            splits.make(_cut(steps, normal, tried), tried)
+            return percent / 100
+    return 0.0
+
+
+def _cut(steps: Lines, normal: tuple[int, ...], cfg: DataConfig) -> Raw:
+    """The windows of the training steps and of the test steps."""
+    count, y, notes = len(steps.x), steps.y, steps.notes
+    assert y is not None
     window, stride = windows.sizes(count, cfg.window, cfg.stride)
-    if is_test is None:
+    is_test, is_anomaly = steps.is_test, ~np.isin(y, normal)
+    if is_test is None and steps.group is not None:
+        is_test = _drawn_groups(steps.group, is_anomaly, cfg)
+    elif is_test is None:
         is_test = np.arange(count) >= count - round(cfg.test_fraction * count)
-    stretches = windows.runs(is_test + 2 * (0 if steps.group is None else steps.group))
-    normal = tuple(_normal_classes(steps.y, steps.schema, cfg))
-    parts = []
+    stretches = windows.runs(
+        is_test + 2 * (np.zeros(count, int) if steps.stretch is None else steps.stretch)
+    )
+    parts, starts = [], []
     for role in ("training", "test"):
         part = [ends for ends in stretches if is_test[ends[0]] == (role == "test")]
         if max((end - begin for begin, end in part), default=0) < window:
@@ -169,29 +265,59 @@ def _windowed(steps: Lines, cfg: DataConfig) -> Raw:
                 "--data.window, or change --data.test-fraction"
             )
         start, block = windows.cut(part, window, stride, blocks=role == "training")
-        y = np.full(len(start), normal[0], np.int32)
-        for k in np.unique(steps.y):  # a window takes the highest anomalous class of its steps
-            if k not in normal:
-                y[windows.any_of(steps.y == k, start, window)] = k
-        parts.append((windows.rows(steps.x, start, window), y, block))
+        window_y = np.full(len(start), normal[0], np.int32)
+        for k in np.unique(y[is_anomaly]):  # a window takes the highest of its anomalous classes
+            window_y[windows.any_of(y == k, start, window)] = k
+        parts.append((windows.rows(steps.x, start, window), window_y, block))
+        starts.append(start)
     (x_train, y_train, block), (x_test, y_test, _) = parts
+    if left := int(np.sum(is_anomaly & ~is_test)):
+        total = int(np.sum(is_anomaly))
+        notes += (
+            f"{left} of {total} anomalous steps are not tested but in the training part, "
+            "where the windows with them are left out",
+        )
+    notes += _lost(np.concatenate(starts), window, stretches, is_anomaly)
     schema = dataclasses.replace(steps.schema, window=window, stride=stride)
-    return Raw(x_train, y_train, x_test, y_test, normal, block, schema, steps.notes)
+    return Raw(x_train, y_train, x_test, y_test, normal, block, schema, notes)
+
+
+def _stretch(steps: Lines) -> np.ndarray:
+    return np.zeros(len(steps.x), int) if steps.stretch is None else steps.stretch
+
+
+def _lost(
+    start: np.ndarray, window: int, stretches: list[tuple[int, int]], is_anomaly: np.ndarray | None
+) -> tuple[str, ...]:
+    """A line about the steps that belong to no window."""
+    ends = stretches[-1][1]
+    is_lost = ~windows.covered(start, window, ends)
+    if not is_lost.any():
+        return ()
+    short = [end - begin for begin, end in stretches if end - begin < window]
+    kinds = []
+    if is_anomaly is not None and (is_anomaly & is_lost).any():
+        kinds.append(f"{int(np.sum(is_anomaly & is_lost))} of them anomalous")
+    if short:
+        kinds.append(f"{sum(short)} in {len(short)} stretches shorter than a window of {window}")
+    more = f" ({', '.join(kinds)})" if kinds else ""
+    return (f"{int(is_lost.sum())} of {ends} steps belong to no window{more}",)
 
 
 def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
     """Windows of all steps, without classes; whole blocks are held out."""
     count = len(steps.x)
     window, stride = windows.sizes(count, cfg.window, cfg.stride)
-    stretches = windows.runs(np.zeros(count, int) if steps.group is None else steps.group)
+    stretches = windows.runs(_stretch(steps))
     if max(end - begin for begin, end in stretches) < window:
         raise UserError(
             f"no stretch of steps is as long as a window of {window}; lower --data.window"
         )
     start, block = windows.cut(stretches, window, stride, blocks=True)
+    notes = steps.notes + _lost(start, window, stretches, None)
     schema = dataclasses.replace(steps.schema, window=window, stride=stride)
     x = windows.rows(steps.x, start, window)
-    return _unlabelled(steps._replace(x=x, group=block, schema=schema))
+    return _unlabelled(steps._replace(x=x, group=block, schema=schema, notes=notes))
 
 
 def _of_several_classes(lines: Lines, cfg: DataConfig) -> Lines:
@@ -237,21 +363,37 @@ def _labels_only(y: np.ndarray, schema: Schema, is_test: np.ndarray | None = Non
     return Raw(y[:0], y[~is_test], y[:0], y[is_test], normal, schema=schema)
 
 
-def _drawn_groups(group: np.ndarray, cfg: DataConfig) -> np.ndarray:
-    """Draw groups, numbered from 0, for testing; which rows [N] belong to them."""
+def _drawn_groups(group: np.ndarray, is_anomaly: np.ndarray, cfg: DataConfig) -> np.ndarray:
+    """Draw groups, numbered from 0, for testing; which rows [N] belong to them.
+
+    If at most half of the groups have anomalies, all of these are drawn and a share of the others;
+    else the share is drawn from those with anomalies.
+    """
     total = int(group.max()) + 1
     if total < 2:
         raise UserError(
             f"data.group {cfg.group!r} has only one value, so no group is left to test; unset "
             "it or name another column"
         )
-    count = min(max(1, round(cfg.test_fraction * total)), total - 1)
-    return splits.draw(total, count, cfg.split_seed, SplitDraw.TEST)[group]
+    has_anomaly = np.zeros(total, bool)
+    has_anomaly[group[is_anomaly]] = True
+    strange, chosen = int(has_anomaly.sum()), np.zeros(total, bool)
+    if 0 < strange <= total / 2:
+        plain = total - strange
+        count = min(round(cfg.test_fraction * plain), plain - 1)
+        chosen = has_anomaly.copy()
+        chosen[~has_anomaly] = splits.draw(plain, count, cfg.split_seed, SplitDraw.TEST)
+    else:
+        pool = has_anomaly if strange else ~has_anomaly
+        count = min(max(1, round(cfg.test_fraction * total)), int(pool.sum()), total - 1)
+        chosen[pool] = splits.draw(int(pool.sum()), count, cfg.split_seed, SplitDraw.TEST)
+    return chosen[group]
 
 
 def _split(lines: Lines, cfg: DataConfig) -> Raw:
     """Training and test rows; by default all anomalies and a share of the normals are test rows."""
-    x, y, group, is_test, schema, notes = lines = _of_several_classes(lines, cfg)
+    lines = _of_several_classes(lines, cfg)
+    x, y, group, is_test, schema, notes = lines[:6]
     if y is None:
         return _unlabelled(lines)
     labels = _labels_only(y, schema, is_test)
@@ -272,6 +414,8 @@ def _test_rows(
 
     `given` says which rows the file or the groups make test rows; None = not defined.
     """
+    if given is None and group is not None:
+        given = _drawn_groups(group, ~is_normal, cfg)
     anomalies, normals = int(np.sum(~is_normal)), int(np.sum(is_normal))
     is_test = np.zeros(len(is_normal), bool) if given is None else given.copy()
     notes = tuple[str, ...]()
@@ -320,17 +464,52 @@ def rows(path: Path, schema: Schema) -> Rows:
         root = path if path.is_dir() else path.parent
         names = [folders.printable(str(image.relative_to(root))) for image in paths]
         return Rows(images.decode(paths, schema), {"source": names}, notes)
+    if schema.kind == "series":
+        return _windows_to_judge(path, schema)
     if path.suffix.lower() in (".npz", ".npy"):
-        x = arrayfiles.read_rows(path)
-        x = _steps(x, "the file") if schema.kind == "series" else x
+        return Rows(arrayfiles.read_rows(path))
+    return Rows(tables.encode(tables.read(path), schema))
+
+
+def _windows_to_judge(path: Path, schema: Schema) -> Rows:
+    """Windows that cover every step, except in stretches that are shorter than a window."""
+    named: dict[str, list[str]] = {}
+    if path.suffix.lower() in (".npz", ".npy"):
+        x = _steps(arrayfiles.read_rows(path), "the file")
+        order, stretches, notes = np.arange(len(x)), [(0, len(x))], tuple[str, ...]()
     else:
-        x = tables.encode(tables.read(path), schema)
-    if schema.kind != "series":
-        return Rows(x)
-    if len(x) < schema.window:
+        steps, order, named = _steps_to_judge(path, schema)
+        assert steps.stretch is not None
+        x, stretches, notes = steps.x, windows.runs(steps.stretch), steps.notes
+    longest = max(end - begin for begin, end in stretches)
+    if longest < schema.window:
         raise UserError(
-            f"the file has {len(x)} steps, fewer than a window of {schema.window}; give more steps"
+            f"the file has {longest} steps in a row, fewer than a window of {schema.window}; give "
+            "more steps"
         )
-    start, _ = windows.cut([(0, len(x))], schema.window, schema.stride, blocks=False)
-    start = np.union1d(start, len(x) - schema.window)  # so that every step is in a window
-    return Rows(windows.rows(x, start, schema.window), {"source": [str(step) for step in start]})
+    start, _ = windows.cut(stretches, schema.window, schema.stride, blocks=False)
+    last = [end - schema.window for begin, end in stretches if end - begin >= schema.window]
+    start = np.union1d(start, last)  # so that every step is in a window
+    first = order[start]
+    named = {name: [values[step] for step in first] for name, values in named.items()}
+    notes += _lost(start, schema.window, stretches, None)
+    x = windows.rows(x, start, schema.window)
+    return Rows(x, {"source": [str(step) for step in first]} | named, notes)
+
+
+def _steps_to_judge(path: Path, schema: Schema) -> tuple[Lines, np.ndarray, dict[str, list[str]]]:
+    """The steps of a table in their order, their positions in the file, and what names them."""
+    table, named, notes = tables.read(path), {}, []
+    x = tables.encode(table, schema)
+    names = {"group": (schema.group,) if schema.group else (), "time": schema.time}
+    for kind, columns in names.items():
+        absent = [name for name in columns if name not in table.column_names]
+        if absent:
+            notes.append(f"the file lacks {absent[0]!r}, the {kind}: its steps are one series")
+            names[kind] = ()
+        elif columns:
+            named[kind] = times.texts(table, columns)
+    group = _groups(table, schema.group if "group" in named else "")
+    known = dataclasses.replace(schema, time=names["time"])
+    lines = Lines(x, None, group, None, known, tuple(notes))
+    return _in_order(lines, table, "remove the column"), windows.order(group, len(x)), named

@@ -29,6 +29,8 @@ class Schema:
     white: int = 65535  # images: the value of white in those with more than 8 bits
     window: int = 0  # series: steps of a row
     stride: int = 0  # series: steps from one row to the next
+    group: str = ""  # series: the column of groups, which no window crosses
+    time: tuple[str, ...] = ()  # series: the columns of its time
 
     @property
     def features(self) -> list[str]:

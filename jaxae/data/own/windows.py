@@ -3,7 +3,7 @@
 import itertools
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxae.ops import ceil_div
 
@@ -23,6 +23,22 @@ def runs(key: Int[np.ndarray, " T"]) -> list[tuple[int, int]]:
     """Start and end of the maximal stretches of equal keys."""
     ends = [*(np.flatnonzero(np.diff(key)) + 1).tolist(), len(key)]
     return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def order(group: Int[np.ndarray, " T"] | None, steps: int) -> Int[np.ndarray, " T"]:
+    """Positions of the steps, those of a group together; groups by their first step."""
+    if group is None:
+        return np.arange(steps)
+    _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
+    return np.argsort(first[inverse], kind="stable")
+
+
+def covered(start: Int[np.ndarray, " N"], window: int, steps: int) -> Bool[np.ndarray, " T"]:
+    """Which steps belong to a window."""
+    ends = np.zeros(steps + 1, int)
+    np.add.at(ends, start, 1)
+    np.add.at(ends, start + window, -1)
+    return np.cumsum(ends[:-1]) > 0
 
 
 def cut(
