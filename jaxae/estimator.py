@@ -24,6 +24,7 @@ from jaxae.config import (
 from jaxae.config.checks import AUTO
 from jaxae.config.migrations import RENAMED
 from jaxae.data import sources, splits
+from jaxae.data.raw_data import narrowed
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -177,7 +178,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
     def _rows(self, X: Any, reset: bool) -> np.ndarray:
         x = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric")
         if x.dtype != np.uint8 or x.ndim == 2:
-            x = x.astype(np.float32)
+            x = narrowed(x)
         return x[..., None] if x.ndim == 3 and x.dtype == np.uint8 else x
 
     def _config(self) -> ExperimentConfig:

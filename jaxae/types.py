@@ -77,7 +77,10 @@ class Batch(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """Scales raw rows for the model: (x - shift) / scale, both broadcast over S."""
+    """Scales raw rows for the model: (x - shift) / scale, both broadcast over S.
+
+    Computed in the precision of shift and scale, float32 or float64.
+    """
 
     shift: Float[AnyArray, "*S"]
     scale: Float[AnyArray, "*S"]

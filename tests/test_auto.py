@@ -37,8 +37,8 @@ def uniform(*shape, seed=0):
 
 
 CASES = {
-    "vectors": (uniform(8), "dense", "none", "sigmoid", 2),
-    "one value": (uniform(1), "dense", "none", "sigmoid", 1),
+    "vectors": (uniform(8), "dense", "standard", "linear", 2),
+    "one value": (uniform(1), "dense", "standard", "linear", 1),
     "wide vectors": (5 - 9 * uniform(300), "dense", "standard", "linear", 32),
     "whole numbers": ((100 * uniform(8)).astype(np.int32), "dense", "standard", "linear", 2),
     "series": (uniform(30, 3) - 0.5, "dense", "standard", "linear", 22),

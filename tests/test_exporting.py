@@ -108,10 +108,8 @@ def test_the_file_runs_by_itself_without_jaxae(made, tmp_path):
         (np.zeros((3, 9, 9, 1)), r"give \[N, \*\[8, 8, 1\]\]"),
         (np.zeros((0, 8, 8, 1)), "give"),
         (np.full((3, 8, 8, 1), np.nan), "3 rows hold NaN or infinite values, first row 0"),
-        (np.full((3, 8, 8, 1), 1e300), "NaN or infinite"),
         (np.zeros((3, 8, 8, 1), np.uint8), "numbers as they are"),
         (np.full((3, 8, 8, 1), "a"), "the rows are <U1"),
-        (np.full((2, 8, 8, 1), 3e38), "score of row 0 is not finite"),
     ],
 )
 def test_rows_that_it_does_not_judge(rows, says, made):

@@ -37,7 +37,7 @@ def read(source: Source) -> np.ndarray:
 
 
 def joined(*parts: Source) -> Source:
-    """Concatenate sources whose rows have the same shape and dtype."""
+    """Concatenate sources whose rows have the same shape; they take a dtype that holds all."""
     if all(map(is_resident, parts)):
         return np.concatenate(parts)
     return parts[0] if len(parts) == 1 else _Joined(parts)
@@ -96,7 +96,7 @@ class _Joined:
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
         self.shape: Shape = (int(self._ends[-1]), *parts[0].shape[1:])
-        self.dtype = parts[0].dtype
+        self.dtype = np.result_type(*(part.dtype for part in parts))
 
     def __len__(self) -> int:
         return self.shape[0]

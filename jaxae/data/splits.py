@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from jaxae.config import DataConfig
 from jaxae.data import inputs, sources
 from jaxae.data.own.class_names import side
+from jaxae.data.own.schema import Schema
 from jaxae.data.raw_data import Raw, fit_scaling, scaled
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, SplitDraw, host_generator
@@ -39,7 +40,7 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     if not 0 <= cfg.split_seed < 2**32:
         raise UserError(f"data.split_seed is {cfg.split_seed}; it must be from 0 to 2**32 - 1")
     if not raw.is_labelled:
-        return of_normals(raw.x_train, cfg, raw.group)._replace(schema=raw.schema)
+        return of_normals(raw.x_train, cfg, raw.group, raw.schema)
     normal, anomaly = choose_classes(raw, cfg)
     pool = sources.joined(raw.x_train, raw.x_test)
     train_class_id = raw.train_class_id
@@ -76,7 +77,7 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
         test = _balance(test, ~is_anomaly[test], cfg)
 
     fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, held_out)
-    scaling = fit_scaling(cfg.scale, pool, fitted_on)
+    scaling = fit_scaling(cfg.scale, pool, fitted_on, raw.schema.features)
     data = _dataset(pool, is_anomaly, class_id, (train, valid, test), scaling)
     if cfg.corruption:
         data = data._replace(test=_with_corrupted(data.test, cfg))
@@ -85,10 +86,12 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     return _through_input(data, cfg.input)._replace(digest=digest, schema=raw.schema)
 
 
-def of_normals(x: Source, cfg: DataConfig, group: np.ndarray | None = None) -> Dataset:
+def of_normals(
+    x: Source, cfg: DataConfig, group: np.ndarray | None = None, schema: Schema | None = None
+) -> Dataset:
     """A data set of unlabelled rows, all treated as normal; the test rows are the held-out rows.
 
-    Rows of one `group` [N] are held out together.
+    Rows of one `group` [N] are held out together. `schema` says how the rows were read from files.
 
     Raises:
       UserError: there are too few rows to hold some out.
@@ -96,11 +99,11 @@ def of_normals(x: Source, cfg: DataConfig, group: np.ndarray | None = None) -> D
     train, valid = _hold_out(np.arange(len(x)), group, cfg)
     train = train[: cfg.limit or None]
     is_anomaly, class_id = np.zeros(len(x), bool), np.zeros(len(x), np.int32)
-    scaling = fit_scaling(cfg.scale, x, train)
+    scaling = fit_scaling(cfg.scale, x, train, schema.features if schema else ())
     data = _dataset(x, is_anomaly, class_id, (train, valid, valid), scaling)
     digests = [sources.digest(part) for part in (x, train, valid)]
     digest = hashlib.sha256(b"".join(digests)).hexdigest()
-    return _through_input(data, cfg.input)._replace(digest=digest, is_labelled=False)
+    return _through_input(data, cfg.input)._replace(digest=digest, schema=schema, is_labelled=False)
 
 
 def _dataset(

@@ -19,9 +19,10 @@ from jaxae.detectors.detector import (
     units,
 )
 from jaxae.detectors.fitting import check, fit, fit_score
-from jaxae.detectors.judging import judge, judge_prepared, prepared, require, score_fn
+from jaxae.detectors.judging import judge, judge_prepared, prepared, saturated, score_fn
 
 __all__ = [
     "Description", "Detector", "Judgement", "Scores", "check", "fit", "fit_score", "folder_of",
-    "judge", "judge_prepared", "load", "prepared", "require", "save", "score_fn", "tree", "units",
+    "judge", "judge_prepared", "load", "prepared", "saturated", "save", "score_fn", "tree",
+    "units",
 ]  # fmt: skip

@@ -37,15 +37,12 @@ def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Expl
     the code, and thus the reconstruction of all others. A score that uses codes or neighbours may
     flag a row for reasons that no single value shows.
 
-    Raises:
-      UserError: a row is so far from the training rows that its reconstruction is not finite.
+    Where a row is so far from the training rows that a reconstruction is not finite, 0 is taken.
     """
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     outputs = evaluation.inference(learner, jax.local_devices())(detector.variables, x)
-    explained = from_outputs(x, np.asarray(outputs.x_hat))
-    finite = np.isfinite(explained.residual)
-    detectors.require(finite, "rows are too far from the training rows to be explained")
-    return explained
+    x_hat = np.asarray(outputs.x_hat)
+    return from_outputs(np.nan_to_num(x), np.where(np.isfinite(x_hat), x_hat, np.float32(0)))
 
 
 def from_outputs(x: Float[np.ndarray, " N *S"], x_hat: Float[np.ndarray, "E N *S"]) -> Explanation:

@@ -6,10 +6,11 @@ import numpy as np
 
 from jaxae import scoring
 from jaxae.config import ExperimentConfig
+from jaxae.data import sources
 from jaxae.data.own.schema import Schema
 from jaxae.detectors import calibration, evaluation
 from jaxae.detectors.detector import Description, Detector, Scores
-from jaxae.detectors.judging import scores_of
+from jaxae.detectors.judging import saturated, scores_of
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -68,8 +69,12 @@ def fit(
     _check_not_collapsed(learner, variables, data.valid.x[:256], devices)
     fitted = fit_score(learner, variables, data, cfg, devices)
     score_rows = scores_of(learner, score, variables, fitted, devices)
-    scores = Scores(*(score_rows(split.x) for split in (data.train, data.valid, data.test)))
-    _check_scores(scores, cfg.score)
+    train, valid = (score_rows(split.x) for split in (data.train, data.valid))
+    for name, of_normals in (("train", train), ("valid", valid)):
+        _check_finite(of_normals, name)
+    test = [saturated(score_rows(block), block) for block in sources.blocks(data.test.x)]
+    scores = Scores(train, valid, np.concatenate(test))
+    _check_spread(scores, cfg.score)
     _, calibrating = calibration.split_valid(cfg, len(scores.valid))
     normals = scores.train if cfg.threshold.on == "train" else scores.valid[calibrating]
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
@@ -116,13 +121,15 @@ def _check_not_collapsed(
             )
 
 
-def _check_scores(scores: Scores, score: str) -> None:
-    for name, values in scores._asdict().items():
-        if not np.isfinite(values).all():
-            raise FloatingPointError(
-                f"{np.sum(~np.isfinite(values))} of {len(values)} {name} scores are not finite; "
-                "lower optim.lr or choose another --score"
-            )
+def _check_finite(scores: np.ndarray, name: str) -> None:
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(
+            f"{np.sum(~np.isfinite(scores))} of {len(scores)} {name} scores are not finite; lower "
+            "optim.lr or choose another --score"
+        )
+
+
+def _check_spread(scores: Scores, score: str) -> None:
     # Two rows may tie by chance, in a sum of scores that are standardised by these two rows.
     rows = scores.test if len(scores.test) > 2 else np.concatenate([scores.train, scores.test])
     if len(scores.test) > 1 and (rows == rows[0]).all():

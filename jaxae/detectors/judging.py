@@ -1,6 +1,6 @@
 """Applying a detector to new raw rows: scores, p-values and decisions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,16 @@ from jaxtyping import Float, Shaped
 
 from jaxae import config, scoring
 from jaxae.data import inputs
-from jaxae.data.raw_data import scaled
+from jaxae.data.raw_data import FARTHEST, are_pixels, scaled
 from jaxae.detectors import evaluation
 from jaxae.detectors.detector import Description, Detector, Judgement, units
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.stats.conformal import p_values
-from jaxae.types import Learner, PyTree, Score, Source
+from jaxae.types import AnyArray, Learner, PyTree, Score, Source
+
+LARGEST = np.finfo(np.float32).max  # the score of rows that are too far away to have another
 
 
 def score_fn(
@@ -51,19 +53,17 @@ def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) ->
       first: the number of the first row in messages, if these rows are a part of more rows.
 
     Raises:
-      UserError: there are no rows, their shape or dtype does not match the detector, they contain
-        NaN or infinite values, or are so far from the training rows that a score is not finite.
+      UserError: there are no rows, their shape or dtype does not match the detector, or they
+        contain NaN or infinite values.
     """
-    return judge_prepared(detector, prepared(detector, raw, first), first)
+    return judge_prepared(detector, prepared(detector, raw, first))
 
 
 @parallel.on_host()
-def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"], first: int = 0) -> Judgement:
-    """`judge` for `prepared` rows; raises a `UserError` if a score is not finite."""
+def judge_prepared(detector: Detector, x: Float[np.ndarray, " N *S"]) -> Judgement:
+    """`judge` for `prepared` rows."""
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
-    scores = score_fn(detector, learner, jax.local_devices())(x)
-    problem = "rows are too far from the training rows to have a finite score"
-    require(np.isfinite(scores), problem, first)
+    scores = saturated(score_fn(detector, learner, jax.local_devices())(x), x)
     decision = detector.decision
     return Judgement(scores, p_values(decision, scores), scoring.decide(decision, scores))
 
@@ -73,20 +73,29 @@ def prepared(
 ) -> Float[np.ndarray, " N *S"]:
     """Raw rows as inputs of the detector's model: scaled, and mapped by `data.input`.
 
+    A row with a value beyond `FARTHEST` has no map: it becomes NaN.
+
     Raises:
       UserError: the rows cannot be judged, see `judge`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # overflow is refused below
-        x = scaled(_checked(detector.about, raw), detector.scaling)
-    require(np.isfinite(x), "rows hold NaN or infinite values", first)
-    return inputs.mapped(detector.about.config.data.input, x)
+    about = detector.about
+    raw = _checked(about, raw)
+    require(np.isfinite(raw), "rows hold NaN or infinite values", first, about.schema.features)
+    x, name = scaled(raw, detector.scaling), about.config.data.input
+    if name == "none":
+        return x
+    mapped = inputs.mapped(name, x)
+    is_far = np.abs(x).reshape(len(x), -1).max(axis=1) >= FARTHEST
+    return np.where(is_far.reshape(-1, *(1,) * (mapped.ndim - 1)), np.float32(np.nan), mapped)
 
 
 def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
     """The rows as [N, *S]; raises a `UserError` if the detector cannot take them."""
     if raw.dtype.kind not in "fiub":
         raise UserError(f"the rows are of type {raw.dtype}; a detector needs real numbers")
-    if (raw.dtype == np.uint8) != (about.dtype == "uint8"):
+    if (raw.dtype == np.uint8) != (about.dtype == "uint8") and (
+        about.dtype == "uint8" or are_pixels(raw.dtype, about.shape)
+    ):
         raise UserError(
             f"the rows are {raw.dtype}, but the detector was fitted on {about.dtype} rows "
             f"({units(about.dtype)}); convert them to this type"
@@ -101,8 +110,27 @@ def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
     return raw.reshape(-1, *about.shape)
 
 
-def require(ok: np.ndarray, problem: str, first: int = 0) -> None:
-    """Refuse rows [N, ...], numbered from `first`, if one of their values is not ok."""
+def saturated(scores: Float[AnyArray, " N"], x: Float[AnyArray, " N *S"]) -> Float[AnyArray, " N"]:
+    """Scores of inputs x of a model, `LARGEST` for rows that are too far away to have another.
+
+    These are rows with a value beyond `FARTHEST`, and those with a score that is not finite.
+    """
+    xp = np if isinstance(scores, np.ndarray) else jnp
+    farthest = xp.max(xp.abs(x.reshape(len(x), -1)), axis=1)
+    is_within = (farthest < FARTHEST) & (xp.abs(scores) <= LARGEST)  # False for NaN
+    return xp.where(is_within, scores, LARGEST)
+
+
+def require(ok: np.ndarray, problem: str, first: int = 0, names: Sequence[str] = ()) -> None:
+    """Refuse rows [N, ...], numbered from `first`, if one of their values is not ok.
+
+    `names` are those of the values along the last axis, if they have any.
+    """
     bad = np.flatnonzero(~ok.reshape(len(ok), -1).all(axis=1))
     if bad.size:
-        raise UserError(f"{bad.size} {problem}, first row {first + bad[0]}; remove or fix them")
+        at = np.argwhere(~ok[bad[0]])[0].tolist() if ok.ndim > 1 else []
+        value = names[at[-1]] if len(names) == ok.shape[-1] else " ".join(map(str, at))
+        where = f" in {value}" if at else ""
+        raise UserError(
+            f"{bad.size} {problem}, first row {first + bad[0]}{where}; remove or fix them"
+        )

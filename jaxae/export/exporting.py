@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from jaxae import config, detectors, scoring
 from jaxae.data import inputs
+from jaxae.data.raw_data import FARTHEST
 from jaxae.detectors import Detector
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, words
@@ -131,17 +132,22 @@ def serialised_program(detector: Detector) -> bytes:
     """
     about = detector.about
     arrays = archive.flat(detectors.tree(detector)) | {"unit": np.float32(1)}
+    arrays |= loader.identity(arrays) if row_dtype(detector) == "float64" else {}
     (k,) = export.symbolic_shape("k")
-    raw = jax.ShapeDtypeStruct((k, loader.CHUNK, *about.shape), row_dtype(about.dtype))
+    dtype = "uint8" if about.dtype == "uint8" else "float32"
+    raw = jax.ShapeDtypeStruct((k, loader.CHUNK, *about.shape), dtype)
     alpha = jax.ShapeDtypeStruct((), jnp.float32)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype), arrays)
     program = export.export(jax.jit(_judge_fn(detector)), platforms=PLATFORMS)(shapes, raw, alpha)
     return bytes(program.serialize())
 
 
-def row_dtype(dtype: str) -> str:
-    """The dtype of raw rows: uint8 for pixels, else float32."""
-    return "uint8" if dtype == "uint8" else "float32"
+def row_dtype(detector: Detector) -> str:
+    """The dtype of raw rows: uint8 for pixels, else that in which they are scaled.
+
+    Rows in float64 are scaled before the compiled program, which computes in float32.
+    """
+    return "uint8" if detector.about.dtype == "uint8" else str(detector.scaling.shift.dtype)
 
 
 def scoring_functions(detector: Detector) -> tuple[Callable, Callable]:
@@ -159,7 +165,13 @@ def scoring_functions(detector: Detector) -> tuple[Callable, Callable]:
 
     def scaled(scaling: dict, unit: Array, raw: Array) -> Array:
         x = (raw.astype(jnp.float32) / unit - scaling["shift"][None]) / scaling["scale"][None]
-        return jax.vmap(apply)(x)
+        x = jnp.clip(x, -FARTHEST, FARTHEST)
+        if cfg.data.input == "none":
+            return x
+        mapped = jax.vmap(apply)(x)
+        farthest = jnp.max(jnp.abs(x.reshape(len(x), -1)), axis=1)
+        is_far = (farthest >= FARTHEST).reshape(-1, *(1,) * (mapped.ndim - 1))
+        return jnp.where(is_far, jnp.nan, mapped)
 
     def member_scores(variables: PyTree, fitted: PyTree, x: Array) -> Array:
         rows = Inferred(x, learner.infer(variables, x))
@@ -180,7 +192,8 @@ def _judge_fn(detector: Detector) -> Callable:
         def chunk(rows: Array) -> Float[Array, " 64"]:
             x = scaled(tree["scaling"], tree["unit"], rows)
             all_members = (tree["variables"], tree.get("fitted", {}))
-            return scoring.combine(lax.map(lambda one: member_scores(*one, x), all_members))
+            scores = scoring.combine(lax.map(lambda one: member_scores(*one, x), all_members))
+            return jnp.asarray(detectors.saturated(scores, x))
 
         scores = lax.map(chunk, raw).reshape(-1)
         p_value = split_p_values(calibration, scores)
@@ -198,7 +211,7 @@ def golden_rows(detector: Detector) -> np.ndarray:
     shift, scale = detector.scaling
     if about.dtype == "uint8":
         return np.clip(128 + 64 * noise, 0, 255).astype(np.uint8)
-    return (np.asarray(shift) + np.asarray(scale) * noise).astype(np.float32)
+    return (np.asarray(shift) + np.asarray(scale) * noise).astype(row_dtype(detector))
 
 
 def _manifest(detector: Detector, files: dict[str, bytes]) -> dict:
@@ -212,7 +225,7 @@ def _manifest(detector: Detector, files: dict[str, bytes]) -> dict:
         "platforms": PLATFORMS,
         "cpu_options": tuning.scoring_options(tuning.Tuning(), about.config.score_dtype, "cpu"),
         "shape": about.shape,
-        "dtype": row_dtype(about.dtype),
+        "dtype": row_dtype(detector),
         "units": detectors.units(about.dtype),
         "rule": detector.decision.rule,
         "threshold": float(detector.decision.threshold),

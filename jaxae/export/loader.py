@@ -57,6 +57,10 @@ class Detector:
                 f"readable until {manifest['expires']}, cannot be read ({reason}); rebuild it from "
                 "its parameters: jaxae export OLD.zip NEW.zip"
             ) from None
+        self._scaling = None
+        if arrays["scaling/shift"].dtype == np.float64:  # devices compute in float32
+            self._scaling = arrays["scaling/shift"], arrays["scaling/scale"]
+            arrays = arrays | identity(arrays)
         self._arrays = jax.device_put(arrays)
 
     def judge(self, rows: np.ndarray, alpha: float | None = None) -> Judgement:
@@ -94,17 +98,28 @@ class Detector:
 
     def _checked(self, rows: np.ndarray) -> np.ndarray:
         shape, dtype = tuple(self.manifest["shape"]), self.manifest["dtype"]
-        if rows.dtype.kind not in "fiub" or (rows.dtype == np.uint8) != (dtype == "uint8"):
+        is_uint8 = rows.dtype == np.uint8
+        fits = is_uint8 == (dtype == "uint8") or (is_uint8 and len(shape) < 3)  # counts are numbers
+        if rows.dtype.kind not in "fiub" or not fits:
             raise ExportError(f"the rows are {rows.dtype}; give {dtype} ({self.manifest['units']})")
         accepted = (shape, shape[:-1]) if shape[-1] == 1 else (shape,)
         if not rows.size or rows.shape[1:] not in accepted:
             raise ExportError(f"the rows are {list(rows.shape)}; give [N, *{list(shape)}]")
-        with np.errstate(over="ignore"):
-            rows = rows.reshape(-1, *shape).astype(dtype)
+        rows = rows.reshape(-1, *shape)
         bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
         if bad.size:
             raise ExportError(f"{bad.size} rows hold NaN or infinite values, first row {bad[0]}")
+        with np.errstate(over="ignore"):
+            rows = rows.astype(dtype)
+            if self._scaling:
+                rows = ((rows - self._scaling[0]) / self._scaling[1]).astype(np.float32)
         return rows
+
+
+def identity(arrays: dict) -> dict:
+    """The scaling, in float32, of rows that are scaled already."""
+    shape = arrays["scaling/shift"].shape
+    return {"scaling/shift": np.zeros(shape, "f4"), "scaling/scale": np.ones(shape, "f4")}
 
 
 def _compiled(lowered, manifest: dict):

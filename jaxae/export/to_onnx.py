@@ -22,6 +22,7 @@ from jaxae.detectors import Detector
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.export import exporting
+from jaxae.types import Scaling
 
 _TOLERANCE = 1e-5  # of a score, relative to itself or to 1
 _OPSET = 21
@@ -80,17 +81,22 @@ def _test_rows(detector: Detector) -> np.ndarray:
         raw = data.raw(detector.about.config.data)
     except UserError:
         return exporting.golden_rows(detector)
-    return sources.read(raw.x_test).astype(exporting.row_dtype(detector.about.dtype))
+    return sources.read(raw.x_test).astype(exporting.row_dtype(detector))
 
 
 def _converted(detector: Detector, jax2onnx: Any) -> Any:
     """The model, for any number of rows."""
-    shape, dtype = detector.about.shape, exporting.row_dtype(detector.about.dtype)
-    rows = jax.ShapeDtypeStruct((*export.symbolic_shape("B"), *shape), dtype)
+    shape, scaling = detector.about.shape, None
+    if exporting.row_dtype(detector) == "float64":  # XLA computes in float32
+        scaling, one = detector.scaling, np.ones_like(detector.scaling.scale, np.float32)
+        detector = detector._replace(scaling=Scaling(0 * one, one))
+    rows = jax.ShapeDtypeStruct(
+        (*export.symbolic_shape("B"), *shape), exporting.row_dtype(detector)
+    )
     try:
         with ops.using("portable"):
             program = jax.make_jaxpr(_judge_fn(detector))(rows)
-        return jax2onnx.to_onnx(
+        model = jax2onnx.to_onnx(
             jaxpr_as_fun(program),
             inputs=[rows],
             model_name="jaxae",
@@ -100,6 +106,30 @@ def _converted(detector: Detector, jax2onnx: Any) -> Any:
         )
     except Exception as error:  # the converter raises many types
         raise UserError(f"the detector cannot be converted to ONNX: {_line(error)}") from None
+    return _scaled_first(model, scaling) if scaling else model
+
+
+def _scaled_first(model: Any, scaling: Scaling) -> Any:
+    """The model, of scaled `rows` in float32, with rows in float64 that it scales first."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph, (rows,) = model.graph, model.graph.input
+    for node in graph.node:
+        node.input[:] = ["rows_scaled" if name == rows.name else name for name in node.input]
+    rows.type.tensor_type.elem_type = TensorProto.DOUBLE
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(part)[None], f"rows_{name}")
+        for name, part in scaling._asdict().items()
+    )
+    nodes = [
+        helper.make_node("Sub", [rows.name, "rows_shift"], ["rows_shifted"]),
+        helper.make_node("Div", ["rows_shifted", "rows_scale"], ["rows_divided"]),
+        helper.make_node("Cast", ["rows_divided"], ["rows_scaled"], to=TensorProto.FLOAT),
+    ]
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
 
 
 def _line(error: Exception) -> str:
@@ -120,7 +150,7 @@ def _judge_fn(detector: Detector) -> Callable:
             member_scores(members.pick(tree["variables"], i), members.pick(tree["fitted"], i), x)
             for i in range(members.count(tree["variables"]))
         ]
-        score = scoring.combine(jnp.stack(scores))
+        score = jnp.asarray(detectors.saturated(scoring.combine(jnp.stack(scores)), x))
         # `split_p_values` uses searchsorted, which the converter does not support.
         count = jnp.sum((calibration[None] >= score[:, None]).astype(jnp.float32), axis=1)
         p_value = (1 + count) / (len(calibration) + 1)

@@ -15,7 +15,7 @@ from jaxae import data, scoring
 from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.checks import AUTO
 from jaxae.data import sources, splits
-from jaxae.data.raw_data import Raw, to_float
+from jaxae.data.raw_data import Raw, numbers
 from jaxae.detectors import calibration
 from jaxae.errors import UserError
 from jaxae.methods import learners
@@ -54,7 +54,7 @@ def settle_rows(
 ) -> tuple[ExperimentConfig, Dataset]:
     """Choose a value for every `auto` from the rows.
 
-    Method: conv for images, else dense. Scaling: none for values in [0, 1], minmax for images and
+    Method: conv for images, else dense. Scaling: none for images in [0, 1], minmax for others and
     for methods that output only such values, else standard. Input: cells of gradients for images
     in [0, 1] with at least 16 pixels on each side, else none. Output: sigmoid if the scaled rows
     are in [0, 1], else linear. Code: a quarter of a row's values, at most 32. Batch: the largest
@@ -98,8 +98,8 @@ def settle_rows(
 
 
 def in_floats(span: sources.Span) -> sources.Span:
-    """The smallest and the largest raw value after conversion to float: pixels in [0, 1]."""
-    return tuple(to_float(np.array(span)))
+    """The smallest and the largest raw value as real numbers: pixels in [0, 1]."""
+    return tuple(numbers(np.array(span)))
 
 
 def _require_variation(x: Source, name: str) -> None:
@@ -112,7 +112,7 @@ def _require_variation(x: Source, name: str) -> None:
 
 
 def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:
-    if sources.within(span, 0.0, 1.0):
+    if len(shape) >= 3 and sources.within(span, 0.0, 1.0):
         return "none"
     output = "model.output_activation"
     free = checks.replaced(cfg, output, "linear") if checks.value(cfg, output) == AUTO else cfg

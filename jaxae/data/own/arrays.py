@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxae.data import arrayfiles, sources
 from jaxae.data.own.schema import Schema, normal_classes, numbered
-from jaxae.data.raw_data import Raw
+from jaxae.data.raw_data import Raw, are_pixels, narrowed
 from jaxae.errors import UserError
 from jaxae.types import Shape, Source
 
@@ -33,8 +33,8 @@ def npz(path: Path, rows: str = "auto") -> Raw:
     The file holds `x_train` [N, ...], `x_test` [M, ...], `y_test` [M] and perhaps `y_train` [N]; or
     `X` [N, ...] and its classes `y` [N], without test rows; or `x_train` or `X` alone, without
     labels. The case of names does not matter, and the name of a single array does not either.
-    Rows may have any shape: images [H, W, C], series [T, C], vectors [F]. uint8 means pixels, which
-    are divided by 255 later; every other type of number is taken as it is.
+    Rows may have any shape: images [H, W, C], series [T, C], vectors [F]. Images of uint8 hold
+    pixels, which are divided by 255 later; all else is numbers, taken as they are.
     The y are classes, whole numbers or texts. Without `y_train` but with test rows, every training
     row is normal.
 
@@ -135,13 +135,12 @@ def _stored(found: _Roles, arrays: dict) -> Stored:
 
 
 def finite(x: np.ndarray, name: str, unit: str) -> Float[np.ndarray, "..."]:
-    """Numbers [N, ...] as float32; `name` and `unit` (row or step) are the words used in errors.
+    """Numbers [N, ...], see `narrowed`; `name` and `unit` (row or step) are used in errors.
 
     Raises:
-      UserError: values are NaN, infinite, or too large for float32.
+      UserError: values are NaN, infinite, or too large for float64.
     """
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite, refused below
-        x = x.astype(np.float32)
+    x = narrowed(x)
     rows = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
     if rows.size:
         raise UserError(
@@ -203,7 +202,8 @@ def _raw(path: Path, stored: Stored, rows: str) -> Raw:
         x_test = _rows(stored.x_test, names["x_test"], rows)
     elif stored.y_train is not None:
         x_train = _in_memory(sources.read(x_train), names["x_train"])
-    if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+    pixels = [are_pixels(x.dtype, x.shape[1:]) for x in (x_train, x_test)]
+    if x_train.shape[1:] != x_test.shape[1:] or pixels[0] != pixels[1]:
         raise UserError(
             f"{path}: rows of x_train are {x_train.dtype} {x_train.shape[1:]} but rows of x_test "
             f"are {x_test.dtype} {x_test.shape[1:]}; both need the same shape and "
@@ -226,11 +226,14 @@ def _on_disk(folder: Path, name: str, rows: str) -> Source:
         raise UserError(f"{folder} holds both {name}.npy and {name}-*.npy; put one of them there")
     paths = parts or [whole]
     shape = _row_shape(arrayfiles.on_disk(paths), f"{folder}: {name}", rows)
-    return arrayfiles.on_disk(paths, shape)
+    x = arrayfiles.on_disk(paths, shape)
+    if x.dtype == np.uint8 and not are_pixels(x.dtype, shape):
+        return sources.view(x, np.arange(len(x)), narrowed)
+    return x
 
 
 def _rows(x: Source, name: str, rows: str) -> Source:
-    """Rows [N, *S] with the axes that they mean; those in memory are checked, and float32."""
+    """Rows [N, *S] with the axes that they mean; those in memory are checked."""
     if not sources.is_resident(x):
         return x
     arrayfiles.check_rows(x.shape, x.dtype, name)
@@ -238,7 +241,7 @@ def _rows(x: Source, name: str, rows: str) -> Source:
 
 
 def _in_memory(x: np.ndarray, name: str) -> np.ndarray:
-    return x if x.dtype == np.uint8 else finite(x, name, "row")
+    return x if are_pixels(x.dtype, x.shape[1:]) else finite(x, name, "row")
 
 
 def _row_shape(x: Source, name: str, rows: str) -> Shape:

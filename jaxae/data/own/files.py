@@ -15,7 +15,7 @@ from jaxae.config import DataConfig
 from jaxae.data import arrayfiles, sources, splits
 from jaxae.data.own import arrays, folders, images, tables, times, windows
 from jaxae.data.own.schema import Schema, is_anomalous, normal_classes, numbered
-from jaxae.data.raw_data import Raw
+from jaxae.data.raw_data import Raw, narrowed
 from jaxae.errors import UserError, naming_input
 from jaxae.rng import SplitDraw
 from jaxae.types import Source
@@ -105,7 +105,7 @@ def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
         time = time_columns(table, roles, cfg)
         cfg = dataclasses.replace(cfg, ignore=(*cfg.ignore, *time.columns, *time.others))
     schema = tables.fit(table, roles, cfg, kind)
-    x = tables.encode(table, schema)
+    x = narrowed(tables.encode(table, schema))
     y: np.ndarray | None = None
     classes, notes = tuple[str, ...](), time.notes
     if roles.label:
@@ -199,7 +199,7 @@ def _array_lines(path: Path, cfg: DataConfig) -> Lines:
 
 
 def _steps(x: np.ndarray, name: str) -> np.ndarray:
-    """Steps [T, C] in float32, of [T] or [T, C]."""
+    """Steps [T, C] of [T] or [T, C]."""
     if x.dtype.kind not in "fiub" or x.ndim not in (1, 2) or not x.size:
         raise UserError(f"{name} is {x.dtype} {list(x.shape)}; a series is numbers [T] or [T, C]")
     return arrays.finite(x.reshape(len(x), -1), name, "step")
