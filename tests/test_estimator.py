@@ -59,7 +59,7 @@ def test_a_detector_survives_pickling_and_the_disk(fitted, tmp_path):
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.score_samples(x), fitted.score_samples(x))
     detectors.save(tmp_path / "kept", fitted.detector_)
-    found = detectors.judge(detectors.load(tmp_path / "kept"), x.astype(np.float32))
+    found = detectors.judge(detectors.load(tmp_path / "kept"), x)
     np.testing.assert_array_equal(found.score, -fitted.score_samples(x))
 
 

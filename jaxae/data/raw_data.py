@@ -62,12 +62,12 @@ def narrowed(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
         return narrow if np.array_equal(narrow, x) else x.astype(np.float64, copy=False)
 
 
-def numbers(x: Shaped[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-    """Raw rows as real numbers: uint8, which means pixels, as x / 255 in [0, 1] in float32.
+def numbers(x: Shaped[np.ndarray, "*S"], pixels: bool = True) -> Float[np.ndarray, "*S"]:
+    """Raw rows as real numbers: uint8, if it means pixels, as x / 255 in [0, 1] in float32.
 
     Rows in float32 stay as they are; every other type becomes float64.
     """
-    if x.dtype == np.uint8:
+    if x.dtype == np.uint8 and pixels:
         return np.divide(x, np.float32(255), dtype=np.float32)
     return x if x.dtype == np.float32 else x.astype(np.float64, copy=False)
 

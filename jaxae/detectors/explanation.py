@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxae import config, detectors
+from jaxae.data.raw_data import FARTHEST
 from jaxae.detectors import evaluation
 from jaxae.methods import learners
 from jaxae.types import Shape
@@ -37,12 +38,13 @@ def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Expl
     the code, and thus the reconstruction of all others. A score that uses codes or neighbours may
     flag a row for reasons that no single value shows.
 
-    Where a row is so far from the training rows that a reconstruction is not finite, 0 is taken.
+    Where a value of a row was clipped, or its reconstruction is not finite, 0 is taken for that.
     """
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     outputs = evaluation.inference(learner, jax.local_devices())(detector.variables, x)
-    x_hat = np.asarray(outputs.x_hat)
-    return from_outputs(np.nan_to_num(x), np.where(np.isfinite(x_hat), x_hat, np.float32(0)))
+    x, x_hat = np.nan_to_num(x), np.asarray(outputs.x_hat)
+    is_near = (np.abs(x) < FARTHEST).all(axis=tuple(range(1, x.ndim)), keepdims=True)
+    return from_outputs(x, np.where(is_near & np.isfinite(x_hat), x_hat, np.float32(0)))
 
 
 def from_outputs(x: Float[np.ndarray, " N *S"], x_hat: Float[np.ndarray, "E N *S"]) -> Explanation:

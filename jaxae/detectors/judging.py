@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 
 from jaxae import config, scoring
 from jaxae.data import inputs
-from jaxae.data.raw_data import FARTHEST, are_pixels, scaled
+from jaxae.data.raw_data import FARTHEST, are_pixels, numbers, scaled
 from jaxae.detectors import evaluation
 from jaxae.detectors.detector import Description, Detector, Judgement, units
 from jaxae.devices import parallel
@@ -107,7 +107,8 @@ def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
         )
     if not len(raw):
         raise UserError("there are no rows to judge")
-    return raw.reshape(-1, *about.shape)
+    raw = raw.reshape(-1, *about.shape)
+    return raw if about.dtype == "uint8" else numbers(raw, pixels=False)
 
 
 def saturated(scores: Float[AnyArray, " N"], x: Float[AnyArray, " N *S"]) -> Float[AnyArray, " N"]:

@@ -78,10 +78,12 @@ def write(run: Path, out: Path) -> str:
 def _test_rows(detector: Detector) -> np.ndarray:
     """The raw test rows of the run, or golden rows if its data are not available."""
     try:
-        raw = data.raw(detector.about.config.data)
+        rows = data.raw(detector.about.config.data).x_test
     except UserError:
+        rows = np.zeros(0)
+    if not len(rows) or rows.shape[1:] != detector.about.shape:  # of other data, or none
         return exporting.golden_rows(detector)
-    return sources.read(raw.x_test).astype(exporting.row_dtype(detector))
+    return sources.read(rows).astype(exporting.row_dtype(detector))
 
 
 def _converted(detector: Detector, jax2onnx: Any) -> Any:

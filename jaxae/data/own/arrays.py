@@ -212,7 +212,13 @@ def _raw(path: Path, stored: Stored, rows: str) -> Raw:
     y_train, y_test, class_names = classes(stored, (len(x_train), len(x_test)), str(path))
     y_test = np.zeros(0, np.int32) if y_test is None else y_test
     schema, normal = Schema(classes=class_names), normal_classes(class_names)
-    return Raw(x_train, y_train, x_test, y_test, normal, schema=schema, notes=stored.notes)
+    notes = stored.notes
+    if stored.x_train.dtype == np.uint8 and not pixels[0]:
+        notes += (
+            f"{stored.names['x_train']} is uint8 {list(x_train.shape)}: taken as numbers, since "
+            "only images, [N, H, W] or [N, H, W, C], hold pixels",
+        )
+    return Raw(x_train, y_train, x_test, y_test, normal, schema=schema, notes=notes)
 
 
 def _stems(folder: Path) -> list[str]:
@@ -226,16 +232,14 @@ def _on_disk(folder: Path, name: str, rows: str) -> Source:
         raise UserError(f"{folder} holds both {name}.npy and {name}-*.npy; put one of them there")
     paths = parts or [whole]
     shape = _row_shape(arrayfiles.on_disk(paths), f"{folder}: {name}", rows)
-    x = arrayfiles.on_disk(paths, shape)
-    if x.dtype == np.uint8 and not are_pixels(x.dtype, shape):
-        return sources.view(x, np.arange(len(x)), narrowed)
-    return x
+    return arrayfiles.on_disk(paths, shape)
 
 
 def _rows(x: Source, name: str, rows: str) -> Source:
     """Rows [N, *S] with the axes that they mean; those in memory are checked."""
     if not sources.is_resident(x):
-        return x
+        is_counts = x.dtype == np.uint8 and not are_pixels(x.dtype, x.shape[1:])
+        return sources.view(x, np.arange(len(x)), narrowed) if is_counts else x
     arrayfiles.check_rows(x.shape, x.dtype, name)
     return _in_memory(x.reshape(len(x), *_row_shape(x, name, rows)), name)
 
