@@ -15,6 +15,7 @@ from jaxae.config import DataConfig, ExperimentConfig, ThresholdConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.data.own import files, windows
 from jaxae.errors import UserError
+from jaxae.ops import ceil_div
 
 
 def columns(n=60, strange=12, seed=0):
@@ -227,15 +228,37 @@ def test_a_label_with_one_value_is_no_label(folder, tmp_path):
 
 
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (7, 3), (8, 8), (5, 9)])
-def test_windows_stay_in_their_stretch_and_blocks_share_no_step(window, stride):
+def test_windows_stay_in_their_stretch_and_share_no_step_without_a_common_block(window, stride):
     stretches = [(0, 4), (4, 203), (210, 211), (300, 410)]
     starts, blocks = windows.cut(stretches, window, stride, blocks=True)
     owner = {}
-    for start, block in zip(starts, blocks, strict=True):
+    for start, (first, last) in zip(starts, blocks, strict=True):
         assert any(begin <= start and start + window <= end for begin, end in stretches)
+        assert 0 <= last - first <= 1
         for step in range(start, start + window):
-            assert owner.setdefault(step, block) == block
-    assert len(np.unique(blocks)) > 3
+            owner.setdefault(step, []).append((first, last))
+    assert all(
+        max(first for first, _ in of) <= min(last for _, last in of) for of in owner.values()
+    )
+    whole = blocks[blocks[:, 0] == blocks[:, 1], 0]
+    assert len(np.unique(whole)) > 3
+    assert set(np.unique(blocks)) == set(whole)
+
+
+@pytest.mark.parametrize("steps", [300, 900, 5000])
+def test_few_windows_of_a_series_are_held_out_and_few_are_left_out(steps, tmp_path):
+    x = np.arange(steps, dtype=np.float32)  # a value names its step
+    y_test = (np.arange(steps // 2) >= steps // 3).astype(int)
+    np.savez(tmp_path / "s.npz", x_train=x, x_test=-x[: steps // 2], y_test=y_test)
+    dataset = data.load(DataConfig(name=f"series:{tmp_path / 's.npz'}"))
+    train, valid = (np.unique(part.x) for part in (dataset.train, dataset.valid))
+    assert not np.intersect1d(train, valid).size
+    assert 0.05 < len(valid) / steps < 0.31
+    assert len(train) + len(valid) > 0.9 * steps
+    assert len(dataset.valid.x) >= 8
+    window, stride = dataset.schema.window, dataset.schema.stride
+    every = (steps - window) // stride + 1
+    assert every - len(dataset.train.x) - len(dataset.valid.x) <= 4 * ceil_div(window, stride)
 
 
 def long_series(path, steps=600, **more):

@@ -34,7 +34,8 @@ class Raw(NamedTuple):
     x_test: Source  # [M, *S]
     test_class_id: Int[np.ndarray, " M"]
     normal: tuple[int, ...] = ()  # default normal classes of the configuration; () = none
-    group: Int[np.ndarray, " N"] | None = None  # training rows that are held out together
+    # Training rows of a group are held out together; windows [N, 2] may have steps of two groups.
+    group: Int[np.ndarray, "N ..."] | None = None
     schema: Schema = Schema()  # how rows were read from files
     notes: tuple[str, ...] = ()  # a line for each decision made in reading that a user should know
 

@@ -91,7 +91,8 @@ def of_normals(
 ) -> Dataset:
     """A data set of unlabelled rows, all treated as normal; the test rows are the held-out rows.
 
-    Rows of one `group` [N] are held out together. `schema` says how the rows were read from files.
+    Rows of one `group` [N] are held out together; see `_hold_out` for [N, G]. `schema` says how the
+    rows were read from files.
 
     Raises:
       UserError: there are too few rows to hold some out.
@@ -277,19 +278,23 @@ def _parts(n_train: int, n: int, cfg: DataConfig) -> tuple[np.ndarray, np.ndarra
 def _hold_out(
     rows: np.ndarray, group: np.ndarray | None, cfg: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training and valid rows, both in their original order; groups stay together."""
-    units, unit_of_row = np.unique(
-        np.arange(len(rows)) if group is None else group, return_inverse=True
-    )
+    """Training and valid rows, both in their original order; groups stay together.
+
+    A row of several groups, group [N, G], is left out if only some of them are held out.
+    """
+    groups = np.arange(len(rows))[:, None] if group is None else group.reshape(len(rows), -1)
+    units = np.unique(groups[(groups == groups[:, :1]).all(axis=1), 0])
     count = max(1, round(cfg.valid_fraction * len(units)))
-    drawn = draw(len(units), count, cfg.split_seed, SplitDraw.HOLD_OUT)[unit_of_row]
-    if np.sum(~drawn) < _FEWEST:
+    drawn = draw(len(units), count, cfg.split_seed, SplitDraw.HOLD_OUT)
+    is_held = np.isin(groups, units[drawn])
+    is_train, is_valid = ~is_held.any(axis=1), is_held.all(axis=1)
+    if np.sum(is_train) < _FEWEST or not len(units):
         kind = "rows" if group is None else "groups of rows"
         raise UserError(
             f"data.valid_fraction {cfg.valid_fraction} of {len(units)} normal training {kind} "
             f"leaves fewer than {_FEWEST} rows to train on; lower it or give more rows"
         )
-    return rows[~drawn], rows[drawn]
+    return rows[is_train], rows[is_valid]
 
 
 def _balance(test: np.ndarray, is_normal: np.ndarray, cfg: DataConfig) -> np.ndarray:

@@ -26,7 +26,7 @@ class Lines(NamedTuple):
 
     x: np.ndarray  # [N, ...]
     y: np.ndarray | None  # [N], the class; None = unlabelled
-    group: np.ndarray | None  # [N]
+    group: np.ndarray | None  # [N], or [N, 2] for windows
     is_test: np.ndarray | None  # [N]; None = not drawn yet
     schema: Schema
     notes: tuple[str, ...] = ()  # see `Raw.notes`

@@ -1,7 +1,5 @@
 """Cutting long series into windows, each within a single part."""
 
-import itertools
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -10,7 +8,7 @@ from jaxae.ops import ceil_div
 WINDOW = 64  # steps of a window by default, fewer in a short series
 _FEWEST = 20  # the fewest adjacent windows that a short series is cut into
 _BLOCKS = 20  # the most blocks of a training part; blocks are held out as a whole
-_PER_BLOCK = 5  # the fewest adjacent windows in a block, so that few are lost at its edges
+_PER_BLOCK = 3  # the fewest adjacent windows in a block
 
 
 def sizes(steps: int, window: int, stride: int) -> tuple[int, int]:
@@ -43,29 +41,31 @@ def covered(start: Int[np.ndarray, " N"], window: int, steps: int) -> Bool[np.nd
 
 def cut(
     stretches: list[tuple[int, int]], window: int, stride: int, blocks: bool
-) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, "N 2"]]:
     """Windows within stretches of steps.
 
     Args:
       stretches: start and end of each; every window is within one stretch.
       window: the steps of a window.
       stride: the steps from one window to the next.
-      blocks: cut the stretches into blocks (for training rows, because blocks are held out as a
-        whole); else each stretch is one block.
+      blocks: divide the stretches into blocks (for training rows, because blocks are held out as
+        a whole); else each stretch is one block.
 
     Returns:
-      The first step of each window, and its block; windows of different blocks share no step.
+      The first step of each window, and the blocks that contain its first and its last step. Blocks
+      begin at the first step of a window; windows without a common block share no step.
     """
     total = sum(end - begin for begin, end in stretches)
     block_steps = max(_PER_BLOCK * window, ceil_div(total, _BLOCKS))
     start, block, count = [], [], 0
     for begin, end in stretches:
-        parts = max(1, (end - begin) // block_steps) if blocks else 1
-        edges = np.linspace(begin, end, parts + 1).astype(int)
-        for first, last in itertools.pairwise(edges):
-            start.append(np.arange(first, last - window + 1, stride))
-            block.append(np.full(len(start[-1]), count))
-            count += 1
+        first = np.arange(begin, end - window + 1, stride)
+        parts = max(1, min((end - begin) // block_steps, len(first))) if blocks else 1
+        later = first[np.arange(1, parts) * len(first) // parts]  # where all blocks but one begin
+        ends = np.stack([first, first + window - 1], axis=1)
+        start.append(first)
+        block.append(count + np.searchsorted(later, ends, side="right"))
+        count += parts
     return np.concatenate(start), np.concatenate(block)
 
 
