@@ -108,6 +108,7 @@ class Dataset(NamedTuple):
     raw_shape: Shape = ()  # of one raw row, if an input map changed the shape; () = `shape`
     schema: Any = None  # how raw rows are read from files: a `jaxae.data.own.schema.Schema`
     is_labelled: bool = True  # False: all rows are taken as normal, and test repeats valid
+    names: tuple[str, ...] = ()  # of rows, by id: a file, or the first step of a window; () = none
 
 
 class Outputs(NamedTuple):
@@ -280,12 +281,15 @@ class Rule(NamedTuple):
       argument: the number that follows the rule's name; None: it takes none.
       decide: `(state, scores [N]) -> [N] bool`, True = anomaly.
       exchangeable: whether its guarantee needs calibration rows and new normals exchangeable.
+      rank: `(N, argument) -> rank` of the threshold among N calibration scores, 1 = the largest,
+        with a fraction if it lies between two; None: it is not set by ranks.
     """
 
     fit: Callable[..., dict]
     argument: Argument | None = None
     decide: Callable[[dict, AnyArray], AnyArray] = above_threshold
     exchangeable: bool = False
+    rank: Callable[..., int | float] | None = None
 
 
 class Decision(NamedTuple):

@@ -48,8 +48,9 @@ def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
 
     Returns:
       JSON-able: numbers of `rows` and of those `used`, `shape` and `dtype` of a row, `range` of the
-      training rows, `classes` with their numbers of rows, `constant` features, `duplicates`, and
-      `chosen`, the settings that were "auto".
+      training rows, whether they are `labelled`, `notes` on how they were read, `classes` with
+      their numbers of rows, `constant` features, `duplicates`, and `chosen`, the settings that were
+      "auto".
     """
     raw = data.raw(cfg.data)
     make = functools.partial(splits.make, raw)
@@ -63,6 +64,8 @@ def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
         "shape": list(shape),
         "dtype": str(raw.x_train.dtype),
         "range": [float(end) for end in span],
+        "labelled": raw.is_labelled,
+        "notes": list(raw.notes),
         "classes": _classes(raw, cfg.data),
         "constant": _constant(raw),
         "duplicates": _duplicates(raw),
@@ -71,6 +74,8 @@ def inspect(cfg: ExperimentConfig) -> dict[str, Any]:
 
 
 def _classes(raw: Raw, cfg: DataConfig) -> list[dict[str, Any]]:
+    if not raw.is_labelled:
+        return []
     normal, _ = splits.choose_classes(raw, cfg)
     train = raw.train_class_id
     train = np.full(len(raw.x_train), normal[0]) if train is None else train
@@ -120,6 +125,12 @@ def text(summary: dict[str, Any]) -> str:
         f"  rows: {rows['train']} training, {rows['test']} test; used as {used['train']} training, "
         f"{used['valid']} validation, {used['test']} test",
     ]
+    if not summary["labelled"]:
+        lines[1:] = [
+            f"  no labels: all {rows['train']} rows are taken as normal, {used['train']} to train "
+            f"on, {used['valid']} held out to set the threshold"
+        ]
+    lines += [f"  {note}" for note in summary["notes"]]
     for entry in summary["classes"]:
         side = "normal" if entry["normal"] else "anomaly"
         lines.append(f"  class {entry['name']}: {entry['train']} + {entry['test']} rows, {side}")

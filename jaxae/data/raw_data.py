@@ -38,6 +38,7 @@ class Raw(NamedTuple):
     group: Int[np.ndarray, "N ..."] | None = None
     schema: Schema = Schema()  # how rows were read from files
     notes: tuple[str, ...] = ()  # a line for each decision made in reading that a user should know
+    names: tuple[str, ...] = ()  # of rows without labels, see `Dataset.names`
 
     @property
     def is_labelled(self) -> bool:

@@ -40,7 +40,8 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     if not 0 <= cfg.split_seed < 2**32:
         raise UserError(f"data.split_seed is {cfg.split_seed}; it must be from 0 to 2**32 - 1")
     if not raw.is_labelled:
-        return of_normals(raw.x_train, cfg, raw.group, raw.schema)
+        made = of_normals(raw.x_train, cfg, raw.group, raw.schema)
+        return made._replace(names=raw.names)
     normal, anomaly = choose_classes(raw, cfg)
     pool = sources.joined(raw.x_train, raw.x_test)
     train_class_id = raw.train_class_id

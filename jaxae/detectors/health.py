@@ -37,7 +37,8 @@ def look(
     """
     cfg, variables = detector.about.config, detector.variables
     method, infer = learners.METHODS[cfg.method], evaluation.inference(learner, jax.local_devices())
-    lines = [*constant_scores(scores.test), *below_chance(scores.test, data.test.y)]
+    kind = "test" if data.is_labelled else "held-out"
+    lines = [*constant_scores(scores.test, kind), *below_chance(scores.test, data.test.y)]
     names = log_odds(method)
     if names:
         extra = infer(variables, _some(data.test.x)).extra
@@ -64,18 +65,18 @@ def _suffix(member: int, size: int) -> str:
     return f" of member {member}" if size > 1 else ""
 
 
-def constant_scores(scores: Float[np.ndarray, " N"]) -> Iterator[str]:
-    """Warn of scores that hardly vary, or of one score shared by half of the rows."""
+def constant_scores(scores: Float[np.ndarray, " N"], kind: str = "test") -> Iterator[str]:
+    """Warn of scores that hardly vary, or of one score shared by half of the rows of a `kind`."""
     size = np.abs(scores).max(initial=0)
     if len(scores) > 1 and scores.std() <= NEGLIGIBLE * size:
         yield (
-            f"test scores are nearly constant: their standard deviation is {scores.std():.2g}, the "
-            f"largest is {size:.4g}"
+            f"{kind} scores are nearly constant: their standard deviation is {scores.std():.2g}, "
+            f"the largest is {size:.4g}"
         )
     values, counts = np.unique(scores, return_counts=True)
     if len(scores) > 2 and 2 * counts.max() >= len(scores):
         yield (
-            f"{counts.max()} of {len(scores)} test rows have the same score, "
+            f"{counts.max()} of {len(scores)} {kind} rows have the same score, "
             f"{values[counts.argmax()]:.4g}: it is saturated, or the rows are the same"
         )
 

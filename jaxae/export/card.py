@@ -8,6 +8,11 @@ from jaxae.detectors import Detector, calibration
 from jaxae.storage import disk
 
 _METRICS = ("auroc", "average_precision", "f1", "recall", "precision", "fpr", "fpr_at_95_tpr")
+_LABEL_FREE = ("false_alarm_rate", "pseudo_auroc")
+_UNLABELLED = (
+    "No row had a label: all were taken as normal, and nothing is known of how many anomalies are "
+    "found. `pseudo_auroc` is the AUROC between held-out rows and anomalies made from them."
+)
 
 
 def make(detector: Detector, run: Path) -> dict[str, Any]:
@@ -38,6 +43,9 @@ def make(detector: Detector, run: Path) -> dict[str, Any]:
 def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
     """The limits that users must know before they rely on a decision."""
     about = detector.about
+    unlabelled = report.get("labelled") is False
+    rows = "rows without labels, taken as normal" if unlabelled else "normal rows only"
+    quality = "evaluate it on labelled rows" if unlabelled else "see the AUROC"
     n = len(detector.decision.calibration)
     violated = calibration.why_no_guarantee(about.config)
     guarantee = (
@@ -49,10 +57,9 @@ def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
         )
     )
     return [
-        "It was trained on normal rows only: it flags rows that it reconstructs badly, for any "
-        "reason.",
-        f"{n} normals calibrate its p-values. {guarantee}",
-        "A threshold with a guarantee does not make a bad detector good: see the AUROC.",
+        f"It was trained on {rows}: it flags rows that it reconstructs badly, for any reason.",
+        f"{n} {'rows' if unlabelled else 'normals'} calibrate its p-values. {guarantee}",
+        f"A threshold with a guarantee does not make a bad detector good: {quality}.",
         *(f"Warning of the run: {warning}" for warning in report.get("warnings", [])),
     ]
 
@@ -77,10 +84,14 @@ def text(about: dict[str, Any]) -> str:
     if report:
         counts = ("n_train", "n_valid", "n_normal", "n_anomaly")
         rows = [f"{report[name]} {name[2:]}" for name in counts if name in report]
-        lines += ["", f"Rows: {', '.join(rows)}.", "", "## Metrics on the test rows", ""]
+        labelled = report.get("labelled", True)
+        title = "Metrics on the test rows" if labelled else "Without labels"
+        lines += ["", f"Rows: {', '.join(rows)}.", "", f"## {title}", ""]
+        if not labelled:
+            lines += [f"{_UNLABELLED} False alarms: {report['false_alarm_basis']}.", ""]
         lines += ["| metric | value | 95 % interval |", "| --- | --- | --- |"]
-        for name in _METRICS:
-            if name in report:
+        for name in _METRICS if labelled else _LABEL_FREE:
+            if report.get(name) is not None:
                 interval = report.get(f"{name}_interval")
                 bounds = f"{interval[0]:.4f} - {interval[1]:.4f}" if interval else ""
                 lines.append(f"| {name} | {report[name]:.4f} | {bounds} |")

@@ -76,9 +76,10 @@ def write(run: Path, out: Path) -> str:
 
 
 def _test_rows(detector: Detector) -> np.ndarray:
-    """The raw test rows of the run, or golden rows if its data are not available."""
+    """The raw test rows of the run, or else all its rows; golden rows without its data."""
     try:
-        rows = data.raw(detector.about.config.data).x_test
+        raw = data.raw(detector.about.config.data)
+        rows = raw.x_test if raw.is_labelled else raw.x_train
     except UserError:
         rows = np.zeros(0)
     if not len(rows) or rows.shape[1:] != detector.about.shape:  # of other data, or none

@@ -35,6 +35,7 @@ def compare(one: Path, other: Path, seed: int = 0) -> dict[str, dict]:
     for folder in (one, other):
         if not (folder / files.SCORES).is_file():
             raise UserError(f"{folder} holds no scores.npz; name the folder of a finished run")
+        files.refuse_unlabelled(folder, "comparing runs needs labelled test rows")
     runs = [files.scores(folder, *_NEEDED) for folder in (one, other)]
     for name in _NEEDED[2:]:
         if not np.array_equal(runs[0][name], runs[1][name]):

@@ -38,7 +38,12 @@ def finished(folder: Path) -> list[dict[str, Any]]:
         elif "report.json" in files:
             report = _report(path)
         if report:
-            names = (*_COLUMNS, "auroc_interval", *(["members"] if "members" in report else []))
+            names = (
+                *_COLUMNS,
+                "auroc_interval",
+                "labelled",
+                *(["members"] if "members" in report else []),
+            )
             headline = {name: report.get(name) for name in names}
             entries.append(
                 {"run": str(path.relative_to(folder)), "ended": report["ended"], **headline}
@@ -59,7 +64,9 @@ def _report(folder: Path) -> dict[str, Any]:
         ended = datetime.datetime.fromtimestamp(path.stat().st_mtime)
     except (OSError, ValueError):
         return {}
-    is_report = isinstance(report, dict) and isinstance(report.get("auroc", ""), float | int | None)
+    is_report = isinstance(report, dict) and (
+        report.get("labelled") is False or isinstance(report.get("auroc", ""), float | int | None)
+    )
     return {**report, "ended": f"{ended:%Y-%m-%d %H:%M}"} if is_report else {}
 
 
@@ -85,6 +92,8 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         if run["auroc"] is not None:
             interval = run["auroc_interval"] if isinstance(run["auroc_interval"], list) else None
             cells["auroc"] = f"{run['auroc']:.4f} {tables.interval(interval)}"
+        elif run["labelled"] is False:
+            cells["auroc"] = "no labels"
         if "members" in run:
             cells["seed"] = f"{run['members']} members"
         lines.append([run["run"], *cells.values(), tables.text(run["ended"])])

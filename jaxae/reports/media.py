@@ -69,12 +69,13 @@ def of_run(
     """The media of a finished run, with its detector's judgement of test rows and its figures."""
     p = p_values(detector.decision, scores.test)
     flagged = np.asarray(scoring.decide(detector.decision, scores.test))
-    return judged(show(detector.variables), data.test, scores.test, p, flagged, figures)
+    test = data.test if data.is_labelled else data.test.id
+    return judged(show(detector.variables), test, scores.test, p, flagged, figures)
 
 
 def judged(
     shown: Media,
-    test: Split,
+    test: Split | Int[np.ndarray, " N"],
     score: Float[np.ndarray, " N"],
     p_value: Float[np.ndarray, " N"],
     is_anomaly: Bool[np.ndarray, " N"],
@@ -83,13 +84,15 @@ def judged(
     """`shown`, with images "figures/NAME", and with scores and the table "test" of the test rows.
 
     The histograms "normal_score" and "anomaly_score" are of the scores of normals and anomalies.
+    Rows without labels are given as their ids; their histogram is "held_out_score".
     """
     images = {f"figures/{path.stem}": style.read(path) for path in figures}
-    histograms = {"normal_score": score[~test.y], "anomaly_score": score[test.y]}
-    columns = {
-        "id": test.id,
-        "class_id": test.class_id,
-        "y": test.y,
+    if isinstance(test, Split):
+        histograms = {"normal_score": score[~test.y], "anomaly_score": score[test.y]}
+        columns = {"id": test.id, "class_id": test.class_id, "y": test.y}
+    else:
+        histograms, columns = {"held_out_score": score}, {"id": test}
+    columns |= {
         "score": score,
         "p_value": p_value,
         "is_anomaly": is_anomaly,

@@ -18,13 +18,14 @@ from jaxae.types import Dataset
 def arrays(
     detector: detectors.Detector, scores: detectors.Scores, data: Dataset
 ) -> dict[str, np.ndarray]:
-    """Scores, decisions and ground truth, for `scores.npz`."""
-    return scores._asdict() | {
-        "test_is_anomaly": scoring.decide(detector.decision, scores.test),
-        "test_y": data.test.y,
-        "test_class_id": data.test.class_id,
-        "test_id": data.test.id,
-    }
+    """Scores, decisions and ground truth, for `scores.npz`.
+
+    Without labels, the test rows are the held-out rows, and there is no truth.
+    """
+    flagged = scoring.decide(detector.decision, scores.test)
+    judged = scores._asdict() | {"test_is_anomaly": flagged, "test_id": data.test.id}
+    truth = {"test_y": data.test.y, "test_class_id": data.test.class_id}
+    return judged | truth if data.is_labelled else judged
 
 
 def make(
@@ -36,16 +37,21 @@ def make(
 ) -> dict[str, Any]:
     """The report of a finished run, ready for JSON; studies add their scalars to it.
 
-    A metric NAME may come with NAME_interval [low, high]: see `intervals.report`.
+    A metric NAME may come with NAME_interval [low, high]: see `intervals.report`. "labelled" says
+    whether there are metrics; without labels see `jaxae.reports.unlabelled`.
     """
     epochs = disk.read_metrics(folder / "metrics.jsonl")
     selected = selection.summary(cfg, epochs)
     epoch = epochs[selected["selected_epoch"] - 1]
     outcome = scores.test, data.test.y, scoring.decide(detector.decision, scores.test)
+    metrics: dict[str, Any] = {}
+    if data.is_labelled:
+        metrics = evaluation.evaluate(*outcome) | intervals.report(*outcome)
     return {
         "name": cfg.name,
         "seed": cfg.seed,
         "dataset": cfg.data.name,
+        "labelled": data.is_labelled,
         "method": cfg.method,
         "score": cfg.score,
         "threshold_rule": f"{cfg.threshold.rule} on {cfg.threshold.on}",
@@ -63,8 +69,7 @@ def make(
             "parameters": provenance.digest(detector.variables),
             "scores": provenance.digest(scores._asdict()),
         },
-        **evaluation.evaluate(*outcome),
-        **intervals.report(*outcome),
+        **metrics,
         **selected,
     }
 
@@ -73,12 +78,15 @@ _INTERVAL = "_interval"
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report as a two-column table, with intervals next to their metrics and warnings below."""
+    """The report as a two-column table, with intervals beside values; sentences stand below."""
     flat: dict[str, Any] = {}
     for name, value in report.items():
         parts = value if isinstance(value, dict) else {}
         flat |= {f"{name}.{part}": inner for part, inner in parts.items()} or {name: value}
-    warnings = [f"warning: {words}" for words in flat.pop("warnings", [])]
+    sentences = {"no_metrics": "{}", "p_value_flaw": "the false-alarm rate is not guaranteed: {}"}
+    below = {name: flat.pop(name, None) for name in sentences}
+    lines_below = [sentences[name].format(words) for name, words in below.items() if words]
+    lines_below += [f"warning: {words}" for words in flat.pop("warnings", [])]
     rows = [
         (name, f"{tables.text(value)} {tables.interval(flat.get(name + _INTERVAL))}")
         for name, value in flat.items()
@@ -86,4 +94,4 @@ def table(report: dict[str, Any]) -> str:
     ]
     lines = tables.aligned(rows)
     rule = "-" * max(map(len, lines.splitlines()))
-    return "\n".join([rule, lines, rule, *warnings])
+    return "\n".join([rule, lines, rule, *lines_below])

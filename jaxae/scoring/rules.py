@@ -6,6 +6,7 @@ To add one, enter a `Rule` in `RULES`, or call `RULES.add` from outside the pack
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,11 @@ def _quantile(scores: Float[Array, " N"], q: float) -> dict:
     return {"threshold": jnp.quantile(scores, q)}
 
 
+def _quantile_rank(n: int, q: float) -> float:
+    """1 + (1 - q)(N - 1): the rank from the top at which `numpy.quantile` interpolates."""
+    return 1 + (1 - q) * (n - 1)
+
+
 def _mad(scores: Float[Array, " N"], k: float) -> dict:
     """Median + k * 1.4826 * median absolute deviation: mean + k std for Gaussians, but robust."""
     median = jnp.median(scores)
@@ -49,10 +55,15 @@ RULES: Registry[Rule] = Registry(
     Rule,
     {
         "mean_std": Rule(_mean_std, _DEVIATIONS),
-        "quantile": Rule(_quantile, Argument("a share", 0.95, 0, 1)),
+        "quantile": Rule(_quantile, Argument("a share", 0.95, 0, 1), rank=_quantile_rank),
         "mad": Rule(_mad, _DEVIATIONS),
-        "max": Rule(_max),
-        "conformal": Rule(conformal.fit, Argument("alpha", 0.05, 0, 1), exchangeable=True),
+        "max": Rule(_max, rank=lambda n: 1),
+        "conformal": Rule(
+            conformal.fit,
+            Argument("alpha", 0.05, 0, 1),
+            exchangeable=True,
+            rank=conformal.rank_allowed,
+        ),
         "pot": Rule(tails.peaks_over_threshold, Argument("a risk", 0.001, 0, tails.TAIL)),
     },
 )
@@ -84,7 +95,10 @@ def rule(spec: str) -> Rule:
     low, high = argument.low, argument.high
     if not low < value < high:
         raise UserError(f"threshold rule {spec!r} needs {needed}, between {low:g} and {high:g}")
-    return entry._replace(fit=_fitting(entry.fit, value), argument=None)
+    rank: Any = entry.rank
+    return entry._replace(
+        fit=_fitting(entry.fit, value), argument=None, rank=rank and (lambda n: rank(n, value))
+    )
 
 
 def fit_rule(spec: str, scores: Float[AnyArray, " N"]) -> Decision:

@@ -17,17 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxae import detectors, rng, scoring
+from jaxae import detectors, scoring
 from jaxae.config import ExperimentConfig, for_scoring
-from jaxae.data import corruptions
-from jaxae.detectors import evaluation
+from jaxae.detectors import evaluation, label_free
 from jaxae.devices.parallel import Devices, Layout
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.stats import curve, metrics
+from jaxae.stats import metrics
 from jaxae.types import Array, Dataset, Learner, PyTree, Settings
 
-ROWS = 2048  # the most valid rows to compare with pseudo-anomalies, to keep epochs short
 Metrics = dict[str, Float[np.ndarray, " E"]]
 
 
@@ -65,8 +63,13 @@ def choice_of(cfg: ExperimentConfig) -> Choice | None:
     return None if cfg.train.select == "last" else CHOICES[cfg.train.select]
 
 
-def check(cfg: ExperimentConfig) -> None:
-    """Raise a `UserError` if `train.select` chooses by test labels and `train.oracle` is off."""
+def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
+    """Raise a `UserError` if test labels choose the epoch that are missing or not allowed."""
+    if data is not None and CHOICES[cfg.train.select].oracle and not data.is_labelled:
+        raise UserError(
+            f"train.select {cfg.train.select} chooses the epoch by test labels, and these rows "
+            "have none; select valid_loss or pseudo_anomalies"
+        )
     if CHOICES[cfg.train.select].oracle and not cfg.train.oracle:
         raise UserError(
             f"train.select {cfg.train.select} chooses the epoch by test labels, so its numbers are "
@@ -83,16 +86,20 @@ def watch(
 
     valid_loss is always measured. If epochs are monitored or selected by them, so are pseudo_auroc,
     the AUROC of the run's score between valid rows and pseudo-anomalies made from them, and
-    test_auroc and test_equal_error_f1, which use the test labels, so only the oracle selects by
-    them. A score that needs fitting is fitted after each epoch on all training rows.
+    test_auroc and test_equal_error_f1, which use the test labels, if there are any, so only the
+    oracle selects by them. A score that needs fitting is fitted after each epoch on all training
+    rows.
     """
     losses = evaluation.loss_fn(learner, data.valid.x, devices)
     needed = {CHOICES[cfg.train.select].metric}
     if cfg.train.monitor:
-        needed = {choice.metric for choice in CHOICES.values()}
+        choices = CHOICES.values()
+        needed = {choice.metric for choice in choices if data.is_labelled or not choice.oracle}
     score = scoring.resolve(cfg.score)
     scorer = learners.build(for_scoring(cfg), data.shape)
-    pairs = _pairs(data.valid.x, cfg.data.split_seed) if "pseudo_auroc" in needed else None
+    pairs = (
+        label_free.pairs(data.valid.x, cfg.data.split_seed) if "pseudo_auroc" in needed else None
+    )
     scorers = {
         name: evaluation.scores_fn(scorer, score, x, devices)
         for name, x in (("pseudo_auroc", pairs), ("test_auroc", data.test.x))
@@ -112,7 +119,7 @@ def watch(
             pending = scored(variables) if begun is None else begun
             scores = {name: fetch() for name, fetch in pending.items()}
             if "pseudo_auroc" in scores:
-                metrics["pseudo_auroc"] = _auroc_of_pairs(scores["pseudo_auroc"])
+                metrics["pseudo_auroc"] = label_free.auroc(scores["pseudo_auroc"])
             if "test_auroc" in scores:
                 metrics |= _on_test(scores["test_auroc"], data.test.y)
             return metrics
@@ -122,24 +129,11 @@ def watch(
     return begin
 
 
-def _auroc_of_pairs(scores: Float[np.ndarray, "E N"]) -> Float[np.ndarray, " E"]:
-    """The AUROC of scores whose second half belongs to pseudo-anomalies."""
-    is_pseudo = np.arange(scores.shape[1]) >= scores.shape[1] // 2
-    return np.array([curve.area(row, is_pseudo) for row in scores])
-
-
 def _on_test(scores: Float[np.ndarray, "E N"], y: Bool[np.ndarray, " N"]) -> Metrics:
     return {
         "test_auroc": np.array([metrics.auroc(row, y) for row in scores]),
         "test_equal_error_f1": np.array([metrics.equal_error(row, y).f1 for row in scores]),
     }
-
-
-def _pairs(valid: Any, seed: int) -> Float[np.ndarray, " N *S"]:
-    """At most `ROWS` valid rows, followed by one pseudo-anomaly made from each."""
-    generator = rng.host_generator(seed, rng.Purpose.CORRUPTION, 1)
-    rows = valid[np.sort(generator.permutation(len(valid))[:ROWS])]
-    return np.concatenate([rows, corruptions.pseudo_anomalies(rows, seed)])
 
 
 def keep(

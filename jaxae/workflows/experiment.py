@@ -12,7 +12,7 @@ from jaxae.config import ExperimentConfig, checks
 from jaxae.detectors import health
 from jaxae.devices import hosts, parallel
 from jaxae.methods import learners
-from jaxae.reports import media, plots, reporting, studies
+from jaxae.reports import media, plots, reporting, studies, unlabelled
 from jaxae.storage import checkpoint, disk, logs, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree
@@ -104,7 +104,7 @@ def check(cfg: ExperimentConfig, dataset: Dataset | None = None) -> None:
     if dataset is None and checks.open_fields(cfg):
         return
     learners.check(cfg)
-    selection.check(cfg)
+    selection.check(cfg, dataset)
     detectors.check(cfg, dataset)
     studies.check(cfg, dataset)
     if dataset:
@@ -130,6 +130,9 @@ def finish(
     run_folder.write_about(folder, cfg, dataset.digest)  # settings of scoring may have changed
     disk.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
     report = reporting.make(cfg, dataset, detector, scores, folder)
+    if not dataset.is_labelled:
+        scorer = detectors.score_fn(detector, scoring_learner, devices)
+        report |= unlabelled.make(cfg, dataset, detector, scores, scorer, folder)
     keys = train.ensemble(learner, cfg, len(dataset.train.x)).init
     initial = train.initial_state(learner, dataset.shape, keys).params
     report["warnings"] = health.look(scoring_learner, initial, detector, scores, dataset)

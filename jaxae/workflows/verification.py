@@ -22,13 +22,13 @@ from jaxae.errors import UserError
 from jaxae.export import loader
 from jaxae.reports import protocols, tables
 from jaxae.storage import checkpoint, disk, provenance, run_folder
-from jaxae.types import Dataset, Split
+from jaxae.types import Dataset
 from jaxae.workflows import experiment
 
 _RETRAINED = 1e-2  # relative to the largest: rounding grows with steps, other training differs more
 _ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
 _STORED = ("test", "test_is_anomaly")
-_ROWS = ("test_y", "test_id", "test_class_id")
+_ROWS = ("test_y", "test_id", "test_class_id")  # without labels, the second alone
 _AGAIN = "run the same command again, which writes what is missing"
 
 Load = Callable[[DataConfig], Dataset]
@@ -147,7 +147,7 @@ def _of_p_values(folder: Path, load: Load) -> str:
     """Compare the rows with the data, and decisions and metrics with the report."""
     needed = (*_STORED, *_ROWS, "p_value")
     stored = read_npz(folder / "scores.npz", needed, needed)
-    _check_rows(stored, load(_config(folder).data).test)
+    _check_rows(stored, load(_config(folder).data))
     file = folder / "report.json"
     report = disk.read_json(file, _AGAIN)
     p, flagged = stored["p_value"], stored["test_is_anomaly"]
@@ -174,10 +174,11 @@ def _unlike(file: Path, error: Exception) -> UserError:
     return UserError(f"{file} is not as it was written ({type(error).__name__}: {error}); {_AGAIN}")
 
 
-def _check_rows(stored: dict[str, np.ndarray], test: Split) -> None:
+def _check_rows(stored: dict[str, np.ndarray], dataset: Dataset) -> None:
     """Refuse scores whose rows are not those of the data."""
-    for name in _ROWS:
-        if not np.array_equal(stored.get(name, ()), getattr(test, name.removeprefix("test_"))):
+    for name in _ROWS if dataset.is_labelled else ("test_id",):
+        recorded = getattr(dataset.test, name.removeprefix("test_"))
+        if not np.array_equal(stored.get(name, ()), recorded):
             raise UserError(f"{name} in scores.npz is not that of the data")
 
 
@@ -284,11 +285,11 @@ def _of_scores(folder: Path, load: Load) -> str:
     stored = read_npz(folder / "scores.npz", (*_STORED, *_ROWS))
     parallel.initialize()
     about = detector.about
-    test = load(about.config.data).test
+    dataset = load(about.config.data)
     # Scores depend on none of these; without them all members of a protocol share one program.
     cfg = dataclasses.replace(about.config, seed=0, run_dir="", data=DataConfig())
     detector = detector._replace(about=dataclasses.replace(about, config=cfg))
-    judged = detectors.judge_prepared(detector, np.asarray(test.x))
+    judged = detectors.judge_prepared(detector, np.asarray(dataset.test.x))
     shapes = [stored[name].shape if name in stored else () for name in _STORED]
     if shapes != [judged.score.shape] * len(_STORED):
         raise UserError(f"{len(judged.score)} test rows now, but {shapes} recorded")
@@ -296,9 +297,10 @@ def _of_scores(folder: Path, load: Load) -> str:
     flipped = int(np.sum(judged.is_anomaly != stored["test_is_anomaly"]))
     if not off.max() <= _ROUNDING:  # true for a recorded NaN too
         raise UserError(f"scores differ by up to {off.max():.1e}, and so do {flipped} decisions")
-    _check_rows(stored, test)
+    _check_rows(stored, dataset)
     exact = "bit for bit" if not off.any() else f"to within {off.max():.0e}"
-    return f"{len(off)} test rows scored as recorded, {exact}; {flipped} decisions differ"
+    kind = "test" if dataset.is_labelled else "held-out"
+    return f"{len(off)} {kind} rows scored as recorded, {exact}; {flipped} decisions differ"
 
 
 def table(checks: list[Check]) -> str:

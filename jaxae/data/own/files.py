@@ -5,6 +5,7 @@ If a file does not define test rows, all anomalies and a share of the normals ar
 
 import contextlib
 import dataclasses
+import os
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,7 @@ class Lines(NamedTuple):
     schema: Schema
     notes: tuple[str, ...] = ()  # see `Raw.notes`
     stretch: np.ndarray | None = None  # series: [T], rises where no window may cross
+    names: tuple[str, ...] = ()  # of rows; () = they have none
 
 
 def table(path: Path, cfg: DataConfig) -> Raw:
@@ -76,7 +78,10 @@ def folder(path: Path, cfg: DataConfig) -> Raw:
     y, classes = numbered(np.array(found.classes), "the subfolders")
     schema = dataclasses.replace(schema, classes=classes)
     with naming_input(path):
-        return _split(Lines(x, y, None, found.is_test, schema, notes + found.notes), cfg)
+        names = tuple(folders.printable(os.path.relpath(file, path)) for file in found.paths)
+        return _split(
+            Lines(x, y, None, found.is_test, schema, notes + found.notes, names=names), cfg
+        )
 
 
 def series(path: Path, cfg: DataConfig) -> Raw:
@@ -317,7 +322,9 @@ def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
     notes = steps.notes + _lost(start, window, stretches, None)
     schema = dataclasses.replace(steps.schema, window=window, stride=stride)
     x = windows.rows(steps.x, start, window)
-    return _unlabelled(steps._replace(x=x, group=block, schema=schema, notes=notes))
+    names = tuple(f"step {first}" for first in start)
+    new = {"x": x, "group": block, "schema": schema, "notes": notes, "names": names}
+    return _unlabelled(steps._replace(**new))
 
 
 def _of_several_classes(lines: Lines, cfg: DataConfig) -> Lines:
@@ -348,7 +355,7 @@ def _unlabelled(lines: Lines) -> Raw:
     x, none, notes = lines.x, np.zeros(0, np.int32), lines.notes
     if lines.is_test is not None and lines.group is None:
         notes = (*notes, "without labels there are no test rows: those are trained on as well")
-    return Raw(x, None, x[:0], none, (), lines.group, lines.schema, notes)
+    return Raw(x, None, x[:0], none, (), lines.group, lines.schema, notes, lines.names)
 
 
 def _normal_classes(y: np.ndarray, schema: Schema, cfg: DataConfig) -> list[int]:

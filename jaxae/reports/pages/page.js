@@ -21,6 +21,7 @@
   const share = (part, whole) => whole ? part / whole : 0;
   const say = (id, value, text) => {
     const field = document.getElementById(id);
+    if (!field) return;  // of a run without labels
     field.dataset.exact = String(value);
     field.textContent = text;
   };
@@ -51,7 +52,9 @@
     say("accuracy", accuracy, accuracy.toFixed(4));
     say("alpha", alpha, alpha.toFixed(4));
     slider.setAttribute("aria-valuetext",
-      `threshold ${cut.toPrecision(5)}, recall ${recall.toFixed(3)}, false alarms ${fpr.toFixed(3)}`);
+      `threshold ${cut.toPrecision(5)}, ` + (anomaly.length
+        ? `recall ${recall.toFixed(3)}, false alarms ${fpr.toFixed(3)}`
+        : `share flagged ${fpr.toFixed(3)}`));
     const points = { roc: [fpr, recall], pr: [recall, precision] };
     for (const mark of marks) {
       const chart = mark.dataset.chart, box = data.boxes[chart];

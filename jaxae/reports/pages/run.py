@@ -40,9 +40,14 @@ def read(folder: Path) -> Run:
     """
     if not (folder / files.REPORT).is_file() or not (folder / files.SCORES).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
+    report = files.report(folder, "name", "threshold")
+    labelled = report.get("labelled", True)
+    files.report(folder, *(("auroc",) if labelled else _LABEL_FREE))
     names = ("test", "test_y", "test_class_id", "test_is_anomaly")
-    stored = files.scores(folder, *names)
-    report = files.report(folder, "name", "auroc", "threshold")
+    given = [name for name in names if labelled or name in ("test", "test_is_anomaly")]
+    stored = files.scores(folder, *given)
+    if not labelled:
+        stored |= {name: np.zeros(len(stored["test"]), kind) for name, kind in _NO_TRUTH.items()}
     for name, value in report.items():
         if not _is_valid(name, value):
             raise UserError(f"{folder / files.REPORT}: {name} is {value!r}; run it again")
@@ -55,7 +60,21 @@ def read(folder: Path) -> Run:
     return Run(folder, report, *(stored[name] for name in names), calibration, schema)
 
 
-_NUMBERS = ("auroc", "average_precision", "f1", "threshold", "n_normal", "n_anomaly")
+# What the page of a run without labels shows.
+_LABEL_FREE = (
+    *("false_alarm_rate", "false_alarm_rate_interval", "false_alarm_basis", "no_metrics"),
+    *("strangest_trained_rows", "strangest_held_out_rows", "contaminated"),
+)
+_NO_TRUTH = {"test_y": bool, "test_class_id": int}  # held-out rows count as normal in the slider
+_NUMBERS = (
+    "false_alarm_rate",
+    "auroc",
+    "average_precision",
+    "f1",
+    "threshold",
+    "n_normal",
+    "n_anomaly",
+)
 
 
 def _is_valid(name: str, value: Any) -> bool:
@@ -80,12 +99,22 @@ def _body(run: Run) -> Iterator[str]:
     names = ("dataset", "method", "score", "threshold_rule", "seed", "selected_by")
     settings = "; ".join(str(report[name]) for name in names if name in report)
     yield f'<p class="soft">{frame.text(settings)}</p>'
-    yield frame.heads(_headline(report))
+    labelled = report.get("labelled", True)
+    yield frame.heads(_headline(report) if labelled else _label_free_headline(report))
+    if not labelled:
+        yield f"<p>{frame.text(report['no_metrics'])}</p>"
+        if report.get("p_value_flaw"):
+            words = f"The false-alarm rate is not guaranteed: {report['p_value_flaw']}"
+            yield f"<p>{frame.text(words)}</p>"
     for words in report.get("warnings", []):
         yield f'<p class="warn">Warning: {frame.text(words)}</p>'
     yield from _thresholds(run)
+    if not labelled:
+        yield from _contaminated(report)
+        yield from _strangest(report)
     yield from _cases(run)
-    yield from _classes(run)
+    if labelled:
+        yield from _classes(run)
     yield from _curves(run)
     yield from _provenance(run)
 
@@ -99,6 +128,40 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     if "n_normal" in report:
         n_normal, n_anomaly = report["n_normal"], report["n_anomaly"]
         yield "Test rows", n_normal + n_anomaly, f"{n_normal} normal, {n_anomaly} anomalous"
+
+
+def _label_free_headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    interval = tables.interval(report["false_alarm_rate_interval"])
+    yield "False alarms", f"{report['false_alarm_rate']:.4f}", f"95 %: {interval}"
+    yield "Rests on", report.get("n_calibration", ""), report["false_alarm_basis"]
+    if report.get("pseudo_auroc") is not None:
+        note = "held-out rows against anomalies made from them"
+        yield "AUROC, pseudo-anomalies", f"{report['pseudo_auroc']:.4f}", note
+
+
+def _contaminated(report: dict[str, Any]) -> Iterator[str]:
+    """What anomalies among the calibration rows would change."""
+    rows = [(name, *map(tables.text, row.values())) for name, row in report["contaminated"].items()]
+    heads = ("anomalies, at worst with the highest scores", "clean threshold", "false alarms up to")
+    yield "<h2>If some calibration rows are anomalies</h2>"
+    yield (
+        '<p class="soft">Without them the rule would set the clean threshold; anomalies between it '
+        "and the run's own are missed.</p>"
+    )
+    yield frame.table("The threshold on contaminated rows", heads, rows)
+
+
+def _strangest(report: dict[str, Any]) -> Iterator[str]:
+    """The rows with the highest scores, by name."""
+    yield "<h2>Highest scores</h2>"
+    yield (
+        '<p class="soft">Rows that were trained on score lower than new ones: compare them with '
+        "each other.</p>"
+    )
+    kinds = {"strangest_trained_rows": "trained on", "strangest_held_out_rows": "held out"}
+    for key, kind in kinds.items():
+        rows = [(name, tables.text(score)) for name, score in report[key].items()]
+        yield frame.table(f"Rows that were {kind}", ("row", "score"), rows)
 
 
 def cuts(run: Run) -> tuple[Float[np.ndarray, " K"], int]:
@@ -124,6 +187,13 @@ _COUNTS = {
     "f1": "F1",
     "accuracy": "Accuracy",
 }
+_LABEL_FREE_COUNTS = {
+    "cut": "Threshold",
+    "alpha": "Conformal alpha",
+    "fp": "Held-out rows flagged",
+    "tn": "Held-out rows passed",
+    "fpr": "Share of held-out rows flagged",
+}
 _RING = '<circle class="mark" data-chart="{}" r="5"/>'
 
 
@@ -132,9 +202,11 @@ def _thresholds(run: Run) -> Iterator[str]:
     thresholds, own = cuts(run)
     histogram = detection.score_histograms(run.folder)
     ranking = detection.roc_and_precision_recall(run.folder)  # None without both classes
+    labelled = run.report.get("labelled", True)
+    groups = "normal and anomalous rows" if labelled else "rows trained on and held-out rows"
     histogram_html = frame.figure(
         histogram,
-        "Histogram of the anomaly scores of normal and anomalous rows, with the threshold",
+        f"Histogram of the anomaly scores of {groups}, with the threshold",
         "Scores as shares of the rows of each group. The dashed line is the run's own threshold, "
         "the solid line the slider's.",
         '<line class="mark" data-chart="scores"/>',
@@ -148,7 +220,7 @@ def _thresholds(run: Run) -> Iterator[str]:
         '<button id="own" type="button">The run\'s own threshold</button>'
     )
     yield '<div class="counts" aria-live="polite">'
-    for key, name in _COUNTS.items():
+    for key, name in (_COUNTS if labelled else _LABEL_FREE_COUNTS).items():
         yield f'<div>{name}<output id="{key}" for="threshold"></output></div>'
     yield "</div>"
     yield (
@@ -178,7 +250,8 @@ def _cases(run: Run) -> Iterator[str]:
     path = run.folder / "arrays/cases.npz"
     if not path.is_file():
         return
-    cases = files.arrays(path, "kind", "row", "score", "class_id", "is_anomaly", "x", "x_hat")
+    named = "class_id" if run.report.get("labelled", True) else "name"
+    cases = files.arrays(path, "kind", "row", "score", named, "is_anomaly", "x", "x_hat")
     yield "<h2>Rows to look at</h2>"
     yield (
         '<p class="soft">Each row with its reconstruction and the difference. The error is not '
@@ -187,16 +260,17 @@ def _cases(run: Run) -> Iterator[str]:
     for kind in dict.fromkeys(cases["kind"].tolist()):
         mask = cases["kind"] == kind
         chosen = {name: cases[name][mask] for name in ("x", "x_hat", "score", "is_anomaly")}
-        names = [
-            f"row {row}, class {run.schema.called(int(class_id))}"
-            for row, class_id in zip(cases["row"][mask], cases["class_id"][mask], strict=True)
-        ]
+        if run.report.get("labelled", True):
+            names = [
+                f"row {row}, class {run.schema.called(int(class_id))}"
+                for row, class_id in zip(cases["row"][mask], cases["class_id"][mask], strict=True)
+            ]
+        else:
+            names = cases["name"][mask].tolist()
         chosen |= {"threshold": run.report["threshold"], "kind": names}
         alt = "; ".join(f"{name}: {style.verdict(chosen, i)[0]}" for i, name in enumerate(names))
         yield f"<h3>{frame.text(kind)}</h3>"
-        yield frame.figure(
-            plots.verdicts(chosen, kind), f"Test rows and their reconstructions. {alt}"
-        )
+        yield frame.figure(plots.verdicts(chosen, kind), f"Rows and their reconstructions. {alt}")
 
 
 def _classes(run: Run) -> Iterator[str]:

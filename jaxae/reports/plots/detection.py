@@ -15,20 +15,28 @@ _BINS = 60
 def score_histograms(run_dir: Path):
     """Scores of normal rows (train, validation, test) and of anomalies, with the threshold.
 
+    Without labels, of rows that were trained on and of held-out rows.
+
     Bars are shares of a group's rows, so that groups of different size can be compared; bins are
     logarithmic if the scores are positive and span more than a factor of 30. The report's warnings
     are shown above.
     """
     report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
-    y = data["test_y"]
-    outline = {"histtype": "step", "lw": 1.2}
-    groups = [
-        ("normal, train", data.get("train", np.empty(0)), {"color": style.GREY, **outline}),
-        ("normal, validation", data.get("valid", np.empty(0)), {"color": style.BLUE, **outline}),
-        ("normal, test", data["test"][~y], {"color": style.NORMAL, "alpha": 0.55}),
-        ("anomaly, test", data["test"][y], {"color": style.ANOMALY, "alpha": 0.55}),
-    ]
+    y, outline = data.get("test_y"), {"histtype": "step", "lw": 1.2}
+    train, valid = (data.get(part, np.empty(0)) for part in ("train", "valid"))
+    if y is None:
+        groups = [
+            ("rows trained on", train, {"color": style.GREY, **outline}),
+            ("held-out rows", data["test"], {"color": style.BLUE, "alpha": 0.55}),
+        ]
+    else:
+        groups = [
+            ("normal, train", train, {"color": style.GREY, **outline}),
+            ("normal, validation", valid, {"color": style.BLUE, **outline}),
+            ("normal, test", data["test"][~y], {"color": style.NORMAL, "alpha": 0.55}),
+            ("anomaly, test", data["test"][y], {"color": style.ANOMALY, "alpha": 0.55}),
+        ]
     groups = [(name, scores, look) for name, scores, look in groups if scores.size]
     pooled = np.concatenate([scores for _, scores, _ in groups])
     label = f"anomaly score ({report.get('score', 'higher = more anomalous')})"
@@ -47,6 +55,8 @@ def roc_and_precision_recall(run_dir: Path):
     """ROC and precision-recall curves with the operating point; None without both classes."""
     report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
+    if "test_y" not in data:
+        return None
     scores, y, flagged = data["test"], data["test_y"], data["test_is_anomaly"]
     if (cuts := _cuts(scores, y)) is None:
         return None
@@ -77,6 +87,8 @@ def precision_recall_vs_threshold(run_dir: Path):
     """Precision and recall if the threshold were at x; None without both classes."""
     report = files.report(run_dir, "threshold")
     data = _scores(run_dir)
+    if "test_y" not in data:
+        return None
     if (cuts := _cuts(data["test"], data["test_y"])) is None:
         return None
     thresholds = cuts.threshold[1:]
@@ -133,12 +145,14 @@ def _cuts(scores: np.ndarray, y: np.ndarray) -> Cuts | None:
 
 
 def _scores(run_dir: Path) -> dict[str, np.ndarray]:
+    """The arrays of scores.npz; "test_y" only if there are labels."""
     path = run_dir / files.SCORES
-    data = files.scores(run_dir, "test", "test_y", "test_is_anomaly")
+    truth = ("test_y",) if files.is_labelled(run_dir) else ()
+    data = files.scores(run_dir, "test", "test_is_anomaly", *truth)
     for key in {"train", "valid", "test"} & data.keys():
         if not np.isfinite(data[key]).all():
             raise UserError(f"{path} holds NaN or infinite scores under {key}; train again")
-    return data | {name: data[name].astype(bool) for name in ("test_y", "test_is_anomaly")}
+    return data | {name: data[name].astype(bool) for name in ("test_is_anomaly", *truth)}
 
 
 def _edges(ax, scores: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Reading a run folder for the figures; every error names the file and a remedy."""
 
+import shlex
 import zipfile
 import zlib
 from pathlib import Path
@@ -60,6 +61,20 @@ def report(run_dir: Path, *keys: str) -> dict:
     """
     path = run_dir / REPORT
     return _with_keys(path, disk.read_json(path, _REMEDY), keys)
+
+
+def is_labelled(run_dir: Path) -> bool:
+    """Whether the run was tested on labelled rows; true of reports of older versions."""
+    return not (run_dir / REPORT).is_file() or report(run_dir).get("labelled", True)
+
+
+def refuse_unlabelled(run_dir: Path, why: str) -> None:
+    """Raise a `UserError` if a run has no labels."""
+    if not is_labelled(run_dir):
+        raise UserError(
+            f"the run in {run_dir} has no labels; {why}: train on a file with labels, or use "
+            f"jaxae evaluate {shlex.quote(str(run_dir))} FILE"
+        )
 
 
 def metrics(run_dir: Path) -> list[dict]:

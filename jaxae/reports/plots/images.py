@@ -11,7 +11,8 @@ _LINE = 222  # grey of the lines between images, visible next to black and to wh
 def reconstructions(data: dict, subtitle: str):
     """Originals above their reconstructions, normals above anomalies, each with its score."""
     y = data["y"].astype(bool)
-    groups = [(name, rows) for name, rows in (("normal", ~y), ("anomaly", y)) if rows.any()]
+    normal = "normal" if data.get("labelled", True) else "held-out"
+    groups = [(name, rows) for name, rows in ((normal, ~y), ("anomaly", y)) if rows.any()]
     width, height = inches(2, max(rows.sum() for _, rows in groups), data["x"].shape[1:])
     figure, axes = style.canvas(1.2 + width, 0.5 + len(groups) * (height + 0.3), len(groups))
     for ax, (name, rows) in zip(axes[:, 0], groups, strict=True):

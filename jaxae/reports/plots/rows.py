@@ -14,7 +14,8 @@ def reconstructions(data: dict, subtitle: str):
     y = data["y"].astype(bool)
     chosen = np.append(np.flatnonzero(~y)[:4], np.flatnonzero(y)[:4])
     shown = {key: data[key][chosen] for key in ("x", "x_hat", "score", "is_anomaly")}
-    kinds = np.where(y[chosen], "truth: anomaly", "truth: normal")
+    normal = "truth: normal" if data.get("labelled", True) else "held-out row"
+    kinds = np.where(y[chosen], "truth: anomaly", normal)
     figure = _lines(shown | {"threshold": data["threshold"], "kind": kinds})
     return style.headings(figure, "Reconstructions", subtitle)
 

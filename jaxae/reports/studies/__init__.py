@@ -66,6 +66,11 @@ NEEDS: dict[str, Need] = {
         "use --data.scale minmax with --data.input none, or leave it out",
         of_data=True,
     ),
+    "labels": Need(
+        lambda data: data.is_labelled,
+        "compares with the truth, and these rows have no labels; leave it out",
+        of_data=True,
+    ),
     "neighbours": Need(
         lambda data: np.sum(~data.test.y) >= latent.NEIGHBOURS,
         f"needs at least {latent.NEIGHBOURS} normal test rows; leave it out",
@@ -81,6 +86,7 @@ def _figures(*names: str) -> dict[str, FigureSpec]:
 _IMAGES, _CORRUPTIBLE = frozenset({"images"}), frozenset({"corruptible"})
 _DECODED = _IMAGES | {"decoder"}
 _PLANE = _DECODED | {"plane"}
+_LABELS = frozenset({"labels"})
 STUDIES: Registry[Study] = Registry(
     "study",
     Study,
@@ -91,7 +97,7 @@ STUDIES: Registry[Study] = Registry(
         "residuals": Study(pictures.residuals, figures=_figures("residuals")),
         "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figures("epoch_grid")),
         "denoising": Study(pictures.denoising, _CORRUPTIBLE, _figures("denoising")),
-        "beats": Study(pictures.beats, figures=_figures("beats")),
+        "beats": Study(pictures.beats, _LABELS, figures=_figures("beats")),
         "latent_scatter": Study(latent.latent_scatter, _PLANE, _figures("latent_scatter")),
         "latent_grid": Study(latent.latent_grid, _PLANE, _figures("latent_grid")),
         "tsne": Study(latent.tsne, frozenset({"neighbours"}), _figures("tsne")),
@@ -104,10 +110,10 @@ STUDIES: Registry[Study] = Registry(
             compile=detection.compile_severity,
         ),
         "loss_histograms": Study(detection.loss_histograms, figures=_figures("loss_histograms")),
-        "batch_threshold": Study(detection.batch_threshold),
-        "costs": Study(detection.costs),
-        "scores_compared": Study(detection.scores_compared),
-        "epoch_scores": Study(detection.epoch_scores, frozenset({"monitor"})),
+        "batch_threshold": Study(detection.batch_threshold, _LABELS),
+        "costs": Study(detection.costs, _LABELS),
+        "scores_compared": Study(detection.scores_compared, _LABELS),
+        "epoch_scores": Study(detection.epoch_scores, _LABELS | {"monitor"}),
     },
 )
 _ALWAYS = ("reconstructions", "cases")  # the page of the run shows the cases

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxae.data import corruptions
 from jaxae.detectors import explanation
+from jaxae.reports import unlabelled
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.storage import checkpoint
 
@@ -22,11 +23,15 @@ def _judged(context: Context, x: np.ndarray, scores: np.ndarray) -> dict[str, An
 
 
 def reconstructions(context: Context) -> Findings:
-    """Test rows with their reconstructions: eight normal ones, then eight anomalies."""
+    """Test rows with their reconstructions: eight normal ones, then eight anomalies.
+
+    Without labels, eight held-out rows.
+    """
     test = context.data.test
     index = np.concatenate([context.pick(~test.y, 8), context.pick(test.y, 8)])
     judged = _judged(context, test.x[index], context.scores.test[index])
-    return Findings(judged | {"y": test.y[index]}, {})
+    labelled = np.bool_(context.data.is_labelled)
+    return Findings(judged | {"y": test.y[index], "labelled": labelled}, {})
 
 
 def verdicts(context: Context) -> Findings:
@@ -36,7 +41,8 @@ def verdicts(context: Context) -> Findings:
     """
     test = context.data.test
     normal, anomalies = context.pick(~test.y, 2), context.pick(test.y, 2)
-    rows = [("normal", x) for x in test.x[normal]]
+    kind = "normal" if context.data.is_labelled else "held-out"
+    rows = [(kind, x) for x in test.x[normal]]
     plain = not context.data.raw_shape  # corrupting a feature map is not corrupting the row
     can_corrupt = plain and len(context.data.shape) == 3 and corruptions.takes(context.data.train.x)
     for spec in ("rotation:90", "negative:1", "noise:0.2") if can_corrupt else ():
@@ -55,6 +61,8 @@ def residuals(context: Context) -> Findings:
     index = np.argsort(-scores, kind="stable")[:8]
     judged = _judged(context, test.x[index], scores[index])
     kinds = np.array([f"row {i}, class {test.class_id[i]}" for i in index])
+    if not context.data.is_labelled:
+        kinds = np.array([unlabelled.called(i, context.data.names) for i in test.id[index]])
     residual = explanation.from_outputs(judged["x"], judged["x_hat"][None]).residual
     return Findings(judged | {"residual": residual, "kind": kinds}, {})
 
@@ -66,20 +74,17 @@ def cases(context: Context) -> Findings:
     """The most anomalous test rows, those closest to the threshold, and the worst mistakes.
 
     Missed anomalies and false alarms are the ones furthest on the wrong side of the threshold.
+    Without labels, see `_rows_to_look_at`.
     """
+    if not context.data.is_labelled:
+        return _rows_to_look_at(context)
     test, scores = context.data.test, context.scores.test
     flagged = context.decide(scores)
-    away = np.abs(scores - context.threshold)
-
-    def least(key: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        rows = np.arange(len(key)) if mask is None else np.flatnonzero(mask)
-        return rows[np.argsort(key[rows], kind="stable")][:_SHOWN]
-
     rows_by_kind = {
-        "most anomalous": least(-scores),
-        "borderline": least(away),
-        "missed anomalies": least(scores, test.y & ~flagged),
-        "false alarms": least(-scores, ~test.y & flagged),
+        "most anomalous": _least(-scores),
+        "borderline": _least(np.abs(scores - context.threshold)),
+        "missed anomalies": _least(scores, test.y & ~flagged),
+        "false alarms": _least(-scores, ~test.y & flagged),
     }
     index = np.concatenate(list(rows_by_kind.values()))
     about = {
@@ -90,6 +95,33 @@ def cases(context: Context) -> Findings:
         "is_anomaly": flagged[index],  # a rule may decide on all test rows together
     }
     return Findings(_judged(context, test.x[index], scores[index]) | about, {})
+
+
+def _least(key: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """The positions of the smallest keys, of all rows or of those under a mask."""
+    rows = np.arange(len(key)) if mask is None else np.flatnonzero(mask)
+    return rows[np.argsort(key[rows], kind="stable")][:_SHOWN]
+
+
+def _rows_to_look_at(context: Context) -> Findings:
+    """The highest scores of rows that were trained on and of held-out rows, and borderline rows."""
+    data, (train, valid, _) = context.data, context.scores
+    chosen = {
+        "highest scores of rows that were trained on": (data.train, train, _least(-train)),
+        "highest scores of held-out rows": (data.valid, valid, _least(-valid)),
+        "held-out rows near the threshold": (
+            data.valid, valid, _least(np.abs(valid - context.threshold)),
+        ),
+    }  # fmt: skip
+    x = np.concatenate([split.x[rows] for split, _, rows in chosen.values()])
+    scores = np.concatenate([of_split[rows] for _, of_split, rows in chosen.values()])
+    ids = np.concatenate([split.id[rows] for split, _, rows in chosen.values()])
+    about = {
+        "kind": np.repeat([*chosen], [len(rows) for *_, rows in chosen.values()]),
+        "row": ids,
+        "name": np.array([unlabelled.called(int(i), data.names) for i in ids]),
+    }
+    return Findings(_judged(context, x, scores) | about, {})
 
 
 def epoch_grid(context: Context) -> Findings:

@@ -12,11 +12,17 @@ from jaxae.stats.conformal.folds import (
     cv_plus_p_values,
     jackknife_after_bootstrap_p_values,
 )
-from jaxae.stats.conformal.guarantee import benjamini_hochberg, fit, fpr_band, rank_allowed
+from jaxae.stats.conformal.guarantee import (
+    benjamini_hochberg,
+    fit,
+    fpr_band,
+    rank_allowed,
+    rank_band,
+)
 from jaxae.stats.conformal.ranks import p_values, refuse_nan, split_p_values, stream_p_values
 
 __all__ = [
     "Wealth", "benjamini_hochberg", "bet", "cv_plus_bound", "cv_plus_p_values", "fit", "fpr_band",
-    "jackknife_after_bootstrap_p_values", "p_values", "rank_allowed", "refuse_nan",
-    "split_p_values", "stream_p_values",
+    "jackknife_after_bootstrap_p_values", "p_values", "rank_allowed", "rank_band",
+    "refuse_nan", "split_p_values", "stream_p_values",
 ]  # fmt: skip

@@ -78,12 +78,26 @@ def fpr_band(n: int, alpha: float, confidence: float = 0.95) -> Interval:
     Raises:
       UserError: the confidence is not between 0 and 1; see `rank_allowed`.
     """
+    return rank_band(n, rank_allowed(n, alpha), confidence)
+
+
+def rank_band(n: int, rank: int | float, confidence: float = 0.95) -> Interval:
+    """`fpr_band` of a threshold by its rank among n calibration scores, 1 = the largest.
+
+    At a whole rank k the false-positive rate is Beta(k, n + 1 - k) distributed, with the mean
+    k / (n + 1). Between two ranks the threshold lies between two scores, so the band reaches from
+    the low end at the smaller rank to the high end at the larger.
+
+    Raises:
+      UserError: the confidence is not between 0 and 1.
+    """
     from scipy.special import betaincinv
 
     if not 0 < confidence < 1:
         raise UserError(f"the confidence is {confidence:g}; it must be between 0 and 1")
-    k, tail = rank_allowed(n, alpha), (1 - confidence) / 2
-    return Interval(*(float(betaincinv(k, n + 1 - k, share)) for share in (tail, 1 - tail)))
+    tail = (1 - confidence) / 2
+    ends = (math.floor(rank), tail), (math.ceil(rank), 1 - tail)
+    return Interval(*(float(betaincinv(k, n + 1 - k, share)) for k, share in ends))
 
 
 def benjamini_hochberg(p: Float[AnyArray, " N"], fdr: float) -> Bool[np.ndarray, " N"]:

@@ -74,6 +74,19 @@ def checked(
     return scores.astype(np.float32), y
 
 
+def of_share(hits: int, trials: int) -> Interval:
+    """The interval of Clopper and Pearson (1934) for the share of independent trials that succeed.
+
+    Its ends are the shares under which as many hits or more, or as many or fewer, have probability
+    (1 - CONFIDENCE) / 2: quantiles of Beta(h, t - h + 1) and Beta(h + 1, t - h).
+    """
+    from scipy.special import betaincinv
+
+    low = float(betaincinv(hits, trials - hits + 1, TAIL)) if hits else 0.0
+    high = float(betaincinv(hits + 1, trials - hits, 1 - TAIL)) if hits < trials else 1.0
+    return Interval(low, high)
+
+
 def flawless(n: int, m: int) -> PerMetric:
     """The lowest true AUROC, average precision and F1 that a perfect result is consistent with.
 

@@ -6,6 +6,7 @@ that were not trained on it; see `jaxae.stats.conformal.folds` for the guarantee
 """
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -59,6 +60,7 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     hosts.join(cfg.hosts)
     parallel.start(cfg)
     base, dataset = auto.settle(experiment_of(cfg))
+    _refuse_unlabelled(base, dataset)
     experiment.check(base, dataset)
     _check(base)
     normals = _joined(dataset.train, dataset.valid)
@@ -132,6 +134,14 @@ def _check_fields(cfg: CrossConfig) -> None:
     checks.refuse_set(cfg, select, "the guarantee requires the last epoch of every part")
     checks.refuse_set(cfg, checks.fields(cfg, "threshold"), "--alpha decides, by p-values")
     checks.refuse_set(cfg, ("train.monitor",), "models of folds or bags are not monitored")
+
+
+def _refuse_unlabelled(base: ExperimentConfig, dataset: Dataset) -> None:
+    if not dataset.is_labelled:
+        raise UserError(
+            f"p-values of folds are those of test rows, and {base.data.name} has no labels that "
+            f"give any; train one model with jaxae train --data.name {shlex.quote(base.data.name)}"
+        )
 
 
 def _check(base: ExperimentConfig) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -45,6 +46,11 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
     _check(cfg)
     base = experiment_of(cfg)
     raw = data.raw(base.data)
+    if not raw.is_labelled:
+        raise UserError(
+            f"one-vs-rest takes each class in turn, and the rows of {base.data.name} have no "
+            f"labels; train one model with jaxae train --data.name {shlex.quote(base.data.name)}"
+        )
     classes = _classes(raw, cfg.classes)
     first = dataclasses.replace(base.data, normal=(classes[0],), anomaly=())
     base, _ = auto.settle(dataclasses.replace(base, data=first))
