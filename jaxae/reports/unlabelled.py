@@ -106,7 +106,7 @@ def contaminated(decision: Decision) -> dict[str, dict[str, float | None]]:
     would have set "clean_threshold" on the other n - m rows, so the run's threshold is too high by
     the difference and misses the anomalies between the two; and it flags at most the share
     max(r - m, 1) / (n - m + 1) of new normals, r being the threshold's rank, or for rules without
-    a rank one more than the number of calibration scores above it: "false_alarm_rate_at_most".
+    a rank one more than the number of calibration rows that it flags: "false_alarm_rate_at_most".
 
     Returns:
       For each of `SHARES`, rounded up to m rows: "m of n rows" -> the two numbers. The threshold is
@@ -114,7 +114,7 @@ def contaminated(decision: Decision) -> dict[str, dict[str, float | None]]:
     """
     ordered = np.sort(np.asarray(decision.calibration))
     n, rule = len(ordered), scoring.rule(decision.rule)
-    rank = rule.rank(n) if rule.rank else 1 + int(np.sum(ordered > decision.threshold))
+    rank = rule.rank(n) if rule.rank else 1 + int(np.sum(scoring.decide(decision, ordered)))
     found: dict[str, dict[str, float | None]] = {}
     for m in sorted({math.ceil(share * n) for share in SHARES}):
         if m >= n:
