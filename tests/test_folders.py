@@ -83,7 +83,11 @@ def test_links_are_followed_once_and_broken_ones_are_said(tmp_path):
 
 
 @pytest.mark.parametrize("upper", [str.lower, str.upper, str.title])
-@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("training", "testing")])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("train", "test"), ("training", "testing"), ("training_set", "test_set"),
+     ("Train Images", "test-images"), ("train2017", "test2017"), ("trainset", "testset")],
+)  # fmt: skip
 def test_parts_are_known_in_any_case(upper, train, test, tmp_path):
     plain = fill(tmp_path / "a", PARTS)
     layout = {f"{upper(train)}/good": 6, f"{upper(test)}/good": 3, f"{upper(test)}/hole": 2}
@@ -105,13 +109,30 @@ def test_a_validation_part_with_a_further_class_is_the_test_part(tmp_path):
     assert any("no test folder" in note for note in raw.notes)
 
 
-@pytest.mark.parametrize("masks", ["ground_truth", "Ground Truth", "masks"])
+@pytest.mark.parametrize("masks", ["ground_truth", "Ground Truth", "masks", "mask", "gt"])
 @pytest.mark.parametrize("parts", [PARTS, {"test/good": 10, "test/hole": 4}, CLASSES])
 def test_masks_are_never_a_class(masks, parts, tmp_path):
     clean = load(fill(tmp_path / "a", parts))
     raw = load(fill(tmp_path / "b", parts | {f"{masks}/hole": 4}))
     same(clean, raw)
     assert raw.schema.classes == ("good", "hole")
+
+
+def test_masks_beside_their_images_do_not_count(tmp_path):
+    root = fill(tmp_path, CLASSES)
+    clean = load(root)
+    for name in ("good/0_mask.png", "hole/1_label.png", "hole/2_gt.tif"):
+        save(root / name)
+    raw = load(root)
+    same(clean, raw)
+    assert "3 masks are left out" in raw.notes[0]
+    save(root / "good/alone_mask.png")  # of no image
+    assert len(load(root).x_train) + len(load(root).x_test) == 15
+
+
+def test_mask_may_be_a_class(tmp_path):
+    found = folders.scan(fill(tmp_path, {"mask": 3, "no_mask": 2}))
+    assert found.classes == ["mask"] * 3 + ["no_mask"] * 2
 
 
 def test_a_test_part_alone_is_split_by_class(tmp_path):

@@ -171,7 +171,7 @@ def _in_order(lines: Lines, table: tables.Table, remedy: str) -> Lines:
         if key is not None:
             is_next = is_next & (key[1:] == key[:-1])
     is_gap: np.ndarray = np.zeros(len(x) - 1, bool)
-    if columns := lines.schema.time:
+    if any(columns := lines.schema.time):
         time = times.read(table, columns)[order]
         what = f"the time {' '.join(columns)!r}"
         is_gap, more = times.breaks(time, is_next, what, remedy)
@@ -480,14 +480,14 @@ def rows(path: Path, schema: Schema) -> Rows:
 
 def _windows_to_judge(path: Path, schema: Schema) -> Rows:
     """Windows that cover every step, except in stretches that are shorter than a window."""
-    named: dict[str, list[str]] = {}
     if path.suffix.lower() in (".npz", ".npy"):
         x = _steps(arrayfiles.read_rows(path), "the file")
-        order, stretches, notes = np.arange(len(x)), [(0, len(x))], tuple[str, ...]()
+        bare = dataclasses.replace(schema, group="", time=())
+        steps, order = Lines(x, None, None, None, bare), np.arange(len(x))
     else:
-        steps, order, named = _steps_to_judge(path, schema)
-        assert steps.stretch is not None
-        x, stretches, notes = steps.x, windows.runs(steps.stretch), steps.notes
+        table = tables.read(path)
+        steps, order = _steps_to_judge(table, schema)
+    stretches = windows.runs(_stretch(steps))
     longest = max(end - begin for begin, end in stretches)
     if longest < schema.window:
         raise UserError(
@@ -498,25 +498,22 @@ def _windows_to_judge(path: Path, schema: Schema) -> Rows:
     last = [end - schema.window for begin, end in stretches if end - begin >= schema.window]
     start = np.union1d(start, last)  # so that every step is in a window
     first = order[start]
-    named = {name: [values[step] for step in first] for name, values in named.items()}
-    notes += _lost(start, schema.window, stretches, None)
-    x = windows.rows(x, start, schema.window)
-    return Rows(x, {"source": [str(step) for step in first]} | named, notes)
+    named = {"source": [str(step) for step in first]}
+    for kind, columns in (("group", (steps.schema.group,)), ("time", steps.schema.time)):
+        if any(columns):
+            named[kind] = times.texts(table.take(first), columns)
+    notes = steps.notes + _lost(start, schema.window, stretches, None)
+    return Rows(windows.rows(steps.x, start, schema.window), named, notes)
 
 
-def _steps_to_judge(path: Path, schema: Schema) -> tuple[Lines, np.ndarray, dict[str, list[str]]]:
-    """The steps of a table in their order, their positions in the file, and what names them."""
-    table, named, notes = tables.read(path), {}, []
-    x = tables.encode(table, schema)
-    names = {"group": (schema.group,) if schema.group else (), "time": schema.time}
-    for kind, columns in names.items():
-        absent = [name for name in columns if name not in table.column_names]
+def _steps_to_judge(table: tables.Table, schema: Schema) -> tuple[Lines, np.ndarray]:
+    """The steps of a table in their order, and their positions in the file."""
+    x, notes = tables.encode(table, schema), []
+    for kind, columns in (("group", (schema.group,)), ("time", schema.time)):
+        absent = [name for name in columns if name and name not in table.column_names]
         if absent:
             notes.append(f"the file lacks {absent[0]!r}, the {kind}: its steps are one series")
-            names[kind] = ()
-        elif columns:
-            named[kind] = times.texts(table, columns)
-    group = _groups(table, schema.group if "group" in named else "")
-    known = dataclasses.replace(schema, time=names["time"])
-    lines = Lines(x, None, group, None, known, tuple(notes))
-    return _in_order(lines, table, "remove the column"), windows.order(group, len(x)), named
+            schema = dataclasses.replace(schema, **{kind: "" if kind == "group" else ()})
+    group = _groups(table, schema.group)
+    lines = Lines(x, None, group, None, schema, tuple(notes))
+    return _in_order(lines, table, "remove the column"), windows.order(group, len(x))

@@ -1,6 +1,8 @@
 """Folders of images: which files count, and what the names of the folders say about them."""
 
+import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +21,17 @@ SUFFIXES = (
 # What a file without a suffix begins with if it is a PNG, JPEG, GIF, TIFF or WebP.
 _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")
 # Files that usually lie beside images; other files are mentioned.
-_COMPANIONS = {"", ".txt", ".md", ".csv", ".json", ".xml", ".yaml", ".yml", ".db", ".ini", ".html"}
+_COMPANIONS = {"", ".txt", ".md", ".json", ".xml", ".yaml", ".yml", ".db", ".ini", ".html", ".py"}
 # Folders that systems and viewers create, besides the hidden ones.
 _SYSTEM = {"@eadir", "@__thumb", "__macosx", "#recycle", "#snapshot", "$recycle.bin"}
-_MASKS = {"ground_truth", "ground-truth", "ground truth", "groundtruth", "masks"}
+_MASKS = {"ground truth", "groundtruth", "gt", "masks", "annotation", "annotations", "segmentation"}
+_MASK_FILES = ("_mask", "_label", "_gt")  # of an image beside it, without this ending
 _PARTS = {
-    "train": {"train", "training"},
-    "valid": {"val", "valid", "validation"},
-    "test": {"test", "testing", "test_public"},
+    "train": {"train", "training", "trainset"},
+    "valid": {"val", "valid", "validation", "valset", "validset"},
+    "test": {"test", "testing", "testset"},
 }
+_FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "public", "split"}
 LOOSE = "good"  # the class of images that are in no subfolder
 
 
@@ -88,17 +92,18 @@ def files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
       UserError: a folder cannot be read.
     """
     found, broken, masks = [], [], 0
+    known: dict[Path, bool] = {}
     unread: Counter[str] = Counter()
     for path in _walk(root, frozenset()):
         if not path.exists():
             broken += [path] if path.suffix.lower() in SUFFIXES else []
         elif not _is_image(path):
             unread[path.suffix.lower()] += path.suffix.lower() not in _COMPANIONS
-        elif _MASKS & {name.lower() for name in path.relative_to(root).parts[:-1]}:
+        elif _is_mask(path, root, known):
             masks += 1
         else:
             found.append(path)
-    notes = [f"{root}: {masks} images in folders of masks are left out"] if masks else []
+    notes = [f"{root}: {masks} masks are left out"] if masks else []
     if broken:
         notes.append(f"{len(broken)} links lead nowhere and are skipped, first {broken[0]}")
     suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in unread.items() if count)
@@ -212,11 +217,33 @@ def _layout(root: Path) -> Layout:
 
 
 def _part(path: Path) -> str:
-    """The part that a folder holds by its name: train, valid, test, masks; "" = none of them."""
-    name = path.name.lower()
-    if name in _MASKS:
+    """The part that a folder holds by its name: train, valid, test, masks; "" = none of them.
+
+    Digits, signs and words such as set or images do not count: "training_set", "val2017". A folder
+    "mask" is a class if another name beside it says mask too, as "no_mask" does.
+    """
+    words = re.findall(r"[^\W\d_]+", path.name.lower())
+    if " ".join(words) in _MASKS:
         return "masks"
-    return next((part for part, names in _PARTS.items() if name in names), "")
+    if words == ["mask"]:
+        others = [one for one in path.parent.iterdir() if "mask" in one.name.lower()]
+        return "masks" if len(others) == 1 else ""
+    first, more = words[:1], {*words[1:]}
+    return next((p for p, names in _PARTS.items() if names & {*first} and more <= _FILLERS), "")
+
+
+def _is_mask(path: Path, root: Path, known: dict[Path, bool]) -> bool:
+    """Whether an image is a mask, by a folder between it and the root or by the end of its name.
+
+    `known` holds what is known of folders.
+    """
+    folder, stem = path.parent, path.stem
+    if folder not in known:
+        inside = [one for one in (folder, *folder.parents) if one.is_relative_to(root)]
+        known[folder] = any(_part(one) == "masks" for one in inside if one != root)
+    ending = next((end for end in _MASK_FILES if stem.lower().endswith(end)), "")
+    is_beside = ending and any(folder.glob(f"{glob.escape(stem[: -len(ending)])}.*"))
+    return known[folder] or bool(is_beside)
 
 
 def _holds_images(folder: Path) -> bool:
