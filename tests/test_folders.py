@@ -319,6 +319,15 @@ def test_depth_that_is_lost_is_said_and_no_grey_values_are_refused(tmp_path):
             load(tmp_path / f"b{i}")
 
 
+@pytest.mark.filterwarnings("error")
+def test_palettes_with_transparency_are_read_without_warnings(tmp_path):
+    palette = Image.fromarray(picture(0)).convert("P")
+    palette.info["transparency"] = bytes(range(256))
+    (tmp_path / "good").mkdir()
+    palette.save(tmp_path / "good/p.png")
+    np.testing.assert_array_equal(load(tmp_path).x_train[0, ..., 0], picture(0))
+
+
 def test_names_that_are_no_text_are_escaped(tmp_path):
     root = fill(tmp_path, CLASSES)
     try:

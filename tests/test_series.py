@@ -340,3 +340,15 @@ def test_the_command_says_the_time_and_writes_it(tmp_path, capsys, monkeypatch):
     cli.main(["score", "r", "a.csv", "--out", "o.csv"])
     found = csv.read_csv("o.csv")
     assert found["time"].to_pylist() == found["source"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "said"),
+    [((9, 6, 4), "auto", "series of 6 steps and 4 channels"), ((9, 6, 6), "auto", "images of one"),
+     ((9, 6, 4), "series", ""), ((9, 6), "auto", ""), ((9, 6, 4, 3), "auto", "")],
+)  # fmt: skip
+def test_what_arrays_mean_is_said_where_it_is_a_guess(shape, rows, said, tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=np.random.default_rng(0).normal(size=shape))
+    notes = data.raw(DataConfig(name=str(tmp_path / "a.npz"), rows=rows)).notes
+    assert any("are read as" in note for note in notes) == bool(said)
+    assert said in " ".join(notes)

@@ -212,7 +212,7 @@ def _raw(path: Path, stored: Stored, rows: str) -> Raw:
     y_train, y_test, class_names = classes(stored, (len(x_train), len(x_test)), str(path))
     y_test = np.zeros(0, np.int32) if y_test is None else y_test
     schema, normal = Schema(classes=class_names), normal_classes(class_names)
-    notes = stored.notes
+    notes = stored.notes + _meaning(stored.x_train, x_train.shape[1:], rows)
     if stored.x_train.dtype == np.uint8 and not pixels[0]:
         notes += (
             f"{stored.names['x_train']} is uint8 {list(x_train.shape)}: taken as numbers, since "
@@ -246,6 +246,15 @@ def _rows(x: Source, name: str, rows: str) -> Source:
 
 def _in_memory(x: np.ndarray, name: str) -> np.ndarray:
     return x if are_pixels(x.dtype, x.shape[1:]) else finite(x, name, "row")
+
+
+def _meaning(x: Source, row: Shape, rows: str) -> tuple[str, ...]:
+    """A line if rows [A, B] could mean images and series."""
+    if rows != "auto" or len(x.shape) != 3:
+        return ()
+    one, other = ("images", "series") if len(row) == 3 else ("series", "images")
+    words = f"{row[0]} steps and {row[1]} channels" if one == "series" else "one channel"
+    return (f"rows {list(x.shape[1:])} are read as {one} of {words} (--data.rows {other} if not)",)
 
 
 def _row_shape(x: Source, name: str, rows: str) -> Shape:

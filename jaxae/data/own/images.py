@@ -87,6 +87,8 @@ def decode(paths: list[Path], schema: Schema) -> UInt8[np.ndarray, "N H W C"]:
             shallow = image
             if is_deep:
                 shallow = Image.fromarray(_eight_bits(np.asarray(image), schema.white))
+            elif image.mode == "P" and "transparency" in image.info:
+                shallow = image.convert("RGBA")  # else Pillow warns
             pixels = shallow.convert(schema.mode)
             if pixels.size != (width, height):
                 bilinear = Image.Resampling.BILINEAR
