@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxae.data import arrayfiles
-from jaxae.data.own import arrays
+from jaxae.data.own import arrays, files
+from jaxae.data.own.schema import Schema
 from jaxae.data.published import download
 from jaxae.errors import UserError
 
@@ -56,7 +57,7 @@ FORMATS = {
     "x.npz": (npz, rows),
     "z.npz": (compressed, rows),
     "set.npz": (data_set, raw),
-    "x.csv": (csv, rows),
+    "x.csv": (csv, lambda path: [files.rows(path, Schema()).x]),
     "labels.gz": (gzipped, lambda path: [np.frombuffer(download.read(path), np.uint8)]),
 }
 

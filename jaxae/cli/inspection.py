@@ -22,24 +22,25 @@ def columns(cfg: DataConfig) -> list[dict[str, Any]]:
       UserError: the file cannot be read, or a setting names a column that does not exist.
     """
     kind, path = data.find(cfg)
-    if kind not in ("table", "series") or path.suffix.lower() not in tables.SUFFIXES:
+    is_table = tables.kind(path) or (path.is_dir() and tables.parts(path))
+    if kind not in ("table", "series") or not is_table:
         return []
-    table = tables.read(path)
-    roles = tables.roles(table, cfg)._asdict()
-    role = {column: name for name, column in roles.items()}
+    table, _ = tables.read(path, cfg.header)
+    roles = tables.roles(table, cfg)
+    role = dict.fromkeys(roles.left_out, "left out") | dict.fromkeys(cfg.ignore, "ignored")
     if kind == "series":
-        time = files.time_columns(table, tables.roles(table, cfg), cfg)
+        time = files.time_columns(table, roles, cfg)
         role |= dict.fromkeys((*time.columns, *time.others), "time")
-    role |= dict.fromkeys(cfg.ignore, "ignored")
+    role |= {roles.label: "label", roles.group: "group", roles.split: "split"}
     missing = tables.missing(table, tuple(table.column_names))
     return [
         {
             "name": name,
             "role": role.get(name, "feature"),
             "missing": missing[name][0] if name in missing else 0,
-            "holds": tables.column_kind(table, name),
+            "holds": holds,
         }
-        for name in table.column_names
+        for name, holds in tables.kinds(table).items()
     ]
 
 
@@ -155,7 +156,7 @@ def column_lines(described: list[dict[str, Any]]) -> list[str]:
     """The result of `columns` as lines."""
     lines = {
         role: [column["name"] for column in described if column["role"] == role]
-        for role in ("label", "group", "split", "time", "ignored")
+        for role in ("label", "group", "split", "time", "ignored", "left out")
     }
     lines["not numeric"] = [
         f"{column['name']} ({column['holds']})"

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxae import detectors
 from jaxae.data import arrayfiles, sources
-from jaxae.data.own import files
+from jaxae.data.own import files, tables
 from jaxae.detectors import calibration, explanation
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input, words
@@ -217,7 +217,7 @@ def _judged(
 def _read(rows: Path, detector: detectors.Detector) -> files.Rows:
     """Raw rows, with what names them."""
     schema = detector.about.schema
-    if schema.kind == "npz":
+    if schema.kind == "npz" and not tables.kind(rows):
         return files.Rows(arrayfiles.open_rows(rows))
     if not rows.exists():
         raise UserError(f"{rows} does not exist; check the path")

@@ -74,7 +74,13 @@ class DataConfig:
     limit: Annotated[int, zero_or(2, "all")] = 0
     """use at most this many training rows; 0 = all"""
     label: str = "auto"
-    """table, series: the class column; auto = a column named label, class, target, anomaly, ..."""
+    """table, series: the class column; auto = a column named label, anomaly, class, ...; none = no
+    column"""
+    header: Literal["auto", "yes", "no"] = "auto"
+    """CSV: whether the first line names the columns; auto = by comparing it with the rows below"""
+    missing: Literal["refuse", "median", "drop"] = "refuse"
+    """table, series: missing values: refuse; median = fill with the medians of the training rows;
+    drop = leave such rows out of training and test"""
     group: str = ""
     """table, series: column of groups, each trained on, held out or tested as a whole (a column
     `split` decides which rows are test rows)"""

@@ -1,4 +1,4 @@
-"""Arrays in .npy, .npz and .csv files. Files need not be trusted: reading one runs no code.
+"""Arrays in .npy and .npz files. Files need not be trusted: reading one runs no code.
 
 A header is checked against the size of the file before memory is allocated. Rows in .npy files
 may be larger than memory: `on_disk` reads them on demand.
@@ -37,7 +37,7 @@ _SLOW = 10e-6  # seconds per piece; reads from the system's cache take 2 microse
 
 
 def read_rows(path: Path) -> np.ndarray:
-    """Rows to judge: from a .npy or a .csv, or `x_test` or else the only array of an .npz.
+    """Rows to judge: from a .npy, or `x_test` or else the only array of an .npz.
 
     Raises:
       UserError: the file is of another kind, missing or damaged, or contains something else.
@@ -53,8 +53,6 @@ def read_rows(path: Path) -> np.ndarray:
                 "only the rows"
             )
         return arrays["x_test"] if "x_test" in arrays else next(iter(arrays.values()))
-    if path.suffix == ".csv":
-        return _csv(path)
     raise UserError(f"{path} is not a .npy, .npz or .csv file; save the rows as one of these")
 
 
@@ -227,28 +225,3 @@ def _header(file: Any, size: int) -> tuple[Shape, bool, np.dtype]:
             f"its header says {list(shape)} of {dtype}, which does not match its {size} bytes"
         )
     return shape, is_by_column, dtype
-
-
-def _csv(path: Path) -> np.ndarray:
-    """Numbers [N, F] separated by commas; a first line without numbers names the columns.
-
-    An empty line before the last row is an error, so that no row is lost silently.
-    """
-    with _reading(path, ".csv"):
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-        has_names = bool(lines) and not any(map(is_number, lines[0].split(",")))
-        rows = lines[has_names:]
-        if not rows:
-            raise ValueError("it holds no rows")
-        if not all(map(str.strip, lines)):
-            raise ValueError("it has an empty line before a row")
-        return np.loadtxt(rows, delimiter=",", ndmin=2, comments=None)
-
-
-def is_number(text: str) -> bool:
-    """Whether a field of a CSV is a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from jaxae.config import DataConfig, checks
 from jaxae.data import published, splits
-from jaxae.data.own import arrays, files, tables
+from jaxae.data.own import arrays, files, folders, tables
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, unknown
 from jaxae.ops import ceil_div
@@ -37,7 +37,7 @@ class Files(NamedTuple):
     reads: tuple[str, ...]  # configuration fields that this kind reads and some other does not
 
 
-_COLUMNS = ("label", "group", "ignore", "one_hot")
+_COLUMNS = ("label", "group", "ignore", "one_hot", "header", "missing")
 # KIND:PATH names a user's own files.
 FILES: Registry[Files] = Registry(
     "kind of files",
@@ -103,10 +103,14 @@ def find(cfg: DataConfig) -> tuple[str, Path]:
         return "", Path()
     alone = Path(cfg.name).expanduser()
     if cfg.name and alone.is_dir():
-        return "npy" if arrays.holds_arrays(alone) else "images", alone
+        if arrays.holds_arrays(alone):
+            return "npy", alone
+        is_table = tables.parts(alone) and not folders.files(alone)[0]
+        return ("series" if cfg.window else "table") if is_table else "images", alone
     by_suffix = dict.fromkeys(tables.SUFFIXES, "table") | {".npz": "npz", ".npy": "npy"}
-    if alone.is_file() and alone.suffix.lower() in by_suffix:
-        return "series" if cfg.window else by_suffix[alone.suffix.lower()], alone
+    kind = by_suffix.get(tables.kind(alone) or alone.suffix.lower(), "")
+    if alone.is_file() and kind:
+        return "series" if cfg.window else kind, alone
     raise _not_found(cfg.name)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from jaxae.config import DataConfig
 from jaxae.data import inputs, sources
-from jaxae.data.own.class_names import side
+from jaxae.data.own.class_names import is_eliminated
 from jaxae.data.own.schema import Schema
 from jaxae.data.raw_data import Raw, fit_scaling, scaled
 from jaxae.errors import UserError
@@ -242,13 +242,10 @@ def _implied(raw: Raw) -> tuple[tuple[int, ...], str]:
 
 def _by_elimination(raw: Raw) -> str:
     """A note if a class is normal only because all others have names of anomalies."""
-    names = [raw.schema.known_as(k) for k in raw.normal]
-    if any(
-        name == str(k) or side(name) == "normal" for k, name in zip(raw.normal, names, strict=True)
-    ):
+    if not raw.schema.classes or not is_eliminated(raw.schema.classes):
         return ""
-    quoted = ", ".join(map(repr, names))
-    return f"the class {quoted} is taken as normal because the others are called like anomalies"
+    names = ", ".join(repr(raw.schema.known_as(k)) for k in raw.normal)
+    return f"the class {names} is taken as normal because the others are called like anomalies"
 
 
 def _open(raw: Raw, more: str = "") -> UserError:

@@ -70,13 +70,25 @@ def normals(names: tuple[str, ...]) -> tuple[int, ...]:
     Beside known normals, all others are anomalies; beside known anomalies, a single other name is
     normal.
     """
+    known = _known_normals(names)
+    others = [i for i, name in enumerate(names) if not side(name) and _plain(name) not in _YES]
+    return known or (tuple(others) if len(others) == 1 < len(names) else ())
+
+
+def is_eliminated(names: tuple[str, ...]) -> bool:
+    """Whether the normal name is known only because the others are called like anomalies."""
+    return not _known_normals(names)
+
+
+def _known_normals(names: tuple[str, ...]) -> tuple[int, ...]:
     sides = [side(name) for name in names]
     if "normal" in sides:
         return tuple(i for i, one in enumerate(sides) if one == "normal")
-    lowered = [name.strip().lower() for name in names]
+    lowered = [_plain(name) for name in names]
     letters = next((pair[0] for pair in _LETTERS if {*pair} == {*lowered}), None)
     plain = [i for i, name in enumerate(lowered) if name in _NO or name == letters]
-    others = [i for i, one in enumerate(sides) if not one and lowered[i] not in _YES]
-    if len(plain) == 1:
-        return tuple(plain)
-    return tuple(others) if len(others) == 1 < len(names) else ()
+    return tuple(plain) if len(plain) == 1 else ()
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower()

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxae.config import DataConfig
 from jaxae.data import arrayfiles, sources, splits
-from jaxae.data.own import arrays, folders, images, tables, times, windows
+from jaxae.data.own import arrays, folders, images, labels, tables, times, windows
 from jaxae.data.own.schema import Schema, is_anomalous, normal_classes, numbered
 from jaxae.data.raw_data import Raw, narrowed
 from jaxae.errors import UserError, naming_input
@@ -102,20 +102,27 @@ def series(path: Path, cfg: DataConfig) -> Raw:
 
 
 def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
-    table = tables.read(path)
+    table, notes = tables.read(path, cfg.header)
     roles = tables.roles(table, cfg)
+    notes += roles.notes
+    if cfg.missing == "drop":
+        table, said = _without_gaps(table, roles, cfg, kind)
+        notes += said
     group, is_test = _groups(table, roles.group), None
     time = times.Found((), (), ())
     if kind == "series":
         time = time_columns(table, roles, cfg)
         cfg = dataclasses.replace(cfg, ignore=(*cfg.ignore, *time.columns, *time.others))
-    schema = tables.fit(table, roles, cfg, kind)
+    notes += time.notes
+    schema = dataclasses.replace(tables.fit(table, roles, cfg, kind), missing=cfg.missing)
     x = narrowed(tables.encode(table, schema))
     y: np.ndarray | None = None
-    classes, notes = tuple[str, ...](), time.notes
+    classes = tuple[str, ...]()
     if roles.label:
-        labels = tables.values(table, roles.label, "data.label")
-        y, classes = numbered(labels, f"the column {roles.label!r} of data.label")
+        values = tables.values(table, roles.label, "data.label")
+        y, classes = numbered(values, f"the column {roles.label!r} of data.label")
+        known = list(classes) or [str(k) for k in np.unique(y)]
+        labels.refuse_inverted(roles.label, known, cfg)
     elif cfg.corruption:  # all rows are normal
         y = np.zeros(table.num_rows, np.int32)
     else:
@@ -148,7 +155,7 @@ def time_columns(table: tables.Table, roles: tables.Roles, cfg: DataConfig) -> t
     Raises:
       UserError: see `times.find`.
     """
-    left_out = {*roles, *cfg.ignore}
+    left_out = {roles.label, roles.group, roles.split, *roles.left_out, *cfg.ignore}
     names = [name for name in table.column_names if name not in left_out]
     group = _groups(table, roles.group)
     order = windows.order(group, table.num_rows)
@@ -178,6 +185,39 @@ def _in_order(lines: Lines, table: tables.Table, remedy: str) -> Lines:
         notes += more
     stretch = np.cumsum(np.concatenate([[False], ~is_next | is_gap]))
     return Lines(x, y, group, is_test, lines.schema, notes, stretch)
+
+
+def _without_gaps(
+    table: tables.Table, roles: tables.Roles, cfg: DataConfig, kind: str
+) -> tuple[tables.Table, tuple[str, ...]]:
+    """The rows without missing values, and a line about the others."""
+    if kind == "series":
+        raise UserError("data.missing drop would close gaps in a series; use median")
+    table, count = tables.without_gaps(table, tables.fit(table, roles, cfg, kind))
+    if not table.num_rows:
+        raise UserError("every row lacks a value; use --data.missing median or --data.ignore")
+    return table, (f"{count} rows with missing values are left out",) if count else ()
+
+
+def _filled(lines: Lines, is_train: np.ndarray) -> Lines:
+    """Lines with the medians of training lines in place of missing values, where asked for.
+
+    Raises:
+      UserError: a column has no value in the training lines.
+    """
+    if lines.schema.missing != "median":
+        return lines
+    x, is_train = lines.x.copy(), is_train if is_train.any() else ~is_train
+    x[~np.isfinite(x)] = np.nan
+    lacking = np.flatnonzero(np.isnan(x[is_train]).all(axis=0)).tolist()
+    if lacking:
+        names = ", ".join(lines.schema.features[i] for i in lacking)
+        raise UserError(f"no training row has a value in {names}; leave it out with --data.ignore")
+    median = np.nanmedian(x[is_train], axis=0)
+    filled, count = narrowed(tables.filled(x, median)), int(np.isnan(x).sum())
+    notes = (f"{count} missing values are filled with medians of the training rows",)
+    schema = dataclasses.replace(lines.schema, fill=tuple(median.tolist()))
+    return lines._replace(x=filled, schema=schema, notes=lines.notes + notes * (count > 0))
 
 
 def _array_lines(path: Path, cfg: DataConfig) -> Lines:
@@ -258,6 +298,7 @@ def _cut(steps: Lines, normal: tuple[int, ...], cfg: DataConfig) -> Raw:
         is_test = _drawn_groups(steps.group, is_anomaly, cfg)
     elif is_test is None:
         is_test = np.arange(count) >= count - round(cfg.test_fraction * count)
+    steps = _filled(steps, ~is_test)
     stretches = windows.runs(
         is_test + 2 * (np.zeros(count, int) if steps.stretch is None else steps.stretch)
     )
@@ -311,6 +352,7 @@ def _lost(
 
 def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
     """Windows of all steps, without classes; whole blocks are held out."""
+    steps = _filled(steps, np.ones(len(steps.x), bool))
     count = len(steps.x)
     window, stride = windows.sizes(count, cfg.window, cfg.stride)
     stretches = windows.runs(_stretch(steps))
@@ -352,6 +394,7 @@ def _of_several_classes(lines: Lines, cfg: DataConfig) -> Lines:
 
 def _unlabelled(lines: Lines) -> Raw:
     """All rows as training rows."""
+    lines = lines if lines.x.ndim > 2 else _filled(lines, np.ones(len(lines.x), bool))
     x, none, notes = lines.x, np.zeros(0, np.int32), lines.notes
     if lines.is_test is not None and lines.group is None:
         notes = (*notes, "without labels there are no test rows: those are trained on as well")
@@ -403,12 +446,13 @@ def _split(lines: Lines, cfg: DataConfig) -> Raw:
     x, y, group, is_test, schema, notes = lines[:6]
     if y is None:
         return _unlabelled(lines)
-    labels = _labels_only(y, schema, is_test)
-    is_normal = np.isin(y, splits.choose_classes(labels, cfg)[0])
+    only = _labels_only(y, schema, is_test)
+    is_normal = np.isin(y, splits.choose_classes(only, cfg)[0])
     if is_test is None:
-        notes += splits.class_notes(labels, cfg)
+        notes += splits.class_notes(only, cfg)
     is_test, more = _test_rows(is_test, is_normal, group, cfg)
-    notes += more
+    lines = _filled(lines._replace(notes=notes + more), ~is_test)
+    x, schema, notes = lines.x, lines.schema, lines.notes
     train_group = None if group is None else group[~is_test]
     normal = normal_classes(schema.classes)
     return Raw(x[~is_test], y[~is_test], x[is_test], y[is_test], normal, train_group, schema, notes)
@@ -475,7 +519,13 @@ def rows(path: Path, schema: Schema) -> Rows:
         return _windows_to_judge(path, schema)
     if path.suffix.lower() in (".npz", ".npy"):
         return Rows(arrayfiles.read_rows(path))
-    return Rows(tables.encode(tables.read(path), schema))
+    return Rows(_to_judge(tables.read(path, schema=schema)[0], schema))
+
+
+def _to_judge(table: tables.Table, schema: Schema) -> np.ndarray:
+    """The features of every row; missing values are filled if the detector's schema says so."""
+    x = tables.encode(table, schema if schema.columns else tables.of_numbers(table))
+    return tables.filled(x, np.array(schema.fill)) if schema.fill else x
 
 
 def _windows_to_judge(path: Path, schema: Schema) -> Rows:
@@ -485,7 +535,7 @@ def _windows_to_judge(path: Path, schema: Schema) -> Rows:
         bare = dataclasses.replace(schema, group="", time=())
         steps, order = Lines(x, None, None, None, bare), np.arange(len(x))
     else:
-        table = tables.read(path)
+        table, _ = tables.read(path, schema=schema)
         steps, order = _steps_to_judge(table, schema)
     stretches = windows.runs(_stretch(steps))
     longest = max(end - begin for begin, end in stretches)
@@ -508,7 +558,7 @@ def _windows_to_judge(path: Path, schema: Schema) -> Rows:
 
 def _steps_to_judge(table: tables.Table, schema: Schema) -> tuple[Lines, np.ndarray]:
     """The steps of a table in their order, and their positions in the file."""
-    x, notes = tables.encode(table, schema), []
+    x, notes = _to_judge(table, schema), []
     for kind, columns in (("group", (schema.group,)), ("time", schema.time)):
         absent = [name for name in columns if name and name not in table.column_names]
         if absent:

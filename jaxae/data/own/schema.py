@@ -24,6 +24,8 @@ class Schema:
     classes: tuple[str, ...] = ()  # names of the classes 0, 1, ...; () = they are numbers
     columns: tuple[str, ...] = ()  # table, series: the columns to read, in this order
     categories: tuple[tuple[str, ...], ...] = ()  # of each column; () = it holds numbers
+    missing: str = "refuse"  # table, series: what is done where values are missing
+    fill: tuple[float, ...] = ()  # table, series: what replaces a missing value, for each feature
     mode: str = ""  # images: "L", grey, or "RGB"
     size: tuple[int, ...] = ()  # images: height and width
     white: int = 65535  # images: the value of white in those with more than 8 bits
