@@ -85,8 +85,8 @@ def prepared(
     if name == "none":
         return x
     mapped = inputs.mapped(name, x)
-    is_far = np.abs(x).reshape(len(x), -1).max(axis=1) >= FARTHEST
-    return np.where(is_far.reshape(-1, *(1,) * (mapped.ndim - 1)), np.float32(np.nan), mapped)
+    is_near = (np.abs(x) < FARTHEST).all(axis=tuple(range(1, x.ndim)), keepdims=True)
+    return np.where(is_near, mapped, np.float32(np.nan))  # maps keep the rank of images
 
 
 def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
@@ -117,9 +117,8 @@ def saturated(scores: Float[AnyArray, " N"], x: Float[AnyArray, " N *S"]) -> Flo
     These are rows with a value beyond `FARTHEST`, and those with a score that is not finite.
     """
     xp = np if isinstance(scores, np.ndarray) else jnp
-    farthest = xp.max(xp.abs(x.reshape(len(x), -1)), axis=1)
-    is_within = (farthest < FARTHEST) & (xp.abs(scores) <= LARGEST)  # False for NaN
-    return xp.where(is_within, scores, LARGEST)
+    is_near = xp.max(xp.abs(x), axis=tuple(range(1, x.ndim))) < FARTHEST  # False for NaN
+    return xp.where(is_near & (xp.abs(scores) <= LARGEST), scores, LARGEST)
 
 
 def require(ok: np.ndarray, problem: str, first: int = 0, names: Sequence[str] = ()) -> None:

@@ -169,9 +169,8 @@ def scoring_functions(detector: Detector) -> tuple[Callable, Callable]:
         if cfg.data.input == "none":
             return x
         mapped = jax.vmap(apply)(x)
-        farthest = jnp.max(jnp.abs(x.reshape(len(x), -1)), axis=1)
-        is_far = (farthest >= FARTHEST).reshape(-1, *(1,) * (mapped.ndim - 1))
-        return jnp.where(is_far, jnp.nan, mapped)
+        farthest = jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), keepdims=True)
+        return jnp.where(farthest < FARTHEST, mapped, jnp.nan)  # maps keep the rank of images
 
     def member_scores(variables: PyTree, fitted: PyTree, x: Array) -> Array:
         rows = Inferred(x, learner.infer(variables, x))
