@@ -15,13 +15,13 @@ from jaxae.config import DataConfig
 from jaxae.data import splits
 from jaxae.data.own import arrays
 from jaxae.data.raw_data import fit_scaling, scaled
-from jaxae.detectors import explanation
+from jaxae.detectors import explanation, health
 from jaxae.errors import UserError
 from jaxae.export import exporting, loader
 from jaxae.methods import learners
 from jaxae.stats import metrics
 from jaxae.types import Scaling
-from jaxae.workflows import auto
+from jaxae.workflows import auto, experiment
 
 LARGEST = np.finfo(np.float32).max
 
@@ -316,3 +316,38 @@ def test_a_detector_that_took_vectors_of_uint8_for_pixels_still_does():
     np.testing.assert_array_equal(detectors.judge(old, x).score, expected.score)
     with pytest.raises(UserError, match="fitted on uint8 rows"):
         detectors.judge(old, x.astype(float))
+
+
+def test_an_extreme_value_among_held_out_rows_is_named():
+    x = normals()
+    held_out = splits.of_normals(x, DataConfig(scale="standard")).valid.id
+    x[held_out[0], 2] = 1e20
+    with pytest.raises(UserError, match=r"feature 2 is 1e\+20 in a held-out row, .* remove"):
+        AutoencoderDetector(epochs=1).fit(x)
+
+
+def test_values_that_hide_the_others_are_warned_of():
+    x = normals()
+    x[[3, 40, 80], 2] = -999999
+    ids = np.arange(len(x))
+    standard = scaled(x, fit_scaling("standard", x, ids))
+    (line,) = health.overshadowed(standard, ["a", "b", "c", "d"])
+    assert line.startswith("feature c: nine in ten")
+    assert not [*health.overshadowed(np.float32(np.eye(100, 3)), [])]  # rare events are no marks
+    heavy = np.exp(3 * normals())
+    assert not [*health.overshadowed(scaled(heavy, fit_scaling("standard", heavy, ids)), [])]
+
+
+def test_test_rows_with_extreme_values_are_reported(tmp_path):
+    x = np.concatenate([normals(80), anomalies(20)])
+    x[-1, 0], x[-2, 1], x[-3, 2] = 1e300, -1e38, 1e20
+    path = saved(tmp_path / "x.npz", x[:60], x[60:], np.arange(40) >= 20)
+    cfg = tiny("dense", data__name=f"npz:{path}", data__scale="standard", score="mse+row_knn",
+               model__output_activation="linear", train__noise_clip=False,
+               run_dir=str(tmp_path / "run"))  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        report = experiment.run(cfg)
+    assert 0.5 < report["auroc"] <= 1
+    with np.load(tmp_path / "run" / "scores.npz") as stored:
+        np.testing.assert_array_equal(stored["test"][-3:], LARGEST)

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxae import config, detectors
-from jaxae.data.raw_data import FARTHEST
 from jaxae.detectors import evaluation
 from jaxae.methods import learners
 from jaxae.types import Shape
 
+_FAR = 1e18  # squares of values beyond it are infinite in float32, and so is the score
 _KINDS = {1: "feature", 2: "sample", 3: "pixel"}  # the name of a row's value, by number of axes
 
 
@@ -38,12 +38,12 @@ def explain(detector: detectors.Detector, x: Float[np.ndarray, " N *S"]) -> Expl
     the code, and thus the reconstruction of all others. A score that uses codes or neighbours may
     flag a row for reasons that no single value shows.
 
-    Where a value of a row was clipped, or its reconstruction is not finite, 0 is taken for that.
+    For a row that is too far away to have a finite score, the reconstruction is taken as 0.
     """
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     outputs = evaluation.inference(learner, jax.local_devices())(detector.variables, x)
     x, x_hat = np.nan_to_num(x), np.asarray(outputs.x_hat)
-    is_near = (np.abs(x) < FARTHEST).all(axis=tuple(range(1, x.ndim)), keepdims=True)
+    is_near = (np.abs(x) < _FAR).all(axis=tuple(range(1, x.ndim)), keepdims=True)
     return from_outputs(x, np.where(is_near & np.isfinite(x_hat), x_hat, np.float32(0)))
 
 

@@ -17,13 +17,16 @@ from jaxae.methods import learners
 from jaxae.storage.provenance import version
 from jaxae.types import Dataset, Learner, PyTree
 
+_FAR = 1e9  # scales: squares of values beyond it drown all others in float32
+
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
     """Refuse a score or threshold rule that cannot work, with these data if given.
 
     Raises:
-      UserError: the score or rule is unknown, the method lacks an output that the score needs, or
-        the rule would lose its guarantee or needs more normals than there are.
+      UserError: the score or rule is unknown, the method lacks an output that the score needs, the
+        rule would lose its guarantee or needs more normals than there are, or a held-out row has a
+        value that is no measurement.
     """
     rule = scoring.rule(cfg.threshold.rule)
     reason = calibration.why_no_guarantee(cfg)
@@ -44,10 +47,27 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
             f"does not give; use another --score{', or --method '.join(['', *methods])}"
         )
     if data:
+        _refuse_far(data)
         _, calibrating = calibration.split_valid(cfg, len(data.valid.y))
         count = len(data.train.y if cfg.threshold.on == "train" else calibrating)
         normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)
         jax.eval_shape(rule.fit, normals)  # raises if there are too few rows
+
+
+def _refuse_far(data: Dataset) -> None:
+    """Refuse held-out rows in memory that are too far away to say how normals are scored."""
+    x = data.valid.x
+    if data.raw_shape or not sources.is_resident(x) or np.abs(x).max(initial=0) < _FAR:
+        return
+    at = np.unravel_index(int(np.abs(x).argmax()), x.shape)
+    shift, scale = (np.broadcast_to(part, x.shape[1:])[at[1:]] for part in data.scaling)
+    names = data.schema.features if data.schema else []
+    feature = names[at[-1]] if len(names) == x.shape[-1] else int(at[-1])
+    raise UserError(
+        f"feature {feature!r} is {x[at] * np.float64(scale) + shift:.6g} in a held-out row, "
+        f"{abs(x[at]):.0e} times its scale away from the training rows; remove such rows (is it a "
+        "mark for missing values?) or label them as anomalies"
+    )
 
 
 @parallel.on_host()

@@ -18,6 +18,7 @@ from jaxae.types import Dataset, Learner, PyTree, Source
 
 ROWS = 512  # the number of rows in which to look for dead units
 NEGLIGIBLE = 1e-4  # values that vary over rows by less than this share of their size are constant
+OVERSHADOWED = 0.01  # of a standard deviation
 SATURATED = 15.0  # log-odds beyond which a sigmoid passes less than a millionth of a gradient
 
 
@@ -39,6 +40,8 @@ def look(
     method, infer = learners.METHODS[cfg.method], evaluation.inference(learner, jax.local_devices())
     kind = "test" if data.is_labelled else "held-out"
     lines = [*constant_scores(scores.test, kind), *below_chance(scores.test, data.test.y)]
+    if cfg.data.scale == "standard":
+        lines += overshadowed(_some(data.train.x), detector.about.schema.features)
     names = log_odds(method)
     if names:
         extra = infer(variables, _some(data.test.x)).extra
@@ -65,12 +68,31 @@ def _suffix(member: int, size: int) -> str:
     return f" of member {member}" if size > 1 else ""
 
 
+def overshadowed(x: Float[np.ndarray, " N *S"], names: list[str]) -> Iterator[str]:
+    """Warn of standardised features whose scale a few values set, so that the others hardly count.
+
+    `names` of the values along the last axis may be empty.
+    """
+    low, high = np.quantile(x.astype(np.float64), [0.05, 0.95], axis=0)
+    bad = np.argwhere((high > low) & (high - low < OVERSHADOWED))
+    if len(bad):
+        index = bad[0].tolist()
+        name = names[index[-1]] if len(names) == x.shape[-1] else " ".join(map(str, index))
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        yield (
+            f"feature {name}{more}: nine in ten training rows differ by less than "
+            f"{OVERSHADOWED:.0%} of its scale, which a few far values set; are they marks for "
+            "missing values?"
+        )
+
+
 def constant_scores(scores: Float[np.ndarray, " N"], kind: str = "test") -> Iterator[str]:
     """Warn of scores that hardly vary, or of one score shared by half of the rows of a `kind`."""
     size = np.abs(scores).max(initial=0)
-    if len(scores) > 1 and scores.std() <= NEGLIGIBLE * size:
+    std = scores.std(dtype=np.float64)
+    if len(scores) > 1 and std <= NEGLIGIBLE * size:
         yield (
-            f"{kind} scores are nearly constant: their standard deviation is {scores.std():.2g}, "
+            f"{kind} scores are nearly constant: their standard deviation is {std:.2g}, "
             f"the largest is {size:.4g}"
         )
     values, counts = np.unique(scores, return_counts=True)
