@@ -312,15 +312,16 @@ def _numbers_are_names(
     steps, count = np.diff(names), len(names)
     is_even = count > 1 and np.allclose(steps, steps[0]) and steps[0] != 0
     is_monotone = count > 1 and bool((steps > 0).all() or (steps < 0).all())
-    if is_monotone and _monotone_share(rows, positions) > max(0.1, 4 / math.factorial(count)):
-        return "rows"  # as are more rows than by chance
     are_whole = all(map(_is_whole, first))
+    counts_up = are_whole and is_even and steps[0] == 1 and names[0] in (0, 1)
+    alike = _monotone_share(rows, positions, np.sign(steps[0])) if is_monotone else 0.0
+    if alike > max(0.1, 4 / math.factorial(count)):  # as are more rows than by chance
+        return "open" if counts_up and count > 2 else "rows"
     fractional = sum(not any(map(_is_whole, column)) for column in columns) / count
     if are_whole and fractional >= 0.5:
         if count == 1:
             return "open" if names[0] == 0 else "rows"
         return "names" if is_even else "open"
-    counts_up = are_whole and is_even and steps[0] == 1 and names[0] in (0, 1)
     if counts_up and (count > 3 or names[0] == 0):
         return "names" if count > 3 else "open"
     if is_monotone and count >= 8:
@@ -335,14 +336,14 @@ def _is_whole(text: str) -> bool:
     return text.lstrip("+-").isdigit()
 
 
-def _monotone_share(rows: list[list[str]], positions: list[int]) -> float:
-    """The share of rows whose numbers only rise or only fall."""
+def _monotone_share(rows: list[list[str]], positions: list[int], sign: float) -> float:
+    """The share of rows whose numbers only rise, or with the sign -1 only fall."""
     found = []
     for row in rows:
         values = [row[i] for i in positions if i < len(row)]
         if len(values) == len(positions) and all(map(_is_number, values)):
             steps = np.diff(np.array(values, float))
-            found.append(bool((steps > 0).all() or (steps < 0).all()))
+            found.append(bool((sign * steps > 0).all()))
     return float(np.mean(found)) if found else 0.0
 
 

@@ -130,14 +130,19 @@ def _refuse_repeated(table: Table, path: Path) -> None:
     import pyarrow as pa
     from pyarrow import compute as pc
 
-    names = table.column_names
-    if all(column.type == pa.string() for column in table.columns):
-        is_header = pc.equal(table.column(0), names[0])
-        for name, column in zip(names[1:], table.columns[1:], strict=True):
-            is_header = pc.and_(is_header, pc.equal(column, name))
-        row = pc.index(is_header, True).as_py()
-        if row >= 0:
-            raise UserError(f"{path}: row {row} repeats the names of the columns; remove it")
+    is_header = None
+    for name, column in _columns(table).items():
+        value: str | float = name
+        if column.type != pa.string():
+            try:
+                value = float(name)
+            except ValueError:
+                return
+        is_same = pc.equal(column, value)
+        is_header = is_same if is_header is None else pc.and_(is_header, is_same)
+    row = pc.index(is_header, True).as_py()
+    if row >= 0:
+        raise UserError(f"{path}: row {row} repeats the names of the columns; remove it")
 
 
 def _without_indices(table: Table) -> tuple[Table, tuple[str, ...]]:
@@ -223,6 +228,11 @@ def fit(table: Table, not_features: Roles, cfg: DataConfig, kind: str) -> Schema
     left_out = {not_features.label, not_features.group, not_features.split}
     left_out |= {*not_features.left_out, *cfg.ignore}
     columns = {name: c for name, c in _columns(table).items() if name not in left_out}
+    if not columns and not_features.left_out:
+        raise UserError(
+            f"no column is left to learn from: {_listed(not_features.left_out)} are empty, count "
+            "the rows or repeat the label; add columns that do not"
+        )
     if not columns:
         raise UserError("no column is left to learn from; name fewer in data.ignore")
     categories = []
