@@ -120,6 +120,25 @@ def test_a_first_row_of_data_is_never_taken_for_names(seed, width, is_whole):
         assert not csv_files._is_header(first, rest)
 
 
+def test_new_files_are_read_with_the_header_of_training(tmp_path):
+    (tmp_path / "t.csv").write_text(lines([], rows_of(np.round(X * 100).astype(int))))
+    schema = raw_of(tmp_path / "t.csv").schema
+    for first in (["5", "9", "2", "4"], ["0", "1", "1", "0"]):
+        (tmp_path / "new.csv").write_text(lines([], [first, ["3", "4", "5", "7"]]))
+        np.testing.assert_array_equal(
+            files.rows(tmp_path / "new.csv", schema).x[0], list(map(int, first))
+        )
+    (tmp_path / "new.csv").write_text(lines(["0", "1", "2", "3"], rows_of(X)))
+    with pytest.raises(UserError, match="lacks the columns column0"):
+        files.rows(tmp_path / "new.csv", schema)
+    (tmp_path / "t.csv").write_text(
+        lines(["0", "1"], rows_of(np.round(X[:, :2] * 100).astype(int)))
+    )
+    schema = raw_of(tmp_path / "t.csv", header="yes").schema
+    (tmp_path / "new.csv").write_text("1,0\n5,6\n")
+    np.testing.assert_array_equal(files.rows(tmp_path / "new.csv", schema).x, [[6, 5]])
+
+
 def test_where_it_is_open_the_header_is_asked_for(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(lines(["0", "1"], rows_of(np.round(X[:, :2] * 100).astype(int))))
@@ -209,6 +228,8 @@ def test_empty_columns_and_indices_are_left_out_and_other_nameless_ones_are_not(
         assert raw.schema.columns == tuple(NAMES)
         assert any("index" in note for note in raw.notes)
         assert any("empty columns are left out: 'Unnamed: 32'" in note for note in raw.notes)
+    path.write_text(lines([*NAMES, "label", "", ""], [[*row, "", ""] for row in rows_of(X, Y)]))
+    assert raw_of(path).schema.columns == tuple(NAMES)
     path.write_text(lines(["a", "", "c", "d", "label"], rows_of(X, Y)))
     raw = raw_of(path)
     assert raw.schema.columns == ("a", "column1", "c", "d")
@@ -248,6 +269,7 @@ LABEL = np.where(Y == 1, "attack", "normal")
         ({"target": X[:, 0], "y": Y}, "y", []),
         ({"Machine failure": Y, "mode": 1 - Y}, "Machine failure", ["mode"]),
         ({"class": LABEL, "y": np.arange(N) % 7}, "class", []),
+        ({"anomaly": X[:, 0], "is_attack": Y}, "is_attack", []),
         ({"x": X[:, 0], "y": np.arange(N) % 2, "z": X[:, 1]}, "", []),
     ],
 )

@@ -194,7 +194,10 @@ def _present(raw: Raw) -> list[int]:
 
 def _numbers(cfg: DataConfig, side: str, raw: Raw) -> list[int]:
     """The classes that `data.normal` or `data.anomaly` names, all of which have rows."""
-    names, present = getattr(cfg, side), _present(raw)
+    names = getattr(cfg, side)
+    if not names:
+        return []
+    present = _present(raw)
     numbers = [raw.schema.number(name) for name in names]
     absent = [name for name, k in zip(names, numbers, strict=True) if k not in present]
     if absent:
@@ -334,8 +337,9 @@ def _with_corrupted(test: Split, cfg: DataConfig) -> Split:
 
 
 def _require_classes(raw: Raw, cfg: DataConfig, side: str, class_id: np.ndarray, rows: str) -> None:
-    present = np.unique(class_id).tolist()
-    absent = [k for k in _numbers(cfg, side, raw) if k not in present]
+    named = _numbers(cfg, side, raw)
+    present = np.unique(class_id).tolist() if named else []
+    absent = [k for k in named if k not in present]
     if absent:
         raise UserError(
             f"data.{side} names the classes {_listed(absent, raw)}, but no {rows} are of them; "

@@ -144,10 +144,14 @@ def _layout(data: bytes, header: str, needed: frozenset[str]) -> Layout:
     decimal = _decimal(records[1:] or records)
     if needed and needed <= {*first}:
         header = "yes"
-    elif needed and header == "auto" and all(re.fullmatch(r"column\d+", n) for n in needed):
-        header = "no"
     as_points = [[_pointed(field, decimal) for field in row] for row in (first, *rows)]
-    has_names = header == "yes" or (header == "auto" and _is_header(as_points[0], as_points[1:]))
+    has_names = header == "yes"
+    if header == "auto":
+        try:
+            has_names = _is_header(as_points[0], as_points[1:])
+        except UserError:
+            if not needed or not all(re.fullmatch(r"column\d+", name) for name in needed):
+                raise  # the training file had a header
     _check_width(first, rows if has_names else records, has_names)
     if not has_names and is_after_blank and len(first) == 1:
         raise UserError("it begins with an empty line; remove it, or name the column above it")

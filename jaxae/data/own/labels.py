@@ -37,6 +37,7 @@ _SECOND = (
 )
 _MOST = 100  # the most classes that a column with a vague name may have
 _NEAR = 0.9  # correlation with the label from which a column is worth a line
+_IMPLIED, _ENOUGH = 0.99, 5  # or the share of rows with its rare value that have a rare label
 
 
 class Roles(NamedTuple):
@@ -61,9 +62,9 @@ def choose(columns: Columns, cfg: DataConfig, group: str, split: str) -> tuple[s
     if cfg.label != "auto":
         return cfg.label, []
     by_key = {_key(name): name for name in reversed(names)}
-    for key in _GOOD:
-        if key in by_key:
-            return by_key[key], []
+    good = [by_key[key] for key in _GOOD if key in by_key]
+    if good:
+        return next((n for n in good if _looks_like_label(columns[n])), good[0]), []
     notes: list[str] = []
     axes = {name.lower() for name in names} & {"x", "z"}
     for key in _VAGUE:
@@ -165,10 +166,10 @@ def repeated(columns: Columns, label: str, names: list[str]) -> tuple[list[str],
             pairs = np.unique(np.stack([codes, classes]), axis=1).shape[1]
             if pairs == len(np.unique(codes)) == len(np.unique(classes)):
                 left_out.append(name)
-            elif abs(_correlation(codes != np.bincount(codes).argmax(), is_rare)) > _NEAR:
+            elif _nearly_decides(codes != np.bincount(codes).argmax(), is_rare):
                 notes.append(
-                    f"the column {name!r} nearly repeats the label {label!r}; leave it out with "
-                    f"--data.ignore {shlex.quote(name)} if it was made from it"
+                    f"the column {name!r} nearly repeats the label {label!r}, or a part of it; "
+                    f"leave it out with --data.ignore {shlex.quote(name)} if it was made from it"
                 )
             elif _key(name) in _VAGUE:
                 notes.append(f"the column {name!r} is a feature; the label is {label!r}")
@@ -201,7 +202,12 @@ def _codes(column: Any) -> np.ndarray:
     return codes.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    if one.all() or other.all() or not (one.any() and other.any()):
-        return 0.0
-    return float(np.corrcoef(one, other)[0, 1])
+def _nearly_decides(is_set: np.ndarray, is_rare: np.ndarray) -> bool:
+    """Whether rows with a rare value have a rare label, in nearly all cases or in both directions.
+
+    Both are masks [N].
+    """
+    if not (is_set.any() and is_rare.any()) or is_set.all() or is_rare.all():
+        return False
+    implies = is_set.sum() >= _ENOUGH and is_rare[is_set].mean() > _IMPLIED
+    return bool(implies) or abs(float(np.corrcoef(is_set, is_rare)[0, 1])) > _NEAR

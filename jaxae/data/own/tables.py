@@ -87,7 +87,9 @@ def read(
                 f"{file} has other columns than {files[0]}; keep parts of one table in a folder"
             )
     try:
-        table = pa.concat_tables(tables, promote_options="permissive")
+        table = tables[0]
+        if len(tables) > 1:
+            table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise UserError(f"{path}: its parts differ ({str(error).splitlines()[0]})") from None
     if not table.num_rows:
