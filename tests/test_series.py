@@ -133,6 +133,11 @@ def test_a_time_that_goes_back_or_stands_is_refused_with_a_remedy_that_works(tmp
     with pytest.raises(UserError, match=r"goes back in 2 of 399 steps.*--data\.ignore timestamp"):
         load(path)
     assert load(path, ignore=("timestamp",)).schema.columns == ("value",)
+    path = write(tmp_path / "c.csv", columns(t=np.arange(STEPS) % 100))
+    with pytest.raises(
+        UserError, match=r"'t' goes back in 3 .*--data\.group, or .* --data\.ignore t"
+    ):
+        load(path)
     path = write(tmp_path / "b.csv", columns(timestamp=np.arange(STEPS) // 2, code=time % 2))
     with pytest.raises(UserError, match=r"the same as in the step before in 200 .*--data\.group"):
         load(path)
@@ -150,11 +155,24 @@ def test_gaps_and_repeats_are_counted_and_no_window_crosses_a_gap(tmp_path):
     for gap in (100, 250):
         assert not ((starts < gap) & (starts + 10 > gap)).any()
     said = " ".join(raw.notes)
-    assert "2 gaps of more than 10 times the usual 60, up to 86460" in said
+    assert "10 times the usual 60, which no window crosses: 2, up to 86460" in said
     assert "the step before in 1 steps" in said
     assert "is uneven: 2 of 399 steps are not the usual 60" in said
     said = " ".join(load(tmp_path / "a.csv", ignore=("timestamp",)).notes)
     assert "gap" not in said
+
+
+def test_series_that_leave_nothing_to_learn_are_one_line(tmp_path):
+    path = write(tmp_path / "a.csv", {"at": dates("%Y-%m-%d %H:%M"), "label": np.arange(STEPS) % 2})
+    with pytest.raises(UserError, match=r"all columns hold times \(at\)"):
+        load(path)
+    path = write(tmp_path / "b.csv", columns() | {"label": (np.arange(STEPS) % 9 == 0).astype(int)})
+    with pytest.raises(UserError, match="each training window of 10 steps holds an anomalous step"):
+        load(path)
+    assert load(path, window=4).x_train.shape[1:] == (4, 1)
+    path = write(tmp_path / "c.csv", machines(False, steps=9))
+    with pytest.raises(UserError, match=r"as a window of 10; lower --data\.window to at most 9"):
+        load(path, group="machine")
 
 
 def machines(turns, steps=60, count=6, anomalous=(5,)):
@@ -184,7 +202,9 @@ def test_the_order_of_groups_keeps_every_step_and_their_order(group):
     group = np.array(group)
     order = windows.order(group, len(group))
     assert sorted(order.tolist()) == list(range(len(group)))
-    assert len(windows.runs(group[order])) == len(np.unique(group))
+    runs = windows.runs(group[order])
+    assert len(runs) == len(np.unique(group))
+    assert (np.diff([order[begin] for begin, _ in runs]) > 0).all()  # groups by their first step
     for k in np.unique(group):
         assert (np.diff(order[group[order] == k]) > 0).all()
 
@@ -337,7 +357,7 @@ def test_the_command_says_the_time_and_writes_it(tmp_path, capsys, monkeypatch):
             "r",
         ]
     )
-    assert "the time is in the column 'timestamp'" in capsys.readouterr().out
+    assert "the time, 'timestamp', is left out of the values" in capsys.readouterr().out
     cli.main(["score", "r", "a.csv", "--out", "o.csv"])
     found = csv.read_csv("o.csv")
     assert found["time"].to_pylist() == found["source"].to_pylist()

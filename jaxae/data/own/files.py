@@ -160,7 +160,10 @@ def time_columns(table: tables.Table, roles: tables.Roles, cfg: DataConfig) -> t
     group = _groups(table, roles.group)
     order = windows.order(group, table.num_rows)
     is_next = np.ones(len(order) - 1, bool) if group is None else np.diff(group[order]) == 0
-    return times.find(table, names, cfg.time, order, is_next)
+    found = times.find(table, names, cfg.time, order, is_next)
+    if names and {*names} <= {*found.columns, *found.others}:
+        raise UserError(f"all columns hold times ({', '.join(names)}): give a column of values")
+    return found
 
 
 def _in_order(lines: Lines, table: tables.Table, remedy: str) -> Lines:
@@ -305,15 +308,21 @@ def _cut(steps: Lines, normal: tuple[int, ...], cfg: DataConfig) -> Raw:
     parts, starts = [], []
     for role in ("training", "test"):
         part = [ends for ends in stretches if is_test[ends[0]] == (role == "test")]
-        if max((end - begin for begin, end in part), default=0) < window:
+        longest = max((end - begin for begin, end in part), default=0)
+        if longest < window:
+            lower = f"lower --data.window to at most {longest}, or " if longest > 1 else ""
             raise UserError(
-                f"no stretch of {role} steps is as long as a window of {window}; lower "
-                "--data.window, or change --data.test-fraction"
+                f"no stretch of {role} steps is as long as a window of {window}; {lower}change "
+                "--data.test-fraction"
             )
         start, block = windows.cut(part, window, stride, blocks=role == "training")
         window_y = np.full(len(start), normal[0], np.int32)
         for k in np.unique(y[is_anomaly]):  # a window takes the highest of its anomalous classes
             window_y[windows.any_of(y == k, start, window)] = k
+        if not np.isin(window_y, normal).any():
+            raise UserError(
+                f"each {role} window of {window} steps holds an anomalous step; lower --data.window"
+            )
         parts.append((windows.rows(steps.x, start, window), window_y, block))
         starts.append(start)
     (x_train, y_train, block), (x_test, y_test, _) = parts
@@ -356,9 +365,11 @@ def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
     count = len(steps.x)
     window, stride = windows.sizes(count, cfg.window, cfg.stride)
     stretches = windows.runs(_stretch(steps))
-    if max(end - begin for begin, end in stretches) < window:
+    longest = max(end - begin for begin, end in stretches)
+    if longest < window:
         raise UserError(
-            f"no stretch of steps is as long as a window of {window}; lower --data.window"
+            f"no stretch of steps is as long as a window of {window}; lower --data.window to at "
+            f"most {longest}"
         )
     start, block = windows.cut(stretches, window, stride, blocks=True)
     notes = steps.notes + _lost(start, window, stretches, None)

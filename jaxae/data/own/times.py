@@ -54,8 +54,8 @@ def find(
     """The columns among `names` that hold the time.
 
     A column holds it if it contains dates; or if its numbers rise in nine of ten steps and it is
-    called time, timestamp, date ...; or if they rise evenly and are seconds since 1970, or it is
-    called index, step, t ...
+    called time, timestamp, date ...; or if they rise evenly and are seconds since 1970; or if nine
+    of ten of their steps are the same and it is called index, step, t ...
 
     Args:
       table: the table, with a line per step.
@@ -101,7 +101,7 @@ def find(
 def _left_out(columns: tuple[str, ...], others: Iterable[str] = ()) -> str:
     more = f", and so are the times {', '.join(map(repr, others))}" if others else ""
     is_time = " and ".join(map(repr, columns))
-    return f"the time is in the column {is_time}: it is left out of the values{more}"
+    return f"the time, {is_time}, is left out of the values{more}"
 
 
 def read(table: tables.Table, columns: tuple[str, ...]) -> Float[np.ndarray, " T"]:
@@ -174,9 +174,10 @@ def breaks(
     if repeats:
         notes.append(f"{what} is the same as in the step before in {repeats} steps")
     if is_gap.any():
-        longest = f"{GAP} times the usual {usual:g}, up to {steps[is_gap].max():g}"
+        count, longest = is_gap.sum(), steps[is_gap].max()
         notes.append(
-            f"{what} has {is_gap.sum()} gaps of more than {longest}: no window crosses one"
+            f"{what} has gaps of more than {GAP} times the usual {usual:g}, which no window "
+            f"crosses: {count}, up to {longest:g}"
         )
     others = steps[is_next & ~is_gap & (steps != 0)]
     uneven = np.abs(others - usual) > 0.01 * usual
@@ -199,13 +200,12 @@ def _is_time(name: str, values: np.ndarray, steps: np.ndarray) -> bool:
         return False
     if _words(name) & _WORDS:
         return bool(max(np.mean(steps >= 0), np.mean(steps <= 0)) >= _NAMED)
-    rises = (steps > 0).all()
+    rises = np.mean(steps > 0)
     even = np.mean(np.abs(steps - np.median(steps)) <= 0.01 * np.median(np.abs(steps)))
     units = 10.0 ** np.array([0, 3, 6, 9])
     is_epoch = any(((values >= _EPOCH[0] * u) & (values <= _EPOCH[1] * u)).all() for u in units)
-    if is_epoch and rises and even >= _EVEN:
-        return True
-    return bool(name.strip().lower() in _NUMBERS and rises and even == 1)
+    is_likely = (is_epoch and rises == 1) or (name.strip().lower() in _NUMBERS and rises >= _NAMED)
+    return bool(is_likely and even >= _EVEN)
 
 
 def _dates(table: tables.Table, name: str) -> np.ndarray | None:
