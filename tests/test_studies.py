@@ -122,6 +122,7 @@ SHAPES = {
         "x": (16, *SHAPE),
         "x_hat": (16, *SHAPE),
         "y": (16,),
+        "labelled": (),
         "score": (16,),
         "threshold": (),
         "is_anomaly": (16,),
@@ -316,7 +317,12 @@ VECTORS = dataset(*(np.zeros((4, 3), np.float32) for _ in range(4)))
 BRIGHT = dataset(*(2 * images(6) for _ in range(4)))
 FEW = dataset(images(6), images(6), images(3), images(6))
 ENOUGH = dataset(images(6), images(6), images(6), images(6))
-FEEDS_OF_DATA = {"images": VECTORS, "corruptible": BRIGHT, "neighbours": FEW}
+FEEDS_OF_DATA = {
+    "images": VECTORS,
+    "corruptible": BRIGHT,
+    "neighbours": FEW,
+    "labels": ENOUGH._replace(is_labelled=False),
+}
 
 
 @pytest.mark.parametrize("need", FEEDS_OF_DATA)

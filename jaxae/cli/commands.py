@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxae import scoring
-from jaxae.cli import inspection, score, train
+from jaxae.cli import evaluate, inspection, score, train
 from jaxae.config import DataConfig, ExperimentConfig, TrainConfig, checks, parsing
 from jaxae.data import DATASETS, FILES
 from jaxae.data.augmentations import AUGMENTATIONS
@@ -231,6 +231,7 @@ def _package() -> Any:
 COMMANDS: dict[str, Callable[..., Any]] = {
     "data": data,
     "score": score.score_file,
+    "evaluate": evaluate.evaluate,
     "compare": compare,
     "report": report,
     "export": export,

@@ -15,6 +15,7 @@ USAGE = """usage: jaxae COMMAND ...    each command has --help with examples
   run        run a published experiment:                        jaxae run digits_conv
   data       show a file's content and how it would be used:    jaxae data FILE
   score      score new rows with a finished run:                jaxae score RUN FILE --out OUT.csv
+  evaluate   metrics of a finished run on labelled rows:        jaxae evaluate RUN FILE
   compare    compare two runs on the same test rows:            jaxae compare RUN RUN
   report     write an HTML report with a threshold slider:      jaxae report RUN
   export     write a detector to one file that runs alone:      jaxae export RUN OUT.zip

@@ -63,7 +63,7 @@ def score_file(
     if out and (out.suffix not in (".csv", ".npz") or not out.parent.is_dir()):
         raise UserError(f"--out {out} cannot be written; name a .csv or .npz in an existing folder")
     detector = detectors.load(detectors.folder_of(run_dir))
-    raw, named, notes = _read(rows, detector)
+    raw, named, notes, _ = _read(rows, detector)
     parallel.initialize()
     reason = calibration.why_no_guarantee(detector.about.config)
     count = anomalies = 0

@@ -37,7 +37,7 @@ _SLOW = 10e-6  # seconds per piece; reads from the system's cache take 2 microse
 
 
 def read_rows(path: Path) -> np.ndarray:
-    """Rows to judge: from a .npy, or `x_test` or else the only array of an .npz.
+    """Rows to judge: from a .npy, or `x_test`, `X` or else the only array of an .npz.
 
     Raises:
       UserError: the file is of another kind, missing or damaged, or contains something else.
@@ -47,12 +47,14 @@ def read_rows(path: Path) -> np.ndarray:
             return _array(file, path.stat().st_size)
     if path.suffix == ".npz":
         arrays = read_npz(path)
-        if "x_test" not in arrays and len(arrays) != 1:
+        named = {name.lower(): rows for name, rows in arrays.items()}
+        found = [named[name] for name in ("x_test", "x") if name in named]
+        if not found and len(arrays) != 1:
             raise UserError(
                 f"{path} holds {', '.join(arrays) or 'nothing'}; name the rows x_test, or save "
                 "only the rows"
             )
-        return arrays["x_test"] if "x_test" in arrays else next(iter(arrays.values()))
+        return found[0] if found else next(iter(arrays.values()))
     raise UserError(f"{path} is not a .npy, .npz or .csv file; save the rows as one of these")
 
 

@@ -62,16 +62,7 @@ def npy(path: Path, rows: str = "auto") -> Raw:
     Raises:
       UserError: a file is missing or damaged, or `npz` would not accept its array.
     """
-    if path.is_file():
-        return _raw(path, stored(path), rows)
-    found = _Roles.of(_stems(path), str(path))
-    x = {role: _on_disk(path, name, rows) for role, name in found.names.items() if role[0] == "x"}
-    y = {
-        role: arrayfiles.read_rows(path / f"{name}.npy")
-        for role, name in found.names.items()
-        if role[0] == "y"
-    }
-    return _raw(path, _stored(found, x | y), rows)
+    return _raw(path, stored(path, rows), rows)
 
 
 def holds_arrays(folder: Path) -> bool:
@@ -79,17 +70,26 @@ def holds_arrays(folder: Path) -> bool:
     return not {*_CLASSES, "y_test"}.isdisjoint(map(str.lower, _stems(folder)))
 
 
-def stored(path: Path) -> Stored:
-    """The arrays of one .npz or .npy, in memory, by their roles.
+def stored(path: Path, rows: str = "auto") -> Stored:
+    """The arrays by their roles: of one .npz or .npy, in memory, or of a folder, on disk.
 
     Raises:
       UserError: the file cannot be read, or lacks training rows.
     """
+    if path.is_dir():
+        found = _Roles.of(_stems(path), str(path))
+        arrays: dict[str, Source | np.ndarray] = {
+            role: _on_disk(path, name, rows)
+            if role[0] == "x"
+            else arrayfiles.read_rows(path / f"{name}.npy")
+            for role, name in found.names.items()
+        }
+        return _stored(found, arrays)
     if path.suffix.lower() == ".npy":
         return Stored(arrayfiles.read_rows(path), None, None, None, {"x_train": "the array"}, ())
     found = _Roles.of(arrayfiles.npz_names(path), str(path))
-    arrays = arrayfiles.read_npz(path, found.names.values())
-    return _stored(found, {role: arrays[name] for role, name in found.names.items()})
+    read = arrayfiles.read_npz(path, found.names.values())
+    return _stored(found, {role: read[name] for role, name in found.names.items()})
 
 
 class _Roles(NamedTuple):

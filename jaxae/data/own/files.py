@@ -503,6 +503,7 @@ class Rows(NamedTuple):
     x: Source  # [N, *S]
     named: dict[str, list[str]] = {}  # noqa: RUF012 - what names each row; never written to
     notes: tuple[str, ...] = ()  # see `Raw.notes`
+    steps: np.ndarray | None = None  # series: [N, W], the positions of its steps in the file
 
 
 def rows(path: Path, schema: Schema) -> Rows:
@@ -527,7 +528,7 @@ def rows(path: Path, schema: Schema) -> Rows:
         names = [folders.printable(str(image.relative_to(root))) for image in paths]
         return Rows(images.decode(paths, schema), {"source": names}, notes)
     if schema.kind == "series":
-        return _windows_to_judge(path, schema)
+        return windows_to_judge(path, schema)
     if path.suffix.lower() in (".npz", ".npy"):
         return Rows(arrayfiles.read_rows(path))
     return Rows(_to_judge(tables.read(path, schema=schema)[0], schema))
@@ -539,10 +540,13 @@ def _to_judge(table: tables.Table, schema: Schema) -> np.ndarray:
     return tables.filled(x, np.array(schema.fill)) if schema.fill else x
 
 
-def _windows_to_judge(path: Path, schema: Schema) -> Rows:
-    """Windows that cover every step, except in stretches that are shorter than a window."""
-    if path.suffix.lower() in (".npz", ".npy"):
-        x = _steps(arrayfiles.read_rows(path), "the file")
+def windows_to_judge(path: Path, schema: Schema, x: np.ndarray | None = None) -> Rows:
+    """Windows that cover every step, except in stretches that are shorter than a window.
+
+    Steps that were already read are given as `x` [T] or [T, C].
+    """
+    if x is not None or path.suffix.lower() in (".npz", ".npy"):
+        x = _steps(arrayfiles.read_rows(path) if x is None else x, "the file")
         bare = dataclasses.replace(schema, group="", time=())
         steps, order = Lines(x, None, None, None, bare), np.arange(len(x))
     else:
@@ -564,7 +568,8 @@ def _windows_to_judge(path: Path, schema: Schema) -> Rows:
         if any(columns):
             named[kind] = times.texts(table.take(first), columns)
     notes = steps.notes + _lost(start, schema.window, stretches, None)
-    return Rows(windows.rows(steps.x, start, schema.window), named, notes)
+    positions = order[start[:, None] + np.arange(schema.window)]
+    return Rows(windows.rows(steps.x, start, schema.window), named, notes, positions)
 
 
 def _steps_to_judge(table: tables.Table, schema: Schema) -> tuple[Lines, np.ndarray]:

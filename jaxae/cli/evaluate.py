@@ -1,0 +1,98 @@
+"""The command `jaxae evaluate`: the metrics of a detector on a file of labelled rows."""
+
+import re
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxae import detectors
+from jaxae.config import DataConfig
+from jaxae.data.arrayfiles import read_npz
+from jaxae.data.own import labelled
+from jaxae.detectors import evaluation, health
+from jaxae.devices import parallel
+from jaxae.errors import UserError, words
+from jaxae.reports import reporting
+from jaxae.reports.plots import files
+from jaxae.stats import intervals
+from jaxae.storage import disk
+
+
+def evaluate(
+    run: Path,
+    file: Path,
+    label: str = "auto",
+    normal: tuple[str, ...] = (),
+    anomaly: tuple[str, ...] = (),
+    json: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Judge labelled rows with the detector of a finished run, and print metrics with intervals.
+
+    Nothing is written into the run folder. Examples: `jaxae evaluate runs/mine labelled.csv --label
+    kind`, `jaxae evaluate runs/mine photos/ --normal good`.
+
+    Args:
+      run: the run folder, or a detector's folder
+      file: as the run was trained on (a table, a series, a folder of images, an .npz), with labels
+      label: the column of the classes; auto = recognised by its name, as in training
+      normal: names or numbers of the classes that count as normal; none = as in training
+      anomaly: those that count as anomalies; none = all others
+      json: print the result as JSON
+      out: a .json to write
+    """
+    if out and (out.suffix != ".json" or not out.parent.is_dir()):
+        raise UserError(f"--out {out} cannot be written; name a .json in an existing folder")
+    if not file.exists():
+        raise UserError(f"{file} does not exist; check the path")
+    detector = detectors.load(detectors.folder_of(run))
+    trained = detector.about.config.data
+    cfg = DataConfig(label=label, normal=normal, anomaly=anomaly, ignore=trained.ignore)
+    try:
+        read = labelled.read(file, detector.about.schema, cfg, _trained_normal(run, detector))
+    except UserError as error:  # the settings have shorter names here
+        raise UserError(re.sub(r"(--)?data\.(label|normal|anomaly)", r"--\2", str(error))) from None
+    parallel.initialize()
+    judged = detectors.judge(detector, np.asarray(read.rows.x))
+    result: dict[str, Any] = {"file": str(file), "rows": len(read.y), "classes": _classes(read)}
+    outcome = judged.score, read.y, judged.is_anomaly
+    notes, schema = [*read.notes], detector.about.schema
+    if schema.window > schema.stride:
+        notes.append("windows overlap, so the intervals are too narrow")
+    result |= {"threshold": detector.decision.threshold, "notes": notes}
+    result |= evaluation.evaluate(*outcome) | intervals.report(*outcome)
+    result["warnings"] = list(health.below_chance(judged.score, read.y))
+    if out:
+        try:
+            disk.write_json(out, result)
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be written ({words(error)})") from None
+    if json:
+        print(dumps(result, indent=2))
+        return
+    print(*result.pop("notes"), sep="\n", end="\n" if notes else "")
+    print(reporting.table(result))
+
+
+def _classes(read: labelled.Labelled) -> dict[str, str]:
+    """The side and the number of rows of each class."""
+    found = {}
+    for k in np.unique(read.class_id).tolist():
+        mask = read.class_id == k
+        side = "anomaly" if read.y[mask][0] else "normal"
+        found[read.schema.known_as(k)] = f"{side}, {int(mask.sum())} rows"
+    return found
+
+
+def _trained_normal(run: Path, detector: detectors.Detector) -> tuple[str, ...]:
+    """The normal classes of a labelled run by name or number; () if they are not known."""
+    scores = run / files.SCORES
+    if not scores.is_file() or not files.is_labelled(run):
+        return tuple(map(str, detector.about.config.data.normal))
+    stored = read_npz(scores, ("test_y", "test_class_id"))
+    if len(stored) < 2 or detector.about.config.data.corruption:
+        return ()
+    normal = np.unique(stored["test_class_id"][~stored["test_y"]]).tolist()
+    return tuple(map(detector.about.schema.known_as, normal))
