@@ -1,12 +1,16 @@
 """jaxae as a scikit-learn estimator: arrays in, decisions out, no files."""
 
 import functools
-from collections.abc import Mapping
+import hashlib
+import itertools
+import os
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
@@ -19,7 +23,6 @@ from jaxae.config import (
     ThresholdConfig,
     TrainConfig,
     checks,
-    for_scoring,
 )
 from jaxae.config.checks import AUTO
 from jaxae.config.migrations import RENAMED
@@ -27,41 +30,61 @@ from jaxae.data import sources, splits
 from jaxae.data.raw_data import narrowed
 from jaxae.devices import parallel
 from jaxae.errors import UserError
-from jaxae.methods import learners
-from jaxae.training import train
-from jaxae.workflows import auto, experiment
+from jaxae.stats import conformal
+from jaxae.types import Dataset
+from jaxae.workflows import auto, crossfit, experiment
+
+_UNUSED = {
+    "threshold.rule": "set contamination or alpha",
+    "data.limit": "give fit fewer rows",
+}
+# JAX keeps every program that it has compiled: 30 MB for each fit of another number of rows.
+KEPT_FITS = 16
+FOLDS = 5  # each row of `fit` is scored by a model trained on the other four
 
 
 class AutoencoderDetector(OutlierMixin, BaseEstimator):
     """An autoencoder as an outlier detector of scikit-learn.
 
-    `fit` holds out a share of the rows for calibration and trains on the others. As everywhere in
-    scikit-learn, a *lower* `score_samples` is more anomalous and `predict` gives -1 for outliers, 1
-    for inliers; `decision_scores_`, `labels_`, `threshold_` and `predict_proba` follow PyOD, where
-    higher values, and 1, are outliers.
+    As everywhere in scikit-learn, a *lower* `score_samples` is more anomalous and `predict` gives
+    -1 for outliers, 1 for inliers; `decision_scores_`, `labels_`, `threshold_` and `predict_proba`
+    follow PyOD, where higher values, and 1, are outliers.
+
+    A model fits the rows that it was trained on better than new ones, and each of them is its own
+    nearest neighbour. Therefore rows of `fit` are scored out of fold: five models, trained beside
+    the detector's own, each leave out a fifth of the rows and score it. The threshold comes from
+    these scores, so it holds for new rows. A row that `predict`, `score_samples` or another method
+    gets is recognised if it was in `fit`, with equal values, and has its out-of-fold score
+    there too; equal rows share their mean score. The scaling is fitted on all rows.
+
+    After `fit`, a process must not be forked to use the estimator there, as JAX would hang: this is
+    refused. Start processes with `multiprocessing.get_context("spawn")` or joblib's default, loky.
 
     Args:
       method: "dense", "conv" (images [N, H, W, C]) or "auto".
       anomaly_score: a name in `jaxae.SCORES`, or several joined by "+"; "auto" = mse+row_knn, or
         mse for many rows.
       latent: size of the latent code, or "auto".
-      hidden: widths of a dense model's layers between input and code.
+      hidden: widths of a dense model's layers between input and code; a number is one layer.
       epochs: number of epochs, or "auto".
       batch_size: rows in a training step, or "auto".
       scale: "none", "minmax", "standard" or "auto", fitted on the training rows.
       lr: learning rate of Adam.
       contamination: the share of the rows of `fit` that are flagged as outliers, in (0, 0.5].
       alpha: if not None, it replaces `contamination`: rows with a p-value of at most alpha are
-        outliers, and a new inlier is flagged with a probability of at most alpha.
-      valid_fraction: the share of rows that are held out.
+        outliers, and a new inlier is flagged with a probability of at most alpha. For this a share
+        of the rows is held out, and no model is trained on them.
+      valid_fraction: the share of rows that are held out if `alpha` is set.
       settings: other fields of `jaxae.ExperimentConfig` by their dotted names, for example
         {"train.noise_std": 0.1}.
-      random_state: seed of initial weights, row order and held-out rows.
+      random_state: seed of initial weights, row order, folds and held-out rows.
 
     Attributes:
-      detector_: the `jaxae.Detector`; `jaxae.detectors.save` writes it.
+      detector_: the `jaxae.Detector`; `jaxae.detectors.save` writes it. It does not know the rows
+        of `fit`, and scores them as rows that it was trained on.
       offset_: `decision_function(X) = score_samples(X) - offset_`.
       n_features_in_: number of values in a row, or the height of images.
+      feature_names_in_: the names of the columns if X was a table with names, all of them strings.
       decision_scores_, labels_, threshold_: PyOD's attributes, for the rows of `fit`.
     """
 
@@ -71,7 +94,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         method: str = AUTO,
         anomaly_score: str = AUTO,
         latent: int | str = AUTO,
-        hidden: tuple[int, ...] = (),
+        hidden: int | Sequence[int] = (),
         epochs: int | str = AUTO,
         batch_size: int | str = AUTO,
         scale: str = AUTO,
@@ -100,13 +123,17 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         """Train on rows [N, F], or [N, *S] of any shape, and calibrate.
 
         Args:
-          X: numbers; uint8 images are pixels.
+          X: numbers; uint8 images are pixels. [N, A, B] are grey images if they are uint8 or A = B,
+            else series of A steps with B values.
           y: ignored.
 
         Raises:
           UserError: a `ValueError`: a setting is not valid, or there are too few rows.
           FloatingPointError: training diverged, or the model collapsed, for example on equal rows.
         """
+        _refuse_fork()
+        if next(_fits) % KEPT_FITS == 0:
+            jax.clear_caches()
         x = self._rows(X, reset=True)
         if len(x) < 3:
             raise UserError(
@@ -115,29 +142,32 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             )
         self._check_decision()
         parallel.initialize()
-        span = auto.in_floats(sources.span(x))
-        make = functools.partial(splits.of_normals, x)
-        cfg, data = auto.settle_rows(self._config(), x.shape[1:], span, make)
-        experiment.check(cfg, data)
-        learner = learners.build(cfg, data.shape)
-        devices = train.devices_for(learner, cfg, data.shape)
-        state = train.fit(learner, data.train.x, cfg, devices, quiet=True).state
-        scoring_learner = learners.build(for_scoring(cfg), data.shape)
-        detector, _ = detectors.fit(
-            scoring_learner, state.variables, data, cfg, jax.local_devices()
-        )
-        self.detector_ = detector
-        self.decision_scores_ = self._judged(x).score
-        if self.alpha is None:  # the threshold is fitted on all rows, p-values on held-out rows
+        cfg, data = self._settled(x)
+        detector, scores = crossfit.fit(cfg, data, min(FOLDS, len(data.train.x)))
+        score = np.empty(len(x), np.float32)
+        score[data.valid.id], score[data.train.id] = scores.valid, scores.train
+        self._fitted_rows, self.decision_scores_ = _shared(_digests(x), score)
+        if self.alpha is None:  # equal rows have one score now
             with parallel.on_host():
                 decision = scoring.fit_rule(cfg.threshold.rule, self.decision_scores_)
-            decision = decision._replace(calibration=detector.decision.calibration)
             detector = detector._replace(decision=decision)
         self.detector_ = jax.device_get(detector)
         self.threshold_ = float(self.detector_.decision.threshold)
         self.offset_ = -self.threshold_
         self.labels_ = scoring.decide(self.detector_.decision, self.decision_scores_).astype(int)
         return self
+
+    def _settled(self, x: np.ndarray) -> tuple[ExperimentConfig, Dataset]:
+        """The configuration without an "auto", and its data; only `alpha` needs held-out rows."""
+        asked = self._config()
+        make = functools.partial(splits.all_normals if self.alpha is None else splits.of_normals, x)
+        span = auto.in_floats(sources.span(x))
+        cfg, data = auto.settle_rows(asked, x.shape[1:], span, make)
+        within = sources.within(sources.span(data.train.x), 0.0, 1.0)
+        if cfg.train.noise_std and not within and "train.noise_clip" not in (self.settings or {}):
+            cfg = checks.replaced(cfg, "train.noise_clip", False)  # the default suits rows within
+        experiment.check(cfg, data)
+        return cfg, data
 
     def score_samples(self, X: Any) -> np.ndarray:
         """The negated anomaly score [N]: lower is more anomalous."""
@@ -152,11 +182,11 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         return np.where(self._judged(X).is_anomaly, -1, 1)
 
     def p_values(self, X: Any) -> np.ndarray:
-        """Conformal p-values [N], (1 + #{held-out scores >= s}) / (n + 1), in (0, 1].
+        """P-values [N], (1 + #{scores >= s}) / (n + 1), in (0, 1]: ranks among n scores.
 
-        If rows and held-out rows are exchangeable, a p-value is at most alpha with a probability of
-        at most alpha. This does not hold for a sum of scores, which is standardised on the held-out
-        rows: if you need the guarantee, set `alpha`, or `anomaly_score="mse"`.
+        These are the out-of-fold scores of all rows of `fit`; with `alpha`, the scores of the
+        held-out rows. Only the latter have a guarantee: if new and held-out rows are exchangeable,
+        a p-value is at most alpha with a probability of at most alpha.
         """
         return self._judged(X).p_value.astype(np.float64)
 
@@ -173,41 +203,56 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
 
     def _judged(self, X: Any) -> detectors.Judgement:
         check_is_fitted(self)
-        return detectors.judge(self.detector_, self._rows(X, reset=False))
+        _refuse_fork()
+        x = self._rows(X, reset=False)
+        judged = detectors.judge(self.detector_, x)
+        (known, shared), digests = self._fitted_rows, _digests(x)
+        at = np.minimum(np.searchsorted(known, digests), len(known) - 1)
+        score = np.where(known[at] == digests, shared[at], judged.score)
+        decision = self.detector_.decision
+        return detectors.Judgement(
+            score, conformal.p_values(decision, score), scoring.decide(decision, score)
+        )
 
     def _rows(self, X: Any, reset: bool) -> np.ndarray:
         x = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric")
         if x.dtype != np.uint8 or x.ndim == 2:
             x = narrowed(x)
-        return x[..., None] if x.ndim == 3 and x.dtype == np.uint8 else x
+        is_grey = x.ndim == 3 and (x.dtype == np.uint8 or x.shape[1] == x.shape[2])
+        return x[..., None] if is_grey else x
 
     def _config(self) -> ExperimentConfig:
         state = self.random_state
         if not isinstance(state, Integral):
             state = check_random_state(state).randint(2**31)
-        quantile, conformal = f"quantile:{1 - self.contamination}", f"conformal:{self.alpha}"
+        hidden = _plain(self.hidden)
+        hidden = hidden if isinstance(hidden, tuple) else (hidden,)
+        flagged, alpha = float(self.contamination), self.alpha
+        rule = f"quantile:{1 - flagged}" if alpha is None else f"conformal:{float(alpha)}"
         cfg = ExperimentConfig(
             name="estimator",
             method=self.method,
             score=self.anomaly_score,
             seed=int(state),
             data=DataConfig(
-                scale=self.scale, valid_fraction=self.valid_fraction, split_seed=int(state)
+                scale=self.scale,
+                valid_fraction=_plain(self.valid_fraction),
+                split_seed=int(state),
             ),
-            model=ModelConfig(
-                latent=self.latent, hidden=tuple(self.hidden), output_activation=AUTO
-            ),
+            model=ModelConfig(latent=_plain(self.latent), hidden=hidden, output_activation=AUTO),
             optim=OptimConfig(lr=float(self.lr)),
-            train=TrainConfig(epochs=self.epochs, batch_size=self.batch_size),
-            threshold=ThresholdConfig(rule=quantile if self.alpha is None else conformal),
+            train=TrainConfig(epochs=_plain(self.epochs), batch_size=_plain(self.batch_size)),
+            threshold=ThresholdConfig(rule=rule),
         )
         for name, value in (self.settings or {}).items():
+            if name in _UNUSED:
+                raise UserError(f"settings has {name!r}; {_UNUSED[name]}")
             if name in RENAMED:
                 raise UserError(f"settings has {name!r}, which is now {RENAMED[name]!r}")
             setting = checks.described(cfg).get(name)
             if not setting or setting.is_section:
                 raise UserError(f"settings has {name!r}, not a field such as train.noise_std")
-            cfg = checks.replaced(cfg, name, value)
+            cfg = checks.replaced(cfg, name, _plain(value))
         return checks.validate(cfg)
 
     def _check_decision(self) -> None:
@@ -215,3 +260,40 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             raise UserError(f"contamination is {self.contamination!r}; it must be in (0, 0.5]")
         if self.alpha is not None and not (isinstance(self.alpha, Real) and 0 < self.alpha < 1):
             raise UserError(f"alpha is {self.alpha!r}; it must be between 0 and 1, or None")
+
+
+def _plain(value: Any) -> Any:
+    """A setting without NumPy's types: numbers of Python, and tuples."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def _digests(x: np.ndarray) -> np.ndarray:
+    """64 bits of each row's values [N]."""
+    x = x if x.dtype == np.uint8 else x.astype(np.float64)  # `narrowed` decides by all rows
+    rows = np.ascontiguousarray(x).reshape(len(x), -1)
+    digests = [hashlib.blake2b(row.data, digest_size=8).digest() for row in rows]
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def _shared(
+    digests: np.ndarray, score: Float[np.ndarray, " N"]
+) -> tuple[tuple[np.ndarray, np.ndarray], Float[np.ndarray, " N"]]:
+    """Each digest once, ascending, with the mean score of its rows; and that of every row [N]."""
+    once, of_row = np.unique(digests, return_inverse=True)
+    mean = np.bincount(of_row, score) / np.bincount(of_row)
+    return (once, mean.astype(np.float32)), mean.astype(np.float32)[of_row]
+
+
+_fits = itertools.count(1)
+_process: dict[str, int] = {}  # that runs JAX
+
+
+def _refuse_fork() -> None:
+    """Raise a `UserError` in a fork of a process that has used an estimator: JAX would hang."""
+    if _process.setdefault("id", os.getpid()) != os.getpid():
+        raise UserError(
+            "this process was forked after an estimator was used, and JAX would hang in it; start "
+            'processes with multiprocessing.get_context("spawn") or joblib\'s loky'
+        )

@@ -28,7 +28,7 @@ ensembles, checkpoints, scoring and benchmarks are written once, for every metho
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -240,15 +240,16 @@ class Score(NamedTuple):
       apply: `(fitted, one row) -> []`, higher = more anomalous; map it with `jax.vmap`.
       fit: `training rows -> fitted`, a dict of arrays. The rows come in blocks that can be iterated
         more than once. None: nothing is fitted, and `fitted` is {}.
-      standardise: `(fitted, held-out rows) -> fitted`, for scores that are scaled with rows that
-        were not trained on; None: not needed.
+      standardise: `([fitted of each model], [its held-out rows]) -> [fitted]`, for scores that are
+        scaled with rows that were not trained on: all models, mostly one, get the scale of all
+        these rows together. None: not needed.
       log_scale: whether a sum adds the score's logarithm; False for log-odds.
       needs: the names in `Outputs.extra` that it reads.
     """
 
     apply: Callable[[dict, Inferred], Scalar]
     fit: Callable[[Iterable[Inferred]], dict] | None = None
-    standardise: Callable[[dict, Iterable[Inferred]], dict] | None = None
+    standardise: Callable[[Sequence[dict], Sequence[Iterable[Inferred]]], list[dict]] | None = None
     log_scale: bool = True
     needs: frozenset[str] = frozenset()
 

@@ -1,6 +1,8 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 from probes import images
 from sklearn.base import clone
@@ -9,8 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from jaxae import AutoencoderDetector, detectors
+from jaxae import AutoencoderDetector, detectors, estimator
 from jaxae.errors import UserError
+from jaxae.workflows import crossfit
 
 # What scikit-learn's suite leaves out here, and why it says so.
 UNCHECKED = {
@@ -54,13 +57,105 @@ def test_both_conventions_say_the_same(fitted):
     assert outlier[50:].all()
 
 
+def test_rows_of_fit_have_the_score_of_a_model_that_did_not_see_them(fitted):
+    x = rows(strange=20)
+    order = np.random.default_rng(3).permutation(len(x))
+    np.testing.assert_array_equal(-fitted.score_samples(x[order]), fitted.decision_scores_[order])
+    np.testing.assert_array_equal(-fitted.score_samples(x[:1]), fitted.decision_scores_[:1])
+    np.testing.assert_array_equal(fitted.predict(x) == -1, fitted.labels_ == 1)
+    seen = detectors.judge(fitted.detector_, x.astype(np.float32)).score
+    new = -fitted.score_samples(rows(400, seed=7))
+    out_of_fold = fitted.decision_scores_[:200]
+    assert (seen[:200] < out_of_fold).mean() > 0.9  # each would be its own neighbour
+    assert abs(out_of_fold.mean() - new.mean()) < 0.35
+
+
+def test_the_share_that_is_flagged_holds_on_new_rows_for_wide_models_too():
+    detector = AutoencoderDetector(hidden=(64,), latent=16, contamination=0.1, epochs=40)
+    detector.fit(rows(200))
+    assert detector.labels_.sum() == 20
+    assert 0.02 < (detector.predict(rows(2000, seed=9)) == -1).mean() < 0.2
+
+
+def test_equal_rows_have_one_score():
+    x = np.concatenate([rows(30), rows(30)[:9], rows(30)[:9]])
+    score = AutoencoderDetector(epochs=2).fit(x).decision_scores_
+    np.testing.assert_array_equal(score[:9], score[30:39])
+    np.testing.assert_array_equal(score[:9], score[39:])
+
+
+@pytest.mark.parametrize(("n", "count"), [(3, 3), (17, 5), (20, 5), (101, 2)])
+def test_each_row_is_held_out_of_one_fold(n, count):
+    folds = crossfit.draw(n, count, 4)
+    np.testing.assert_array_equal(np.sort(np.concatenate(folds.held_out)), np.arange(n))
+    for seen, held_out in zip(*folds, strict=True):
+        assert len(np.unique(seen)) == len(seen) == n - -(-n // count)
+        assert not set(seen) & set(held_out)
+
+
+def test_numbers_of_numpy_are_numbers():
+    grid = {
+        "latent": np.arange(2, 3)[0],
+        "epochs": np.int64(2),
+        "batch_size": np.int32(8),
+        "hidden": np.array([8, 4]),
+        "lr": np.float32(0.01),
+        "contamination": np.float32(0.2),
+        "settings": {"ensemble": np.int64(2), "train.noise_std": np.float32(0.5)},
+    }
+    detector = AutoencoderDetector(**grid).fit(rows(40))
+    cfg = detector.detector_.about.config
+    assert (cfg.ensemble, cfg.model.hidden, cfg.train.noise_std) == (2, (8, 4), 0.5)
+    assert not cfg.train.noise_clip  # rows are standardised
+    assert type(cfg.model.latent) is int
+    assert detector.labels_.sum() == 8
+    assert detector.get_params()["latent"] is grid["latent"]  # as scikit-learn clones it
+
+
+@pytest.mark.filterwarnings("error")
+def test_columns_are_known_by_their_names():
+    names = list("abcdef")
+    table = pyarrow.table(dict(zip(names, rows(40).T, strict=True)))
+    detector = AutoencoderDetector(epochs=2).fit(table)
+    assert detector.feature_names_in_.tolist() == names
+    detector.predict(table)
+    with pytest.raises(ValueError, match="same order"):
+        detector.predict(table.select(names[::-1]))
+
+
+def test_a_fork_is_refused_before_it_hangs(fitted, monkeypatch):
+    monkeypatch.setitem(estimator._process, "id", -1)
+    for call in (fitted.predict, fitted.fit):
+        with pytest.raises(UserError, match="was forked"):
+            call(rows(9))
+
+
+def test_square_floats_are_images_as_in_files():
+    of_shape = {(5, 8, 8): (5, 8, 8, 1), (5, 8, 3): (5, 8, 3), (5, 8, 8, 3): (5, 8, 8, 3)}
+    for shape, expected in of_shape.items():
+        assert AutoencoderDetector()._rows(np.zeros(shape), reset=True).shape == expected
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_over_many_fits():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    used = []
+    for n in range(3 * estimator.KEPT_FITS):
+        AutoencoderDetector(epochs=1).fit(rows(50 + n))
+        used.append(resident())
+    turn = estimator.KEPT_FITS
+    assert max(used[2 * turn :]) < max(used[:turn]) + 0.5 * (max(used[:turn]) - used[0])
+
+
 def test_a_detector_survives_pickling_and_the_disk(fitted, tmp_path):
     x = rows(9, 3, seed=2)
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.score_samples(x), fitted.score_samples(x))
     detectors.save(tmp_path / "kept", fitted.detector_)
     found = detectors.judge(detectors.load(tmp_path / "kept"), x)
-    np.testing.assert_array_equal(found.score, -fitted.score_samples(x))
+    np.testing.assert_array_equal(found.score, -fitted.score_samples(x))  # rows not in fit
 
 
 def test_a_seed_fixes_everything(fitted):
@@ -108,6 +203,7 @@ def test_images_are_taken_as_they_are():
         ({"alpha": 0.1, "anomaly_score": "mse+row_knn"}, "would have no guarantee"),
         ({"settings": {"train.speed": 1}}, "'train.speed', not a field"),
         ({"settings": {"train": 1}}, "'train', not a field"),
+        ({"settings": {"threshold.rule": "max"}}, "set contamination or alpha"),
         ({"epochs": 0}, "train.epochs is 0"),
         ({"latent": "small"}, "model.latent"),
         ({"method": "forest"}, "forest"),

@@ -147,7 +147,7 @@ def test_the_program_of_many_hosts_lowers_with_either_feed(method, own_rows, pla
 def fit(score, row_blocks):
     """The fitted state of a score, all steps of it."""
     fitted = score.fit(row_blocks) if score.fit else {}
-    return score.standardise(fitted, row_blocks) if score.standardise else fitted
+    return score.standardise([fitted], [row_blocks])[0] if score.standardise else fitted
 
 
 @pytest.mark.parametrize("name", scoring.SCORES)

@@ -42,7 +42,7 @@ def blocks(batch, *ends):
 def fit_blocks(score, train, valid):
     """The fitted state from blocks of rows, as a detector has it."""
     fitted = score.fit(train) if score.fit else {}
-    return score.standardise(fitted, valid) if score.standardise else fitted
+    return score.standardise([fitted], [valid])[0] if score.standardise else fitted
 
 
 def fit_rows(score, train, valid):

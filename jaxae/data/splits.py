@@ -99,7 +99,18 @@ def of_normals(
       UserError: there are too few rows to hold some out.
     """
     train, valid = _hold_out(np.arange(len(x)), group, cfg)
-    train = train[: cfg.limit or None]
+    return _unlabelled(x, cfg, train[: cfg.limit or None], valid, schema)
+
+
+def all_normals(x: Source, cfg: DataConfig) -> Dataset:
+    """As `of_normals`, but no row is held out: train, valid and test are all rows."""
+    rows = np.arange(len(x))
+    return _unlabelled(x, cfg, rows, rows, None)
+
+
+def _unlabelled(
+    x: Source, cfg: DataConfig, train: np.ndarray, valid: np.ndarray, schema: Schema | None
+) -> Dataset:
     is_anomaly, class_id = np.zeros(len(x), bool), np.zeros(len(x), np.int32)
     scaling = fit_scaling(cfg.scale, x, train, schema.features if schema else ())
     data = _dataset(x, is_anomaly, class_id, (train, valid, valid), scaling)

@@ -19,11 +19,11 @@ from jaxae.detectors.detector import (
     tree,
     units,
 )
-from jaxae.detectors.fitting import check, fit, fit_score
+from jaxae.detectors.fitting import Fold, check, fit, fit_on_folds, fit_score
 from jaxae.detectors.judging import judge, judge_prepared, prepared, saturated, score_fn
 
 __all__ = [
-    "Description", "Detector", "Judgement", "Scores", "check", "fit", "fit_score", "folder_of",
-    "judge", "judge_prepared", "load", "prepared", "saturated", "save", "score_fn", "tree",
-    "units",
+    "Description", "Detector", "Fold", "Judgement", "Scores", "check", "fit", "fit_on_folds",
+    "fit_score", "folder_of", "judge", "judge_prepared", "load", "prepared", "saturated", "save",
+    "score_fn", "tree", "units",
 ]  # fmt: skip

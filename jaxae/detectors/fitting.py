@@ -1,8 +1,12 @@
 """From a trained model to a detector: fitting the score, scoring rows, fitting the rule."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from jaxae import scoring
 from jaxae.config import ExperimentConfig
@@ -15,7 +19,7 @@ from jaxae.devices import members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.storage.provenance import version
-from jaxae.types import Dataset, Learner, PyTree
+from jaxae.types import Dataset, Learner, PyTree, Score, Source
 
 _FAR = 1e9  # scales: squares of values beyond it drown all others in float32
 
@@ -95,12 +99,71 @@ def fit(
     test = [saturated(score_rows(block), block) for block in sources.blocks(data.test.x)]
     scores = Scores(train, valid, np.concatenate(test))
     _check_spread(scores, cfg.score)
+    return _decided(variables, fitted, scores, data, cfg), scores
+
+
+class Fold(NamedTuple):
+    """The model of a fold, with positions of the training rows that it saw and that it did not."""
+
+    variables: PyTree  # [E, ...]
+    seen: Int[np.ndarray, " N"]
+    held_out: Int[np.ndarray, " H"]
+
+
+@parallel.on_host()
+def fit_on_folds(
+    learner: Learner,
+    variables: PyTree,
+    folds: Sequence[Fold],
+    data: Dataset,
+    cfg: ExperimentConfig,
+    devices: parallel.Devices,
+) -> tuple[Detector, Scores]:
+    """As `fit`, but each training row is scored by the model of the fold that holds it out.
+
+    A sum of scores is standardised on these scores, for all models alike. Where the valid rows are
+    the training rows, they get the same scores, and the rule is fitted on them.
+
+    Args:
+      learner: built from `config.for_scoring(cfg)`.
+      variables: those of the detector's own model [E, ...], trained on all of `data.train`.
+      folds: each training row is held out of one.
+      data: its test rows are the valid rows, as in `jaxae.data.splits.of_normals`.
+      cfg: the configuration.
+      devices: to score on.
+
+    Raises:
+      FloatingPointError: a score is not finite, or a model has collapsed.
+    """
+    score, x = scoring.resolve(cfg.score), data.train.x
+    models = [_Model(fold.variables, x[fold.seen], x[fold.held_out]) for fold in folds]
+    models.append(_Model(variables, x, x[:0]))
+    for model in models:
+        _check_not_collapsed(learner, model.variables, model.train[:256], devices)
+    *states, fitted = _fit_scores(learner, models, score, devices)
+    by_row = np.empty(len(x), np.float32)
+    for fold, model, state in zip(folds, models, states, strict=False):
+        score_rows = scores_of(learner, score, model.variables, state, devices)
+        by_row[fold.held_out] = saturated(score_rows(model.held_out), model.held_out)
+    valid = by_row
+    if not np.array_equal(data.valid.id, data.train.id):
+        valid = scores_of(learner, score, variables, fitted, devices)(data.valid.x)
+        _check_finite(valid, "valid")
+    scores = Scores(by_row, valid, valid)
+    _check_spread(scores, cfg.score)
+    return _decided(variables, fitted, scores, data, cfg), scores
+
+
+def _decided(
+    variables: PyTree, fitted: PyTree, scores: Scores, data: Dataset, cfg: ExperimentConfig
+) -> Detector:
+    """The detector, its rule fitted on the scores that the configuration names."""
     _, calibrating = calibration.split_valid(cfg, len(scores.valid))
     normals = scores.train if cfg.threshold.on == "train" else scores.valid[calibrating]
     decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
     raw = data.raw_shape or data.shape, data.dtype
     about = Description(cfg, *raw, version("jaxae"), data.digest, data.schema or Schema())
-    return Detector(about, variables, fitted, decision, data.scaling), scores
+    return Detector(about, variables, fitted, decision, data.scaling)
 
 
 def fit_score(
@@ -111,19 +174,40 @@ def fit_score(
     devices: parallel.Devices,
 ) -> PyTree:
     """The fitted state of the score for each member; {} if there is nothing to fit."""
-    score = scoring.resolve(cfg.score)
-    if not score.is_fitted:
-        return {}
-    outputs = evaluation.inference(learner, devices)
     standardising, _ = calibration.split_valid(cfg, len(data.valid.y))
     scale_rows = data.valid.x[standardising] if cfg.threshold.standardise_fraction else data.valid.x
-    variables, states = jax.device_get(variables), []
-    for member in range(members.count(variables)):
-        one = members.pick(variables, member)
-        train, valid = (evaluation.Blocks(outputs, one, x) for x in (data.train.x, scale_rows))
-        fitted = score.fit(train) if score.fit else {}
-        states.append(score.standardise(fitted, valid) if score.standardise else fitted)
-    return members.stack(states)
+    model = _Model(variables, data.train.x, scale_rows)
+    return _fit_scores(learner, [model], scoring.resolve(cfg.score), devices)[0]
+
+
+class _Model(NamedTuple):
+    variables: PyTree  # [E, ...]
+    train: Source
+    held_out: Source
+
+
+def _fit_scores(
+    learner: Learner, models: Sequence[_Model], score: Score, devices: parallel.Devices
+) -> list[PyTree]:
+    """The fitted state of a score for some models, on one scale."""
+    if not score.is_fitted:
+        return [{} for _ in models]
+    outputs = evaluation.inference(learner, devices)
+    variables = [jax.device_get(model.variables) for model in models]
+    by_member = []
+    for member in range(members.count(variables[0])):
+        ones = [members.pick(tree, member) for tree in variables]
+
+        def blocks(rows: Sequence[Source], ones: Sequence[PyTree] = ones) -> list:
+            pairs = zip(ones, rows, strict=True)
+            return [evaluation.Blocks(outputs, one, x) for one, x in pairs]
+
+        train = blocks([model.train for model in models])
+        fitted = [score.fit(rows) if score.fit else {} for rows in train]
+        if score.standardise:
+            fitted = score.standardise(fitted, blocks([model.held_out for model in models]))
+        by_member.append(fitted)
+    return [members.stack(list(states)) for states in zip(*by_member, strict=True)]
 
 
 def _check_not_collapsed(

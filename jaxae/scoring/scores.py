@@ -4,7 +4,8 @@ To add one, enter a `Score` in `SCORES`, or call `SCORES.add` from outside the p
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -188,8 +189,12 @@ def _sum(parts: tuple[tuple[str, Score], ...]) -> Score:
     def fit(train: Rows) -> dict:
         return {name: {"score": part.fit(train) if part.fit else {}} for name, part in parts}
 
-    def standardise(fitted: dict, valid: Rows) -> dict:
-        return {name: _scale(part, fitted[name]["score"], valid) for name, part in parts}
+    def standardise(fitted: Sequence[dict], held_out: Sequence[Rows]) -> list[dict]:
+        by_part = {
+            name: _on_one_scale(part, [state[name]["score"] for state in fitted], held_out)
+            for name, part in parts
+        }
+        return [{name: by_part[name][i] for name in by_part} for i in range(len(fitted))]
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
         first, *others = (_standardised(part, fitted[name], row) for name, part in parts)
@@ -203,14 +208,21 @@ def _on_scale(score: Score, value: Array) -> Array:
     return jnp.log(jnp.maximum(value, 1e-12)) if score.log_scale else value
 
 
-def _scale(score: Score, fitted: dict, valid: Rows) -> dict:
-    """Mean and standard deviation over held-out rows, with the score's own state, if any."""
+def _on_one_scale(
+    score: Score, fitted: Sequence[dict], held_out: Sequence[Rows]
+) -> list[dict[str, Any]]:
+    """The states of some models, each with mean and standard deviation over all held-out rows."""
+    apply = jax.jit(apply_rows, static_argnums=0)
     values = jnp.concatenate(
-        [_on_scale(score, jax.jit(apply_rows, static_argnums=0)(score, fitted, b)) for b in valid]
+        [
+            _on_scale(score, apply(score, state, block))
+            for state, rows in zip(fitted, held_out, strict=True)
+            for block in rows
+        ]
     )
     std = jnp.std(values)
     scale = {"mean": jnp.mean(values), "std": jnp.where(std > 0, std, 1.0)}
-    return {"score": fitted, **scale} if fitted else scale
+    return [{"score": state, **scale} if state else scale for state in fitted]
 
 
 def _standardised(score: Score, fitted: dict, row: Inferred) -> Scalar:
