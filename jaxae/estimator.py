@@ -37,6 +37,7 @@ from jaxae.workflows import auto, crossfit, experiment
 _UNUSED = {
     "threshold.rule": "set contamination or alpha",
     "data.limit": "give fit fewer rows",
+    "data.contamination": "contamination is the share that is flagged; no row is left out",
 }
 # JAX keeps every program that it has compiled: 30 MB for each fit of another number of rows.
 KEPT_FITS = 16

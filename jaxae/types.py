@@ -107,6 +107,7 @@ class Dataset(NamedTuple):
     digest: str = ""  # of rows, classes and splits; a run resumes only if it is unchanged
     raw_shape: Shape = ()  # of one raw row, if an input map changed the shape; () = `shape`
     schema: Any = None  # how raw rows are read from files: a `jaxae.data.own.schema.Schema`
+    left_out: int = 0  # rows taken as normal that `data.contamination` left out
     is_labelled: bool = True  # False: all rows are taken as normal, and test repeats valid
     names: tuple[str, ...] = ()  # of rows, by id: a file, or the first step of a window; () = none
 

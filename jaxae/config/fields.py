@@ -46,6 +46,7 @@ Amount = Annotated[float, at_least(0)]
 Rate = Annotated[float, Range(lambda value: value > 0, "above 0")]
 Share = Annotated[float, Range(lambda value: 0 < value < 1, "between 0 and 1")]
 ShareOrZero = Annotated[float, Range(lambda value: 0 <= value < 1, "at least 0 and below 1")]
+Minority = Annotated[float, Range(lambda value: 0 <= value <= 0.5, "from 0 to 0.5")]
 Seed = Annotated[int, Range(lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")]
 Sizes = Annotated[
     tuple[int, ...], Range(lambda sizes: min(sizes, default=1) >= 1, "all at least 1")

@@ -17,6 +17,7 @@ from jaxae.config.fields import (
     Amount,
     Count,
     Fact,
+    Minority,
     Paddings,
     Positive,
     Rate,
@@ -66,6 +67,9 @@ class DataConfig:
     test = the normal rows of the test set"""
     valid_fraction: Share = 0.1
     """share of the normal training rows that is held out for validation"""
+    contamination: Minority = 0.0
+    """share of the rows taken as normal that are anomalies in truth: as many rows, those that the
+    others explain worst, are left out of training and validation; see docs/own_data.md"""
     scale: Annotated[Literal["none", "minmax", "standard", "auto"], Fact.FROM_ROWS] = "none"
     """scaling, fitted on the training rows only; auto = chosen by their range"""
     input: Annotated[str, Fact.FROM_ROWS] = "none"

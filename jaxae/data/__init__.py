@@ -2,8 +2,9 @@
 
 `loading` finds data sets by name and orders the rows of an epoch. `published` and `own` read
 published data and a user's own files as `raw_data`, of which `splits` makes train, valid and test.
-`sources` and `arrayfiles` are rows that need not be in memory; `inputs` are fixed feature maps of
-a row; `corruptions` turn normals into anomalies, `augmentations` into more normals to train on.
+`trimming` leaves out rows unlike the others. `sources` and `arrayfiles` are rows that need not be
+in memory; `inputs` are fixed feature maps of a row; `corruptions` turn normals into anomalies,
+`augmentations` into more normals to train on.
 
 This wing uses settings and random numbers (`jaxae.rng`). It does not depend on the users of the
 rows: methods, training, run folders.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from jaxae.config import DataConfig
-from jaxae.data import inputs, sources
+from jaxae.data import inputs, sources, trimming
 from jaxae.data.own.class_names import is_eliminated
 from jaxae.data.own.schema import Schema
 from jaxae.data.raw_data import Raw, fit_scaling, scaled
@@ -61,13 +61,7 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
                 f"the {role} set has no normal rows (data.normal "
                 f"{_listed(normal, raw)}); name other classes or another split"
             )
-    if cfg.valid == "test":
-        train, valid, held_out = train_normal, test_normal, test_normal[:0]
-    else:
-        group = None if raw.group is None else raw.group[train_normal]
-        train, valid = _hold_out(train_normal, group, cfg)
-        held_out = valid
-    train = train[: cfg.limit or None]
+    train, valid, left_out = _train_and_valid(pool, train_normal, test_normal, raw.group, cfg)
     test = test_part[np.isin(class_id[test_part], [*normal, *anomaly])]
     if len(test) == len(test_normal) and not cfg.corruption:
         raise UserError(
@@ -77,14 +71,35 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     if cfg.balance and not cfg.corruption:
         test = _balance(test, ~is_anomaly[test], cfg)
 
-    fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, held_out)
+    unused = np.concatenate([valid, left_out])
+    fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, unused)
     scaling = fit_scaling(cfg.scale, pool, fitted_on, raw.schema.features)
     data = _dataset(pool, is_anomaly, class_id, (train, valid, test), scaling)
     if cfg.corruption:
         data = data._replace(test=_with_corrupted(data.test, cfg))
     digests = [sources.digest(part) for part in (pool, class_id, train, valid, test)]
     digest = hashlib.sha256(b"".join(digests)).hexdigest()
-    return _through_input(data, cfg.input)._replace(digest=digest, schema=raw.schema)
+    return _through_input(data, cfg.input)._replace(
+        digest=digest, schema=raw.schema, left_out=len(left_out)
+    )
+
+
+def _train_and_valid(
+    pool: Source,
+    normals: np.ndarray,
+    test_normals: np.ndarray,
+    group: np.ndarray | None,
+    cfg: DataConfig,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The training rows, the valid rows, and those that `data.contamination` leaves out."""
+    kept = normals
+    if cfg.contamination:
+        kept = trimming.kept(pool, normals, cfg.contamination, cfg.split_seed)
+    left_out = np.setdiff1d(normals, kept)
+    if cfg.valid == "test":
+        return kept[: cfg.limit or None], test_normals, left_out
+    train, valid = _hold_out(kept, None if group is None else group[kept], cfg)
+    return train[: cfg.limit or None], valid, left_out
 
 
 def of_normals(
@@ -98,8 +113,9 @@ def of_normals(
     Raises:
       UserError: there are too few rows to hold some out.
     """
-    train, valid = _hold_out(np.arange(len(x)), group, cfg)
-    return _unlabelled(x, cfg, train[: cfg.limit or None], valid, schema)
+    rows = np.arange(len(x))
+    train, valid, left_out = _train_and_valid(x, rows, rows[:0], group, cfg)
+    return _unlabelled(x, cfg, train, valid, schema)._replace(left_out=len(left_out))
 
 
 def all_normals(x: Source, cfg: DataConfig) -> Dataset:

@@ -42,7 +42,12 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     shape, span = tuple(raw.x_train.shape[1:]), in_floats(sources.span(raw.x_train))
     settled, dataset = settle_rows(cfg, shape, span, functools.partial(splits.make, raw))
     _require_variation(dataset.train.x, cfg.data.name)
-    notes = (*raw.notes, *splits.class_notes(raw, cfg.data))
+    notes = [*raw.notes, *splits.class_notes(raw, cfg.data)]
+    if dataset.left_out:
+        notes.append(
+            f"data.contamination {cfg.data.contamination:g}: {dataset.left_out} rows taken as "
+            "normal, those that the others explain worst, are left out"
+        )
     print(*notes, sep="\n", end="\n" if notes else "")
     if checks.open_fields(cfg):
         _print(cfg, settled, raw, dataset, span)

@@ -151,6 +151,11 @@ def _check(base: ExperimentConfig) -> None:
         )
     if base.data.valid == "test":
         raise UserError("parts are made of training rows: use --data.valid holdout")
+    if base.data.contamination:
+        raise UserError(
+            "data.contamination leaves out rows, which voids the guarantee; use "
+            "--data.contamination 0"
+        )
     if base.data.scale != "none":
         raise UserError(
             f"data.scale {base.data.scale} is fitted on calibration rows; use --data.scale "
