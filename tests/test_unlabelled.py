@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from pyarrow import csv, parquet
 
-from jaxae import detectors, scoring
+from jaxae import data, detectors, scoring
 from jaxae.cli import main as cli
-from jaxae.config import ExperimentConfig, ModelConfig, TrainConfig
+from jaxae.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
 from jaxae.config.grids import CrossConfig, ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
@@ -230,6 +230,16 @@ def test_few_calibration_rows_say_little_and_do_not_fail():
     decision = scoring.fit_rule("conformal:0.2", np.arange(4, dtype=np.float32))
     assert unlabelled.contaminated(decision)["1 of 4 rows"]["clean_threshold"] is None
     assert unlabelled.contaminated(scoring.fit_rule("max", np.float32([1]))) == {}
+
+
+def test_windows_are_named_by_their_first_step_in_the_file(tmp_path):
+    turns = {"value": np.arange(200.0), "machine": np.array(["a", "b"] * 100)}
+    csv.write_csv(pa.table(turns), tmp_path / "turns.csv")
+    cfg = DataConfig(name=str(tmp_path / "turns.csv"), group="machine", window=10, stride=10)
+    made = data.load(cfg)
+    for split in (made.train, made.valid):
+        first = [f"step {row[0, 0]:.0f}" for row in np.asarray(split.x)]
+        assert first == [unlabelled.called(int(i), made.names) for i in split.id]
 
 
 # Files of seven kinds

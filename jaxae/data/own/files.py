@@ -14,8 +14,8 @@ import numpy as np
 
 from jaxae.config import DataConfig
 from jaxae.data import arrayfiles, sources, splits
-from jaxae.data.own import arrays, folders, images, labels, tables, times, windows
-from jaxae.data.own.schema import Schema, is_anomalous, normal_classes, numbered
+from jaxae.data.own import arrays, class_names, folders, images, labels, tables, times, windows
+from jaxae.data.own.schema import Schema, normal_classes, numbered
 from jaxae.data.raw_data import Raw, narrowed
 from jaxae.errors import UserError, naming_input
 from jaxae.rng import SplitDraw
@@ -33,6 +33,7 @@ class Lines(NamedTuple):
     notes: tuple[str, ...] = ()  # see `Raw.notes`
     stretch: np.ndarray | None = None  # series: [T], rises where no window may cross
     names: tuple[str, ...] = ()  # of rows; () = they have none
+    order: np.ndarray | None = None  # series: [T], positions in the file, if that differs
 
 
 def table(path: Path, cfg: DataConfig) -> Raw:
@@ -187,7 +188,7 @@ def _in_order(lines: Lines, table: tables.Table, remedy: str) -> Lines:
         is_gap, more = times.breaks(time, is_next, what, remedy)
         notes += more
     stretch = np.cumsum(np.concatenate([[False], ~is_next | is_gap]))
-    return Lines(x, y, group, is_test, lines.schema, notes, stretch)
+    return Lines(x, y, group, is_test, lines.schema, notes, stretch, order=order)
 
 
 def _without_gaps(
@@ -375,7 +376,8 @@ def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
     notes = steps.notes + _lost(start, window, stretches, None)
     schema = dataclasses.replace(steps.schema, window=window, stride=stride)
     x = windows.rows(steps.x, start, window)
-    names = tuple(f"step {first}" for first in start)
+    first = start if steps.order is None else steps.order[start]
+    names = tuple(f"step {step}" for step in first)
     new = {"x": x, "group": block, "schema": schema, "notes": notes, "names": names}
     return _unlabelled(steps._replace(**new))
 
@@ -390,7 +392,7 @@ def _of_several_classes(lines: Lines, cfg: DataConfig) -> Lines:
     if y is None or (y != y[0]).any() or cfg.corruption or cfg.normal or cfg.anomaly:
         return lines
     name = schema.called(int(y[0]))
-    if schema.classes and is_anomalous(schema.classes[y[0]]):
+    if schema.classes and class_names.side(schema.classes[y[0]]) == "anomalous":
         raise UserError(
             f"all rows are of the class {name}, which is not normal; training needs normal rows"
         )

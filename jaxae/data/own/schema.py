@@ -12,9 +12,6 @@ from jaxae.errors import UserError
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,15}(\.0*)?")  # a class number as a text
 
-# Names of classes that are anomalies.
-_ANOMALOUS = {"anomaly", "anomalous", "abnormal", "outlier", "fail", "fault", "defect", "attack"}
-
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
@@ -111,11 +108,6 @@ def _ordered(names: list[str]) -> tuple[str, ...]:
     own = {int(name): name for name in names if name in map(str, range(len(names)))}
     others = iter(sorted({*names} - {*own.values()}, key=lambda name: (name not in known, name)))
     return tuple(own.get(i) or next(others) for i in range(len(names)))
-
-
-def is_anomalous(name: str) -> bool:
-    """Whether a class has one of the usual names of anomalies."""
-    return class_names.side(name) == "anomalous"
 
 
 def normal_classes(names: tuple[str, ...]) -> tuple[int, ...]:
