@@ -205,7 +205,9 @@ def test_marks_of_missing_values_are_reported_and_filled_or_dropped(mark, tmp_pa
     assert len(values_of(dropped)) == N - 2
     assert "2 rows with missing values are left out" in dropped.notes
     (tmp_path / "new.csv").write_text(lines(NAMES, [[1.0, mark, 2.0, 3.0], [1.5, 2.5, 3.5, 4.5]]))
-    judged = files.rows(tmp_path / "new.csv", filled.schema).x
+    found = files.rows(tmp_path / "new.csv", filled.schema)
+    judged = found.x
+    assert found.notes == ("1 missing values are filled with medians of the training rows",)
     np.testing.assert_array_equal(judged[0], [1, np.median(others), 2, 3])
     for schema in (dropped.schema, Schema("table", columns=("b",), categories=((),))):
         with pytest.raises(UserError, match=r"b \(1 rows, first 0\)"):
@@ -325,6 +327,14 @@ def test_a_label_of_normals_is_not_inverted(tmp_path):
     with pytest.raises(UserError, match=r"add --data.normal 1"):
         raw_of(tmp_path / "t.parquet")
     assert set(raw_of(tmp_path / "t.parquet", normal=(1,)).train_class_id) == {1}
+
+
+def test_a_label_that_calls_all_rows_anomalies_is_refused(tmp_path):
+    parquet.write_table(pa.table({"a": X[:, 2], "is_fraud": 1 + 0 * Y}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="none is normal"):
+        raw_of(tmp_path / "t.parquet")
+    parquet.write_table(pa.table({"a": X[:, 2], "is_fraud": 0 * Y}), tmp_path / "t.parquet")
+    assert not raw_of(tmp_path / "t.parquet").is_labelled
 
 
 @pytest.mark.parametrize("name", ["Product ID", "it's", "a;b", "$x", "--y"])

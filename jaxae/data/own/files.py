@@ -533,13 +533,19 @@ def rows(path: Path, schema: Schema) -> Rows:
         return windows_to_judge(path, schema)
     if path.suffix.lower() in (".npz", ".npy"):
         return Rows(arrayfiles.read_rows(path))
-    return Rows(_to_judge(tables.read(path, schema=schema)[0], schema))
+    table, notes = tables.read(path, schema=schema)
+    x, more = _to_judge(table, schema)
+    return Rows(x, notes=notes + more)
 
 
-def _to_judge(table: tables.Table, schema: Schema) -> np.ndarray:
-    """The features of every row; missing values are filled if the detector's schema says so."""
+def _to_judge(table: tables.Table, schema: Schema) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The features of every row, and a line on values that are filled as in training."""
     x = tables.encode(table, schema if schema.columns else tables.of_numbers(table))
-    return tables.filled(x, np.array(schema.fill)) if schema.fill else x
+    count = int(np.sum(~np.isfinite(x)))
+    if not count:
+        return x, ()
+    note = f"{count} missing values are filled with medians of the training rows"
+    return tables.filled(x, np.array(schema.fill)), (note,)
 
 
 def windows_to_judge(path: Path, schema: Schema, x: np.ndarray | None = None) -> Rows:
@@ -552,8 +558,9 @@ def windows_to_judge(path: Path, schema: Schema, x: np.ndarray | None = None) ->
         bare = dataclasses.replace(schema, group="", time=())
         steps, order = Lines(x, None, None, None, bare), np.arange(len(x))
     else:
-        table, _ = tables.read(path, schema=schema)
+        table, said = tables.read(path, schema=schema)
         steps, order = _steps_to_judge(table, schema)
+        steps = steps._replace(notes=said + steps.notes)
     stretches = windows.runs(_stretch(steps))
     longest = max(end - begin for begin, end in stretches)
     if longest < schema.window:
@@ -576,7 +583,8 @@ def windows_to_judge(path: Path, schema: Schema, x: np.ndarray | None = None) ->
 
 def _steps_to_judge(table: tables.Table, schema: Schema) -> tuple[Lines, np.ndarray]:
     """The steps of a table in their order, and their positions in the file."""
-    x, notes = _to_judge(table, schema), []
+    x, said = _to_judge(table, schema)
+    notes = [*said]
     for kind, columns in (("group", (schema.group,)), ("time", schema.time)):
         absent = [name for name in columns if name and name not in table.column_names]
         if absent:

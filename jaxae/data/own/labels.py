@@ -180,10 +180,15 @@ def refuse_inverted(label: str, classes: list[str], cfg: DataConfig) -> None:
     """Ask which class is normal where the name of the label speaks of normals: is_normal, passed.
 
     Raises:
-      UserError: the classes are 0 and 1, or no and yes, and the configuration names none of them.
+      UserError: the classes are 0 and 1, or no and yes, and the configuration names none of them;
+        or all rows are of the class 1 of is_anomaly.
     """
     is_open = not (cfg.normal or cfg.anomaly or cfg.corruption)
     yes = [name for name in classes if name.lower() in ("1", "yes", "true", "y", "t")]
+    if is_open and classes == yes and class_names.side(label) == "anomalous":
+        raise UserError(
+            f"all rows are of the class {yes[0]} of {label!r}, so none is normal; give normal rows"
+        )
     if is_open and len(classes) == 2 and yes and class_names.side(label) == "normal":
         raise UserError(
             f"the label {label!r} seems to say which rows are normal; add --data.normal {yes[0]} "
