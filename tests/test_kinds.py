@@ -216,6 +216,13 @@ def check(path, said, expected):
     np.testing.assert_allclose(again[:, 0], A, rtol=1e-6)
 
 
+def test_a_column_that_numbers_the_rows_is_named(tmp_path):
+    (tmp_path / "t.csv").write_text(text("part no", "a", "b", "label", cells="{i} {a} {b} {y:d}"))
+    notes = data.raw(DataConfig(name=str(tmp_path / "t.csv"))).notes
+    assert sum("--data.ignore 'part no'" in note for note in notes) == 1
+    assert not any("'a'" in note or "'b'" in note for note in notes)
+
+
 def test_a_table_may_be_compressed(tmp_path):
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text("a", "b", "label").encode()))
     check(tmp_path / "t.csv.gz", {}, Reads("a b"))

@@ -21,6 +21,8 @@ from jaxae.errors import UserError, naming_input
 from jaxae.rng import SplitDraw
 from jaxae.types import Source
 
+_FEW = 20  # rows of a table in which a column of even steps may be chance
+
 
 class Lines(NamedTuple):
     """The lines that were read: rows of a table, images, or steps of a series."""
@@ -134,12 +136,24 @@ def _table_lines(path: Path, cfg: DataConfig, kind: str) -> Lines:
     schema = dataclasses.replace(schema, classes=classes)
     lines = Lines(x, y, group, is_test, schema, notes)
     if kind != "series":
-        return lines
+        return lines._replace(notes=(*notes, *_numberings(x, schema.features)))
     schema = dataclasses.replace(schema, group=roles.group, time=time.columns)
     remedy = f"leave it out with --data.ignore {' '.join(map(shlex.quote, cfg.ignore))}"
     if group is None:
         remedy = f"name the column of series in turns or in sequence with --data.group, or {remedy}"
     return _in_order(lines._replace(schema=schema), table, remedy)
+
+
+def _numberings(x: np.ndarray, names: list[str]) -> list[str]:
+    """A line for each feature that rises or falls by the same amount from row to row."""
+    steps = np.diff(x[:_FEW], axis=0)
+    even = (steps == steps[:1]).all(axis=0) & (steps[:1] != 0).any(axis=0)
+    return [
+        f"the column {names[j]!r} numbers the rows: unless it was measured, leave it out with "
+        f"--data.ignore {shlex.quote(names[j])}"
+        for j in np.flatnonzero(even)
+        if len(x) >= _FEW and np.ptp(np.diff(x[:, j])) == 0
+    ]
 
 
 def _groups(table: tables.Table, column: str) -> np.ndarray | None:
