@@ -289,6 +289,11 @@ PARQUET = {
         {},
         Reads("a b"),
     ),
+    "views of texts": (
+        {"label": FAILS, "b": pa.array(["x", "y"] * 30, pa.string_view())},
+        {"one_hot": True},
+        Reads("a b=x b=y"),
+    ),
     "half floats": ({"label": FAILS, "b": B.astype(np.float16)}, {}, Reads("a b")),
     "decimals": ({"label": FAILS, "b": pa.array(B).cast(pa.decimal128(21, 2))}, {}, Reads("a b")),
     "large whole numbers": ({"label": FAILS, "b": B.astype(np.uint64)}, {}, Reads("a b")),

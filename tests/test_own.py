@@ -97,7 +97,7 @@ def test_texts_become_a_column_for_each_value_and_new_ones_are_none_of_these(fol
     csv.write_csv(
         pa.table({"colour": ["red", "pink"], "height": [1, 2], "width": [3.0, 4]}), "new.csv"
     )
-    x, named, _ = files.rows(folder / "new.csv", raw.schema)
+    x, named, *_ = files.rows(folder / "new.csv", raw.schema)
     np.testing.assert_array_equal(x, [[3, 1, 0, 0, 1], [4, 2, 0, 0, 0]])
     assert named == {}
 

@@ -38,7 +38,7 @@ KINDS = [
 MANY = int(os.environ.get("JAXAE_OWN_FUZZ", "2000"))
 ASKS = 8  # the most refusals in a row
 LISTS = ("--data.ignore", "--data.normal", "--data.anomaly")
-FAILED = [82, 501, 751]  # seeds of what was once read wrongly
+FAILED = [82, 501, 751, 10301, 10781]  # seeds of what was once read wrongly
 
 
 class Result(NamedTuple):

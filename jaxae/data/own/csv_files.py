@@ -294,9 +294,7 @@ def _is_header(first: list[str], rows: list[list[str]]) -> bool:
     kind = _numbers_are_names(
         [first[i] for i in numeric], [columns[i] for i in numeric], rows, numeric
     )
-    is_new = any(
-        len({*columns[i]}) < len(columns[i]) / 2 for i in texts
-    )  # in a column of few texts
+    is_new = any(_is_new(first[i], columns[i]) for i in texts)
     if kind == "rows" and (over_numbers or is_new):
         kind = "open"
     if kind == "open":
@@ -306,6 +304,12 @@ def _is_header(first: list[str], rows: list[list[str]]) -> bool:
             "with letters above the rows"
         )
     return kind == "names"
+
+
+def _is_new(text: str, column: list[str]) -> bool:
+    """Whether a text is unlike those below it: they are few, or hold digits as it does not."""
+    has_digits = [any(map(str.isdigit, value)) for value in (text, *column)]
+    return len({*column}) < len(column) / 2 or (not has_digits[0] and all(has_digits[1:]))
 
 
 def _numbers_are_names(
@@ -318,7 +322,7 @@ def _numbers_are_names(
     is_monotone = count > 1 and bool((steps > 0).all() or (steps < 0).all())
     are_whole = all(map(_is_whole, first))
     counts_up = are_whole and is_even and steps[0] == 1 and names[0] in (0, 1)
-    alike = _monotone_share(rows, positions, np.sign(steps[0])) if is_monotone else 0.0
+    alike = _alike(rows, positions, steps) if is_monotone else 0.0
     if alike > max(0.1, 4 / math.factorial(count)):  # as are more rows than by chance
         return "open" if counts_up and count > 2 else "rows"
     fractional = sum(not any(map(_is_whole, column)) for column in columns) / count
@@ -340,14 +344,15 @@ def _is_whole(text: str) -> bool:
     return text.lstrip("+-").isdigit()
 
 
-def _monotone_share(rows: list[list[str]], positions: list[int], sign: float) -> float:
-    """The share of rows whose numbers only rise, or with the sign -1 only fall."""
-    found = []
+def _alike(rows: list[list[str]], positions: list[int], steps: np.ndarray) -> float:
+    """The share of rows that rise or fall as the first line does, evenly if it does."""
+    is_even, found = len(steps) > 1 and np.allclose(steps, steps[0]), []
     for row in rows:
         values = [row[i] for i in positions if i < len(row)]
         if len(values) == len(positions) and all(map(_is_number, values)):
-            steps = np.diff(np.array(values, float))
-            found.append(bool((sign * steps > 0).all()))
+            own = np.diff(np.array(values, float))
+            is_like = (own * steps > 0).all()
+            found.append(bool(is_like and (not is_even or np.allclose(own, own[0], atol=0))))
     return float(np.mean(found)) if found else 0.0
 
 

@@ -141,6 +141,10 @@ def _distinct(column: Any, most: int = 10_000) -> list[Any]:
 
     if column.null_count == len(column) or pa.types.is_nested(column.type):
         return []
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     if pc.count_distinct(column.slice(0, 50_000)).as_py() > most:
         return []
     values = [value for value in pc.unique(column).to_pylist() if value is not None]
