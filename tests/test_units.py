@@ -21,7 +21,7 @@ from jaxae.export import exporting, loader
 from jaxae.methods import learners
 from jaxae.stats import metrics
 from jaxae.types import Scaling
-from jaxae.workflows import auto, experiment
+from jaxae.workflows import auto, experiment, verification
 
 LARGEST = np.finfo(np.float32).max
 
@@ -352,3 +352,16 @@ def test_test_rows_with_extreme_values_are_reported(tmp_path):
     assert 0.5 < report["auroc"] <= 1
     with np.load(tmp_path / "run" / "scores.npz") as stored:
         np.testing.assert_array_equal(stored["test"][-3:], LARGEST)
+
+
+def test_a_run_on_rows_on_disk_verifies(tmp_path):
+    """Rows in float64 with an offset, which are scaled when they are read."""
+    x = np.concatenate([normals(80), anomalies(20)]) + 1e9
+    for name, array in {"x_train": x[:60], "x_test": x[60:], "y_test": np.arange(40) // 20}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    cfg = tiny("dense", data__name=f"npy:{tmp_path}", data__scale="standard",
+               model__output_activation="linear", train__noise_clip=False,
+               train__feed="streaming", run_dir=str(tmp_path / "run"))  # fmt: skip
+    experiment.run(cfg)
+    checks = verification.verify(tmp_path / "run")
+    assert all(check.ok for check in checks), checks

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxae import config, data, detectors
 from jaxae.config import DataConfig, ExperimentConfig, HostsConfig
+from jaxae.data import sources
 from jaxae.data.arrayfiles import read_npz
 from jaxae.detectors import evaluation
 from jaxae.devices import parallel
@@ -289,7 +290,7 @@ def _of_scores(folder: Path, load: Load) -> str:
     # Scores depend on none of these; without them all members of a protocol share one program.
     cfg = dataclasses.replace(about.config, seed=0, run_dir="", data=DataConfig())
     detector = detector._replace(about=dataclasses.replace(about, config=cfg))
-    judged = detectors.judge_prepared(detector, np.asarray(dataset.test.x))
+    judged = detectors.judge_prepared(detector, sources.read(dataset.test.x))
     shapes = [stored[name].shape if name in stored else () for name in _STORED]
     if shapes != [judged.score.shape] * len(_STORED):
         raise UserError(f"{len(judged.score)} test rows now, but {shapes} recorded")
