@@ -365,3 +365,18 @@ def test_a_run_on_rows_on_disk_verifies(tmp_path):
     experiment.run(cfg)
     checks = verification.verify(tmp_path / "run")
     assert all(check.ok for check in checks), checks
+
+
+@pytest.mark.parametrize(("part", "value"), [("x_train", np.nan), ("x_train", np.inf),
+                                             ("x_test", np.nan)])  # fmt: skip
+def test_what_is_no_number_on_disk_is_refused(part, value, tmp_path):
+    x = normals(100)
+    rows = {"x_train": x[:60], "x_test": x[60:], "y_test": np.arange(40) // 20}
+    rows[part][7, 2] = value
+    for name, array in rows.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    cfg = tiny("dense", data__name=f"npy:{tmp_path}", data__scale="standard",
+               model__output_activation="linear", train__noise_clip=False,
+               run_dir=str(tmp_path / "run"))  # fmt: skip
+    with pytest.raises(UserError, match="NaN"):
+        experiment.run(cfg)

@@ -190,9 +190,13 @@ def _refuse_erased(
     if is_erased.any():
         at = tuple(np.argwhere(is_erased)[0].tolist())
         feature = names[at[-1]] if len(names) == width.shape[-1] else at[-1]
+        what = f"feature {feature!r}" if width.size > 1 else "a value"
+        if not np.isfinite(largest[at]):
+            raise UserError(
+                f"{what} is NaN or infinite in a training row; remove or fill such rows"
+            )
         raise UserError(
-            f"{f'feature {feature!r}' if width.size > 1 else 'a value'} is {largest[at]:.6g} in a "
-            f"training row, beside which nine in ten rows, which differ by {width[at]:.3g}, would "
+            f"{what} is {largest[at]:.6g} in a training row, beside which nine in ten rows, which differ by {width[at]:.3g}, would "
             "all look the same; remove such rows (is it a mark for missing values?) or leave the "
             "feature out"
         )

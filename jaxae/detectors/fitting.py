@@ -96,7 +96,11 @@ def fit(
     train, valid = (score_rows(split.x) for split in (data.train, data.valid))
     for name, of_normals in (("train", train), ("valid", valid)):
         _check_finite(of_normals, name)
-    test = [saturated(score_rows(block), block) for block in sources.blocks(data.test.x)]
+    test = []
+    for block in sources.blocks(data.test.x):
+        if np.isnan(block).any() and not data.raw_shape:  # not refused yet where rows are on disk
+            raise UserError("test rows hold NaN values; remove or fill such rows")
+        test.append(saturated(score_rows(block), block))
     scores = Scores(train, valid, np.concatenate(test))
     _check_spread(scores, cfg.score)
     return _decided(variables, fitted, scores, data, cfg), scores
