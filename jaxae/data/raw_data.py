@@ -196,7 +196,7 @@ def _refuse_erased(
                 f"{what} is NaN or infinite in a training row; remove or fill such rows"
             )
         raise UserError(
-            f"{what} is {largest[at]:.6g} in a training row, beside which nine in ten rows, which differ by {width[at]:.3g}, would "
-            "all look the same; remove such rows (is it a mark for missing values?) or leave the "
-            "feature out"
+            f"{what} is {largest[at]:.6g} in a training row, beside which nine in ten rows, which "
+            f"differ by {width[at]:.3g}, would all look the same; remove such rows (is it a mark "
+            "for missing values?) or leave the feature out"
         )
