@@ -186,6 +186,24 @@ def test_a_test_part_without_normals_or_anomalies_is_completed(tmp_path):
     assert any("no test row is an anomaly" in note for note in raw.notes)
 
 
+@pytest.mark.parametrize("train", ["train/good", "train"])
+def test_test_classes_that_training_lacks_are_asked_for(train, tmp_path):
+    root = fill(tmp_path, {train: 10, "test/0": 4, "test/1": 3})
+    with pytest.raises(UserError, match=r"--data\.normal good if .* --data\.normal good 0"):
+        load(root)
+    raw = load(root, normal=("good", "0"))
+    assert raw.test_class_id.tolist() == [0] * 4 + [1] * 3
+    assert len(load(root, normal=("good",)).x_train) == 8
+    both = fill(tmp_path / "b", {"train/good": 10, "test/broken": 4, "test/scratch": 3})
+    assert len(load(both).x_train) == 8  # of names that are known to be anomalies
+
+
+def test_parts_may_be_wrapped_twice(tmp_path):
+    twice = {f"{name.replace('/', '/' + name.split('/')[0] + '/')}": n for name, n in PARTS.items()}
+    assert "train/train/good" in twice
+    same(load(fill(tmp_path / "a", PARTS)), load(fill(tmp_path / "b", twice)))
+
+
 def test_anomalies_among_the_training_images_are_counted(tmp_path):
     raw = load(fill(tmp_path, PARTS | {"train/hole": 5}))
     assert "5 of 7 anomalies are among the training rows" in raw.notes[-1]

@@ -477,12 +477,28 @@ def _split(lines: Lines, cfg: DataConfig) -> Raw:
     is_normal = np.isin(y, splits.choose_classes(only, cfg)[0])
     if is_test is None:
         notes += splits.class_notes(only, cfg)
+    if is_test is not None and not (cfg.normal or cfg.anomaly or cfg.corruption):
+        _require_known_test(y[is_test], np.unique(y[is_normal]).tolist(), schema)
     is_test, more = _test_rows(is_test, is_normal, group, cfg)
     lines = _filled(lines._replace(notes=notes + more), ~is_test)
     x, schema, notes = lines.x, lines.schema, lines.notes
     train_group = None if group is None else group[~is_test]
     normal = normal_classes(schema.classes)
     return Raw(x[~is_test], y[~is_test], x[is_test], y[is_test], normal, train_group, schema, notes)
+
+
+def _require_known_test(y: np.ndarray, normal: list[int], schema: Schema) -> None:
+    """Refuse test rows [M] of several classes that the training rows lack, if one may be normal."""
+    tested = np.unique(y).tolist()
+    unknown = [k for k in tested if class_names.side(schema.known_as(k)) != "anomalous"]
+    if len(tested) < 2 or {*tested} & {*normal} or not unknown:
+        return
+    known = " ".join(shlex.quote(schema.known_as(k)) for k in normal)
+    raise UserError(
+        f"no class of the test rows ({', '.join(map(schema.called, tested))}) is among the normal "
+        f"training rows; add --data.normal {known} if all of them are anomalies, or for example "
+        f"--data.normal {known} {shlex.quote(schema.known_as(unknown[0]))}"
+    )
 
 
 def _test_rows(

@@ -195,7 +195,8 @@ def _layout(root: Path) -> Layout:
     """
     folders = [path for path in _visible(root) if path.is_dir() and _part(path) != "masks"]
     train, valid, test, others = (
-        [path for path in folders if _part(path) == part] for part in ("train", "valid", "test", "")
+        [_doubled(path) for path in folders if _part(path) == part]
+        for part in ("train", "valid", "test", "")
     )
     inside = {path: {_part(inner) for inner in _visible(path)} - {""} for path in others}
     several = [path for path, found in inside.items() if len(found) > 1]
@@ -214,6 +215,13 @@ def _layout(root: Path) -> Layout:
             "folders, or rename the part if it is a class"
         )
     return Layout(root, train, valid, test, others)
+
+
+def _doubled(part: Path) -> Path:
+    """A part, or the one of the same kind that it merely wraps: training_set/training_set."""
+    inner = [path for path in _visible(part) if path.is_dir()]
+    wraps = _part(part) and len(inner) == 1 and _part(inner[0]) == _part(part)
+    return _doubled(inner[0]) if wraps else part
 
 
 def _part(path: Path) -> str:
