@@ -174,6 +174,15 @@ def test_alpha_is_kept_on_new_inliers():
     assert found[2000:].all()
 
 
+def test_a_sum_with_rows_set_aside_keeps_alpha_too():
+    settings = {"threshold.standardise_fraction": 0.3}
+    detector = AutoencoderDetector(
+        alpha=0.1, valid_fraction=0.5, anomaly_score="mse+row_knn", epochs=5, settings=settings
+    ).fit(rows(400))
+    assert len(detector.detector_.decision.calibration) == 140  # of 200 held-out rows
+    assert (detector.predict(rows(2000, seed=3)) == -1).mean() < 0.16
+
+
 def test_it_works_in_a_pipeline_and_a_search():
     x = rows(60, 6)
     y = np.where(np.arange(66) >= 60, -1, 1)

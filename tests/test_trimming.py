@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxae.config import DataConfig
+from jaxae import detectors
+from jaxae.config import DataConfig, ExperimentConfig, ThresholdConfig
 from jaxae.data import splits, trimming
 from jaxae.data.raw_data import Raw
+from jaxae.detectors import calibration
 from jaxae.errors import UserError
 
 
@@ -90,3 +92,11 @@ def test_the_test_rows_of_labelled_data_stay():
 def test_too_few_rows_are_refused():
     with pytest.raises(UserError, match=r"data\.contamination 0\.5 of 12 rows"):
         trimming.kept(contaminated(12, 0)[0], np.arange(12), 0.5, 0)
+
+
+def test_chosen_rows_calibrate_no_guarantee():
+    cfg = ExperimentConfig("mine", data=DataConfig(contamination=0.1))
+    assert "data.contamination" in calibration.why_no_guarantee(cfg)
+    conformal = dataclasses.replace(cfg, threshold=ThresholdConfig(rule="conformal:0.1"))
+    with pytest.raises(UserError, match="would have no guarantee"):
+        detectors.check(conformal)

@@ -125,8 +125,9 @@ def fit_on_folds(
 ) -> tuple[Detector, Scores]:
     """As `fit`, but each training row is scored by the model of the fold that holds it out.
 
-    A sum of scores is standardised on these scores, for all models alike. Where the valid rows are
-    the training rows, they get the same scores, and the rule is fitted on them.
+    A sum of scores is standardised on these scores, and on valid rows that are set aside for this,
+    for all models alike. Where the valid rows are the training rows, they get the same scores, and
+    the rule is fitted on them.
 
     Args:
       learner: built from `config.for_scoring(cfg)`.
@@ -141,7 +142,11 @@ def fit_on_folds(
     """
     score, x = scoring.resolve(cfg.score), data.train.x
     models = [_Model(fold.variables, x[fold.seen], x[fold.held_out]) for fold in folds]
-    models.append(_Model(variables, x, x[:0]))
+    repeats = np.array_equal(data.valid.id, data.train.id)
+    standardising, _ = calibration.split_valid(cfg, len(data.valid.y))
+    is_set_aside = bool(cfg.threshold.standardise_fraction) and not repeats
+    set_aside = data.valid.x[standardising if is_set_aside else standardising[:0]]
+    models.append(_Model(variables, x, set_aside))
     for model in models:
         _check_not_collapsed(learner, model.variables, model.train[:256], devices)
     *states, fitted = _fit_scores(learner, models, score, devices)
@@ -150,7 +155,7 @@ def fit_on_folds(
         score_rows = scores_of(learner, score, model.variables, state, devices)
         by_row[fold.held_out] = saturated(score_rows(model.held_out), model.held_out)
     valid = by_row
-    if not np.array_equal(data.valid.id, data.train.id):
+    if not repeats:
         valid = scores_of(learner, score, variables, fitted, devices)(data.valid.x)
         _check_finite(valid, "valid")
     scores = Scores(by_row, valid, valid)
