@@ -55,7 +55,7 @@ def test_method_scaling_output_and_code_follow_from_the_rows(name, tmp_path, cap
     found = [cfg.method, cfg.data.scale, cfg.model.output_activation, cfg.model.latent]
     assert found == expected
     experiment.check(cfg, dataset)  # what is chosen can be trained
-    what, chosen = capsys.readouterr().out.splitlines()
+    *_, what, chosen = capsys.readouterr().out.splitlines()
     assert f"{len(dataset.train.x)} training" in what
     assert "normal class 0, anomalies 1" in what
     assert all(str(value) in chosen for value in expected)
@@ -97,6 +97,20 @@ def test_a_batch_leaves_eight_steps_or_more(n, batch, tmp_path, capsys):
     cfg, dataset = settled(stored(tmp_path / "x.npz", x, n_train=n))
     assert cfg.train.batch_size == batch
     assert len(dataset.train.x) >= 8 * batch or batch == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "rule", "expected"),
+    [((8,), 60, "quantile:0.95", "row_nearest"), ((8,), 60, "conformal:0.05", "row_nearest"),
+     ((30, 3), 60, "quantile:0.95", "mse^row_nearest^row_pca"),
+     ((30, 3), 60, "conformal:0.05", "mse"),
+     ((9, 9, 1), 60, "quantile:0.95", "mse+row_pca"), ((9, 9, 1), 60, "conformal:0.05", "mse"),
+     ((4, 4, 1), 600, "quantile:0.95", "mse+row_knn"), ((4, 4, 4, 2), 60, "max", "mse+row_knn")],
+)  # fmt: skip
+def test_a_score_is_chosen_by_the_shape_and_the_rule(shape, n, rule, expected, tmp_path, capsys):
+    x = np.random.default_rng(0).random((n + 30, *shape), np.float32)
+    path = stored(tmp_path / "x.npz", x, n_train=n)
+    assert settled(path, threshold__rule=rule)[0].score == expected
 
 
 def test_every_choice_can_be_set(tmp_path, capsys):
@@ -206,7 +220,7 @@ def test_the_command_alone_trains_on_vectors_out_of_range(tmp_path, monkeypatch,
     run_dir = str(tmp_path / "run")
     monkeypatch.setattr(plots, "draw", lambda *args: [])
     cli.main(["train", "--data.name", f"npz:{path}", "--run-dir", run_dir, "--train.epochs", "2"])
-    assert "method dense, score mse+row_knn, data.scale standard" in capsys.readouterr().out
+    assert "method dense, score row_nearest, data.scale standard" in capsys.readouterr().out
 
 
 def baseline(dataset):
@@ -240,6 +254,45 @@ def test_defaults_alone_hold_their_own_on_a_series(tmp_path):
     lines = [f"{a:.6f},{b}" for a, b in zip(x, y, strict=True)]
     (tmp_path / "s.csv").write_text("\n".join(["value,label", *lines]) + "\n")
     cfg = edit(cli.OPEN, {"data.name": f"series:{tmp_path / 's.csv'}"})
+    assert by_default(cfg, tmp_path) >= baseline(auto.settle(cfg)[1]) - 0.02
+
+
+def face(generator, eyes):
+    """24 x 24 pixels: a head under light from some side, with a mouth and one or two eyes."""
+    y, x = np.mgrid[-1:1:24j, -1:1:24j]
+    dx, dy, width, height, mouth = generator.normal((0, 0, 0.65, 0.8, 0.4), 0.03)
+    ovals = [(0.4, 0, 0, width, height), (-0.2, 0, mouth, 0.3, 0.1)]
+    ovals += [(-0.3, 0.28 * side, -0.2, 0.15, 0.1) for side in (-1, 1)[:eyes]]
+    light = generator.normal(0, 0.15, 2)
+    row = 0.3 + light[0] * x + light[1] * y + generator.normal(0, 0.02, x.shape)
+    for depth, x0, y0, a, b in ovals:
+        row += depth * np.exp(-(((x - dx - x0) / a) ** 2) - ((y - dy - y0) / b) ** 2)
+    return 255 * np.clip(row, 0, 1)
+
+
+@pytest.mark.slow
+def test_defaults_alone_hold_their_own_on_few_images(tmp_path):
+    """Light differs more from image to image than an eye: components win against neighbours."""
+    generator = np.random.default_rng(3)
+    y = np.arange(150) >= 110
+    x = np.stack([face(generator, 1 if is_odd else 2) for is_odd in y]).astype(np.uint8)[..., None]
+    path = stored(tmp_path / "x.npz", x, n_train=70, y_test=y[70:].astype(int))
+    cfg = edit(cli.OPEN, {"data.name": f"npz:{path}"})
+    assert by_default(cfg, tmp_path) >= baseline(settled(path)[1]) - 0.02
+
+
+@pytest.mark.slow
+def test_defaults_alone_hold_their_own_on_a_short_series(tmp_path):
+    """Two waves of 900 steps; a part is noisy, one upside down, and one shifted."""
+    generator, steps = np.random.default_rng(1), np.arange(900)
+    x = np.sin(steps / 4) + 0.5 * np.sin(steps / 11) + generator.normal(0, 0.1, 900)
+    y = np.zeros(500, int)
+    for n, start in enumerate((700, 780, 860)):
+        part = slice(start, start + 15)
+        x[part] = (x[part] + generator.normal(0, 0.5, 15), -x[part], x[part] + 0.8)[n]
+        y[start - 400 : start - 385] = 1
+    np.savez(tmp_path / "s.npz", x_train=x[:400], x_test=x[400:], y_test=y)
+    cfg = edit(cli.OPEN, {"data.name": f"series:{tmp_path / 's.npz'}"})
     assert by_default(cfg, tmp_path) >= baseline(auto.settle(cfg)[1]) - 0.02
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from probes import assert_close
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import mahalanobis
+from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from jaxae import scoring
@@ -167,6 +168,16 @@ def test_knn_of_a_small_bank_uses_all_of_it():
     np.testing.assert_allclose(values, distances.mean(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "shape"), [(300, (9, 2)), (12, (9, 2)), (300, (5, 30)), (40, (3,))])
+def test_error_of_principal_components_agrees_with_scikit_learn(n, shape):
+    train, test = rows(shape, n=n, seed=1), rows(shape, n=40, seed=2)
+    values = score_rows("row_pca", train, test)
+    x, new = (np.asarray(r.x, np.float64).reshape(len(r.x), -1) for r in (train, test))
+    pca = PCA(max(1, min(32, x.shape[1] // 4, n - 1)), svd_solver="full").fit(x)
+    expected = np.square(new - pca.inverse_transform(pca.transform(new))).mean(axis=1)
+    np.testing.assert_allclose(values, expected, rtol=1e-3)
+
+
 def test_mahalanobis_agrees_with_scipy():
     train, test = rows((4,), n=400, seed=1), rows((4,), n=9, seed=2)
     mixing = jnp.array([[1.0, 0.5, 0.0], [0.0, 2.0, 0.3], [0.0, 0.0, 0.1]])
@@ -198,11 +209,27 @@ def test_a_sum_adds_what_valid_rows_standardise():
     )
 
 
+def test_the_largest_is_taken_of_what_valid_rows_standardise():
+    train, valid = rows((6,), seed=1), rows((6,), seed=2)
+    parts = [np.log(score_rows(name, train, valid)) for name in ("mse", "row_nearest", "row_knn")]
+    expected = np.max([(p - p.mean()) / p.std() for p in parts], axis=0)
+    values = score_rows("mse^row_nearest^row_knn", train, valid)
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
+
+
 FITTED = [s for s in (*scoring.SCORES, *SUMS) if scoring.resolve(s).is_fitted]
 
 
 def test_a_score_that_is_fitted_needs_rows_and_another_one_none():
-    assert set(FITTED) == {"blurred_energy", "latent_mahalanobis", "latent_knn", "row_knn", *SUMS}
+    assert set(FITTED) == {
+        "blurred_energy",
+        "latent_mahalanobis",
+        "latent_knn",
+        "row_knn",
+        "row_nearest",
+        "row_pca",
+        *SUMS,
+    }
 
 
 def test_rows_in_several_blocks_fit_what_one_block_does():
@@ -218,7 +245,8 @@ def test_rows_in_several_blocks_fit_what_one_block_does():
     for spec in FITTED:
         (whole, *parts), (expected, *scores) = found[spec]
         for state, values in zip(parts, scores, strict=True):
-            assert_close(state, whole, rtol=1e-5, atol=1e-6)
+            if spec != "row_pca":  # components of near variances may turn in their plane
+                assert_close(state, whole, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5, err_msg=spec)
 
 
@@ -241,6 +269,8 @@ def test_a_sum_needs_what_its_parts_need():
         ("msee", "unknown score 'msee'; known: bce, blurred_energy"),
         ("mse+", "unknown score ''"),
         ("mse+mse", "names a score twice"),
+        ("mse^mse", "names a score twice"),
+        ("mse^mae+bce", "unknown score 'mae[+]bce'"),
     ],
 )
 def test_impossible_scores_are_refused(spec, message):

@@ -272,8 +272,9 @@ class ExperimentConfig:
     seed: Seed = 0
     """seed of initial weights, row order and noise"""
     score: Annotated[str, Fact.FREE, Fact.FROM_ROWS] = "mse"
-    """name of a score, or several joined by + (each standardised on validation rows, then summed);
-    auto = mse+row_knn, or mse if there are many training rows or the rule needs a single score"""
+    """name of a score, or several joined by + for their sum or ^ for the largest (each standardised
+    on validation rows first); auto = row_nearest for vectors, mse^row_nearest^row_pca for series,
+    mse+row_pca or mse+row_knn for images, or mse for many rows or if the rule needs one score"""
     score_dtype: Annotated[Literal["float32", "bfloat16"], Fact.FREE] = "float32"
     """dtype of activations in scoring; in training it is --model.compute-dtype"""
     ensemble: Positive = 1

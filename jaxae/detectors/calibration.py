@@ -33,7 +33,7 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
     if scoring.resolve(cfg.score).standardise and not cfg.threshold.standardise_fraction:
         return (
             f"score {cfg.score!r} is standardised on the valid rows; use "
-            "--threshold.standardise-fraction 0.3, or a --score without +"
+            "--threshold.standardise-fraction 0.3, or a --score without + or ^"
         )
     return ""
 

@@ -1,9 +1,10 @@
-"""Anomaly scores of one row, and sums of them.
+"""Anomaly scores of one row, and sums and maxima of them.
 
 To add one, enter a `Score` in `SCORES`, or call `SCORES.add` from outside the package.
 """
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxae.scoring.losses import bce, mae, mse
 from jaxae.types import Inferred, LossFn, Scalar, Score
 
 NEIGHBOURS = 5
+COMPONENTS = 32  # the most principal components, and at most a quarter of the values of a row
 _ROWS_AT_ONCE = 256  # bounds the memory of [rows, bank] distances
 
 Rows = Iterable[Inferred]  # blocks of rows with their outputs
@@ -84,7 +86,7 @@ def _mahalanobis_apply(fitted: dict, row: Inferred) -> Scalar:
     return jnp.linalg.norm(jnp.matmul(fitted["whiten"], centred, precision="highest"))
 
 
-def _neighbour_score(features: Callable[[Inferred], Array]) -> Score:
+def _neighbour_score(features: Callable[[Inferred], Array], neighbours: int = NEIGHBOURS) -> Score:
     """The mean Euclidean distance of a row's features from those of its nearest training rows.
 
     The bank holds the features of the training rows; each of them is its own neighbour at distance
@@ -101,10 +103,36 @@ def _neighbour_score(features: Callable[[Inferred], Array]) -> Score:
         # |b|^2 - 2 b.p ranks the bank as one matrix product over mapped rows. The distance to the
         # few nearest is then computed from their difference, which is exact for duplicates too.
         rank = jnp.matmul(bank, point, precision="highest") - 0.5 * jnp.sum(bank * bank, axis=1)
-        _, nearest = lax.top_k(rank, min(NEIGHBOURS, len(bank)))
+        _, nearest = lax.top_k(rank, min(neighbours, len(bank)))
         return jnp.mean(jnp.linalg.norm(bank[nearest] - point[None], axis=1))
 
     return Score(apply, fit)
+
+
+def _row_pca_fit(train: Rows) -> dict:
+    """Mean and first principal components [K, F] of the training rows.
+
+    They come from the eigenvectors of the smaller matrix of inner products, X'X or XX'. Components
+    beyond the rank of the rows are 0.
+    """
+    x = jnp.concatenate([block.x.reshape(len(block.x), -1) for block in train])
+    mean = jnp.mean(x, axis=0)
+    centred = x - mean[None]
+    rows, values = centred.shape
+    count = max(1, min(COMPONENTS, values // 4, rows - 1))
+    tall = rows > values
+    inner = centred.T @ centred if tall else centred @ centred.T
+    size, vectors = (part[..., ::-1][..., :count] for part in jnp.linalg.eigh(inner))
+    axes = jnp.linalg.qr(vectors if tall else centred.T @ vectors)[0]
+    is_real = size > 1e-6 * size[0]
+    return {"mean": mean, "axes": jnp.where(is_real[:, None], axes.T, 0.0)}
+
+
+def _row_pca_apply(fitted: dict, row: Inferred) -> Scalar:
+    """The mean squared error of a row's projection on the principal components."""
+    centred, axes = row.x.ravel() - fitted["mean"], fitted["axes"]
+    along = jnp.matmul(axes, centred, precision="highest")
+    return jnp.mean(jnp.square(centred - jnp.matmul(along, axes, precision="highest")))
 
 
 def _energy(block: Inferred) -> Array:
@@ -138,7 +166,10 @@ SCORES: Registry[Score] = Registry(
         "blurred_energy": Score(_energy_apply, _energy_fit),
         "latent_mahalanobis": Score(_mahalanobis_apply, _mahalanobis_fit),
         "latent_knn": _neighbour_score(lambda rows: rows.out.z),
-        "row_knn": _neighbour_score(lambda rows: rows.x),  # needs no model; useful in a sum
+        "row_knn": _neighbour_score(lambda rows: rows.x),  # needs no model
+        # Two, so that a training row, which is its own neighbour, has a distance too.
+        "row_nearest": _neighbour_score(lambda rows: rows.x, 2),
+        "row_pca": Score(_row_pca_apply, _row_pca_fit),
         "d_of_r": _log_odds_score("d_of_r"),
         "d_of_x": _log_odds_score("d_of_x"),
     },
@@ -151,25 +182,26 @@ def apply_rows(score: Score, fitted: dict, rows: Inferred) -> Float[Array, " N"]
 
 
 def resolve(spec: str) -> Score:
-    """The score with a name, or the sum of several joined by "+"; equal specs give one object.
+    """The score with a name, or several joined by "+" or "^"; equal specs give one object.
 
-    In a sum every score is standardised before it is added: its logarithm (log-odds unchanged),
-    minus the mean and divided by the standard deviation over held-out rows. The fitted state of a
-    sum is `{name: {"score": its own state, if any, "mean": [], "std": []}}`.
+    "+" adds scores and "^" takes the largest of them, after each is standardised: its logarithm
+    (log-odds unchanged), minus the mean and divided by the standard deviation over held-out rows.
+    The fitted state is `{name: {"score": its own state, if any, "mean": [], "std": []}}`.
 
     Args:
-      spec: for instance "mse" or "blurred_energy+latent_knn".
+      spec: for instance "mse", "blurred_energy+latent_knn" or "mse^row_nearest".
 
     Raises:
-      UserError: a name is unknown, or repeated in a sum.
+      UserError: a name is unknown, or repeated.
     """
-    names = spec.split("+")
+    sign = "^" if "^" in spec else "+"
+    names = spec.split(sign)
     parts = tuple((name, SCORES[name]) for name in names)
     if len(parts) == 1:
         return _exact(parts[0][1])
     if len(set(names)) < len(names):
         raise UserError(f"score {spec!r} names a score twice; name each one once")
-    return _exact(_sum(parts))
+    return _exact(_joined(parts, sign))
 
 
 @functools.lru_cache(maxsize=64)
@@ -183,8 +215,9 @@ def _exact(score: Score) -> Score:
 
 
 @functools.lru_cache(maxsize=32)
-def _sum(parts: tuple[tuple[str, Score], ...]) -> Score:
-    """The sum of standardised scores; cached so that it is compiled once."""
+def _joined(parts: tuple[tuple[str, Score], ...], sign: str) -> Score:
+    """The sum or the largest of standardised scores; cached so that it is compiled once."""
+    join: Callable[[Array, Array], Array] = operator.add if sign == "+" else jnp.maximum
 
     def fit(train: Rows) -> dict:
         return {name: {"score": part.fit(train) if part.fit else {}} for name, part in parts}
@@ -197,8 +230,8 @@ def _sum(parts: tuple[tuple[str, Score], ...]) -> Score:
         return [{name: by_part[name][i] for name in by_part} for i in range(len(fitted))]
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
-        first, *others = (_standardised(part, fitted[name], row) for name, part in parts)
-        return sum(others, first)
+        values = (_standardised(part, fitted[name], row) for name, part in parts)
+        return functools.reduce(join, values)
 
     needs = frozenset().union(*(part.needs for _, part in parts))
     return Score(apply, fit, standardise, log_scale=False, needs=needs)

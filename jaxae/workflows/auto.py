@@ -24,9 +24,11 @@ from jaxae.types import Dataset, Shape, Source
 
 BATCH, STEPS, LATENT = 128, 8, 32  # largest batch, fewest steps of an epoch, largest code
 # On tables, series and images of a few hundred rows, AUROC rose up to about 1,600 steps and no
-# further; the sum of both scores was as good as the better one of PCA and one nearest neighbour.
+# further. The scores are those that came closest to the better one of PCA and neighbours: see
+# "Default score" in docs/own_data.md.
 EPOCHS, LONGEST, ALL_STEPS = 30, 200, 1600
-_SCORE, _SIMPLE = "mse+row_knn", "mse"
+_SIMPLE = "mse"
+_FEW = 500  # training images, of which neighbours say less than principal components
 _KEPT = 10_000_000  # the most values of training rows that a detector keeps to find neighbours
 _LARGE = 16  # the fewest pixels on each side for which an image is divided into cells of 4 x 4
 _KINDS = {1: "vectors", 2: "series", 3: "images"}
@@ -64,8 +66,9 @@ def settle_rows(
     in [0, 1] with at least 16 pixels on each side, else none. Output: sigmoid if the scaled rows
     are in [0, 1], else linear. Code: a quarter of a row's values, at most 32. Batch: the largest
     power of two up to 128 that gives eight steps per epoch. Epochs: 30, or as many as give 1,600
-    steps, at most 200. Score: mse+row_knn, but mse if the training rows have more than ten million
-    values, or if the guarantee of the threshold rule would be lost.
+    steps, at most 200. Score: row_nearest for vectors, mse^row_nearest^row_pca for series,
+    mse+row_pca for up to 500 images, else mse+row_knn; but mse if the training rows have more than
+    ten million values, or if the guarantee of the threshold rule would be lost.
 
     Args:
       cfg: may contain `auto`.
@@ -98,7 +101,7 @@ def settle_rows(
     choose("train.batch_size", min(BATCH, 1 << (max(n // STEPS, 1).bit_length() - 1)))
     steps = ceil_div(n, cfg.train.batch_size)
     choose("train.epochs", max(EPOCHS, min(LONGEST, ceil_div(ALL_STEPS, steps))))
-    choose("score", _score(cfg, math.prod(dataset.train.x.shape)))
+    choose("score", _score(cfg, dataset.train.x.shape))
     return cfg, dataset
 
 
@@ -125,11 +128,16 @@ def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:
     return "standard" if unbounded and len(shape) != 3 else "minmax"
 
 
-def _score(cfg: ExperimentConfig, values: int) -> str:
-    """The sum of scores, unless it keeps too many rows or voids the guarantee of a rule."""
-    summed = dataclasses.replace(cfg, score=_SCORE)
-    voids = scoring.rule(cfg.threshold.rule).exchangeable and calibration.why_no_guarantee(summed)
-    return _SIMPLE if values > _KEPT or voids else _SCORE
+def _score(cfg: ExperimentConfig, shape: Shape) -> str:
+    """The best score of rows [N, *S], unless it keeps too many or voids a rule's guarantee."""
+    images = "mse+row_pca" if shape[0] <= _FEW else "mse+row_knn"
+    best = {2: "row_nearest", 3: "mse^row_nearest^row_pca", 4: images}.get(
+        len(shape), "mse+row_knn"
+    )
+    with_best = dataclasses.replace(cfg, score=best)
+    rule = scoring.rule(cfg.threshold.rule)
+    voids = rule.exchangeable and calibration.why_no_guarantee(with_best)
+    return _SIMPLE if math.prod(shape) > _KEPT or voids else best
 
 
 def _print(
