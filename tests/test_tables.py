@@ -329,6 +329,22 @@ def test_a_label_of_normals_is_not_inverted(tmp_path):
     assert set(raw_of(tmp_path / "t.parquet", normal=(1,)).train_class_id) == {1}
 
 
+def test_columns_of_any_arrow_type_have_a_role_or_are_refused(tmp_path):
+    texts = pa.chunked_array([pa.array(["a", "b"] * 15).dictionary_encode()] * 2)
+    label = pa.chunked_array([pa.array(["ok", "bad"] * 15).dictionary_encode()] * 2)
+    others = {"l": pa.array([[1]] * N), "s": pa.array([{"v": 1}] * N), "b": pa.array([b"a"] * N)}
+    for name, column in {"d": texts, **others}.items():
+        parquet.write_table(
+            pa.table({"a": X[:, 2], name: column, "label": label}), tmp_path / "t.pq"
+        )
+        found = tables.roles(pa.table({"a": X[:, 2], name: column, "label": label}), DataConfig())
+        assert found.label == "label"
+        assert found.left_out == (("d",) if name == "d" else ())
+        if name != "d":
+            with pytest.raises(UserError, match=f"--data.ignore {name}"):
+                raw_of(tmp_path / "t.pq")
+
+
 def test_a_label_that_calls_all_rows_anomalies_is_refused(tmp_path):
     parquet.write_table(pa.table({"a": X[:, 2], "is_fraud": 1 + 0 * Y}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match="none is normal"):

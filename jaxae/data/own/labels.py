@@ -137,17 +137,13 @@ def _tells_of_anomalies(name: str, column: Any) -> bool:
 def _distinct(column: Any, most: int = 10_000) -> list[Any]:
     """The values of a column without the missing ones; [] if there are more than `most`."""
     import pyarrow as pa
-    from pyarrow import compute as pc
 
     if column.null_count == len(column) or pa.types.is_nested(column.type):
         return []
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.string())
-    if pc.count_distinct(column.slice(0, 50_000)).as_py() > most:
+    column = _plain(column)
+    if len(column.slice(0, 50_000).unique()) > most + 1:  # it counts missing values as one
         return []
-    values = [value for value in pc.unique(column).to_pylist() if value is not None]
+    values = [value for value in column.unique().to_pylist() if value is not None]
     return values if len(values) <= most else []
 
 
@@ -202,13 +198,18 @@ def refuse_inverted(label: str, classes: list[str], cfg: DataConfig) -> None:
 
 def _codes(column: Any) -> np.ndarray:
     """The values of a column, numbered; missing ones share a number."""
-    import pyarrow as pa
-
-    coded = pa.concat_arrays(column.chunks) if column.num_chunks != 1 else column.chunk(0)
-    if not pa.types.is_dictionary(coded.type):
-        coded = coded.dictionary_encode()
+    coded = _plain(column).dictionary_encode().combine_chunks()
     codes = coded.indices.fill_null(len(coded.dictionary))
     return codes.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _plain(column: Any) -> Any:
+    """A column of texts in the type of which Arrow computes everything."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.cast(pa.string()) if pa.types.is_string_view(column.type) else column
 
 
 def _nearly_decides(is_set: np.ndarray, is_rare: np.ndarray) -> bool:
