@@ -22,7 +22,7 @@ REFERENCE = {
         "jaxae.workflows.auto.settle",
         "jaxae.storage.logs",
     ],
-    "Data": ["jaxae.data.loading", "jaxae.data.own.files"],
+    "Data": ["jaxae.data.loading", "jaxae.data.own.files", "jaxae.data.own.series"],
     "Methods and training": ["jaxae.methods.learners", "jaxae.training.train", "jaxae.types"],
     "Extending": [
         "jaxae.methods.reconstruction.descent",

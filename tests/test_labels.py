@@ -14,7 +14,7 @@ from jaxae.cli import main as cli
 from jaxae.config import DataConfig
 from jaxae.config.parsing import parse
 from jaxae.data.own import class_names
-from jaxae.data.own.schema import Schema, normal_classes, numbered
+from jaxae.data.own.schema import Schema, numbered
 from jaxae.errors import UserError
 
 # Pairs of names as people use them, the normal one first.
@@ -43,7 +43,7 @@ def normals_of(name, **settings):
 @pytest.mark.parametrize("change", [str, str.upper, lambda name: f" {name} "])
 def test_usual_names_say_which_class_is_normal(normal, other, change):
     names = tuple(sorted((change(normal), change(other))))
-    assert [names[i] for i in normal_classes(names)] == [change(normal)]
+    assert [names[i] for i in class_names.normals(names)] == [change(normal)]
     assert class_names.side(f"{change(normal)}") in ("normal", "")
     assert class_names.side(f"{change(other)}") in ("anomalous", "")
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxae import data
 from jaxae.config import DataConfig, ExperimentConfig
 from jaxae.data import sources, splits
-from jaxae.data.own import files, tables
+from jaxae.data.own import series, tables
 from jaxae.data.raw_data import Raw
 from jaxae.workflows import auto
 
@@ -29,7 +29,7 @@ def columns(cfg: DataConfig) -> list[dict[str, Any]]:
     roles = tables.roles(table, cfg)
     role = dict.fromkeys(roles.left_out, "left out") | dict.fromkeys(cfg.ignore, "ignored")
     if kind == "series":
-        time = files.time_columns(table, roles, cfg)
+        time = series.time_columns(table, roles, cfg)
         role |= dict.fromkeys((*time.columns, *time.others), "time")
     role |= {roles.label: "label", roles.group: "group", roles.split: "split"}
     missing = tables.missing(table, tuple(table.column_names))

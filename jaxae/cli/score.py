@@ -16,6 +16,7 @@ import numpy as np
 from jaxae import detectors
 from jaxae.data import arrayfiles, sources
 from jaxae.data.own import files, tables
+from jaxae.data.own.lines import Rows
 from jaxae.detectors import calibration, explanation
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input, words
@@ -214,11 +215,11 @@ def _judged(
                 bar.update(len(rows))
 
 
-def _read(rows: Path, detector: detectors.Detector) -> files.Rows:
+def _read(rows: Path, detector: detectors.Detector) -> Rows:
     """Raw rows, with what names them."""
     schema = detector.about.schema
     if schema.kind == "npz" and not tables.kind(rows):
-        return files.Rows(arrayfiles.open_rows(rows))
+        return Rows(arrayfiles.open_rows(rows))
     if not rows.exists():
         raise UserError(f"{rows} does not exist; check the path")
     with naming_input(rows):

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from jaxae.config import DataConfig, checks
 from jaxae.data import published, splits
-from jaxae.data.own import arrays, files, folders, tables
+from jaxae.data.own import arrays, files, folders, series, tables
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, unknown
 from jaxae.ops import ceil_div
@@ -47,7 +47,7 @@ FILES: Registry[Files] = Registry(
         "npy": Files(files.npy, ("rows",)),
         "table": Files(files.table, _COLUMNS),
         "images": Files(files.folder, ("size",)),
-        "series": Files(files.series, (*_COLUMNS, "time", "window", "stride")),
+        "series": Files(series.read, (*_COLUMNS, "time", "window", "stride")),
     },
 )
 

@@ -8,11 +8,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxae.data import arrayfiles, sources
-from jaxae.data.own.schema import Schema, normal_classes, numbered
+from jaxae.data.own import class_names
+from jaxae.data.own.schema import Schema, numbered
 from jaxae.data.raw_data import Raw, are_pixels, narrowed
 from jaxae.errors import UserError
 from jaxae.types import Shape, Source
 
+SUFFIXES = (".npz", ".npy")
 _CLASSES = {"x_train": "y_train", "x": "y"}  # names of training rows -> of their classes
 
 
@@ -195,13 +197,13 @@ def _checked(y: np.ndarray, name: str, count: int) -> np.ndarray:
 
 
 def _raw(path: Path, stored: Stored, rows: str) -> Raw:
-    names = {role: f"{path}: {name}" for role, name in stored.names.items()}
-    x_train = _rows(stored.x_train, names["x_train"], rows)
+    called = {role: f"{path}: {name}" for role, name in stored.names.items()}
+    x_train = _rows(stored.x_train, called["x_train"], rows)
     x_test: Source = x_train[:0]
     if stored.x_test is not None:
-        x_test = _rows(stored.x_test, names["x_test"], rows)
+        x_test = _rows(stored.x_test, called["x_test"], rows)
     elif stored.y_train is not None:
-        x_train = _in_memory(sources.read(x_train), names["x_train"])
+        x_train = _in_memory(sources.read(x_train), called["x_train"])
     pixels = [are_pixels(x.dtype, x.shape[1:]) for x in (x_train, x_test)]
     if x_train.shape[1:] != x_test.shape[1:] or pixels[0] != pixels[1]:
         raise UserError(
@@ -209,9 +211,9 @@ def _raw(path: Path, stored: Stored, rows: str) -> Raw:
             f"are {x_test.dtype} {x_test.shape[1:]}; both need the same shape and "
             "must both be uint8 or both not"
         )
-    y_train, y_test, class_names = classes(stored, (len(x_train), len(x_test)), str(path))
+    y_train, y_test, names = classes(stored, (len(x_train), len(x_test)), str(path))
     y_test = np.zeros(0, np.int32) if y_test is None else y_test
-    schema, normal = Schema(classes=class_names), normal_classes(class_names)
+    schema, normal = Schema(classes=names), class_names.normals(names)
     notes = stored.notes + _meaning(stored.x_train, x_train.shape[1:], rows)
     if stored.x_train.dtype == np.uint8 and not pixels[0]:
         notes += (

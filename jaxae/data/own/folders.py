@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from jaxae.data.own.schema import normal_classes
+from jaxae.data.own import class_names
 from jaxae.errors import UserError, words
 
 SUFFIXES = (
@@ -71,9 +71,7 @@ def scan(folder: Path, keep_test: bool = False) -> Images:
         raise UserError(f"{folder} is not a folder; name one with images in it")
     layout = _layout(_unwrapped(folder))
     if not (layout.train or layout.valid or layout.test):
-        paths, notes = files(layout.root)
-        found = Images(paths, _classes(paths, layout.root), None, notes)
-        found = _with_note(found, _beside(found, layout.root))
+        found = _of_classes(layout.root)
     else:
         found = _of_parts(layout, keep_test)
     if not found.paths:
@@ -117,13 +115,28 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def _of_classes(root: Path) -> Images:
+    """The images of a folder without parts."""
+    paths, notes = files(root)
+    loose = sum(path.parent == root for path in paths)
+    if 0 < loose < len(paths):
+        notes += (
+            f"{root}: {loose} images beside the class folders are taken as the class {LOOSE!r}",
+        )
+    return Images(paths, [_class(path, root) for path in paths], None, notes)
+
+
 def _of_parts(layout: Layout, keep_test: bool) -> Images:
     """The images of train, valid and test."""
-    train, valid, test = (
-        [(path, root) for root in part for path in files(root)[0]]
-        for part in (layout.train, layout.valid, layout.test)
-    )
-    notes = tuple(note for part in layout[1:4] for root in part for note in files(root)[1])
+    notes = tuple[str, ...]()
+    parts: list[list[tuple[Path, Path]]] = []
+    for roots in (layout.train, layout.valid, layout.test):
+        parts.append([])
+        for root in roots:
+            paths, said = files(root)
+            parts[-1] += [(path, root) for path in paths]
+            notes += said
+    train, valid, test = parts
     kinds = [{_class(*image) for image in part} for part in (train, valid, test)]
     if test and train and all(path.parent == root for path, root in test):
         notes += (_unjudged(layout.test[0], "no subfolder for each class"),)
@@ -154,32 +167,16 @@ def _unjudged(test: Path, why: str) -> str:
     return f"{test} has {why}: it is left out; judge it with jaxae score once the run is finished"
 
 
-def _classes(paths: list[Path], root: Path) -> list[str]:
-    return [_class(path, root) for path in paths]
-
-
 def _class(path: Path, root: Path) -> str:
     """The name of the folder below the root."""
     names = path.relative_to(root).parts
     return printable(names[0]) if len(names) > 1 else LOOSE
 
 
-def _beside(found: Images, root: Path) -> str:
-    """A note if images are beside the class folders."""
-    loose = sum(path.parent == root for path in found.paths)
-    if loose in (0, len(found.paths)):
-        return ""
-    return f"{root}: {loose} images beside the class folders are taken as the class {LOOSE!r}"
-
-
-def _with_note(images: Images, note: str) -> Images:
-    return images._replace(notes=(*images.notes, note)) if note else images
-
-
 def _unwrapped(folder: Path) -> Path:
     """The folder, or the one that it merely wraps, as an unpacked archive often does."""
     inner = [path for path in _visible(folder) if path.is_dir() and _part(path) != "masks"]
-    if len(inner) != 1 or _part(inner[0]) or normal_classes((inner[0].name,)):
+    if len(inner) != 1 or _part(inner[0]) or class_names.normals((inner[0].name,)):
         return folder
     if any(_is_image(path) for path in _visible(folder) if path.is_file()):
         return folder

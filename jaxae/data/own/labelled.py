@@ -10,18 +10,26 @@ from jaxtyping import Bool, Int
 
 from jaxae.config import DataConfig
 from jaxae.data import sources, splits
-from jaxae.data.own import arrays, files, folders, images, labels, tables
-from jaxae.data.own.schema import Schema, normal_classes, numbered
+from jaxae.data.own import (
+    arrays,
+    class_names,
+    files,
+    folders,
+    images,
+    labels,
+    series,
+    tables,
+)  # fmt: skip
+from jaxae.data.own.lines import Rows
+from jaxae.data.own.schema import Schema, numbered
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, naming_input
-
-_ARRAYS = (".npz", ".npy")
 
 
 class Labelled(NamedTuple):
     """Rows to judge, with their classes."""
 
-    rows: files.Rows
+    rows: Rows
     class_id: Int[np.ndarray, " N"]
     y: Bool[np.ndarray, " N"]  # the truth, True = anomaly
     schema: Schema  # names the classes
@@ -48,7 +56,9 @@ def read(path: Path, schema: Schema, cfg: DataConfig, normal: tuple[str, ...] = 
     with naming_input(path):
         rows, (class_id, names), steps = _read(path, schema, cfg)
         of_file = dataclasses.replace(Schema(), classes=names)
-        raw = Raw(class_id[:0], None, class_id[:0], class_id, normal_classes(names), schema=of_file)
+        raw = Raw(
+            class_id[:0], None, class_id[:0], class_id, class_names.normals(names), schema=of_file
+        )
         present = np.unique(class_id).tolist()
         if len(present) < 2:
             raise UserError(
@@ -85,15 +95,15 @@ Labels = tuple[Int[np.ndarray, " L"], tuple[str, ...]]  # as `numbered` gives th
 
 def _read(
     path: Path, schema: Schema, cfg: DataConfig
-) -> tuple[files.Rows, Labels, Int[np.ndarray, "N W"] | None]:
+) -> tuple[Rows, Labels, Int[np.ndarray, "N W"] | None]:
     """Rows, the labels of rows or of steps, and the steps of each window."""
     if schema.kind == "images":
         found = folders.scan(path, keep_test=True)
         classes = numbered(np.array(found.classes), "the subfolders")
-        return files.Rows(images.decode(found.paths, schema), notes=found.notes), classes, None
-    if path.suffix.lower() in _ARRAYS or (path.is_dir() and arrays.holds_arrays(path)):
+        return Rows(images.decode(found.paths, schema), notes=found.notes), classes, None
+    if path.suffix.lower() in arrays.SUFFIXES or (path.is_dir() and arrays.holds_arrays(path)):
         x, classes = _arrays(path)
-        rows = files.windows_to_judge(path, schema, x) if schema.kind == "series" else files.Rows(x)
+        rows = series.windows_to_judge(path, schema, x) if schema.kind == "series" else Rows(x)
         return rows, classes, rows.steps
     if not schema.columns:
         raise UserError(

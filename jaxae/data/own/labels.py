@@ -18,16 +18,8 @@ _GOOD = (
     *("label", "labels", "classlabel", "groundtruth", "isanomaly", "anomaly", "anomalous"),
     *("anomalylabel", "isoutlier", "outlier", "isfraud", "fraud", "fraudulent", "isfault", "fault"),
     *("faulty", "isfailure", "failure", "machinefailure", "passfail", "isattack", "attack"),
-    *(
-        "isdefect",
-        "defect",
-        "defective",
-        "isabnormal",
-        "abnormal",
-        "isnormal",
-        "machinestatus",
-        "diagnosis",
-    ),
+    *("isdefect", "defect", "defective", "isabnormal", "abnormal", "isnormal", "machinestatus"),
+    "diagnosis",
 )
 _VAGUE = ("class", "target", "y")  # also the names of quantities
 # Names of columns that tell more about the label.

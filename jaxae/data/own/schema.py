@@ -108,8 +108,3 @@ def _ordered(names: list[str]) -> tuple[str, ...]:
     own = {int(name): name for name in names if name in map(str, range(len(names)))}
     others = iter(sorted({*names} - {*own.values()}, key=lambda name: (name not in known, name)))
     return tuple(own.get(i) or next(others) for i in range(len(names)))
-
-
-def normal_classes(names: tuple[str, ...]) -> tuple[int, ...]:
-    """The classes that are normal by their names; () = the names do not say."""
-    return class_names.normals(names)

@@ -251,7 +251,7 @@ def fit(table: Table, not_features: Roles, cfg: DataConfig, kind: str) -> Schema
     return Schema(kind, columns=tuple(columns), categories=tuple(categories))
 
 
-def of_numbers(table: Table) -> Schema:
+def _of_numbers(table: Table) -> Schema:
     """All columns as numbers, for detectors of arrays."""
     return Schema(columns=tuple(table.column_names), categories=((),) * table.num_columns)
 
@@ -418,9 +418,19 @@ def without_gaps(table: Table, schema: Schema) -> tuple[Table, int]:
     return table.filter(is_whole), int(np.sum(~is_whole))
 
 
-def filled(x: np.ndarray, median: np.ndarray) -> Float[np.ndarray, "N F"]:
-    """Rows with these medians [F] in place of values that are missing, NaN or infinite."""
-    return np.where(np.isfinite(x), x, median)
+def filled(x: np.ndarray, median: np.ndarray) -> tuple[Float[np.ndarray, "N F"], tuple[str, ...]]:
+    """Rows with these medians [F] in place of missing, NaN or infinite values, and their number."""
+    is_missing = ~np.isfinite(x)
+    if not is_missing.any():
+        return x, ()
+    note = f"{is_missing.sum()} missing values are filled with medians of the training rows"
+    return np.where(is_missing, median, x), (note,)
+
+
+def to_judge(table: Table, schema: Schema) -> tuple[Float[np.ndarray, "N F"], tuple[str, ...]]:
+    """The features of every row, filled as in training, and a line about the values filled."""
+    schema = schema if schema.columns else _of_numbers(table)
+    return filled(encode(table, schema), np.array(schema.fill))
 
 
 def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:

@@ -23,6 +23,11 @@ def runs(key: Int[np.ndarray, " T"]) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
+def longest(stretches: list[tuple[int, int]]) -> int:
+    """The steps of the longest stretch; 0 = there is none."""
+    return max((end - begin for begin, end in stretches), default=0)
+
+
 def order(group: Int[np.ndarray, " T"] | None, steps: int) -> Int[np.ndarray, " T"]:
     """Positions of the steps, those of a group together; groups by their first step."""
     if group is None:
