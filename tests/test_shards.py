@@ -96,7 +96,7 @@ def test_a_channel_may_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"x_train": None}, "neither x_train.npy and x_train-*.npy"),
+        ({"x_train": None}, "lacks x_train (or X)"),
         ({"x_train": X[:, 0]}, "both need the same shape"),
         ({"x_train": np.zeros((0, 8, 8, 1))}, "it must be [N, ...] with rows"),
         ({"x_train": X.astype(complex)}, "it must hold real numbers"),
@@ -129,7 +129,7 @@ def test_nan_in_a_file_is_refused_before_training(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(args.split())
     assert stop.value.code == 2
-    assert "nan" in capsys.readouterr().err
+    assert "a value is NaN or infinite in a training row" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
