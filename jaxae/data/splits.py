@@ -72,7 +72,7 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
         test = _balance(test, ~is_anomaly[test], cfg)
 
     unused = np.concatenate([valid, left_out])
-    fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, unused)
+    fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, unused, True)
     scaling = fit_scaling(cfg.scale, pool, fitted_on, raw.schema.features)
     data = _dataset(pool, is_anomaly, class_id, (train, valid, test), scaling)
     if cfg.corruption:
@@ -95,7 +95,7 @@ def _train_and_valid(
     kept = normals
     if cfg.contamination:
         kept = trimming.kept(pool, normals, cfg.contamination, cfg.split_seed)
-    left_out = np.setdiff1d(normals, kept)
+    left_out = np.setdiff1d(normals, kept, True)
     if cfg.valid == "test":
         return kept[: cfg.limit or None], test_normals, left_out
     train, valid = _hold_out(kept, None if group is None else group[kept], cfg)
@@ -311,7 +311,8 @@ def _hold_out(
     A row of several groups, group [N, G], is left out if only some of them are held out.
     """
     groups = np.arange(len(rows))[:, None] if group is None else group.reshape(len(rows), -1)
-    units = np.unique(groups[(groups == groups[:, :1]).all(axis=1), 0])
+    units = groups[(groups == groups[:, :1]).all(axis=1), 0]
+    units = units if group is None else np.unique(units)
     count = max(1, round(cfg.valid_fraction * len(units)))
     drawn = draw(len(units), count, cfg.split_seed, SplitDraw.HOLD_OUT)
     is_held = np.isin(groups, units[drawn])
