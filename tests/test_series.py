@@ -111,6 +111,25 @@ def test_values_that_are_no_time_stay(name, values, tmp_path):
     assert (name == "time") == any("does not rise" in note for note in raw.notes)
 
 
+def test_values_may_be_missing_in_a_series(tmp_path):
+    value = [None if i % 50 == 7 else np.sin(i) for i in range(300)]
+    columns = {"timestamp": 60 * np.arange(300), "value": value, "other": np.cos(np.arange(300))}
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    settings = {"name": f"series:{tmp_path / 't.parquet'}"}
+    with pytest.raises(UserError, match=r"value \(6 rows.*--data.missing median"):
+        data.raw(DataConfig(**settings))
+    raw = data.raw(DataConfig(**settings, missing="median"))
+    assert raw.schema.columns == ("value", "other")
+    assert raw.schema.time == ("timestamp",)
+
+
+def test_the_column_of_several_series_is_asked_for(tmp_path):
+    columns = {"v": np.sin(np.arange(300)), "KPI ID": np.repeat(["a1", "b2"], 150)}
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"with --data.group 'KPI ID'"):
+        data.raw(DataConfig(name=f"series:{tmp_path / 't.parquet'}"))
+
+
 def test_the_time_may_be_named_or_denied(tmp_path):
     path = write(tmp_path / "a.csv", columns(ramp=np.arange(STEPS), timestamp=np.arange(STEPS)))
     assert load(path).schema.time == ("timestamp",)

@@ -166,6 +166,58 @@ def test_files_that_are_no_table_are_refused(text, says, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", " "])
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("begin", ["row number", "name", "nothing"])
+def test_names_of_rows_may_have_no_name(begin, quote, separator, tmp_path):
+    """R writes rows with their names, and other programs end them with a separator."""
+    x = X if begin == "nothing" else [[f"car{i + 1}"[3 * (begin != "name") :], *row] for i, row in
+                                      enumerate(X.tolist())]  # fmt: skip
+    table = [[f"{quote}{cell}{quote}" if isinstance(cell, str) else cell for cell in row]
+             for row in x]  # fmt: skip
+    text = lines([f"{quote}{name}{quote}" for name in NAMES], table, separator)
+    if begin == "nothing":
+        first, *rows = text.splitlines()
+        text = "\n".join([first, *(row + separator for row in rows)])
+    (tmp_path / "t.txt").write_text(text)
+    raw = raw_of(tmp_path / "t.txt", ignore=("column0",) * (begin == "name"))
+    assert raw.schema.columns == tuple(NAMES)
+    np.testing.assert_array_equal(values_of(raw), SORTED)
+
+
+def test_names_in_a_comment_above_values_between_blanks(tmp_path):
+    np.savetxt(tmp_path / "t.txt", np.c_[X, Y], header=" ".join([*NAMES, "label"]))
+    raw = raw_of(tmp_path / "t.txt")
+    assert raw.schema.columns == tuple(NAMES)
+    np.testing.assert_array_equal(values_of(raw), SORTED)
+
+
+@pytest.mark.parametrize("last", [[1.5, 2.5, 3.5, 4.5], [1.5, "", "", ""]])
+@pytest.mark.parametrize("end", ["", ";;;\n;;;\n", ";;;\n\n;;;"])
+def test_lines_without_values_at_the_end_do_not_count(end, last, tmp_path):
+    (tmp_path / "t.csv").write_text(lines(NAMES, [*X.tolist(), last], ";") + end)
+    table, notes = tables.read(tmp_path / "t.csv")
+    assert table.num_rows == N + 1
+    assert table["a"][-1].as_py() == 1.5
+    assert table["d"].null_count == (last[-1] == "")
+    assert any("2 lines without any value" in note for note in notes) == bool(end)
+
+
+def test_numbers_stored_as_texts_are_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"a": X[:, 1], "b": X[:, 2].astype(str)}), path)
+    with pytest.raises(UserError, match=r"'b' holds numbers as texts.* store it as numbers"):
+        raw_of(path)
+
+
+def test_what_cannot_be_judged_is_named_with_its_row_and_what_helps(tmp_path):
+    schema = Schema("table", columns=("a",), categories=((),))
+    for cell, says in (("bad", "'bad' in row 2, not a number"), ("", "remove the rows; training")):
+        (tmp_path / "t.csv").write_text(f"a,b\n1.5,1\n2.5,1\n{cell},1\n")
+        with pytest.raises(UserError, match=says):
+            files.rows(tmp_path / "t.csv", schema)
+
+
 @pytest.mark.parametrize("one_hot", [False, True])
 @pytest.mark.parametrize(
     ("row", "says"),
@@ -304,6 +356,34 @@ def test_what_may_be_a_label_is_asked_for_with_commands_that_work(columns, tmp_p
     assert raw_of(path, label=name).is_labelled
     assert raw_of(path, label="none", one_hot=True).schema.columns == ("a", name)
     assert raw_of(path, ignore=(name,)).schema.columns == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("column7", np.where(Y == 1, np.where(X[:, 0] > 0, "neptune", "smurf"), "normal")),
+        ("Healthy", np.where(Y == 1, "N", "Y")),
+        ("passed", 1 - Y),
+    ],
+)
+def test_a_column_that_speaks_of_normals_is_no_feature_unless_asked_for(name, values, tmp_path):
+    parquet.write_table(pa.table({"a": X[:, 2], name: values}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=f"{name}' looks like a label"):
+        raw_of(tmp_path / "t.parquet", one_hot=True)
+
+
+def test_features_that_may_be_labels_or_identifiers_are_named(tmp_path):
+    number = np.random.default_rng(0).permutation(N) + 7
+    columns = {"a": X[:, 2], "Störung": Y, "Unit ID": number, "valid": number / 2}
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    raw = raw_of(tmp_path / "t.parquet")
+    assert raw.schema.columns == tuple(columns)
+    said = [note for note in raw.notes if "--data.label" in note or "--data.ignore" in note]
+    assert [name for name in columns if any(repr(name) in note for note in said)] == [
+        "Störung",
+        "Unit ID",
+    ]
+    assert raw_of(tmp_path / "t.parquet", label="Störung").is_labelled
 
 
 @pytest.mark.parametrize("position", [0, 4])

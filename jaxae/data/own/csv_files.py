@@ -74,6 +74,9 @@ def read(
         )
     if len(layout.names) == 1:
         rest = memoryview(bytes(rest).rstrip(b"\r\n"))
+    else:
+        rest, blank = _without_blank_end(rest, layout.separator)
+        notes += (f"{blank} lines without any value at the end are left out",) * (blank > 0)
     if not bytes(rest[:_HEAD]).strip(b"\r\n\t ,;|"):
         raise UserError("it holds no rows; write it again")
     table = arrow.read_csv(
@@ -140,7 +143,7 @@ def _layout(data: bytes, header: str, needed: frozenset[str]) -> Layout:
     if comment and needed <= {*comment.split(separator)} and _is_data(first):
         named = [name.strip() for name in comment.lstrip("# ").split(separator)]
         if len(named) == len(first) > 1:
-            return Layout(separator, _decimal(records), named, start, blanks)
+            return Layout("\t" if blanks else separator, _decimal(records), named, start, blanks)
     decimal = _decimal(records[1:] or records)
     if needed and needed <= {*first}:
         header = "yes"
@@ -152,6 +155,10 @@ def _layout(data: bytes, header: str, needed: frozenset[str]) -> Layout:
         except UserError:
             if not needed or not all(re.fullmatch(r"column\d+", name) for name in needed):
                 raise  # the training file had a header
+    notes = ("numbers are read with a decimal comma",) if decimal == "," else ()
+    if has_names and _lacks_one(first, rows):
+        first = [*first, ""] if not any(row[-1].strip() for row in rows) else ["", *first]
+        notes += ("the first line has one name fewer than the rows have values",)
     _check_width(first, rows if has_names else records, has_names)
     if not has_names and is_after_blank and len(first) == 1:
         raise UserError("it begins with an empty line; remove it, or name the column above it")
@@ -160,7 +167,6 @@ def _layout(data: bytes, header: str, needed: frozenset[str]) -> Layout:
         + _end_of_lines(memoryview(data)[start:], _lines_of_first(head, separator)) * has_names
     )
     names = first if has_names else [f"column{i}" for i in range(len(first))]
-    notes = ("numbers are read with a decimal comma",) if decimal == "," else ()
     return Layout("\t" if blanks else separator, decimal, names, begin, blanks, notes)
 
 
@@ -212,11 +218,15 @@ def _separator(head: str) -> tuple[str, bool]:
         fit = widths.count(width) / max(1, len(widths)) + (widths[:1] == [width])
         if width > 1 and fit > best + 0.2:  # the first of those that fit about as well
             best, found = fit, separator
-    if best < 1 and '"' not in head:  # none fits the first line
-        rows = _records(head, " ", blanks=True)
-        lengths = {len(row) for row in rows}
-        if len(lengths) == 1 and lengths != {1} and all(map(_has_number, rows[1:])):
-            return " ", True
+    if best < 1:  # none fits the first line
+        is_bare = '"' not in head
+        rows = _records(head, " ", blanks=is_bare)
+        lengths = {len(row) for row in rows[1:]} or {len(row) for row in rows}
+        fits = (
+            len(lengths) == 1 and {len(row) + one for row in rows[:1] for one in (0, 1)} & lengths
+        )
+        if fits and lengths != {1} and all(map(_has_number, rows[1:])):
+            return " ", is_bare
     return found, False
 
 
@@ -269,6 +279,16 @@ def _check_width(first: list[str], rows: list[list[str]], has_names: bool) -> No
             f"below have {usual} values; the first line must name every column: remove titles "
             "above it, add names that lack"
         )
+
+
+def _lacks_one(first: list[str], rows: list[list[str]]) -> bool:
+    """Whether rows end with a separator, or begin with their names or numbers, as R writes them."""
+    if len(first) < 2 or {len(row) for row in rows} != {len(first) + 1}:
+        return False
+    begin = [row[0].strip() for row in rows]
+    counts = all(map(_is_whole, begin)) and bool((np.diff(np.array(begin, float)) == 1).all())
+    are_names = len({*begin}) == len(begin) and not any(map(_is_number, begin))
+    return counts or are_names or not any(row[-1].strip() for row in rows)
 
 
 def _is_header(first: list[str], rows: list[list[str]]) -> bool:
@@ -369,6 +389,15 @@ def _lines_of_first(head: str, separator: str) -> int:
     except (csv.Error, StopIteration):
         return 1
     return reader.line_num
+
+
+def _without_blank_end(data: memoryview, separator: str) -> tuple[memoryview, int]:
+    """Without lines of separators alone at the end, as spreadsheets write them; their number."""
+    end = bytes(data[-_HEAD:])
+    kept = len(end.rstrip(separator.encode() + b'" \t\r\n'))
+    kept += _end_of_lines(memoryview(end)[kept:], 1)  # of the last line with values
+    blank = [line for line in end[kept:].splitlines() if line.strip()]
+    return (data[: len(data) - len(end) + kept], len(blank)) if blank else (data, 0)
 
 
 def _end_of_lines(data: memoryview, count: int) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from jaxae.data.own.schema import Schema, numbered
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, naming_input
 
+_IDENTIFIER = re.compile(r"(?<![a-zA-Z])(id|ID|Id|uid|UID|uuid|guid)(?![a-zA-Z])|[a-z](Id|ID)$")
 _FEW = 20  # rows of a table in which a column of even steps may be chance
 
 
@@ -45,10 +47,17 @@ def _without_gaps(table: tables.Table, schema: Schema) -> tuple[tables.Table, tu
 
 
 def _numbering(x: np.ndarray, names: list[str]) -> tuple[str, ...]:
-    """A line for each feature that rises or falls by the same amount from row to row."""
+    """A line for each feature that rises or falls evenly, or is called id and never repeats."""
     steps = np.diff(x[:_FEW], axis=0)
     even = (steps == steps[:1]).all(axis=0) & (steps[:1] != 0).any(axis=0)
-    return tuple(
+    identifiers = tuple(
+        f"the column {name!r} seems to identify rows: leave it out with --data.ignore "
+        f"{shlex.quote(name)} unless it was measured"
+        for j, name in enumerate(names)
+        if _IDENTIFIER.search(name) and not even[j] and len(np.unique(x[:, j])) == len(x) >= _FEW
+        if (x[:, j] % 1 == 0).all()
+    )
+    return identifiers + tuple(
         f"the column {names[j]!r} numbers the rows: unless it was measured, leave it out with "
         f"--data.ignore {shlex.quote(names[j])}"
         for j in np.flatnonzero(even)

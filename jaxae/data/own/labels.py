@@ -29,6 +29,7 @@ _SECOND = (
 )
 _MOST = 100  # the most classes that a column with a vague name may have
 _NEAR = 0.9  # correlation with the label from which a column is worth a line
+_FEW_BINARY = 3  # columns of two values that are named where no column is known as the label
 _IMPLIED, _ENOUGH = 0.99, 5  # or the share of rows with its rare value that have a rare label
 
 
@@ -78,7 +79,19 @@ def choose(columns: Columns, cfg: DataConfig, group: str, split: str) -> tuple[s
                 f"it is one, --data.ignore {shlex.quote(name)} to leave it out, or --data.label "
                 f"{NONE} if no column is a label"
             )
-    return "", notes
+    return "", notes + _perhaps_labels(names, columns)
+
+
+def _perhaps_labels(names: list[str], columns: Columns) -> list[str]:
+    """A line about numeric features that may be labels of an unknown name: they have two values."""
+    found = [name for name in names if len(_distinct(columns[name], most=2)) == 2]
+    if not 0 < len(found) <= _FEW_BINARY:
+        return []
+    return [
+        f"the column {name!r} holds two values and is a feature; if it is a label, add "
+        f"--data.label {shlex.quote(name)}"
+        for name in found
+    ]
 
 
 def _at_the_ends(names: list[str], columns: Columns) -> list[str]:
@@ -116,14 +129,14 @@ def _looks_like_label(column: Any) -> bool:
 
 def _tells_of_anomalies(name: str, column: Any) -> bool:
     """Whether a column of an unknown name holds classes by their names, or is called like one."""
-    values = _distinct(column, most=20)
+    values = _distinct(column, most=_MOST)
     texts = tuple(value for value in values if isinstance(value, str))
     if len(values) < 2:
         return False
-    if len(texts) == len(values):
-        sides = {class_names.side(text) for text in texts}
-        return sides >= {"normal", "anomalous"}
-    return {*values} <= {-1, 0, 1} and len(values) == 2 and class_names.side(name) == "anomalous"
+    if len(texts) == len(values) and any(map(class_names.side, texts)):
+        return True
+    is_binary = {*values} <= {-1, 0, 1} or len(texts) == len(values)
+    return len(values) == 2 and is_binary and class_names.side(name) != ""
 
 
 def _distinct(column: Any, most: int = 10_000) -> list[Any]:

@@ -27,6 +27,7 @@ _LIKE_NUMBERS = (
     r"^[+-]?((\d+|\d{1,3}([,' ]\d{3})+|)(\.\d*)?|(\d+|\d{1,3}([.' ]\d{3})+),\d+)"
     r"([eE][+-]?\d+)?\s?%?$"
 )
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _FEW = 20  # texts of a column that are categories, even if they look like numbers
 
 
@@ -247,7 +248,8 @@ def fit(table: Table, not_features: Roles, cfg: DataConfig, kind: str) -> Schema
         elif holds in ("number", "empty"):
             categories.append(())
         else:
-            raise _unusable(name, column, holds)
+            is_series = kind == "series" and not cfg.group
+            raise _unusable(name, column, holds, is_series and _may_group(column))
     return Schema(kind, columns=tuple(columns), categories=tuple(categories))
 
 
@@ -292,9 +294,18 @@ def _mixed(column: Any) -> tuple[int, str]:
     if share < 0.5 or pc.count_distinct(texts.filter(is_like)).as_py() <= _FEW:
         return -1, ""
     every = column.cast(pa.string())
-    is_number = pc.match_substring_regex(every, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+    is_number = pc.match_substring_regex(every, _NUMBER)
     row = pc.index(is_number, False).as_py()
     return row, every[row].as_py()
+
+
+def _are_numbers(column: Any) -> bool:
+    """Whether all texts are numbers, and too many for categories."""
+    from pyarrow import compute as pc
+
+    texts = pc.unique(column).drop_null()
+    is_number = pc.match_substring_regex(pc.utf8_trim_whitespace(texts), _NUMBER)
+    return len(texts) > _FEW and pc.all(is_number).as_py()
 
 
 def _refuse_unlike_categories(name: str, column: Any) -> None:
@@ -324,7 +335,12 @@ def _about_mixed(name: str, row: int, text: str) -> str:
     return f"{where}; correct the value, or leave it empty if it is missing"
 
 
-def _unusable(name: str, column: Any, kind: str) -> UserError:
+def _may_group(column: Any) -> bool:
+    """Whether few texts each stand in many lines, as the names of machines do."""
+    return 1 < len(column.unique()) <= len(column) // 10
+
+
+def _unusable(name: str, column: Any, kind: str, may_group: bool) -> UserError:
     quoted = shlex.quote(name)
     if kind == "text":
         row, text = _mixed(column)
@@ -332,20 +348,26 @@ def _unusable(name: str, column: Any, kind: str) -> UserError:
             ignore = f"or leave the column out with --data.ignore {quoted}"
             return UserError(f"{_about_mixed(name, row, text)}, {ignore}")
     example = next(value for value in column.to_pylist() if value is not None)
+    if kind == "text" and _are_numbers(column):
+        kind = "numbers as texts"
     remedies = [f"leave it out with --data.ignore {quoted}"]
+    if kind == "numbers as texts":
+        remedies = [f"store it as numbers, or {remedies[0]}"]
     if kind == "text":
         remedies += [
             "give every value its own column with --data.one-hot",
+            *[f"cut a series for each of its values with --data.group {quoted}"] * may_group,
             f"or make it the class with --data.label {quoted}",
         ]
     start = f"the column {name!r} holds {kind}, for example {str(example)[:40]!r}"
     return UserError(f"{start}; {', '.join(remedies)}")
 
 
-def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
+def encode(table: Table, schema: Schema, *, is_trained: bool = False) -> Float[np.ndarray, "N F"]:
     """The features of every row; a text column becomes one column for each known category.
 
     For any other text, all of these are 0. Missing values are NaN if the schema fills them.
+    `is_trained` rows are those to judge, for which it is too late to choose what fills them.
 
     Raises:
       UserError: a column is missing, has another type, or lacks values.
@@ -363,14 +385,28 @@ def encode(table: Table, schema: Schema) -> Float[np.ndarray, "N F"]:
         elif holds in ("number", "empty"):
             values = _numbers(column)[:, None]
         else:
-            raise UserError(f"the column {name!r} holds {holds}, not numbers as in training")
+            raise UserError(f"the column {name!r} {_unlike(column, holds)}")
         count = max(1, len(categories))
         x[:, first : first + count] = values
         first += count
         gaps += _gaps(name, column, values[:, 0])
     if gaps and schema.missing != "median":
-        raise _lacking(gaps, schema.missing)
+        raise _lacking(gaps, "trained" if is_trained else schema.missing)
     return x
+
+
+def _unlike(column: Any, holds: str) -> str:
+    """What a column holds in place of numbers: the first text that is none, and its row."""
+    from pyarrow import compute as pc
+
+    if holds == "text":
+        is_number = pc.match_substring_regex(pc.utf8_trim_whitespace(column), _NUMBER)
+        row = pc.index(is_number, False).as_py()
+        if row >= 0:
+            example = column[row].as_py()
+            return f"holds {example[:40]!r} in row {row}, not a number as in training; correct it"
+        return "holds numbers as texts; store them as numbers, as in training"
+    return f"holds {holds}, not numbers as in training"
 
 
 def _one_hot(column: Any, categories: tuple[str, ...]) -> np.ndarray:
@@ -395,6 +431,8 @@ def _lacking(gaps: list[tuple[str, int, int]], policy: str) -> UserError:
     columns = ", ".join(f"{name} ({n} rows, first {first})" for name, n, first in gaps[:_NAMED])
     more = f" and {len(gaps) - _NAMED} more" if len(gaps) > _NAMED else ""
     remedy = "fill them in, remove the rows, or leave columns out with --data.ignore"
+    if policy == "trained":
+        remedy = "fill them in or remove the rows; training with --data.missing median fills them"
     if policy == "refuse":
         remedy = (
             "fill them in, choose --data.missing median or drop, or leave columns out with "
@@ -430,7 +468,7 @@ def filled(x: np.ndarray, median: np.ndarray) -> tuple[Float[np.ndarray, "N F"],
 def to_judge(table: Table, schema: Schema) -> tuple[Float[np.ndarray, "N F"], tuple[str, ...]]:
     """The features of every row, filled as in training, and a line about the values filled."""
     schema = schema if schema.columns else _of_numbers(table)
-    return filled(encode(table, schema), np.array(schema.fill))
+    return filled(encode(table, schema, is_trained=True), np.array(schema.fill))
 
 
 def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:

@@ -83,7 +83,7 @@ def find(
             clocks.append(name)
         elif kind != "number":
             dates += [name] if _dates(table, name) is not None else []
-        else:
+        elif not table[name].null_count or _words(name) & _WORDS:  # values may be missing
             steps = np.diff(read(table, (name,))[order])[is_next]
             if _is_time(name, read(table, (name,)), steps):
                 numbers.append(name)
