@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.data.raw_data import place
 from jaxae.detectors import explanation
 
 
@@ -27,7 +28,7 @@ def test_the_worst_values_are_named_first_with_their_share():
     found = explanation.leading(residual, 2)
     np.testing.assert_array_equal(found.index[0], [[1, 2, 0], [3, 4, 0]])
     np.testing.assert_allclose(found.share, [[0.75, 0.25], [0, 0]])  # a flawless row has no worst
-    assert explanation.place(found.index[0, 0], (4, 5, 1)) == "1 2"
+    assert place(found.index[0, 0], (4, 5, 1)) == "1 2"
     assert explanation.leading(residual[:, :1, 0, 0], 3).share.shape == (2, 1)
 
 

@@ -376,7 +376,7 @@ def test_the_command_says_the_time_and_writes_it(tmp_path, capsys, monkeypatch):
             "r",
         ]
     )
-    assert "the time, 'timestamp', is left out of the values" in capsys.readouterr().out
+    assert "the time, 'timestamp', is not a feature" in capsys.readouterr().out
     cli.main(["score", "r", "a.csv", "--out", "o.csv"])
     found = csv.read_csv("o.csv")
     assert found["time"].to_pylist() == found["source"].to_pylist()

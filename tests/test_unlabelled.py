@@ -63,7 +63,7 @@ def run(tmp_path_factory):
 
 
 def strangest(report):
-    kinds = report["strangest_trained_rows"], report["strangest_held_out_rows"]
+    kinds = report["strangest_training_rows"], report["strangest_held_out_rows"]
     (first, one), (second, other) = (next(iter(kind.items())) for kind in kinds)
     return first if one > other else second
 
@@ -293,6 +293,6 @@ def test_files_without_labels_are_trained_on_reported_and_scored(
     if name.startswith("rows"):
         assert np.argmax(judged["score"]) == STRANGE
         assert strangest(report) == f"row {STRANGE}"
-    named = {**report["strangest_trained_rows"], **report["strangest_held_out_rows"]}
+    named = {**report["strangest_training_rows"], **report["strangest_held_out_rows"]}
     if name == "flat":
         assert named.keys() <= set(judged["source"])

@@ -17,6 +17,7 @@ from jaxae import detectors
 from jaxae.data import arrayfiles, sources
 from jaxae.data.own import files, tables
 from jaxae.data.own.lines import Rows
+from jaxae.data.raw_data import place
 from jaxae.detectors import calibration, explanation
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input, words
@@ -157,7 +158,7 @@ def _cells(columns: Columns, why: Explained, features: Sequence[str]) -> dict[st
         for k, (index, share) in enumerate(
             zip(worst.index.swapaxes(0, 1), worst.share.T, strict=True), start=1
         ):
-            cells[f"worst_{k}"] = [explanation.place(i, shape, features) for i in index]
+            cells[f"worst_{k}"] = [place(i, shape, features) for i in index]
             cells[f"share_{k}"] = [f"{s:.4g}" for s in share]
     return cells
 
@@ -176,7 +177,7 @@ def _describe(
     lines = [f"most anomalous rows, and the share of their squared error in single {kind}s:"]
     for i, row in enumerate(top):
         parts = [
-            f"{kind} {explanation.place(index, shape, features)}: {share:.1%}"
+            f"{kind} {place(index, shape, features)}: {share:.1%}"
             for index, share in zip(worst.index[i], worst.share[i], strict=True)
         ]
         lines.append(f"{row:>8} {judgement.score[row]:>10.4g}  {', '.join(parts)}")

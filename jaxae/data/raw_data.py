@@ -95,6 +95,17 @@ def scaled(x: Shaped[np.ndarray, "*S"], scaling: Scaling) -> Float[np.ndarray, "
     return np.clip(values, -FARTHEST, FARTHEST) if is_far else values
 
 
+def place(index: Sequence[int], shape: Shape, features: Sequence[str] = ()) -> str:
+    """The position of a value in a row as text, without the axis of a single channel: "12 7".
+
+    `features` are names along the last axis, if there are any.
+    """
+    if len(features) == shape[-1] and len(shape) <= 2:
+        return " ".join([*map(str, index[:-1]), features[int(index[-1])]])
+    shown = index[:-1] if len(shape) > 1 and shape[-1] == 1 else index
+    return " ".join(map(str, shown))
+
+
 def fit_scaling(how: str, x: Source, ids: np.ndarray, names: Sequence[str] = ()) -> Scaling:
     """Fit the shift and scale of x' = (x - shift) / scale on some rows.
 
@@ -189,8 +200,7 @@ def _refuse_erased(
     is_erased = ((width > 0) | ~np.isfinite(scale)) & ~(width >= _ERASED * scale)
     if is_erased.any():
         at = tuple(np.argwhere(is_erased)[0].tolist())
-        feature = names[at[-1]] if len(names) == width.shape[-1] else at[-1]
-        what = f"feature {feature!r}" if width.size > 1 else "a value"
+        what = f"feature {place(at[-1:], width.shape[-1:], names)}" if width.size > 1 else "a value"
         if not np.isfinite(largest[at]):
             raise UserError(
                 f"{what} is NaN or infinite in a training row; remove or fill such rows"

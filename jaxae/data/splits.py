@@ -275,7 +275,7 @@ def _by_elimination(raw: Raw) -> str:
     if not raw.schema.classes or not is_eliminated(raw.schema.classes):
         return ""
     names = ", ".join(repr(raw.schema.known_as(k)) for k in raw.normal)
-    return f"the class {names} is taken as normal because the others are called like anomalies"
+    return f"the class {names} is taken as normal because the other names are those of anomalies"
 
 
 def _open(raw: Raw, more: str = "") -> UserError:

@@ -21,8 +21,8 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
         return "data.valid = test calibrates on rows that are tested; use --data.valid holdout"
     if cfg.data.contamination:
         return (
-            "data.contamination leaves out rows by their values, and new rows are not chosen like "
-            "that; use --data.contamination 0"
+            "data.contamination leaves out rows by their values, but new rows are not filtered "
+            "that way; use --data.contamination 0"
         )
     series = cfg.data.name.startswith("series:") or cfg.data.window
     if series and not 0 < cfg.data.window <= cfg.data.stride:

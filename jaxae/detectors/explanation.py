@@ -1,6 +1,5 @@
 """Explanations: at which pixel, sample or feature of a row the reconstruction fails."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -68,14 +67,3 @@ def kind(cfg: config.ExperimentConfig, shape: Shape) -> str:
     if cfg.data.input != "none":
         return "cell"
     return _KINDS.get(len(shape), "value")
-
-
-def place(index: Int[np.ndarray, " A"], shape: Shape, features: Sequence[str] = ()) -> str:
-    """The position of a value in a row as text, without the axis of a single channel: "12 7".
-
-    `features` are names along the last axis, if there are any.
-    """
-    if len(features) == shape[-1] and len(shape) <= 2:
-        return " ".join([*map(str, index[:-1]), features[int(index[-1])]])
-    shown = index[:-1] if len(shape) > 1 and shape[-1] == 1 else index
-    return " ".join(map(str, shown))

@@ -12,6 +12,7 @@ from jaxae import scoring
 from jaxae.config import ExperimentConfig
 from jaxae.data import sources
 from jaxae.data.own.schema import Schema
+from jaxae.data.raw_data import place
 from jaxae.detectors import calibration, evaluation
 from jaxae.detectors.detector import Description, Detector, Scores
 from jaxae.detectors.judging import saturated, scores_of
@@ -66,9 +67,9 @@ def _refuse_far(data: Dataset) -> None:
     at = np.unravel_index(int(np.abs(x).argmax()), x.shape)
     shift, scale = (np.broadcast_to(part, x.shape[1:])[at[1:]] for part in data.scaling)
     names = data.schema.features if data.schema else []
-    feature = names[at[-1]] if len(names) == x.shape[-1] else int(at[-1])
     raise UserError(
-        f"feature {feature!r} is {x[at] * np.float64(scale) + shift:.6g} in a held-out row, "
+        f"feature {place(at[1:], x.shape[1:], names)} is "
+        f"{x[at] * np.float64(scale) + shift:.6g} in a held-out row, "
         f"{abs(x[at]):.0e} times its scale away from the training rows; remove such rows (is it a "
         "mark for missing values?) or label them as anomalies"
     )

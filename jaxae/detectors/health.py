@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxae import detectors, scoring
+from jaxae.data.raw_data import place
 from jaxae.detectors import evaluation
 from jaxae.methods import learners
 from jaxae.stats import curve
@@ -76,8 +77,7 @@ def overshadowed(x: Float[np.ndarray, " N *S"], names: list[str]) -> Iterator[st
     low, high = np.quantile(x.astype(np.float64), [0.05, 0.95], axis=0)
     bad = np.argwhere((high > low) & (high - low < OVERSHADOWED))
     if len(bad):
-        index = bad[0].tolist()
-        name = names[index[-1]] if len(names) == x.shape[-1] else " ".join(map(str, index))
+        name = place(bad[0], x.shape[1:], names)
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         yield (
             f"feature {name}{more}: nine in ten training rows differ by less than "

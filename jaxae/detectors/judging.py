@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 
 from jaxae import config, scoring
 from jaxae.data import inputs
-from jaxae.data.raw_data import FARTHEST, are_pixels, numbers, scaled
+from jaxae.data.raw_data import FARTHEST, are_pixels, numbers, place, scaled
 from jaxae.detectors import evaluation
 from jaxae.detectors.detector import Description, Detector, Judgement, units
 from jaxae.devices import parallel
@@ -129,8 +129,7 @@ def require(ok: np.ndarray, problem: str, first: int = 0, names: Sequence[str] =
     bad = np.flatnonzero(~ok.reshape(len(ok), -1).all(axis=1))
     if bad.size:
         at = np.argwhere(~ok[bad[0]])[0].tolist() if ok.ndim > 1 else []
-        value = names[at[-1]] if len(names) == ok.shape[-1] else " ".join(map(str, at))
-        where = f" in {value}" if at else ""
+        where = f" in {place(at, ok.shape[1:], names)}" if at else ""
         raise UserError(
             f"{bad.size} {problem}, first row {first + bad[0]}{where}; remove or fix them"
         )

@@ -10,8 +10,8 @@ from jaxae.storage import disk
 _METRICS = ("auroc", "average_precision", "f1", "recall", "precision", "fpr", "fpr_at_95_tpr")
 _LABEL_FREE = ("false_alarm_rate", "pseudo_auroc")
 _UNLABELLED = (
-    "No row had a label: all were taken as normal, and nothing is known of how many anomalies are "
-    "found. `pseudo_auroc` is the AUROC between held-out rows and anomalies made from them."
+    "No row had a label: all were taken as normal, so the share of anomalies that it finds is not "
+    "known. `pseudo_auroc` is the AUROC between held-out rows and pseudo-anomalies made from them."
 )
 
 
@@ -43,9 +43,9 @@ def make(detector: Detector, run: Path) -> dict[str, Any]:
 def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
     """The limits that users must know before they rely on a decision."""
     about = detector.about
-    unlabelled = report.get("labelled") is False
-    rows = "rows without labels, taken as normal" if unlabelled else "normal rows only"
-    quality = "evaluate it on labelled rows" if unlabelled else "see the AUROC"
+    labelled = report.get("labelled", True)
+    rows = "normal rows only" if labelled else "rows without labels, taken as normal"
+    quality = "see the AUROC" if labelled else "evaluate it on labelled rows"
     n = len(detector.decision.calibration)
     violated = calibration.why_no_guarantee(about.config)
     guarantee = (
@@ -58,7 +58,7 @@ def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
     )
     return [
         f"It was trained on {rows}: it flags rows that it reconstructs badly, for any reason.",
-        f"{n} {'rows' if unlabelled else 'normals'} calibrate its p-values. {guarantee}",
+        f"{n} {'normals' if labelled else 'rows'} calibrate its p-values. {guarantee}",
         f"A threshold with a guarantee does not make a bad detector good: {quality}.",
         *(f"Warning of the run: {warning}" for warning in report.get("warnings", [])),
     ]
@@ -88,7 +88,7 @@ def text(about: dict[str, Any]) -> str:
         title = "Metrics on the test rows" if labelled else "Without labels"
         lines += ["", f"Rows: {', '.join(rows)}.", "", f"## {title}", ""]
         if not labelled:
-            lines += [f"{_UNLABELLED} False alarms: {report['false_alarm_basis']}.", ""]
+            lines += [f"{_UNLABELLED} `false_alarm_rate`: {report['false_alarm_basis']}.", ""]
         lines += ["| metric | value | 95 % interval |", "| --- | --- | --- |"]
         for name in _METRICS if labelled else _LABEL_FREE:
             if report.get(name) is not None:

@@ -38,12 +38,8 @@ def finished(folder: Path) -> list[dict[str, Any]]:
         elif "report.json" in files:
             report = _report(path)
         if report:
-            names = (
-                *_COLUMNS,
-                "auroc_interval",
-                "labelled",
-                *(["members"] if "members" in report else []),
-            )
+            more = ["members"] if "members" in report else []
+            names = (*_COLUMNS, "auroc_interval", "labelled", *more)
             headline = {name: report.get(name) for name in names}
             entries.append(
                 {"run": str(path.relative_to(folder)), "ended": report["ended"], **headline}

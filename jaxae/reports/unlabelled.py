@@ -44,7 +44,7 @@ def make(
       "no_metrics", why there are none; the rate of false alarms, see `false_alarms`;
       "pseudo_auroc", the AUROC between held-out rows and pseudo-anomalies made from them, None for
       a single row; a summary of the held-out scores; the strangest rows by name; and
-      "contaminated", see `contaminated`.
+      "if_contaminated", see `contaminated`.
     """
     decision, held_out = detector.decision, scores.valid
     pseudo = None
@@ -53,16 +53,16 @@ def make(
         pseudo = float(label_free.auroc(of_pairs[None])[0])
     quantiles = np.quantile(held_out, [*_QUANTILES.values()]).tolist()
     return {
-        "no_metrics": "no labels: AUROC and other metrics need a labelled file: jaxae evaluate "
+        "no_metrics": "no labels, so no AUROC or other metrics; for labelled rows: jaxae evaluate "
         f"{shlex.quote(str(folder))} FILE",
         "n_calibration": len(decision.calibration),
         **false_alarms(decision, held_out, cfg.threshold.on == "train"),
         "p_value_flaw": calibration.why_no_guarantee(cfg) or None,
         "pseudo_auroc": pseudo,
         "held_out_scores": dict(zip(_QUANTILES, quantiles, strict=True)),
-        "strangest_trained_rows": strangest(scores.train, data.train.id, data.names),
+        "strangest_training_rows": strangest(scores.train, data.train.id, data.names),
         "strangest_held_out_rows": strangest(held_out, data.valid.id, data.names),
-        "contaminated": contaminated(decision),
+        "if_contaminated": contaminated(decision),
     }
 
 
@@ -85,9 +85,10 @@ def false_alarms(
     if is_trained or rank is None:
         rows = held_out if is_trained else np.asarray(decision.calibration)
         hits = int(np.sum(scoring.decide(decision, rows)))
-        whose = "held-out rows" if is_trained else "calibration rows, which also set it,"
-        return _rate(hits / len(rows), of_share(hits, len(rows)), f"share of the {whose} above it")
-    basis = f"the rank {rank(n):g} of the threshold among {n} calibration scores"
+        basis = f"Clopper-Pearson interval of {hits} of {len(rows)} "
+        basis += "held-out rows flagged" if is_trained else "rows that also set the threshold"
+        return _rate(hits / len(rows), of_share(hits, len(rows)), basis)
+    basis = f"Beta interval of the threshold's rank, {rank(n):.3g}, among {n} calibration scores"
     return _rate(rank(n) / (n + 1), rank_band(n, rank(n)), basis)
 
 

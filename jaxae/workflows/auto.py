@@ -47,8 +47,8 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     notes = [*raw.notes, *splits.class_notes(raw, cfg.data)]
     if dataset.left_out:
         notes.append(
-            f"data.contamination {cfg.data.contamination:g}: {dataset.left_out} rows taken as "
-            "normal, those that the others explain worst, are left out"
+            f"data.contamination {cfg.data.contamination:g}: the {dataset.left_out} rows that the "
+            "others explain worst are left out"
         )
     print(*notes, sep="\n", end="\n" if notes else "")
     if checks.open_fields(cfg):
@@ -150,7 +150,7 @@ def _print(
     """Print one line about the data and one about the choices."""
     kind = _KINDS.get(len(dataset.shape), "rows")
     counts = f"{len(dataset.train.x)} training, {len(dataset.valid.x)} held-out"
-    classes = "no labels, so all rows are taken as normal"
+    classes = "no labels: all rows are taken as normal"
     if raw.is_labelled:
         counts += f" and {len(dataset.test.x)} test"
         normal, anomaly = (

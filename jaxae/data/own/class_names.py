@@ -76,7 +76,7 @@ def normals(names: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def is_eliminated(names: tuple[str, ...]) -> bool:
-    """Whether the normal name is known only because the others are called like anomalies."""
+    """Whether the normal name is known only because the other names are those of anomalies."""
     return not _known_normals(names)
 
 

@@ -319,9 +319,9 @@ def _is_header(first: list[str], rows: list[list[str]]) -> bool:
         kind = "open"
     if kind == "open":
         raise UserError(
-            f"whether its first line ({', '.join(first)[:60]}) names the columns or is a row of "
-            "data is not known; add either --data.header yes or --data.header no, or write names "
-            "with letters above the rows"
+            f"it is open whether its first line ({', '.join(first)[:60]}) names the columns or is "
+            "a row; add either --data.header yes or --data.header no, or write names with letters "
+            "above the rows"
         )
     return kind == "names"
 

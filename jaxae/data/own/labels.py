@@ -1,4 +1,4 @@
-"""Which column of a table is the label, and which others tell what it tells."""
+"""Which column of a table is the label, and which others repeat it."""
 
 import re
 import shlex
@@ -153,7 +153,7 @@ def _distinct(column: Any, most: int = 10_000) -> list[Any]:
 
 
 def repeated(columns: Columns, label: str, names: list[str]) -> tuple[list[str], list[str]]:
-    """Columns that tell what the label tells, by their names or values, and lines about others.
+    """Columns that repeat the label, by their names or values, and lines about others.
 
     Args:
       columns: the columns of the table.
@@ -174,7 +174,7 @@ def repeated(columns: Columns, label: str, names: list[str]) -> tuple[list[str],
             elif _nearly_decides(codes != np.bincount(codes).argmax(), is_rare):
                 notes.append(
                     f"the column {name!r} nearly repeats the label {label!r}, or a part of it; "
-                    f"leave it out with --data.ignore {shlex.quote(name)} if it was made from it"
+                    f"leave it out with --data.ignore {shlex.quote(name)} if it was derived from it"
                 )
             elif _key(name) in _VAGUE:
                 notes.append(f"the column {name!r} is a feature; the label is {label!r}")

@@ -63,7 +63,7 @@ def of_table(
     elif cfg.corruption:  # all rows are normal
         y = np.zeros(table.num_rows, np.int32)
     else:
-        notes += ("no column is a label: all rows are taken as normal (--data.label names one)",)
+        notes += ("no label column was found; if there is one, name it with --data.label",)
     if roles.split:
         parts = tables.values(table, roles.split, tables.SPLIT).astype(str)
         is_test = np.char.lower(parts) == "test"
@@ -111,7 +111,7 @@ def of_several_classes(lines: Lines, cfg: DataConfig) -> Lines:
         raise UserError(
             f"all rows are of the class {name}, which is not normal; training needs normal rows"
         )
-    note = f"all rows are of the class {name}: they are taken as normal, without labels"
+    note = f"all rows are of the class {name}, so they are taken as normal, without labels"
     return lines._replace(
         y=None,
         is_test=None,
@@ -125,7 +125,10 @@ def unlabelled(lines: Lines) -> Raw:
     lines = lines if lines.x.ndim > 2 else filled(lines, np.ones(len(lines.x), bool))
     x, none, notes = lines.x, np.zeros(0, np.int32), lines.notes
     if lines.is_test is not None and lines.group is None:
-        notes = (*notes, "without labels there are no test rows: those are trained on as well")
+        notes = (
+            *notes,
+            "without labels there are no test rows: all rows are training rows",
+        )
     return Raw(x, None, x[:0], none, (), lines.group, lines.schema, notes, lines.names)
 
 
@@ -186,7 +189,7 @@ def _test_rows(
         is_test |= ~is_normal
         if given is not None:
             notes += (
-                f"no test row is an anomaly: the {anomalies} of the training rows are tested",
+                f"no test row is an anomaly: the {anomalies} among the training rows are tested",
             )
     if group is None and normals and not is_test[is_normal].any():
         count = max(1, round(cfg.test_fraction * normals))

@@ -74,7 +74,7 @@ def _in_order(steps: Lines, table: tables.Table, remedy: str) -> Lines:
     )
     notes = steps.notes
     if (np.diff(order) < 0).any():
-        notes += (f"the series of {steps.schema.group!r} take turns: each is put together",)
+        notes += (f"the groups of {steps.schema.group!r} take turns: the lines of each are joined",)
     is_next: np.ndarray = np.ones(len(x) - 1, bool)
     for key in (group, is_test):
         if key is not None:

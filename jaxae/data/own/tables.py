@@ -71,7 +71,7 @@ def read(
         raise UserError(f"{path} is not a table; name a file that ends in {', '.join(SUFFIXES)}")
     tables, notes = [], tuple[str, ...]()
     if partitions:
-        notes += (f"names of folders are not read as columns: {_listed(partitions)}",)
+        notes += (f"the names of folders are not read as columns: {_listed(partitions)}",)
     for file in files:
         try:
             table, said = _read_file(file, header, schema)
@@ -205,7 +205,7 @@ def roles(table: Table, cfg: DataConfig) -> Roles:
         repeats, said = labels.repeated(columns, label, names)
         left_out += repeats
         if repeats:
-            notes.append(f"left out, because they tell what the label tells: {_listed(repeats)}")
+            notes.append(f"left out because they repeat the label: {_listed(repeats)}")
         notes += said
     return Roles(label, cfg.group, split, tuple(left_out), tuple(notes))
 

@@ -94,14 +94,16 @@ def find(
     if dates and clocks and not np.any(read(table, columns) % 86400):
         columns += tuple(clocks[:1])
     notes = [_left_out(columns, found[1:])] if columns else []
-    notes += [f"the column {name!r} does not rise with the steps: it is a value" for name in unlike]
+    notes += [
+        f"the column {name!r} does not rise with the steps: it is a feature" for name in unlike
+    ]
     return Found(columns, tuple(found[1:]), tuple(notes))
 
 
 def _left_out(columns: tuple[str, ...], others: Iterable[str] = ()) -> str:
-    more = f", and so are the times {', '.join(map(repr, others))}" if others else ""
+    more = f", nor are the other times: {', '.join(map(repr, others))}" if others else ""
     is_time = " and ".join(map(repr, columns))
-    return f"the time, {is_time}, is left out of the values{more}"
+    return f"the time, {is_time}, is not a feature{more}"
 
 
 def read(table: tables.Table, columns: tuple[str, ...]) -> Float[np.ndarray, " T"]:

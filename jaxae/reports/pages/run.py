@@ -31,6 +31,11 @@ class Run(NamedTuple):
     calibration: Float[np.ndarray, " n"]
     schema: Schema
 
+    @property
+    def is_labelled(self) -> bool:
+        """Whether its rows have labels, as those of older versions do."""
+        return self.report.get("labelled", True)
+
 
 def read(folder: Path) -> Run:
     """The run in a folder.
@@ -41,11 +46,10 @@ def read(folder: Path) -> Run:
     if not (folder / files.REPORT).is_file() or not (folder / files.SCORES).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
     report = files.report(folder, "name", "threshold")
-    labelled = report.get("labelled", True)
+    labelled = files.is_labelled(folder)
     files.report(folder, *(("auroc",) if labelled else _LABEL_FREE))
     names = ("test", "test_y", "test_class_id", "test_is_anomaly")
-    given = [name for name in names if labelled or name in ("test", "test_is_anomaly")]
-    stored = files.scores(folder, *given)
+    stored = files.scores(folder, *(name for name in names if labelled or name not in _NO_TRUTH))
     if not labelled:
         stored |= {name: np.zeros(len(stored["test"]), kind) for name, kind in _NO_TRUTH.items()}
     for name, value in report.items():
@@ -63,17 +67,12 @@ def read(folder: Path) -> Run:
 # What the page of a run without labels shows.
 _LABEL_FREE = (
     *("false_alarm_rate", "false_alarm_rate_interval", "false_alarm_basis", "no_metrics"),
-    *("strangest_trained_rows", "strangest_held_out_rows", "contaminated"),
+    *("strangest_training_rows", "strangest_held_out_rows", "if_contaminated"),
 )
 _NO_TRUTH = {"test_y": bool, "test_class_id": int}  # held-out rows count as normal in the slider
 _NUMBERS = (
-    "false_alarm_rate",
-    "auroc",
-    "average_precision",
-    "f1",
-    "threshold",
-    "n_normal",
-    "n_anomaly",
+    *("auroc", "average_precision", "f1", "false_alarm_rate"),
+    *("threshold", "n_normal", "n_anomaly"),
 )
 
 
@@ -99,9 +98,8 @@ def _body(run: Run) -> Iterator[str]:
     names = ("dataset", "method", "score", "threshold_rule", "seed", "selected_by")
     settings = "; ".join(str(report[name]) for name in names if name in report)
     yield f'<p class="soft">{frame.text(settings)}</p>'
-    labelled = report.get("labelled", True)
-    yield frame.heads(_headline(report) if labelled else _label_free_headline(report))
-    if not labelled:
+    yield frame.heads(_headline(report) if run.is_labelled else _label_free_headline(report))
+    if not run.is_labelled:
         yield f"<p>{frame.text(report['no_metrics'])}</p>"
         if report.get("p_value_flaw"):
             words = f"The false-alarm rate is not guaranteed: {report['p_value_flaw']}"
@@ -109,11 +107,11 @@ def _body(run: Run) -> Iterator[str]:
     for words in report.get("warnings", []):
         yield f'<p class="warn">Warning: {frame.text(words)}</p>'
     yield from _thresholds(run)
-    if not labelled:
+    if not run.is_labelled:
         yield from _contaminated(report)
         yield from _strangest(report)
     yield from _cases(run)
-    if labelled:
+    if run.is_labelled:
         yield from _classes(run)
     yield from _curves(run)
     yield from _provenance(run)
@@ -132,36 +130,38 @@ def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _label_free_headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     interval = tables.interval(report["false_alarm_rate_interval"])
-    yield "False alarms", f"{report['false_alarm_rate']:.4f}", f"95 %: {interval}"
-    yield "Rests on", report.get("n_calibration", ""), report["false_alarm_basis"]
+    yield "False-alarm rate", f"{report['false_alarm_rate']:.4f}", f"95 %: {interval}"
+    yield "Calibration scores", report.get("n_calibration", ""), report["false_alarm_basis"]
     if report.get("pseudo_auroc") is not None:
-        note = "held-out rows against anomalies made from them"
-        yield "AUROC, pseudo-anomalies", f"{report['pseudo_auroc']:.4f}", note
+        note = "held-out rows against pseudo-anomalies made from them"
+        yield "Pseudo-AUROC", f"{report['pseudo_auroc']:.4f}", note
 
 
 def _contaminated(report: dict[str, Any]) -> Iterator[str]:
     """What anomalies among the calibration rows would change."""
-    rows = [(name, *map(tables.text, row.values())) for name, row in report["contaminated"].items()]
-    heads = ("anomalies, at worst with the highest scores", "clean threshold", "false alarms up to")
+    found = report["if_contaminated"].items()
+    rows = [(name, *map(tables.text, row.values())) for name, row in found]
+    heads = ("calibration rows that are anomalies", "clean threshold", "false-alarm rate at most")
     yield "<h2>If some calibration rows are anomalies</h2>"
     yield (
-        '<p class="soft">Without them the rule would set the clean threshold; anomalies between it '
-        "and the run's own are missed.</p>"
+        '<p class="soft">In the worst case they have the highest scores. Without them the rule '
+        "would set the clean threshold; anomalies that score between it and the run's threshold "
+        "are missed.</p>"
     )
-    yield frame.table("The threshold on contaminated rows", heads, rows)
+    yield frame.table("The threshold if calibration rows are anomalies", heads, rows)
 
 
 def _strangest(report: dict[str, Any]) -> Iterator[str]:
     """The rows with the highest scores, by name."""
     yield "<h2>Highest scores</h2>"
     yield (
-        '<p class="soft">Rows that were trained on score lower than new ones: compare them with '
-        "each other.</p>"
+        '<p class="soft">A row scores lower once it has been trained on: compare training rows only '
+        "with each other.</p>"
     )
-    kinds = {"strangest_trained_rows": "trained on", "strangest_held_out_rows": "held out"}
+    kinds = {"strangest_training_rows": "Training", "strangest_held_out_rows": "Held-out"}
     for key, kind in kinds.items():
         rows = [(name, tables.text(score)) for name, score in report[key].items()]
-        yield frame.table(f"Rows that were {kind}", ("row", "score"), rows)
+        yield frame.table(f"{kind} rows", ("row", "score"), rows)
 
 
 def cuts(run: Run) -> tuple[Float[np.ndarray, " K"], int]:
@@ -191,7 +191,7 @@ _LABEL_FREE_COUNTS = {
     "cut": "Threshold",
     "alpha": "Conformal alpha",
     "fp": "Held-out rows flagged",
-    "tn": "Held-out rows passed",
+    "tn": "Held-out rows not flagged",
     "fpr": "Share of held-out rows flagged",
 }
 _RING = '<circle class="mark" data-chart="{}" r="5"/>'
@@ -202,8 +202,7 @@ def _thresholds(run: Run) -> Iterator[str]:
     thresholds, own = cuts(run)
     histogram = detection.score_histograms(run.folder)
     ranking = detection.roc_and_precision_recall(run.folder)  # None without both classes
-    labelled = run.report.get("labelled", True)
-    groups = "normal and anomalous rows" if labelled else "rows trained on and held-out rows"
+    groups = "normal and anomalous rows" if run.is_labelled else "training and held-out rows"
     histogram_html = frame.figure(
         histogram,
         f"Histogram of the anomaly scores of {groups}, with the threshold",
@@ -220,7 +219,7 @@ def _thresholds(run: Run) -> Iterator[str]:
         '<button id="own" type="button">The run\'s own threshold</button>'
     )
     yield '<div class="counts" aria-live="polite">'
-    for key, name in (_COUNTS if labelled else _LABEL_FREE_COUNTS).items():
+    for key, name in (_COUNTS if run.is_labelled else _LABEL_FREE_COUNTS).items():
         yield f'<div>{name}<output id="{key}" for="threshold"></output></div>'
     yield "</div>"
     yield (
@@ -250,7 +249,7 @@ def _cases(run: Run) -> Iterator[str]:
     path = run.folder / "arrays/cases.npz"
     if not path.is_file():
         return
-    named = "class_id" if run.report.get("labelled", True) else "name"
+    named = "class_id" if run.is_labelled else "name"
     cases = files.arrays(path, "kind", "row", "score", named, "is_anomaly", "x", "x_hat")
     yield "<h2>Rows to look at</h2>"
     yield (
@@ -260,7 +259,7 @@ def _cases(run: Run) -> Iterator[str]:
     for kind in dict.fromkeys(cases["kind"].tolist()):
         mask = cases["kind"] == kind
         chosen = {name: cases[name][mask] for name in ("x", "x_hat", "score", "is_anomaly")}
-        if run.report.get("labelled", True):
+        if run.is_labelled:
             names = [
                 f"row {row}, class {run.schema.called(int(class_id))}"
                 for row, class_id in zip(cases["row"][mask], cases["class_id"][mask], strict=True)

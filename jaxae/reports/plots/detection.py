@@ -15,7 +15,7 @@ _BINS = 60
 def score_histograms(run_dir: Path):
     """Scores of normal rows (train, validation, test) and of anomalies, with the threshold.
 
-    Without labels, of rows that were trained on and of held-out rows.
+    Without labels, scores of training and held-out rows.
 
     Bars are shares of a group's rows, so that groups of different size can be compared; bins are
     logarithmic if the scores are positive and span more than a factor of 30. The report's warnings
@@ -27,7 +27,7 @@ def score_histograms(run_dir: Path):
     train, valid = (data.get(part, np.empty(0)) for part in ("train", "valid"))
     if y is None:
         groups = [
-            ("rows trained on", train, {"color": style.GREY, **outline}),
+            ("training rows", train, {"color": style.GREY, **outline}),
             ("held-out rows", data["test"], {"color": style.BLUE, "alpha": 0.55}),
         ]
     else:

@@ -104,10 +104,10 @@ def _least(key: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
 
 
 def _rows_to_look_at(context: Context) -> Findings:
-    """The highest scores of rows that were trained on and of held-out rows, and borderline rows."""
+    """The highest scores of training and held-out rows, and held-out rows near the threshold."""
     data, (train, valid, _) = context.data, context.scores
     chosen = {
-        "highest scores of rows that were trained on": (data.train, train, _least(-train)),
+        "highest scores of training rows": (data.train, train, _least(-train)),
         "highest scores of held-out rows": (data.valid, valid, _least(-valid)),
         "held-out rows near the threshold": (
             data.valid, valid, _least(np.abs(valid - context.threshold)),
