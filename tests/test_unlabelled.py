@@ -181,7 +181,7 @@ def test_the_rate_of_other_rules_is_a_share_of_rows():
     said = unlabelled.false_alarms(decision, scores, False)
     assert said["false_alarm_rate"] == 3 / 20
     assert said["false_alarm_rate_interval"] == list(intervals.of_share(3, 20))
-    assert "also set it" in said["false_alarm_basis"]
+    assert "also set the threshold" in said["false_alarm_basis"]
     held_out = np.arange(10, 20, dtype=np.float32)
     said = unlabelled.false_alarms(decision, held_out, True)
     assert said["false_alarm_rate"] == 3 / 10

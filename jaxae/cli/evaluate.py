@@ -36,10 +36,10 @@ def evaluate(
 
     Args:
       run: the run folder, or a detector's folder
-      file: as the run was trained on (a table, a series, a folder of images, an .npz), with labels
+      file: labelled rows, as the run was trained on: a table, a series, a folder of images, an .npz
       label: the column of the classes; auto = recognised by its name, as in training
-      normal: names or numbers of the classes that count as normal; none = as in training
-      anomaly: those that count as anomalies; none = all others
+      normal: names or numbers of the classes that count as normal; by default as in training
+      anomaly: names or numbers of the classes that count as anomalies; by default all others
       json: print the result as JSON
       out: a .json to write
     """

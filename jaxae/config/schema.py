@@ -41,8 +41,8 @@ class DataConfig:
 
     name: str = "digits"
     """digits, mnist, fashion_mnist or ecg5000; npz:FILE; npy:FOLDER (may be larger than memory);
-    table:FILE (CSV or Parquet); images:FOLDER; series:FILE; or just a file or folder, whose name
-    then decides its kind"""
+    table:FILE (CSV, Parquet, ARFF or .ts); images:FOLDER; series:FILE; or just a file or folder,
+    whose name then decides its kind"""
     dir: Annotated[str, Fact.FREE] = ""
     """folder with the raw files (mnist/, ...); "" = $JAXAE_DATA_DIR if set, else download"""
     rows: Literal["auto", "images", "series"] = "auto"
@@ -59,7 +59,7 @@ class DataConfig:
     split: Literal["official", "random"] = "official"
     """official = the source's own train and test rows; random = pool both and draw them again"""
     test_fraction: Share = 0.2
-    """share of the rows that go to the test set if split = random"""
+    """share of rows drawn as test rows, if split = random or your own files do not define them"""
     split_seed: Seed = 21
     """seed of every draw of rows; runs that differ only in --seed share one split"""
     valid: Literal["holdout", "test"] = "holdout"
@@ -68,8 +68,8 @@ class DataConfig:
     valid_fraction: Share = 0.1
     """share of the normal training rows that is held out for validation"""
     contamination: Minority = 0.0
-    """share of the rows taken as normal that are anomalies in truth: as many rows, those that the
-    others explain worst, are left out of training and validation; see docs/own_data.md"""
+    """share of the rows taken as normal that are in fact anomalies; the same share of rows, those
+    that the others explain worst, is left out of training and validation (docs/own_data.md)"""
     scale: Annotated[Literal["none", "minmax", "standard", "auto"], Fact.FROM_ROWS] = "none"
     """scaling, fitted on the training rows only; auto = chosen by their range"""
     input: Annotated[str, Fact.FROM_ROWS] = "none"
@@ -78,18 +78,18 @@ class DataConfig:
     limit: Annotated[int, zero_or(2, "all")] = 0
     """use at most this many training rows; 0 = all"""
     label: str = "auto"
-    """table, series: the class column; auto = a column named label, anomaly, class, ...; none = no
-    column"""
+    """table, series: the column of the classes; auto = recognised by its name (label, anomaly,
+    class, ...); none = there is none"""
     header: Literal["auto", "yes", "no"] = "auto"
     """CSV: whether the first line names the columns; auto = by comparing it with the rows below"""
     missing: Literal["refuse", "median", "drop"] = "refuse"
-    """table, series: missing values: refuse; median = fill with the medians of the training rows;
-    drop = leave such rows out of training and test"""
+    """table, series: what to do with missing values: refuse the file; median = fill them with the
+    medians of the training rows; drop (table) = leave their rows out of training and test"""
     group: str = ""
     """table, series: column of groups, each trained on, held out or tested as a whole (a column
     `split` decides which rows are test rows)"""
     time: str = "auto"
-    """series: the column of its time, which is no value; "" = none; auto = a column of dates, or of
+    """series: the time column, which is not a feature; "" = none; auto = a column of dates, or of
     rising numbers called time, timestamp, date, ..."""
     ignore: tuple[str, ...] = ()
     """table, series: columns to leave out"""

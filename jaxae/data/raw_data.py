@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -95,7 +95,9 @@ def scaled(x: Shaped[np.ndarray, "*S"], scaling: Scaling) -> Float[np.ndarray, "
     return np.clip(values, -FARTHEST, FARTHEST) if is_far else values
 
 
-def place(index: Sequence[int], shape: Shape, features: Sequence[str] = ()) -> str:
+def place(
+    index: Sequence[SupportsIndex] | np.ndarray, shape: Shape, features: Sequence[str] = ()
+) -> str:
     """The position of a value in a row as text, without the axis of a single channel: "12 7".
 
     `features` are names along the last axis, if there are any.

@@ -155,8 +155,8 @@ def _strangest(report: dict[str, Any]) -> Iterator[str]:
     """The rows with the highest scores, by name."""
     yield "<h2>Highest scores</h2>"
     yield (
-        '<p class="soft">A row scores lower once it has been trained on: compare training rows only '
-        "with each other.</p>"
+        '<p class="soft">Training rows score lower than new rows, because they were trained on: '
+        "compare them with each other only.</p>"
     )
     kinds = {"strangest_training_rows": "Training", "strangest_held_out_rows": "Held-out"}
     for key, kind in kinds.items():
