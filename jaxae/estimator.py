@@ -164,6 +164,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         make = functools.partial(splits.all_normals if self.alpha is None else splits.of_normals, x)
         span = auto.in_floats(sources.span(x))
         cfg, data = auto.settle_rows(asked, x.shape[1:], span, make)
+        auto.require_variation(x, "X")
         within = sources.within(sources.span(data.train.x), 0.0, 1.0)
         if cfg.train.noise_std and not within and "train.noise_clip" not in (self.settings or {}):
             cfg = checks.replaced(cfg, "train.noise_clip", False)  # the default suits rows within

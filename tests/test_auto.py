@@ -113,6 +113,18 @@ def test_a_score_is_chosen_by_the_shape_and_the_rule(shape, n, rule, expected, t
     assert settled(path, threshold__rule=rule)[0].score == expected
 
 
+@pytest.mark.parametrize(("copies", "expected"), [(1, "row_nearest"), (2, "row_nearest"),
+                                                  (9, "mse+row_nearest")])  # fmt: skip
+def test_rows_that_repeat_others_are_not_judged_by_neighbours_alone(
+    copies, expected, tmp_path, capsys
+):
+    x = np.random.default_rng(0).random((180 // copies, 3), np.float32).repeat(copies, axis=0)
+    np.savez(tmp_path / "x.npz", x_train=x)
+    path, rule = tmp_path / "x.npz", "conformal:0.05"
+    assert settled(path)[0].score == expected
+    assert settled(path, threshold__rule=rule)[0].score == ("mse" if copies > 2 else expected)
+
+
 def test_every_choice_can_be_set(tmp_path, capsys):
     path = stored(tmp_path / "x.npz", 5 * uniform(8))
     mine = {"method": "dense", "data__scale": "minmax", "model__output_activation": "tanh",

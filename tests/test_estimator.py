@@ -231,3 +231,12 @@ def test_rows_that_cannot_be_judged_are_value_errors(fitted):
             fitted.predict(bad)
     with pytest.raises(UserError, match="n_samples = 2"):
         AutoencoderDetector().fit(rows(2))
+
+
+def test_tables_of_few_categories_are_fitted_and_equal_rows_are_refused():
+    """Every row repeats others, so that the distance to neighbours is 0 for all of them."""
+    rows = np.eye(5)[np.arange(80) % 4]
+    detector = AutoencoderDetector(settings={"train.epochs": 2}).fit(rows)
+    assert detector.predict(np.eye(5)).tolist() == [1, 1, 1, 1, -1]
+    with pytest.raises(UserError, match="rows are equal"):
+        AutoencoderDetector().fit(np.ones((30, 3)))

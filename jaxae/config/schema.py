@@ -273,8 +273,9 @@ class ExperimentConfig:
     """seed of initial weights, row order and noise"""
     score: Annotated[str, Fact.FREE, Fact.FROM_ROWS] = "mse"
     """name of a score, or several joined by + for their sum or ^ for the largest (each standardised
-    on validation rows first); auto = row_nearest for vectors, mse^row_nearest^row_pca for series,
-    mse+row_pca or mse+row_knn for images, or mse for many rows or if the rule needs one score"""
+    on validation rows first); auto = row_nearest for vectors, mse+row_nearest for repeated ones,
+    mse^row_nearest^row_pca for series, mse+row_pca or mse+row_knn for images, or mse for many rows
+    or if the rule needs one score"""
     score_dtype: Annotated[Literal["float32", "bfloat16"], Fact.FREE] = "float32"
     """dtype of activations in scoring; in training it is --model.compute-dtype"""
     ensemble: Positive = 1

@@ -3,6 +3,7 @@
 The choices depend on the training rows alone, never on the test rows or their classes.
 """
 
+import collections
 import dataclasses
 import functools
 import math
@@ -30,6 +31,7 @@ EPOCHS, LONGEST, ALL_STEPS = 30, 200, 1600
 _SIMPLE = "mse"
 _FEW = 500  # training images, of which neighbours say less than principal components
 _KEPT = 10_000_000  # the most values of training rows that a detector keeps to find neighbours
+_REPEATED = 0.95  # share of training rows
 _LARGE = 16  # the fewest pixels on each side for which an image is divided into cells of 4 x 4
 _KINDS = {1: "vectors", 2: "series", 3: "images"}
 
@@ -43,7 +45,7 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     raw = data.raw(cfg.data)
     shape, span = tuple(raw.x_train.shape[1:]), in_floats(sources.span(raw.x_train))
     settled, dataset = settle_rows(cfg, shape, span, functools.partial(splits.make, raw))
-    _require_variation(dataset.train.x, cfg.data.name)
+    require_variation(dataset.train.x, cfg.data.name)
     notes = [*raw.notes, *splits.class_notes(raw, cfg.data)]
     if dataset.left_out:
         notes.append(
@@ -66,9 +68,10 @@ def settle_rows(
     in [0, 1] with at least 16 pixels on each side, else none. Output: sigmoid if the scaled rows
     are in [0, 1], else linear. Code: a quarter of a row's values, at most 32. Batch: the largest
     power of two up to 128 that gives eight steps per epoch. Epochs: 30, or as many as give 1,600
-    steps, at most 200. Score: row_nearest for vectors, mse^row_nearest^row_pca for series,
-    mse+row_pca for up to 500 images, else mse+row_knn; but mse if the training rows have more than
-    ten million values, or if the guarantee of the threshold rule would be lost.
+    steps, at most 200. Score: row_nearest for vectors, mse+row_nearest if nearly all of
+    them have two equal ones; mse^row_nearest^row_pca for series, mse+row_pca for up to 500 images,
+    else mse+row_knn; but mse if the training rows have more than ten million values, or if the
+    guarantee of the threshold rule would be lost.
 
     Args:
       cfg: may contain `auto`.
@@ -101,7 +104,7 @@ def settle_rows(
     choose("train.batch_size", min(BATCH, 1 << (max(n // STEPS, 1).bit_length() - 1)))
     steps = ceil_div(n, cfg.train.batch_size)
     choose("train.epochs", max(EPOCHS, min(LONGEST, ceil_div(ALL_STEPS, steps))))
-    choose("score", _score(cfg, dataset.train.x.shape))
+    choose("score", _score(cfg, dataset.train.x))
     return cfg, dataset
 
 
@@ -110,8 +113,8 @@ def in_floats(span: sources.Span) -> sources.Span:
     return tuple(numbers(np.array(span)))
 
 
-def _require_variation(x: Source, name: str) -> None:
-    """Refuse training rows that are all equal; rows that are not in memory are not looked at."""
+def require_variation(x: Source, name: str) -> None:
+    """Raise a `UserError` if training rows in memory are all equal."""
     if sources.is_resident(x) and (x == x[:1]).all():
         raise UserError(
             f"{name}: all {len(x)} training rows are equal, so nothing can be learnt of how normal "
@@ -128,16 +131,27 @@ def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:
     return "standard" if unbounded and len(shape) != 3 else "minmax"
 
 
-def _score(cfg: ExperimentConfig, shape: Shape) -> str:
+def _score(cfg: ExperimentConfig, x: Source) -> str:
     """The best score of rows [N, *S], unless it keeps too many or voids a rule's guarantee."""
+    shape = x.shape
     images = "mse+row_pca" if shape[0] <= _FEW else "mse+row_knn"
     best = {2: "row_nearest", 3: "mse^row_nearest^row_pca", 4: images}.get(
         len(shape), "mse+row_knn"
     )
+    if best == "row_nearest" and _repeat(x):  # which is 0 for them
+        best = "mse+row_nearest"
     with_best = dataclasses.replace(cfg, score=best)
     rule = scoring.rule(cfg.threshold.rule)
     voids = rule.exchangeable and calibration.why_no_guarantee(with_best)
     return _SIMPLE if math.prod(shape) > _KEPT or voids else best
+
+
+def _repeat(x: Source) -> bool:
+    """Whether nearly all rows in memory have two equal ones, as rows of a few categories do."""
+    if not sources.is_resident(x) or x.size > _KEPT:
+        return False
+    counts = np.array([*collections.Counter(row.tobytes() for row in x).values()])
+    return bool(counts[counts > 2].sum() >= _REPEATED * len(x))
 
 
 def _print(

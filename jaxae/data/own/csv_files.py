@@ -155,7 +155,9 @@ def _layout(data: bytes, header: str, needed: frozenset[str]) -> Layout:
         except UserError:
             if not needed or not all(re.fullmatch(r"column\d+", name) for name in needed):
                 raise  # the training file had a header
-    notes = ("numbers are read with a decimal comma",) if decimal == "," else ()
+    notes = tuple[str, ...]()
+    if decimal == ",":
+        notes += ("numbers are read with a decimal comma",)
     if has_names and _lacks_one(first, rows):
         first = [*first, ""] if not any(row[-1].strip() for row in rows) else ["", *first]
         notes += ("the first line has one name fewer than the rows have values",)

@@ -85,7 +85,7 @@ def choose(columns: Columns, cfg: DataConfig, group: str, split: str) -> tuple[s
 def _perhaps_labels(names: list[str], columns: Columns) -> list[str]:
     """A line about numeric features that may be labels of an unknown name: they have two values."""
     found = [name for name in names if len(_distinct(columns[name], most=2)) == 2]
-    if not 0 < len(found) <= _FEW_BINARY:
+    if not 0 < len(found) <= min(_FEW_BINARY, len(names) / 2):
         return []
     return [
         f"the column {name!r} holds two values and is a feature; if it is a label, add "
