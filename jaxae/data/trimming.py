@@ -1,8 +1,8 @@
 """Leaving out training rows that are taken as normal but unlike the others, before training.
 
-Only rows decide, no model of the run: a pure function, as the splits are. On 22 tables of ADBench
-this was better than leaving out the rows with the largest distance to a neighbour or the largest
-score by folds of a first training: see docs/own_data.md.
+Only rows decide, no model of the run: a pure function, as the splits are. On tables of ADBench this
+was better than leaving out the rows with the largest distance to a neighbour or the largest
+out-of-fold score of a first training.
 """
 
 import numpy as np
