@@ -128,9 +128,11 @@ def text(summary: dict[str, Any]) -> str:
         f"{used['valid']} validation, {used['test']} test",
     ]
     if not summary["labelled"]:
+        left = rows["train"] - used["train"] - used["valid"]
+        left_out = f", {left} left out" if left else ""
         lines[1:] = [
             f"  no labels: all {rows['train']} rows are taken as normal, {used['train']} to train "
-            f"on, {used['valid']} held out to set the threshold"
+            f"on, {used['valid']} held out to set the threshold{left_out}"
         ]
     lines += [f"  {note}" for note in summary["notes"]]
     for entry in summary["classes"]:

@@ -57,7 +57,7 @@ def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
         )
     )
     return [
-        f"It was trained on {rows}: it flags rows that it reconstructs badly, for any reason.",
+        f"It was trained on {rows}: it flags rows that are unlike these, for any reason.",
         f"{n} {'normals' if labelled else 'rows'} calibrate its p-values. {guarantee}",
         f"A threshold with a guarantee does not make a bad detector good: {quality}.",
         *(f"Warning of the run: {warning}" for warning in report.get("warnings", [])),

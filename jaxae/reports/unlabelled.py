@@ -53,7 +53,7 @@ def make(
         pseudo = float(label_free.auroc(of_pairs[None])[0])
     quantiles = np.quantile(held_out, [*_QUANTILES.values()]).tolist()
     return {
-        "no_metrics": "no labels, so no AUROC or other metrics; for labelled rows: jaxae evaluate "
+        "no_metrics": "No labels, so no AUROC or other metrics; for labelled rows: jaxae evaluate "
         f"{shlex.quote(str(folder))} FILE",
         "n_calibration": len(decision.calibration),
         **false_alarms(decision, held_out, cfg.threshold.on == "train"),
