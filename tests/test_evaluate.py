@@ -83,6 +83,7 @@ def test_the_normal_class_is_chosen_and_never_guessed(folder, capsys):
         ({}, [], "no column holds the classes; add one"),
         ({"id": np.arange(80)}, [], "name one with --label (of id)"),
         ({"kind": ["fine"] * 80}, ["--label", "kind"], "metrics need normals and anomalies"),
+        ({"kind of": ["ok", "nok"] * 40}, [], "add --label 'kind of' if it is one"),
         ({}, ["--label", "c0"], "is a value that the detector reads"),
         ({"kind": ["fine", ""] * 40}, ["--label", "nothing"], "--label names the column 'nothing'"),
         ({}, ["--out", "x.csv"], "--out x.csv cannot be written; name a .json"),
@@ -178,3 +179,12 @@ def test_arrays_have_the_classes_beside_them(is_folder, tmp_path):
     np.testing.assert_array_equal(labelled.read(tested, schema, DataConfig()).y, y[10:])
     with pytest.raises(UserError, match=r"no array holds classes; name them y beside X"):
         labelled.read(save("none", X=x), schema, DataConfig())
+
+
+def test_rows_that_were_trained_on_are_said(folder, capsys):
+    """An anomaly among them is its own neighbour, so that metrics are not those of new rows."""
+    kind = np.repeat(["fine", "broken"], [70, 10])
+    write(folder / "trained.csv", **columns(), kind=kind)
+    for name, is_said in (("trained", True), ("labelled", False)):
+        found = evaluated(folder, folder / f"{name}.csv", "--label", "kind", capsys=capsys)
+        assert any("72 of 80 rows seem to be training rows" in n for n in found["notes"]) == is_said

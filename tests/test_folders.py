@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxae import data
 from jaxae.config import DataConfig
-from jaxae.data.own import files, folders
+from jaxae.data.own import files, folders, images
 from jaxae.data.own.schema import from_dict
 from jaxae.errors import UserError
 
@@ -338,6 +338,18 @@ def test_depth_that_is_lost_is_said_and_no_grey_values_are_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp"])
+def test_images_that_are_not_read_are_said(suffix, tmp_path):
+    pages = [Image.fromarray(np.full((9, 9), 40 * i, np.uint8)) for i in range(1, 4)]
+    pages[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / f"b{suffix}")
+    paths = [tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"]
+    schema, notes = images.fit(paths, 0)
+    assert any("1 files hold several images, of which the first is read" in n for n in notes)
+    first, second = images.decode(paths, schema).astype(int)
+    assert np.abs(first - second).max() <= 3
+
+
 def test_palettes_with_transparency_are_read_without_warnings(tmp_path):
     palette = Image.fromarray(picture(0)).convert("P")
     palette.info["transparency"] = bytes(range(256))

@@ -90,6 +90,16 @@ def test_a_column_may_say_which_rows_are_tested(folder):
     assert raw.schema.columns == ("width", "height")
 
 
+def test_validation_rows_join_the_training_rows_and_torn_groups_are_counted(folder):
+    part = np.array(["Train", "test", "val"])[np.arange(60) % 3]
+    write_csv("parts.csv", split=part, patient=np.arange(60) // 4)
+    raw = data.raw(DataConfig(**PLAIN | {"name": "parts.csv", "group": "patient"}))
+    np.testing.assert_array_equal(raw.x_test[:, 0], columns()["width"][1::3])
+    assert raw.schema.columns == ("width", "height")
+    assert any("val join the training" in note for note in raw.notes)
+    assert any("15 groups have rows in both" in note for note in raw.notes)
+
+
 def test_texts_become_a_column_for_each_value_and_new_ones_are_none_of_these(folder):
     raw = data.raw(DataConfig(**PLAIN | {"ignore": ("machine",), "one_hot": True}))
     assert raw.schema.features == ["width", "height", "colour=blue", "colour=green", "colour=red"]

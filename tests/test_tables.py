@@ -210,6 +210,17 @@ def test_numbers_stored_as_texts_are_named(tmp_path):
         raw_of(path)
 
 
+def test_texts_that_training_lacked_are_said(tmp_path):
+    schema = Schema("table", columns=("a", "mode"), categories=((), ("on", "off")))
+    text = "a,mode\n1.5,on\n2.5,idle\n3.5, off\n4.5,On\n"
+    (tmp_path / "t.csv").write_text(text)
+    assert "'mode' has values in 2 rows that no training row had, first 'idle'" in " ".join(
+        files.rows(tmp_path / "t.csv", schema).notes
+    )
+    (tmp_path / "t.csv").write_text(text.replace("idle", "on").replace("On", "off"))
+    assert not files.rows(tmp_path / "t.csv", schema).notes
+
+
 def test_what_cannot_be_judged_is_named_with_its_row_and_what_helps(tmp_path):
     schema = Schema("table", columns=("a",), categories=((),))
     for cell, says in (("bad", "'bad' in row 2, not a number"), ("", "remove the rows; training")):

@@ -19,6 +19,8 @@ from jaxae.reports.plots import files
 from jaxae.stats import intervals
 from jaxae.storage import disk
 
+_TRAINED = 10  # different scores that rows share with training rows by more than chance
+
 
 def evaluate(
     run: Path,
@@ -53,7 +55,8 @@ def evaluate(
     try:
         read = labelled.read(file, detector.about.schema, cfg, _trained_normal(run, detector))
     except UserError as error:  # the settings have shorter names here
-        raise UserError(re.sub(r"(--)?data\.(label|normal|anomaly)", r"--\2", str(error))) from None
+        text = re.sub(r"(--)?data\.(label|normal|anomaly)", r"--\2", str(error))
+        raise UserError(re.sub(r"( if it is one), .*--label none.*", r"\1", text)) from None
     parallel.initialize()
     judged = detectors.judge(detector, np.asarray(read.rows.x))
     result: dict[str, Any] = {"file": str(file), "rows": len(read.y), "classes": _classes(read)}
@@ -61,6 +64,7 @@ def evaluate(
     notes, schema = [*read.notes], detector.about.schema
     if schema.window > schema.stride:
         notes.append("windows overlap, so the intervals are too narrow")
+    notes += _trained_on(run, judged.score)
     result |= {"threshold": detector.decision.threshold, "notes": notes}
     result |= evaluation.evaluate(*outcome) | intervals.report(*outcome)
     result["warnings"] = list(health.below_chance(judged.score, read.y))
@@ -84,6 +88,19 @@ def _classes(read: labelled.Labelled) -> dict[str, str]:
         side = "anomaly" if read.y[mask][0] else "normal"
         found[read.schema.known_as(k)] = f"{side}, {int(mask.sum())} rows"
     return found
+
+
+def _trained_on(run: Path, score: np.ndarray) -> list[str]:
+    """A line if rows have the very scores of training rows, as a file that was trained on does."""
+    if not (run / files.SCORES).is_file():
+        return []
+    found = score[np.isin(score, read_npz(run / files.SCORES, ("train",)).get("train", []))]
+    if len(np.unique(found)) < _TRAINED:
+        return []
+    return [
+        f"{len(found)} of {len(score)} rows seem to be training rows, which score lower than new "
+        "rows, anomalies too: metrics of other rows are more telling"
+    ]
 
 
 def _trained_normal(run: Path, detector: detectors.Detector) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ _BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*
 _COMPANIONS = {"", ".txt", ".md", ".json", ".xml", ".yaml", ".yml", ".db", ".ini", ".html", ".py"}
 # Folders that systems and viewers create, besides the hidden ones.
 _SYSTEM = {"@eadir", "@__thumb", "__macosx", "#recycle", "#snapshot", "$recycle.bin"}
+_SYSTEM |= {"system volume information", "lost+found"}
 _MASKS = {"ground truth", "groundtruth", "gt", "masks", "annotation", "annotations", "segmentation"}
 _MASK_FILES = ("_mask", "_label", "_gt")  # of an image beside it, without this ending
 _PARTS = {

@@ -31,11 +31,12 @@ def fit(paths: Iterable[Path], side: int) -> tuple[Schema, tuple[str, ...]]:
     Raises:
       UserError: a file is damaged, or has values that are no grey values.
     """
-    modes, sizes, deepest, cut = set(), set(), 0, 0
+    modes, sizes, deepest, cut, several = set(), set(), 0, 0, 0
     for path in paths:
         with _opened(path) as image:
             modes.add(image.mode)
             sizes.add(_upright_size(image))
+            several += image.format != "MPO" and getattr(image, "n_frames", 1) > 1
             cut += image.mode in ("RGB", "RGBA") and any(";16" in str(tile) for tile in image.tile)
             if image.mode.startswith("I"):
                 deepest = max(deepest, int(_in_range(np.asarray(image), _WHITE[-1]).max()))
@@ -48,6 +49,8 @@ def fit(paths: Iterable[Path], side: int) -> tuple[Schema, tuple[str, ...]]:
     white = next((top for top in _WHITE if deepest <= top), 0) if deepest else _WHITE[-1]
     if white < _WHITE[-1]:
         notes.append(f"grey values of 16 bits reach {deepest}: {white} is read as white")
+    if several:
+        notes.append(f"{several} files hold several images, of which the first is read")
     if cut:
         notes.append(f"{cut} colour images have 16 bits per channel, of which the upper 8 are read")
     return Schema("images", mode="L" if grey else "RGB", size=size, white=white), tuple(notes)

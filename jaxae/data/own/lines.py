@@ -185,6 +185,8 @@ def _test_rows(
     anomalies, normals = int(np.sum(~is_normal)), int(np.sum(is_normal))
     is_test = np.zeros(len(is_normal), bool) if given is None else given.copy()
     notes = tuple[str, ...]()
+    if group is not None and (torn := np.intersect1d(group[is_test], group[~is_test]).size):
+        notes += (f"{torn} groups have rows in both training and test, as the file divides them",)
     if group is None and anomalies and not is_test[~is_normal].any():
         is_test |= ~is_normal
         if given is not None:

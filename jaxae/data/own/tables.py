@@ -21,6 +21,7 @@ _TEXT = (".csv", ".tsv", ".txt")
 _PARQUET = (".parquet", ".pq")
 SUFFIXES = (*_TEXT, *_PARQUET, ".arff", ".ts")
 _INDEX = re.compile(r"Unnamed: ?\d+(\.\d+)*|__index_level_\d+__|level_\d+|")  # "" too
+_VALID = {"val", "valid", "validation", "dev"}  # in a column of splits, beside train and test
 _NAMED = 20  # the most columns that an error names
 # Texts that are mostly like these, and many, are numbers that could not be read.
 _LIKE_NUMBERS = (
@@ -192,9 +193,12 @@ def roles(table: Table, cfg: DataConfig) -> Roles:
         if column and column not in columns:
             raise UserError(f"{setting} names the column {column!r}; there are {_listed(columns)}")
     split = next((name for name in columns if name.lower() == SPLIT), "")
-    if split and {str(v).lower() for v in columns[split].unique().to_pylist()} != {"train", "test"}:
+    parts = {str(v).lower() for v in columns[split].unique().to_pylist()} if split else set()
+    if parts - _VALID != {"train", "test"}:
         split = ""
     label, notes = labels.choose(columns, cfg, cfg.group, split)
+    if split and parts & _VALID:
+        notes.append(f"the rows of {', '.join(sorted(parts & _VALID))} join the training rows")
     not_features = {label, cfg.group, split, *cfg.ignore}
     empty = [n for n, c in columns.items() if c.null_count == len(c) and n not in not_features]
     left_out, names = list(empty), [n for n in columns if n not in not_features and n not in empty]
@@ -468,7 +472,26 @@ def filled(x: np.ndarray, median: np.ndarray) -> tuple[Float[np.ndarray, "N F"],
 def to_judge(table: Table, schema: Schema) -> tuple[Float[np.ndarray, "N F"], tuple[str, ...]]:
     """The features of every row, filled as in training, and a line about the values filled."""
     schema = schema if schema.columns else _of_numbers(table)
-    return filled(encode(table, schema, is_trained=True), np.array(schema.fill))
+    x, notes = filled(encode(table, schema, is_trained=True), np.array(schema.fill))
+    return x, notes + _unknown(table, schema)
+
+
+def _unknown(table: Table, schema: Schema) -> tuple[str, ...]:
+    """A line for each column with texts that no training row had."""
+    from pyarrow import compute as pc
+
+    notes, columns = [], _columns(table)
+    for name, categories in zip(schema.columns, schema.categories, strict=True):
+        if categories:
+            is_new = ~_one_hot(columns[name], categories).any(axis=1)
+            is_new &= columns[name].is_valid().to_numpy()
+            if is_new.any():
+                example = pc.filter(columns[name], is_new)[0].as_py()
+                notes.append(
+                    f"the column {name!r} has values in {is_new.sum()} rows that no training row "
+                    f"had, first {str(example)[:40]!r}"
+                )
+    return tuple(notes)
 
 
 def missing(table: Table, names: tuple[str, ...]) -> dict[str, tuple[int, int]]:
