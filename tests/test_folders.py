@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -337,7 +339,20 @@ def test_depth_that_is_lost_is_said_and_no_grey_values_are_refused(tmp_path):
             load(tmp_path / f"b{i}")
 
 
-@pytest.mark.filterwarnings("error")
+def test_data_sets_side_by_side_are_no_classes(tmp_path):
+    for product in ("left lamp", "right lamp"):
+        for name in ("ok", "not ok"):
+            (tmp_path / product / "data" / name).mkdir(parents=True)
+            for i in range(5):
+                Image.fromarray(np.full((9, 9), 9 * i, np.uint8)).save(
+                    tmp_path / product / "data" / name / f"{i}.png"
+                )
+    with pytest.raises(UserError, match="inside of left lamp, right lamp; name one") as caught:
+        folders.scan(tmp_path)
+    named = shlex.split(str(caught.value).partition("--data.name ")[2])
+    assert {*folders.scan(Path(*named)).classes} == {"ok", "not ok"}
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp"])
 def test_images_that_are_not_read_are_said(suffix, tmp_path):
     pages = [Image.fromarray(np.full((9, 9), 40 * i, np.uint8)) for i in range(1, 4)]
@@ -350,6 +365,7 @@ def test_images_that_are_not_read_are_said(suffix, tmp_path):
     assert np.abs(first - second).max() <= 3
 
 
+@pytest.mark.filterwarnings("error")
 def test_palettes_with_transparency_are_read_without_warnings(tmp_path):
     palette = Image.fromarray(picture(0)).convert("P")
     palette.info["transparency"] = bytes(range(256))

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,7 @@ def printable(name: str) -> str:
 def _of_classes(root: Path) -> Images:
     """The images of a folder without parts."""
     paths, notes = files(root)
+    _refuse_nested(paths, root)
     loose = sum(path.parent == root for path in paths)
     if 0 < loose < len(paths):
         notes += (
@@ -162,6 +164,20 @@ def _of_parts(layout: Layout, keep_test: bool) -> Images:
     return Images(
         [path for path, _ in images], [_class(*image) for image in images], is_test, notes
     )
+
+
+def _refuse_nested(paths: list[Path], root: Path) -> None:
+    """Refuse folders whose own subfolders are normals and anomalies by their names."""
+    sides: dict[str, set[str]] = {}
+    for folder in {path.relative_to(root).parent for path in paths}:
+        top, *inner = folder.parts or ("",)
+        sides.setdefault(top, set()).update(map(class_names.side, inner))
+    several = sorted(top for top, found in sides.items() if {"normal", "anomalous"} <= found)
+    if several:
+        raise UserError(
+            f"{root} has normals and anomalies inside of {', '.join(map(printable, several))}; "
+            f"name one of them: --data.name {shlex.quote(printable(str(root / several[0])))}"
+        )
 
 
 def _unjudged(test: Path, why: str) -> str:
