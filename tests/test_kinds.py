@@ -330,7 +330,7 @@ def test_codes_that_are_numbers_in_a_new_file_are_the_same_codes(tmp_path):
         ("A\n1\n2\n", "lacks the columns a"),
         ("a\n1\n\n2\n", "a .*first"),
         ("a\n", "no rows"),
-        ("a\nfast\n", "'a' holds text"),
+        ("a\nfast\n", "'a' holds 'fast' in row 0"),
     ],
 )
 def test_a_new_file_is_read_by_names_or_refused(content, says, tmp_path):
