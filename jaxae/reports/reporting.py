@@ -23,9 +23,9 @@ def arrays(
     Without labels, the test rows are the held-out rows, and there is no truth.
     """
     flagged = scoring.decide(detector.decision, scores.test)
-    judged = scores._asdict() | {"test_is_anomaly": flagged, "test_id": data.test.id}
     truth = {"test_y": data.test.y, "test_class_id": data.test.class_id}
-    return judged | truth if data.is_labelled else judged
+    judged = scores._asdict() | {"test_is_anomaly": flagged} | (truth if data.is_labelled else {})
+    return judged | {"test_id": data.test.id}
 
 
 def make(
