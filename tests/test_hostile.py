@@ -95,7 +95,7 @@ def recomputed(folder, raw):
         arrays = dict(stored)
     with np.errstate(over="ignore"):
         x = raw.reshape(-1, *about["shape"]).astype(arrays["scaling/shift"].dtype)
-    x = x / np.float32(255) if raw.dtype == np.uint8 else x
+    x = x / np.float32(255) if about["dtype"] == "uint8" else x
     x = (x - arrays["scaling/shift"]) / arrays["scaling/scale"]
     kind = about["config"]["model"]["output_activation"]
     distance = {"mse": np.square, "mae": np.abs}[about["config"]["score"]]
