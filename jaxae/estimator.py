@@ -27,6 +27,7 @@ from jaxae.config import (
 from jaxae.config.checks import AUTO
 from jaxae.config.migrations import RENAMED
 from jaxae.data import sources, splits
+from jaxae.data.own import arrays
 from jaxae.data.raw_data import narrowed
 from jaxae.devices import parallel
 from jaxae.errors import UserError
@@ -220,8 +221,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         x = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric")
         if x.dtype != np.uint8 or x.ndim == 2:
             x = narrowed(x)
-        is_grey = x.ndim == 3 and (x.dtype == np.uint8 or x.shape[1] == x.shape[2])
-        return x[..., None] if is_grey else x
+        return x.reshape(len(x), *arrays.row_shape(x, "X", "auto"))
 
     def _config(self) -> ExperimentConfig:
         state = self.random_state

@@ -77,8 +77,7 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     data = _dataset(pool, is_anomaly, class_id, (train, valid, test), scaling)
     if cfg.corruption:
         data = data._replace(test=_with_corrupted(data.test, cfg))
-    digests = [sources.digest(part) for part in (pool, class_id, train, valid, test)]
-    digest = hashlib.sha256(b"".join(digests)).hexdigest()
+    digest = _digest(pool, class_id, train, valid, test)
     return _through_input(data, cfg.input)._replace(
         digest=digest, schema=raw.schema, left_out=len(left_out)
     )
@@ -130,9 +129,13 @@ def _unlabelled(
     is_anomaly, class_id = np.zeros(len(x), bool), np.zeros(len(x), np.int32)
     scaling = fit_scaling(cfg.scale, x, train, schema.features if schema else ())
     data = _dataset(x, is_anomaly, class_id, (train, valid, valid), scaling)
-    digests = [sources.digest(part) for part in (x, train, valid)]
-    digest = hashlib.sha256(b"".join(digests)).hexdigest()
+    digest = _digest(x, train, valid)
     return _through_input(data, cfg.input)._replace(digest=digest, schema=schema, is_labelled=False)
+
+
+def _digest(*parts: Source) -> str:
+    """Identifies rows, their classes and how they are split."""
+    return hashlib.sha256(b"".join(map(sources.digest, parts))).hexdigest()
 
 
 def _dataset(

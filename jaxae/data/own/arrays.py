@@ -233,7 +233,7 @@ def _on_disk(folder: Path, name: str, rows: str) -> Source:
     if whole.is_file() and parts:
         raise UserError(f"{folder} holds both {name}.npy and {name}-*.npy; put one of them there")
     paths = parts or [whole]
-    shape = _row_shape(arrayfiles.on_disk(paths), f"{folder}: {name}", rows)
+    shape = row_shape(arrayfiles.on_disk(paths), f"{folder}: {name}", rows)
     return arrayfiles.on_disk(paths, shape)
 
 
@@ -243,7 +243,7 @@ def _rows(x: Source, name: str, rows: str) -> Source:
         is_counts = x.dtype == np.uint8 and not are_pixels(x.dtype, x.shape[1:])
         return sources.view(x, np.arange(len(x)), narrowed) if is_counts else x
     arrayfiles.check_rows(x.shape, x.dtype, name)
-    return _in_memory(x.reshape(len(x), *_row_shape(x, name, rows)), name)
+    return _in_memory(x.reshape(len(x), *row_shape(x, name, rows)), name)
 
 
 def _in_memory(x: np.ndarray, name: str) -> np.ndarray:
@@ -259,8 +259,14 @@ def _meaning(x: Source, row: Shape, rows: str) -> tuple[str, ...]:
     return (f"rows {list(x.shape[1:])} are read as {one} of {words} (--data.rows {other} if not)",)
 
 
-def _row_shape(x: Source, name: str, rows: str) -> Shape:
-    """S of images [N, H, W, C] or series [N, T, C]; the axis of a single channel may be missing."""
+def row_shape(x: Source, name: str, rows: str) -> Shape:
+    """S of images [N, H, W, C] or series [N, T, C]; the axis of a single channel may be missing.
+
+    `rows` is their meaning, as in `npz`; `name` names them in errors.
+
+    Raises:
+      UserError: the rows have another number of axes than `rows` says.
+    """
     ranks = {"images": (3, 4), "series": (2, 3)}.get(rows)
     rank, row = len(x.shape), tuple(x.shape[1:])
     if ranks and rank not in ranks:

@@ -104,7 +104,6 @@ def read(
 def _read_file(path: Path, header: str, schema: Schema | None) -> tuple[Table, tuple[str, ...]]:
     from pyarrow import parquet
 
-    columns = schema.columns if schema else ()
     if kind(path) in _PARQUET:
         table = parquet.ParquetFile(path).read()
     elif kind(path) == ".arff":
@@ -112,13 +111,9 @@ def _read_file(path: Path, header: str, schema: Schema | None) -> tuple[Table, t
     elif kind(path) == ".ts":
         table = weka_files.read_ts(path)
     else:
-        texts = (
-            [c for c, values in zip(columns, schema.categories, strict=True) if values]
-            if schema
-            else ()
-        )
-        table, notes = csv_files.read(path, header, columns, texts)
-        return table, notes
+        known = dict(zip(schema.columns, schema.categories, strict=True)) if schema else {}
+        texts = [name for name, categories in known.items() if categories]
+        return csv_files.read(path, header, known, texts)
     return table.rename_columns([name.strip() for name in table.column_names]), ()
 
 
