@@ -20,6 +20,13 @@ class UserError(ValueError):
     """
 
 
+class Unchecked(Exception):
+    """Something cannot be checked, because what it would be compared with is not there.
+
+    The command line prints the message and exits with code 3: nothing was found to be wrong.
+    """
+
+
 def unknown(kind: str, name: str, names) -> UserError:
     """The error for a name that is not registered; it lists the names that are."""
     return UserError(f"unknown {kind} {name!r}; known: {', '.join(sorted(names))}")
@@ -55,10 +62,10 @@ def words(error: OSError) -> str:
 def user_errors() -> Iterator[None]:
     """Report errors to the user in one line, without a traceback.
 
-    Exit code 2: invalid input; 1: training diverged; 130: interrupted (Ctrl-C); 143: terminated,
-    for example by a scheduler that preempts the job. After 130 and 143 the last checkpoint remains,
-    and the same command resumes. Exit code 141, without a message: the reader of the output closed
-    the pipe.
+    Exit code 2: invalid input; 3: something could not be checked; 1: training diverged; 130:
+    interrupted (Ctrl-C); 143: terminated, for example by a scheduler that preempts the job. After
+    130 and 143 the last checkpoint remains, and the same command resumes. Exit code 141, without a
+    message: the reader of the output closed the pipe.
     """
     with _Interrupts() as interrupts:
         try:
@@ -70,6 +77,9 @@ def user_errors() -> Iterator[None]:
             if isinstance(error, UserError):
                 print(f"error: {error}", file=sys.stderr)
                 sys.exit(2)
+            if isinstance(error, Unchecked):
+                print(f"note: {error}", file=sys.stderr)
+                sys.exit(3)
             if isinstance(error, FloatingPointError):
                 print(f"training failed: {error}", file=sys.stderr)
                 sys.exit(1)

@@ -13,6 +13,7 @@ from probes import write_npz
 from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
 from jaxae.export import exporting
+from jaxae.storage import manifest
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,14 +61,12 @@ def test_runs_are_listed_with_their_intervals(run, capsys):
 def test_a_whole_run_is_verified(run, capsys):
     cli.main(["verify", str(run)])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [
-        ["ok", name]
-        for name in ("detector", "configuration", "parameters", "checkpoint", "data", "scores")
-    ]
+    names = "detector", "files", "configuration", "parameters", "checkpoint", "data", "scores"
+    assert [line.split()[:2] for line in lines] == [["ok", name] for name in names]
     assert "48 test rows scored as recorded, bit for bit; 0 decisions" in lines[-1]
     cli.main(["verify", str(run / "detector"), "--json"])
     (found,) = json.loads(capsys.readouterr().out)
-    assert found["ok"]
+    assert found["outcome"] == "ok"
 
 
 def test_a_run_is_trained_again_and_has_the_same_digests(run, copy, capsys):
@@ -77,10 +76,12 @@ def test_a_run_is_trained_again_and_has_the_same_digests(run, copy, capsys):
     assert "the digests of parameters and scores agree, bit for bit" in last
     arrays = read_npz(copy / "scores.npz")
     np.savez(copy / "scores.npz", **arrays | {"valid": arrays["valid"] * np.float32(1.0001)})
+    manifest.seal(copy)
     said = failing(["verify", str(copy), "--retrain"], capsys)
     assert "failed the checks: trained again" in said.err
     assert "scores by 1.0e-04, relative to the largest; nothing else differs" in said.out
     (copy / "provenance.jsonl").write_text('{"python": "2.7"}\n')
+    manifest.seal(copy)
     cli.main(["verify", str(copy), "--retrain"])
     said = capsys.readouterr().out
     assert "python was 2.7, is 3" in said
@@ -116,6 +117,8 @@ def test_what_is_no_more_what_it_was_is_named(part, run, copy, capsys):
     if part == "scores":
         arrays = read_npz(copy / "scores.npz")
         np.savez(copy / "scores.npz", **arrays | {"test": arrays["test"] + 0.1})
+    assert "files, " in failing(["verify", str(copy)], capsys).err or part in PARTS[0::3]
+    manifest.seal(copy)
     said = failing(["verify", str(copy)], capsys)
     assert f"failed the checks: {part}" in said.err
     assert sum(line.startswith("FAILED") for line in said.out.splitlines()) == 1
@@ -126,6 +129,7 @@ def test_a_score_on_record_that_is_no_number_is_no_score(copy, capsys):
     for changed in (arrays["test"] * np.nan, arrays["test"][:5], None):
         kept = {name: values for name, values in arrays.items() if name != "test"}
         np.savez(copy / "scores.npz", **kept, **({} if changed is None else {"test": changed}))
+        manifest.seal(copy)
         assert "failed the checks: scores" in failing(["verify", str(copy)], capsys).err
 
 

@@ -45,7 +45,9 @@ def test_the_detector_judges_as_it_did(folder):
 
 def test_the_run_verifies(folder):
     checks = verification.verify(folder / "run")
-    assert all(check.ok for check in checks), checks
+    unchecked = ["files"] if not (folder / "run/manifest.json").exists() else []  # older: none
+    assert [check.name for check in checks if check.outcome == "not checked"] == unchecked
+    assert not [check for check in checks if check.outcome == "FAILED"]
     assert {"detector", "checkpoint 2", "data", "scores"} <= {check.name for check in checks}
 
 

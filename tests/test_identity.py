@@ -1,6 +1,7 @@
 """A run goes on only with the data, the settings and the log that it was made with."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import plots
+from jaxae.storage import manifest
 from jaxae.workflows import experiment
 
 
@@ -37,7 +39,7 @@ def ran(tmp_path_factory):
 
 @pytest.fixture
 def again(ran, tmp_path):
-    """A copy of that run, and a function that enters it again."""
+    """A copy of that run, without its manifest, and a function that enters it again."""
     shutil.copytree(ran[0], tmp_path / "copy")
     folder = tmp_path / "copy" / "run"
     source = f"npz:{tmp_path / 'copy' / 'blobs.npz'}"
@@ -45,6 +47,7 @@ def again(ran, tmp_path):
         path.write_text(path.read_text().replace(f"npz:{ran[0] / 'blobs.npz'}", source))
     for path in folder.glob("checkpoints/*/digests.json"):  # they know of the replacement
         path.unlink()
+    manifest.withdraw(folder)
     cfg = edit(ran[1], {"run_dir": str(folder), "data.name": source})
 
     def enter(**changes):
@@ -119,6 +122,21 @@ def test_a_log_that_lost_an_epoch_is_named_before_anything_is_made_of_it(damage,
     with pytest.raises(UserError, match=r"metrics\.jsonl does not hold the 2 epochs"):
         enter()
     assert (folder / "report.json").read_bytes() == report
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "provenance.jsonl", "tuning.json"])
+def test_records_of_a_finished_training_are_refused_if_they_changed(name, again):
+    folder, enter = again
+    manifest.seal(folder)
+    text = (folder / name).read_text()
+    (folder / name).write_text(re.sub(r"\d", "7", text))
+    before = contents(folder)
+    with pytest.raises(UserError, match=f"{name} has changed since the run ended"):
+        enter()
+    assert contents(folder) == before
+    (folder / name).write_text(text)
+    enter(score="mae")
+    assert not manifest.changed(folder)
 
 
 def test_a_checkpoint_has_as_many_epochs_behind_it_as_its_name_says(again):

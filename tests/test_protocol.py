@@ -12,7 +12,7 @@ from jaxae.config.grids import ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.reports import protocols
-from jaxae.storage import checkpoint, disk
+from jaxae.storage import checkpoint, disk, manifest
 from jaxae.training import train
 from jaxae.workflows import baselines, experiment, protocol
 from jaxae.workflows.protocol import expansion
@@ -406,6 +406,8 @@ def test_a_damaged_member_is_not_finished(data, tmp_path, name, text):
     (folder / "config.json").write_text(config.to_json(member))
     (folder / "report.json").write_text('{"epochs": 2}')
     np.savez(folder / "scores.npz", test=np.zeros(3))
+    assert not expansion.is_finished(member)
+    manifest.seal(folder)
     assert expansion.is_finished(member)
     (folder / name).write_text(text)
     assert not expansion.is_finished(member)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from probes import DEVICES, edit, images, tiny, write_npz
 from jaxae.cli import main as cli
 from jaxae.config.grids import CrossConfig, ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
+from jaxae.storage import manifest
 from jaxae.workflows import protocol, verification
 
+KINDS = ("ok", "FAILED")
 MEMBERS = ["class0-seed0", "class0-seed1", "class1-seed0", "class1-seed1"]
 
 
@@ -55,20 +58,18 @@ def verified(folder, capsys, *more):
     except SystemExit as stop:
         code = stop.code
     said = capsys.readouterr()
-    assert code == (2 if said.err else 0)
-    assert said.err.count("\n") == (code == 2)
-    lines = [line.split(maxsplit=2) for line in said.out.splitlines()]
-    found = {
-        kind: {line[1]: line[2] for line in lines if line[0] == kind} for kind in ("ok", "FAILED")
-    }
-    return found["ok"], found["FAILED"], said.err
+    assert code == (2 if said.err.startswith("error:") else 3 if said.err else 0)
+    assert said.err.count("\n") == (code > 0)
+    lines = [re.split("  +", line, maxsplit=2) for line in said.out.splitlines()]
+    found = {kind: {line[1]: line[2] for line in lines if line[0] == kind} for kind in KINDS}
+    return *(found[kind] for kind in KINDS), said.err
 
 
 def test_every_member_of_a_protocol_and_its_report_are_verified(whole, capsys, monkeypatch):
     load, loaded = verification.data.load, []
     monkeypatch.setattr(verification.data, "load", lambda cfg: loaded.append(cfg) or load(cfg))
     ok, failed, _ = verified(whole, capsys)
-    assert [*ok] == [*MEMBERS, "report"]
+    assert [*ok] == [*MEMBERS, "files", "report"]
     assert not failed
     for name in MEMBERS:
         assert ok[name] == "30 test rows scored as recorded, bit for bit; 0 decisions differ"
@@ -146,9 +147,17 @@ DAMAGE = [  # what fails, how it is said, and what is done
 ]
 
 
+def forged(folder):
+    """Make the manifests fit, so that only what is computed again can tell."""
+    for member in folder.glob("members/*"):
+        manifest.seal(member)
+    manifest.seal(folder)
+
+
 @pytest.mark.parametrize(("failing", "says", "damage"), DAMAGE)
 def test_what_is_not_as_it_was_is_named(copy, capsys, failing, says, damage):
     damage(copy)
+    forged(copy)
     _, failed, error = verified(copy, capsys)
     assert [*failed] == failing.split()
     assert says in next(iter(failed.values()))
@@ -158,7 +167,7 @@ def test_what_is_not_as_it_was_is_named(copy, capsys, failing, says, damage):
 def test_members_of_an_earlier_call_with_more_seeds_may_stay(data, copy, capsys):
     protocol.run(grid(copy, data, seeds=1))
     ok, failed, _ = verified(copy, capsys)
-    assert [*ok] == [*MEMBERS, "report"]
+    assert [*ok] == [*MEMBERS, "files", "report"]
     assert not failed
     assert ok["report"].endswith("follows from the 2 members")
 
@@ -176,19 +185,19 @@ def test_members_are_trained_again_alone(data, tmp_path, capsys):
     protocol.run(grid(copy, data, devices=2))
     rescored(copy / "members/class0-seed0/scores.npz", valid=lambda x: x * np.float32(1.0001))
     ok, failed, _ = verified(copy, capsys, "--retrain")
-    assert {*ok} == {*MEMBERS[1:], "report"}
+    assert {*ok} == {*MEMBERS[1:], "files", "report"}
     for name in MEMBERS[1:]:
         assert "the digests of parameters and scores agree, bit for bit" in ok[name]
     assert "scores by 1.0e-04" in failed["class0-seed0"]
     ok, *_ = verified(copy / "members/class1-seed0", capsys, "--retrain")
-    assert "bit for bit" in ok["trained"]
+    assert "bit for bit" in ok["trained again"]
 
 
 @pytest.mark.slow
 def test_the_points_of_a_sweep_are_compared(data, tmp_path, capsys):
     protocol.run(grid(tmp_path / "run", data, seeds=1, sweep=("optim.lr=1e-3,3e-3",)))
     ok, failed, _ = verified(tmp_path / "run", capsys)
-    assert len(ok) == 5
+    assert len(ok) == 6
     assert not failed
     points = json.loads((tmp_path / "run/report.json").read_text())["points"]
     points["optim.lr 0.003"]["valid_loss"] += 1
@@ -207,7 +216,7 @@ def crossed(tmp_path_factory):
 
 def test_p_values_are_verified_as_far_as_they_are_kept(crossed, capsys):
     ok, failed, _ = verified(crossed, capsys)
-    assert [*ok] == ["configuration", "checkpoint", "data", "scores"]
+    assert [*ok] == ["files", "configuration", "checkpoint 2", "data", "scores"]
     assert not failed
     assert "48 test rows follow from their p-values and scores" in ok["scores"]
     *_, error = verified(crossed, capsys, "--retrain")
@@ -236,6 +245,7 @@ def test_p_values_that_are_not_as_they_were_are_named(
 ):
     copy = shutil.copytree(crossed, tmp_path / "copy")
     damage(copy)
+    forged(copy)
     _, failed, error = verified(copy, capsys)
     assert [*failed] == [failing]
     assert says in failed[failing]

@@ -18,7 +18,7 @@ from jaxae.config import DataConfig, ExperimentConfig, TrainConfig, checks, pars
 from jaxae.data import DATASETS, FILES
 from jaxae.data.augmentations import AUGMENTATIONS
 from jaxae.data.corruptions import CORRUPTIONS
-from jaxae.errors import UserError
+from jaxae.errors import Unchecked, UserError
 from jaxae.methods import learners
 from jaxae.methods.wrappers import SCHEDULES
 from jaxae.reports import comparison, listing, pages, tables
@@ -109,8 +109,9 @@ def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
 
     Compares the digests of detector, parameters, checkpoints and data, and the score of every test
     row with the recorded one; for a protocol, those of every member, and whether the report follows
-    from them. The exit code is 2 if anything differs. Examples: `jaxae verify runs/mine --retrain`,
-    `jaxae verify mine.zip`.
+    from them. The exit code is 2 if anything differs, and 3 if nothing differs but something could
+    not be checked, such as scores of data that are not there. Examples: `jaxae verify runs/mine
+    --retrain`, `jaxae verify mine.zip`.
 
     Args:
       path: a run folder, the folder of a protocol or of a detector, or an export
@@ -122,9 +123,11 @@ def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
     results = verification.verify(path, retrain)
     as_json = [result._asdict() for result in results]
     _print(as_json, json, lambda _: verification.table(results))
-    failed = [result.name for result in results if not result.ok]
-    if failed:
-        raise UserError(f"{path} failed the checks: {', '.join(failed)}")
+    by_outcome = {o: [r.name for r in results if r.outcome == o] for o in ("FAILED", "not checked")}
+    if by_outcome["FAILED"]:
+        raise UserError(f"{path} failed the checks: {', '.join(by_outcome['FAILED'])}")
+    if by_outcome["not checked"]:
+        raise Unchecked(f"{path}: not checked: {', '.join(by_outcome['not checked'])}")
 
 
 def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False) -> None:

@@ -8,7 +8,6 @@ leaves tasks of a closed event loop behind.
 import contextlib
 import errno
 import functools
-import hashlib
 import itertools
 import json
 import logging
@@ -28,9 +27,9 @@ from jaxae.config import TrainConfig
 from jaxae.devices import hosts, parallel
 from jaxae.errors import UserError, naming
 from jaxae.storage import disk
+from jaxae.storage.manifest import DIGESTS
 from jaxae.types import PyTree
 
-DIGESTS = "digests.json"
 _PARTS = ("about", "state")  # the items of every checkpoint, each in its own folder
 _CHOSEN = "chosen"  # one more item, if the run selects an epoch other than the last
 
@@ -197,9 +196,7 @@ def _digests(path: Path) -> dict[str, str]:
     digests = {}
     for file in sorted(f for part in (*_PARTS, _CHOSEN) for f in (path / part).rglob("*")):
         if file.is_file():
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            digests[file.relative_to(path).as_posix()] = digest
+            digests[file.relative_to(path).as_posix()] = disk.digest_of(file)
     return digests
 
 

@@ -1,6 +1,7 @@
 """Writing files atomically, that is completely or not at all, and reading JSON; without JAX."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -61,6 +62,12 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz atomically."""
     with atomic(path, ".npz") as temporary:  # `savez` would append the suffix
         np.savez(temporary, **arrays)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with naming(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path, remedy: str = _REMEDY) -> Any:

@@ -16,6 +16,7 @@ from jaxae import config
 from jaxae.config import checks
 from jaxae.devices import hosts, tuning
 from jaxae.errors import UserError, words
+from jaxae.storage import manifest
 from jaxae.storage.disk import append_line, read_json, read_metrics, write_json, write_text
 from jaxae.storage.provenance import changes, packages, provenance
 from jaxae.types import Learner
@@ -26,6 +27,8 @@ _FILES = (
     *("config.json", "data.json", "report.json", TUNING),
     *("metrics.jsonl", "provenance.jsonl", "scores.npz"),
 )
+# Of finished training; all other files are written again when a run is scored again.
+_OF_TRAINING = ("config.json", "data.json", TUNING, "metrics.jsonl", "provenance.jsonl")
 _ENTERED = "run folder entered"  # a barrier of all processes
 
 
@@ -34,12 +37,14 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
     """Create the run folder, or reopen one that holds the same experiment, and lock it.
 
     The folder is locked, then its contents are compared with `cfg` and with the digest of the data,
-    then a line of provenance is added. `config.json` and `data.json` are written unless training
-    has already saved a checkpoint there; see `write_about`.
+    then a line of provenance is added. The manifest of a finished run is removed, until the run has
+    finished again. `config.json` and `data.json` are written unless training has already saved a
+    checkpoint there; see `write_about`.
 
     Raises:
       UserError: the folder cannot be written, now or during the run; another process is using it;
-        or it contains another configuration or version, see `refuse_other`.
+        it contains another configuration or version, see `refuse_other`; or files that record a
+        finished training have changed.
     """
     folder = cfg.run_path
     with contextlib.ExitStack() as stack:
@@ -57,6 +62,8 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
             if (folder / name).exists():
                 stored[part] = read_json(folder / name)
         refuse_other(stored, cfg, digest, folder)
+        _refuse_changed(folder)
+        manifest.withdraw(folder)
         # If there are checkpoints, they record what was trained, and `cfg` does not matter.
         trained = any((folder / "checkpoints").glob("*"))
         if not trained and not (folder / "config.json").exists():
@@ -77,6 +84,14 @@ def _copy(folder: Path) -> Iterator[Path]:
             if path.exists():
                 shutil.copy(path, scratch)
         yield Path(scratch)
+
+
+def _refuse_changed(folder: Path) -> None:
+    """Refuse to go on from records of training that have changed since they were sealed."""
+    if not (folder / manifest.NAME).is_file():
+        return
+    for name, how in manifest.changed(folder, _OF_TRAINING).items():
+        raise UserError(f"{folder / name} {how} since the run ended; restore it. {_REMEDY}")
 
 
 def _check_kinds(folder: Path) -> None:

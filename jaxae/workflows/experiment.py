@@ -13,7 +13,7 @@ from jaxae.detectors import health
 from jaxae.devices import hosts, parallel
 from jaxae.methods import learners
 from jaxae.reports import media, plots, reporting, studies, unlabelled
-from jaxae.storage import checkpoint, disk, logs, run_folder
+from jaxae.storage import checkpoint, disk, logs, manifest, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree
 from jaxae.workflows import auto, course, precompile
@@ -74,21 +74,22 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
             cfg, dataset, scoring_learner, jax.local_devices(), detector, scores, manager, folder
         )
         report |= studies.run(context) | {"compile_s": compile_s}
-        drawn = _drawn(folder, report, clock)
+        drawn = _drawn(cfg, folder, report, clock)
         log.finish(report, lambda show: media.of_run(show, dataset, detector, scores, drawn))
     print(reporting.table(report))
     print(f"{len(drawn)} figures in {folder / 'figures'}; the run is in {folder}")
     return report
 
 
-def _drawn(folder: Path, report: dict[str, Any], clock: float) -> list[Path]:
-    """Write the report and draw the figures, which read it; adds the seconds since `clock`."""
+def _drawn(cfg: ExperimentConfig, folder: Path, report: dict[str, Any], clock: float) -> list[Path]:
+    """Write the report, figures, which read it, and the manifest; adds seconds since `clock`."""
     path, figures = folder / "report.json", plots.FIGURES | studies.figures()
     report["wall_s"] = time.perf_counter() - clock
     disk.write_json(path, report)
     drawn = plots.draw(folder, figures) if hosts.first() else []
     report["wall_s"] = time.perf_counter() - clock
     disk.write_json(path, report)
+    manifest.seal(folder, studies.tables(cfg))
     return drawn
 
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -19,10 +19,10 @@ from jaxae.data import sources
 from jaxae.data.arrayfiles import read_npz
 from jaxae.detectors import evaluation
 from jaxae.devices import parallel
-from jaxae.errors import UserError
+from jaxae.errors import Unchecked, UserError
 from jaxae.export import loader
 from jaxae.reports import protocols, tables
-from jaxae.storage import checkpoint, disk, provenance, run_folder
+from jaxae.storage import checkpoint, disk, manifest, provenance, run_folder
 from jaxae.types import Dataset
 from jaxae.workflows import experiment
 
@@ -39,8 +39,13 @@ class Check(NamedTuple):
     """One thing that was checked, and the result."""
 
     name: str
-    ok: bool
+    outcome: Literal["ok", "FAILED", "not checked"]
     words: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was checked and is as recorded."""
+        return self.outcome == "ok"
 
 
 def verify(path: Path, retrain: bool = False) -> list[Check]:
@@ -72,6 +77,7 @@ def verify(path: Path, retrain: bool = False) -> list[Check]:
     scores = path / "scores.npz"
     if not folder.is_dir() and scores.is_file() and "p_value" in read_npz(scores, ["p_value"]):
         return [
+            _check("files", _of_files, path),
             _check("configuration", _of_config, path),
             *_checkpoints(path),
             _check("data", _of_data, path, load),
@@ -87,6 +93,7 @@ def _of_run(path: Path, folder: Path, retrain: bool, load: Load) -> list[Check]:
     checks = [_check("detector", _of_detector, folder)]
     if folder == path or not checks[0].ok:
         return checks
+    checks.append(_check("files", _of_files, path))
     checks.append(_check("configuration", _of_config, path))
     checks.append(_check("parameters", _of_parameters, path))
     checks += _checkpoints(path)
@@ -100,9 +107,24 @@ def _of_run(path: Path, folder: Path, retrain: bool, load: Load) -> list[Check]:
 
 def _check(name: str, look: Callable[..., str], *args: Any) -> Check:
     try:
-        return Check(name, True, look(*args))
+        return Check(name, "ok", look(*args))
+    except Unchecked as why:
+        return Check(name, "not checked", str(why))
     except (UserError, loader.ExportError) as error:
-        return Check(name, False, str(error))
+        return Check(name, "FAILED", str(error))
+
+
+def _of_files(folder: Path) -> str:
+    """Compare the digests of files with the manifest."""
+    if not (folder / manifest.NAME).is_file():
+        raise Unchecked(
+            f"there is no {manifest.NAME}, which is written last: the run has not finished, an "
+            "earlier version wrote it, or the file was removed; the same command writes it again"
+        )
+    changed = manifest.changed(folder)
+    if changed:
+        raise UserError("; ".join(f"{name} {how}" for name, how in changed.items()))
+    return f"{len(manifest.read(folder).files)} files have the digests on record"
 
 
 def _of_protocol(path: Path, retrain: bool, load: Load) -> list[Check]:
@@ -111,6 +133,7 @@ def _of_protocol(path: Path, retrain: bool, load: Load) -> list[Check]:
     if not folders:
         raise UserError(f"{path / 'members'} holds no member; {_AGAIN}")
     checks = [_check(member.name, _of_member, member, retrain, load) for member in folders]
+    checks.append(_check("files", _of_files, path))
     return [*checks, _check("report", _of_protocol_report, path, folders)]
 
 
@@ -118,8 +141,12 @@ def _of_member(folder: Path, retrain: bool, load: Load) -> str:
     if not (folder / "report.json").is_file():
         raise UserError(f"unfinished; {_AGAIN}")
     checks = _of_run(folder, folder / "detector", retrain, load)
-    if not all(check.ok for check in checks):
-        raise UserError("; ".join(f"{c.name}: {c.words}" for c in checks if not c.ok))
+    failed = [f"{c.name}: {c.words}" for c in checks if c.outcome == "FAILED"]
+    if failed:
+        raise UserError("; ".join(failed))
+    unchecked = [f"{c.name}: {c.words}" for c in checks if not c.ok]
+    if unchecked:
+        raise Unchecked("; ".join(unchecked))
     words = {check.name: check.words for check in checks}
     return "; trained again: ".join(words[c] for c in ("scores", "trained again") if c in words)
 
@@ -306,6 +333,4 @@ def _of_scores(folder: Path, load: Load) -> str:
 
 def table(checks: list[Check]) -> str:
     """The checks, one line each."""
-    return tables.aligned(
-        [("ok" if check.ok else "FAILED", check.name, check.words) for check in checks]
-    )
+    return tables.aligned([(check.outcome, check.name, check.words) for check in checks])

@@ -12,6 +12,7 @@ from jaxae.errors import UserError, words
 from jaxae.reports.pages import many
 from jaxae.reports.pages import run as single
 from jaxae.reports.plots import files
+from jaxae.storage import manifest
 from jaxae.storage.disk import write_text
 
 NAME = "report.html"
@@ -26,9 +27,11 @@ def write(folder: Path) -> Path:
     if not (folder / files.REPORT).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
     report = files.report(folder)
-    if "classes" in report and "auroc_interval" in report:
-        return _written(folder / NAME, many.grid(folder, report))
-    return _written(folder / NAME, single.page(single.read(folder)))
+    is_grid = "classes" in report and "auroc_interval" in report
+    content = many.grid(folder, report) if is_grid else single.page(single.read(folder))
+    path = _written(folder / NAME, content)
+    manifest.add(folder, path)
+    return path
 
 
 def write_comparison(

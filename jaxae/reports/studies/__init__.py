@@ -145,8 +145,17 @@ def run(context: Context) -> dict[str, float]:
         if findings.arrays:
             disk.write_arrays(context.folder / "arrays" / f"{name}.npz", findings.arrays)
         if findings.table:
-            disk.write_text(context.folder / f"{name}.md", findings.table)
+            disk.write_text(context.folder / _table(name), findings.table)
     return scalars
+
+
+def tables(cfg: ExperimentConfig) -> list[str]:
+    """The names of the tables that the studies of a run may have written."""
+    return [*map(_table, cfg.studies)]
+
+
+def _table(name: str) -> str:
+    return f"{name}.md"
 
 
 def compiling(cfg: ExperimentConfig, data: Dataset) -> Iterator[Callable[[], object]]:

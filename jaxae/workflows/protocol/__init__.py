@@ -10,7 +10,7 @@ import time
 from jaxae.config.grids import ProtocolConfig
 from jaxae.devices import hosts, parallel
 from jaxae.reports import plots, protocols
-from jaxae.storage import disk, run_folder
+from jaxae.storage import disk, manifest, run_folder
 from jaxae.workflows import baselines
 from jaxae.workflows.protocol import cross, training
 from jaxae.workflows.protocol.expansion import expand, is_finished, named, refuse_unread
@@ -46,6 +46,9 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
     todo = [member for member in chosen if not is_finished(member)]
     print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
     if todo:
+        if hosts.first():  # the report of an earlier call is not that of the new members
+            manifest.withdraw(cfg.run_path)
+            (cfg.run_path / "report.json").unlink(missing_ok=True)
         with parallel.on_host():
             training.train_members(cfg, todo, datasets, loggers)
     if not hosts.first():
@@ -58,8 +61,10 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
         baseline = functools.partial(baselines.cached_scores, cfg)
         report = protocols.make(cfg, members, datasets, baseline)
         report |= {"wall_s": time.perf_counter() - clock}
+        manifest.withdraw(cfg.run_path)
         disk.write_json(cfg.run_path / "report.json", report)
         (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)
+        manifest.seal(cfg.run_path)
     print(protocols.table(report))
     print(f"figure {drawn}; each member's detector is in {cfg.run_path / 'members'}")
     return report

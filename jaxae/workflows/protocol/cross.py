@@ -26,7 +26,7 @@ from jaxae.methods import learners
 from jaxae.reports import media, plots, reporting
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
-from jaxae.storage import checkpoint, disk, logs, run_folder
+from jaxae.storage import checkpoint, disk, logs, manifest, run_folder
 from jaxae.training import grid
 from jaxae.types import Dataset, Learner, PyTree, Shape, Source, Split
 from jaxae.workflows import auto, course, experiment
@@ -92,6 +92,7 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         drawn = plots.draw(folder, plots.CROSS_FIGURES) if hosts.first() else []
         shown = dataset.test, test.mean(axis=0), p, flagged, drawn
         log.finish(report, lambda show: media.judged(show(variables), *shown))
+        manifest.seal(folder)
     print(reporting.table(report))
     print(f"figure {', '.join(map(str, drawn))}; p-values are in {folder / 'scores.npz'}")
     return report

@@ -18,6 +18,7 @@ from jaxae.data.arrayfiles import read_npz
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError
 from jaxae.methods import learners
+from jaxae.storage import manifest
 from jaxae.types import Dataset, Shape
 from jaxae.workflows import auto, experiment
 
@@ -165,6 +166,8 @@ def named(text: str, count: int) -> range:
 
 def is_finished(member: ExperimentConfig) -> bool:
     """Whether a member's folder contains the finished run of exactly this configuration."""
+    if not (member.run_path / manifest.NAME).is_file():
+        return False
     try:
         read_npz(member.run_path / "scores.npz", ("test",), ("test",))
         stored = config.from_json((member.run_path / "config.json").read_text())

@@ -18,7 +18,7 @@ from jaxae.devices import hosts, members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import media
-from jaxae.storage import checkpoint, disk, logs, run_folder
+from jaxae.storage import checkpoint, disk, logs, manifest, run_folder
 from jaxae.training import grid, selection, train
 from jaxae.types import Dataset, Learner, PyTree, Source, TrainState
 from jaxae.workflows import course, experiment
@@ -233,6 +233,7 @@ def _finish_all(
                 disk.write_json(folder / "report.json", report)
                 judged = {"data": dataset, "detector": detector, "scores": scores}
                 log.finish(report, functools.partial(media.of_run, **judged))
+                manifest.seal(folder)
             except FloatingPointError as error:
                 failed[member.run_path.name] = str(error)
             bar.update()
