@@ -1,5 +1,7 @@
 """Rows in .npy files are those of the array, whatever is asked for, and stay on disk."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ from jaxae.cli import main as cli
 from jaxae.cli import score
 from jaxae.config import DataConfig
 from jaxae.data import arrayfiles
+from jaxae.data.own import arrays
+from jaxae.devices import tuning
 from jaxae.errors import UserError
 
 X = images(103)
@@ -122,15 +126,126 @@ def test_a_file_that_was_cut_off_or_is_unlike_the_others_is_named(parts):
         arrayfiles.on_disk(parts)
 
 
-def test_nan_in_a_file_is_refused_before_training(tmp_path, capsys):
-    rows = X.copy()
-    rows[17] = np.nan
-    args = f"train --data.name {folder_of(tmp_path, rows)} --method dense --run-dir {tmp_path}/run"
+WRONG = {
+    "nan": (np.nan, np.float32, "x_train-00001.npy holds NaN or infinite values, first in row 17;"),
+    "infinite": (-np.inf, np.float64, "x_train-00001.npy holds NaN or infinite values, first in"),
+    "beyond float32": (1e39, np.float64, "x_train-00001.npy holds 1e+39, beyond float32, first in"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_file_and_row_of_a_wrong_value_are_named_before_training(
+    wrong, tmp_path, capsys, monkeypatch
+):
+    value, dtype, says = WRONG[wrong]
+    rows = X.astype(dtype)
+    rows[50 + 17, 3] = value
+    folder_of(tmp_path, None, **{"x_train-00000": rows[:50], "x_train-00001": rows[50:]})
+    monkeypatch.setattr(tuning, "BLOCK", 8)
+    args = f"train --data.name {tmp_path} --method dense --run-dir {tmp_path}/run"
     with pytest.raises(SystemExit) as stop:
         cli.main(args.split())
     assert stop.value.code == 2
-    assert "a value is NaN or infinite in a training row" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert says in error
+    assert "row 17; remove or fill such rows" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_value_in_memory_is_refused_as_one_on_disk(tmp_path):
+    far = X.astype(np.float64)
+    far[3, 0, 0] = 1e39
+    np.savez(tmp_path / "own.npz", x_train=far, x_test=X[:40], y_test=Y)
+    with pytest.raises(UserError, match=r"x_train holds 1e.39, beyond float32, first in row 3"):
+        data.load(DataConfig(name=f"npz:{tmp_path}/own.npz"))
+    folder_of(tmp_path, x_test=far[:40])  # a test row may be as strange as it likes
+    assert len(data.load(DataConfig(name=f"npy:{tmp_path}")).test.x) == 40
+
+
+def numbered(folder, *names, x=X):
+    """A folder whose training rows are in parts with these names, in this order."""
+    for name, rows in zip(names, np.array_split(x, len(names)), strict=True):
+        np.save(folder / f"{name}.npy", rows)
+    return folder_of(folder, None)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"x_train-{i}" for i in range(12)],
+        [f"x_train-{i:02}" for i in range(1, 12)],
+        [f"X_train-{i}" for i in range(1, 11)],
+        [f"x_train-{i:05}-of-00003" for i in range(3)],
+        [f"x_train-{i}-of-3" for i in range(1, 4)],
+        ["x-0"],
+    ],
+    ids=lambda names: names[-1],
+)
+def test_parts_are_in_the_order_of_their_numbers(names, tmp_path):
+    numbered(tmp_path, *names)
+    np.save(tmp_path / "._x_train-00001.npy", X)  # left by macOS
+    np.testing.assert_array_equal(arrays.npy(tmp_path).x_train[:], X)
+
+
+MISNUMBERED = {
+    "gap": (["00000", "00002"], "lacks part 1 of x_train, beside x_train-00000.npy to"),
+    "start": (["00002", "00003"], "lacks part 1 of x_train"),
+    "copy": (["00000", "00001", "00001 (1)"], "x_train-00001 (1).npy is neither x_train.npy nor"),
+    "named copy": (["00000", "00001", "00001-copy"], "x_train-00001-copy.npy is neither"),
+    "twice": (["00000", "00001", "1"], "has the number of x_train-00001.npy"),
+    "digits": (["0", "01"], "x_train-01.npy and x_train-0.npy are numbered in two ways"),
+    "letters": (["a", "b"], "x_train-a.npy is neither x_train.npy nor a part of it like"),
+    "few of": (["0-of-3", "1-of-3"], "lacks part 2 of x_train"),
+    "many of": (["0-of-2", "1-of-2", "2-of-2"], "holds 3 parts of x_train, more than x_train-0"),
+    "two sets": (["0-of-2", "1-of-3"], "are of two sets; remove one set"),
+    "some of": (["0", "1-of-2"], "are of two sets; remove one set"),
+}
+
+
+@pytest.mark.parametrize("wrong", MISNUMBERED)
+def test_parts_whose_numbers_are_wrong_are_named(wrong, tmp_path):
+    numbers, says = MISNUMBERED[wrong]
+    numbered(tmp_path, *(f"x_train-{number}" for number in numbers))
+    with pytest.raises(UserError) as caught:
+        arrays.npy(tmp_path)
+    assert says in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x_train (1)", "x_train_1", "x_train copy", "X_TRAIN"])
+def test_a_copy_of_a_whole_array_is_named(name, tmp_path):
+    np.save(folder_of(tmp_path) / f"{name}.npy", X)
+    with pytest.raises(UserError, match=re.escape(name)):
+        arrays.npy(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["symlink_to", "hardlink_to", "copied"])
+def test_a_part_that_is_another_one_is_named(how, tmp_path):
+    first, second = (tmp_path / f"x_train-{i}.npy" for i in range(2))
+    numbered(tmp_path, first.stem)
+    if how == "copied":
+        shutil.copy(first, second)
+    else:
+        getattr(second, how)(first)
+    with pytest.raises(UserError, match=r"x_train-1.npy has the content of x_train-0.npy; remove"):
+        arrays.npy(tmp_path)
+
+
+def test_classes_may_be_in_parts(tmp_path):
+    folder_of(tmp_path, y_train=np.arange(103) % 2)
+    (tmp_path / "y_test.npy").unlink()
+    for i, y in enumerate((Y[:20], Y[20:].astype(np.uint8))):
+        np.save(tmp_path / f"y_test-{i}.npy", y)
+    np.testing.assert_array_equal(arrays.npy(tmp_path).test_class_id, Y)
+    np.save(tmp_path / "y_test-1.npy", Y[:20].astype(str))
+    with pytest.raises(UserError, match=r"y_test-1.npy holds <U\d+ .20., .*y_test-0.npy int64"):
+        arrays.npy(tmp_path)
+    np.save(tmp_path / "y_test-1.npy", Y[20:])
+    np.testing.assert_array_equal(arrays.npy(tmp_path).test_class_id, Y)  # equal parts are right
+    (tmp_path / "y_test-1.npy").unlink()
+    (tmp_path / "y_test-1.npy").symlink_to(tmp_path / "y_test-0.npy")
+    with pytest.raises(UserError, match=r"y_test-1.npy has the content of y_test-0.npy"):
+        arrays.npy(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -42,10 +42,10 @@ def read_rows(path: Path) -> np.ndarray:
     Raises:
       UserError: the file is of another kind, missing or damaged, or contains something else.
     """
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         with _reading(path, ".npy"), path.open("rb") as file:
             return _array(file, path.stat().st_size)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         arrays = read_npz(path)
         named = {name.lower(): rows for name, rows in arrays.items()}
         found = [named[name] for name in ("x_test", "x") if name in named]
@@ -60,7 +60,7 @@ def read_rows(path: Path) -> np.ndarray:
 
 def open_rows(path: Path) -> Source:
     """Like `read_rows`, but the rows of a .npy stay on disk if they can be read one by one."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         with contextlib.suppress(UserError):
             return on_disk([path])
     return read_rows(path)
@@ -124,6 +124,29 @@ def on_disk(paths: list[Path], row_shape: Shape | None = None) -> Source:
                 f"of {first.dtype} {list(first.shape[1:])}; give all files one type and row shape"
             )
     return sources.joined(*files)
+
+
+def check_values(x: Source, name: str, largest: float) -> None:
+    """Read all rows [N, ...] once, and refuse values that are NaN or beyond +-`largest`.
+
+    Raises:
+      UserError: there is one; gives `name` and the first such row.
+    """
+    if x.dtype.kind != "f":
+        return
+    largest, first = min(largest, float(np.finfo(x.dtype).max)), 0
+    for block in sources.blocks(x):
+        if not (-largest <= block.min() and block.max() <= largest):  # true for NaN too
+            is_fine = (np.abs(block) <= largest).reshape(len(block), -1)
+            row = int(np.argmin(is_fine.all(axis=1)))
+            value = block[row].reshape(-1)[np.argmin(is_fine[row])]
+            what = (
+                f"{value:g}, beyond float32," if np.isfinite(value) else "NaN or infinite values,"
+            )
+            raise UserError(
+                f"{name} holds {what} first in row {first + row}; remove or fill such rows"
+            )
+        first += len(block)
 
 
 class _StoredRows:

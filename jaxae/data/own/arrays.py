@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxae.data import arrayfiles, sources
-from jaxae.data.own import class_names
+from jaxae.data.own import class_names, parts
 from jaxae.data.own.schema import Schema, numbered
 from jaxae.data.raw_data import Raw, are_pixels, narrowed
 from jaxae.errors import UserError
@@ -56,20 +56,23 @@ def npz(path: Path, rows: str = "auto") -> Raw:
 def npy(path: Path, rows: str = "auto") -> Raw:
     """A user's own rows in one .npy file, or arrays in a folder of .npy files, which stay on disk.
 
-    A folder holds `x_train.npy`, or parts of it in the order of their names, `x_train-00000.npy`,
-    `x_train-00001.npy` ..., `x_test` in the same way, `y_test.npy` and perhaps `y_train.npy`; all
-    else is as in `npz`. Rows whose test rows are drawn, and those of a single file, are read into
-    memory.
+    A folder holds `x_train.npy`, or parts of it in the order of their numbers (see
+    `jaxae.data.own.parts.find`), `x_test`, `y_test` and perhaps `y_train` in the same way; all else
+    is as in `npz`. Rows whose test rows are drawn, and those of a single file, are read into
+    memory; all others are read once here, to check their values.
 
     Raises:
-      UserError: a file is missing or damaged, or `npz` would not accept its array.
+      UserError: a file or part is missing, damaged or there twice, or `npz` would not accept its
+        array; names the file, and the row of a wrong value.
     """
-    return _raw(path, stored(path, rows), rows)
+    found = stored(path, rows)
+    _check_on_disk(path, found)
+    return _raw(path, found, rows)
 
 
 def holds_arrays(folder: Path) -> bool:
     """Whether a folder is one that `npy` reads, by the names of its files."""
-    return not {*_CLASSES, "y_test"}.isdisjoint(map(str.lower, _stems(folder)))
+    return not {*_CLASSES, "y_test"}.isdisjoint(map(str.lower, parts.names(folder)))
 
 
 def stored(path: Path, rows: str = "auto") -> Stored:
@@ -79,14 +82,8 @@ def stored(path: Path, rows: str = "auto") -> Stored:
       UserError: the file cannot be read, or lacks training rows.
     """
     if path.is_dir():
-        found = _Roles.of(_stems(path), str(path))
-        arrays: dict[str, Source | np.ndarray] = {
-            role: _on_disk(path, name, rows)
-            if role[0] == "x"
-            else arrayfiles.read_rows(path / f"{name}.npy")
-            for role, name in found.names.items()
-        }
-        return _stored(found, arrays)
+        found = _Roles.of(parts.names(path), str(path))
+        return _stored(found, {role: _of_files(path, found, role, rows) for role in found.names})
     if path.suffix.lower() == ".npy":
         return Stored(arrayfiles.read_rows(path), None, None, None, {"x_train": "the array"}, ())
     found = _Roles.of(arrayfiles.npz_names(path), str(path))
@@ -199,6 +196,8 @@ def _checked(y: np.ndarray, name: str, count: int) -> np.ndarray:
 def _raw(path: Path, stored: Stored, rows: str) -> Raw:
     called = {role: f"{path}: {name}" for role, name in stored.names.items()}
     x_train = _rows(stored.x_train, called["x_train"], rows)
+    if sources.is_resident(x_train):
+        arrayfiles.check_values(x_train, called["x_train"], _largest("x_train", stored))
     x_test: Source = x_train[:0]
     if stored.x_test is not None:
         x_test = _rows(stored.x_test, called["x_test"], rows)
@@ -223,18 +222,49 @@ def _raw(path: Path, stored: Stored, rows: str) -> Raw:
     return Raw(x_train, y_train, x_test, y_test, normal, schema=schema, notes=notes)
 
 
-def _stems(folder: Path) -> list[str]:
-    """The names of the arrays in a folder of .npy files; parts of an array have one name."""
-    return sorted({path.stem.partition("-")[0] for path in folder.glob("*.npy")})
-
-
-def _on_disk(folder: Path, name: str, rows: str) -> Source:
-    whole, parts = folder / f"{name}.npy", sorted(folder.glob(f"{name}-*.npy"))
-    if whole.is_file() and parts:
-        raise UserError(f"{folder} holds both {name}.npy and {name}-*.npy; put one of them there")
-    paths = parts or [whole]
+def _of_files(folder: Path, found: _Roles, role: str, rows: str) -> Source | np.ndarray:
+    """Rows on disk, or classes in memory, from one or several files."""
+    name = found.names[role]
+    paths = parts.find(folder, name)
+    if role[0] == "y":
+        return _joined(paths)
     shape = row_shape(arrayfiles.on_disk(paths), f"{folder}: {name}", rows)
+    parts.refuse_copies(paths)
     return arrayfiles.on_disk(paths, shape)
+
+
+def _joined(paths: list[Path]) -> np.ndarray:
+    """The classes in one or several files."""
+    read = [arrayfiles.read_rows(path) for path in paths]
+    if len(paths) == 1:
+        return read[0]
+    parts.refuse_copies(paths, unless_links=True)
+    for path, y in zip(paths, read, strict=True):
+        if y.ndim != 1 or (y.dtype.kind in "US") != (read[0].dtype.kind in "US"):
+            raise UserError(
+                f"{path} holds {y.dtype} {list(y.shape)}, {paths[0]} {read[0].dtype} "
+                f"{list(read[0].shape)}; save all as numbers [N], or all as texts [N]"
+            )
+    return np.concatenate(read)
+
+
+def _check_on_disk(folder: Path, found: Stored) -> None:
+    """Read rows on disk once, and refuse what `npz` would not accept; names file and row."""
+    for role, x in (("x_train", found.x_train), ("x_test", found.x_test)):
+        if x is not None and not sources.is_resident(x):
+            for path in parts.find(folder, found.names[role]):
+                arrayfiles.check_values(
+                    arrayfiles.on_disk([path]), str(path), _largest(role, found)
+                )
+
+
+def _largest(role: str, found: Stored) -> float:
+    """The largest value to accept: training rows, all normal, must be in the range of float32.
+
+    A test row may have any value, which makes it an anomaly; labelled rows may be test rows.
+    """
+    is_all_normal = role == "x_train" and found.y_train is None
+    return float(np.finfo(np.float32).max) if is_all_normal else float(np.finfo(np.float64).max)
 
 
 def _rows(x: Source, name: str, rows: str) -> Source:
