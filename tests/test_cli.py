@@ -112,7 +112,7 @@ def test_what_is_reconstructed_worst_is_named_on_the_screen_in_the_table_and_dra
         line.split() for line in capsys.readouterr().out.splitlines() if "feature " in line
     )
     assert (shown[0], shown[3]) == (str(first), f"{worst[first]}:")
-    cli.main([*args, "--out", str(tmp_path / "out.csv")])
+    cli.main([*args, "--out", str(tmp_path / "out.csv"), "--overwrite"])  # the picture of out.npz
     with (tmp_path / "out.csv").open() as file:
         table = [*csv.DictReader(file)]
     assert [int(row["worst_1"]) for row in table] == worst.tolist()

@@ -23,6 +23,7 @@ from jaxae.methods import learners
 from jaxae.methods.wrappers import SCHEDULES
 from jaxae.reports import comparison, listing, pages, tables
 from jaxae.reports.studies import STUDIES
+from jaxae.storage import outputs
 
 
 def _print(results: Any, json: bool, as_text: Callable[[Any], str]) -> None:
@@ -63,7 +64,9 @@ def compare(one: Path, other: Path, json: bool = False) -> None:
     _print(comparison.compare(one, other), json, comparison.table)
 
 
-def report(run: Path, against: Path | None = None, out: Path | None = None) -> None:
+def report(
+    run: Path, against: Path | None = None, out: Path | None = None, overwrite: bool = False
+) -> None:
     """Write an HTML report of a run, RUN/report.html, that a browser can show offline.
 
     Examples: `jaxae report runs/mine`, `jaxae report runs/one --against runs/other --out a.html`.
@@ -71,10 +74,13 @@ def report(run: Path, against: Path | None = None, out: Path | None = None) -> N
     Args:
       run: the folder of a run, or of a grid such as that of `jaxae run one_vs_rest`
       against: compare with this run on the same test rows
-      out: the file for a comparison; None = RUN/comparison.html
+      out: the .html for a comparison; None = RUN/comparison.html, which is replaced
+      overwrite: replace the file that --out names, if it exists
     """
     if out and not against:
         raise UserError("--out is the file of a comparison; use it with --against RUN")
+    if out:
+        outputs.check(out, (".html",), overwrite=overwrite)
     if against:
         compared = comparison.compare(run, against)
         path = pages.write_comparison(run, against, compared, out or run / "comparison.html")

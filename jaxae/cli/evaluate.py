@@ -17,7 +17,7 @@ from jaxae.errors import UserError, words
 from jaxae.reports import reporting
 from jaxae.reports.plots import files
 from jaxae.stats import intervals
-from jaxae.storage import disk
+from jaxae.storage import disk, outputs
 
 _TRAINED = 10  # different scores that rows share with training rows by more than chance
 
@@ -30,6 +30,7 @@ def evaluate(
     anomaly: tuple[str, ...] = (),
     json: bool = False,
     out: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Judge labelled rows with the detector of a finished run, and print metrics with intervals.
 
@@ -44,9 +45,10 @@ def evaluate(
       anomaly: names or numbers of the classes that count as anomalies; by default all others
       json: print the result as JSON
       out: a .json to write
+      overwrite: replace the file that --out names, if it exists
     """
-    if out and (out.suffix != ".json" or not out.parent.is_dir()):
-        raise UserError(f"--out {out} cannot be written; name a .json in an existing folder")
+    if out:
+        outputs.check(out, (".json",), [file], overwrite)
     if not file.exists():
         raise UserError(f"{file} does not exist; check the path")
     detector = detectors.load(detectors.folder_of(run))

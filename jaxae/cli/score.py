@@ -22,7 +22,7 @@ from jaxae.detectors import calibration, explanation
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input, words
 from jaxae.reports import plots
-from jaxae.storage import disk
+from jaxae.storage import disk, outputs
 from jaxae.training import train
 from jaxae.types import Source
 
@@ -37,6 +37,7 @@ def score_file(
     out: Path | None = None,
     explain: bool = False,
     json: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Score raw rows with the detector of a finished run.
 
@@ -52,6 +53,7 @@ def score_file(
       explain: show which values are reconstructed worst: for the most anomalous rows on the screen
         and in a picture next to --out, for every row in --out
       json: print a summary as JSON
+      overwrite: replace the files that --out names, if they exist
 
     Returns:
       The summary: rows, anomalies, threshold, p_value_flaw and notes.
@@ -60,10 +62,10 @@ def score_file(
       UserError: a file is missing, unreadable or cannot be written, or the rows do not fit the
         detector.
     """
-    if out and out.exists() and rows.exists() and out.samefile(rows):
-        raise UserError(f"--out {out} is the file of the rows; name another file")
-    if out and (out.suffix not in (".csv", ".npz") or not out.parent.is_dir()):
-        raise UserError(f"--out {out} cannot be written; name a .csv or .npz in an existing folder")
+    if out:
+        outputs.check(out, (".csv", ".npz"), [rows], overwrite)
+    if out and explain:
+        outputs.check(_picture(out), (".png",), [rows], overwrite, "the picture of --out,")
     detector = detectors.load(detectors.folder_of(run_dir))
     raw, named, notes, _ = _read(rows, detector)
     parallel.initialize()
@@ -77,13 +79,9 @@ def score_file(
             write(_columns(judgement, count, detector.decision.threshold), why)
             count += len(judgement.score)
             anomalies += int(judgement.is_anomaly.sum())
-    summary: dict[str, Any] = {
-        "rows": count,
-        "anomalies": anomalies,
-        "threshold": detector.decision.threshold,
-        "p_value_flaw": reason or None,
-        "notes": list(notes),
-    }
+    threshold = detector.decision.threshold
+    summary: dict[str, Any] = {"rows": count, "anomalies": anomalies, "threshold": threshold}
+    summary |= {"p_value_flaw": reason or None, "notes": list(notes)}
     if json:
         print(dumps(summary))
         return summary
@@ -191,11 +189,15 @@ def _describe(
         "kind": np.array([f"row {row}" for row in top]),
     }
     title = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
-    path = out.with_suffix(".residuals.png")
+    path = _picture(out)
     try:
         return [*lines, f"figure {plots.save(plots.residuals(drawn, title), path)}"]
     except OSError as error:
         raise UserError(f"{path} cannot be written ({words(error)}); use another --out") from None
+
+
+def _picture(out: Path) -> Path:
+    return out.with_suffix(".residuals.png")
 
 
 def _judged(

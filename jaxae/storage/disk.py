@@ -22,13 +22,28 @@ def atomic(path: Path, suffix: str = "") -> Iterator[Path]:
 
     The temporary name ends in `suffix`. System errors in the block report the name of `path`.
     """
-    temporary = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
+    temporary = _temporary(path, suffix)
     try:
         with naming(path):
             yield temporary
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def probe(path: Path) -> None:
+    """Raise the `OSError` that writing a file would raise, without touching it.
+
+    The folder may be read-only, or the name too long, for instance.
+    """
+    temporary = _temporary(path)
+    with naming(path):
+        temporary.touch()
+        temporary.unlink()
+
+
+def _temporary(path: Path, suffix: str = "") -> Path:
+    return path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}{suffix}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
