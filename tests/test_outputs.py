@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxae.cli import main as cli
+from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
 from jaxae.storage import disk, manifest, outputs
 
@@ -176,3 +177,77 @@ def test_every_command_asks_before_any_work(command, tmp_path, monkeypatch, caps
         assert (stop.value.code, line.count("\n")) == (2, 1)
         assert ("add --overwrite" in line) is not bool(more)  # then there is no RUN
     assert contents(tmp_path)[out] == b"evidence"
+
+
+def why_no_run(run_dir="", name="mine", loggers=False):
+    """The one line that refuses a run folder; "" if there may be a run."""
+    try:
+        outputs.check_run_folder(ExperimentConfig(name, run_dir=str(run_dir)), loggers)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "a/b", "../a", "/a", "x" * 250, "a\nb", "a\0b", "a\x1b[1m", "/", "./a", "a/"],
+)
+def test_a_name_is_that_of_one_folder_in_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = why_no_run(name=name)
+    assert "--run-dir" in line
+    assert "\n" not in line
+    if "/" not in name and name.strip():  # then as --run-dir it is no better
+        assert "--run-dir" in why_no_run(name * 2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["mine", "Größe 3", "-x", "a:b", ".hidden", "...", "~", "x" * 200])
+def test_any_other_name_will_do(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not why_no_run(name=name)
+    assert not why_no_run(name)
+    assert not why_no_run(f"../{name}")
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("runs/one/checkpoints/3", "is inside {run}, which"),
+        ("runs/one/inner", "is inside {run}, which"),
+        ("link/arrays", "is inside {run}, which"),
+        ("runs/one/members/class0", "is inside {run}, which"),
+        ("runs/one/config.json", "is a file"),
+        ("rows.csv/run", "cannot be"),
+        (".run.12", "unfinished file"),
+        (" ", "blank"),
+        ("x" * 256, "too long"),
+        ("x/" * 3000, "too long"),
+        (".", "holds what is not a run's, such as "),
+        ("runs", "holds what is not a run's, such as one;"),
+    ],
+)
+def test_a_run_begins_only_where_nothing_else_is(folder, says, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").touch()
+    (tmp_path / "link").symlink_to(run)
+    before = contents(tmp_path)
+    line = why_no_run(folder)
+    assert says.format(run=run) in line
+    assert "\n" not in line
+    assert contents(tmp_path) == before
+    assert not why_no_run(run), "the run itself goes on"
+
+
+def test_a_run_begins_beside_logs_and_what_a_killed_run_left(tmp_path):
+    folder = tmp_path / "run"
+    for name in ("arrays", "figures"):
+        (folder / name).mkdir(parents=True)
+    for name in (".gitkeep", "slurm-1.out", "train.log"):
+        (folder / name).touch()
+    assert not why_no_run(folder)
+    (folder / "figures/mine.png").touch()
+    assert "such as figures" in why_no_run(folder)
+    assert not why_no_run(folder, loggers=True)
+    (folder / ".lock").touch()
+    assert not why_no_run(folder)

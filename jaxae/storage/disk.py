@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,8 @@ from jaxae.errors import UserError, naming, words
 
 _REMEDY = "restore the file, or name another folder with --run-dir"
 _ESCAPE = "backslashreplace"
+# The temporary names of `atomic`, and of figures in older versions.
+UNFINISHED = re.compile(r"\..+(\.\d+(\.npz)?|-[0-9a-f]{32}\.tmp)")
 
 
 @contextlib.contextmanager

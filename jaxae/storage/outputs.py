@@ -1,17 +1,25 @@
 """What a user names for a result, and what it may replace: never a record, and no file unasked.
 
 Every command passes the file that it will write to `check` before any work, and then writes it
-through `jaxae.storage.disk`.
+through `jaxae.storage.disk`; a run passes its folder to `check_run_folder`.
 """
 
+import contextlib
+import os
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError, words
 from jaxae.storage import archive, disk, manifest
 
 _FILES = {*manifest.FILES, manifest.NAME, ".lock"}  # of a run or a grid
 _FOLDERS = {*manifest.FOLDERS, "damaged", "members"}
+_LOGS = (".err", ".log", ".out", ".txt")  # a scheduler or the shell may have begun them
+_LONGEST = 255  # bytes of a name, in common file systems
+_LONG = 300  # characters of a path in a message
+_REMEDY = "name another folder with --run-dir"
 
 
 def check(
@@ -45,6 +53,34 @@ def check(
         raise UserError(f"{name} {_shown(out)} cannot be written{why}")
 
 
+def check_run_folder(cfg: ExperimentConfig, may_be_begun: bool = False) -> None:
+    """Refuse a folder that cannot be, or must not become, that of a run; call it before any work.
+
+    Args:
+      cfg: the configuration; without `run_dir` its `name` becomes the name of the folder.
+      may_be_begun: whether the folder may hold other files, which loggers may have written.
+
+    Raises:
+      UserError: the name is blank, too long, that of an unfinished file, or holds control
+        characters; a file is in the way; or the folder is part of another run, of a grid, a
+        detector or a checkpoint, or holds files, other than logs, that are not those of a run.
+    """
+    path = cfg.run_path
+    if not cfg.run_dir and (not cfg.name.strip() or "/" in cfg.name):
+        raise UserError(
+            f"name is {cfg.name!r}, and the run folder would be {str(path)!r}; give a --name "
+            f"without /, or {_REMEDY}"
+        )
+    try:
+        why = _no_run_folder(path, may_be_begun)
+    except OSError as error:
+        why = f"cannot be used ({words(error)})"
+    except ValueError:
+        why = "has a null character in its name"
+    if why:
+        raise UserError(f"the run folder {_shown(path)} {why}; {_REMEDY}")
+
+
 def owner(path: Path) -> Path | None:
     """The run, grid, detector or checkpoint whose record a path is, or would be; None = nobody's.
 
@@ -60,6 +96,50 @@ def owner(path: Path) -> Path | None:
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a run, finished or not."""
     return (folder / "config.json").is_file() and (folder / "data.json").is_file()
+
+
+def _no_run_folder(path: Path, may_be_begun: bool) -> str:
+    """What is wrong with a run folder, "" if nothing is."""
+    if not str(path).strip() or any(map(_is_control, str(path))):
+        return "has a blank name, or control characters in it"
+    if disk.UNFINISHED.fullmatch(path.name):
+        return "has the name of an unfinished file"
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()  # raises if the path is too long, or has a file for a folder
+    if any(len(os.fsencode(part)) > _LONGEST for part in path.parts):
+        return f"has a name of more than {_LONGEST} bytes"
+    above = next((p for p in (path, *path.parents) if p.exists()), path)
+    if above.exists() and not above.is_dir():
+        return f"cannot be made: {_shown(above)} is a file"
+    whose = owner(path) or next(filter(is_run, path.resolve().parents), None)
+    if whose:
+        return f"is inside {_shown(whose)}, which is kept as it was written"
+    others = [] if may_be_begun or not path.is_dir() else _others(path)
+    if others and not _is_begun(path):  # asked last: another process may just begin it
+        return f"holds what is not a run's, such as {_shown(Path(min(others)))}"
+    return ""
+
+
+def _others(folder: Path) -> list[str]:
+    """The names in a folder that is not yet a run's of what may not be there."""
+    return [
+        path.name
+        for path in folder.iterdir()
+        if not (
+            (path.is_file() and (path.name.startswith(".") or path.suffix in _LOGS))
+            or (path.is_dir() and path.name in ("arrays", "figures") and not any(path.iterdir()))
+        )
+    ]
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a run or a grid has been begun in a folder."""
+    by_name = any((folder / name).exists() for name in (".lock", "config.json", "tuning.json"))
+    return by_name or _is_grid(folder)
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) == "Cc"
 
 
 def _why_not(out: Path, suffixes: Sequence[str], inputs: Iterable[Path], overwrite: bool) -> str:
@@ -94,9 +174,13 @@ def _is_of(folder: Path, path: Path) -> bool:
     if (folder / manifest.DIGESTS).is_file() and (folder / "state").is_dir():
         return True
     recorded = _on_record(folder)
-    if not (recorded or is_run(folder) or any(map(is_run, folder.glob("members/*")))):
+    if not (recorded or is_run(folder) or _is_grid(folder)):
         return False
     return path.parts[0] in _FOLDERS or str(path) in _FILES or path.as_posix() in recorded
+
+
+def _is_grid(folder: Path) -> bool:
+    return any(map(is_run, folder.glob("members/*")))
 
 
 def _on_record(folder: Path) -> Collection[str]:
@@ -107,6 +191,6 @@ def _on_record(folder: Path) -> Collection[str]:
 
 
 def _shown(path: Path) -> str:
-    """A path as it is written in a shell, in one line."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)
+    """A path in one line, which shows blanks and what cannot be printed."""
+    text = str(path) if len(str(path)) < _LONG else f"{str(path)[:_LONG]}..."
+    return text if text.isprintable() and text == text.strip() else repr(text)

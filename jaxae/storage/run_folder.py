@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from jaxae import config
 from jaxae.config import checks
 from jaxae.devices import hosts, tuning
 from jaxae.errors import UserError, words
-from jaxae.storage import manifest
+from jaxae.storage import disk, manifest
 from jaxae.storage.disk import append_line, read_json, read_metrics, write_json, write_text
 from jaxae.storage.provenance import changes, packages, provenance
 from jaxae.types import Learner
@@ -102,14 +101,10 @@ def _check_kinds(folder: Path) -> None:
                 raise UserError(f"{path} is not a {kind}; remove it, or name another --run-dir")
 
 
-# Temporary names of `disk.atomic`, and of figures in older versions.
-_UNFINISHED = re.compile(r"\..+(\.\d+(\.npz)?|-[0-9a-f]{32}\.tmp)")
-
-
 def _remove_unfinished(folder: Path) -> None:
     """Remove the half-written files of a killed process; call it with the folder locked."""
     for path in (*folder.glob(".*"), *folder.glob("*/.*")):
-        if _UNFINISHED.fullmatch(path.name):
+        if disk.UNFINISHED.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 

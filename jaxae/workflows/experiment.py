@@ -13,7 +13,7 @@ from jaxae.detectors import health
 from jaxae.devices import hosts, parallel
 from jaxae.methods import learners
 from jaxae.reports import media, plots, reporting, studies, unlabelled
-from jaxae.storage import checkpoint, disk, logs, manifest, run_folder
+from jaxae.storage import checkpoint, disk, logs, manifest, outputs, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree
 from jaxae.workflows import auto, course, precompile
@@ -35,6 +35,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     """
     clock = time.perf_counter()
     check(cfg)  # before a download
+    outputs.check_run_folder(cfg, may_be_begun=bool(loggers))
     hosts.join(cfg.hosts)
     parallel.start(cfg)
     cfg, dataset = auto.settle(cfg)

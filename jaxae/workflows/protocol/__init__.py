@@ -10,7 +10,7 @@ import time
 from jaxae.config.grids import ProtocolConfig
 from jaxae.devices import hosts, parallel
 from jaxae.reports import plots, protocols
-from jaxae.storage import disk, manifest, run_folder
+from jaxae.storage import disk, manifest, outputs, run_folder
 from jaxae.workflows import baselines
 from jaxae.workflows.protocol import cross, training
 from jaxae.workflows.protocol.expansion import expand, is_finished, named, refuse_unread
@@ -39,6 +39,7 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
     clock = time.perf_counter()
     refuse_unread(cfg)
     baselines.check(cfg.baselines)
+    outputs.check_run_folder(cfg)
     hosts.join(cfg.hosts)
     parallel.start(cfg)
     members, datasets = expand(cfg)

@@ -26,7 +26,7 @@ from jaxae.methods import learners
 from jaxae.reports import media, plots, reporting
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
-from jaxae.storage import checkpoint, disk, logs, manifest, run_folder
+from jaxae.storage import checkpoint, disk, logs, manifest, outputs, run_folder
 from jaxae.training import grid
 from jaxae.types import Dataset, Learner, PyTree, Shape, Source, Split
 from jaxae.workflows import auto, course, experiment
@@ -57,6 +57,7 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     clock = time.perf_counter()
     _check_fields(cfg)
     refuse_unread(cfg)
+    outputs.check_run_folder(cfg, may_be_begun=bool(loggers))
     hosts.join(cfg.hosts)
     parallel.start(cfg)
     base, dataset = auto.settle(experiment_of(cfg))
