@@ -20,6 +20,10 @@ class UserError(ValueError):
     """
 
 
+class Missing(UserError):
+    """Data that a configuration names are not there, or cannot be fetched."""
+
+
 class Unchecked(Exception):
     """Something cannot be checked, because what it would be compared with is not there.
 

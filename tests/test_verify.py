@@ -72,8 +72,8 @@ def test_every_member_of_a_protocol_and_its_report_are_verified(whole, capsys, m
     assert [*ok] == [*MEMBERS, "files", "report"]
     assert not failed
     for name in MEMBERS:
-        assert ok[name] == "30 test rows scored as recorded, bit for bit; 0 decisions differ"
-    assert ok["report"].endswith("follows from the 4 members")
+        assert ok[name] == "30 test and 18 training rows scored as recorded, bit for bit"
+    assert ok["report"].endswith("follow from the 4 members")
     assert [cfg.normal for cfg in loaded] == [(0,), (1,)]  # not once for every member
 
 
@@ -102,7 +102,7 @@ def change_class(folder):
 
 DAMAGE = [  # what fails, how it is said, and what is done
     ("class1-seed0 report", "scores differ by up to", replace_scores),
-    ("report", "auroc", replace_member),
+    ("class1-seed0 report", "it holds the member class1-seed1", replace_member),
     (
         "report",
         "it has 4 members, the folder 3; class1-seed0 missing",
@@ -169,7 +169,7 @@ def test_members_of_an_earlier_call_with_more_seeds_may_stay(data, copy, capsys)
     ok, failed, _ = verified(copy, capsys)
     assert [*ok] == [*MEMBERS, "files", "report"]
     assert not failed
-    assert ok["report"].endswith("follows from the 2 members")
+    assert ok["report"].endswith("follow from the 2 members")
 
 
 def test_a_protocol_without_members_is_one_line(tmp_path, capsys):
@@ -216,26 +216,44 @@ def crossed(tmp_path_factory):
 
 def test_p_values_are_verified_as_far_as_they_are_kept(crossed, capsys):
     ok, failed, _ = verified(crossed, capsys)
-    assert [*ok] == ["files", "configuration", "checkpoint 2", "data", "scores"]
+    named = ["files", "configuration", "checkpoint 2", "data", "decisions", "scores", "report"]
+    assert [*ok] == named
     assert not failed
-    assert "48 test rows follow from their p-values and scores" in ok["scores"]
+    assert ok["scores"] == "48 test rows have the recorded scores and p-values"
     *_, error = verified(crossed, capsys, "--retrain")
     assert "nothing to train again" in error
 
 
-CROSS_DAMAGE = [
-    ("data", "has the digest", lambda f: (f / "data.json").write_text('"other"')),
+CROSS_DAMAGE = [  # what fails, how it is said, and what is done
     (
-        "scores",
+        "checkpoint 2, data",
+        "has the digest",
+        lambda f: (f / "data.json").write_text('"other"'),
+    ),
+    (
+        "decisions, scores",
         "decisions do not follow",
         lambda f: rescored(f / "scores.npz", p_value=lambda p: 1 - p / 2),
     ),
-    ("scores", "between 0.01 and 1", lambda f: rescored(f / "scores.npz", p_value=lambda p: p - 1)),
-    ("scores", "scores in auroc, average", lambda f: rescored(f / "scores.npz", test=np.negative)),
+    (
+        "decisions, scores",
+        "between 0.01 and 1",
+        lambda f: rescored(f / "scores.npz", p_value=lambda p: p - 1),
+    ),
+    (
+        "scores",
+        "p_value in scores.npz is not that of models and data",
+        lambda f: rescored(f / "scores.npz", p_value=lambda p: np.where(p > 0.3, 0.3, p)),
+    ),
+    (
+        "scores, report",
+        "auroc is",
+        lambda f: rescored(f / "scores.npz", test=np.negative),
+    ),
     ("scores", "test_id in scores.npz", lambda f: rescored(f / "scores.npz", test_id=np.negative)),
-    ("scores", "its scores in recall", lambda f: changed(f / "report.json", recall=0.5)),
-    ("scores", "not as it was written", lambda f: changed(f / "report.json", alpha="low")),
-    ("scores", "report.json is not valid JSON", lambda f: (f / "report.json").write_text("{")),
+    ("report", "recall is 0.5 in report.json", lambda f: changed(f / "report.json", recall=0.5)),
+    ("report", "not as it was written", lambda f: changed(f / "report.json", alpha="low")),
+    ("report", "report.json is not valid JSON", lambda f: (f / "report.json").write_text("{")),
 ]
 
 
@@ -247,8 +265,8 @@ def test_p_values_that_are_not_as_they_were_are_named(
     damage(copy)
     forged(copy)
     _, failed, error = verified(copy, capsys)
-    assert [*failed] == [failing]
-    assert says in failed[failing]
+    assert failing in ", ".join(failed)
+    assert says in " ".join(failed.values())
     assert f"failed the checks: {failing}" in error
 
 

@@ -111,12 +111,15 @@ def export(run: Path, out: Path) -> None:
 
 
 def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
-    """Check that a run folder or an export is unchanged and gives the same scores.
+    """Check that a run folder or an export is what was computed.
 
-    Compares the digests of detector, parameters, checkpoints and data, and the score of every test
-    row with the recorded one; for a protocol, those of every member, and whether the report follows
-    from them. The exit code is 2 if anything differs, and 3 if nothing differs but something could
-    not be checked, such as scores of data that are not there. Examples: `jaxae verify runs/mine
+    Compares every file with its digest in manifest.json, and computes again what follows from other
+    files: the decision from its rule and the calibration scores, the scores of all rows from
+    detector and data, decisions and report from the scores, and the detector's parameters from the
+    last checkpoint. For a protocol, all this for every member, and its report from the members.
+    Nothing is trained. A relative path of the data is also tried from the folders around the run.
+    The exit code is 2 if anything differs, and 3 if nothing differs but something could not be
+    checked, such as scores of data that are not there. Examples: `jaxae verify runs/mine
     --retrain`, `jaxae verify mine.zip`.
 
     Args:

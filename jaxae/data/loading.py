@@ -1,5 +1,6 @@
 """Loading data by name or from a user's own files, and the order of rows in training."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from jaxae.config import DataConfig, checks
 from jaxae.data import published, splits
 from jaxae.data.own import arrays, files, folders, series, tables
 from jaxae.data.raw_data import Raw
-from jaxae.errors import UserError, unknown
+from jaxae.errors import Missing, UserError, unknown
 from jaxae.ops import ceil_div
 from jaxae.registry import Registry
 from jaxae.rng import Purpose, host_generator
@@ -65,8 +66,8 @@ def raw(cfg: DataConfig) -> Raw:
     """The rows as in their source, before they are split and scaled.
 
     Raises:
-      UserError: the name is unknown, files are missing, damaged or not the published ones, there is
-        no network, or a setting does not apply to these files.
+      Missing: the name is unknown, files are missing, or there is no network.
+      UserError: files are damaged or not the published ones, or a setting does not apply to them.
     """
     kind, path = find(cfg)
     reads = FILES[kind].reads if kind else ()
@@ -75,7 +76,7 @@ def raw(cfg: DataConfig) -> Raw:
     if not kind:
         return DATASETS[cfg.name](cfg)
     if not path.exists():
-        raise UserError(f"{path} of data.name {cfg.name} does not exist; check the path")
+        raise Missing(f"{path} of data.name {cfg.name} does not exist; check the path")
     rows = FILES[kind].read(path, cfg)
     if not rows.is_labelled:
         of_classes = ("normal", "anomaly", "corruption", "balance", "split", "valid")
@@ -94,7 +95,8 @@ def find(cfg: DataConfig) -> tuple[str, Path]:
     is in it, else images; a table, an .npz or a .npy is a series if `window` is set.
 
     Raises:
-      UserError: `cfg.name` names neither a data set nor files.
+      Missing: `cfg.name` names neither a data set nor files.
+      UserError: it names files of no kind that is known.
     """
     kind, _, path = cfg.name.partition(":")
     if kind in FILES and path:
@@ -114,6 +116,19 @@ def find(cfg: DataConfig) -> tuple[str, Path]:
     raise _not_found(cfg.name)
 
 
+def seen_from(folder: Path, cfg: DataConfig) -> DataConfig:
+    """The settings with a relative path of the data as if the working directory were `folder`."""
+    if cfg.name in DATASETS:
+        is_relative = cfg.dir and not Path(cfg.dir).expanduser().is_absolute()
+        return dataclasses.replace(cfg, dir=str(folder / cfg.dir)) if is_relative else cfg
+    kind, colon, path = cfg.name.partition(":")
+    if kind not in FILES or not path:
+        kind, colon, path = "", "", cfg.name
+    if not path or Path(path).expanduser().is_absolute():
+        return cfg
+    return dataclasses.replace(cfg, name=f"{kind}{colon}{folder / path}")
+
+
 def _not_found(name: str) -> UserError:
     """Why `find` finds neither a data set nor files under this name."""
     kind, _, path = name.partition(":")
@@ -125,8 +140,8 @@ def _not_found(name: str) -> UserError:
             f"data.name {name!r} does not end as a kind of file does; name its kind: {kinds}"
         )
     if Path(name).suffix or any(mark in name for mark in "/\\"):
-        return UserError(f"data.name {name!r} does not exist; check the path")
-    return unknown("dataset or file", name, [*DATASETS, kinds])
+        return Missing(f"data.name {name!r} does not exist; check the path")
+    return Missing(unknown("dataset or file", name, [*DATASETS, kinds]))
 
 
 def index_plan(

@@ -13,17 +13,18 @@ from jaxae.detectors.detector import (
     Detector,
     Judgement,
     Scores,
+    described,
     folder_of,
     load,
     save,
     tree,
     units,
 )
-from jaxae.detectors.fitting import Fold, check, fit, fit_on_folds, fit_score
+from jaxae.detectors.fitting import Fold, check, fit, fit_on_folds, fit_score, score_all
 from jaxae.detectors.judging import judge, judge_prepared, prepared, saturated, score_fn
 
 __all__ = [
-    "Description", "Detector", "Fold", "Judgement", "Scores", "check", "fit", "fit_on_folds",
-    "fit_score", "folder_of", "judge", "judge_prepared", "load", "prepared", "saturated", "save",
-    "score_fn", "tree", "units",
+    "Description", "Detector", "Fold", "Judgement", "Scores", "check", "described", "fit",
+    "fit_on_folds", "fit_score", "folder_of", "judge", "judge_prepared", "load", "prepared",
+    "saturated", "save", "score_all", "score_fn", "tree", "units",
 ]  # fmt: skip

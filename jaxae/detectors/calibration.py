@@ -1,7 +1,7 @@
 """The normals that a threshold rule is fitted on, and whether new normals are exchangeable."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jaxae import scoring
 from jaxae.config import ExperimentConfig
@@ -36,6 +36,15 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
             "--threshold.standardise-fraction 0.3, or a --score without + or ^"
         )
     return ""
+
+
+def normals(
+    cfg: ExperimentConfig, train: Float[np.ndarray, " N"], valid: Float[np.ndarray, " V"]
+) -> Float[np.ndarray, " K"]:
+    """The calibration scores among those of the training and the valid rows."""
+    _, calibrating = split_valid(cfg, len(valid))
+    chosen = train if cfg.threshold.on == "train" else valid[calibrating]
+    return chosen[: cfg.threshold.limit or None]
 
 
 def split_valid(

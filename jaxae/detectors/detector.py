@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -67,8 +67,13 @@ def folder_of(run: Path) -> Path:
 
 def save(folder: Path, detector: Detector) -> None:
     """Save a detector, replacing any detector in the folder."""
+    archive.write(folder, described(detector), tree(detector))
+
+
+def described(detector: Detector) -> dict[str, Any]:
+    """What the description of a detector says, ready for JSON."""
     about, decision = detector.about, detector.decision
-    description = {
+    return {
         "format": config.FORMAT,
         "jaxae": about.version,
         "shape": about.shape,
@@ -81,7 +86,6 @@ def save(folder: Path, detector: Detector) -> None:
         "schema": dataclasses.asdict(about.schema),
         "config": config.to_dict(about.config),
     }
-    archive.write(folder, description, tree(detector))
 
 
 def tree(detector: Detector) -> dict[str, PyTree]:

@@ -1,12 +1,12 @@
 """From a trained model to a detector: fitting the score, scoring rows, fitting the rule."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jaxae import scoring
 from jaxae.config import ExperimentConfig
@@ -93,7 +93,18 @@ def fit(
     score = scoring.resolve(cfg.score)
     _check_not_collapsed(learner, variables, data.valid.x[:256], devices)
     fitted = fit_score(learner, variables, data, cfg, devices)
-    score_rows = scores_of(learner, score, variables, fitted, devices)
+    scores = score_all(scores_of(learner, score, variables, fitted, devices), data)
+    _check_spread(scores, cfg.score)
+    return _decided(variables, fitted, scores, data, cfg), scores
+
+
+def score_all(score_rows: Callable[[Source], Float[np.ndarray, " N"]], data: Dataset) -> Scores:
+    """The scores of every row of a data set, whose rows may lie on disk.
+
+    Raises:
+      FloatingPointError: the score of a normal is not finite.
+      UserError: a test row holds NaN.
+    """
     train, valid = (score_rows(split.x) for split in (data.train, data.valid))
     for name, of_normals in (("train", train), ("valid", valid)):
         _check_finite(of_normals, name)
@@ -102,9 +113,7 @@ def fit(
         if np.isnan(block).any() and not data.raw_shape:  # not refused yet where rows are on disk
             raise UserError("test rows hold NaN values; remove or fill such rows")
         test.append(saturated(score_rows(block), block))
-    scores = Scores(train, valid, np.concatenate(test))
-    _check_spread(scores, cfg.score)
-    return _decided(variables, fitted, scores, data, cfg), scores
+    return Scores(train, valid, np.concatenate(test))
 
 
 class Fold(NamedTuple):
@@ -168,9 +177,9 @@ def _decided(
     variables: PyTree, fitted: PyTree, scores: Scores, data: Dataset, cfg: ExperimentConfig
 ) -> Detector:
     """The detector, its rule fitted on the scores that the configuration names."""
-    _, calibrating = calibration.split_valid(cfg, len(scores.valid))
-    normals = scores.train if cfg.threshold.on == "train" else scores.valid[calibrating]
-    decision = scoring.fit_rule(cfg.threshold.rule, normals[: cfg.threshold.limit or None])
+    decision = scoring.fit_rule(
+        cfg.threshold.rule, calibration.normals(cfg, scores.train, scores.valid)
+    )
     raw = data.raw_shape or data.shape, data.dtype
     about = Description(cfg, *raw, version("jaxae"), data.digest, data.schema or Schema())
     return Detector(about, variables, fitted, decision, data.scaling)

@@ -46,22 +46,31 @@ def make(
       a single row; a summary of the held-out scores; the strangest rows by name; and
       "if_contaminated", see `contaminated`.
     """
-    decision, held_out = detector.decision, scores.valid
     pseudo = None
-    if len(held_out) > 1:
+    if len(scores.valid) > 1:
         of_pairs = score(label_free.pairs(data.valid.x, cfg.data.split_seed))
         pseudo = float(label_free.auroc(of_pairs[None])[0])
-    quantiles = np.quantile(held_out, [*_QUANTILES.values()]).tolist()
     return {
         "no_metrics": "No labels, so no AUROC or other metrics; for labelled rows: jaxae evaluate "
         f"{shlex.quote(str(folder))} FILE",
+        **of_scores(cfg, detector, scores),
+        "pseudo_auroc": pseudo,
+        "strangest_training_rows": strangest(scores.train, data.train.id, data.names),
+        "strangest_held_out_rows": strangest(scores.valid, data.valid.id, data.names),
+    }
+
+
+def of_scores(
+    cfg: ExperimentConfig, detector: detectors.Detector, scores: detectors.Scores
+) -> dict[str, Any]:
+    """What `make` says without rows: all that follows from detector and scores."""
+    decision, held_out = detector.decision, scores.valid
+    quantiles = np.quantile(held_out, [*_QUANTILES.values()]).tolist()
+    return {
         "n_calibration": len(decision.calibration),
         **false_alarms(decision, held_out, cfg.threshold.on == "train"),
         "p_value_flaw": calibration.why_no_guarantee(cfg) or None,
-        "pseudo_auroc": pseudo,
         "held_out_scores": dict(zip(_QUANTILES, quantiles, strict=True)),
-        "strangest_training_rows": strangest(scores.train, data.train.id, data.names),
-        "strangest_held_out_rows": strangest(held_out, data.valid.id, data.names),
         "if_contaminated": contaminated(decision),
     }
 

@@ -27,15 +27,20 @@ def write(folder: Path, description: dict, tree: dict) -> None:
       tree: keys may hold any character; Flax names some layers with a "/".
     """
     arrays = {name: np.asarray(a) for name, a in flat(tree).items()}
-    digest = _digest(arrays)
-    shapes = {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()}
+    added = described(arrays)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _arrays_name(digest)
+    path = folder / _arrays_name(added["digest"])
     disk.write_arrays(path, arrays)
-    disk.write_json(folder / DESCRIPTION, description | {"digest": digest, "arrays": shapes})
+    disk.write_json(folder / DESCRIPTION, description | added)
     for old in folder.glob(_arrays_name("*")):
         if old != path:
             old.unlink()
+
+
+def described(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a description says of the arrays of a tree, see `flat`."""
+    shapes = {name: f"{a.dtype}{list(a.shape)}" for name, a in arrays.items()}
+    return {"digest": _digest(arrays), "arrays": shapes}
 
 
 def read_description(folder: Path) -> dict:

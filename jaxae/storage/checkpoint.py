@@ -95,9 +95,9 @@ def open_manager(folder: Path, keep: int, fall_back: bool = False) -> Manager:
         if hosts.first():
             _move_damaged(folder)
         hosts.wait("damaged checkpoints moved")
-    numbered = _numbered(folder)
-    if numbered:
-        _check_parts(folder / str(max(numbered)))
+    saved = numbered(folder)
+    if saved:
+        _check_parts(folder / str(max(saved)))
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep or None,
         create=True,
@@ -111,14 +111,22 @@ def opened(folder: Path, cfg: TrainConfig) -> Manager:
     return open_manager(folder, cfg.keep_checkpoints, cfg.fall_back)
 
 
-def _numbered(folder: Path) -> list[int]:
+def reader(folder: Path) -> Manager:
+    """The checkpoints in a folder, which is only read."""
+    _silence_raised_errors()
+    options = ocp.CheckpointManagerOptions(read_only=True, create=False)
+    return Manager(folder.absolute(), options=options)
+
+
+def numbered(folder: Path) -> list[int]:
+    """The epochs of the checkpoints in a folder, whole or not."""
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
 def _move_damaged(folder: Path) -> None:
     """Move checkpoints newer than the newest intact one; a `UserError` if all are damaged."""
     damaged: dict[Path, UserError] = {}
-    for path in (folder / str(epoch) for epoch in reversed(_numbered(folder))):
+    for path in (folder / str(epoch) for epoch in reversed(numbered(folder))):
         try:
             check_whole(path)
             break

@@ -5,6 +5,7 @@ They use the rows that a member trains on, after scaling and `data.input`, flatt
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -88,12 +89,17 @@ def scores(
     return np.asarray(BASELINES[name](*flat, seed), np.float32)
 
 
+def path_of(folder: Path, name: str, data: DataConfig) -> Path:
+    """Where a protocol's folder keeps the scores of a baseline on the rows of one class."""
+    return folder / "baselines" / f"{name}-class{data.normal[0]}.npz"
+
+
 def cached_scores(
     cfg: ProtocolConfig, name: str, data: DataConfig, dataset: Dataset
 ) -> Float[np.ndarray, "S M"]:
     """Scores of a protocol's test rows by seed; kept in its run folder."""
     seeds = range(cfg.seed, cfg.seed + cfg.seeds) if name in SEEDED else [cfg.seed]
-    path = cfg.run_path / "baselines" / f"{name}-class{data.normal[0]}.npz"
+    path = path_of(cfg.run_path, name, data)
     if path.exists():
         cached = files.arrays(path, "scores", "seeds", "digest")
         if cached["seeds"].tolist() == [*seeds] and str(cached["digest"]) == dataset.digest:

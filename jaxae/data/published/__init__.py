@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxae.data.published import download, formats, prepared
 from jaxae.data.raw_data import Raw
-from jaxae.errors import UserError
+from jaxae.errors import Missing, UserError
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -69,7 +69,7 @@ def load(publication: Publication, folder: str) -> Raw:
     if folder:
         root = Path(folder).expanduser()
         if not root.is_dir():
-            raise UserError(f"the data folder {root} does not exist; {download.REMEDY}")
+            raise Missing(f"the data folder {root} does not exist; {download.REMEDY}")
         paths = [download.find(root / publication.name, name) for name in publication.names]
         # A file that changes in size or time gets a new key, so it is read and verified again.
         key += ([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths],)

@@ -7,7 +7,7 @@ import urllib.request
 import zlib
 from pathlib import Path
 
-from jaxae.errors import UserError
+from jaxae.errors import Missing, UserError
 
 REMEDY = "name a folder that holds the raw files with --data.dir or JAXAE_DATA_DIR"
 
@@ -16,12 +16,12 @@ def find(folder: Path, name: str) -> Path:
     """The file with this name in a folder, compressed (`name.gz`) or plain.
 
     Raises:
-      UserError: the folder has neither.
+      Missing: the folder has neither.
     """
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
             return path
-    raise UserError(
+    raise Missing(
         f"{folder / name} is missing, plain or as .gz: put it there, or {REMEDY}, "
         "or leave both unset to download it"
     )
@@ -59,7 +59,7 @@ def fetch(url: str, timeout: float = 30.0) -> bytes:
     """Fetch a URL into memory; the server may be silent for `timeout` seconds.
 
     Raises:
-      UserError: there is no connection, it drops half-way, or the server returns an HTTP error.
+      Missing: there is no connection, it drops half-way, or the server returns an HTTP error.
     """
     try:
         with urllib.request.urlopen(url, timeout=timeout) as response:
@@ -69,7 +69,7 @@ def fetch(url: str, timeout: float = 30.0) -> bytes:
         error.close()
     except (http.client.HTTPException, OSError) as error:
         problem = f"the connection failed ({getattr(error, 'reason', error)})"
-    raise UserError(f"cannot download {url}: {problem}; try again later, or {REMEDY}")
+    raise Missing(f"cannot download {url}: {problem}; try again later, or {REMEDY}")
 
 
 def verify(digest: str, expected: str, name: str) -> None:

@@ -65,10 +65,8 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     experiment.check(base, dataset)
     _check(base)
     normals = _joined(dataset.train, dataset.valid)
-    n = len(normals.y)
-    conformal.rank_allowed(n, cfg.alpha)  # raises if no p-value can be this small
-    parts = bootstrap(n, cfg.bags, cfg.seed) if cfg.bags else folds(n, cfg.folds, cfg.seed)
-    models = _models(base, normals.x.shape[1:], parts)
+    conformal.rank_allowed(len(normals.y), cfg.alpha)  # raises if no p-value can be this small
+    models = _models(base, normals.x.shape[1:], _parts(cfg, len(normals.y)))
     learner, layout = grid.learner_and_layout(models, dataset.shape, base.devices)
     learner = run_folder.with_stored_tuning(base.run_path, learner)
     scoring_learner = learners.build(for_scoring(base), dataset.shape)
@@ -79,24 +77,54 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         log = media.log_of(base, folder, loggers, scoring_learner, dataset)
         this = course.Run(base, _digest(cfg, dataset), log)
         variables = _trained(this, learner, normals.x, models, layout)
-        calibration, test = _scores(base, scoring_learner, dataset, normals, parts, variables)
-        p = _p_values(parts, calibration, test, bool(cfg.bags))
-        flagged, y = np.asarray(p <= np.float32(cfg.alpha)), dataset.test.y
-        disk.write_arrays(
-            folder / "scores.npz",
-            {"test": test.mean(axis=0), "p_value": p, "test_y": y, "test_is_anomaly": flagged,
-             "test_id": dataset.test.id, "test_class_id": dataset.test.class_id},
-        )  # fmt: skip
-        report = _report(cfg, base, n, evaluation.evaluate(test.mean(axis=0), y, flagged))
+        arrays = judged(cfg, base, scoring_learner, dataset, variables)
+        disk.write_arrays(folder / "scores.npz", arrays)
+        report = report_of(cfg, base, len(normals.y), arrays)
         report |= {"wall_s": time.perf_counter() - clock}
         disk.write_json(folder / "report.json", report)
         drawn = plots.draw(folder, plots.CROSS_FIGURES) if hosts.first() else []
-        shown = dataset.test, test.mean(axis=0), p, flagged, drawn
+        names = "test", "p_value", "test_is_anomaly"
+        shown = dataset.test, *(arrays[name] for name in names), drawn
         log.finish(report, lambda show: media.judged(show(variables), *shown))
         manifest.seal(folder)
     print(reporting.table(report))
     print(f"figure {', '.join(map(str, drawn))}; p-values are in {folder / 'scores.npz'}")
     return report
+
+
+def judged(
+    cfg: CrossConfig, base: ExperimentConfig, learner: Learner, dataset: Dataset, variables: PyTree
+) -> dict[str, np.ndarray]:
+    """Scores, p-values, decisions and ground truth of the test rows, for `scores.npz`.
+
+    Args:
+      cfg: the settings of parts and alpha.
+      base: those of each model.
+      learner: built from `config.for_scoring(base)`.
+      dataset: the data.
+      variables: of the trained models [K E, ...].
+    """
+    normals = _joined(dataset.train, dataset.valid)
+    parts = _parts(cfg, len(normals.y))
+    calibration, test = _scores(base, learner, dataset, normals, parts, variables)
+    p = _p_values(parts, calibration, test, bool(cfg.bags))
+    return {
+        "test": test.mean(axis=0),
+        "p_value": p,
+        "test_y": dataset.test.y,
+        "test_is_anomaly": flagged(p, cfg.alpha),
+        "test_id": dataset.test.id,
+        "test_class_id": dataset.test.class_id,
+    }
+
+
+def flagged(p: Float[np.ndarray, " N"], alpha: float) -> Bool[np.ndarray, " N"]:
+    """The decisions: rows whose p-value is at most alpha."""
+    return np.asarray(p <= np.float32(alpha))
+
+
+def _parts(cfg: CrossConfig, n: int) -> Parts:
+    return bootstrap(n, cfg.bags, cfg.seed) if cfg.bags else folds(n, cfg.folds, cfg.seed)
 
 
 def folds(n: int, count: int, seed: int) -> Parts:
@@ -243,7 +271,11 @@ def _p_values(
     return np.asarray(conformal.cv_plus_p_values(held_out, fold, test))
 
 
-def _report(cfg: CrossConfig, base: ExperimentConfig, n: int, metrics: dict) -> dict:
+def report_of(
+    cfg: CrossConfig, base: ExperimentConfig, n: int, arrays: dict[str, np.ndarray]
+) -> dict:
+    """The report of the arrays that `judged` gives, with n calibration rows."""
+    metrics = evaluation.evaluate(*(arrays[k] for k in ("test", "test_y", "test_is_anomaly")))
     if cfg.bags:
         p_values, bound = f"jackknife+ after {cfg.bags} bootstrap samples", 2 * cfg.alpha
     else:

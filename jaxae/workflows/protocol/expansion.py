@@ -62,16 +62,21 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
     grid: Iterable[Any] = itertools.product(of_class, seeds, *(values for _, values in axes))
     for data_cfg, seed, *point in grid:
         member = dataclasses.replace(base, data=data_cfg, seed=seed)
-        name = f"class{data_cfg.normal[0]}-seed{seed}"
         for (field, _), value in zip(axes, point, strict=True):
             member = checks.replaced(member, field, value)
-            name += f"-{_last(field)}{value:g}"
+        name = name_of(member, [field for field, _ in axes])
         member = dataclasses.replace(member, run_dir=str(cfg.run_path / "members" / name))
         if seed == cfg.seed:  # other seeds differ in nothing that is checked
             experiment.check(member, datasets[data_cfg])
             _refuse_fixed(member, datasets[data_cfg].shape, [field for field, _ in axes])
         members.append(member)
     return members, datasets
+
+
+def name_of(member: ExperimentConfig, swept: Iterable[str]) -> str:
+    """The name of a member's folder; `swept` are the fields of the sweep."""
+    point = (f"-{_last(field)}{checks.value(member, field):g}" for field in swept)
+    return f"class{member.data.normal[0]}-seed{member.seed}{''.join(point)}"
 
 
 def _refuse_fixed(member: ExperimentConfig, shape: Shape, swept: list[str]) -> None:

@@ -1,0 +1,80 @@
+"""The command `jaxae verify`: whether what is on record follows from what lies beside it.
+
+`outcomes` has the result of a check; `records` reads a run's files and finds its data; `runs`,
+`checkpoints`, `cross` and `grids` check them; `retraining` trains again.
+"""
+
+import functools
+from pathlib import Path
+
+from jaxae import data
+from jaxae.errors import UserError
+from jaxae.export import loader
+from jaxae.reports import tables
+from jaxae.storage import archive
+from jaxae.workflows.verification import cross, grids, runs
+from jaxae.workflows.verification.outcomes import Check, check
+from jaxae.workflows.verification.records import Records
+from jaxae.workflows.verification.retraining import of_training
+
+__all__ = ["Check", "table", "verify"]
+
+
+def verify(path: Path, retrain: bool = False) -> list[Check]:
+    """Check a run folder, the folder of a protocol, a detector's folder or an export.
+
+    Everything on record is compared with the manifest's digests, and, where it can be, with what
+    follows from other records, computed again:
+
+      the detector's description    from its arrays; its decision, from its rule and calibration
+                                    scores
+      config.json                   from the detector's configuration
+      checkpoints                   from their digests; configuration, data digest and, of the last
+                                    epoch, parameters from the detector
+      data.json                     from the data, with shape, type and scaling of the detector
+      scores.npz                    from detector and data; decisions, from the scores
+      report.json                   from detector, scores and metrics.jsonl
+
+    For a protocol: all this of every member, and its report from the members. For cross-conformal
+    p-values, which keep no detector: decisions and report from scores and p-values.
+
+    Args:
+      path: a folder or a file.
+      retrain: train the run again, in a temporary folder, and compare its parameters and scores;
+        if their bits differ, the check lists the differences in versions and hardware. A member of
+        a protocol is trained alone, on one device.
+
+    Returns:
+      The checks in order. What damages one leaves the others; what cannot be checked, because data
+      are missing or a part that it needs is damaged, is "not checked".
+
+    Raises:
+      UserError: the path is none of these, or there is no run that could be trained again.
+    """
+    load = functools.lru_cache(maxsize=1)(data.load)  # members of a class follow each other
+    if (path / "members").is_dir():
+        return grids.checked(path, retrain, load)
+    is_run = (path / "config.json").is_file() and (path / "detector").is_dir()
+    if retrain and not is_run:
+        raise UserError(f"{path} is not a run folder: there is nothing to train again")
+    if path.is_file():
+        return [check("export", _of_export, path)]
+    if (path / archive.DESCRIPTION).is_file():
+        return [check("detector", runs.of_detector, path)]
+    if (path / "detector").is_dir():
+        run = Records(path, load)
+        again = [check("trained again", of_training, run)] if retrain else []
+        return [*runs.checked(run), *again]
+    if cross.holds_p_values(path):
+        return cross.checked(Records(path, load))
+    raise UserError(f"{path} holds no run and no detector; name a run folder or an export")
+
+
+def _of_export(path: Path) -> str:
+    manifest = loader.load(path).manifest
+    return f"golden rows judged as recorded; readable until {manifest['expires']} at least"
+
+
+def table(checks: list[Check]) -> str:
+    """The checks, one line each."""
+    return tables.aligned([(check.outcome, check.name, check.words) for check in checks])

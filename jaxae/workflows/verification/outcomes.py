@@ -1,0 +1,107 @@
+"""The result of one check, and how what is on record is compared with what follows from it."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from jaxae.errors import Unchecked, UserError
+from jaxae.export.loader import ExportError
+
+AGAIN = "run the same command again, which writes what is missing"
+_RELATIVE, _SMALL = 1e-5, 1e-9  # rounding of numbers in a report
+_NAMED = 3  # the most differences in one line
+
+
+class Check(NamedTuple):
+    """One thing that was checked, and the result."""
+
+    name: str
+    outcome: Literal["ok", "FAILED", "not checked"]
+    words: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was checked and is as recorded."""
+        return self.outcome == "ok"
+
+
+def check(name: str, look: Callable[..., str], *args: Any) -> Check:
+    """The result of a look, which returns words, or raises what it has found.
+
+    Whatever a damaged file makes it raise is a failure of this check; the others go on.
+    """
+    try:
+        return Check(name, "ok", look(*args))
+    except Unchecked as why:
+        return Check(name, "not checked", _line(why))
+    except (UserError, ExportError) as error:
+        return Check(name, "FAILED", _line(error))
+    except Exception as error:
+        words = f"a file is not as it was written ({type(error).__name__}: {_line(error)}); {AGAIN}"
+        return Check(name, "FAILED", words)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).partition("\n\n")[0].split())
+
+
+@contextlib.contextmanager
+def needing(part: str) -> Iterator[None]:
+    """Turn any failure to read a part, which has its own check, into `Unchecked`."""
+    try:
+        yield
+    except Exception as error:
+        raise Unchecked(f"this needs the {part}, see above") from error
+
+
+def refuse_differences(recorded: Any, computed: dict[str, Any], where: str, partly: bool) -> None:
+    """Raise a `UserError` that names the values on record that differ from those computed now.
+
+    Args:
+      recorded: what a JSON file holds.
+      computed: what it must hold; it may hold more.
+      where: the file, for the message.
+      partly: whether values may be missing, because another version may have written it.
+    """
+    if not isinstance(recorded, dict):
+        raise UserError(f"{where} is not as it was written: it is not an object; {AGAIN}")
+    found = [*_differences(recorded, json.loads(json.dumps(computed)), where, partly)]
+    if found:
+        raise UserError(listed(found))
+
+
+def listed(found: list[str]) -> str:
+    """The first few of many findings, and how many more there are."""
+    more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    return "; ".join(found[:_NAMED] + more)
+
+
+def _differences(
+    recorded: dict, computed: dict, where: str, partly: bool, prefix: str = ""
+) -> Iterator[str]:
+    for name, value in computed.items():
+        if name not in recorded:
+            if not partly:
+                yield f"{prefix}{name} is not in {where}"
+        elif isinstance(value, dict) and isinstance(recorded[name], dict):
+            yield from _differences(recorded[name], value, where, partly, f"{prefix}{name} ")
+        elif not agree(recorded[name], value):
+            old, new = (_shown(one) for one in (recorded[name], value))
+            yield f"{prefix}{name} is {old} in {where}, but {new} by the files beside it"
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def agree(recorded: Any, computed: Any) -> bool:
+    """Whether two values from JSON agree, numbers with a fraction up to rounding."""
+    if isinstance(computed, list) and isinstance(recorded, list):
+        pairs = zip(recorded, computed, strict=False)
+        return len(recorded) == len(computed) and all(agree(a, b) for a, b in pairs)
+    if isinstance(computed, float) and type(recorded) in (int, float):
+        size = max(abs(recorded), abs(computed))
+        return abs(recorded - computed) <= max(_SMALL, _RELATIVE * size)
+    return type(recorded) is type(computed) and recorded == computed

@@ -1,0 +1,245 @@
+"""The checks of one run, of a member of a grid, or of a detector alone.
+
+What a run has on record follows from its data, and from each other: the description and the
+decision from the detector's arrays; decisions, calibration scores and the report from the scores;
+the scores from detector and data. Each of these is computed again here.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxae import config, detectors, scoring
+from jaxae.config import DataConfig, ExperimentConfig
+from jaxae.detectors import calibration, health
+from jaxae.devices import members, parallel, tuning
+from jaxae.errors import UserError
+from jaxae.methods import learners
+from jaxae.reports import reporting, unlabelled
+from jaxae.storage import archive, disk, provenance, run_folder
+from jaxae.training import train
+from jaxae.types import Dataset, PyTree, Split, TrainState, Tuning
+from jaxae.workflows.verification.checkpoints import of_checkpoints
+from jaxae.workflows.verification.outcomes import (
+    Check,
+    check,
+    needing,
+    refuse_differences,
+)
+from jaxae.workflows.verification.records import Records, of_files
+
+_ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
+_RESCALED = 1e-3  # of a score, relative to itself or to most others: beyond, it is no rounding
+_LEAST = 1e-12
+
+
+def checked(run: Records) -> list[Check]:
+    """The checks of a run's folder."""
+    # A run that was stopped, or kept in part, has neither a manifest nor a report.
+    has_report = run.is_sealed or (run.folder / "report.json").exists()
+    return [
+        check("files", of_files, run.folder),
+        check("detector", of_detector, run.folder / "detector"),
+        check("configuration", _of_config, run),
+        *of_checkpoints(run, template),
+        check("data", of_data, run),
+        check("decisions", _of_decisions, run),
+        check("scores", _of_scores, run),
+        *([check("report", _of_report, run)] if has_report else []),
+    ]
+
+
+def of_detector(folder: Path) -> str:
+    """Compare a detector's description with its arrays, and its decision with its rule."""
+    detector = detectors.load(folder)
+    about, decision = detector.about, detector.decision
+    arrays = {name: np.asarray(a) for name, a in archive.flat(detectors.tree(detector)).items()}
+    follows = detectors.described(detector) | archive.described(arrays)
+    for source in ("format", "config", "schema"):  # read from there; other versions lack fields
+        del follows[source]
+    is_other = about.version != provenance.version("jaxae")
+    recorded = archive.read_description(folder)
+    refuse_differences(recorded, follows, archive.DESCRIPTION, is_other)
+    state = scoring.fit_rule(about.config.threshold.rule, decision.calibration).state
+    size = np.abs(decision.calibration).max()
+    for name in sorted({*state, *decision.state}):
+        new, old = (np.asarray(part.get(name, np.nan)) for part in (state, decision.state))
+        if not np.allclose(new, old, rtol=_ROUNDING, atol=_ROUNDING * size):
+            raise UserError(f"{decision.rule} gives {name} {new}, but the decision has {old}")
+    if _shapes(detector.variables) != _shapes(template(detector).variables):
+        raise UserError(
+            f"its arrays are not those of a model of {list(about.shape)} by its configuration"
+        )
+    return f"description and decision follow; {about.config.method}, score {about.config.score}"
+
+
+def template(detector: detectors.Detector) -> TrainState:
+    """Shapes and dtypes of the training state of a detector's model."""
+    about = detector.about
+    row = np.zeros((1, *about.shape), about.dtype)
+    shape = detectors.prepared(detector, row).shape[1:]
+    learner = learners.build(_shared(detector), shape)
+    return train.abstract_state(learner, shape, members.count(detector.variables))
+
+
+def _shapes(variables: PyTree) -> dict[str, str]:
+    return {name: f"{a.dtype}{list(a.shape)}" for name, a in archive.flat(variables).items()}
+
+
+def _of_config(run: Records) -> str:
+    """Compare config.json with the detector's configuration; read the records of training."""
+    cfg = run.config
+    disk.read_lines(run.folder / "provenance.jsonl")
+    path = run.folder / run_folder.TUNING
+    if path.is_file():
+        tuning.merged(Tuning(), disk.read_json(path), run_folder.TUNING)
+    with needing("detector"):
+        detector = run.detector
+    pair = config.to_dict(cfg), config.to_dict(detector.about.config)
+    for name, is_there, is_used in provenance.changes(*pair):
+        raise UserError(f"{name} is {is_there!r} there, but {is_used!r} in the detector")
+    return f"that of the detector; {cfg.name}, seed {cfg.seed}"
+
+
+def of_data(run: Records) -> str:
+    """Compare the digest of the data, and what the detector says of their rows."""
+    data = run.data
+    if not (run.folder / "detector").is_dir():
+        return f"the same, {data.digest[:16]}"
+    with needing("detector"):
+        about, scaling = run.detector.about, run.detector.scaling
+    facts = {
+        "data_digest": (about.data_digest, data.digest),
+        "shape": (about.shape, data.raw_shape or data.shape),
+        "dtype": (about.dtype, data.dtype),
+        "schema": (about.schema, data.schema or about.schema),
+    }
+    for name, (recorded, found) in facts.items():
+        if recorded != found:
+            raise UserError(f"the detector says {name} {recorded}, but that of the data is {found}")
+    for name, recorded, found in zip(scaling._fields, scaling, data.scaling, strict=True):
+        if np.shape(recorded) != np.shape(found) or not np.allclose(recorded, found, rtol=1e-5):
+            raise UserError(f"the {name} of the detector is not that of the data")
+    return f"the same, {data.digest[:16]}"
+
+
+def _of_decisions(run: Records) -> str:
+    """Compare decisions and calibration scores in scores.npz with the detector's."""
+    arrays, scores = run.arrays, run.scores
+    with needing("detector"):
+        decision, cfg = run.detector.decision, run.detector.about.config
+    recorded = arrays.get("test_is_anomaly", np.zeros(0, bool))
+    decided = scoring.decide(decision, scores.test)
+    if recorded.shape != decided.shape or recorded.dtype != bool:
+        raise UserError(f"there are {recorded.shape} decisions about {decided.shape} test rows")
+    flipped = int(np.sum(recorded != decided))
+    if flipped:
+        raise UserError(f"{flipped} decisions do not follow from {decision.rule} and the scores")
+    normals = calibration.normals(cfg, scores.train, scores.valid)
+    if not np.array_equal(normals, decision.calibration):
+        raise UserError(
+            f"the calibration scores of the detector are not the {cfg.threshold.on} scores"
+        )
+    return f"{int(decided.sum())} of {len(decided)} test rows flagged, by {decision.rule}"
+
+
+def _of_scores(run: Records) -> str:
+    """Score all rows again, and compare all arrays in scores.npz."""
+    arrays, recorded = run.arrays, run.scores
+    with needing("detector"):
+        detector = run.detector
+    with needing("data"):
+        data = run.data
+    fresh = rescored(detector, data)
+    worst = 0.0
+    for name, old, new in zip(fresh._fields, recorded, fresh, strict=True):
+        if old.shape != new.shape:
+            raise UserError(f"{name} has {old.shape} scores on record, and {new.shape} rows")
+        largest, is_off = off(old, new)
+        worst = max(worst, largest)
+        if is_off:
+            raise UserError(f"{name} scores differ by up to {largest:.1e}")
+    rows = reporting.arrays(detector, recorded, data)
+    for name in [name for name in rows if name not in (*fresh._fields, "test_is_anomaly")]:
+        if name not in arrays and run.is_other_version:
+            continue
+        if not np.array_equal(arrays.get(name, ()), rows[name]):
+            raise UserError(f"{name} in scores.npz is not that of the data")
+    more = sorted({*arrays} - {*rows})
+    if more:
+        raise UserError(f"{more[0]} in scores.npz is not of this run")
+    exact = "bit for bit" if not worst else f"to within {worst:.0e}"
+    kind = "test" if data.is_labelled else "held-out"
+    n = [len(part) for part in fresh]
+    return f"{n[2]} {kind} and {n[0]} training rows scored as recorded, {exact}"
+
+
+@parallel.on_host()
+def rescored(detector: detectors.Detector, data: Dataset) -> detectors.Scores:
+    """The scores that a detector gives to all rows."""
+    return detectors.score_all(_scorer(detector, data), data)
+
+
+def _scorer(detector: detectors.Detector, data: Dataset) -> Any:
+    parallel.initialize()
+    learner = learners.build(config.for_scoring(_shared(detector)), data.shape)
+    return detectors.score_fn(detector, learner, jax.local_devices())
+
+
+def _shared(detector: detectors.Detector) -> ExperimentConfig:
+    """The configuration without what no model depends on: members of a grid share programs."""
+    return dataclasses.replace(detector.about.config, seed=0, run_dir="", data=DataConfig())
+
+
+def off(old: np.ndarray, new: np.ndarray) -> tuple[float, bool]:
+    """The largest difference, relative to the score or to 1, and whether it is beyond rounding."""
+    old = old.astype(np.float64)
+    apart, size = np.abs(old - new), np.abs(old)
+    rounding = _ROUNDING * np.maximum(1, size)
+    # Scores may be far below 1; nine in ten say how large they are.
+    is_rounded = apart <= np.minimum(
+        rounding, _RESCALED * np.maximum(size, np.quantile(size, 0.9)) + _LEAST
+    )
+    return float((apart / np.maximum(1, size)).max()), not is_rounded.all()  # NaN is not
+
+
+def _of_report(run: Records) -> str:
+    """Make the report again, and compare its fields."""
+    report = run.report
+    with needing("detector"):
+        detector, cfg = run.detector, run.detector.about.config
+    with needing("scores"):
+        scores, rows = run.scores, rows_of(run.arrays)
+    computed = reporting.make(cfg, rows, detector, scores, run.folder)
+    if not rows.is_labelled:
+        computed |= unlabelled.of_scores(cfg, detector, scores)
+        try:
+            data = run.data
+        except Exception:  # then its own check says so
+            data = None
+        if data is not None:
+            score, folder = _scorer(detector, data), cfg.run_path
+            computed |= unlabelled.make(cfg, data, detector, scores, score, folder)
+    refuse_differences(report, computed, "report.json", run.is_other_version)
+    of_scores = [*health.constant_scores(scores.test, "test" if rows.is_labelled else "held-out")]
+    of_scores += health.below_chance(scores.test, rows.test.y)
+    hidden = [line for line in of_scores if line not in report.get("warnings", of_scores)]
+    if hidden:
+        raise UserError(f"this warning is not in report.json: {hidden[0]}")
+    auroc = f", AUROC {computed['auroc']:.4f} among them" if computed.get("auroc") else ""
+    return f"{len(computed)} values follow from the files beside it{auroc}"
+
+
+def rows_of(arrays: dict[str, np.ndarray]) -> Dataset:
+    """The rows that scores.npz records, without their values."""
+
+    def split(name: str, y: np.ndarray | None = None) -> Split:
+        zeros = np.zeros(len(arrays[name]), np.int32)
+        return Split(zeros[:, None], zeros > 0 if y is None else y, zeros, zeros)
+
+    splits = split("train"), split("valid"), split("test", arrays.get("test_y"))
+    none: Any = None
+    return Dataset((), *splits, none, "", is_labelled="test_y" in arrays)

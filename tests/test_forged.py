@@ -1,0 +1,200 @@
+"""`jaxae verify` of a run that somebody changed, also after the manifest was made to fit."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from probes import tiny, write_npz
+
+from jaxae.cli import main as cli
+from jaxae.data.arrayfiles import read_npz
+from jaxae.storage import manifest
+from jaxae.workflows import experiment, verification
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two runs, with other seeds, and their data beside them, by a relative path."""
+    folder, before = tmp_path_factory.mktemp("forged"), Path.cwd()
+    os.chdir(folder)
+    try:
+        write_npz(folder / "x.npz")
+        for seed, name in enumerate(("one", "other")):
+            experiment.run(tiny(data__name="npz:x.npz", run_dir=f"runs/{name}", seed=seed))
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def copy(home):
+    copy = shutil.copytree(home / "runs/one", home / "runs/copy")
+    yield copy
+    shutil.rmtree(copy)
+
+
+def found(folder):
+    """What is not ok: name -> outcome."""
+    return {c.name: c.outcome for c in verification.verify(folder) if not c.ok}
+
+
+def scores(**changes):
+    def change(run):
+        arrays = read_npz(run / "scores.npz")
+        changed = {name: edit(arrays[name]) for name, edit in changes.items()}
+        np.savez(run / "scores.npz", **arrays | changed)
+
+    return change
+
+
+def values(name, *path, value):
+    """A change of one value in a JSON file."""
+
+    def change(run):
+        file = run / name
+        content = part = json.loads(file.read_text())
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value
+        file.write_text(json.dumps(content))
+
+    return change
+
+
+def config(*path, value):
+    """The same change of the configuration in both files that have it."""
+
+    def change(run):
+        values("config.json", *path, value=value)(run)
+        values(DESCRIPTION, "config", *path, value=value)(run)
+
+    return change
+
+
+def text(name, content):
+    return lambda run: (run / name).write_text(content)
+
+
+def exchange(name):
+    """Take a file or folder of the other run."""
+
+    def change(run):
+        other = run.parent / "other" / name
+        shutil.rmtree(run / name) if other.is_dir() else (run / name).unlink()
+        (shutil.copytree if other.is_dir() else shutil.copy)(other, run / name)
+
+    return change
+
+
+DESCRIPTION = "detector/description.json"
+CHANGES = {  # what fails when the manifest fits again, and what is changed
+    "decisions inverted": ("decisions", scores(test_is_anomaly=np.invert)),
+    "labels inverted": ("scores report", scores(test_y=np.invert)),
+    "train doubled": ("scores report", scores(train=lambda x: 2 * x)),
+    "valid doubled": ("decisions scores report", scores(valid=lambda x: 2 * x)),
+    "less than rounding": ("report", scores(train=lambda x: x + np.float32(2e-6))),
+    "rows exchanged": ("scores", scores(test_id=np.flip)),
+    "texts": ("decisions scores report", scores(test=lambda x: x.astype(str))),
+    "AUROC": ("report", values("report.json", "auroc", value=0.9999)),
+    "threshold": ("report", values("report.json", "threshold", value=99)),
+    "interval": ("report", values("report.json", "auroc_interval", value=[0.9, 1.0])),
+    "seed": ("configuration", values("config.json", "seed", value=7)),
+    "learning rate": ("configuration", values("config.json", "optim", "lr", value=0.5)),
+    "seed everywhere": ("checkpoint report", config("seed", value=7)),
+    "learning rate everywhere": ("checkpoint", config("optim", "lr", value=0.5)),
+    "score everywhere": ("scores report", config("score", value="mae")),
+    "rule everywhere": ("detector report", config("threshold", "rule", value="quantile:0.9")),
+    "threshold of the detector": ("detector", values(DESCRIPTION, "threshold", value=9)),
+    "members of the detector": ("detector", values(DESCRIPTION, "members", value=2)),
+    "shape of the detector": ("data", values(DESCRIPTION, "shape", value=[4, 16, 1])),
+    "width of the detector": ("detector data", values(DESCRIPTION, "shape", value=[9, 8, 1])),
+    "type of the detector": ("data", values(DESCRIPTION, "dtype", value="float64")),
+    "metrics": ("report", text("metrics.jsonl", "garbage\n")),
+    "provenance": ("configuration", text("provenance.jsonl", "garbage\n")),
+    "tuning": ("configuration", text("tuning.json", "[]")),
+    "a report that is none": ("report", text("report.json", "[]")),
+    "report deleted": ("report", lambda run: (run / "report.json").unlink()),
+    "report of another": ("report", exchange("report.json")),
+    "scores of another": ("decisions scores report", exchange("scores.npz")),
+    "checkpoints of another": ("checkpoint", exchange("checkpoints")),
+    "detector of another": (
+        "configuration checkpoint decisions scores report",
+        exchange("detector"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_found_even_if_the_manifest_fits(copy, what):
+    failing, change = CHANGES[what]
+    change(copy)
+    assert verification.verify(copy)[0].outcome == "FAILED"
+    manifest.seal(copy)
+    failed = [name for name, outcome in found(copy).items() if outcome == "FAILED"]
+    assert {name.split()[0] for name in failed} >= {*failing.split()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: shutil.rmtree(run / "checkpoints"),
+        lambda run: next(run.glob("figures/*")).write_bytes(b""),
+        lambda run: next(run.glob("arrays/*")).write_bytes(b""),
+        lambda run: (run / "figures/more.png").touch(),
+        lambda run: (run / "manifest.json").write_text("{}"),
+    ],
+)
+def test_what_only_the_manifest_can_tell(copy, change):
+    change(copy)
+    assert found(copy) == {"files": "FAILED"}
+
+
+def test_files_of_a_logger_are_free(copy):
+    (copy / "events.log").write_text("mine")
+    (copy / "tensorboard").mkdir()
+    (copy / "tensorboard/events").write_text("mine")
+    assert found(copy) == {}
+    manifest.seal(copy)
+    assert not {"events.log", "tensorboard/events"} & {*manifest.read(copy).files}
+
+
+def test_a_damaged_detector_leaves_what_does_not_need_it(copy):
+    next(copy.glob("detector/*.npz")).write_bytes(b"PK")
+    outcomes = found(copy)
+    assert outcomes.pop("files") == outcomes.pop("detector") == "FAILED"
+    assert {*outcomes.values()} == {"not checked"}
+    assert "data" not in outcomes or outcomes["data"] == "not checked"
+
+
+def test_data_are_found_from_anywhere_and_by_links(home, copy, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_npz(tmp_path / "x.npz", seed=5)  # others, under the same name
+    assert found(copy) == {}
+    (tmp_path / "link").symlink_to(copy)
+    assert found(tmp_path / "link") == {}
+    kept = shutil.move(copy / "report.json", tmp_path / "report")
+    (copy / "report.json").symlink_to(kept)
+    detector = shutil.move(copy / "detector", tmp_path / "detector")
+    (copy / "detector").symlink_to(detector)
+    assert found(copy) == {}
+    assert found(detector) == {}
+
+
+def test_missing_data_are_said_and_nothing_is_wrong(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    moved = shutil.copytree(home / "runs/one", tmp_path / "runs/moved")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(moved), "--json"])
+    said = capsys.readouterr()
+    assert stop.value.code == 3
+    assert said.err.endswith("not checked: data, scores\n")
+    checks = {check["name"]: check for check in json.loads(said.out)}
+    assert "does not exist" in checks["data"]["words"]
+    CHANGES["AUROC"][1](moved)
+    manifest.seal(moved)
+    assert found(moved) == {"data": "not checked", "scores": "not checked", "report": "FAILED"}
+    write_npz(tmp_path / "x.npz", seed=5)
+    assert found(moved)["data"] == "FAILED"  # there are data, and they are others
