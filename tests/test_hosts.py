@@ -1,13 +1,17 @@
 """Many processes: started as a scheduler starts them, on the loopback of one machine."""
 
+import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import jax
 import numpy as np
@@ -16,10 +20,11 @@ import pytest
 from experiments import ecg_cross, one_vs_rest
 from jaxae import detectors
 from jaxae.cli import train
-from jaxae.config import HostsConfig
-from jaxae.devices import hosts
+from jaxae.config import ExperimentConfig, HostsConfig, checks
+from jaxae.config.grids import CrossConfig, ProtocolConfig
+from jaxae.devices import hosts, meeting
 from jaxae.errors import UserError
-from jaxae.storage import checkpoint
+from jaxae.storage import checkpoint, run_folder
 
 ROOT = Path(__file__).parents[1]
 RUN = [
@@ -42,8 +47,8 @@ def command(folder, *more, run=RUN):
     return [sys.executable, "-m", "jaxae", *run, "--run-dir", str(folder), *map(str, more)]
 
 
-def started(count, folder, *more, timeout=10, each=None, run=RUN):
-    """The processes of one run."""
+def started(count, folder, *more, timeout=20, each=None, run=RUN, env=None):
+    """The processes of one run; `each` and `env` hold what differs between them."""
     at = f"--hosts.coordinator localhost:{free_port()} --hosts.count {count}".split()
     return [
         subprocess.Popen(
@@ -53,6 +58,7 @@ def started(count, folder, *more, timeout=10, each=None, run=RUN):
                 *(each[index] if each else ()),
             ],
             cwd=ROOT,
+            env={**os.environ, **(env[index] if env else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -156,6 +162,11 @@ def test_what_is_named_wins_over_the_environment():
             ["--hosts.coordinator", "here:1", "--hosts.count", "2", "--hosts.index", "2"],
             "hosts.index is 2; it must be from 0 to 1",
         ),
+        (
+            ["--hosts.coordinator", "here:70000", "--hosts.count", "2", "--hosts.index", "1"],
+            "hosts.coordinator is 'here:70000'; it must be HOST:PORT",
+        ),
+        (["--hosts.count", "2"], "need --hosts.coordinator HOST:PORT"),
         (["--hosts.auto"], "hosts.auto found no Slurm"),
         (["--hosts.auto", "--hosts.timeout", "1"], "hosts.timeout is 1; it must be at least 5"),
     ],
@@ -167,7 +178,7 @@ def test_what_cannot_work_is_one_line(args, words, tmp_path):
 def test_one_process_is_the_first_and_waits_for_nobody():
     assert hosts.first()
     hosts.wait("nobody")
-    hosts.agree("name", "value")
+    hosts.agree({"name": "value"})
 
 
 @pytest.mark.parametrize("args", [["--studies", "roc"], ["--profile"]])
@@ -281,23 +292,297 @@ def test_a_lost_process_stops_all_and_any_number_goes_on(victim, before, after, 
     assert_alike(undisturbed, folder, exactly=4 not in (before, after))
 
 
-@pytest.mark.slow
-def test_processes_that_were_told_other_things_do_not_train(tmp_path):
-    each = [["--seed", "0"], ["--seed", "1"]]
-    first, second = ended(started(2, tmp_path / "run", each=each))
-    assert (first[0], second[0]) == (2, 2)
-    assert "process 1 has a different data set or configuration from process 0" in second[2]
-    assert "go on after the last checkpoint" in first[2]
+def other(kind, value):
+    """Another value of this type."""
+    if get_origin(kind) is Literal:
+        return next(one for one in get_args(kind) if one != value)
+    if isinstance(value, tuple):
+        return (*value, 1 if get_args(kind)[0] is int else "1")
+    if isinstance(value, bool):
+        return not value
+    return f"{value}1" if isinstance(value, str) else value + 1
+
+
+# How a process finds the others decides no result; of raw files only the path may differ: the
+# digest of their rows is compared.
+OF_PROCESS = {
+    *("hosts.auto", "hosts.coordinator", "hosts.count", "hosts.index", "hosts.timeout"),
+    "data.dir",
+}
+EVERY_KIND = [ExperimentConfig("a"), ProtocolConfig("a"), CrossConfig("a")]
+
+
+@pytest.mark.parametrize("cfg", EVERY_KIND, ids=lambda cfg: type(cfg).__name__)
+def test_any_other_setting_of_a_process_is_refused_by_name(cfg, monkeypatch):
+    """Every setting of the schema, changed in process 1, unless no result depends on it."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(run_folder, "program", dict)
+    here = run_folder.shared(cfg, ["rows"])
+    seen = set()
+    for name, setting in checks.described(cfg).items():
+        if setting.is_section:
+            continue
+        changed = checks.replaced(cfg, name, other(setting.type, checks.value(cfg, name)))
+        there = run_folder.shared(changed, ["rows"])
+        said = [json.dumps(values) for values in (here, there)]
+        monkeypatch.setattr(hosts, "_everyones", lambda text, said=said: said)
+        if here == there:
+            seen.add(name)
+            continue
+        values = f"process 1 has {name} {hosts._short(there[name])}, process 0 has "
+        with pytest.raises(UserError) as refused:
+            hosts.agree(here)
+        assert values + hosts._short(here[name]) in str(refused.value)
+    assert seen == OF_PROCESS
+
+
+def test_what_a_program_depends_on_is_compared(tmp_path, monkeypatch):
+    """Also other data, versions, flags, tables of options and sources are refused."""
+    (tmp_path / "table.json").write_text("{}")
+    env = {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true", "JAXAE_TUNING": f"{tmp_path}/table.json"}
+    said = [run_folder.shared(EVERY_KIND[0], [rows]) for rows in ("rows", "others")]
+    for name, value in env.items():
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            said.append(run_folder.shared(EVERY_KIND[0], ["rows"]))
+    names = [{n for n in said[0] if each[n] != said[0][n]} for each in said]
+    assert names == [set(), {"data"}, {"XLA_FLAGS"}, {"content of JAXAE_TUNING"}]
+
+
+def test_all_differences_of_many_processes_fit_into_one_line(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    said = [json.dumps({"a": "x" * 200, **{str(k): k * p for k in range(9)}}) for p in range(4)]
+    monkeypatch.setattr(hosts, "_everyones", lambda text: said)
+    with pytest.raises(UserError, match=r"^process 1 has 1 1, process 0 has 0; .*and 21 more"):
+        hosts.agree({})
+
+
+def met(address, indices, count=4, timeout=0.4):
+    """What happens to processes of these numbers: a meeting, or an error."""
+
+    def one(index):
+        try:
+            return meeting.meet(address, index, count, timeout)
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(indices)) as threads:
+        return [*threads.map(one, indices)]
+
+
+@pytest.fixture
+def address(monkeypatch):
+    monkeypatch.setattr(meeting, "_await_jax", lambda address: None)
+    return f"localhost:{free_port()}"
+
+
+@pytest.mark.parametrize(
+    ("present", "words"),
+    [
+        ([0, 1, 3], "process 2 of 4 did not come"),
+        ([0], "processes 1, 2 and 3 of 4 did not come"),
+        ([0, 3, 3], "two processes were started with --hosts.index 3; give each its own"),
+    ],
+)
+def test_all_who_came_know_who_did_not(present, words, address):
+    said = met(address, present)
+    assert [words in each for each in said] == [True] * len(present)
+    assert len({*said}) == 1
+
+
+def test_who_finds_nobody_or_a_stranger_says_so(address):
+    (line,) = met(address, [2])
+    assert "process 2 did not find process 0 at localhost:" in line
+    assert "Connection refused" in line
+    with socket.create_server(("localhost", int(address.rpartition(":")[2]))):
+        one, two = met(address, [0, 1])
+    assert "process 0 cannot listen at" in one
+    assert "something else answers there" in two
+
+
+def test_strangers_at_the_door_are_ignored(address):
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(meeting.meet, address, 0, 2, 20.0)
+        for said in (b"GET / HTTP/1.1\r\n\r\n", b'{"index": 0, "count": 2}\n', b"\xff\n", b""):
+            for _ in range(100):
+                with contextlib.suppress(ConnectionRefusedError):
+                    place = ("localhost", int(address.rpartition(":")[2]))
+                    with socket.create_connection(place) as stranger:
+                        stranger.sendall(said)
+                    break
+                time.sleep(0.02)
+        second = meeting.meet(address, 1, 2, 20.0)
+        shared = thread.submit(first.result().share, "from 0")
+        assert second.share("from 1") == shared.result() == ["from 0", "from 1"]
+
+
+def test_one_that_stops_before_it_has_agreed_is_named_at_once(address):
+    zero, one, two = met(address, [0, 1, 2], count=3, timeout=20.0)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(each.share, "here") for each in (zero, one)]
+        two._links[0].close()
+        for each in waiting:
+            with pytest.raises(UserError, match="process 2 stopped before training"):
+                each.result(timeout=10)
+
+
+# Arguments or environment of the last process -> the name of what differs. The others agree.
+DIFFERING = {
+    "score": (2, ["--score", "mae"], {}, "score 'mae', process 0 has 'mse'"),
+    "score_dtype": (2, ["--score-dtype", "bfloat16"], {}, "score_dtype 'bfloat16'"),
+    "threshold": (4, ["--threshold.rule", "max"], {}, "threshold.rule 'max', process 0 has"),
+    "studies": (4, ["--studies", "verdicts"], {}, "studies ('verdicts',), process 0 has ()"),
+    "seed": (2, ["--seed", "1"], {}, "seed 1, process 0 has 0"),
+    "x64": (2, [], {"JAX_ENABLE_X64": "1"}, "jax_enable_x64 True, process 0 has False"),
+    "devices": (
+        2,
+        [],
+        {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
+        "3 cpu devices, process 0 has 1 cpu devices",
+    ),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("missing", [0, 1])
-def test_who_waits_in_vain_says_so(missing, tmp_path):
-    processes = started(2, tmp_path / "run", timeout=5)
+@pytest.mark.parametrize("what", DIFFERING)
+def test_processes_that_were_told_other_things_do_not_train(what, tmp_path):
+    count, args, env, words = DIFFERING[what]
+    nothing = [[]] * (count - 1), [{}] * (count - 1)
+    each = [*nothing[0], args], [*nothing[1], env]
+    found = ended(started(count, tmp_path / "run", each=each[0], env=each[1]), within=100)
+    assert [code for code, *_ in found] == [2] * count
+    lines = {last for *_, last in found}
+    assert len(lines) == 1, "all say the same"
+    assert f"error: process {count - 1} has {words}" in lines.pop()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "args", "words"),
+    [
+        ("protocol", ["--seeds", "2"], "seeds 2, process 0 has 1"),
+        ("protocol", ["--members", "0:1"], "members '0:1', process 0 has ''"),
+        ("protocol", ["--baselines", "nearest"], "baselines ('nearest',), process 0 has ('pca',)"),
+        ("folds", ["--alpha", "0.2"], "alpha 0.2, process 0 has 0.1"),
+    ],
+)
+def test_grids_that_differ_do_not_train(kind, args, words, tmp_path):
+    each = [[], args]
+    found = ended(started(2, tmp_path / "run", run=GRIDS[kind], each=each), within=100)
+    assert [code for code, *_ in found] == [2, 2]
+    assert all(f"process 1 has {words}" in last for *_, last in found)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_may_differ_changes_nothing(tmp_path):
+    """The settings of `OF_PROCESS`: the same bits as with equal ones."""
+    one = alone(tmp_path / "one", "--train.epochs", 2, "--devices", 2)
+    each = [[], ["--data.dir", str(tmp_path), "--hosts.timeout", "21"]]
+    found = ended(started(2, tmp_path / "two", "--train.epochs", 2, each=each))
+    assert [code for code, *_ in found] == [0, 0]
+    assert_alike(one, tmp_path / "two", exactly=True)
+
+
+PLUGIN = """
+import sys
+import jax
+from jaxae import cli, methods
+from jaxae.cli import train
+{connected}
+from jaxae.methods import learners
+built = learners.build
+def build(*args, **kwargs):
+    learner = built(*args, **kwargs)
+    step = learner.step
+    def other(state, batch, key, settings):
+        return step(state, batch._replace(x=batch.x * {factor}), key, settings)
+    return learner._replace(step=other)
+learners.build = build
+train.main(train.OPEN, sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("connects", [False, True], ids=["by settings", "by the program"])
+def test_different_programs_do_not_train(connects, tmp_path):
+    """Two versions of a user's code; in one case it has connected the processes itself."""
+    port, processes = free_port(), []
+    for index in range(2):
+        given = f"'localhost:{port}', 2, {index}, cluster_detection_method='deactivate'"
+        connected = f"jax.distributed.initialize({given})" if connects else ""
+        script = tmp_path / f"program{index}.py"
+        script.write_text(PLUGIN.format(connected=connected, factor=1 + index))
+        at = ["--hosts.coordinator", f"localhost:{port}", "--hosts.count", "2"]
+        at = [] if connects else [*at, "--hosts.index", str(index)]
+        args = [*RUN, "--run-dir", str(tmp_path / "run"), *at]
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, str(script), *args],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for code, _, last in ended(processes, within=100):
+        assert code == 2
+        assert "process 1 has program of training '" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_who_waits_in_vain_says_for_whom(missing, tmp_path):
+    processes = started(3, tmp_path / "run", timeout=5)
     processes[missing].kill()
-    code, _, last = ended(processes, within=60)[1 - missing]
-    assert code == 2
-    assert last.startswith("error: process ")
+    found = ended(processes, within=60)
+    for index in {0, 1, 2} - {missing}:
+        code, _, last = found[index]
+        assert code == 2
+        asked = f"process {missing} of 3 did not come to localhost:"
+        assert (asked if missing else "did not find process 0 at localhost:") in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refused", [0, 1])
+def test_one_that_cannot_read_its_data_ends_the_others_at_once(refused, tmp_path):
+    each = [["--data.name", "npz:nowhere.npz"] if i == refused else [] for i in range(3)]
+    clock = time.monotonic()
+    processes = started(3, tmp_path / "run", "--train.batch-size", 12, timeout=300, each=each)
+    found = ended(processes, within=100)
+    assert time.monotonic() - clock < 90
+    assert "does not exist" in found[refused][2]
+    for index in {0, 1, 2} - {refused}:
+        assert found[index][0] == 2
+        assert f"error: process {refused} stopped before training" in found[index][2]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", [[0, 1], [0]])
+def test_tasks_of_slurm_find_each_other_or_say_who_is_missing(tasks, tmp_path):
+    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost"}
+    processes = [
+        subprocess.Popen(
+            command(tmp_path / "run", "--hosts.auto", "--hosts.timeout", 20, "--train.epochs", 2),
+            cwd=ROOT,
+            env={
+                **os.environ,
+                **job,
+                "SLURM_NTASKS": "2",
+                "SLURM_PROCID": str(task),
+                "SLURM_LOCALID": str(task),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for task in tasks
+    ]
+    found = ended(processes)
+    assert [code for code, *_ in found] == ([0, 0] if len(tasks) == 2 else [2])
+    assert len(tasks) == 2 or "process 1 of 2 did not come" in found[0][2]
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ class Fact(enum.Enum):
     FREE = "does not change what is learned: a run may be resumed with another value"
     FROM_ROWS = 'may be "auto": chosen from the training rows, see `jaxae.workflows.auto`'
     BY_METHOD = "read only by methods that name it in `jaxae.methods.learners.Method.reads`"
+    OF_PROCESS = "may differ between processes that train together; all others are compared"
     SINGLE_RUN = "read by single runs only, not by a grid of members side by side"
 
 

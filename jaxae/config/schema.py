@@ -43,7 +43,7 @@ class DataConfig:
     """digits, mnist, fashion_mnist or ecg5000; npz:FILE; npy:FOLDER (may be larger than memory);
     table:FILE (CSV, Parquet, ARFF or .ts); images:FOLDER; series:FILE; or just a file or folder,
     whose name then decides its kind"""
-    dir: Annotated[str, Fact.FREE] = ""
+    dir: Annotated[str, Fact.FREE, Fact.OF_PROCESS] = ""
     """folder with the raw files (mnist/, ...); "" = $JAXAE_DATA_DIR if set, else download"""
     rows: Literal["auto", "images", "series"] = "auto"
     """npz, npy: how to read arrays [N, A, B]; auto = images if A = B or uint8, else series"""
@@ -251,7 +251,8 @@ class HostsConfig:
     index: Annotated[int, at_least(-1)] = -1
     """number of this process, counted from 0"""
     timeout: Annotated[int, at_least(5)] = 60
-    """seconds without a heartbeat after which a process counts as lost and all others stop"""
+    """seconds after which a process counts as lost and all others stop, if it has not come at the
+    start, or has sent no heartbeat since"""
 
     @property
     def asked(self) -> bool:
@@ -300,7 +301,7 @@ class ExperimentConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     threshold: Annotated[ThresholdConfig, Fact.FREE] = field(default_factory=ThresholdConfig)
-    hosts: Annotated[HostsConfig, Fact.FREE] = field(default_factory=HostsConfig)
+    hosts: Annotated[HostsConfig, Fact.FREE, Fact.OF_PROCESS] = field(default_factory=HostsConfig)
     method_settings: Any = None
     """own settings of a method from outside the package, see `jaxae.Method`; None = its defaults"""
 

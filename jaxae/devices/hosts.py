@@ -4,21 +4,23 @@ All run the same program with the same settings. Only process 0 prints and write
 all processes write checkpoints. Functions here load JAX only when they are called.
 """
 
+import collections
 import contextlib
 import ctypes
-import hashlib
+import json
 import os
 import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxae.config import HostsConfig
+from jaxae.devices import meeting
 from jaxae.errors import UserError
 
-_JOINING = 5  # times `hosts.timeout`: a scheduler may start processes one after another
+_SHOWN, _LONG = 3, 80  # differences in a message, and characters of a value
 _ENDING = 3600  # seconds that the other processes wait while process 0 draws the figures
 _RESTART = "start any number of processes again: they go on after the last checkpoint"
 _LOST = re.compile(r"(?i)gloo|nccl|connection (closed|reset)|coordination|heartbeat|barrier")
@@ -32,37 +34,55 @@ def join(cfg: HostsConfig) -> None:
         connect in time.
     """
     if not cfg.asked:
+        if cfg.count or cfg.index >= 0:
+            raise UserError("hosts.count and hosts.index need --hosts.coordinator HOST:PORT")
         return
     import jax
 
     if jax.distributed.is_initialized():
         return
     arguments = _arguments(cfg, os.environ)
+    if "cluster_detection_method" not in arguments:
+        arguments = _detected(arguments, cfg)
+    where = [arguments[name] for name in ("coordinator_address", "process_id", "num_processes")]
+    _meetings.append(meeting.meet(*where, cfg.timeout))
     # SIGTERM from the scheduler ends a run between two steps, as in a single process: see `errors`.
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            **arguments,
-            initialization_timeout=_JOINING * cfg.timeout,
-            heartbeat_timeout_seconds=cfg.timeout,
-            shutdown_timeout_seconds=_ENDING,
-        )
-    except ValueError as error:
-        if not cfg.auto:
-            raise
-        raise UserError(
-            f"hosts.auto found no Slurm, Kubernetes, Open MPI or TPU cluster ({error}); set "
-            "--hosts.coordinator HOST:PORT --hosts.count N --hosts.index I"
-        ) from None
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"process {arguments.get('process_id', '')} could not connect to the others within "
-            f"{_JOINING * cfg.timeout} s ({reason}); check that all {cfg.count or ''} were started "
-            f"with the same --hosts.coordinator {cfg.coordinator}".replace("  ", " ").rstrip()
-        ) from None
+    jax.distributed.initialize(
+        **arguments,
+        initialization_timeout=cfg.timeout,
+        heartbeat_timeout_seconds=cfg.timeout,
+        shutdown_timeout_seconds=_ENDING,
+    )
     if not first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - only process 0 prints
+
+
+_meetings: list[meeting.Meeting] = []  # the one in which this process has met the others, if it has
+
+
+def _detected(arguments: dict[str, Any], cfg: HostsConfig) -> dict[str, Any]:
+    """Complete the arguments of `jax.distributed.initialize` as it does itself.
+
+    JAX has no public function that only detects the cluster.
+    """
+    from jax._src.clusters import ClusterEnv
+
+    address = arguments["coordinator_address"] or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    devices = os.environ.get("JAX_LOCAL_DEVICE_IDS")
+    given = arguments | {
+        "coordinator_address": address,
+        "local_device_ids": arguments.get("local_device_ids")
+        or (devices and [*map(int, devices.split(","))]),
+    }
+    values = ClusterEnv.auto_detect_unset_distributed_params(*given.values(), None, cfg.timeout)
+    found = dict(zip(given, values, strict=True))
+    if None in values[:3]:
+        raise UserError(
+            "hosts.auto found no Slurm, Kubernetes, Open MPI or TPU cluster; set "
+            "--hosts.coordinator HOST:PORT --hosts.count N --hosts.index I"
+        )
+    return found | {"cluster_detection_method": "deactivate"}
 
 
 def _arguments(cfg: HostsConfig, env: Mapping[str, str]) -> dict[str, Any]:
@@ -83,7 +103,8 @@ def _arguments(cfg: HostsConfig, env: Mapping[str, str]) -> dict[str, Any]:
         raise UserError(
             f"hosts.coordinator is {cfg.coordinator}, without {lacking}; set it, or --hosts.auto"
         )
-    if not re.fullmatch(r".+:\d+", cfg.coordinator or "cluster:0"):
+    port = re.fullmatch(r".+:(\d{1,5})", cfg.coordinator or "cluster:1")
+    if not port or not 0 < int(port[1]) < 2**16:
         raise UserError(f"hosts.coordinator is {cfg.coordinator!r}; it must be HOST:PORT")
     if cfg.count and cfg.index >= cfg.count:
         raise UserError(f"hosts.index is {cfg.index}; it must be from 0 to {cfg.count - 1}")
@@ -146,21 +167,66 @@ def as_first(answer: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
 
 
-def agree(what: str, value: str) -> None:
-    """Raise a `UserError` that names `what` unless all processes have the same `value`."""
+def agree(values: Mapping[str, Any]) -> None:
+    """Compare what all processes are about to do; called by all of them, before it is done.
+
+    Args:
+      values: name -> a value that must be equal in all processes, and that JSON can hold.
+
+    Raises:
+      UserError: values differ, or a process has stopped or has other devices. All processes raise
+        it, with a message that names the processes and the values.
+    """
     import jax
 
     if jax.process_count() == 1:
         return
+    _refuse_uneven(jax.devices())
+    first, *others = (json.loads(text) for text in _everyones(json.dumps(dict(values))))
+    differing = [
+        f"process {index} has {name} {_short(its.get(name))}, process 0 has "
+        f"{_short(first.get(name))}"
+        for index, its in enumerate(others, 1)
+        for name in first | its
+        if its.get(name) != first.get(name)
+    ]
+    if differing:
+        more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        raise UserError(
+            f"{'; '.join(differing[:_SHOWN])}{more}; start all with the same settings, data, files "
+            "and versions"
+        )
+
+
+def _short(value: Any) -> str:
+    text = repr(tuple(value) if isinstance(value, list) else value)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."
+
+
+def _everyones(said: str) -> list[str]:
+    """What each process says, on every process."""
+    if _meetings:
+        return _meetings[0].share(said)
     import numpy as np
     from jax.experimental import multihost_utils
 
-    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
-    if not np.array_equal(multihost_utils.broadcast_one_to_all(digest), digest):
-        raise UserError(
-            f"process {jax.process_index()} has a different {what} from process 0; start all with "
-            "the same files, settings and versions"
-        )
+    text = np.frombuffer(said.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(text.size)).tolist()
+    padded = np.pad(text, (0, max(lengths) - text.size))
+    texts = multihost_utils.process_allgather(padded)
+    return [bytes(row[:n]).decode() for row, n in zip(texts, lengths, strict=True)]
+
+
+def _refuse_uneven(devices: Sequence[Any]) -> None:
+    """Raise a `UserError` unless all processes have as many devices of the same kind."""
+    kinds = collections.Counter((d.process_index, d.device_kind) for d in devices)
+    had = {index: f"{count} {kind} devices" for (index, kind), count in sorted(kinds.items())}
+    for index, its in had.items():
+        if its != had[0]:
+            raise UserError(
+                f"process {index} has {its}, process 0 has {had[0]}; give all the same, as with "
+                "CUDA_VISIBLE_DEVICES or XLA_FLAGS=--xla_force_host_platform_device_count=N"
+            )
 
 
 @contextlib.contextmanager
@@ -192,6 +258,8 @@ def exit_without_waiting() -> Iterator[None]:
         if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
+            for met in _meetings:
+                met.leave()
             os._exit(stop.code if isinstance(stop.code, int) else 1)
         raise
 

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
 from jaxae.devices import precision
+from jaxae.storage import disk
 
 _PACKAGES = (
     *("jaxae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"),
@@ -48,6 +49,30 @@ def provenance(training: str = "default") -> dict:
         "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ},
         "versions": packages(),
     }
+
+
+def program() -> dict[str, Any]:
+    """What decides, besides settings, data and devices, what this process computes; by name."""
+    options, table = cast(Any, jax.config), os.environ.get("JAXAE_TUNING", "")
+    flags = {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    return {
+        "python": platform.python_version(),
+        **{f"version of {name}": installed for name, installed in packages().items()},
+        "source of jaxae": _source_digest(),
+        **flags,
+        "jax_enable_x64": options.jax_enable_x64,
+        "jax_default_matmul_precision": options.jax_default_matmul_precision,
+        "content of JAXAE_TUNING": disk.digest_of(Path(table)) if Path(table).is_file() else "",
+    }
+
+
+def _source_digest() -> str:
+    """SHA-256 of the package's modules and their names."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()} {path.stat().st_size} ".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def digest(tree: Any) -> str:

@@ -1,23 +1,24 @@
 """The run folder: locking it, what it was made from, and its metrics epoch by epoch."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxae import config
 from jaxae.config import checks
+from jaxae.config.fields import Fact
 from jaxae.devices import hosts, tuning
 from jaxae.errors import UserError, words
 from jaxae.storage import disk, manifest
 from jaxae.storage.disk import append_line, read_json, read_metrics, write_json, write_text
-from jaxae.storage.provenance import changes, packages, provenance
+from jaxae.storage.provenance import changes, program, provenance
 from jaxae.types import Learner
 
 _FOLDERS = ("arrays", "checkpoints", "detector", "figures")
@@ -135,10 +136,22 @@ def about(cfg: config.ExperimentConfig, digest: str) -> dict:
     return {"config": config.to_dict(cfg), "data_digest": digest}
 
 
-def shared(cfg: config.ExperimentConfig, digest: str) -> str:
-    """Everything that must be equal in all processes that train together, as one string."""
-    settings = checks.training_identity(cfg), dataclasses.asdict(cfg.train)
-    return json.dumps([*settings, digest, packages()])
+def shared(cfg: config.ExperimentConfig, digests: Sequence[str]) -> dict[str, Any]:
+    """Everything that must be equal in all processes that train together, by name.
+
+    Args:
+      cfg: of a run or a protocol.
+      digests: of its data sets.
+    """
+    described = checks.described(cfg).items()
+    fields = [n for n, s in described if not s.is_section and Fact.OF_PROCESS not in s.facts]
+    return {
+        "kind of run": type(cfg).__name__,
+        **{name: checks.value(cfg, name) for name in fields},
+        "run_dir": str(cfg.run_path.absolute()),
+        "data": list(digests),
+        **program(),
+    }
 
 
 def refuse_other(stored: dict, cfg: config.ExperimentConfig, digest: str, where: Path) -> None:

@@ -1,6 +1,7 @@
 """The programs that devices run together: an epoch of training, and a model's outputs for rows."""
 
 import functools
+import hashlib
 import itertools
 import math
 import threading
@@ -12,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxae.devices import members, tuning
-from jaxae.devices.parallel.devices import Devices
+from jaxae.devices import hosts, members, tuning
+from jaxae.devices.parallel.devices import Devices, local_positions
 from jaxae.devices.parallel.drivers import driver, mapped
 from jaxae.devices.parallel.placing import fetch, place, split_by
 from jaxae.ops import ceil_div
@@ -131,10 +132,18 @@ def _through(
 
 
 def compiled_epoch(learner: Learner, devices: Devices, *args: PyTree, **kinds: Any) -> Callable:
-    """`epoch_fn`, compiled for these arguments with the learner's `Tuning`."""
+    """`epoch_fn`, compiled for these arguments with the learner's `Tuning`.
+
+    Raises:
+      UserError: the devices are those of several processes, which have traced different programs.
+    """
     platform, count = devices[0].platform, len(devices)
     options = tuning.training_options(learner.tuning, learner.dtype, platform, count)
-    return tuning.compiled(epoch_fn(learner, devices, **kinds).lower(*args), options)
+    lowered = epoch_fn(learner, devices, **kinds).lower(*args)
+    if len(local_positions(devices)) < count:
+        digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+        hosts.agree({"program of training": digest, "compiler options": options})
+    return tuning.compiled(lowered, options)
 
 
 RowFn = Callable[[PyTree, Array], PyTree]  # (variables of a member, rows [B, *S]) -> [B, ...]

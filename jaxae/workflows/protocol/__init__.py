@@ -46,10 +46,11 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
     chosen = [members[i] for i in named(cfg.members, len(members))]
     todo = [member for member in chosen if not is_finished(member)]
     print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
+    settled = ProtocolConfig(**vars(cfg) | vars(members[0]))
+    digests = [dataset.digest for dataset in datasets.values()]
+    unfinished = {"members to train": [member.run_path.name for member in todo]}
+    hosts.agree(run_folder.shared(settled, digests) | unfinished)
     if todo:
-        if hosts.first():  # the report of an earlier call is not that of the new members
-            manifest.withdraw(cfg.run_path)
-            (cfg.run_path / "report.json").unlink(missing_ok=True)
         with parallel.on_host():
             training.train_members(cfg, todo, datasets, loggers)
     if not hosts.first():

@@ -71,7 +71,8 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     learner = run_folder.with_stored_tuning(base.run_path, learner)
     scoring_learner = learners.build(for_scoring(base), dataset.shape)
     loggers = logs.configured(base, loggers)
-    hosts.agree("data set or configuration", run_folder.shared(base, _digest(cfg, dataset)))
+    settled = CrossConfig(**vars(cfg) | vars(base))
+    hosts.agree(run_folder.shared(settled, [dataset.digest]))
     with parallel.on_host(), run_folder.enter(base, dataset.digest) as folder:
         run_folder.write_tuning(folder, learner)
         log = media.log_of(base, folder, loggers, scoring_learner, dataset)

@@ -90,12 +90,14 @@ def train_members(
     """
     stored = {member: _trained_before(member, datasets[member.data]) for member in todo}
     new = [member for member in todo if stored[member] is None]
-    shared = [run_folder.shared(member, datasets[member.data].digest) for member in new]
-    hosts.agree("data set, configuration or set of finished members", "".join(shared))
+    hosts.agree({"members without a detector": [member.run_path.name for member in new]})
     learner = learners.build(config.for_scoring(todo[0]), next(iter(datasets.values())).shape)
     configured = {member: logs.configured(member, loggers(member)) for member in todo}
     work = _work(cfg, new, datasets) if new else None
     failed: Failed = {}
+    if hosts.first():  # the report of an earlier call is not that of the new members
+        manifest.withdraw(cfg.run_path)
+        (cfg.run_path / "report.json").unlink(missing_ok=True)
     with contextlib.ExitStack() as locks:
         opened: dict[ExperimentConfig, Opened] = {}
         for member, its_loggers in configured.items():
