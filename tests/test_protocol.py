@@ -1,6 +1,12 @@
+import contextlib
 import dataclasses
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
 
 import numpy as np
 import pytest
@@ -11,11 +17,11 @@ from jaxae import config, detectors
 from jaxae.config.grids import ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
-from jaxae.reports import protocols
-from jaxae.storage import checkpoint, disk, manifest
+from jaxae.reports import pages, protocols
+from jaxae.storage import checkpoint, disk, manifest, run_folder
 from jaxae.training import train
 from jaxae.workflows import baselines, experiment, protocol
-from jaxae.workflows.protocol import expansion
+from jaxae.workflows.protocol import expansion, sharing
 
 CLASSES = (0, 1, 2)
 
@@ -80,6 +86,106 @@ def test_slices_merge_and_a_finished_protocol_is_only_reported(data, tmp_path, c
     logs = {path.read_text() for path in tmp_path.glob("parts/members/*/metrics.jsonl")}
     assert len(logs) == 6, "each member has its own metrics"
     _judges_alone(tmp_path / "parts", data)
+
+
+def test_each_member_is_trained_by_one_call_of_those_at_the_same_time(data, tmp_path):
+    cfg = whole(data, tmp_path / "run")
+    members, _ = expansion.expand(cfg)
+
+    def claim(part, todo, finished=()):
+        return held.enter_context(
+            sharing.claimed(dataclasses.replace(cfg, members=part), todo, lambda m: m in finished)
+        )
+
+    with contextlib.ExitStack() as held:
+        assert claim("0:3", members[:3], finished=members[1:2]) == [members[0], members[2]]
+        assert claim("0:3", members[:3]) == [], "they would share a folder of checkpoints"
+        assert claim("1:6", members[1:]) == [members[1], *members[3:]], "1 was not kept locked"
+        assert claim("", members) == []
+        with pytest.raises(UserError, match="in use by another process"):
+            experiment.run(members[0])
+    with sharing.claimed(cfg, members, lambda m: False) as mine:
+        assert mine == members
+
+
+def of_two(data, folder):
+    return whole(data, folder, classes=(0,), devices=1, baselines=())
+
+
+@pytest.fixture(scope="module")
+def two(data, tmp_path_factory):
+    """The finished protocol of one class and two seeds."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    protocol.run(of_two(data, folder))
+    return folder
+
+
+def test_members_of_another_call_are_waited_for_and_taken_over(
+    data, two, tmp_path, monkeypatch, capsys
+):
+    first, second = (
+        tmp_path / "shared/members/class0-seed0",
+        tmp_path / "shared/members/class0-seed1",
+    )
+    other = contextlib.ExitStack()
+    other.enter_context(run_folder.locked(tmp_path / "shared", ".1-2.lock"))
+    other.enter_context(run_folder.locked(first))
+    looks = []
+
+    def ends(seconds):
+        looks.append(((first / "report.json").exists(), (second / "report.json").exists()))
+        other.close()  # the other process is killed
+
+    monkeypatch.setattr(sharing, "time", types.SimpleNamespace(sleep=ends))
+    report = protocol.run(of_two(data, tmp_path / "shared"))
+    assert looks == [(False, True)]
+    assert "1 members, first class0-seed0, are in use by another process" in capsys.readouterr().out
+    same(scores_of(two), scores_of(tmp_path / "shared"))
+    assert report["members"] == 2
+    assert manifest.changed(tmp_path / "shared") == {}
+
+
+@pytest.mark.slow
+def test_processes_with_overlapping_slices_make_the_protocol_of_one(data, tmp_path):
+    """One of the processes is killed while it trains; another waits for its members."""
+    args = ["run", "one_vs_rest", "--data.name", f"npz:{data}", "--method", "dense", "--seeds", "1"]
+    args += ["--model.hidden", "16", "--model.latent", "4", "--devices", "1", "--baselines", "pca"]
+    args += ["--train.epochs", "40", "--data.input", "none", "--score", "mse"]
+
+    def started(folder, *more):
+        command = [sys.executable, "-m", "jaxae", *args, "--run-dir", str(folder), *more]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    assert started(tmp_path / "alone").wait(100) == 0
+    shared = tmp_path / "shared"
+    killed, end = started(shared, "--members", "0:2"), time.monotonic() + 100
+    while not list(shared.glob("checkpoints/0-2/*0")) and time.monotonic() < end:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGSTOP)  # it holds its members, and makes no progress
+    waiting, same_slice = started(shared, "--members", "1:3"), started(shared, "--members", "0:2")
+    for process in (waiting, same_slice):
+        lines = iter(process.stdout.readline, "")
+        assert any("are in use by another process: waiting" in line for line in lines)
+    killed.kill()
+    reports = [process.communicate(timeout=100)[0] for process in (waiting, same_slice)]
+    assert [waiting.returncode, same_slice.returncode] == [0, 0]
+    assert any("mean" in report for report in reports)
+    same(scores_of(tmp_path / "alone"), scores_of(shared))
+    assert manifest.changed(shared) == {}
+    killed.communicate()
+
+
+def test_what_is_scored_again_withdraws_all_that_was_made_of_it(data, two, tmp_path):
+    """A slice of a finished grid: what is left says nothing of the whole."""
+    cfg = of_two(data, shutil.copytree(two, tmp_path / "run"))
+    pages.write(tmp_path / "run")
+    made = ("manifest.json", "report.json", "report.html", "figures/one_vs_rest.png")
+    assert all((tmp_path / "run" / name).exists() for name in made)
+    other = dataclasses.replace(cfg, score="mae", members="0:1")
+    assert protocol.run(other) is None
+    assert not any((tmp_path / "run" / name).exists() for name in made)
 
 
 def _judges_alone(folder, data):
@@ -358,6 +464,7 @@ def test_where_all_that_trains_diverges_other_members_are_scored(data, tmp_path)
 @pytest.mark.slow
 def test_a_report_that_cannot_be_written_is_one_line(data, tmp_path):
     (tmp_path / "report.json").mkdir()
+    (tmp_path / ".lock").touch()
     with pytest.raises(UserError, match=r"report\.json: .*; fix that"):
         protocol.run(whole(data, tmp_path, classes=(0,), seeds=1, devices=1))
 
@@ -371,7 +478,8 @@ def test_a_member_whose_new_scores_were_not_written_is_not_finished(data, tmp_pa
         with pytest.raises(TypeError):
             protocol.run(whole(data, tmp_path, score="mae", **changes))
     other = whole(data, tmp_path, score="mae", **changes)
-    assert not expansion.is_finished(expansion.expand(other)[0][0])
+    members, datasets = expansion.expand(other)
+    assert not expansion.is_finished(members[0], datasets[members[0].data].digest)
     assert protocol.run(other)["score"] == "mae"
 
 
@@ -396,7 +504,7 @@ def test_a_baseline_that_is_not_installed_is_missed_before_training(data, tmp_pa
     ("name", "text"),
     [
         *(("report.json", "[]"), ("report.json", "3"), ("config.json", "[]"), ("config.json", "{")),
-        ("scores.npz", "xx"),
+        *(("scores.npz", "xx"), ("data.json", "[]"), ("data.json", "")),
     ],
 )
 def test_a_damaged_member_is_not_finished(data, tmp_path, name, text):
@@ -405,12 +513,14 @@ def test_a_damaged_member_is_not_finished(data, tmp_path, name, text):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(config.to_json(member))
     (folder / "report.json").write_text('{"epochs": 2}')
+    (folder / "data.json").write_text('"digest"')
     np.savez(folder / "scores.npz", test=np.zeros(3))
-    assert not expansion.is_finished(member)
+    assert not expansion.is_finished(member, "digest")
     manifest.seal(folder)
-    assert expansion.is_finished(member)
+    assert expansion.is_finished(member, "digest")
+    assert not expansion.is_finished(member, "of other data")
     (folder / name).write_text(text)
-    assert not expansion.is_finished(member)
+    assert not expansion.is_finished(member, "digest")
 
 
 def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path):

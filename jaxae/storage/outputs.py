@@ -134,8 +134,8 @@ def _others(folder: Path) -> list[str]:
 
 def _is_begun(folder: Path) -> bool:
     """Whether a run or a grid has been begun in a folder."""
-    by_name = any((folder / name).exists() for name in (".lock", "config.json", "tuning.json"))
-    return by_name or _is_grid(folder)
+    by_name = (any(folder.glob(name)) for name in (".*lock", "config.json", "tuning.json"))
+    return any(by_name) or _is_grid(folder)
 
 
 def _is_control(character: str) -> bool:

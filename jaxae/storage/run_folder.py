@@ -29,17 +29,20 @@ _FILES = (
 )
 # Of finished training; all other files are written again when a run is scored again.
 _OF_TRAINING = ("config.json", "data.json", TUNING, "metrics.jsonl", "provenance.jsonl")
+LOCK = ".lock"
 _ENTERED = "run folder entered"  # a barrier of all processes
 
 
 @contextlib.contextmanager
-def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
+def enter(
+    cfg: config.ExperimentConfig, digest: str = "", by_caller: bool = False
+) -> Iterator[Path]:
     """Create the run folder, or reopen one that holds the same experiment, and lock it.
 
     The folder is locked, then its contents are compared with `cfg` and with the digest of the data,
     then a line of provenance is added. The manifest of a finished run is removed, until the run has
     finished again. `config.json` and `data.json` are written unless training has already saved a
-    checkpoint there; see `write_about`.
+    checkpoint there; see `write_about`. With `by_caller`, the caller has locked the folder.
 
     Raises:
       UserError: the folder cannot be written, now or during the run; another process is using it;
@@ -55,7 +58,8 @@ def enter(cfg: config.ExperimentConfig, digest: str = "") -> Iterator[Path]:
         _check_kinds(folder)
         (folder / "arrays").mkdir(parents=True, exist_ok=True)
         (folder / "figures").mkdir(exist_ok=True)
-        stack.enter_context(_locked(folder))
+        if not by_caller:
+            stack.enter_context(locked(folder))
         _remove_unfinished(folder)
         stored = about(cfg, digest)
         for name, part in _ABOUT.items():
@@ -180,21 +184,48 @@ def refuse_other(stored: dict, cfg: config.ExperimentConfig, digest: str, where:
 _REMEDY = "Name another with --run-dir, or remove it"
 
 
+class InUse(UserError):
+    """Another process has locked a folder."""
+
+
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
     """Lock a folder for this process; the system releases the lock however the process ends.
 
     The empty lock file stays: removing it would race with a process that has just opened it.
+
+    Args:
+      folder: created if it does not exist.
+      name: of the lock; a folder may have several.
+      wait: wait for a process that has it.
+
+    Raises:
+      InUse: another process has it.
     """
-    with (folder / ".lock").open("a") as lock:
+    with contextlib.ExitStack() as held:
+        with system_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((folder / name).open("a"))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
+            raise InUse(
                 f"the run folder {folder} is in use by another process; wait for it, or name "
                 "another with --run-dir"
             ) from None
         yield
+
+
+def is_locked(folder: Path, name: str = LOCK) -> bool:
+    """Whether a process has locked a folder."""
+    try:
+        with (folder / name).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # keeps out nobody who looks too
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
 
 
 def with_stored_tuning(folder: Path, learner: Learner) -> Learner:

@@ -7,12 +7,13 @@ folders; it does not matter which process wrote them.
 import functools
 import time
 
+from jaxae.config import ExperimentConfig
 from jaxae.config.grids import ProtocolConfig
 from jaxae.devices import hosts, parallel
 from jaxae.reports import plots, protocols
-from jaxae.storage import disk, manifest, outputs, run_folder
+from jaxae.storage import disk, manifest, outputs
 from jaxae.workflows import baselines
-from jaxae.workflows.protocol import cross, training
+from jaxae.workflows.protocol import cross, sharing, training
 from jaxae.workflows.protocol.expansion import expand, is_finished, named, refuse_unread
 
 __all__ = ["cross", "expand", "run"]
@@ -22,7 +23,8 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
     """Train the members that are not trained yet, then write the report if all are finished.
 
     A finished member is not trained again, so a call that was stopped can be repeated, and slices
-    (`cfg.members`) that other processes trained into the same folder are merged.
+    (`cfg.members`) that other processes train into the same folder are merged; if they overlap,
+    the processes share the members, see `sharing`.
 
     Args:
       cfg: the protocol.
@@ -44,22 +46,27 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
     parallel.start(cfg)
     members, datasets = expand(cfg)
     chosen = [members[i] for i in named(cfg.members, len(members))]
-    todo = [member for member in chosen if not is_finished(member)]
-    print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
+
+    def finished(member: ExperimentConfig) -> bool:
+        return is_finished(member, datasets[member.data].digest)
+
     settled = ProtocolConfig(**vars(cfg) | vars(members[0]))
-    digests = [dataset.digest for dataset in datasets.values()]
-    unfinished = {"members to train": [member.run_path.name for member in todo]}
-    hosts.agree(run_folder.shared(settled, digests) | unfinished)
-    if todo:
+    hosts.agree(run_folder.shared(settled, [dataset.digest for dataset in datasets.values()]))
+    todo = [member for member in chosen if not hosts.as_first(finished(member))]
+    print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
+    while todo:
         with parallel.on_host():
-            training.train_members(cfg, todo, datasets, loggers)
+            left = training.train_members(cfg, todo, datasets, loggers, finished)
+        if left:
+            sharing.wait_for(cfg, left, finished)
+        todo = [member for member in left if not hosts.as_first(finished(member))]
     if not hosts.first():
         return None
-    missing = [i for i, member in enumerate(members) if not is_finished(member)]
-    if missing:
-        print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report yet")
-        return None
-    with parallel.on_host(), run_folder.system_errors(cfg.run_path):
+    with parallel.on_host(), training.reported(cfg):
+        missing = [i for i, member in enumerate(members) if not finished(member)]
+        if missing:
+            print(f"{len(missing)} members are not trained yet, first {missing[0]}: no report yet")
+            return None
         baseline = functools.partial(baselines.cached_scores, cfg)
         report = protocols.make(cfg, members, datasets, baseline)
         report |= {"wall_s": time.perf_counter() - clock}

@@ -169,17 +169,19 @@ def named(text: str, count: int) -> range:
     return chosen
 
 
-def is_finished(member: ExperimentConfig) -> bool:
-    """Whether a member's folder contains the finished run of exactly this configuration."""
+def is_finished(member: ExperimentConfig, digest: str) -> bool:
+    """Whether a member's folder contains the finished run of this configuration on these data."""
     if not (member.run_path / manifest.NAME).is_file():
         return False
     try:
         read_npz(member.run_path / "scores.npz", ("test",), ("test",))
         stored = config.from_json((member.run_path / "config.json").read_text())
         done = json.loads((member.run_path / "report.json").read_bytes())["epochs"]
+        of_data = json.loads((member.run_path / "data.json").read_bytes())
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return False
-    return _result(stored) == _result(member) and done == member.train.epochs
+    is_same = of_data == digest and _result(stored) == _result(member)
+    return is_same and done == member.train.epochs
 
 
 def training_of(member: ExperimentConfig) -> tuple:

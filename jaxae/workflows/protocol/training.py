@@ -17,11 +17,12 @@ from jaxae.data import sources
 from jaxae.devices import hosts, members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.reports import media
+from jaxae.reports import media, plots
 from jaxae.storage import checkpoint, disk, logs, manifest, run_folder
 from jaxae.training import grid, selection, train
 from jaxae.types import Dataset, Learner, PyTree, Source, TrainState
 from jaxae.workflows import course, experiment
+from jaxae.workflows.protocol import sharing
 from jaxae.workflows.protocol.expansion import training_of
 
 Datasets = dict[DataConfig, Dataset]  # one for each class
@@ -76,35 +77,37 @@ def _work(cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets)
 
 
 def train_members(
-    cfg: ProtocolConfig, todo: list[ExperimentConfig], datasets: Datasets, loggers: Loggers
-) -> None:
+    cfg: ProtocolConfig,
+    todo: list[ExperimentConfig],
+    datasets: Datasets,
+    loggers: Loggers,
+    finished: sharing.Finished,
+) -> list[ExperimentConfig]:
     """Train the remaining members side by side, then finish them one after the other.
 
     Members in a checkpoint resume from it; those that were added later train after them. With
     several processes, the first one finishes all members.
 
+    Returns:
+      The members that were left to another call, which trains them at the same time.
+
     Raises:
       UserError: members need different programs, they do not fit on the devices, or a folder
-        contains something else or is in use.
+        contains something else.
       FloatingPointError: members that diverged or collapsed; all others are finished.
     """
     stored = {member: _trained_before(member, datasets[member.data]) for member in todo}
     new = [member for member in todo if stored[member] is None]
     hosts.agree({"members without a detector": [member.run_path.name for member in new]})
     learner = learners.build(config.for_scoring(todo[0]), next(iter(datasets.values())).shape)
-    configured = {member: logs.configured(member, loggers(member)) for member in todo}
+    logs.configured(todo[0])  # raises before any file exists, as does `_work`
     work = _work(cfg, new, datasets) if new else None
     failed: Failed = {}
-    if hosts.first():  # the report of an earlier call is not that of the new members
-        manifest.withdraw(cfg.run_path)
-        (cfg.run_path / "report.json").unlink(missing_ok=True)
-    with contextlib.ExitStack() as locks:
-        opened: dict[ExperimentConfig, Opened] = {}
-        for member, its_loggers in configured.items():
-            dataset = datasets[member.data]
-            folder = locks.enter_context(run_folder.enter(member, dataset.digest))
-            log = media.log_of(member, folder, its_loggers, learner, dataset)
-            opened[member] = Opened(dataset, folder, log)
+    with (
+        sharing.claimed(cfg, todo, finished) as mine,
+        _opened(cfg, mine, datasets, loggers, learner) as opened,
+    ):
+        new = [member for member in new if member in opened]
         for checkpoints, batch in _batches(cfg, new) if new else ():
             if work is None or batch != work.members:
                 work = _work(cfg, batch, datasets)
@@ -112,21 +115,72 @@ def train_members(
                 run_folder.write_tuning(cfg.run_path, work.learner)
             trained, diverged = _fitted(work, opened, checkpoints)
             failed |= diverged | _finish_all(trained, learner, opened)
-        trained_before = {m: variables for m, variables in stored.items() if variables is not None}
+        trained_before = {m: stored[m] for m in mine if stored[m] is not None}
         for member in trained_before:
             opened[member].log.start(member.train.epochs)
         failed |= _finish_all(trained_before, learner, opened)
+        if mine and not failed:
+            _remove_checkpoints(cfg)
     if failed:
         raise FloatingPointError(course.in_words(failed))
-    if hosts.first():
-        for checkpoints in _checkpoints(cfg):
-            if checkpoints.is_dir():
-                shutil.rmtree(checkpoints)
+    return [member for member in todo if member not in opened]
+
+
+@contextlib.contextmanager
+def _opened(
+    cfg: ProtocolConfig,
+    mine: list[ExperimentConfig],
+    datasets: Datasets,
+    loggers: Loggers,
+    learner: Learner,
+) -> Iterator[dict[ExperimentConfig, Opened]]:
+    """Enter the folders of members that this process has locked, which withdraws the report."""
+    with contextlib.ExitStack() as entered:
+        opened: dict[ExperimentConfig, Opened] = {}
+        with reported(cfg) if mine else contextlib.nullcontext():
+            if mine and hosts.first():
+                _withdraw(cfg.run_path)
+            for member in mine:
+                dataset, its_loggers = (
+                    datasets[member.data],
+                    logs.configured(member, loggers(member)),
+                )
+                enter = run_folder.enter(member, dataset.digest, by_caller=True)
+                folder = entered.enter_context(enter)
+                log = media.log_of(member, folder, its_loggers, learner, dataset)
+                opened[member] = Opened(dataset, folder, log)
+        yield opened
+
+
+@contextlib.contextmanager
+def reported(cfg: ProtocolConfig) -> Iterator[None]:
+    """Nobody else makes or withdraws the protocol's report meanwhile; by process 0 only."""
+    with contextlib.ExitStack() as lock:
+        if hosts.first():
+            lock.enter_context(run_folder.locked(cfg.run_path, wait=True))
+            lock.enter_context(run_folder.system_errors(cfg.run_path))
+        yield
+
+
+def _remove_checkpoints(cfg: ProtocolConfig) -> None:
+    """Remove those of finished members, which another call may have put on record by now."""
+    with reported(cfg):
+        for checkpoints in filter(Path.is_dir, _checkpoints(cfg)) if hosts.first() else ():
+            manifest.withdraw(cfg.run_path)
+            shutil.rmtree(checkpoints)
+
+
+def _withdraw(folder: Path) -> None:
+    """Remove what was made from members that are not yet finished, or no longer."""
+    manifest.withdraw(folder)
+    figures = (f"figures/{name}.png" for name in plots.PROTOCOL_FIGURES)
+    for name in ("report.json", "report.html", *figures):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _checkpoints(cfg: ProtocolConfig) -> list[Path]:
     """Folders of checkpoints in the order of training, kept until all members are finished."""
-    first = cfg.run_path / "checkpoints" / (cfg.members.replace(":", "-") or "all")
+    first = cfg.run_path / "checkpoints" / sharing.name_of(cfg)
     return [first, *sorted(first.parent.glob(f"{first.name}-then-*"))]
 
 
