@@ -11,7 +11,7 @@ from jaxae.config import ExperimentConfig
 from jaxae.config.grids import ProtocolConfig
 from jaxae.devices import hosts, parallel
 from jaxae.reports import plots, protocols
-from jaxae.storage import disk, manifest, outputs
+from jaxae.storage import disk, manifest, outputs, run_folder
 from jaxae.workflows import baselines
 from jaxae.workflows.protocol import cross, sharing, training
 from jaxae.workflows.protocol.expansion import expand, is_finished, named, refuse_unread
@@ -50,16 +50,20 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
     def finished(member: ExperimentConfig) -> bool:
         return is_finished(member, datasets[member.data].digest)
 
+    def unfinished(some: list[ExperimentConfig]) -> list[ExperimentConfig]:
+        return [member for member in some if not hosts.as_first(finished(member))]
+
     settled = ProtocolConfig(**vars(cfg) | vars(members[0]))
     hosts.agree(run_folder.shared(settled, [dataset.digest for dataset in datasets.values()]))
-    todo = [member for member in chosen if not hosts.as_first(finished(member))]
+    todo = unfinished(chosen)
     print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
     while todo:
         with parallel.on_host():
             left = training.train_members(cfg, todo, datasets, loggers, finished)
-        if left:
-            sharing.wait_for(cfg, left, finished)
-        todo = [member for member in left if not hosts.as_first(finished(member))]
+        todo = unfinished(left)
+        if todo:
+            sharing.wait_for(cfg, todo, finished)
+            todo = unfinished(todo)
     if not hosts.first():
         return None
     with parallel.on_host(), training.reported(cfg):
