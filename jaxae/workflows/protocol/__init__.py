@@ -64,8 +64,17 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
         if todo:
             sharing.wait_for(cfg, todo, finished)
             todo = unfinished(todo)
-    if not hosts.first():
-        return None
+    return _report(cfg, members, datasets, finished, clock) if hosts.first() else None
+
+
+def _report(
+    cfg: ProtocolConfig,
+    members: list[ExperimentConfig],
+    datasets: training.Datasets,
+    finished: sharing.Finished,
+    clock: float,
+) -> dict | None:
+    """Write the report, unless members are missing, and its figure; adds seconds since `clock`."""
     with parallel.on_host(), training.reported(cfg):
         missing = [i for i, member in enumerate(members) if not finished(member)]
         if missing:
