@@ -218,6 +218,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         )
 
     def _rows(self, X: Any, reset: bool) -> np.ndarray:
+        if np.ma.is_masked(X):  # scikit-learn would drop the mask
+            raise UserError("X holds masked values; fill them, or leave their rows out")
         x = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric")
         if x.dtype != np.uint8 or x.ndim == 2:
             x = narrowed(x)

@@ -1,8 +1,13 @@
 """Exported detectors: the same verdicts from one file, with JAX and NumPy alone."""
 
+import hashlib
+import io
 import json
+import re
+import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import numpy as np
@@ -12,8 +17,9 @@ from probes import tiny, write_npz
 from jaxae import detectors
 from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
-from jaxae.errors import UserError
-from jaxae.export import card, exporting, loader
+from jaxae.errors import Unchecked, UserError
+from jaxae.export import card, checking, exporting, loader
+from jaxae.stats import conformal
 from jaxae.workflows import experiment
 
 
@@ -70,15 +76,40 @@ def test_every_kind_of_detector_can_be_exported(name, tmp_path):
 def test_alpha_stays_an_argument(made):
     path, _, rows = made
     detector = loader.load(path)
-    for alpha in (0.02, 0.1, 0.5, 0.9):
+    n = detector.manifest["n_calibration"]
+    for alpha in (1 / (n + 1), 0.1, 3 / (n + 1), 0.5, 0.9):
         found = detector.judge(rows, alpha)
         np.testing.assert_array_equal(found.is_anomaly, found.p_value <= alpha)
-    n = detector.manifest["n_calibration"]
     exact = detector.judge(rows, 1 / (n + 1))
     np.testing.assert_array_equal(exact.is_anomaly, exact.p_value == 1 / (n + 1))
     for alpha in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(loader.ExportError, match="alpha is"):
             detector.judge(rows, alpha)
+    low = np.nextafter(1 / (n + 1), 0)
+    with pytest.raises(loader.ExportError, match=f"too low for {n} calibration rows") as here:
+        detector.judge(rows, low)
+    with pytest.raises(UserError) as there:
+        conformal.rank_allowed(n, 0.9 * low)  # the same words as in training
+    words = " calibration rows, whose smallest p-value is "
+    assert words in str(here.value)
+    assert words in str(there.value)
+    remedy = float(re.search(r"at least ([\d.]+)", str(here.value))[1])
+    assert (detector.judge(rows, remedy).p_value >= 1 / (n + 1)).all()
+
+
+@pytest.mark.parametrize("n", [9, 19, 48, 99, 999, 4095])
+def test_p_values_are_compared_with_alpha_as_they_are_written(n, made, monkeypatch):
+    """P-values are k / (n + 1) in float64, so that a literal alpha of the same value flags them."""
+    detector, k = loader.load(made[0], check=False), np.arange(1, n + 2)
+    parts = np.zeros(n + 1, "f4"), k.astype("f4") / np.float32(n + 1), np.zeros(n + 1, bool)
+    monkeypatch.setitem(detector.manifest, "n_calibration", n)
+    monkeypatch.setattr(detector, "_block", lambda x: parts)
+    for alpha in (1 / (n + 1), 3 / (n + 1), 0.29, 0.3, 0.7, *(0.05, 0.01) * (n > 98)):
+        judged = detector.judge(made[2][:1], alpha)
+        written = [float(repr(p)) for p in judged.p_value.tolist()]
+        np.testing.assert_array_equal(written, k / (n + 1))
+        np.testing.assert_array_equal(judged.is_anomaly, np.array(written) <= alpha)
+        assert judged.is_anomaly.sum() == conformal.rank_allowed(n, alpha)
 
 
 def test_the_file_runs_by_itself_without_jaxae(made, tmp_path):
@@ -110,6 +141,10 @@ def test_the_file_runs_by_itself_without_jaxae(made, tmp_path):
         (np.full((3, 8, 8, 1), np.nan), "3 rows hold NaN or infinite values, first row 0"),
         (np.zeros((3, 8, 8, 1), np.uint8), "numbers as they are"),
         (np.full((3, 8, 8, 1), "a"), "the rows are <U1"),
+        (np.full((3, 8, 8, 1), None), "the rows are object"),
+        (np.zeros((3, 8, 8, 1), complex), "the rows are complex"),
+        (np.array(1.0), r"the rows are \[\]"),
+        (np.ma.masked_less(np.zeros((3, 8, 8, 1)), 1), "masked values"),
     ],
 )
 def test_rows_that_it_does_not_judge(rows, says, made):
@@ -117,47 +152,281 @@ def test_rows_that_it_does_not_judge(rows, says, made):
         loader.load(made[0]).judge(rows)
 
 
-def changed(path, out, name, content):
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
-        for one in old.namelist():
-            new.writestr(one, content if one == name else old.read(one))
+def files_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(files, out):
+    """An archive of files, and of further ones in a list of pairs, for names that come twice."""
+    with zipfile.ZipFile(out, "w") as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, content in files.items() if isinstance(files, dict) else files:
+            new.writestr(name, content)
     return out
 
 
-def test_damage_is_named(made, tmp_path):
-    path = made[0]
-    (tmp_path / "cut.zip").write_bytes(path.read_bytes()[:-50])
-    for name in ("cut.zip", "none.zip"):
-        with pytest.raises(loader.ExportError, match="not a readable export"):
-            loader.load(tmp_path / name)
-    with pytest.raises(loader.ExportError, match=r"program\.bin .* has changed since the export"):
-        loader.load(changed(path, tmp_path / "a.zip", loader.PROGRAM, b"other"))
-    with pytest.raises(loader.ExportError, match="not a readable export"):
-        loader.load(changed(path, tmp_path / "b.zip", loader.MANIFEST, b"[]"))
+def sealed(files, out, **said):
+    """A forged archive: whatever it holds and says has the digests that it should have."""
+    files = dict(files)
+    manifest = json.loads(files.pop(loader.MANIFEST)) | said
+    of_files = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest |= {"digests": said.get("digests", of_files)}
+    manifest["digest"] = loader.digest_of(manifest)
+    return zipped({loader.MANIFEST: loader.as_text(manifest), **files}, out)
 
 
-def test_a_manifest_that_names_what_is_not_there_is_refused(made, tmp_path):
-    with zipfile.ZipFile(made[0]) as archive:
-        manifest = json.loads(archive.read(loader.MANIFEST))
-    for wrong in ({"arrays": "detector/none.npz"}, {"digests": {}}):
-        content = json.dumps(manifest | wrong)
-        path = changed(made[0], tmp_path / "c.zip", loader.MANIFEST, content)
-        with pytest.raises(loader.ExportError, match="the manifest lacks"):
-            loader.load(path)
+def npz(**arrays):
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def arrays_of(content):
+    with np.load(io.BytesIO(content)) as stored:
+        return {**stored}
+
+
+def refused(path, says, look=loader.load):
+    """The line with which an archive is refused; any other error ends the test."""
+    with pytest.raises(loader.ExportError) as error:
+        look(path)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_any_changed_byte_of_its_contents_is_named(made, tmp_path):
+    files, out = files_of(made[0]), tmp_path / "a.zip"
+    for name, content in files.items():
+        for at in (0, len(content) // 2, len(content) - 1):
+            other = bytearray(content)
+            other[at] ^= 1
+            refused(zipped(files | {name: bytes(other)}, out), name.rpartition("/")[2])
+        without = {other: part for other, part in files.items() if other != name}
+        refused(zipped(without, out), name)
+    refused(zipped(files | {"numpy.py": b""}, out), "without a digest, numpy.py")
+    for name in (loader.MANIFEST, loader.PROGRAM):
+        refused(zipped([*files.items(), (name, files[name])], out), "in it twice")
+    spaced = files[loader.MANIFEST].replace(b'"rule"', b'"rule": "max", "rule"')
+    refused(zipped(files | {loader.MANIFEST: spaced}, out), "manifest.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x05\x06" + bytes(18), None])
+def test_what_is_no_archive_is_one_line(content, tmp_path):
+    path = tmp_path / "x.zip"
+    path.mkdir() if content is None else path.write_bytes(content)
+    refused(path, "not a readable export")
+    refused(tmp_path / "none.zip", "not a readable export")
+
+
+def test_a_cut_encrypted_or_exploding_archive_is_one_line(made, tmp_path):
+    content, out = made[0].read_bytes(), tmp_path / "a.zip"
+    for size in (10, len(content) // 2, len(content) - 1):
+        out.write_bytes(content[:size])
+        refused(out, "not a readable export")
+    for at, value in ((8, 1), (10, 99)):  # encrypted; packed by an unknown method
+        entry = bytearray(content)
+        entry[content.index(b"PK\x01\x02") + at] = value
+        out.write_bytes(entry)
+        refused(out, "not a readable export")
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x", bytes(2**25))
+    refused(out, "would unpack to 3")
+    packed = io.BytesIO()
+    np.savez_compressed(packed, rows=np.zeros(2**22))
+    refused(sealed(files_of(made[0]) | {loader.GOLDEN: packed.getvalue()}, out), "would unpack")
+
+
+ODD = (None, True, 0, -1, 2.5, float("nan"), "", "x", [], ["x"], [0], {}, {"a": 1}, 10**30)
+FREE = {"jax", "rule", "units"}  # texts, which `jaxae verify` compares with the detector
+
+
+def test_a_forged_manifest_of_any_kind_is_one_line(made, tmp_path):
+    files, out = files_of(made[0]), tmp_path / "a.zip"
+    for text in (b"", b"[]", b"3", b'"x"', b"null", b"{", b"\xff", b"[" * 10**5, b"{}", b"NaN"):
+        refused(zipped(files | {loader.MANIFEST: text}, out), "a.zip")
+    for name in json.loads(files[loader.MANIFEST]).keys() & loader._FIELDS:
+        for value in ODD:
+            if (name, value) == ("cpu_options", {}) or (name in FREE and type(value) is str):
+                continue
+            refused(sealed(files, out, **{name: value}), "")
+    refused(sealed(files, out, digests={}), "without a digest")
+    refused(sealed(files, out, cpu_options={"xla_dump_to": "/tmp/x"}), "cpu_options")
+
+
+def test_forged_arrays_are_one_line(made, tmp_path):
+    files, out = files_of(made[0]), tmp_path / "a.zip"
+    name = json.loads(files[loader.MANIFEST])["arrays"]
+    golden, arrays = arrays_of(files[loader.GOLDEN]), arrays_of(files[name])
+    n, few = arrays["decision/calibration"].size, {k: a[:0] for k, a in golden.items()}
+    p, flags = golden["p_value"], golden["is_anomaly"]
+    for forged, says in (
+        (few, "one value for every row"),
+        ({"rows": golden["rows"]}, "lacks score"),
+        (golden | {"score": np.full(32, None)}, "cannot be read"),
+        (golden | {"score": np.zeros(32, "M8[s]")}, "not all finite numbers"),
+        (golden | {"score": golden["score"] * np.nan}, "not all finite numbers"),
+        (golden | {"score": golden["score"] * 1.001}, "scores of the golden rows differ"),
+        (golden | {"rows": golden["rows"][:, :3]}, "the rows are"),
+        (golden | {"p_value": p + 1 / (n + 1)}, "32 golden p-values are no rank"),
+        (golden | {"is_anomaly": flags ^ (np.arange(32) == 3)}, "1 decisions on golden rows"),
+    ):
+        refused(sealed(files | {loader.GOLDEN: npz(**forged)}, out), says)
+    wrong = arrays["decision/state/threshold"] + 1
+    for forged, says in (
+        ({"a": n}, "lacks scaling/shift"),
+        (arrays | {"decision/state/threshold": wrong}, "threshold is"),
+        (arrays | {"decision/calibration": np.zeros(n + 1, "f4")}, f"n_calibration is {n}"),
+        (arrays | {"scaling/scale": np.ones((3, 3), "f4")}, "cannot judge the rows"),
+        (arrays | {"scaling/scale": np.full((8, 8, 1), "a")}, "not a readable export"),
+    ):
+        refused(sealed(files | {name: npz(**forged)}, out), says)
+    refused(sealed(files | {name: files[name][:-30]}, out), "cannot be read")
+
+
+def test_verify_finds_what_is_forged_with_digests_that_fit(made, tmp_path):
+    files, out = files_of(made[0]), tmp_path / "a.zip"
+    about = json.loads(files[card.JSON])
+    better = json.dumps(about | {"score": "other"}, indent=2).encode()
+    assert checking.check(made[0])
+    for forged, said, says in (
+        ({}, {"rule": "max"}, "says rule 'max'"),
+        ({}, {"units": "metres"}, "says units 'metres'"),
+        ({}, {"expires": "2999-01-01"}, "says expires '2999-01-01'"),
+        ({"jax.py": b""}, {}, "holds jax.py"),
+        ({loader.CODE: files[loader.CODE] + b"import os\n"}, {}, "loader.py is not what"),
+        ({"__main__.py": b"print(1)"}, {}, "__main__.py is not what"),
+        ({"flatbuffers/builder.py": b""}, {}, "flatbuffers/builder.py is not what"),
+        (
+            {card.TEXT: files[card.TEXT].replace(b"95 %", b"99 %")},
+            {},
+            "MODEL_CARD.md does not follow",
+        ),
+        ({card.JSON: better}, {}, "says score 'other'"),
+        ({card.JSON: b"[]"}, {}, "model_card.json is not as it was written"),
+    ):
+        refused(sealed(files | forged, out, **said), says, checking.check)
+
+
+def test_what_another_version_wrote_is_not_checked_and_said(made, tmp_path):
+    files, out = files_of(made[0]), tmp_path / "a.zip"
+    with pytest.raises(Unchecked, match=r"code is of another jaxae, 0\.1"):
+        checking.check(sealed(files, out, exported_by="0.1"))
+    program = exporting.serialised_program(detectors.load(made[1] / "detector"))
+    assert program == files[loader.PROGRAM]  # from other lines of code
+    with pytest.raises(Unchecked, match="its program is another"):
+        checking.check(sealed(files | {loader.PROGRAM: program + bytes(4)}, out))
+
+
+def first_format(path, out, **changed):
+    """An archive as earlier versions wrote it."""
+    files = files_of(path)
+    manifest = json.loads(files[loader.MANIFEST]) | {"format": 1}
+    golden = arrays_of(files[loader.GOLDEN])
+    del golden["is_anomaly"], manifest["digest"], manifest["exported_by"]
+    files[loader.GOLDEN] = npz(**golden)
+    covered = (*(n for n in files if "detector/" in n), loader.PROGRAM, loader.GOLDEN, loader.CODE)
+    manifest["digests"] = {n: hashlib.sha256(files[n]).hexdigest() for n in covered}
+    text = json.dumps(manifest | changed, indent=2)
+    return zipped(files | {loader.MANIFEST: text}, out)
+
+
+def test_an_export_of_an_earlier_version_is_read_and_renewed(made, tmp_path, capsys):
+    old = first_format(made[0], tmp_path / "old.zip")
+    the_same(old, *made[1:])
+    with pytest.raises(Unchecked, match="no digest"):
+        checking.check(old)
+    new = exporting.write(old, tmp_path / "new.zip")
+    assert "no digest" in capsys.readouterr().err
+    assert "golden rows judged" in checking.check(new)
+    for changed in ({"threshold": 9.0}, {"n_calibration": 99}, {"digests": {}}):
+        with pytest.raises(UserError, match=r"threshold|n_calibration|digest"):
+            exporting.write(first_format(made[0], old, **changed), tmp_path / "x.zip")
+
+
+def test_the_source_of_an_export_is_checked_first(made, tmp_path, capsys):
+    files = files_of(made[0])
+    for forged in ({loader.GOLDEN: npz(**few_golden(files))}, {card.JSON: b"{}"}):
+        with pytest.raises(UserError, match=r"a\.zip"):
+            exporting.write(sealed(files | forged, tmp_path / "a.zip"), tmp_path / "x.zip")
+    run = shutil.copytree(made[1], tmp_path / "run")
+    (run / "manifest.json").unlink()
+    exporting.write(run, tmp_path / "y.zip")
+    assert "not checked for changes" in capsys.readouterr().err
+    for name in ("report.json", "detector/description.json"):
+        run = shutil.copytree(made[1], tmp_path / name.replace("/", "-"))
+        (run / name).write_text((run / name).read_text().replace("tiny", "other"))
+        with pytest.raises(UserError, match=f"{name} has changed since the run ended"):
+            exporting.write(run, tmp_path / "x.zip")
+    assert not (tmp_path / "x.zip").exists()
+
+
+def few_golden(files):
+    golden = arrays_of(files[loader.GOLDEN])
+    return golden | {"score": golden["score"] + 1}
+
+
+def test_a_signature_is_that_of_a_key(made, tmp_path, capsys):
+    keys = [tmp_path / name for name in ("own", "other")]
+    for key in keys:
+        key.write_bytes(key.name.encode() * 8)
+    path = str(tmp_path / "d.zip")
+    cli.main(["export", str(made[1]), path, "--sign", str(keys[0])])
+    cli.main(["verify", path, "--sign", str(keys[0])])
+    assert "signed with this key" in capsys.readouterr().out
+    (tmp_path / "short").write_bytes(b"")
+    damaged = sealed(files_of(path), tmp_path / "forged.zip", jax="0.0")
+    for file, key, says in (
+        (path, keys[1], "not signed with this key"),
+        (damaged, keys[0], "not signed with this key"),
+        (made[0], keys[0], "not signed"),
+        (path, tmp_path / "short", "holds 0 bytes"),
+        (path, tmp_path / "none", "cannot be read"),
+        (made[1], keys[0], "not an export"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["verify", str(file), "--sign", str(key)])
+        assert stop.value.code == 2
+        out, err = capsys.readouterr()
+        assert says in out + err
+        assert err.count("\n") == 1
 
 
 def test_the_file_does_not_overwrite_its_rows(made, tmp_path, monkeypatch, capsys):
     np.save(tmp_path / "rows.npy", made[2])
     monkeypatch.setattr(sys, "path", [str(made[0]), *sys.path])
     rows = str(tmp_path / "rows.npy")
-    assert loader.main([rows, "--out", rows]) == 2
-    assert "holds the rows themselves" in capsys.readouterr().err
+    table = str(shutil.copy(rows, tmp_path / "rows.csv"))  # the suffix does not matter to NumPy
+    (tmp_path / "kept.csv").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "kept.csv").write_text("kept")
+    (tmp_path / "run" / "manifest.json").write_text('{"files": {"kept.csv": ""}}')
+    for out, says in (
+        (rows, "name a .csv"),
+        (str(made[0]), "name a .csv"),
+        (str(tmp_path / "judged.npz"), "name a .csv"),
+        (str(tmp_path / "nowhere" / "x.csv"), "name a .csv"),
+        (table, "holds the rows themselves"),
+        (str(tmp_path / "run" / "kept.csv"), "part of a run"),
+    ):
+        assert loader.main([table, "--out", out, "--overwrite"]) == 2
+        assert says in capsys.readouterr().err
+    kept = str(tmp_path / "kept.csv")
+    assert loader.main([rows, "--out", kept]) == 2
+    assert "exists; add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "kept.csv").read_text() == "kept"
+    assert loader.main([rows, "--out", kept, "--overwrite"]) == 0
+    assert (tmp_path / "kept.csv").read_text().startswith("row,score,p_value,is_anomaly")
     np.testing.assert_array_equal(np.load(rows), made[2])
-    assert loader.main([rows]) == 0
+    for name, content in (("e.npy", b""), ("t.npy", b"text")):
+        (tmp_path / name).write_bytes(content)
+        assert loader.main([str(tmp_path / name)]) == 2
+        assert "no readable .npy or .npz" in capsys.readouterr().err
+    assert loader.main([str(tmp_path)]) == 2
 
 
 def test_an_export_that_judges_otherwise_is_refused(made, monkeypatch):
-    monkeypatch.setattr(loader, "_TOLERANCE", -1.0)
+    monkeypatch.setattr(loader, "TOLERANCE", -1.0)
     with pytest.raises(loader.ExportError, match="scores of the golden rows differ"):
         loader.load(made[0])
     loader.load(made[0], check=False)

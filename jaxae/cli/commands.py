@@ -89,7 +89,7 @@ def report(
     print(f"{path}, {path.stat().st_size / 1e3:.0f} kB; open it in a browser")
 
 
-def export(run: Path, out: Path) -> None:
+def export(run: Path, out: Path, sign: Path | None = None, overwrite: bool = False) -> None:
     """Write a run's detector to one .zip that runs without jaxae, with only JAX and NumPy.
 
     A .onnx file is for runtimes without JAX; it needs the extra "jaxae[onnx]".
@@ -100,17 +100,22 @@ def export(run: Path, out: Path) -> None:
     Args:
       run: the run folder, a detector's folder, or an older export
       out: the .zip or .onnx to write
+      sign: a file with a secret key, 16 bytes or more, that signs the .zip; `jaxae verify OUT.zip
+        --sign KEY_FILE` checks that it was signed with this key
+      overwrite: replace OUT if it exists
     """
-    from jaxae.export import exporting, to_onnx
+    from jaxae.export import exporting, signing, to_onnx
 
     if out.suffix == ".onnx":
-        print(f"{out}: {to_onnx.write(run, out)}")
+        if sign:
+            raise UserError("--sign signs a .zip; an .onnx holds no signature")
+        print(f"{out}: {to_onnx.write(run, out, overwrite)}")
         return
-    path = exporting.write(run, out)
+    path = exporting.write(run, out, signing.read_key(sign) if sign else b"", overwrite)
     print(f"{path}, {path.stat().st_size / 1e6:.1f} MB: python {path} ROWS.npy --alpha 0.05")
 
 
-def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
+def verify(path: Path, retrain: bool = False, sign: Path | None = None, json: bool = False) -> None:
     """Check that a run folder or an export is what was computed.
 
     Compares every file with its digest in manifest.json, and computes again what follows from other
@@ -125,11 +130,12 @@ def verify(path: Path, retrain: bool = False, json: bool = False) -> None:
     Args:
       path: a run folder, the folder of a protocol or of a detector, or an export
       retrain: also train the run, or each member alone, again; compare parameters and scores
+      sign: the file with the key that an export must be signed with
       json: print the results as JSON
     """
     from jaxae.workflows import verification
 
-    results = verification.verify(path, retrain)
+    results = verification.verify(path, retrain, sign)
     as_json = [result._asdict() for result in results]
     _print(as_json, json, lambda _: verification.table(results))
     by_outcome = {o: [r.name for r in results if r.outcome == o] for o in ("FAILED", "not checked")}

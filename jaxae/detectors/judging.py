@@ -91,6 +91,8 @@ def prepared(
 
 def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
     """The rows as [N, *S]; raises a `UserError` if the detector cannot take them."""
+    if np.ma.is_masked(raw):
+        raise UserError("the rows hold masked values; fill them, or leave their rows out")
     if raw.dtype.kind not in "fiub":
         raise UserError(f"the rows are of type {raw.dtype}; a detector needs real numbers")
     if (raw.dtype == np.uint8) != (about.dtype == "uint8") and (

@@ -1,5 +1,6 @@
 """The model card of a detector: its data, method, metrics and limits."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from jaxae import config, detectors
 from jaxae.detectors import Detector, calibration
 from jaxae.storage import disk
 
+TEXT, JSON = "MODEL_CARD.md", "model_card.json"  # of an archive
 _METRICS = ("auroc", "average_precision", "f1", "recall", "precision", "fpr", "fpr_at_95_tpr")
 _LABEL_FREE = ("false_alarm_rate", "pseudo_auroc")
 _UNLABELLED = (
@@ -38,6 +40,11 @@ def make(detector: Detector, run: Path) -> dict[str, Any]:
         "jaxae": about.version,
         "config": config.to_dict(about.config),
     }
+
+
+def files(about: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a card."""
+    return {TEXT: text(about).encode(), JSON: json.dumps(about, indent=2).encode()}
 
 
 def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:

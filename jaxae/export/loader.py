@@ -4,31 +4,65 @@
 
 Every export carries a copy of this file, so that the archive runs by itself. From Python, with the
 archive on `sys.path` or jaxae installed: `loader.load("detector.zip").judge(rows, alpha=0.05)`.
+
+An archive is read with suspicion: what does not match its digests is refused, nothing is unpickled,
+and its program may not call out of itself. Its code cannot vouch for itself, however: where an
+archive comes from hands that you do not trust, run `jaxae verify` first.
 """
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import io
 import json
+import math
 import os
+import re
 import sys
 import zipfile
-import zlib
 from typing import NamedTuple
 
 import numpy as np
 
 MANIFEST, PROGRAM, GOLDEN, CODE = "manifest.json", "program.bin", "golden.npz", "loader.py"
 DETECTOR = "detector/"  # the detector, including its arrays, from which to rebuild the program
+FORMAT = 2  # of the archive; 1 had digests of fewer files, and none of the manifest
 CHUNK = 64  # rows that are judged side by side, as in the run
 BLOCK = 64 * CHUNK  # rows in one call
-_TOLERANCE = 1e-5
-_REQUIRED = ("arrays", "cpu_options", "dtype", "expires", "n_calibration", "shape", "units")
+TOLERANCE = 1e-5  # of a score, relative to itself or to 1
+# What a manifest must say, and its type; a flag is no integer.
+_FIELDS = {
+    "format": int,
+    "jax": str,
+    "exported": str,
+    "expires": str,
+    "cpu_options": dict,
+    "shape": list,
+    "dtype": str,
+    "units": str,
+    "rule": str,
+    "threshold": float,
+    "n_calibration": int,
+    "arrays": str,
+    "digests": dict,
+}
+_NEEDED = ("scaling/shift", "scaling/scale", "decision/calibration", "decision/state/threshold")
+_CALLBACK = re.compile(r'custom_call @"?\S*callback')  # of a program: code outside of it
+_LARGE, _RATIO = 2**24, 100  # more bytes than the first, packed by the second, are no export
+_HEADER = "row,score,p_value,is_anomaly"
 
 
 class ExportError(ValueError):
-    """The export cannot be used, or it cannot judge the rows."""
+    """The export cannot be used, or it cannot judge the rows; the message is one line."""
+
+    def __init__(self, message: str):
+        line = " ".join(message.split())  # names in an archive may hold anything
+        super().__init__("".join(c if c.isprintable() else "?" for c in line))
+
+
+class ExpiredError(ExportError):
+    """The program cannot be read by this version of JAX."""
 
 
 class Judgement(NamedTuple):
@@ -48,15 +82,18 @@ class Detector:
 
         self.manifest = manifest
         try:
-            self._program = jax.jit(export.deserialize(bytearray(program)).call)
-            self._compiled: dict = {}
+            exported = export.deserialize(bytearray(program))
+            calls_out = _CALLBACK.search(exported.mlir_module())
         except Exception as error:  # JAX raises many types for programs of other versions
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ExportError(
+            raise ExpiredError(
                 f"its program of {manifest['exported']} for JAX {manifest['jax']}, promised to be "
-                f"readable until {manifest['expires']}, cannot be read ({reason}); rebuild it from "
-                "its parameters: jaxae export OLD.zip NEW.zip"
+                f"readable until {manifest['expires']}, cannot be read ({_reason(error)}); rebuild "
+                "it from its parameters: jaxae export OLD.zip NEW.zip"
             ) from None
+        if calls_out:
+            raise ExportError("its program calls code outside of it, as no export does; refuse it")
+        self._program = jax.jit(exported.call)
+        self._compiled: dict = {}
         self._scaling = None
         if arrays["scaling/shift"].dtype == np.float64:  # devices compute in float32
             self._scaling = arrays["scaling/shift"], arrays["scaling/scale"]
@@ -69,35 +106,42 @@ class Detector:
         Args:
           rows: [N, *S] in the units that `manifest["units"]` names; a single channel may be left
             out.
-          alpha: rows with a p-value of at most alpha are anomalies; None = the threshold rule of
-            the run decides.
+          alpha: rows with a p-value of at most alpha are anomalies, compared in float64 as they are
+            returned; None = the threshold rule of the run decides.
 
         Raises:
-          ExportError: the shape or dtype of rows is wrong, or values are NaN or infinite.
+          ExportError: the shape or dtype of rows is wrong, values are masked, NaN or infinite, or
+            alpha is not between 0 and 1, or smaller than every p-value.
         """
-        if alpha is not None and not 0 < alpha < 1:
-            raise ExportError(f"alpha is {alpha}; it must be between 0 and 1")
-        x = self._checked(np.asarray(rows))
-        parts = [self._block(x[at : at + BLOCK], alpha) for at in range(0, len(x), BLOCK)]
-        score, p_value, is_anomaly = (np.concatenate(part) for part in zip(*parts, strict=True))
+        n = self.manifest["n_calibration"]
+        if alpha is not None:
+            _check_alpha(alpha, n)
+        x = self._checked(rows)
+        with _refusing("its program cannot judge the rows"):
+            parts = [self._block(x[at : at + BLOCK]) for at in range(0, len(x), BLOCK)]
+            score, p_value, is_anomaly = (np.concatenate(part) for part in zip(*parts, strict=True))
         if not np.isfinite(score).all():
             raise ExportError(
                 f"the score of row {int(np.argmin(np.isfinite(score)))} is not finite"
             )
-        n = self.manifest["n_calibration"] + 1
-        return Judgement(score, np.round(p_value.astype(np.float64) * n) / n, is_anomaly)
+        p_value = np.round(p_value.astype(np.float64) * (n + 1)) / (n + 1)
+        return Judgement(score, p_value, is_anomaly if alpha is None else p_value <= alpha)
 
-    def _block(self, x: np.ndarray, alpha: float | None) -> tuple:
+    def _block(self, x: np.ndarray) -> tuple:
         count = -(-len(x) // CHUNK)
         padded = np.concatenate([x, np.repeat(x[:1], count * CHUNK - len(x), axis=0)])
         chunks = padded.reshape(count, CHUNK, *x.shape[1:])
-        args = self._arrays, chunks, np.float32(np.nan if alpha is None else alpha)
+        args = self._arrays, chunks, np.float32(np.nan)  # the program's alpha: the rule decides
         if count not in self._compiled:
             self._compiled[count] = _compiled(self._program.lower(*args), self.manifest)
         return tuple(np.asarray(part)[: len(x)] for part in self._compiled[count](*args))
 
     def _checked(self, rows: np.ndarray) -> np.ndarray:
         shape, dtype = tuple(self.manifest["shape"]), self.manifest["dtype"]
+        if np.ma.is_masked(rows):
+            raise ExportError("the rows hold masked values; fill them, or leave their rows out")
+        with _refusing("the rows are not an array", "give [N, ...]"):
+            rows = np.asarray(rows)
         is_uint8 = rows.dtype == np.uint8
         fits = is_uint8 == (dtype == "uint8") or (is_uint8 and len(shape) < 3)  # counts are numbers
         if rows.dtype.kind not in "fiub" or not fits:
@@ -122,6 +166,17 @@ def identity(arrays: dict) -> dict:
     return {"scaling/shift": np.zeros(shape, "f4"), "scaling/scale": np.ones(shape, "f4")}
 
 
+def _check_alpha(alpha: float, n: int) -> None:
+    if not 0 < alpha < 1:
+        raise ExportError(f"alpha is {alpha:g}; a false-positive rate lies between 0 and 1")
+    if alpha < 1 / (n + 1):
+        raise ExportError(
+            f"alpha {alpha:g} is too low for {n} calibration rows, whose smallest p-value is "
+            f"1/{n + 1}: give an alpha of at least {-(-(10**6) // (n + 1)) / 10**6:g}, or a "
+            f"detector with {math.ceil(1 / alpha) - 1} held-out normals or more"
+        )
+
+
 def _compiled(lowered, manifest: dict):
     """Compile a program, on a CPU with the run's options if this version of JAX has them."""
     import jax
@@ -139,49 +194,207 @@ def load(path, check: bool = True) -> Detector:
 
     Args:
       path: the archive.
-      check: judge the golden rows, and refuse the archive if their scores differ from those in it.
+      check: judge the golden rows, and refuse the archive if their scores, p-values or decisions
+        are not those in it.
 
     Raises:
-      ExportError: the archive is missing, damaged or too old, or its golden scores differ.
+      ExportError: the archive is missing, damaged or too old, or golden rows are judged otherwise.
     """
-    manifest, files = _read(path)
-    arrays = {"unit": np.float32(255 if manifest["dtype"] == "uint8" else 1)}
-    with np.load(io.BytesIO(files[manifest["arrays"]])) as stored:
-        arrays.update(stored)
-    detector = Detector(manifest, files[PROGRAM], arrays)
+    manifest, files = read(path)
+    arrays = stored_arrays(manifest, files)
+    unit = np.float32(255 if manifest["dtype"] == "uint8" else 1)
+    with _refusing(f"{path} is not a readable export"):
+        detector = Detector(manifest, files[PROGRAM], arrays | {"unit": unit})
     if check:
-        with np.load(io.BytesIO(files[GOLDEN])) as golden:
-            _compare(detector.judge(golden["rows"]), golden["score"], golden["p_value"])
+        golden = golden_rows(manifest, files)
+        compare(detector.judge(golden.pop("rows")), Judgement(**golden), arrays)
     return detector
 
 
-def _read(path) -> tuple[dict, dict[str, bytes]]:
-    """The manifest and the files that it lists, after checking their digests."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read(MANIFEST))
-            files = {name: archive.read(name) for name in manifest["digests"]}
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ExportError(f"{path} is not a readable export ({error}); export it again") from None
-    missing = [name for name in _REQUIRED if name not in manifest]
-    missing += [name for name in (manifest.get("arrays"), PROGRAM, GOLDEN) if name not in files]
-    if missing:
-        raise ExportError(
-            f"{path}: the manifest lacks {', '.join(map(str, missing))}; export it again"
-        )
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != manifest["digests"][name]:
-            raise ExportError(f"{name} in {path} has changed since the export; export it again")
+def read(path) -> tuple[dict, dict[str, bytes]]:
+    """The manifest and all other files of an archive, after checking their digests.
+
+    In format 1, only the detector, the program and the golden rows have digests.
+
+    Raises:
+      ExportError: the archive cannot be read, the manifest is not as it was written, or a file has
+        changed, is missing or is not on record.
+    """
+    with _refusing(f"{path} is not a readable export"):
+        files = _unpacked(path)
+        text = files.pop(MANIFEST)
+    with _refusing(f"{path} is not a readable export by its {MANIFEST}"):
+        manifest = json.loads(text)
+        _check_manifest(manifest)
+    again, digests = "export it again", manifest["digests"]
+    if manifest["format"] > 1 and (text, manifest.get("digest")) != (
+        as_text(manifest),
+        digest_of(manifest),
+    ):
+        raise ExportError(f"{MANIFEST} in {path} has changed since the export; {again}")
+    needed = {manifest["arrays"], PROGRAM, GOLDEN}
+    lost = ({*digests} | needed) - {*files}
+    more = (needed if manifest["format"] == 1 else {*files}) - {*digests}
+    if lost or more:
+        how = "lacks" if lost else "holds, without a digest,"
+        raise ExportError(f"{path} {how} {', '.join(sorted(lost or more))}; {again}")
+    for name, digest in digests.items():
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            raise ExportError(f"{name} in {path} has changed since the export; {again}")
     return manifest, files
 
 
-def _compare(judged: Judgement, score: np.ndarray, p_value: np.ndarray) -> None:
-    error = np.abs(judged.score - score) / np.maximum(1.0, np.abs(score))
-    if not error.max() <= _TOLERANCE or np.abs(judged.p_value - p_value).max() > 0.5:
-        raise ExportError(
-            f"scores of the golden rows differ here by {error.max():.1e}; export the run again "
-            "with the version of JAX that is installed here"
-        )
+def statement(manifest: dict) -> bytes:
+    """All that a manifest says, for its digest and its signature, which are left out."""
+    return as_text({k: v for k, v in manifest.items() if k not in ("digest", "signature")})
+
+
+def digest_of(manifest: dict) -> str:
+    """SHA-256 of all that a manifest says, in hexadecimal."""
+    return hashlib.sha256(statement(manifest)).hexdigest()
+
+
+def as_text(manifest: dict) -> bytes:
+    """A manifest as it is written, so that no byte of it can differ."""
+    return json.dumps(manifest, indent=2).encode()
+
+
+def _unpacked(file) -> dict[str, bytes]:
+    """The content of a zip file by name, after checking names and sizes."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        names = [entry.filename for entry in entries]
+        odd = [name for i, name in enumerate(names) if name in names[:i] or ".." in name]
+        if odd:
+            raise ValueError(f"{odd[0]} is in it twice, or leads out of it")
+        size = sum(entry.file_size for entry in entries)
+        if size > _LARGE and size > _RATIO * sum(entry.compress_size for entry in entries):
+            raise ValueError(f"it would unpack to {size / 1e6:.0f} MB")
+        return {entry.filename: archive.read(entry) for entry in entries}
+
+
+def _check_manifest(manifest: dict) -> None:
+    """Refuse a manifest that does not say what it must, in the right types."""
+    if type(manifest) is not dict:
+        raise ValueError(f"{MANIFEST} holds no object")
+    wrong = [name for name, kind in _FIELDS.items() if type(manifest.get(name)) is not kind]
+    if wrong:
+        raise ValueError(f"the manifest lacks {', '.join(wrong)}, or has another type there")
+    if not 1 <= manifest["format"] <= FORMAT:
+        raise ValueError(f"its format, {manifest['format']}, is that of another version")
+    shape, options = manifest["shape"], manifest["cpu_options"]
+    ok = {
+        "shape": shape and all(type(size) is int and 0 < size < 2**31 for size in shape),
+        "dtype": manifest["dtype"] in ("uint8", "float32", "float64"),
+        "n_calibration": 0 < manifest["n_calibration"] < 2**24,
+        "cpu_options": all(
+            re.match("xla_(cpu|backend)_", name) and type(value) in (bool, int, float, str)
+            for name, value in options.items()
+        ),
+        "digests": all(type(digest) is str for digest in manifest["digests"].values()),
+    }
+    for name in ("exported", "expires"):
+        ok[name] = datetime.date.fromisoformat(manifest[name]).year < 9000
+    wrong = [name for name in ok if not ok[name]]
+    if wrong:
+        raise ValueError(f"the manifest says what no export does in {', '.join(wrong)}")
+
+
+def _arrays(content: bytes, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The arrays of an .npz; nothing is unpickled."""
+    arrays = {}
+    for name, part in _unpacked(io.BytesIO(content)).items():
+        array = np.lib.format.read_array(io.BytesIO(part), allow_pickle=False)
+        arrays[name.removesuffix(".npy")] = array
+    lost = [name for name in needed if name not in arrays]
+    if lost:
+        raise ValueError(f"it lacks {', '.join(lost)}")
+    return arrays
+
+
+def stored_arrays(manifest: dict, files: dict[str, bytes]) -> dict[str, np.ndarray]:
+    """The arrays of the detector by name; threshold and calibration are those of the manifest.
+
+    Raises:
+      ExportError: they are not, or the arrays cannot be read.
+    """
+    name = manifest["arrays"]
+    with _refusing(f"{name} cannot be read"):
+        arrays = _arrays(files[name], _NEEDED)
+        calibration = arrays["decision/calibration"]
+        threshold = float(arrays["decision/state/threshold"])
+        if calibration.ndim != 1 or calibration.dtype.kind != "f":
+            raise ValueError("its calibration scores are no row of numbers")
+    for field, value in (("n_calibration", calibration.size), ("threshold", threshold)):
+        if manifest[field] != value:
+            raise ExportError(
+                f"{field} is {manifest[field]:g} in {MANIFEST}, but {value:g} in {name}; export "
+                "the run again"
+            )
+    return arrays
+
+
+def golden_rows(manifest: dict, files: dict[str, bytes]) -> dict[str, np.ndarray]:
+    """The golden rows [k, *S], their score, p_value and is_anomaly [k]; in format 1 that is None.
+
+    Raises:
+      ExportError: they cannot be read, or do not belong together.
+    """
+    names = ("rows", *Judgement._fields)
+    with _refusing(f"{GOLDEN} cannot be read"):
+        golden = _arrays(files[GOLDEN], names if manifest["format"] > 1 else names[:3])
+        golden.setdefault("is_anomaly", None)
+        judged = [golden[name] for name in names[1:] if golden[name] is not None]
+        count = len(golden["rows"])
+        if not count or any(part.shape != (count,) for part in judged):
+            raise ValueError("its arrays do not have one value for every row")
+        if any(part.dtype.kind not in "fb" or not np.isfinite(part).all() for part in judged):
+            raise ValueError("its values are not all finite numbers")
+    return {name: golden[name] for name in names}
+
+
+def compare(judged: Judgement, golden: Judgement, arrays: dict) -> None:
+    """Refuse a judgement of golden rows that is not the recorded one.
+
+    Scores may differ by `TOLERANCE`. P-values are exactly the ranks of their scores; decisions
+    differ only where the score lies that close to the threshold. Without recorded decisions, these
+    are not compared.
+
+    Raises:
+      ExportError: they differ.
+    """
+    again = "export the run again with the version of JAX that is installed here"
+    error = np.abs(judged.score - golden.score) / np.maximum(1.0, np.abs(golden.score))
+    if not error.max() <= TOLERANCE:
+        raise ExportError(f"scores of the golden rows differ here by {error.max():.1e}; {again}")
+    ordered, n = np.sort(arrays["decision/calibration"]), arrays["decision/calibration"].size
+    for part in (judged, golden):
+        p_value = (n + 1 - np.searchsorted(ordered, part.score.astype(ordered.dtype))) / (n + 1)
+        wrong = int(np.sum(~(np.abs(part.p_value - p_value) < 0.01 / (n + 1))))
+        if wrong:
+            raise ExportError(f"{wrong} golden p-values are no rank of their score; {again}")
+    if golden.is_anomaly is not None:
+        threshold = float(arrays["decision/state/threshold"])
+        rounding = TOLERANCE * max(1.0, abs(threshold))
+        near = np.isclose(golden.score, threshold, rtol=0, atol=rounding)
+        flipped = int(np.sum((judged.is_anomaly != golden.is_anomaly) & ~near))
+        if flipped:
+            raise ExportError(f"{flipped} decisions on golden rows differ here; {again}")
+
+
+@contextlib.contextmanager
+def _refusing(problem: str, remedy: str = "export it again"):
+    """Make any error one line: zip, JSON, NumPy and JAX raise many types."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{problem} ({_reason(error)}); {remedy}") from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def main(args: list[str] | None = None) -> int:
@@ -189,12 +402,13 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python DETECTOR.zip", description=__doc__.splitlines()[0])
     parser.add_argument("rows", help=".npy, or .npz with x_test or one array: raw rows")
     parser.add_argument("--alpha", type=float, help="flag p-values <= ALPHA, not by the run's rule")
-    parser.add_argument("--out", help=".csv to write: row, score, p_value, is_anomaly")
+    parser.add_argument("--out", help=f".csv to write: {_HEADER}")
+    parser.add_argument("--overwrite", action="store_true", help="replace any file named by --out")
     options = parser.parse_args(args)
     rows, out = options.rows, options.out
     try:
-        if out and os.path.exists(out) and os.path.samefile(out, rows):
-            raise ExportError(f"--out {out} holds the rows themselves; name another file")
+        if out:
+            _check_out(out, rows, options.overwrite)
         detector = load(sys.path[0])
         if datetime.date.today().isoformat() > detector.manifest["expires"]:
             print(f"note: the program expired on {detector.manifest['expires']}", file=sys.stderr)
@@ -211,23 +425,58 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
+def _check_out(out: str, rows: str, overwrite: bool) -> None:
+    """Refuse, before rows are judged, what cannot be written or must not be replaced."""
+    if os.path.splitext(out)[1] != ".csv" or not os.path.isdir(os.path.dirname(out) or "."):
+        raise ExportError(f"--out {out} cannot be written; name a .csv in a folder that exists")
+    if not os.path.lexists(out):
+        return
+    for kept, what in ((rows, "the rows themselves"), (sys.path[0], "this export")):
+        if os.path.exists(kept) and os.path.exists(out) and os.path.samefile(out, kept):
+            raise ExportError(f"--out {out} holds {what}; name another file")
+    if _is_on_record(out):
+        raise ExportError(f"--out {out} is part of a run; name another file")
+    if os.path.isdir(out) or not overwrite:
+        raise ExportError(f"--out {out} exists; add --overwrite to replace it, or name another")
+
+
+def _is_on_record(path: str) -> bool:
+    """Whether a folder above lists this file in its manifest, as runs of jaxae do."""
+    path = folder = os.path.realpath(path)
+    while folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+        recorded = os.path.join(folder, MANIFEST)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(recorded) as file:
+            if os.path.relpath(path, folder) in json.load(file)["files"]:
+                return True
+    return False
+
+
 def _rows(path: str) -> np.ndarray:
-    try:
-        stored = np.load(path)
+    if not os.path.isfile(path):
+        raise ExportError(f"{path} is no file; give the rows as a .npy or .npz")
+    with _refusing(f"{path} is no readable .npy or .npz", "write it again"):
+        stored = np.load(path, allow_pickle=False)
         if isinstance(stored, np.ndarray):
             return stored
         with stored:
             names = stored.files
             if "x_test" not in names and len(names) != 1:
-                raise ExportError(f"{path} holds {', '.join(names)}; name the rows x_test")
+                raise ExportError(
+                    f"{path} holds {', '.join(names) or 'nothing'}; name the rows x_test"
+                )
             return stored["x_test" if "x_test" in names else names[0]]
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ExportError(f"{path}: {error}") from None
 
 
 def _write(path: str, judged: Judgement) -> None:
-    lines = ["row,score,p_value,is_anomaly"]
+    lines = [_HEADER]
     for row, (score, p_value, flag) in enumerate(zip(*judged, strict=True)):
         lines.append(f"{row},{score:.9g},{float(p_value)!r},{flag:d}")
-    with open(path, "w") as file:
-        file.write("\n".join(lines) + "\n")
+    unfinished = f"{path}.{os.getpid()}"
+    try:
+        with open(unfinished, "w") as file:
+            file.write("\n".join(lines) + "\n")
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(unfinished)

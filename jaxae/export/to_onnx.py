@@ -21,14 +21,15 @@ from jaxae.data import sources
 from jaxae.detectors import Detector
 from jaxae.devices import members, parallel
 from jaxae.errors import UserError
-from jaxae.export import exporting
+from jaxae.export import exporting, program
+from jaxae.storage import outputs
 from jaxae.types import Scaling
 
 _TOLERANCE = 1e-5  # of a score, relative to itself or to 1
 _OPSET = 21
 
 
-def write(run: Path, out: Path) -> str:
+def write(run: Path, out: Path, overwrite: bool = False) -> str:
     """Convert a detector, compare on the run's test rows, and write the model if they agree.
 
     The model takes raw `rows` [N, *S] and returns `score`, `p_value` and `is_anomaly` [N], the last
@@ -37,6 +38,7 @@ def write(run: Path, out: Path) -> str:
     Args:
       run: the run folder, its detector's, or an export.
       out: the .onnx file, written atomically.
+      overwrite: replace `out` if it exists.
 
     Returns:
       A line for the user about the comparison.
@@ -54,8 +56,7 @@ def write(run: Path, out: Path) -> str:
             f"an export to .onnx needs the extra, best in a separate environment: python -m pip "
             f'install "jaxae[onnx]" ({error})'
         ) from None
-    if not out.parent.is_dir():
-        raise UserError(f"{out} cannot be written; name a file in a folder that exists")
+    outputs.check(out, (".onnx",), [run], overwrite, "OUT")
     with exporting.opened(run) as (_, folder):
         detector = detectors.load(folder)
     parallel.initialize()
@@ -67,10 +68,10 @@ def write(run: Path, out: Path) -> str:
     try:
         onnx.checker.check_model(model)
         session = onnxruntime.InferenceSession(content, options)
-        outputs = session.run(None, {"rows": rows})
+        found = session.run(None, {"rows": rows})
     except Exception as error:  # the runtime raises many types
         raise UserError(f"the ONNX model does not run: {_line(error)}") from None
-    agreement = _compare(detector, outputs, rows)
+    agreement = _compare(detector, found, rows)
     exporting.save(out, content)
     return agreement
 
@@ -83,24 +84,22 @@ def _test_rows(detector: Detector) -> np.ndarray:
     except UserError:
         rows = np.zeros(0)
     if not len(rows) or rows.shape[1:] != detector.about.shape:  # of other data, or none
-        return exporting.golden_rows(detector)
-    return sources.read(rows).astype(exporting.row_dtype(detector))
+        return program.golden_rows(detector)
+    return sources.read(rows).astype(program.row_dtype(detector))
 
 
 def _converted(detector: Detector, jax2onnx: Any) -> Any:
     """The model, for any number of rows."""
     shape, scaling = detector.about.shape, None
-    if exporting.row_dtype(detector) == "float64":  # XLA computes in float32
+    if program.row_dtype(detector) == "float64":  # XLA computes in float32
         scaling, one = detector.scaling, np.ones_like(detector.scaling.scale, np.float32)
         detector = detector._replace(scaling=Scaling(0 * one, one))
-    rows = jax.ShapeDtypeStruct(
-        (*export.symbolic_shape("B"), *shape), exporting.row_dtype(detector)
-    )
+    rows = jax.ShapeDtypeStruct((*export.symbolic_shape("B"), *shape), program.row_dtype(detector))
     try:
         with ops.using("portable"):
-            program = jax.make_jaxpr(_judge_fn(detector))(rows)
+            traced = jax.make_jaxpr(_judge_fn(detector))(rows)
         model = jax2onnx.to_onnx(
-            jaxpr_as_fun(program),
+            jaxpr_as_fun(traced),
             inputs=[rows],
             model_name="jaxae",
             opset=_OPSET,
@@ -143,7 +142,7 @@ def _judge_fn(detector: Detector) -> Callable:
     """`raw [B, *S] -> (score, p_value, is_anomaly)`, without loops."""
     tree = jax.tree.map(jnp.asarray, detectors.tree(detector))
     rule = scoring.rule(detector.decision.rule)
-    scaled, member_scores = exporting.scoring_functions(detector)
+    scaled, member_scores = program.scoring_functions(detector)
     unit = jnp.float32(255 if detector.about.dtype == "uint8" else 1)
     calibration = tree["decision"]["calibration"]
 

@@ -64,6 +64,15 @@ def read_arrays(folder: Path, digest: str) -> dict:
     return nested(arrays)
 
 
+def names(folder: Path) -> tuple[str, str]:
+    """The two files of an archive: the description, and the arrays that it names.
+
+    Raises:
+      UserError: the description cannot be read.
+    """
+    return DESCRIPTION, _arrays_name(str(read_description(folder).get("digest")))
+
+
 def _arrays_name(digest: str) -> str:
     return f"arrays-{digest[:16]}.npz"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxae import data
 from jaxae.errors import UserError
-from jaxae.export import loader
+from jaxae.export import checking, loader, signing
 from jaxae.reports import tables
 from jaxae.storage import archive
 from jaxae.workflows.verification import cross, grids, runs
@@ -20,7 +20,7 @@ from jaxae.workflows.verification.retraining import of_training
 __all__ = ["Check", "table", "verify"]
 
 
-def verify(path: Path, retrain: bool = False) -> list[Check]:
+def verify(path: Path, retrain: bool = False, sign: Path | None = None) -> list[Check]:
     """Check a run folder, the folder of a protocol, a detector's folder or an export.
 
     Everything on record is compared with the manifest's digests, and, where it can be, with what
@@ -43,6 +43,7 @@ def verify(path: Path, retrain: bool = False) -> list[Check]:
       retrain: train the run again, in a temporary folder, and compare its parameters and scores;
         if their bits differ, the check lists the differences in versions and hardware. A member of
         a protocol is trained alone, on one device.
+      sign: the file with the key that an export must be signed with.
 
     Returns:
       The checks in order. What damages one leaves the others; what cannot be checked, because data
@@ -51,6 +52,8 @@ def verify(path: Path, retrain: bool = False) -> list[Check]:
     Raises:
       UserError: the path is none of these, or there is no run that could be trained again.
     """
+    if sign and not path.is_file():
+        raise UserError(f"{path} is not an export; --sign is for these alone")
     load = functools.lru_cache(maxsize=1)(data.load)  # members of a class follow each other
     if (path / "members").is_dir():
         return grids.checked(path, retrain, load)
@@ -58,7 +61,8 @@ def verify(path: Path, retrain: bool = False) -> list[Check]:
     if retrain and not is_run:
         raise UserError(f"{path} is not a run folder: there is nothing to train again")
     if path.is_file():
-        return [check("export", _of_export, path)]
+        key = signing.read_key(sign) if sign else b""
+        return [check("export", checking.check, path, key), check("detector", _of_detector, path)]
     if (path / archive.DESCRIPTION).is_file():
         return [check("detector", runs.of_detector, path)]
     if (path / "detector").is_dir():
@@ -70,9 +74,10 @@ def verify(path: Path, retrain: bool = False) -> list[Check]:
     raise UserError(f"{path} holds no run and no detector; name a run folder or an export")
 
 
-def _of_export(path: Path) -> str:
-    manifest = loader.load(path).manifest
-    return f"golden rows judged as recorded; readable until {manifest['expires']} at least"
+def _of_detector(path: Path) -> str:
+    """Check the detector in an export."""
+    with checking.unpacked(loader.read(path)[1]) as folder:
+        return runs.of_detector(folder)
 
 
 def table(checks: list[Check]) -> str:
