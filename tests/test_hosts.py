@@ -367,13 +367,21 @@ def met(address, indices, count=4, timeout=0.4):
             return str(error)
 
     with ThreadPoolExecutor(len(indices)) as threads:
-        return [*threads.map(one, indices)]
+        found = [*threads.map(one, indices)]
+    MET.extend(each for each in found if isinstance(each, meeting.Meeting))
+    return found
+
+
+MET = []  # whose connections are still to close
 
 
 @pytest.fixture
 def address(monkeypatch):
     monkeypatch.setattr(meeting, "_await_jax", lambda address: None)
-    return f"localhost:{free_port()}"
+    yield f"localhost:{free_port()}"
+    while MET:
+        for link in MET.pop()._links.values():
+            link.close()
 
 
 @pytest.mark.parametrize(
@@ -412,6 +420,7 @@ def test_strangers_at_the_door_are_ignored(address):
                     break
                 time.sleep(0.02)
         second = meeting.meet(address, 1, 2, 20.0)
+        MET.extend([first.result(), second])
         shared = thread.submit(first.result().share, "from 0")
         assert second.share("from 1") == shared.result() == ["from 0", "from 1"]
 
@@ -557,6 +566,15 @@ def test_one_that_cannot_read_its_data_ends_the_others_at_once(refused, tmp_path
         assert found[index][0] == 2
         assert f"error: process {refused} stopped before training" in found[index][2]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_process_0_refuses_ends_all(tmp_path):
+    alone(tmp_path / "run", "--train.epochs", 1)
+    first, second = ended(started(2, tmp_path / "run", "--seed", 1), within=100)
+    assert (first[0], second[0]) == (2, 2)
+    assert "holds another configuration: seed is 0 there and 1 here" in first[2]
+    assert "error: process 0 stopped before training" in second[2]
 
 
 @pytest.mark.slow

@@ -146,13 +146,8 @@ def first() -> bool:
 
 
 def wait(name: str) -> None:
-    """Wait until every process has reached the barrier with this name."""
-    import jax
-
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
+    """Wait until every process has reached the barrier with this name; errors as of `agree`."""
+    agree({"barrier": name})
 
 
 def as_first(answer: bool) -> bool:
