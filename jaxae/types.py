@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt64
 
 AnyArray = Array | np.ndarray  # on a device or on the host
 PyTree = Any
@@ -110,6 +110,8 @@ class Dataset(NamedTuple):
     left_out: int = 0  # rows taken as normal that `data.contamination` left out
     is_labelled: bool = True  # False: all rows are taken as normal, and test repeats valid
     names: tuple[str, ...] = ()  # of rows, by id: a file, or the first step of a window; () = none
+    # Digests of the test rows before scaling, by which two runs pair their rows; None = not known.
+    test_digests: Callable[[], UInt64[np.ndarray, " N"]] | None = None
 
 
 class Outputs(NamedTuple):

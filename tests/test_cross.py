@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from probes import edit, interrupted, tiny, write_npz
 
+from jaxae.cli import main as cli
 from jaxae.config.grids import CrossConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.stats import conformal
+from jaxae.storage import manifest
 from jaxae.workflows.protocol import cross
 
 
@@ -53,6 +55,10 @@ def test_all_normals_calibrate(tmp_path, bags, capsys):
     assert json.loads((tmp_path / "run/report.json").read_text()) == report
     assert (tmp_path / "run/figures/p_values.png").exists()
     assert "fpr_bound" in capsys.readouterr().out
+    cli.main(["report", str(tmp_path / "run")])
+    page = (tmp_path / "run/report.html").read_text()
+    assert f"False alarms at most<b>{report['fpr_bound']:.4f}</b>" in page
+    assert manifest.changed(tmp_path / "run") == {}
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 import types
 
@@ -307,6 +308,7 @@ def test_rows_that_do_not_lie_in_memory_are_split_and_scaled_alike(elsewhere, sc
     exactly = scale != "standard"
     for one, other in zip(made.scaling, expected.scaling, strict=True):
         np.testing.assert_allclose(one, other, rtol=0 if exactly else 1e-6, strict=True)
+    np.testing.assert_array_equal(made.test_digests(), expected.test_digests(), strict=True)
     for part in ("train", "valid", "test"):
         one, other = getattr(made, part), getattr(expected, part)
         for a, b in zip(one[1:], other[1:], strict=True):
@@ -316,6 +318,35 @@ def test_rows_that_do_not_lie_in_memory_are_split_and_scaled_alike(elsewhere, sc
         read = sources.read(one.x)
         tolerance = {"rtol": 0} if exactly else {"rtol": 1e-5, "atol": 1e-6}
         np.testing.assert_allclose(read, other.x, strict=True, **tolerance)
+
+
+def test_test_rows_are_identified_by_their_values_alone():
+    """Not by scale, input, seed, training rows or order; a changed value changes one digest."""
+    raw = make_raw(shape=(5, 2))
+    cfg = DataConfig(normal=(0,), split_seed=1)
+    digests = splits.make(raw, cfg).test_digests()
+    assert len(np.unique(digests)) == len(digests) == len(raw.x_test)
+    for others in ({"scale": "standard"}, {"scale": "minmax", "split_seed": 2}, {"limit": 5}):
+        other = splits.make(raw, dataclasses.replace(cfg, **others))
+        np.testing.assert_array_equal(other.test_digests(), digests)
+    order = np.random.default_rng(0).permutation(len(digests))
+    shuffled = raw._replace(x_test=raw.x_test[order], test_class_id=raw.test_class_id[order])
+    np.testing.assert_array_equal(splits.make(shuffled, cfg).test_digests(), digests[order])
+    changed = raw.x_test.copy()
+    changed[3, 4, 1] = np.nextafter(changed[3, 4, 1], 9)
+    found = splits.make(raw._replace(x_test=changed), cfg).test_digests()
+    np.testing.assert_array_equal(np.flatnonzero(found != digests), [3])
+
+
+def test_corrupted_copies_are_identified_by_what_corrupted_them():
+    raw, found = make_raw(shape=(8, 8, 1)), []
+    for corruption, seed in (("noise:0.1", 0), ("noise:0.2", 0), ("noise:0.1", 1)):
+        cfg = DataConfig(corruption=corruption, split_seed=seed, normal=(0, 1))
+        found.append(splits.make(raw, cfg).test_digests())
+    clean, copies = np.split(np.stack(found), 2, axis=1)
+    assert (clean == clean[0]).all()
+    assert len(np.unique(copies)) == copies.size
+    assert not np.isin(copies, clean).any()
 
 
 @pytest.mark.parametrize("scale", ["none", "minmax", "standard"])

@@ -14,10 +14,12 @@ from probes import tiny, write_npz
 
 from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
+from jaxae.detectors import evaluation
 from jaxae.errors import UserError
 from jaxae.reports import pages
 from jaxae.reports.pages import run as single
-from jaxae.stats import conformal, metrics
+from jaxae.stats import conformal, intervals, metrics
+from jaxae.storage import manifest
 from jaxae.workflows import experiment
 
 XLINK = "http://www.w3.org/1999/xlink"
@@ -228,20 +230,116 @@ def test_what_is_no_finished_run_is_one_line(folder, tmp_path, capsys):
     assert not (damaged / "report.html").exists()
 
 
+@pytest.fixture
+def edited(folder, tmp_path):
+    """Makes a copy of a run without a manifest, as older versions left it, with other contents."""
+
+    def edit(arrays, report):
+        shutil.copytree(folder / "run1", tmp_path / "edited")
+        for name in ("manifest.json", "arrays/cases.npz"):
+            (tmp_path / "edited" / name).unlink()
+        changed = json.loads((folder / "run1/report.json").read_text()) | report
+        (tmp_path / "edited/report.json").write_text(json.dumps(changed))
+        stored = read_npz(folder / "run1/scores.npz") | arrays
+        np.savez(tmp_path / "edited/scores.npz", **stored)
+        return tmp_path / "edited"
+
+    return edit
+
+
+NOT_FINITE = np.full(48, np.nan, np.float32)
+
+
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("arrays", "report", "says"),
     [
-        ({"threshold": float("nan")}, "threshold is nan"),
-        ({"auroc": "high"}, "auroc is 'high'"),
-        ({"auroc_interval": 3}, "auroc_interval is 3"),
-        ({"f1_interval": [0.1, None]}, "f1_interval is"),
+        ({}, {"threshold": float("nan")}, "threshold is nan"),
+        ({}, {"threshold": float("inf")}, "threshold is inf"),
+        ({}, {"threshold": 1e300}, r"threshold is 1e\+300"),
+        ({}, {"threshold": "2"}, "threshold is '2'"),
+        ({}, {"auroc": "high"}, "auroc is 'high'"),
+        ({}, {"auroc": 7}, "auroc is 7, not a share from 0 to 1"),
+        ({}, {"auroc": True}, "auroc is True"),
+        ({}, {"auroc": 0.123}, "auroc is 0.123, but .* by scores.npz beside it"),
+        ({}, {"auroc_interval": 3}, "auroc_interval is 3"),
+        ({}, {"f1_interval": [0.1, None]}, "f1_interval is"),
+        ({}, {"f1_interval": [0.9, 0.1]}, "f1_interval is"),
+        ({}, {"n_normal": -1}, "n_normal is -1, not a count"),
+        ({}, {"n_anomaly": 13}, "n_anomaly is 13, but 24 by scores.npz beside it"),
+        ({}, {"n_valid": 4000}, "n_valid is 4000, but"),
+        ({}, {"warnings": "none"}, "warnings is 'none'"),
+        ({}, {"name": ["a"]}, r"name is \['a'\], not a text"),
+        ({}, {"labelled": "no"}, "labelled is 'no'"),
+        ({}, {"classes": 3}, "classes is 3"),
+        ({}, {"classes": {"0": {"auroc": -1}}}, "classes 0 auroc is -1"),
+        ({"test": NOT_FINITE}, {}, "test is nan in row 0"),
+        ({"train": -np.inf * np.ones(9)}, {}, "train is -inf in row 0"),
+        ({"test": np.full(48, 1e300)}, {}, "test is 1e[+]300 in row 0"),
+        ({"test": np.array(["a"] * 48)}, {}, "test is <U1"),
+        ({"test": np.zeros((48, 1))}, {}, "of shapes"),
+        ({"test_y": np.zeros(3, bool)}, {}, "of shapes"),
+        ({"test_row_digest": np.zeros(3, np.uint64)}, {}, "of shapes"),
+        ({"test_is_anomaly": np.zeros(48)}, {}, "test_is_anomaly is float64"),
+        ({name: np.zeros(0, kind) for name, kind in zip(
+            ("test", "test_y", "test_is_anomaly", "test_class_id", "test_row_digest"),
+            ("f", bool, bool, int, np.uint64), strict=True)}, {}, "test has no rows"),
     ],
-)
-def test_a_report_that_somebody_changed_is_one_line(changes, says, folder, tmp_path):
-    other = tmp_path / "changed"
-    shutil.copytree(folder / "run1", other)
-    report = json.loads((other / "report.json").read_text())
-    (other / "report.json").write_text(json.dumps(report | changes))
-    with pytest.raises(UserError, match=says):
-        pages.write(other)
-    assert not (other / "report.html").exists()
+)  # fmt: skip
+def test_what_no_run_holds_is_one_line(arrays, report, says, edited, capsys):
+    run = edited(arrays, report)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", str(run)])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert re.search(says, err)
+    assert ("scores.npz" if arrays else "report.json") in err
+    assert err.count("\n") == 1
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("rows", ["one of each", "normals", "equal"])
+def test_what_a_run_may_hold_has_a_page(rows, edited, folder):
+    """Without an interval, without an AUROC, and without spread; names are no formulas."""
+    stored = read_npz(folder / "run1/scores.npz")
+    chosen = {"one of each": [0, -1], "normals": [0, 1, 2], "equal": [0, 1, 2, -3, -2, -1]}[rows]
+    arrays = {name: stored[name][chosen] for name in stored if name.startswith("test")}
+    if rows == "equal":
+        arrays["test"] = np.full(6, 0.5, np.float32)
+    judged = arrays["test"], arrays["test_y"], arrays["test_is_anomaly"]
+    report = evaluation.evaluate(*judged) | intervals.report(*judged)
+    names = {"name": "<i>$\\bad$", "warnings": ["<b>$x^$"]}
+    text = pages.write(edited(arrays, report | names)).read_text()
+    parsed(text)
+    assert "<i>" not in text
+    assert "&lt;i&gt;$\\bad$" in text
+    auroc = "-" if report["auroc"] is None else f"{report['auroc']:.4f}"
+    assert f"AUROC<b>{auroc}</b>" in text
+
+
+def test_files_that_changed_since_the_run_ended_are_refused(folder, tmp_path):
+    for name in ("scores.npz", "report.json", "config.json", "metrics.jsonl", "arrays/cases.npz"):
+        run = tmp_path / name.replace("/", "-")
+        shutil.copytree(folder / "run1", run)
+        with (run / name).open("ab") as file:
+            file.write(b"\n")
+        with pytest.raises(UserError, match=rf"{name} has changed since the run ended; restore"):
+            pages.write(run)
+    shutil.rmtree(run / "checkpoints")  # no page needs them
+    shutil.copy(folder / "run1/arrays/cases.npz", run / "arrays")
+    pages.write(run)
+
+
+def test_what_was_made_from_scores_goes_with_them(folder, tmp_path):
+    run = tmp_path / "again"
+    shutil.copytree(folder / "run0", run)
+    (run / "figures/mine.png").write_bytes(b"of the user")
+    cli.main(["report", str(run), "--against", str(folder / "run1")])
+    made = [run / name for name in ("report.html", "comparison.html", "arrays/severity.npz",
+            "figures/severity.png", "figures/severity_examples.png", "severity.md")]  # fmt: skip
+    assert all(path.exists() for path in made)
+    data = f"npz:{folder / 'x.npz'}"
+    experiment.run(tiny(data__name=data, name="<b>&tiny", run_dir=str(run), score="mae"))
+    assert not any(path.exists() for path in made)
+    assert (run / "figures/mine.png").exists()
+    assert (run / "figures/roc_pr.png").exists()
+    assert manifest.changed(run) == {}

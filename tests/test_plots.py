@@ -271,7 +271,7 @@ def test_an_interrupted_last_line_is_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test": np.full(50, np.nan)}, "NaN"),
+        ({"test": np.full(50, np.nan)}, "test is nan in row 0"),
         ({"test_y": np.arange(3) > 1}, r"\(50,\) and \(3,\)"),
         ({"test_is_anomaly": np.arange(3) > 1}, r"\(50,\) and \(3,\)"),
     ],

@@ -61,7 +61,10 @@ def compare(one: Path, other: Path, json: bool = False) -> None:
       other: another run folder
       json: print the result as JSON
     """
-    _print(comparison.compare(one, other), json, comparison.table)
+    found = comparison.compare(one, other)
+    _print(found, json, comparison.table)
+    if unchecked := comparison.unchecked(one, other):
+        print(f"not checked: {unchecked}", file=sys.stderr)
 
 
 def report(
@@ -83,7 +86,7 @@ def report(
         outputs.check(out, (".html",), overwrite=overwrite)
     if against:
         compared = comparison.compare(run, against)
-        path = pages.write_comparison(run, against, compared, out or run / "comparison.html")
+        path = pages.write_comparison(run, against, compared, out or run / pages.COMPARISON)
     else:
         path = pages.write(run)
     print(f"{path}, {path.stat().st_size / 1e3:.0f} kB; open it in a browser")

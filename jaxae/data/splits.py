@@ -7,11 +7,11 @@ Train and valid contain only normals, test contains both. No row is in two of th
 import hashlib
 import math
 import shlex
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int, UInt64
 
 from jaxae.config import DataConfig
 from jaxae.data import inputs, sources, trimming
@@ -41,7 +41,8 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
         raise UserError(f"data.split_seed is {cfg.split_seed}; it must be from 0 to 2**32 - 1")
     if not raw.is_labelled:
         made = of_normals(raw.x_train, cfg, raw.group, raw.schema)
-        return made._replace(names=raw.names)
+        digests = _test_digests(raw.x_train, made.test.id, cfg)
+        return made._replace(names=raw.names, test_digests=digests)
     normal, anomaly = choose_classes(raw, cfg)
     pool = sources.joined(raw.x_train, raw.x_test)
     train_class_id = raw.train_class_id
@@ -79,7 +80,10 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
         data = data._replace(test=_with_corrupted(data.test, cfg))
     digest = _digest(pool, class_id, train, valid, test)
     return _through_input(data, cfg.input)._replace(
-        digest=digest, schema=raw.schema, left_out=len(left_out)
+        digest=digest,
+        schema=raw.schema,
+        left_out=len(left_out),
+        test_digests=_test_digests(pool, test, cfg),
     )
 
 
@@ -136,6 +140,32 @@ def _unlabelled(
 def _digest(*parts: Source) -> str:
     """Identifies rows, their classes and how they are split."""
     return hashlib.sha256(b"".join(map(sources.digest, parts))).hexdigest()
+
+
+def _test_digests(
+    pool: Source, test: Int[np.ndarray, " N"], cfg: DataConfig
+) -> Callable[[], UInt64[np.ndarray, " M"]]:
+    """The digests of test rows as in their source, so that they depend on no scale or input.
+
+    Those of corrupted copies follow: each is made from the row's digest and what corrupted it.
+    Rows that are not in memory are read when their digests are first asked for.
+    """
+
+    @cache
+    def digests() -> np.ndarray:
+        clean = sources.row_digests(pool, test)
+        if not cfg.corruption:
+            return clean
+        recipe = f"{cfg.corruption} {cfg.scale} {cfg.split_seed}".encode()
+        by = np.frombuffer(hashlib.sha256(recipe).digest()[:8], np.uint64)
+        marked = np.stack([clean, np.repeat(by, len(clean))], axis=1)
+        copies = sources.row_digests(marked, np.arange(len(clean)))
+        return np.concatenate([clean, copies])
+
+    if not sources.is_resident(pool):
+        return digests
+    found = digests()  # lets go of the rows
+    return lambda: found
 
 
 def _dataset(

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxae.errors import UserError
 from jaxae.reports import tables
+from jaxae.reports.plots import contents
 
 _COLUMNS = ("name", "dataset", "method", "score", "seed", "epochs", "auroc", "f1")
 
@@ -21,7 +22,8 @@ def finished(folder: Path) -> list[dict[str, Any]]:
     A protocol is one entry; its "members" counts the finished ones and all of them, as "12/30".
     While it has no report, "auroc" is the mean over finished members; "12/?" means that all members
     that were started are finished, but others may follow. Members have their own entries only if
-    `folder` lies within the protocol.
+    `folder` lies within the protocol. If the report of a run holds what no run writes, "damaged"
+    says what, and its metrics are None.
 
     Raises:
       UserError: there is no such folder.
@@ -38,7 +40,7 @@ def finished(folder: Path) -> list[dict[str, Any]]:
         elif "report.json" in files:
             report = _report(path)
         if report:
-            more = ["members"] if "members" in report else []
+            more = [name for name in ("members", "damaged") if name in report]
             names = (*_COLUMNS, "auroc_interval", "labelled", *more)
             headline = {name: report.get(name) for name in names}
             entries.append(
@@ -60,15 +62,23 @@ def _report(folder: Path) -> dict[str, Any]:
         ended = datetime.datetime.fromtimestamp(path.stat().st_mtime)
     except (OSError, ValueError):
         return {}
-    is_report = isinstance(report, dict) and (
-        report.get("labelled") is False or isinstance(report.get("auroc", ""), float | int | None)
-    )
-    return {**report, "ended": f"{ended:%Y-%m-%d %H:%M}"} if is_report else {}
+    if not isinstance(report, dict) or (
+        report.get("labelled") is not False and "auroc" not in report
+    ):
+        return {}
+    problem = next(contents.of_report(report), "")
+    if problem and "name" not in report:  # of something else
+        return {}
+    report |= {"ended": f"{ended:%Y-%m-%d %H:%M}"}
+    if problem:
+        report |= dict.fromkeys(("auroc", "auroc_interval", "f1")) | {"damaged": problem}
+    return report
 
 
 def _of_protocol(folder: Path, members: Sequence[Path]) -> dict[str, Any]:
     done = [*filter(None, map(_report, members))]
     report = _report(folder)
+    report = {} if "damaged" in report else report
     recorded = report.get("members")
     total = str(max(len(members), recorded if isinstance(recorded, int) else 0))
     if not report:
@@ -86,8 +96,9 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     for run in runs:
         cells = {name: tables.text(run[name]) for name in _COLUMNS}
         if run["auroc"] is not None:
-            interval = run["auroc_interval"] if isinstance(run["auroc_interval"], list) else None
-            cells["auroc"] = f"{run['auroc']:.4f} {tables.interval(interval)}"
+            cells["auroc"] = f"{run['auroc']:.4f} {tables.interval(run['auroc_interval'])}"
+        elif "damaged" in run:
+            cells["auroc"] = f"damaged: {run['damaged']}"
         elif run["labelled"] is False:
             cells["auroc"] = "no labels"
         if "members" in run:

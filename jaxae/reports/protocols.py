@@ -11,6 +11,7 @@ from jaxae.config import DataConfig, ExperimentConfig, checks
 from jaxae.config.grids import ProtocolConfig
 from jaxae.errors import UserError
 from jaxae.reports import plots, tables
+from jaxae.reports.plots import contents
 from jaxae.stats.intervals.tasks import Task, over_tasks
 from jaxae.storage import disk
 from jaxae.training import selection
@@ -133,9 +134,9 @@ def _tasks(members: Sequence[ExperimentConfig]) -> Tasks:
     """The scores of every seed of each class, read from the members' folders."""
     by_class: dict[int, list[dict[str, np.ndarray]]] = {}
     for member in members:
-        stored = plots.files.arrays(member.run_path / "scores.npz", "test", "test_y", "test_id")
+        stored = plots.files.scores(member.run_path, "test", "test_y", "test_id", "test_class_id")
         seeds = by_class.setdefault(member.data.normal[0], [])
-        if seeds and not np.array_equal(seeds[0]["test_id"], stored["test_id"]):
+        if seeds and not _are_same_rows(seeds[0], stored):
             raise UserError(
                 f"{member.run_path} and seed {members[0].seed} of its class have different test "
                 "rows; remove the folder and run again"
@@ -148,6 +149,12 @@ def _tasks(members: Sequence[ExperimentConfig]) -> Tasks:
         )
         for k, seeds in by_class.items()
     }
+
+
+def _are_same_rows(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    """Whether two members have the same test rows: by their digests too, if both have them."""
+    names = {"test_id", "test_y", contents.ROW_DIGEST} & one.keys() & other.keys()
+    return all(np.array_equal(one[name], other[name]) for name in names)
 
 
 def _valid_loss(members: Sequence[ExperimentConfig]) -> float:

@@ -25,7 +25,12 @@ def arrays(
     flagged = scoring.decide(detector.decision, scores.test)
     truth = {"test_y": data.test.y, "test_class_id": data.test.class_id}
     judged = scores._asdict() | {"test_is_anomaly": flagged} | (truth if data.is_labelled else {})
-    return judged | {"test_id": data.test.id}
+    return judged | {"test_id": data.test.id} | row_digests(data)
+
+
+def row_digests(data: Dataset) -> dict[str, np.ndarray]:
+    """The digests of the test rows [N], for `scores.npz`, by which `jaxae compare` pairs rows."""
+    return {"test_row_digest": data.test_digests()} if data.test_digests else {}
 
 
 def make(

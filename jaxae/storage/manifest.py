@@ -103,6 +103,24 @@ def changed(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
     return found
 
 
+def refuse_changed(folder: Path, names: Iterable[str] | None, remedy: str) -> None:
+    """Refuse to use files of a finished run that are not as recorded.
+
+    Without a manifest, nothing is known of them.
+
+    Args:
+      folder: the run folder.
+      names: as in `changed`.
+      remedy: the end of the message.
+
+    Raises:
+      UserError: a file differs, or the manifest is damaged.
+    """
+    if (folder / NAME).is_file():
+        for name, how in changed(folder, names).items():
+            raise UserError(f"{folder / name} {how} since the run ended; {remedy}")
+
+
 def _covered(folder: Path) -> Iterator[str]:
     """The files to cover that exist, in order."""
     of_checkpoints = (folder / "checkpoints").rglob(DIGESTS)

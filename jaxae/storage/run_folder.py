@@ -66,7 +66,7 @@ def enter(
             if (folder / name).exists():
                 stored[part] = read_json(folder / name)
         refuse_other(stored, cfg, digest, folder)
-        _refuse_changed(folder)
+        manifest.refuse_changed(folder, _OF_TRAINING, f"restore it. {_REMEDY}")
         manifest.withdraw(folder)
         # If there are checkpoints, they record what was trained, and `cfg` does not matter.
         trained = any((folder / "checkpoints").glob("*"))
@@ -88,14 +88,6 @@ def _copy(folder: Path) -> Iterator[Path]:
             if path.exists():
                 shutil.copy(path, scratch)
         yield Path(scratch)
-
-
-def _refuse_changed(folder: Path) -> None:
-    """Refuse to go on from records of training that have changed since they were sealed."""
-    if not (folder / manifest.NAME).is_file():
-        return
-    for name, how in manifest.changed(folder, _OF_TRAINING).items():
-        raise UserError(f"{folder / name} {how} since the run ended; restore it. {_REMEDY}")
 
 
 def _check_kinds(folder: Path) -> None:

@@ -12,7 +12,7 @@ from jaxae.config import ExperimentConfig, checks
 from jaxae.detectors import health
 from jaxae.devices import hosts, parallel
 from jaxae.methods import learners
-from jaxae.reports import media, plots, reporting, studies, unlabelled
+from jaxae.reports import derived, media, plots, reporting, studies, unlabelled
 from jaxae.storage import checkpoint, disk, logs, manifest, outputs, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree
@@ -123,11 +123,12 @@ def finish(
 ) -> tuple[detectors.Detector, detectors.Scores, dict[str, Any]]:
     """Make a detector from a trained model, save it and its scores, and begin the report.
 
-    `learner` gives the initial weights, which the warnings compare; the run folder already contains
-    `metrics.jsonl`.
+    What was derived from earlier scores in the folder is removed. `learner` gives the initial
+    weights, which the warnings compare; the run folder already contains `metrics.jsonl`.
     """
     detector, scores = detectors.fit(scoring_learner, variables, dataset, cfg, devices)
     detectors.save(folder / "detector", detector)
+    derived.withdraw(folder)
     run_folder.write_about(folder, cfg, dataset.digest)  # settings of scoring may have changed
     disk.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
     report = reporting.make(cfg, dataset, detector, scores, folder)

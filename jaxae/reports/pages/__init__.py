@@ -16,19 +16,30 @@ from jaxae.storage import manifest
 from jaxae.storage.disk import write_text
 
 NAME = "report.html"
+COMPARISON = "comparison.html"
+_UNSHOWN = (NAME, "baselines/", "checkpoints/", "figures/", "members/")  # no page reads them
 
 
 def write(folder: Path) -> Path:
-    """Write the page of a run, or of a grid, into its folder.
+    """Write the page of a run, of a grid or of a cross-conformal run into its folder.
 
     Raises:
-      UserError: the folder contains neither, or cannot be written.
+      UserError: the folder contains none of them, its files have changed since the run ended or
+        hold what no run writes, or it cannot be written.
     """
     if not (folder / files.REPORT).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
-    report = files.report(folder)
-    is_grid = "classes" in report and "auroc_interval" in report
-    content = many.grid(folder, report) if is_grid else single.page(single.read(folder))
+    if (folder / manifest.NAME).is_file():
+        shown = [name for name in manifest.read(folder).files if not name.startswith(_UNSHOWN)]
+        manifest.refuse_changed(folder, shown, files.AGAIN)
+    with files.as_written(folder):
+        report = files.report(folder)
+        if "classes" in report and "auroc_interval" in report:
+            content = many.grid(folder, report)
+        elif "p_values" in report and "threshold" not in report:
+            content = many.cross(folder, report)
+        else:
+            content = single.page(single.read(folder))
     path = _written(folder / NAME, content)
     manifest.add(folder, path)
     return path
@@ -40,9 +51,14 @@ def write_comparison(
     """Write the page of two runs and of `differences`, the result of `comparison.compare`.
 
     Raises:
-      UserError: a report is missing, or the page cannot be written.
+      UserError: a report is missing or damaged, a configuration has changed since the run ended, or
+        the page cannot be written.
     """
-    return _written(out, many.compared((one, other), differences))
+    for folder in (one, other):
+        manifest.refuse_changed(folder, (files.REPORT, "config.json"), files.AGAIN)
+    with files.as_written(one):
+        content = many.compared((one, other), differences)
+    return _written(out, content)
 
 
 def _written(path: Path, content: str) -> Path:

@@ -1,4 +1,4 @@
-"""The pages of several runs: a comparison of two, and a grid of classes and seeds."""
+"""The pages of several models: a comparison of two runs, a grid, and a cross-conformal run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 from jaxae.reports import comparison, tables
 from jaxae.reports.pages import frame
-from jaxae.reports.plots import files, protocols
+from jaxae.reports.pages import run as single
+from jaxae.reports.plots import curves, files, protocols
 from jaxae.storage import archive, disk
 
 
@@ -30,6 +31,8 @@ def _compared(
 ) -> Iterator[str]:
     yield f"<h1>{frame.text(title)}</h1>"
     yield '<p class="soft">The same test rows; differences are paired, with 95 % intervals.</p>'
+    if unchecked := comparison.unchecked(*folders):
+        yield f'<p class="warn">Not checked: {frame.text(unchecked)}</p>'
     heads = ("metric", "first", "second", "difference", "p-value", "verdict")
     yield frame.table("First minus second", heads, comparison.rows(differences))
     one, other = map(_settings, folders)
@@ -64,3 +67,22 @@ def _grid(folder: Path, report: dict[str, Any]) -> Iterator[str]:
     yield frame.table("Each class is the normal one in turn", heads, rows)
     for name, baseline in report["baselines"].items():
         yield f"<p>{frame.text(name)}: mean AUROC {baseline['auroc']:.4f}</p>"
+
+
+def cross(folder: Path, report: dict[str, Any]) -> str:
+    """The page of a run without held-out rows: p-values by the models of folds or bags."""
+    stored = files.scores(folder, "test", "test_y", "p_value")
+    single.refuse_report_of_others(folder, report, stored)
+    return frame.page(f"{report['name']}: {report.get('dataset', '')}", _cross(folder, report))
+
+
+def _cross(folder: Path, report: dict[str, Any]) -> Iterator[str]:
+    yield from single.title(report)
+    bound = f"{report['fpr_bound']:.4f}"
+    note = f"of new normals at alpha {report['alpha']:g}, by {report['p_values']}"
+    yield frame.heads([*single.headline(report), ("False alarms at most", bound, note)])
+    alt = "Share of normal and of anomalous test rows with a p-value of at most alpha"
+    yield frame.figure(protocols.p_values(folder), alt)
+    yield "<h2>Training</h2>"
+    yield frame.figure(curves.loss_curves(folder), "Losses over the epochs")
+    yield from single.provenance(folder, report)

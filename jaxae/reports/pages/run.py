@@ -14,6 +14,7 @@ from jaxae.errors import UserError
 from jaxae.reports import plots, tables
 from jaxae.reports.pages import frame
 from jaxae.reports.plots import curves, detection, files, style
+from jaxae.stats import curve
 from jaxae.storage import archive
 
 _CUTS = 2000  # the most positions of the slider
@@ -45,16 +46,14 @@ def read(folder: Path) -> Run:
     """
     if not (folder / files.REPORT).is_file() or not (folder / files.SCORES).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
-    report = files.report(folder, "name", "threshold")
     labelled = files.is_labelled(folder)
-    files.report(folder, *(("auroc",) if labelled else _LABEL_FREE))
+    needed = ("auroc",) if labelled else _LABEL_FREE
+    report = files.report(folder, "name", "threshold", *needed)
     names = ("test", "test_y", "test_class_id", "test_is_anomaly")
     stored = files.scores(folder, *(name for name in names if labelled or name not in _NO_TRUTH))
     if not labelled:
         stored |= {name: np.zeros(len(stored["test"]), kind) for name, kind in _NO_TRUTH.items()}
-    for name, value in report.items():
-        if not _is_valid(name, value):
-            raise UserError(f"{folder / files.REPORT}: {name} is {value!r}; run it again")
+    refuse_report_of_others(folder, report, stored)
     calibration, schema = stored.get("valid", np.empty(0)), Schema()
     if (folder / "detector" / archive.DESCRIPTION).is_file():
         description = archive.read_description(folder / "detector")
@@ -70,21 +69,29 @@ _LABEL_FREE = (
     *("strangest_training_rows", "strangest_held_out_rows", "if_contaminated"),
 )
 _NO_TRUTH = {"test_y": bool, "test_class_id": int}  # held-out rows count as normal in the slider
-_NUMBERS = (
-    *("auroc", "average_precision", "f1", "false_alarm_rate"),
-    *("threshold", "n_normal", "n_anomaly"),
-)
+_AGREEMENT = 1e-5  # of an AUROC in float32 with that of the scores
 
 
-def _is_valid(name: str, value: Any) -> bool:
-    """Whether a field of a report has the type that the page needs."""
-    if name.endswith("_interval"):
-        return isinstance(value, list) and len(value) == 2 and all(map(_is_finite, value))
-    return name not in _NUMBERS or _is_finite(value)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def refuse_report_of_others(
+    folder: Path, report: dict[str, Any], stored: dict[str, np.ndarray]
+) -> None:
+    """Refuse a report whose counts of rows, or whose AUROC, are not those of the scores."""
+    of_scores: dict[str, float | None] = {
+        f"n_{name}": len(stored[name]) for name in ("train", "valid") if name in stored
+    }
+    if report.get("labelled", True):
+        y, area = stored["test_y"], curve.area(stored["test"], stored["test_y"])
+        of_scores |= {"n_normal": int(np.sum(~y)), "n_anomaly": int(np.sum(y))}
+        of_scores |= {"auroc": None if math.isnan(area) else area}
+    for name, value in of_scores.items():
+        recorded = report.get(name, value)
+        if recorded != value and (
+            None in (recorded, value) or not math.isclose(recorded, value, abs_tol=_AGREEMENT)
+        ):
+            raise UserError(
+                f"{folder / files.REPORT}: {name} is {tables.text(recorded)}, but "
+                f"{tables.text(value)} by {files.SCORES} beside it; {files.AGAIN}"
+            )
 
 
 def page(run: Run) -> str:
@@ -94,11 +101,8 @@ def page(run: Run) -> str:
 
 def _body(run: Run) -> Iterator[str]:
     report = run.report
-    yield f"<h1>{frame.text(report['name'])}</h1>"
-    names = ("dataset", "method", "score", "threshold_rule", "seed", "selected_by")
-    settings = "; ".join(str(report[name]) for name in names if name in report)
-    yield f'<p class="soft">{frame.text(settings)}</p>'
-    yield frame.heads(_headline(report) if run.is_labelled else _label_free_headline(report))
+    yield from title(report)
+    yield frame.heads(headline(report) if run.is_labelled else _label_free_headline(report))
     if not run.is_labelled:
         yield f"<p>{frame.text(report['no_metrics'])}</p>"
         if report.get("p_value_flaw"):
@@ -114,24 +118,34 @@ def _body(run: Run) -> Iterator[str]:
     if run.is_labelled:
         yield from _classes(run)
     yield from _curves(run)
-    yield from _provenance(run)
+    yield from provenance(run.folder, report)
 
 
-def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def title(report: dict[str, Any]) -> Iterator[str]:
+    """The name of a run as a heading, and its main settings."""
+    yield f"<h1>{frame.text(report['name'])}</h1>"
+    names = ("dataset", "method", "score", "threshold_rule", "seed", "selected_by")
+    settings = "; ".join(str(report[name]) for name in names if name in report)
+    yield f'<p class="soft">{frame.text(settings)}</p>'
+
+
+def headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The metrics of a run with labels, as `frame.heads` shows them; "-" where there is none."""
     names = {"auroc": "AUROC", "average_precision": "Average precision", "f1": "F1"}
     for key, name in names.items():
         if key in report:
             interval = tables.interval(report.get(f"{key}_interval"))
-            yield name, f"{report[key]:.4f}", interval and f"95 %: {interval}"
+            value = "-" if report[key] is None else f"{report[key]:.4f}"
+            yield name, value, interval and f"95 %: {interval}"
     if "n_normal" in report:
         n_normal, n_anomaly = report["n_normal"], report["n_anomaly"]
-        yield "Test rows", n_normal + n_anomaly, f"{n_normal} normal, {n_anomaly} anomalous"
+        yield "Test rows", str(n_normal + n_anomaly), f"{n_normal} normal, {n_anomaly} anomalous"
 
 
 def _label_free_headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     interval = tables.interval(report["false_alarm_rate_interval"])
     yield "False-alarm rate", f"{report['false_alarm_rate']:.4f}", f"95 %: {interval}"
-    yield "Calibration scores", report.get("n_calibration", ""), report["false_alarm_basis"]
+    yield "Calibration scores", str(report.get("n_calibration", "")), report["false_alarm_basis"]
     if report.get("pseudo_auroc") is not None:
         note = "held-out rows against pseudo-anomalies made from them"
         yield "Pseudo-AUROC", f"{report['pseudo_auroc']:.4f}", note
@@ -298,12 +312,13 @@ def _curves(run: Run) -> Iterator[str]:
     yield frame.figure(curves.loss_curves(run.folder), "Losses over the epochs")
 
 
-def _provenance(run: Run) -> Iterator[str]:
+def provenance(folder: Path, report: dict[str, Any]) -> Iterator[str]:
+    """All of a report as a table, and the files that say where the run comes from."""
     yield "<h2>Report and provenance</h2>"
-    simple = [(k, tables.text(v)) for k, v in run.report.items() if not isinstance(v, dict)]
+    simple = [(k, tables.text(v)) for k, v in report.items() if not isinstance(v, dict)]
     yield frame.table("report.json", ("field", "value"), simple)
     for name in ("config.json", "data.json", "provenance.jsonl", "severity.md"):
-        path = run.folder / name
+        path = folder / name
         if path.is_file():
             content = frame.text(path.read_text(encoding="utf-8", errors="replace"))
             yield f'<details><summary>{name}</summary><pre tabindex="0">{content}</pre></details>'

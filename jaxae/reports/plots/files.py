@@ -1,13 +1,16 @@
 """Reading a run folder for the figures; every error names the file and a remedy."""
 
+import contextlib
 import shlex
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from jaxae.errors import UserError
+from jaxae.reports.plots import contents
 from jaxae.storage import disk
 
 METRICS = "metrics.jsonl"
@@ -37,19 +40,22 @@ def arrays(path: Path, *keys: str) -> dict[str, np.ndarray]:
 
 
 def scores(run_dir: Path, *keys: str) -> dict[str, np.ndarray]:
-    """Reads scores.npz, whose arrays `keys` must have equal length.
+    """Reads scores.npz, whose arrays `keys` must have equal length, as must the rows' digests.
 
     Raises:
-      UserError: see `arrays`, or the lengths differ.
+      UserError: see `arrays`; or the lengths differ, there are no rows, or an array holds what no
+        run writes, such as NaN.
     """
     path = run_dir / SCORES
     values = arrays(path, *keys)
-    for key in keys[1:]:
+    for key in (*keys[1:], *({contents.ROW_DIGEST} & values.keys())):
         if values[key].shape != values[keys[0]].shape:
             raise UserError(
                 f"{path} holds {keys[0]} and {key} of shapes {values[keys[0]].shape} and "
                 f"{values[key].shape}; run the experiment again"
             )
+    for problem in contents.of_scores(values):
+        raise UserError(f"{path} holds what no run writes: {problem}; {AGAIN}")
     return values
 
 
@@ -57,10 +63,26 @@ def report(run_dir: Path, *keys: str) -> dict:
     """Reads report.json, which must contain `keys`.
 
     Raises:
-      UserError: the file is absent or damaged, or a required field is missing.
+      UserError: the file is absent or damaged, a required field is missing, or a value is one that
+        no run writes, such as an AUROC of 7.
     """
     path = run_dir / REPORT
-    return _with_keys(path, disk.read_json(path, _REMEDY), keys)
+    values = _with_keys(path, disk.read_json(path, _REMEDY), keys)
+    for problem in contents.of_report(values):
+        raise UserError(f"{path}: {problem}; {AGAIN}")
+    return values
+
+
+@contextlib.contextmanager
+def as_written(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong with files that were written otherwise into a one-line `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise UserError(f"{folder} holds files that no run writes ({what}); {AGAIN}") from error
 
 
 def is_labelled(run_dir: Path) -> bool:
@@ -104,6 +126,7 @@ def headline(run_dir: Path) -> str:
     return ", ".join([name, *(f"{label}: {value}" for label, value in details if value)])
 
 
+AGAIN = "restore the file, or run the experiment again, which writes it anew"
 _REMEDY = "run the experiment again, or delete the file to skip its figures"
 
 

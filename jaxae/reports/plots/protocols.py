@@ -47,7 +47,7 @@ def p_values(run_dir: Path):
     below. Dotted: the proved bound, 2 alpha.
     """
     report = files.report(run_dir, "alpha", "fpr_bound", "p_values")
-    data = files.arrays(run_dir / files.SCORES, "p_value", "test_y")
+    data = files.scores(run_dir, "p_value", "test_y")
     figure, ax = style.chart(6.0, 3.8, "alpha", "share of rows with p ≤ alpha")
     grid = np.geomspace(1e-3, 1, 200)
     for name, rows, colour in (

@@ -7,7 +7,9 @@ settings (except while `svg` writes), so that drawing is safe in a thread.
 import io
 import re
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,10 +76,27 @@ def label(ax, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def headings(figure, title: str, subtitle: str):
-    """Add the two title lines to a figure: what it shows, and of which run."""
+    """Add the two title lines to a finished figure: what it shows, and of which run.
+
+    No text of the figure is read as a formula, whatever names it holds.
+    """
     left = 0.08 / figure.get_size_inches()[0]
     figure.suptitle(f"{title}\n{subtitle}", fontsize=9.5, x=left, ha="left", va="top")
+    for text in _texts(figure):
+        text.set_parse_math(False)
     return figure
+
+
+def _texts(figure) -> Iterator[Any]:
+    """The texts of a figure without those of ticks, whose powers of ten are formulas."""
+    from matplotlib.text import Text
+
+    axes = [part for ax in figure.axes for part in (ax, ax.xaxis, ax.yaxis)]
+    legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())]
+    for part in (figure, *axes):
+        yield from (child for child in part.get_children() if isinstance(child, Text))
+    for legend in legends:
+        yield from (legend.get_title(), *legend.get_texts())
 
 
 def warning_lines(report: dict) -> str:

@@ -142,20 +142,22 @@ def run(context: Context) -> dict[str, float]:
     for name in dict.fromkeys((*_ALWAYS, *context.cfg.studies)):
         findings = STUDIES[name].run(context)
         scalars |= findings.scalars
+        arrays, table = written(name)
         if findings.arrays:
-            disk.write_arrays(context.folder / "arrays" / f"{name}.npz", findings.arrays)
+            disk.write_arrays(context.folder / arrays, findings.arrays)
         if findings.table:
-            disk.write_text(context.folder / _table(name), findings.table)
+            disk.write_text(context.folder / table, findings.table)
     return scalars
 
 
 def tables(cfg: ExperimentConfig) -> list[str]:
     """The names of the tables that the studies of a run may have written."""
-    return [*map(_table, cfg.studies)]
+    return [written(name)[1] for name in cfg.studies]
 
 
-def _table(name: str) -> str:
-    return f"{name}.md"
+def written(name: str) -> tuple[str, str]:
+    """The files that a study may write into the run folder: its arrays and its table."""
+    return f"arrays/{name}.npz", f"{name}.md"
 
 
 def compiling(cfg: ExperimentConfig, data: Dataset) -> Iterator[Callable[[], object]]:

@@ -35,6 +35,9 @@ class Difference(NamedTuple):
     p_value: float  # two-sided, for the hypothesis that there is no difference
 
 
+_NONE = Difference(0.0, Interval(0.0, 0.0), 1.0)
+
+
 def compare(
     scores: Shaped[AnyArray, "..."],
     y: Shaped[AnyArray, "..."],
@@ -50,7 +53,8 @@ def compare(
     the smaller share of resamples on either side of no difference, (1 + count) / (1 + resamples),
     ties on both sides: p < .05 if the interval excludes 0, up to one resample (Davison and
     Hinkley, Bootstrap Methods and their Application, 1997, chapters 4 and 5). For two perfect
-    values the interval is that of `_interval_of_difference`.
+    values the interval is that of `_interval_of_difference`. Runs that give every row the same
+    score, or decision, differ by exactly 0 in what depends on it: [0, 0], with p-value 1.
 
     Args:
       scores: [2, N].
@@ -82,7 +86,10 @@ def compare(
     drawn = np.stack([measure(rows, curves, flagged, n) for rows in samples], axis=1)
     low, high = bounds.flawless(n, m), bounds.hopeless(n, m)
     paired = map(paired_difference, drawn, values, low[1:], high[1:])
-    return PerMetric(delong(curves, y), *paired)
+    found = PerMetric(delong(curves, y), *paired)
+    by_score, by_decision = np.array_equal(*scores), np.array_equal(*flagged)
+    are_equal = PerMetric(by_score, by_score, by_decision)
+    return PerMetric(*(_NONE if same else d for d, same in zip(found, are_equal, strict=True)))
 
 
 def delong(curves: Sequence[Curve], y: Bool[np.ndarray, " N"]) -> Difference:

@@ -23,7 +23,7 @@ from jaxae.detectors import evaluation
 from jaxae.devices import hosts, members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.reports import media, plots, reporting
+from jaxae.reports import derived, media, plots, reporting
 from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.stats import conformal
 from jaxae.storage import checkpoint, disk, logs, manifest, outputs, run_folder
@@ -79,6 +79,7 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         this = course.Run(base, _digest(cfg, dataset), log)
         variables = _trained(this, learner, normals.x, models, layout)
         arrays = judged(cfg, base, scoring_learner, dataset, variables)
+        derived.withdraw(folder)
         disk.write_arrays(folder / "scores.npz", arrays)
         report = report_of(cfg, base, len(normals.y), arrays)
         report |= {"wall_s": time.perf_counter() - clock}
@@ -116,6 +117,7 @@ def judged(
         "test_is_anomaly": flagged(p, cfg.alpha),
         "test_id": dataset.test.id,
         "test_class_id": dataset.test.class_id,
+        **reporting.row_digests(dataset),
     }
 
 

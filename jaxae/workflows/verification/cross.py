@@ -84,6 +84,8 @@ def _of_scores(run: Records) -> str:
     learner = learners.build(for_scoring(run.config), data.shape)
     again = cross.judged(cfg, run.config, learner, data, _variables(run, cfg))
     for name, new in again.items():
+        if name not in recorded and run.is_other_version:
+            continue
         old = recorded.get(name, np.zeros(0))
         if name == "p_value":  # a score that is rounded otherwise may change its rank by one
             is_off = old.shape != new.shape or np.abs(old - new).max() > 1.5 / len(data.train.y)

@@ -1,0 +1,84 @@
+"""What report.json and scores.npz of a finished run may hold; anything else was written later."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+ROW_DIGEST = "test_row_digest"  # digests of test rows; runs of older versions have none
+_SHARES = (
+    *("auroc", "average_precision", "fpr_at_95_tpr", "equal_error_f1", "best_f1_oracle"),
+    *("accuracy", "precision", "recall", "f1", "fpr"),
+    *("precision_normal_positive", "recall_normal_positive"),
+    *("false_alarm_rate", "pseudo_auroc", "alpha", "auroc_std"),
+)
+_NUMBERS = ("threshold", "train_loss", "valid_loss", "fpr_bound", "wall_s")
+_COUNTS = (
+    *("seed", "epochs", "selected_epoch", "members"),
+    *("n_train", "n_valid", "n_normal", "n_anomaly", "n_calibration"),
+)
+_TEXTS = ("name", "dataset", "method", "score", "threshold_rule", "selected_by", "p_values")
+_NESTED = ("classes", "baselines", "points", "selection")  # reports within a report
+_KIND = {
+    **dict.fromkeys(_SHARES, "a share from 0 to 1"),
+    **dict.fromkeys(_COUNTS, "a count"),
+    **dict.fromkeys(_NESTED, "a set of named values"),
+    **dict.fromkeys(_NUMBERS, "a finite number"),
+    **dict.fromkeys(_TEXTS, "a text"),
+    **{"labelled": "true or false", "warnings": "a list", "seeds": "a list"},
+}
+# The kinds of numbers in each array of scores.npz; see `numpy.dtype.kind`.
+_ARRAYS = {
+    **dict.fromkeys(("train", "valid", "test", "p_value"), "f"),
+    **dict.fromkeys(("test_y", "test_is_anomaly"), "b"),
+    **dict.fromkeys(("test_class_id", "test_id", ROW_DIGEST), "iu"),
+}
+_LARGEST = float(np.finfo(np.float32).max)  # in which scores are compared
+_MAY_BE_EMPTY = ("train", "valid")
+
+
+def of_report(values: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """The fields of a report that hold what no run writes: "auroc is 7, not a share"."""
+    for name, value in values.items():
+        kind = "two shares in order" if name.endswith("_interval") else _KIND.get(name)
+        if kind and not _fits(kind, value):
+            yield f"{where}{name} is {value!r}, not {kind}"
+        elif name in _NESTED:
+            for part, inner in value.items():
+                if isinstance(inner, dict):
+                    yield from of_report(inner, f"{where}{name} {part} ")
+
+
+def _fits(kind: str, value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = is_number and abs(value) <= _LARGEST  # NaN is not
+    match kind:
+        case "a share from 0 to 1":
+            return value is None or (is_number and 0 <= value <= 1)
+        case "a count":
+            return is_number and value >= 0 and value % 1 == 0
+        case "two shares in order":
+            is_pair = isinstance(value, list) and len(value) == 2
+            ends = all(_fits("a finite number", end) for end in value) if is_pair else False
+            return value is None or (ends and 0 <= value[0] <= value[1] <= 1)
+        case "a finite number":
+            return is_number
+    types = {"true or false": bool, "a list": list, "a text": str}
+    return isinstance(value, types.get(kind, dict))
+
+
+def of_scores(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """What no run writes into scores.npz: "test is nan in row 3"."""
+    for name in (name for name in _ARRAYS if name in arrays):
+        array, kinds = arrays[name], _ARRAYS[name]
+        if array.dtype.kind not in kinds or array.ndim != 1:
+            yield f"{name} is {array.dtype} {list(array.shape)}"
+        elif not array.size and name not in _MAY_BE_EMPTY:
+            yield f"{name} has no rows"
+        elif kinds == "f":
+            possible = np.abs(array) <= _LARGEST
+            if name == "p_value":
+                possible = (array > 0) & (array <= 1)
+            if not possible.all():
+                row = int(np.argmin(possible))
+                yield f"{name} is {array[row]} in row {row}"
