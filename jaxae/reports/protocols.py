@@ -1,7 +1,7 @@
 """The report of a complete protocol, made from its members' folders, and its table."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,35 +66,6 @@ def make(
             values["epochs_std"] = max(values.get("epochs_std", 0.0), _epochs_std(member))
         report["epochs_std"] = max(values["epochs_std"] for values in report["classes"].values())
     return report | _of_points(sweep)
-
-
-def differing(report: dict[str, Any], members: Sequence[ExperimentConfig]) -> list[str]:
-    """The numbers in a report, as read from JSON, that do not follow from its members' folders.
-
-    Compared are the mean AUROC, and the AUROCs of the classes and of the points of a sweep.
-    """
-    first = next(iter(report.get("points", ())), "")
-    sweep = _sweep(members, [part.rpartition(" ")[0] for part in first.split(", ") if part])
-    tasks = sweep.tasks[sweep.best]
-    classes = {str(k): _class_values(task) for k, task in tasks.items()}
-    computed = {**_values(tasks.values()), "classes": classes, **_of_points(sweep)}
-    return [*_differences(report, computed)]
-
-
-def _differences(recorded: dict, computed: dict, prefix: str = "") -> Iterator[str]:
-    for name, value in computed.items():
-        old = recorded.get(name)
-        if isinstance(value, dict):
-            yield from _differences(old or {}, value, f"{prefix}{name} ")
-        elif not agree(old, value):
-            yield f"{prefix}{name} is {old} in the report, but {value} by its members"
-
-
-def agree(recorded: Any, computed: Any) -> bool:
-    """Whether two values of a report agree, numbers up to rounding."""
-    if isinstance(computed, str) or recorded is None or computed is None:
-        return recorded == computed
-    return np.allclose(recorded, computed, rtol=0, atol=1e-6)
 
 
 class _Sweep(NamedTuple):

@@ -69,6 +69,11 @@ def _of_report(path: Path, folders: list[Path], load: Load) -> str:
         return files.arrays(baselines.path_of(path, name, data), "scores")["scores"]
 
     cfg = _protocol(members[0], report, path)
+    swept = [spec.partition("=")[0] for spec in cfg.sweep]
+    for folder, member in zip(folders, members, strict=True):
+        name = expansion.name_of(member, swept)
+        if swept and name != folder.name:  # a sweep of one value is not in the report
+            raise UserError(f"{folder.name} holds the member {name}")
     made = protocols.make(cfg, members, datasets, baseline)
     refuse_differences(report, made, "the report", runs_of[0].is_other_version)
     return f"AUROC {report['auroc']:.4f} and all else follow from the {len(members)} members"
