@@ -70,10 +70,11 @@ def test_a_whole_run_is_verified(run, capsys):
         "data",
         "decisions",
         "scores",
+        "losses",
         "report",
     ]
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in names]
-    assert "48 test and 86 training rows scored as recorded, bit for bit" in lines[-2]
+    assert "48 test and 86 training rows scored as recorded, bit for bit" in lines[-3]
     cli.main(["verify", str(run / "detector"), "--json"])
     (found,) = json.loads(capsys.readouterr().out)
     assert found["outcome"] == "ok"

@@ -89,6 +89,14 @@ def exchange(name):
     return change
 
 
+def lower_loss(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    lower = {**last, "valid_loss": last["valid_loss"] * 0.99}
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:-1], json.dumps(lower), ""]))
+    values("report.json", "valid_loss", value=lower["valid_loss"])(run)
+
+
 DESCRIPTION = "detector/description.json"
 CHANGES = {  # what fails when the manifest fits again, and what is changed
     "decisions inverted": ("decisions", scores(test_is_anomaly=np.invert)),
@@ -112,8 +120,11 @@ CHANGES = {  # what fails when the manifest fits again, and what is changed
     "shape of the detector": ("data", values(DESCRIPTION, "shape", value=[4, 16, 1])),
     "width of the detector": ("detector data", values(DESCRIPTION, "shape", value=[9, 8, 1])),
     "type of the detector": ("data", values(DESCRIPTION, "dtype", value="float64")),
-    "metrics": ("report", text("metrics.jsonl", "garbage\n")),
+    "metrics": ("losses report", text("metrics.jsonl", "garbage\n")),
+    "metrics deleted": ("losses report", lambda run: (run / "metrics.jsonl").unlink()),
+    "validation loss everywhere": ("losses", lower_loss),
     "provenance": ("configuration", text("provenance.jsonl", "garbage\n")),
+    "provenance deleted": ("configuration", lambda run: (run / "provenance.jsonl").unlink()),
     "tuning": ("configuration", text("tuning.json", "[]")),
     "a report that is none": ("report", text("report.json", "[]")),
     "report deleted": ("report", lambda run: (run / "report.json").unlink()),
@@ -150,6 +161,15 @@ def test_a_change_is_found_even_if_the_manifest_fits(copy, what):
 def test_what_only_the_manifest_can_tell(copy, change):
     change(copy)
     assert found(copy) == {"files": "FAILED"}
+
+
+def test_nothing_is_written(copy):
+    def seen():
+        return {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+
+    before = seen()
+    assert found(copy) == {}
+    assert seen() == before
 
 
 def test_files_of_a_logger_are_free(copy):
@@ -190,11 +210,12 @@ def test_missing_data_are_said_and_nothing_is_wrong(home, tmp_path, monkeypatch,
         cli.main(["verify", str(moved), "--json"])
     said = capsys.readouterr()
     assert stop.value.code == 3
-    assert said.err.endswith("not checked: data, scores\n")
+    assert said.err.endswith("not checked: data, scores, losses\n")
     checks = {check["name"]: check for check in json.loads(said.out)}
     assert "does not exist" in checks["data"]["words"]
     CHANGES["AUROC"][1](moved)
     manifest.seal(moved)
-    assert found(moved) == {"data": "not checked", "scores": "not checked", "report": "FAILED"}
+    unchecked = dict.fromkeys(("data", "scores", "losses"), "not checked")
+    assert found(moved) == unchecked | {"report": "FAILED"}
     write_npz(tmp_path / "x.npz", seed=5)
     assert found(moved)["data"] == "FAILED"  # there are data, and they are others

@@ -204,6 +204,24 @@ def test_the_points_of_a_sweep_are_compared(data, tmp_path, capsys):
     changed(tmp_path / "run/report.json", points=points)
     _, failed, _ = verified(tmp_path / "run", capsys)
     assert "points optim.lr 0.003 valid_loss is" in failed["report"]
+    one, other = (tmp_path / f"run/members/class0-seed0-lr{lr}" for lr in ("0.001", "0.003"))
+    shutil.move(one, tmp_path / "kept")
+    shutil.move(other, one)
+    shutil.move(tmp_path / "kept", other)
+    forged(tmp_path / "run")
+    _, failed, _ = verified(tmp_path / "run", capsys)
+    assert failed["report"] == "class0-seed0-lr0.001 holds the member class0-seed0-lr0.003"
+
+
+def test_a_grid_without_its_data_is_not_wrong(copy, data, capsys):
+    kept = data.rename(data.with_suffix(".moved"))
+    try:
+        ok, failed, note = verified(copy, capsys)
+    finally:
+        kept.rename(data)
+    assert [*ok] == ["files", "report"]
+    assert not failed
+    assert note.endswith(f"not checked: {', '.join(MEMBERS)}\n")
 
 
 @pytest.fixture(scope="module")

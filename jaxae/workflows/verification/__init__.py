@@ -33,6 +33,8 @@ def verify(path: Path, retrain: bool = False, sign: Path | None = None) -> list[
                                     epoch, parameters from the detector
       data.json                     from the data, with shape, type and scaling of the detector
       scores.npz                    from detector and data; decisions, from the scores
+      metrics.jsonl                 the validation loss of the selected epoch, from its model and
+                                    the data
       report.json                   from detector, scores and metrics.jsonl
 
     For a protocol: all this of every member, and its report from the members. For cross-conformal

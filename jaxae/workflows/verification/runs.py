@@ -14,13 +14,13 @@ import numpy as np
 
 from jaxae import config, detectors, scoring
 from jaxae.config import DataConfig, ExperimentConfig
-from jaxae.detectors import calibration, health
+from jaxae.detectors import calibration, evaluation, health
 from jaxae.devices import members, parallel, tuning
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import reporting, unlabelled
 from jaxae.storage import archive, disk, provenance, run_folder
-from jaxae.training import train
+from jaxae.training import selection, train
 from jaxae.types import Dataset, PyTree, Split, TrainState, Tuning
 from jaxae.workflows.verification.checkpoints import of_checkpoints
 from jaxae.workflows.verification.outcomes import (
@@ -34,6 +34,7 @@ from jaxae.workflows.verification.records import Records, of_files
 _ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
 _RESCALED = 1e-3  # of a score, relative to itself or to most others: beyond, it is no rounding
 _LEAST = 1e-12
+_LOSS = {"float32": 1e-3, "bfloat16": 0.02}  # of a loss by the dtype of activations, relative
 
 
 def checked(run: Records) -> list[Check]:
@@ -48,6 +49,7 @@ def checked(run: Records) -> list[Check]:
         check("data", of_data, run),
         check("decisions", _of_decisions, run),
         check("scores", _of_scores, run),
+        check("losses", _of_losses, run),
         *([check("report", _of_report, run)] if has_report else []),
     ]
 
@@ -92,7 +94,8 @@ def _shapes(variables: PyTree) -> dict[str, str]:
 def _of_config(run: Records) -> str:
     """Compare config.json with the detector's configuration; read the records of training."""
     cfg = run.config
-    disk.read_lines(run.folder / "provenance.jsonl")
+    if run.is_sealed and not disk.read_lines(run.folder / "provenance.jsonl"):
+        raise UserError("provenance.jsonl is missing, or records no start")
     path = run.folder / run_folder.TUNING
     if path.is_file():
         tuning.merged(Tuning(), disk.read_json(path), run_folder.TUNING)
@@ -192,6 +195,30 @@ def _scorer(detector: detectors.Detector, data: Dataset) -> Any:
 def _shared(detector: detectors.Detector) -> ExperimentConfig:
     """The configuration without what no model depends on: members of a grid share programs."""
     return dataclasses.replace(detector.about.config, seed=0, run_dir="", data=DataConfig())
+
+
+@parallel.on_host()
+def _of_losses(run: Records) -> str:
+    """Compute the validation loss again, by which epochs and points of a sweep are selected."""
+    epochs = disk.read_metrics(run.folder / "metrics.jsonl")
+    if not epochs:
+        raise UserError("metrics.jsonl is missing, or records no epoch")
+    with needing("detector"):
+        detector = run.detector
+    with needing("data"):
+        data = run.data
+    cfg = detector.about.config
+    learner = learners.build(_shared(detector), data.shape)
+    settings = train.ensemble(learner, cfg, len(data.train.x)).settings
+    begin = evaluation.loss_fn(learner, data.valid.x, jax.local_devices())
+    loss = float(np.mean(begin(detector.variables, settings)()))
+    selected = selection.summary(cfg, epochs)["selected_epoch"]
+    recorded = epochs[selected - 1]["valid_loss"]
+    if not abs(loss - recorded) <= _LOSS[cfg.model.compute_dtype] * abs(loss):
+        raise UserError(
+            f"valid_loss of epoch {selected} is {recorded:g}, but that of its model {loss:g}"
+        )
+    return f"that of epoch {selected}, {loss:.6g} on {len(data.valid.y)} held-out rows"
 
 
 def off(old: np.ndarray, new: np.ndarray) -> tuple[float, bool]:
