@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -554,6 +555,31 @@ def test_unlabelled_rows_have_no_classes_to_take_in_turn(tmp_path):
     np.savez(tmp_path / "x.npz", x_train=images(30), x_test=images(9), y_test=np.arange(9) % 2)
     with pytest.raises(UserError, match="give y_train"):
         protocol.run(whole(tmp_path / "x.npz", tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ((9, 1, 2), "class 0 (a cat) has 1 rows to train on, class 2 (emu) has 2 rows"),
+        (
+            (9, 9, 3),
+            "class 2 (emu) has 2 rows to train on: train.batch_size is 4; set --train.batc",
+        ),
+    ],
+)
+def test_a_class_of_few_rows_is_named_with_those_to_keep(rows, says, tmp_path):
+    names = np.array(["dog", "a cat", "emu"])
+    y, x = np.repeat(names, rows), images(sum(rows))
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=images(9), y_test=np.repeat(names, 3))
+    cfg = whole(tmp_path / "x.npz", tmp_path / "run", train__batch_size=4)
+    with pytest.raises(UserError) as told:
+        protocol.run(cfg)
+    line = str(told.value)
+    assert says in line
+    assert "\n" not in line
+    kept = tuple(shlex.split(line.partition("--classes ")[2]))
+    assert len(expansion.expand(dataclasses.replace(cfg, classes=kept))[1]) == len(kept)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_holds_another_protocol(data, tmp_path):

@@ -23,7 +23,7 @@ from jaxae.rng import Purpose, SplitDraw, host_generator
 from jaxae.types import Dataset, Scaling, Source, Split
 
 _MOST = 0.6  # the share of rows from which the class of most rows, of -1 and 1, is normal
-_FEWEST = 2  # training rows: with a single one, a model learns the row itself
+FEWEST = 2  # training rows: with a single one, a model learns the row itself
 
 
 def make(raw: Raw, cfg: DataConfig) -> Dataset:
@@ -350,11 +350,11 @@ def _hold_out(
     drawn = draw(len(units), count, cfg.split_seed, SplitDraw.HOLD_OUT)
     is_held = np.isin(groups, units[drawn])
     is_train, is_valid = ~is_held.any(axis=1), is_held.all(axis=1)
-    if np.sum(is_train) < _FEWEST or not len(units):
+    if np.sum(is_train) < FEWEST or not len(units):
         kind = "rows" if group is None else "groups of rows"
         raise UserError(
             f"data.valid_fraction {cfg.valid_fraction} of {len(units)} normal training {kind} "
-            f"leaves fewer than {_FEWEST} rows to train on; lower it or give more rows"
+            f"leaves fewer than {FEWEST} rows to train on; lower it or give more rows"
         )
     return rows[is_train], rows[is_valid]
 

@@ -53,10 +53,12 @@ def expand(cfg: ProtocolConfig) -> tuple[list[ExperimentConfig], dict[DataConfig
             f"labels; train one model with jaxae train --data.name {shlex.quote(base.data.name)}"
         )
     classes = _classes(raw, cfg.classes)
+    _refuse_few(raw, classes, base.data)
     first = dataclasses.replace(base.data, normal=(classes[0],), anomaly=())
     base, _ = auto.settle(dataclasses.replace(base, data=first))
     of_class = [dataclasses.replace(base.data, normal=(k,)) for k in classes]
     datasets = {data_cfg: splits.make(raw, data_cfg) for data_cfg in of_class}
+    _refuse_fewer_than_a_batch(raw, base, datasets)
     members = []
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     grid: Iterable[Any] = itertools.product(of_class, seeds, *(values for _, values in axes))
@@ -127,6 +129,35 @@ def _classes(raw: Raw, names: tuple[int | str, ...]) -> list[int]:
             f"classes names {names[numbers.index(None)]!r}, but the training rows are of {known}"
         )
     return [k for k in numbers if k is not None] or classes
+
+
+def _refuse_few(raw: Raw, classes: list[int], cfg: DataConfig) -> None:
+    """Refuse classes with too few rows to train on and to hold out."""
+    class_id = raw.train_class_id
+    if class_id is None or cfg.split == "random":
+        class_id = np.concatenate([[] if class_id is None else class_id, raw.test_class_id])
+    least = splits.FEWEST + (cfg.valid == "holdout")
+    few = {k: n for k in classes if 0 < (n := int(np.sum(class_id == k))) < least}
+    _refuse_classes(raw, classes, few, f"a model needs at least {least} to train and to validate;")
+
+
+def _refuse_fewer_than_a_batch(
+    raw: Raw, base: ExperimentConfig, datasets: dict[DataConfig, Dataset]
+) -> None:
+    """Refuse classes whose rows, without those held out, do not fill a batch."""
+    counts = {int(k.normal[0]): len(dataset.train.x) for k, dataset in datasets.items()}
+    few = {k: n for k, n in counts.items() if n < base.train.batch_size}
+    why = f"train.batch_size is {base.train.batch_size}; set --train.batch-size {{}}, or"
+    _refuse_classes(raw, [*counts], few, why.format(min(counts.values())))
+
+
+def _refuse_classes(raw: Raw, classes: list[int], few: dict[int, int], why: str) -> None:
+    """Raise a `UserError` that names classes and their numbers of rows, if others can be kept."""
+    if not few or len(few) == len(classes):
+        return
+    counts = [f"class {raw.schema.called(k)} has {n} rows to train on" for k, n in few.items()]
+    kept = [shlex.quote(raw.schema.known_as(k)) for k in classes if k not in few]
+    raise UserError(f"{', '.join(counts)}: {why} keep the others, --classes {' '.join(kept)}")
 
 
 def _axes(cfg: ProtocolConfig) -> list[tuple[str, list[float]]]:
