@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import output
 from benchmarks.records import Ratio, Record, apart, paired, read
 
 PEERS = ("torch", "keras")
@@ -254,7 +255,6 @@ def plot(records: list[Record], path: Path, best: bool = False) -> None:
     names = [m if d == "float32" else f"{m}\n{d}" for m, d in shown_groups]
     axes[1].set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes[0].legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.15), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -264,7 +264,7 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("results", type=Path, nargs="*", default=[Path("build/throughput.jsonl")],
                         help="one file, or two to compare")  # fmt: skip
-    parser.add_argument("--plot", type=Path, default=Path("benchmarks/throughput.png"))
+    parser.add_argument("--plot", type=output.to(".png"), default="benchmarks/throughput.png")
     parser.add_argument(
         "--best",
         action="store_true",

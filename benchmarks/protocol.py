@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import throughput
+from benchmarks import output, throughput
 from benchmarks.cases import config
 from benchmarks.workers import Worker
 
@@ -132,14 +132,13 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--singles", type=int, default=3, help="members to run in each loop")
-    parser.add_argument("--out", type=Path, default=Path("build/protocol.jsonl"))
+    parser.add_argument("--out", type=output.to(".jsonl"), default="build/protocol.jsonl")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
     if options.child:
         child(json.loads(options.child))
         return
     data_dir = str(Path(options.data_dir).resolve()) if options.data_dir else ""
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     sizes = (options.epochs, options.seeds, options.singles)
     records = [measure(name, data_dir, *sizes) for name in options.models]
     options.out.write_text("".join(json.dumps(r) + "\n" for r in records))

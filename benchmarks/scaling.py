@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import output
 from benchmarks.cases import CASES, config
 from benchmarks.records import Ratio, paired
 from benchmarks.workers import Worker
@@ -161,7 +162,6 @@ def plot(records: list[dict], path: Path) -> None:
         low, high = ax.get_ylim()
         ax.set_ylim(low / 3, high * 3)  # keeps noise from looking like a trend
         ax.legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -175,8 +175,8 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--quick", action="store_true", help="two points of each study")
-    parser.add_argument("--out", type=Path, default=Path("build/scaling.jsonl"))
-    parser.add_argument("--plot", type=Path, default=Path("benchmarks/scaling.png"))
+    parser.add_argument("--out", type=output.to(".jsonl"), default="build/scaling.jsonl")
+    parser.add_argument("--plot", type=output.to(".png"), default="benchmarks/scaling.png")
     options = parser.parse_args(args)
     records = []
     for study in options.studies:
@@ -195,7 +195,6 @@ def main(args: list[str] | None = None) -> None:
             if study == "devices":
                 for (setting, n), share in efficiencies(found).items():
                     print(f"  {setting:10} {n:5d} devices: efficiency {share}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("".join(json.dumps(r) + "\n" for r in records))
     plot(records, options.plot)
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import output
 from benchmarks.cases import CASES
 from benchmarks.workers import Worker
 
@@ -69,9 +70,8 @@ def main(args: list[str] | None = None) -> None:
     """Measure, print, write the JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL", default=list(CASES))
-    parser.add_argument("--out", type=Path, default=Path("build/startup.jsonl"))
+    parser.add_argument("--out", type=output.to(".jsonl"), default="build/startup.jsonl")
     options = parser.parse_args(args)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     results = [{"import": name, "seconds": import_seconds(name)} for name in IMPORTS]
     for result in results:
         print(f"import {result['import']:16} {result['seconds']:6.2f} s", flush=True)

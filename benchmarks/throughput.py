@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import records, scaling
+from benchmarks import output, records, scaling
 from benchmarks.cases import CASES, rows
 from benchmarks.workers import Worker
 
@@ -282,7 +282,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=TOLERANCE, default="float32")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.2, help="length of a timed block")
-    parser.add_argument("--out", type=Path, default=Path("build/throughput.jsonl"),
+    parser.add_argument("--out", type=output.to(".jsonl"), default="build/throughput.jsonl",
                         help="results are appended to this file")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="two models, few settings, a minute")
     parser.add_argument(
@@ -317,7 +317,6 @@ def main(args: list[str] | None = None) -> None:
         for model in models:
             print(model, *scaling.of_devices(model, rounds, seconds), sep="\n  ", flush=True)
         return
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     pythons = dict(options.python)
     found = devices(pythons)
     chunks = chunks_for(found)[-1:] if options.quick else chunks_for(found)

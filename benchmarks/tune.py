@@ -16,7 +16,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks import throughput
+from benchmarks import output, throughput
 from benchmarks.cases import CASES, config
 from benchmarks.records import Ratio, paired
 from benchmarks.workers import Worker
@@ -126,7 +126,7 @@ def main(args: list[str] | None = None) -> None:
                         default=[name for name in CASES if name != "mnist_alocc"])  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5)
-    parser.add_argument("--out", type=Path, help="write a table for JAXAE_TUNING")
+    parser.add_argument("--out", type=output.to(".json"), help="write a table for JAXAE_TUNING")
     options = parser.parse_args(args)
     platform = throughput.devices({})["jaxae"]["platform"]
     models: dict[str, list[str]] = {}

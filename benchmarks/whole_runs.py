@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import throughput
+from benchmarks import output, throughput
 from benchmarks.cases import CASES, config, replace
 from benchmarks.compare import geometric_mean
 from benchmarks.workers import Worker
@@ -121,10 +121,9 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", choices=CASES, metavar="MODEL", default=list(CASES))
     parser.add_argument("--data-dir", default="", help="the experiments' --data.dir")
-    parser.add_argument("--out", type=Path, default=Path("build/whole_runs.jsonl"))
+    parser.add_argument("--out", type=output.to(".jsonl"), default="build/whole_runs.jsonl")
     options = parser.parse_args(args)
     data_dir = str(Path(options.data_dir).resolve()) if options.data_dir else ""
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     records = []
     for name in options.models:
         steps, epochs, scored = size(name, data_dir)

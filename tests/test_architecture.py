@@ -266,6 +266,50 @@ def test_scores_are_compared_with_thresholds_in_one_place():
     assert of_modules == {name for name, _ in found}, "outside of a function"
 
 
+WRITERS = {
+    *("write_text", "write_bytes", "savez", "savez_compressed", "savetxt", "tofile", "savefig"),
+    *("print_png", "ZipFile", "NamedTemporaryFile", "TemporaryFile"),
+}
+
+
+def writes_a_file(node):
+    """Whether an expression calls what opens a file for writing; our own writers do not count."""
+    if not isinstance(node, ast.Call):
+        return False
+    function = node.func
+    of = function.value.id if isinstance(getattr(function, "value", None), ast.Name) else ""
+    name = getattr(function, "attr", getattr(function, "id", ""))
+    if name in ("open", "fdopen"):
+        modes = [*node.args, *(word.value for word in node.keywords if word.arg == "mode")]
+        texts = [mode.value for mode in modes if isinstance(mode, ast.Constant)]
+        return any({*text} <= {*"rwaxbt+"} and {*text} & {*"wax+"} for text in map(str, texts))
+    if (of, name) == ("np", "save"):
+        return True
+    is_ours = of == "disk" or isinstance(function, ast.Name)
+    return name in WRITERS and not is_ours and not (name == "ZipFile" and len(node.args) == 1)
+
+
+def test_files_are_written_in_one_place():
+    """Whole or not at all, by `storage.disk`; other places write no file that is kept."""
+    found = {
+        (name.removeprefix("jaxae."), function.name)
+        for name, path in MODULES.items()
+        for function in functions(parsed(path))
+        if any(writes_a_file(node) for node in ast.walk(function))
+    }
+    kept = {(name, function) for name, function in found if name != "storage.disk"}
+    assert ("storage.disk", "write_bytes") in found
+    assert kept <= {
+        ("devices.hosts", "join"),  # what other processes print goes nowhere
+        ("devices.hosts", "watch"),  # what C++ prints, in a temporary file
+        ("export.checking", "unpacked"),  # an export, in a temporary folder
+        ("export.exporting", "write"),  # in memory
+        ("export.loader", "_write"),  # stands alone, and renames what is whole
+        ("reports.plots.style", "save"),  # under the temporary name of `disk.atomic`
+        ("storage.run_folder", "locked"),  # an empty file that stays
+    }
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_says_what_it_is_for(name):
     text = MODULES[name].read_text(encoding="utf-8")

@@ -14,8 +14,7 @@ from flax import traverse_util
 from jaxae.data import arrayfiles
 from jaxae.errors import UserError
 from jaxae.storage import disk
-
-DESCRIPTION = "description.json"
+from jaxae.storage.manifest import DESCRIPTION as DESCRIPTION
 
 
 def write(folder: Path, description: dict, tree: dict) -> None:

@@ -17,6 +17,7 @@ from jaxae.errors import UserError
 from jaxae.storage import disk
 
 NAME = "manifest.json"
+DESCRIPTION = "description.json"  # of an archive, such as a detector
 DIGESTS = "digests.json"  # of a checkpoint: file -> SHA-256
 FILES = (
     *("config.json", "data.json", "report.json", "tuning.json"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError, words
-from jaxae.storage import archive, disk, manifest
+from jaxae.storage import disk, manifest
 
 _FILES = {*manifest.FILES, manifest.NAME, ".lock"}  # of a run or a grid
 _FOLDERS = {*manifest.FOLDERS, "damaged", "members"}
@@ -169,7 +169,7 @@ def _files(inputs: Iterable[Path]) -> Iterator[Path]:
 
 def _is_of(folder: Path, path: Path) -> bool:
     """Whether a path, relative to a folder, is that of a record in it."""
-    if (folder / archive.DESCRIPTION).is_file() and any(folder.glob("arrays-*.npz")):
+    if (folder / manifest.DESCRIPTION).is_file() and any(folder.glob("arrays-*.npz")):
         return True
     if (folder / manifest.DIGESTS).is_file() and (folder / "state").is_dir():
         return True
