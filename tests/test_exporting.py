@@ -382,7 +382,7 @@ def test_a_signature_is_that_of_a_key(made, tmp_path, capsys):
         (made[0], keys[0], "not signed"),
         (path, tmp_path / "short", "holds 0 bytes"),
         (path, tmp_path / "none", "cannot be read"),
-        (made[1], keys[0], "not an export"),
+        (made[1], keys[0], "not a .zip"),
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(["verify", str(file), "--sign", str(key)])

@@ -9,7 +9,7 @@ from probes import tiny, write_npz
 from jaxae import detectors
 from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
-from jaxae.errors import UserError
+from jaxae.errors import Unchecked, UserError
 from jaxae.export import to_onnx
 from jaxae.workflows import experiment
 
@@ -52,6 +52,32 @@ def test_a_model_in_its_own_runtime_judges_as_the_detector_does(name, tmp_path, 
 
 
 @needed
+def test_a_changed_model_is_named_and_no_file_is_replaced_unasked(tmp_path, capsys):
+    import onnx
+
+    run, _ = finished(tmp_path)
+    path = tmp_path / "m.onnx"
+    cli.main(["export", str(run), str(path)])
+    written = path.read_bytes()
+    cli.main(["verify", str(path)])
+    assert "rule quantile:0.95" in capsys.readouterr().out
+    with pytest.raises(UserError, match="it exists; add --overwrite"):
+        to_onnx.write(run, path)
+    model = onnx.load_model_from_string(written)
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match="has changed since the export"):
+        to_onnx.check(path)
+    path.write_bytes(written.replace(b"quantile:0.95", b"quantile:0.99"))
+    with pytest.raises(UserError, match="has changed since the export"):
+        to_onnx.check(path)
+    for content in (b"", b"text", written[: len(written) // 2]):
+        path.write_bytes(content)
+        with pytest.raises((UserError, Unchecked)):
+            to_onnx.check(path)
+
+
+@needed
 def test_a_model_whose_scores_differ_is_not_written(tmp_path, monkeypatch):
     run, _ = finished(tmp_path)
     monkeypatch.setattr(to_onnx, "_TOLERANCE", -1.0)
@@ -68,3 +94,7 @@ def test_without_the_extra_the_error_is_one_line(tmp_path, capsys):
     err = capsys.readouterr().err
     assert 'pip install "jaxae[onnx]"' in err
     assert err.count("\n") == 1
+    (tmp_path / "m.onnx").write_bytes(b"")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["verify", str(tmp_path / "m.onnx")])
+    assert stop.value.code == (2 if find_spec("onnx") else 3)

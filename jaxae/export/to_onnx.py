@@ -6,6 +6,8 @@ axis, so the program is traced without these. A model whose outputs differ from 
 not written.
 """
 
+import datetime
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,15 @@ from jaxae import data, detectors, ops, scoring
 from jaxae.data import sources
 from jaxae.detectors import Detector
 from jaxae.devices import members, parallel
-from jaxae.errors import UserError
-from jaxae.export import exporting, program
+from jaxae.errors import Unchecked, UserError
+from jaxae.export import contents, exporting, program
 from jaxae.storage import outputs
 from jaxae.types import Scaling
 
 _TOLERANCE = 1e-5  # of a score, relative to itself or to 1
 _OPSET = 21
+_DIGEST = "digest"
+_SAID = ("jaxae", "exported", "units", "rule", "threshold", "n_calibration")
 
 
 def write(run: Path, out: Path, overwrite: bool = False) -> str:
@@ -62,6 +66,7 @@ def write(run: Path, out: Path, overwrite: bool = False) -> str:
     parallel.initialize()
     rows = _test_rows(detector)
     model = _converted(detector, jax2onnx)
+    _seal(model, detector)
     content = model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -74,6 +79,46 @@ def write(run: Path, out: Path, overwrite: bool = False) -> str:
     agreement = _compare(detector, found, rows)
     exporting.save(out, content)
     return agreement
+
+
+def check(path: Path) -> str:
+    """Compare a model with the digest in its metadata; returns what it says of itself.
+
+    Raises:
+      UserError: it has changed, or is no ONNX model.
+      Unchecked: it has no digest, or the package onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise Unchecked(f"a model is read by the package onnx ({error})") from None
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except Exception as error:  # the parser raises many types
+        raise UserError(f"it is not a readable ONNX model: {_line(error)}") from None
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    if _DIGEST not in said:
+        raise Unchecked("it has no digest: an earlier version wrote it, or another program")
+    if said.pop(_DIGEST) != _digest(model):
+        raise UserError("it has changed since the export; export it again")
+    return f"as it was written: {', '.join(f'{name} {value}' for name, value in said.items())}"
+
+
+def _seal(model: Any, detector: Detector) -> None:
+    """Add what a manifest says of a detector to the model's metadata, and the digest of all."""
+    said = contents.said_of(detector, datetime.date.today())
+    for name in _SAID:
+        model.metadata_props.add(key=name, value=str(said[name]))
+    model.metadata_props.add(key=_DIGEST, value=_digest(model))
+
+
+def _digest(model: Any) -> str:
+    """SHA-256 of a model without the entry for it, in hexadecimal."""
+    bare = type(model)()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    bare.metadata_props.extend(e for e in model.metadata_props if e.key != _DIGEST)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _test_rows(detector: Detector) -> np.ndarray:

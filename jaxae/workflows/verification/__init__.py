@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxae import data
 from jaxae.errors import UserError
-from jaxae.export import checking, loader, signing
+from jaxae.export import checking, loader, signing, to_onnx
 from jaxae.reports import tables
 from jaxae.storage import archive
 from jaxae.workflows.verification import cross, grids, runs
@@ -54,14 +54,16 @@ def verify(path: Path, retrain: bool = False, sign: Path | None = None) -> list[
     Raises:
       UserError: the path is none of these, or there is no run that could be trained again.
     """
-    if sign and not path.is_file():
-        raise UserError(f"{path} is not an export; --sign is for these alone")
+    if sign and (not path.is_file() or path.suffix == ".onnx"):
+        raise UserError(f"{path} is not a .zip of `jaxae export`; --sign is for these alone")
     load = functools.lru_cache(maxsize=1)(data.load)  # members of a class follow each other
     if (path / "members").is_dir():
         return grids.checked(path, retrain, load)
     is_run = (path / "config.json").is_file() and (path / "detector").is_dir()
     if retrain and not is_run:
         raise UserError(f"{path} is not a run folder: there is nothing to train again")
+    if path.suffix == ".onnx" and path.is_file():
+        return [check("export", to_onnx.check, path)]
     if path.is_file():
         key = signing.read_key(sign) if sign else b""
         return [check("export", checking.check, path, key), check("detector", _of_detector, path)]
