@@ -421,7 +421,10 @@ def test_the_file_does_not_overwrite_its_rows(made, tmp_path, monkeypatch, capsy
     for name, content in (("e.npy", b""), ("t.npy", b"text")):
         (tmp_path / name).write_bytes(content)
         assert loader.main([str(tmp_path / name)]) == 2
-        assert "no readable .npy or .npz" in capsys.readouterr().err
+        assert "is no .npy or .npz" in capsys.readouterr().err
+    np.save(tmp_path / "o.npy", np.array([None]), allow_pickle=True)
+    assert loader.main([str(tmp_path / "o.npy")]) == 2
+    assert "no readable .npy or .npz (Object arrays" in capsys.readouterr().err
     assert loader.main([str(tmp_path)]) == 2
 
 

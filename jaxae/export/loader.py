@@ -455,6 +455,9 @@ def _is_on_record(path: str) -> bool:
 def _rows(path: str) -> np.ndarray:
     if not os.path.isfile(path):
         raise ExportError(f"{path} is no file; give the rows as a .npy or .npz")
+    with open(path, "rb") as file:
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+            raise ExportError(f"{path} is no .npy or .npz; save the rows as one of these")
     with _refusing(f"{path} is no readable .npy or .npz", "write it again"):
         stored = np.load(path, allow_pickle=False)
         if isinstance(stored, np.ndarray):
@@ -463,7 +466,7 @@ def _rows(path: str) -> np.ndarray:
             names = stored.files
             if "x_test" not in names and len(names) != 1:
                 raise ExportError(
-                    f"{path} holds {', '.join(names) or 'nothing'}; name the rows x_test"
+                    f"{path} holds {', '.join(names[:9]) or 'nothing'}; name the rows x_test"
                 )
             return stored["x_test" if "x_test" in names else names[0]]
 
