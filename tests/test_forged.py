@@ -186,7 +186,13 @@ def test_a_damaged_detector_leaves_what_does_not_need_it(copy):
     outcomes = found(copy)
     assert outcomes.pop("files") == outcomes.pop("detector") == "FAILED"
     assert {*outcomes.values()} == {"not checked"}
-    assert "data" not in outcomes or outcomes["data"] == "not checked"
+
+
+def test_a_run_whose_detector_is_gone_is_still_a_run(copy):
+    shutil.rmtree(copy / "detector")
+    outcomes = found(copy)
+    assert outcomes["files"] == outcomes["detector"] == "FAILED"
+    assert "data" not in outcomes
 
 
 def test_data_are_found_from_anywhere_and_by_links(home, copy, tmp_path, monkeypatch, capsys):

@@ -272,6 +272,7 @@ CROSS_DAMAGE = [  # what fails, how it is said, and what is done
     ("report", "recall is 0.5 in report.json", lambda f: changed(f / "report.json", recall=0.5)),
     ("report", "not as it was written", lambda f: changed(f / "report.json", alpha="low")),
     ("report", "report.json is not valid JSON", lambda f: (f / "report.json").write_text("{")),
+    ("decisions, scores", "not a readable .npz", lambda f: (f / "scores.npz").write_bytes(b"PK")),
 ]
 
 

@@ -69,12 +69,12 @@ def verify(path: Path, retrain: bool = False, sign: Path | None = None) -> list[
         return [check("export", checking.check, path, key), check("detector", _of_detector, path)]
     if (path / archive.DESCRIPTION).is_file():
         return [check("detector", runs.of_detector, path)]
-    if (path / "detector").is_dir():
-        run = Records(path, load)
+    run, has_detector = Records(path, load), (path / "detector").is_dir()
+    if not has_detector and cross.holds_p_values(path):
+        return cross.checked(run)
+    if has_detector or run.is_sealed:
         again = [check("trained again", of_training, run)] if retrain else []
         return [*runs.checked(run), *again]
-    if cross.holds_p_values(path):
-        return cross.checked(Records(path, load))
     raise UserError(f"{path} holds no run and no detector; name a run folder or an export")
 
 

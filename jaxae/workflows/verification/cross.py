@@ -1,16 +1,17 @@
 """The checks of cross-conformal p-values, whose models are kept in the last checkpoint alone."""
 
+import contextlib
 import re
 from pathlib import Path
 
 import numpy as np
 
 from jaxae.config import CrossConfig, for_scoring
-from jaxae.data.arrayfiles import read_npz
+from jaxae.data.arrayfiles import npz_names, read_npz
 from jaxae.devices import parallel
 from jaxae.errors import Unchecked, UserError
 from jaxae.methods import learners
-from jaxae.storage import checkpoint
+from jaxae.storage import checkpoint, disk
 from jaxae.training import train
 from jaxae.types import PyTree
 from jaxae.workflows.protocol import cross
@@ -29,9 +30,13 @@ _ARRAYS = ("test", "test_y", "test_is_anomaly", "test_id", "test_class_id", "p_v
 
 
 def holds_p_values(folder: Path) -> bool:
-    """Whether a folder holds a cross-conformal run."""
-    scores = folder / "scores.npz"
-    return scores.is_file() and "p_value" in read_npz(scores, ["p_value"])
+    """Whether a folder holds a cross-conformal run, by its scores or its report."""
+    with contextlib.suppress(UserError):
+        if "p_value" in npz_names(folder / "scores.npz"):
+            return True
+    with contextlib.suppress(UserError, TypeError):
+        return "p_values" in disk.read_json(folder / "report.json")
+    return False
 
 
 def checked(run: Records) -> list[Check]:

@@ -27,9 +27,10 @@ def of_training(run: Records) -> str:
         cfg = dataclasses.replace(run.config, data=run.found_at)
     folder = run.folder
     tuning = folder / run_folder.TUNING
-    if folder.resolve().parent.name == "members":  # trained as if it were alone
-        cfg = dataclasses.replace(cfg, devices=1)
-        tuning = folder.resolve().parents[1] / run_folder.TUNING
+    for path in (folder.absolute(), folder.resolve()):
+        if path.parent.name == "members":  # trained as if it were alone
+            cfg = dataclasses.replace(cfg, devices=1)
+            tuning = path.parents[1] / run_folder.TUNING
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
         plain = {"studies": (), "hosts": HostsConfig(), "tensorboard": False}
         again = dataclasses.replace(cfg, run_dir=f"{scratch}/run", **plain)

@@ -169,7 +169,9 @@ def _of_scores(run: Records) -> str:
     for name in [name for name in rows if name not in (*fresh._fields, "test_is_anomaly")]:
         if name not in arrays and run.is_other_version:
             continue
-        if not np.array_equal(arrays.get(name, ()), rows[name]):
+        if name not in arrays:
+            raise UserError(f"scores.npz lacks {name}")
+        if not np.array_equal(arrays[name], rows[name]):
             raise UserError(f"{name} in scores.npz is not that of the data")
     more = sorted({*arrays} - {*rows})
     if more:
