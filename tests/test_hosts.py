@@ -1,6 +1,7 @@
 """Many processes: started as a scheduler starts them, on the loopback of one machine."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from experiments import ecg_cross, one_vs_rest
 from jaxae import detectors
 from jaxae.cli import train
 from jaxae.config import ExperimentConfig, HostsConfig, checks
+from jaxae.config.fields import METHOD_SETTINGS
 from jaxae.config.grids import CrossConfig, ProtocolConfig
 from jaxae.devices import hosts, meeting
 from jaxae.errors import UserError
@@ -336,6 +338,22 @@ def test_any_other_setting_of_a_process_is_refused_by_name(cfg, monkeypatch):
     assert seen == OF_PROCESS
 
 
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """Settings of a user's method."""
+
+    depth: int = 3
+
+
+def test_settings_of_a_users_method_are_compared_too(monkeypatch):
+    monkeypatch.setitem(METHOD_SETTINGS, "theirs", Own)
+    one, two = (
+        run_folder.shared(ExperimentConfig("a", method="theirs", method_settings=Own(depth)), [])
+        for depth in (3, 4)
+    )
+    assert {n: (one[n], two[n]) for n in one if one[n] != two[n]} == {"theirs.depth": (3, 4)}
+
+
 def test_what_a_program_depends_on_is_compared(tmp_path, monkeypatch):
     """Also other data, versions, flags, tables of options and sources are refused."""
     (tmp_path / "table.json").write_text("{}")
@@ -357,12 +375,16 @@ def test_all_differences_of_many_processes_fit_into_one_line(monkeypatch):
         hosts.agree({})
 
 
-def met(address, indices, count=4, timeout=0.4):
-    """What happens to processes of these numbers: a meeting, or an error."""
+def met(address, indices, count=4, timeout=0.4, last=0):
+    """What happens to processes of these numbers: a meeting, or an error.
+
+    `last`: the count that the last one was told, if another.
+    """
 
     def one(index):
+        told = last if last and index == indices[-1] else count
         try:
-            return meeting.meet(address, index, count, timeout)
+            return meeting.meet(address, index, told, timeout)
         except UserError as error:
             return str(error)
 
@@ -396,6 +418,14 @@ def test_all_who_came_know_who_did_not(present, words, address):
     said = met(address, present)
     assert [words in each for each in said] == [True] * len(present)
     assert len({*said}) == 1
+
+
+def test_another_count_is_named(address):
+    said = met(address, [0, 1, 2], count=3, timeout=20.0, last=4)
+    assert len({*said}) == 1
+    assert (
+        "process 2 was started with --hosts.count 4, but process 0 with --hosts.count 3" in said[0]
+    )
 
 
 def test_who_finds_nobody_or_a_stranger_says_so(address):
