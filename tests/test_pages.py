@@ -16,7 +16,7 @@ from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
 from jaxae.detectors import evaluation
 from jaxae.errors import UserError
-from jaxae.reports import pages
+from jaxae.reports import listing, pages
 from jaxae.reports.pages import run as single
 from jaxae.stats import conformal, intervals, metrics
 from jaxae.storage import manifest
@@ -276,6 +276,7 @@ NOT_FINITE = np.full(48, np.nan, np.float32)
         ({"train": -np.inf * np.ones(9)}, {}, "train is -inf in row 0"),
         ({"test": np.full(48, 1e300)}, {}, "test is 1e[+]300 in row 0"),
         ({"test": np.array(["a"] * 48)}, {}, "test is <U1"),
+        ({"p_value": np.full(48, 1.5)}, {}, "p_value is 1.5 in row 0"),
         ({"test": np.zeros((48, 1))}, {}, "of shapes"),
         ({"test_y": np.zeros(3, bool)}, {}, "of shapes"),
         ({"test_row_digest": np.zeros(3, np.uint64)}, {}, "of shapes"),
@@ -324,6 +325,10 @@ def test_files_that_changed_since_the_run_ended_are_refused(folder, tmp_path):
             file.write(b"\n")
         with pytest.raises(UserError, match=rf"{name} has changed since the run ended; restore"):
             pages.write(run)
+    (run / "manifest.json").write_text('{"files": {}}')
+    with pytest.raises(UserError, match=r"manifest\.json is not as it was written"):
+        pages.write(run)
+    shutil.copy(folder / "run1/manifest.json", run)
     shutil.rmtree(run / "checkpoints")  # no page needs them
     shutil.copy(folder / "run1/arrays/cases.npz", run / "arrays")
     pages.write(run)
@@ -343,3 +348,13 @@ def test_what_was_made_from_scores_goes_with_them(folder, tmp_path):
     assert (run / "figures/mine.png").exists()
     assert (run / "figures/roc_pr.png").exists()
     assert manifest.changed(run) == {}
+
+
+def test_the_list_marks_what_is_damaged(tmp_path):
+    for name, auroc in (("whole", 0.7), ("damaged", 7)):
+        (tmp_path / name).mkdir()
+        report = {"name": name, "auroc": auroc, "auroc_interval": [0.6, 0.8]}
+        (tmp_path / name / "report.json").write_text(json.dumps(report))
+    damaged, whole = listing.finished(tmp_path)
+    assert (damaged["auroc"], whole["auroc"]) == (None, 0.7)
+    assert "damaged: auroc is 7, not a share" in listing.table([damaged, whole])

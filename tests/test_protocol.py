@@ -182,6 +182,10 @@ def test_what_is_scored_again_withdraws_all_that_was_made_of_it(data, two, tmp_p
     """A slice of a finished grid: what is left says nothing of the whole."""
     cfg = of_two(data, shutil.copytree(two, tmp_path / "run"))
     pages.write(tmp_path / "run")
+    protocol.run(cfg)  # makes the report again, so the page is of another
+    assert not (tmp_path / "run/report.html").exists()
+    assert manifest.changed(tmp_path / "run") == {}
+    pages.write(tmp_path / "run")
     made = ("manifest.json", "report.json", "report.html", "figures/one_vs_rest.png")
     assert all((tmp_path / "run" / name).exists() for name in made)
     other = dataclasses.replace(cfg, score="mae", members="0:1")
@@ -524,15 +528,15 @@ def test_a_damaged_member_is_not_finished(data, tmp_path, name, text):
     assert not expansion.is_finished(member, "digest")
 
 
-def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path):
+@pytest.mark.parametrize("differs", ["test_id", "test_row_digest"])
+def test_members_that_judged_other_rows_are_not_put_together(data, tmp_path, differs):
     members = expansion.expand(whole(data, tmp_path, classes=(0,)))[0]
     for i, member in enumerate(members):
         member.run_path.mkdir(parents=True)
         y = np.arange(5) % 2 == 1
-        np.savez(
-            member.run_path / "scores.npz",
-            test=np.arange(5.0), test_y=y, test_id=np.arange(5) + i, test_class_id=y.astype(int),
-        )  # fmt: skip
+        arrays = {"test": np.arange(5.0), "test_y": y, "test_class_id": y.astype(int)}
+        arrays |= dict.fromkeys(("test_id", "test_row_digest"), np.arange(5))
+        np.savez(member.run_path / "scores.npz", **arrays | {differs: np.arange(5) + i})
     with pytest.raises(
         UserError, match="class0-seed1 and seed 0 of its class have different test rows"
     ):

@@ -10,7 +10,7 @@ import time
 from jaxae.config import ExperimentConfig
 from jaxae.config.grids import ProtocolConfig
 from jaxae.devices import hosts, parallel
-from jaxae.reports import plots, protocols
+from jaxae.reports import derived, plots, protocols
 from jaxae.storage import disk, manifest, outputs, run_folder
 from jaxae.workflows import baselines
 from jaxae.workflows.protocol import cross, sharing, training
@@ -84,6 +84,7 @@ def _report(
         report = protocols.make(cfg, members, datasets, baseline)
         report |= {"wall_s": time.perf_counter() - clock}
         manifest.withdraw(cfg.run_path)
+        derived.withdraw(cfg.run_path)  # of another call, perhaps with other classes
         disk.write_json(cfg.run_path / "report.json", report)
         (drawn,) = plots.draw(cfg.run_path, plots.PROTOCOL_FIGURES)
         manifest.seal(cfg.run_path)

@@ -17,7 +17,7 @@ from jaxae.data import sources
 from jaxae.devices import hosts, members, parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.reports import media, plots
+from jaxae.reports import derived, media
 from jaxae.storage import checkpoint, disk, logs, manifest, run_folder
 from jaxae.training import grid, selection, train
 from jaxae.types import Dataset, Learner, PyTree, Source, TrainState
@@ -139,7 +139,8 @@ def _opened(
         opened: dict[ExperimentConfig, Opened] = {}
         with reported(cfg) if mine else contextlib.nullcontext():
             if mine and hosts.first():
-                _withdraw(cfg.run_path)
+                manifest.withdraw(cfg.run_path)
+                derived.withdraw(cfg.run_path)
             for member in mine:
                 dataset, its_loggers = (
                     datasets[member.data],
@@ -168,14 +169,6 @@ def _remove_checkpoints(cfg: ProtocolConfig) -> None:
         for checkpoints in filter(Path.is_dir, _checkpoints(cfg)) if hosts.first() else ():
             manifest.withdraw(cfg.run_path)
             shutil.rmtree(checkpoints)
-
-
-def _withdraw(folder: Path) -> None:
-    """Remove what was made from members that are not yet finished, or no longer."""
-    manifest.withdraw(folder)
-    figures = (f"figures/{name}.png" for name in plots.PROTOCOL_FIGURES)
-    for name in ("report.json", "report.html", *figures):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _checkpoints(cfg: ProtocolConfig) -> list[Path]:
