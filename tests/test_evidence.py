@@ -1,0 +1,283 @@
+"""Whatever is changed in a run, a grid or an export, `jaxae verify` finds it."""
+
+import collections
+import json
+import re
+import shutil
+from pathlib import Path
+
+import forging
+import numpy as np
+import pytest
+from probes import images, tiny, write_npz
+
+from jaxae.cli import main as cli
+from jaxae.config.grids import CrossConfig, ProtocolConfig
+from jaxae.errors import UserError
+from jaxae.workflows import experiment, protocol, verification
+
+TABLE = Path(__file__).parents[1] / "docs/scale.md"
+
+
+def finished(folder, data, **changes):
+    """A run of two checkpoints, with the arrays, the table and the figures of studies."""
+    settings = {"train__checkpoint_every": 1, "train__keep_checkpoints": 0, "studies": ("costs",)}
+    experiment.run(tiny(data__name=f"npz:{data}", run_dir=str(folder), **settings | changes))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evidence")
+    return finished(root / "run", write_npz(root / "x.npz", n=24))
+
+
+@pytest.fixture(scope="module")
+def originals(run):
+    """Everything that is verified, and an `other` run whose files take the place of its files."""
+    root, x, y = run.parent, images(70), np.arange(70) % 2
+    finished(root / "other", root / "x.npz", seed=1)
+    for name in ("run", "other"):
+        cli.main(["report", str(root / name)])
+        cli.main(["export", str(root / name), str(root / f"{name}.zip")])
+    np.savez(root / "rows.npz", x_train=x[:30])
+    finished(root / "unlabelled", root / "rows.npz", studies=())
+    x = x * (0.7 + 0.3 * y[:, None, None, None])
+    np.savez(root / "two.npz", x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+
+    def of_tiny(kind, name, data, **more):
+        cfg = tiny(data__name=f"npz:{data}", run_dir=str(root / name))
+        return kind(**{field: getattr(cfg, field) for field in cfg.__dataclass_fields__}, **more)
+
+    protocol.run(of_tiny(ProtocolConfig, "grid", root / "two.npz", seeds=1, baselines=("pca",)))
+    cli.main(["report", str(root / "grid")])
+    protocol.cross.run(of_tiny(CrossConfig, "cross", root / "x.npz", folds=2, alpha=0.1))
+    return root
+
+
+def failed(path):
+    """The names of the checks that fail; a `UserError` fails them all, anything else the test."""
+    try:
+        checks = verification.verify(path)
+    except UserError as error:
+        checks = [verification.Check("refused", "FAILED", str(error))]
+    assert not any("\n" in check.words for check in checks)
+    found = [check.name for check in checks if check.outcome == "FAILED"]
+    gone = not (path / "manifest.json").is_file()
+    return found or [check.name for check in checks if gone and not check.ok]
+
+
+def tally_of(original, count, seed, scratch, change, content):
+    """How often each check found one of many random changes of a copy, or none can."""
+    tally = collections.Counter()
+    for i in range(count):
+        rng, copy = np.random.default_rng([seed, i]), scratch / original.name
+        (shutil.copytree if original.is_dir() else shutil.copy)(original, copy)
+        before = content(copy)
+        what = change(copy, rng)
+        if is_same(before, content(copy)):
+            tally["same"] += 1
+        else:
+            names = failed(copy)
+            assert names, f"{original.name}: {what} is not found (change {i} of seed {seed})"
+            tally.update(names)
+        for path in [*scratch.iterdir()]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return tally
+
+
+def is_same(before, now):
+    """Whether all is as it was, but for a file of the user's beside those of the run."""
+    if isinstance(before, list) or not now:
+        return before == now
+    more = now.keys() - before.keys()
+    are_users = [re.fullmatch(r"(members/[^/]+/)?copy of [^/]+", name) for name in more]
+    return all(are_users) and now == before | {name: now[name] for name in more}
+
+
+def folder_changed(other):
+    return lambda copy, rng: forging.change(copy, other, rng)
+
+
+def export_changed(other):
+    return lambda copy, rng: forging.change_export(copy, other, rng, copy.parent)
+
+
+def test_changes_of_a_run_are_found(run, tmp_path):
+    assert not failed(run)
+    tally = tally_of(run, 30, 0, tmp_path, folder_changed(run), forging.content)
+    assert tally["same"] < 9  # such as a file replaced by itself
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run", "grid", "cross", "unlabelled"])
+def test_many_changes_of_folders_are_found(name, originals, tmp_path):
+    assert not failed(originals / name)
+    changed = folder_changed(originals / "other")
+    tally = tally_of(originals / name, 420, 1, tmp_path, changed, forging.content)
+    assert tally["same"] < 40
+    assert len(tally) > 4  # checks of all kinds have something to find
+
+
+@pytest.mark.slow
+def test_many_changes_of_exports_are_found(originals, tmp_path):
+    path = originals / "run.zip"
+    assert not failed(path)
+    changed = export_changed(originals / "other.zip")
+    tally = tally_of(path, 420, 1, tmp_path, changed, forging.entries)
+    assert tally["same"] < 90
+
+
+WAYS = ("flipped", "value", "swapped", "another's", "deleted")
+# What is changed, as in the documentation -> what it is in, and one such file.
+FILES = {
+    "`config.json`": ("run", "config.json"),
+    "`data.json`": ("run", "data.json"),
+    "`report.json`": ("run", "report.json"),
+    "`scores.npz`": ("run", "scores.npz"),
+    "`metrics.jsonl`": ("run", "metrics.jsonl"),
+    "`provenance.jsonl`": ("run", "provenance.jsonl"),
+    "`tuning.json`": ("run", "tuning.json"),
+    "`detector/description.json`": ("run", "detector/description.json"),
+    "`detector/arrays-*.npz`": ("run", "detector/arrays-*.npz"),
+    "`checkpoints/`, an earlier epoch": ("run", "checkpoints/1/state/d/*"),
+    "`checkpoints/`, the last epoch": ("run", "checkpoints/2/state/d/*"),
+    "`checkpoints/*/digests.json`": ("run", "checkpoints/2/digests.json"),
+    "`arrays/`": ("run", "arrays/*.npz"),
+    "`figures/`": ("run", "figures/*.png"),
+    "tables of studies": ("run", "costs.md"),
+    "`report.html`": ("run", "report.html"),
+    "`manifest.json`": ("run", "manifest.json"),
+    "grid: `report.json`": ("grid", "report.json"),
+    "grid: `members/*/report.json`": ("grid", "members/*/report.json"),
+    "grid: `members/*/scores.npz`": ("grid", "members/*/scores.npz"),
+    "grid: `members/*/manifest.json`": ("grid", "members/*/manifest.json"),
+    "grid: `baselines/`": ("grid", "baselines/*.npz"),
+    "grid: `tuning.json`": ("grid", "tuning.json"),
+    "cross-conformal: `scores.npz`": ("cross", "scores.npz"),
+    "cross-conformal: `report.json`": ("cross", "report.json"),
+    "cross-conformal: `checkpoints/`": ("cross", "checkpoints/2/state/d/*"),
+    "export: `manifest.json`": ("run.zip", "manifest.json"),
+    "export: `detector/description.json`": ("run.zip", "detector/description.json"),
+    "export: `detector/arrays-*.npz`": ("run.zip", "detector/arrays-*.npz"),
+    "export: `program.bin`": ("run.zip", "program.bin"),
+    "export: `golden.npz`": ("run.zip", "golden.npz"),
+    "export: `model_card.json`": ("run.zip", "model_card.json"),
+    "export: `MODEL_CARD.md`": ("run.zip", "MODEL_CARD.md"),
+    "export: `loader.py`": ("run.zip", "loader.py"),
+    "export: `__main__.py`": ("run.zip", "__main__.py"),
+    "export: `flatbuffers/`": ("run.zip", "flatbuffers/*.py"),
+}
+
+
+# Values of a record that no other record repeats: with new digests, these alone may change.
+ALONE = {
+    ("run", "report.json"): {"warnings", "compile_s", "wall_s"},
+    ("unlabelled", "report.json"): {"warnings", "compile_s", "wall_s"},
+    ("cross", "report.json"): {"wall_s"},
+    ("grid", "report.json"): {"wall_s"},
+    ("run", "config.json"): set(),
+    ("run", "detector/description.json"): {"format", "jaxae"},
+    ("run", "metrics.jsonl"): {"1 epoch", "1 loss", "1 valid_loss"},
+    ("run.zip", "manifest.json"): {"jax"},
+}
+ROUNDED = {"p_value"}  # found if it is off by more than a rank
+
+
+def sealed(copy, archive, is_forged=True):
+    """A folder, or the archive of an unpacked one, with new digests if it is forged."""
+    is_export = archive.suffix == ".zip"
+    if is_forged:
+        (forging.reseal_export if is_export else forging.reseal)(copy)
+    if is_export:
+        forging.pack(archive, copy)
+    return archive if is_export else copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "file"), ALONE)
+def test_every_value_follows_from_others(name, file, originals, tmp_path):
+    is_export, copy = name.endswith(".zip"), tmp_path / "copy"
+    (forging.unpacked if is_export else shutil.copytree)(originals / name, copy)
+    path, passing = copy / file, set()
+    as_written = path.read_text()
+    is_lines = path.suffix == ".jsonl"
+    lines = as_written.splitlines() if is_lines else [as_written]
+    of_lines = {str(i): json.loads(line) for i, line in enumerate(lines, 1)}
+    value = of_lines if is_lines else of_lines["1"]
+    for at in forging.paths_in(value):
+        changed = forging.with_other(value, at)
+        parts = (
+            [json.dumps(line) for line in changed.values()] if is_lines else [json.dumps(changed)]
+        )
+        path.write_text("\n".join([*parts, ""]))
+        is_free = "cost_" in at[-1] or at[-1] == "digest" or at[0] == "digests"  # of studies
+        if not (is_free or failed(sealed(copy, tmp_path / name))):
+            passing.add(" ".join(at))
+    assert passing == ALONE[name, file]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run", "unlabelled", "cross", "grid/members/class0-seed0"])
+def test_every_array_follows_from_others(name, originals, tmp_path):
+    copy = shutil.copytree(originals / name, tmp_path / "copy")
+    with np.load(copy / "scores.npz") as stored:
+        arrays = dict(stored)
+    for one in arrays.keys() - ROUNDED:
+        changed = arrays[one].copy()
+        changed[0] = ~changed[0] if changed.dtype == bool else forging.with_other(changed[0], ())
+        np.savez(copy / "scores.npz", **arrays | {one: changed})
+        forging.reseal(copy)
+        assert failed(copy), one
+
+
+def changed_by(way, row, originals, scratch, is_forged):
+    """The checks that find a change of a file; None if the change leaves it as it is."""
+    name, pattern = FILES[row]
+    original, other, copy = originals / name, originals / "other", scratch / "copy"
+    if original.is_file():
+        other = forging.unpacked(originals / "other.zip", scratch / "others")
+        forging.unpacked(original, copy)
+    else:
+        shutil.copytree(original, copy)
+    path, rng = sorted(copy.glob(pattern))[0], np.random.default_rng(0)
+    _, change = forging.OF_SUFFIX.get(path.suffix, ("", forging.OF_ANY["flipped"]))
+    before = forging.value_of(path)
+    if path.suffix == ".json" and way == "value":
+        value = json.loads(path.read_bytes())
+        places = [at for at in forging.paths_in(value) if "digest" not in "".join(at)]
+        path.write_text(json.dumps(forging.with_other(value, places[len(places) // 2])))
+    else:
+        (forging.OF_ANY | {"value": change})[way](path, copy, other, rng)
+    found = None
+    if forging.value_of(path) != before:
+        names = failed(sealed(copy, scratch / name, is_forged))
+        found = {re.sub(r" \d+$|^class.*", "", name) or "member" for name in names}
+    shutil.rmtree(copy)
+    return found
+
+
+def in_words(found):
+    """The first check that finds all changes, or several that do so together."""
+    found = [names for names in found if names is not None]
+    if not all(found):
+        return "-"
+    common = sorted(set.intersection(*found), reverse="export" in found[0])[:1]
+    common = common or sorted({*map(min, found)})
+    return " or ".join(f"`{name}`" for name in common)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", FILES)
+def test_the_table_of_changes_is_true(row, originals, tmp_path):
+    """Each kind of change of each file is found by the check that the documentation names."""
+    plain, forged = (
+        [changed_by(way, row, originals, tmp_path, is_forged) for way in WAYS]
+        for is_forged in (False, True)
+    )
+    assert all(names for names in plain if names is not None)
+    cells = [in_words(found) for found in (plain, forged[:4], forged[4:])]
+    if "export" not in row and row.endswith(("manifest.json`", "digests.json`")):
+        cells[1:] = ["written anew"] * 2
+    line = f"| {' | '.join([row, *cells])} |"
+    assert line in TABLE.read_text().splitlines()
