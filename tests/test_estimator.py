@@ -229,6 +229,10 @@ def test_rows_that_cannot_be_judged_are_value_errors(fitted):
     for bad in (np.full((3, 6), np.nan), np.zeros((3, 5)), np.zeros((0, 6)), [["a"] * 6]):
         with pytest.raises(ValueError):  # noqa: PT011 - the words are scikit-learn's
             fitted.predict(bad)
+    masked = np.ma.masked_less(rows(60), 0.5)
+    for judge in (fitted.predict, AutoencoderDetector().fit):
+        with pytest.raises(UserError, match="masked values"):
+            judge(masked)
     with pytest.raises(UserError, match="n_samples = 2"):
         AutoencoderDetector().fit(rows(2))
 

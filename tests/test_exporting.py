@@ -152,6 +152,13 @@ def test_rows_that_it_does_not_judge(rows, says, made):
         loader.load(made[0]).judge(rows)
 
 
+def test_a_detector_refuses_masked_rows_too(made):
+    rows = np.ma.masked_array(made[2], mask=made[2] == made[2].max())
+    with pytest.raises(UserError, match="masked values"):
+        detectors.judge(detectors.load(made[1] / "detector"), rows)
+    assert len(detectors.judge(detectors.load(made[1] / "detector"), rows.data).score) == len(rows)
+
+
 def files_of(path):
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
@@ -316,6 +323,10 @@ def test_what_another_version_wrote_is_not_checked_and_said(made, tmp_path):
     assert program == files[loader.PROGRAM]  # from other lines of code
     with pytest.raises(Unchecked, match="its program is another"):
         checking.check(sealed(files | {loader.PROGRAM: program + bytes(4)}, out))
+    unreadable = files | {loader.PROGRAM: b"of a later format"}
+    with pytest.raises(Unchecked, match="cannot be read"):
+        checking.check(sealed(unreadable, out, jax="99.0"))
+    refused(sealed(unreadable, out), "cannot be read", checking.check)
 
 
 def first_format(path, out, **changed):

@@ -70,7 +70,7 @@ def main(folder: Path, epochs: int) -> None:
         train=dataclasses.replace(CONFIG.train, epochs=epochs),
     )
     experiment.run(cfg)
-    exporting.write(folder / _RUN, folder / _EXPORT)
+    exporting.write(folder / _RUN, folder / _EXPORT, overwrite=True)
 
 
 if __name__ == "__main__":
