@@ -156,6 +156,7 @@ def test_a_change_is_found_even_if_the_manifest_fits(copy, what):
         lambda run: next(run.glob("arrays/*")).write_bytes(b""),
         lambda run: (run / "figures/more.png").touch(),
         lambda run: (run / "manifest.json").write_text("{}"),
+        values("manifest.json", "format", value=True),
     ],
 )
 def test_what_only_the_manifest_can_tell(copy, change):

@@ -73,7 +73,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; NaN is an error, since it is not JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

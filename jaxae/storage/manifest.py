@@ -74,7 +74,7 @@ def read(folder: Path) -> Manifest:
     stored = disk.read_json(path, remedy)
     files = stored.get("files") if isinstance(stored, dict) else None
     is_whole = isinstance(files, dict) and all(isinstance(d, str) for d in files.values())
-    if not is_whole or stored != _content(files):
+    if not is_whole or path.read_bytes() != disk.json_bytes(_content(files)):
         raise UserError(f"{path} is not as it was written; {remedy}")
     return Manifest(files)
 
@@ -144,7 +144,8 @@ def _in_checkpoint(digests: Path) -> list[Path]:
 
 def _content(files: dict[str, str]) -> dict:
     """The content of the file; its own digest tells a damaged manifest from damaged files."""
-    lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(files.items()))
+    files = dict(sorted(files.items()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in files.items())
     return {
         "format": _FORMAT,
         "files": files,
@@ -153,4 +154,4 @@ def _content(files: dict[str, str]) -> dict:
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:
-    disk.write_json(folder / NAME, _content(dict(sorted(files.items()))))
+    disk.write_json(folder / NAME, _content(files))

@@ -66,7 +66,7 @@ def of_detector(folder: Path) -> str:
     recorded = archive.read_description(folder)
     refuse_differences(recorded, follows, archive.DESCRIPTION, is_other)
     state = scoring.fit_rule(about.config.threshold.rule, decision.calibration).state
-    size = np.abs(decision.calibration).max()
+    size = np.median(np.abs(decision.calibration))
     for name in sorted({*state, *decision.state}):
         new, old = (np.asarray(part.get(name, np.nan)) for part in (state, decision.state))
         if not np.allclose(new, old, rtol=_ROUNDING, atol=_ROUNDING * size):
