@@ -72,7 +72,7 @@ def score_file(
     reason = calibration.why_no_guarantee(detector.about.config)
     count = anomalies = 0
     explanations: list[str] = []
-    with naming_input(rows), _opened(out, named, _features(detector)) as write:
+    with _opened(out, named, _features(detector)) as write, naming_input(rows):
         for judgement, why in _judged(detector, raw, explain):
             if why:
                 explanations = _describe(detector, judgement, why, out)

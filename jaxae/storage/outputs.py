@@ -156,7 +156,7 @@ def _why_not(out: Path, suffixes: Sequence[str], inputs: Iterable[Path], overwri
     if out.exists() and not out.is_file():
         return ": it is not a file; name another"
     if (out.exists() or out.is_symlink()) and not overwrite:
-        return f": it exists; add --overwrite to replace it, or name another {kinds}"
+        return ": it exists; add --overwrite to replace it, or name another file"
     disk.probe(out)
     return ""
 
