@@ -82,6 +82,7 @@ def check_contract(folder, report):
     assert [row["epoch"] for row in rows] == list(range(1, report["epochs"] + 1))
     with np.load(folder / "scores.npz") as scores:
         of_test = ("test", "test_is_anomaly", "test_y", "test_class_id", "test_id")
+        of_test += ("test_row_digest",)
         assert scores.keys() == {"train", "valid", *of_test}
         assert {scores[name].shape for name in of_test} == {(len(scores["test"]),)}
         assert len(scores["train"]) == report["n_train"]
