@@ -58,7 +58,7 @@ def _to_nowhere(path, root, other, rng):
 def _others(path, root, other, rng):
     """Replaced by the file of this name, or else this kind, of another run."""
     name = path.relative_to(root)
-    alike = sorted(p for p in other.rglob(f"*{path.suffix}") if p.is_file() and p.name != ".lock")
+    alike = [p for p in files_of(other) if p.suffix == path.suffix]
     alike = alike or files_of(other)
     files = [other / name] if (other / name).is_file() else alike
     shutil.copy(files[int(rng.integers(len(files)))], path)
@@ -202,8 +202,8 @@ def reseal(folder):
 
 
 def files_of(root):
-    """The files below a folder, but the lock."""
-    return sorted(p for p in root.rglob("*") if p.is_file() and p.name != ".lock")
+    """The files below a folder, but the hidden ones, such as locks."""
+    return sorted(p for p in root.rglob("*") if p.is_file() and p.name[0] != ".")
 
 
 def change(root, other, rng):
