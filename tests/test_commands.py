@@ -74,7 +74,7 @@ def test_a_whole_run_is_verified(run, capsys):
         "report",
     ]
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in names]
-    assert "48 test and 86 training rows scored as recorded, bit for bit" in lines[-3]
+    assert "48 test and 86 training rows scored as recorded, bit for bit; 0 decisions" in lines[-3]
     cli.main(["verify", str(run / "detector"), "--json"])
     (found,) = json.loads(capsys.readouterr().out)
     assert found["outcome"] == "ok"

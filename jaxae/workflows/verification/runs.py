@@ -179,7 +179,10 @@ def _of_scores(run: Records) -> str:
     exact = "bit for bit" if not worst else f"to within {worst:.0e}"
     kind = "test" if data.is_labelled else "held-out"
     n = [len(part) for part in fresh]
-    return f"{n[2]} {kind} and {n[0]} training rows scored as recorded, {exact}"
+    decided = scoring.decide(detector.decision, fresh.test)
+    flipped = int(np.sum(decided != scoring.decide(detector.decision, recorded.test)))
+    scored = f"{n[2]} {kind} and {n[0]} training rows scored as recorded, {exact}"
+    return f"{scored}; {flipped} decisions differ"
 
 
 @parallel.on_host()
