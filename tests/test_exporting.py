@@ -323,6 +323,8 @@ def test_what_another_version_wrote_is_not_checked_and_said(made, tmp_path):
     assert program == files[loader.PROGRAM]  # from other lines of code
     with pytest.raises(Unchecked, match="its program is another"):
         checking.check(sealed(files | {loader.PROGRAM: program + bytes(4)}, out))
+    with pytest.raises(Unchecked, match=r"program is of JAX 99\.0, not the one here"):
+        checking.check(sealed(files | {loader.PROGRAM: program + bytes(4)}, out, jax="99.0"))
     unreadable = files | {loader.PROGRAM: b"of a later format"}
     with pytest.raises(Unchecked, match="cannot be read"):
         checking.check(sealed(unreadable, out, jax="99.0"))

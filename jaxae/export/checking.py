@@ -171,6 +171,8 @@ def _doubts(manifest: dict, files: dict[str, bytes], detector: Detector, is_own:
     """What of code and program could not be compared."""
     if not is_own:
         return [f"its code is of another jaxae, {manifest.get('exported_by')}, and not compared"]
-    if manifest["jax"] == jax.__version__ and files[loader.PROGRAM] != serialised_program(detector):
+    if manifest["jax"] != jax.__version__:
+        return [f"its program is of JAX {manifest['jax']}, not the one here: only golden rows agree"]
+    if files[loader.PROGRAM] != serialised_program(detector):
         return ["its program is another than these versions make, though golden rows agree"]
     return []
