@@ -179,7 +179,7 @@ def test_files_of_a_logger_are_free(copy):
     (copy / "tensorboard/events").write_text("mine")
     assert found(copy) == {}
     manifest.seal(copy)
-    assert not {"events.log", "tensorboard/events"} & {*manifest.read(copy).files}
+    assert not {"events.log", "tensorboard/events"} & {*manifest.read(copy)}
 
 
 def test_a_damaged_detector_leaves_what_does_not_need_it(copy):

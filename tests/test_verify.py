@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import forging
 import numpy as np
 import pytest
 from probes import DEVICES, edit, images, tiny, write_npz
@@ -13,7 +14,6 @@ from probes import DEVICES, edit, images, tiny, write_npz
 from jaxae.cli import main as cli
 from jaxae.config.grids import CrossConfig, ProtocolConfig
 from jaxae.data.arrayfiles import read_npz
-from jaxae.storage import manifest
 from jaxae.workflows import protocol, verification
 
 KINDS = ("ok", "FAILED")
@@ -41,7 +41,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("verify") / "grid"
-    protocol.run(grid(folder, data))
+    protocol.run(grid(folder, data, devices=1))
     return folder
 
 
@@ -148,17 +148,10 @@ DAMAGE = [  # what fails, how it is said, and what is done
 ]
 
 
-def forged(folder):
-    """Make the manifests fit, so that only what is computed again can tell."""
-    for member in folder.glob("members/*"):
-        manifest.seal(member)
-    manifest.seal(folder)
-
-
 @pytest.mark.parametrize(("failing", "says", "damage"), DAMAGE)
 def test_what_is_not_as_it_was_is_named(copy, capsys, failing, says, damage):
     damage(copy)
-    forged(copy)
+    forging.reseal(copy)
     _, failed, error = verified(copy, capsys)
     assert [*failed] == failing.split()
     assert says in next(iter(failed.values()))
@@ -166,7 +159,7 @@ def test_what_is_not_as_it_was_is_named(copy, capsys, failing, says, damage):
 
 
 def test_members_of_an_earlier_call_with_more_seeds_may_stay(data, copy, capsys):
-    protocol.run(grid(copy, data, seeds=1))
+    protocol.run(grid(copy, data, seeds=1, devices=1))
     ok, failed, _ = verified(copy, capsys)
     assert [*ok] == [*MEMBERS, "files", "report"]
     assert not failed
@@ -209,7 +202,7 @@ def test_the_points_of_a_sweep_are_compared(data, tmp_path, capsys):
     shutil.move(one, tmp_path / "kept")
     shutil.move(other, one)
     shutil.move(tmp_path / "kept", other)
-    forged(tmp_path / "run")
+    forging.reseal(tmp_path / "run")
     _, failed, _ = verified(tmp_path / "run", capsys)
     assert failed["report"] == "class0-seed0-lr0.001 holds the member class0-seed0-lr0.003"
 
@@ -283,7 +276,7 @@ def test_p_values_that_are_not_as_they_were_are_named(
 ):
     copy = shutil.copytree(crossed, tmp_path / "copy")
     damage(copy)
-    forged(copy)
+    forging.reseal(copy)
     _, failed, error = verified(copy, capsys)
     assert failing in ", ".join(failed)
     assert says in " ".join(failed.values())

@@ -172,7 +172,7 @@ def _doubts(manifest: dict, files: dict[str, bytes], detector: Detector, is_own:
     if not is_own:
         return [f"its code is of another jaxae, {manifest.get('exported_by')}, and not compared"]
     if manifest["jax"] != jax.__version__:
-        return [f"its program is of JAX {manifest['jax']}, not the one here: only golden rows agree"]
+        return [f"its program is of JAX {manifest['jax']}, not the one here, and not compared"]
     if files[loader.PROGRAM] != serialised_program(detector):
         return ["its program is another than these versions make, though golden rows agree"]
     return []

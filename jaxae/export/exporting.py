@@ -98,15 +98,9 @@ def _check_run(run: Path, source: Path) -> None:
         print(f"note: {folder} has no {manifest.NAME}: not checked for changes", file=sys.stderr)
         return
     paths = [folder / "report.json", *(source / name for name in archive.names(source))]
-    names = [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
-    recorded = manifest.read(folder).files
-    wrong = dict.fromkeys({*names} - {*recorded}, "is not on record")
-    wrong |= manifest.changed(folder, [*names, "report.json"])
-    for name, how in wrong.items():
-        raise UserError(
-            f"{folder / name} {how} since the run ended; restore it. See: jaxae verify "
-            f"{shlex.quote(str(folder))}"
-        )
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    remedy = f"restore it. See: jaxae verify {shlex.quote(str(folder))}"
+    manifest.refuse_changed(folder, names, remedy)
 
 
 def save(out: Path, content: bytes) -> None:

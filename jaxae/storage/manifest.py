@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from jaxae.devices import hosts
 from jaxae.errors import UserError
@@ -25,12 +25,6 @@ FILES = (
 )
 FOLDERS = ("arrays", "baselines", "checkpoints", "detector", "figures")
 _FORMAT = 1
-
-
-class Manifest(NamedTuple):
-    """The digests on record."""
-
-    files: dict[str, str]  # path in the folder, with "/" -> SHA-256 in hexadecimal
 
 
 def seal(folder: Path, more: Iterable[str] = ()) -> None:
@@ -60,31 +54,30 @@ def add(folder: Path, path: Path) -> None:
       UserError: the manifest is damaged.
     """
     if (folder / NAME).is_file():
-        files = read(folder).files
-        _write(folder, files | {path.relative_to(folder).as_posix(): disk.digest_of(path)})
+        _write(folder, read(folder) | {path.relative_to(folder).as_posix(): disk.digest_of(path)})
 
 
-def read(folder: Path) -> Manifest:
-    """The manifest of a folder.
+def read(folder: Path) -> dict[str, str]:
+    """The digests on record: path in the folder, with "/" -> SHA-256 in hexadecimal.
 
     Raises:
       UserError: there is none, or it is damaged.
     """
     path, remedy = folder / NAME, "restore the file, or remove it and run the same command again"
     stored = disk.read_json(path, remedy)
-    files = stored.get("files") if isinstance(stored, dict) else None
+    files: Any = stored.get("files") if isinstance(stored, dict) else None
     is_whole = isinstance(files, dict) and all(isinstance(d, str) for d in files.values())
     if not is_whole or path.read_bytes() != disk.json_bytes(_content(files)):
         raise UserError(f"{path} is not as it was written; {remedy}")
-    return Manifest(files)
+    return files
 
 
 def changed(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
-    """The covered files that are not as recorded.
+    """The files that are not as recorded.
 
     Args:
       folder: the run folder.
-      names: compare only these, if they are on record; None = all, and whether there are others.
+      names: compare only these, as far as they exist or are on record; None = all.
 
     Returns:
       Name -> "has changed", "is missing" or "is not on record".
@@ -92,15 +85,15 @@ def changed(folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
     Raises:
       UserError: there is no manifest, or it is damaged.
     """
-    files = read(folder).files
-    found = {}
-    for name in files if names is None else files.keys() & {*names}:
-        if not (folder / name).is_file():
+    files, found = read(folder), dict[str, str]()
+    for name in dict.fromkeys((*files, *_covered(folder)) if names is None else names):
+        is_there = (folder / name).is_file()
+        if name not in files:
+            found |= {name: "is not on record"} if is_there else {}
+        elif not is_there:
             found[name] = "is missing"
         elif disk.digest_of(folder / name) != files[name]:
             found[name] = "has changed"
-    if names is None:
-        found |= {name: "is not on record" for name in _covered(folder) if name not in files}
     return found
 
 
@@ -119,7 +112,8 @@ def refuse_changed(folder: Path, names: Iterable[str] | None, remedy: str) -> No
     """
     if (folder / NAME).is_file():
         for name, how in changed(folder, names).items():
-            raise UserError(f"{folder / name} {how} since the run ended; {remedy}")
+            when = " since the run ended" if how == "has changed" else ""
+            raise UserError(f"{folder / name} {how}{when}; {remedy}")
 
 
 def _covered(folder: Path) -> Iterator[str]:

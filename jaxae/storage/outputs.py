@@ -185,7 +185,7 @@ def _is_grid(folder: Path) -> bool:
 
 def _on_record(folder: Path) -> Collection[str]:
     try:
-        return manifest.read(folder).files
+        return manifest.read(folder)
     except UserError:  # none, or damaged: the names above remain
         return ()
 

@@ -21,12 +21,7 @@ from jaxae.storage.disk import append_line, read_json, read_metrics, write_json,
 from jaxae.storage.provenance import changes, program, provenance
 from jaxae.types import Learner
 
-_FOLDERS = ("arrays", "checkpoints", "detector", "figures")
 TUNING = "tuning.json"  # the learner's `Tuning` at the start of training: the bits depend on it
-_FILES = (
-    *("config.json", "data.json", "report.json", TUNING),
-    *("metrics.jsonl", "provenance.jsonl", "scores.npz"),
-)
 # Of finished training; all other files are written again when a run is scored again.
 _OF_TRAINING = ("config.json", "data.json", TUNING, "metrics.jsonl", "provenance.jsonl")
 LOCK = ".lock"
@@ -84,7 +79,7 @@ def _copy(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
         for name in ("arrays", "figures"):
             (Path(scratch) / name).mkdir()
-        for path in (folder / name for name in _FILES):
+        for path in (folder / name for name in manifest.FILES):
             if path.exists():
                 shutil.copy(path, scratch)
         yield Path(scratch)
@@ -92,7 +87,7 @@ def _copy(folder: Path) -> Iterator[Path]:
 
 def _check_kinds(folder: Path) -> None:
     """Refuse, before training, a file where a folder belongs, or a folder where a file belongs."""
-    for kind, names in (("folder", _FOLDERS), ("file", _FILES)):
+    for kind, names in (("folder", manifest.FOLDERS), ("file", manifest.FILES)):
         for path in (folder / name for name in names):
             if path.exists() and path.is_dir() != (kind == "folder"):
                 raise UserError(f"{path} is not a {kind}; remove it, or name another --run-dir")

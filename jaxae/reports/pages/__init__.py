@@ -30,7 +30,7 @@ def write(folder: Path) -> Path:
     if not (folder / files.REPORT).is_file():
         raise UserError(f"{folder} holds no finished run; name a folder with report.json")
     if (folder / manifest.NAME).is_file():
-        shown = [name for name in manifest.read(folder).files if not name.startswith(_UNSHOWN)]
+        shown = [name for name in manifest.read(folder) if not name.startswith(_UNSHOWN)]
         manifest.refuse_changed(folder, shown, files.AGAIN)
     with files.as_written(folder):
         report = files.report(folder)

@@ -23,22 +23,9 @@ __all__ = ["Check", "table", "verify"]
 def verify(path: Path, retrain: bool = False, sign: Path | None = None) -> list[Check]:
     """Check a run folder, the folder of a protocol, a detector's folder or an export.
 
-    Everything on record is compared with the manifest's digests, and, where it can be, with what
-    follows from other records, computed again:
-
-      the detector's description    from its arrays; its decision, from its rule and calibration
-                                    scores
-      config.json                   from the detector's configuration
-      checkpoints                   from their digests; configuration, data digest and, of the last
-                                    epoch, parameters from the detector
-      data.json                     from the data, with shape, type and scaling of the detector
-      scores.npz                    from detector and data; decisions, from the scores
-      metrics.jsonl                 the validation loss of the selected epoch, from its model and
-                                    the data
-      report.json                   from detector, scores and metrics.jsonl
-
-    For a protocol: all this of every member, and its report from the members. For cross-conformal
-    p-values, which keep no detector: decisions and report from scores and p-values.
+    Files are compared with the digests in the manifest and, where it can be, with what follows from
+    other files, computed again; docs/scale.md lists what each must follow from. Nothing is trained
+    unless `retrain` is set.
 
     Args:
       path: a folder or a file.

@@ -30,20 +30,18 @@ def of_checkpoints(run: Records, template: Template | None = None) -> list[Check
 def _of_checkpoint(run: Records, epoch: int, template: Template | None) -> str:
     folder = run.folder / "checkpoints"
     checkpoint.check_whole(folder / str(epoch))
+    with needing("detector" if template else "configuration and the digest of the data"):
+        detector = run.detector if template else None
+        cfg = detector.about.config if detector else run.config
+        digest = detector.about.data_digest if detector else run.digest
     with checkpoint.reader(folder) as manager:
         about = checkpoint.about(manager, epoch)
         made_from = about if "config" in about else next(iter(about["runs"].values()))
         # Of folds, what identifies the parts follows the digest of the data.
         made_from = made_from | {"data_digest": made_from["data_digest"].partition(",")[0]}
-        if template is None:
-            with needing("configuration and the digest of the data"):
-                cfg, digest = run.config, run.digest
-            run_folder.refuse_other(made_from, cfg, digest, folder / str(epoch))
-            return "whole, of this run"
-        with needing("detector"):
-            detector = run.detector
-        cfg, digest = detector.about.config, detector.about.data_digest
         run_folder.refuse_other(made_from, cfg, digest, folder / str(epoch))
+        if template is None or detector is None:
+            return "whole, of this run"
         with needing("scores and metrics"):
             steps = ceil_div(len(run.scores.train), cfg.train.batch_size)
             last = disk.read_metrics(run.folder / "metrics.jsonl")[-1]["epoch"]

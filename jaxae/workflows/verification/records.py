@@ -144,4 +144,4 @@ def of_files(folder: Path) -> str:
     changed = manifest.changed(folder)
     if changed:
         raise UserError(listed([f"{name} {how}" for name, how in changed.items()]))
-    return f"{len(manifest.read(folder).files)} files have the digests on record"
+    return f"{len(manifest.read(folder))} files have the digests on record"

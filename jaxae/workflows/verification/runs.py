@@ -23,12 +23,7 @@ from jaxae.storage import archive, disk, provenance, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, PyTree, Split, TrainState, Tuning
 from jaxae.workflows.verification.checkpoints import of_checkpoints
-from jaxae.workflows.verification.outcomes import (
-    Check,
-    check,
-    needing,
-    refuse_differences,
-)
+from jaxae.workflows.verification.outcomes import Check, check, needing, refuse_differences
 from jaxae.workflows.verification.records import Records, of_files
 
 _ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
@@ -149,6 +144,7 @@ def _of_decisions(run: Records) -> str:
     return f"{int(decided.sum())} of {len(decided)} test rows flagged, by {decision.rule}"
 
 
+@parallel.on_host()
 def _of_scores(run: Records) -> str:
     """Score all rows again, and compare all arrays in scores.npz."""
     arrays, recorded = run.arrays, run.scores
@@ -156,7 +152,7 @@ def _of_scores(run: Records) -> str:
         detector = run.detector
     with needing("data"):
         data = run.data
-    fresh = rescored(detector, data)
+    fresh = detectors.score_all(_scorer(detector, data), data)
     worst = 0.0
     for name, old, new in zip(fresh._fields, recorded, fresh, strict=True):
         if old.shape != new.shape:
@@ -183,12 +179,6 @@ def _of_scores(run: Records) -> str:
     flipped = int(np.sum(decided != scoring.decide(detector.decision, recorded.test)))
     scored = f"{n[2]} {kind} and {n[0]} training rows scored as recorded, {exact}"
     return f"{scored}; {flipped} decisions differ"
-
-
-@parallel.on_host()
-def rescored(detector: detectors.Detector, data: Dataset) -> detectors.Scores:
-    """The scores that a detector gives to all rows."""
-    return detectors.score_all(_scorer(detector, data), data)
 
 
 def _scorer(detector: detectors.Detector, data: Dataset) -> Any:
