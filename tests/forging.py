@@ -1,7 +1,9 @@
-"""Changes that befall files, by accident or by intention."""
+"""Changes that befall files, by accident or by intention, and whether `jaxae verify` finds them."""
 
+import collections
 import contextlib
 import json
+import re
 import shutil
 import warnings
 import zipfile
@@ -9,10 +11,16 @@ import zlib
 
 import numpy as np
 
+from jaxae.errors import UserError
 from jaxae.export import loader
 from jaxae.storage import disk, manifest
+from jaxae.workflows import verification
 
 # A change takes the file, the folder that is verified, that of another run, and a generator.
+
+
+def _one(things, rng):
+    return [*things][int(rng.integers(len(things)))]
 
 
 def _bytes(alter):
@@ -58,17 +66,14 @@ def _to_nowhere(path, root, other, rng):
 def _others(path, root, other, rng):
     """Replaced by the file of this name, or else this kind, of another run."""
     name = path.relative_to(root)
-    alike = [p for p in files_of(other) if p.suffix == path.suffix]
-    alike = alike or files_of(other)
-    files = [other / name] if (other / name).is_file() else alike
-    shutil.copy(files[int(rng.integers(len(files)))], path)
+    alike = [p for p in files_of(other) if p.suffix == path.suffix] or files_of(other)
+    shutil.copy(_one([other / name] if (other / name).is_file() else alike, rng), path)
 
 
 def _swapped(path, root, other, rng):
     """Exchanged with a file of the same kind, if there is one."""
     files = [p for p in files_of(root) if p != path]
-    alike = [p for p in files if p.suffix == path.suffix] or files
-    to = alike[int(rng.integers(len(alike)))]
+    to = _one([p for p in files if p.suffix == path.suffix] or files, rng)
     mine, theirs = path.read_bytes(), to.read_bytes()
     path.write_bytes(theirs)
     to.write_bytes(mine)
@@ -82,20 +87,20 @@ def _beside(path, root, other, rng):
 def json_value(value, rng):
     """A JSON value with one part of it changed, at any depth."""
     if isinstance(value, (dict, list)) and value and rng.random() < 0.9:
-        at = [*value][int(rng.integers(len(value)))] if isinstance(value, dict) else _at(value, rng)
+        at = _one(value, rng) if isinstance(value, dict) else _at(value, rng)
         changed = value.copy()
         changed[at] = json_value(value[at], rng)
         return changed
     if isinstance(value, dict):
         dropped = dict([*value.items()][:-1])
-        return [dropped, value | {"more": 1}, None][int(rng.integers(3 if value else 2))]
+        return _one([dropped, value | {"more": 1}, *[None][: len(value)]], rng)
     if isinstance(value, list):
-        return [value[:-1], [*value, 1], value[::-1]][int(rng.integers(3))]
+        return _one([value[:-1], [*value, 1], value[::-1]], rng)
     if isinstance(value, bool) or value is None:
-        return [not value, 0, "no"][int(rng.integers(3))]
+        return _one([not value, 0, "no"], rng)
     if isinstance(value, (int, float)):
-        return [value + 1, -value, value * 1.001, str(value), None][int(rng.integers(5))]
-    return [f"{value} ", value[1:], 3, None][int(rng.integers(4))]
+        return _one([value + 1, -value, value * 1.001, str(value), None], rng)
+    return _one([f"{value} ", value[1:], 3, None], rng)
 
 
 def paths_in(value, at=()):
@@ -113,9 +118,9 @@ def with_other(value, at):
         return not value
     if isinstance(value, list):
         return [*value, *value[-1:]] or ["more"]
-    return (
-        f"{value}x" if isinstance(value, str) else value * 1.01 + 0.01 if value % 1 else value + 1
-    )
+    if isinstance(value, str):
+        return f"{value}x"
+    return value * 1.01 + 0.01 if value % 1 else value + 1
 
 
 def _json(path, root, other, rng):
@@ -188,7 +193,7 @@ OF_ANY = {
     "swapped": _swapped,
     "copied": _beside,
 }
-OF_SUFFIX = {".json": ("value", _json), ".jsonl": ("value", _line), ".npz": ("value", _arrays)}
+VALUE_OF_SUFFIX = {".json": _json, ".jsonl": _line, ".npz": _arrays}  # changes of one value
 
 
 def reseal(folder):
@@ -208,11 +213,10 @@ def files_of(root):
 
 def change(root, other, rng):
     """Change one file below a folder in some way; returns what was done."""
-    files = files_of(root)
-    path = files[int(rng.integers(len(files)))]
-    kinds = dict([OF_SUFFIX[path.suffix]] * 1) if path.suffix in OF_SUFFIX else {}
-    kind = "value" if kinds and rng.random() < 0.5 else [*OF_ANY][int(rng.integers(len(OF_ANY)))]
-    (kinds | OF_ANY)[kind](path, root, other, rng)
+    path = _one(files_of(root), rng)
+    value = VALUE_OF_SUFFIX.get(path.suffix)
+    kind = "value" if value and rng.random() < 0.5 else _one(OF_ANY, rng)
+    (OF_ANY | {"value": value})[kind](path, root, other, rng)
     return f"{path.relative_to(root)} {kind}"
 
 
@@ -271,7 +275,7 @@ def reseal_export(folder):
 def change_export(path, other, rng, scratch):
     """Change a .zip, its bytes or an entry; returns what was done."""
     if rng.random() < 0.3:
-        kind = ["flipped", "inserted", "shortened", "truncated", "emptied"][int(rng.integers(5))]
+        kind = _one(["flipped", "inserted", "shortened", "truncated", "emptied"], rng)
         OF_ANY[kind](path, path.parent, other, rng)
         return f"whole {kind}"
     before = entries(path)
@@ -280,3 +284,46 @@ def change_export(path, other, rng, scratch):
     is_twice = rng.random() < 0.2  # beside the entries that they stand for
     pack(path, mine, before if is_twice else ())
     return f"{what} and twice" if is_twice else what
+
+
+def failed(path):
+    """The names of the checks that fail; a `UserError` fails them all, anything else the test."""
+    try:
+        checks = verification.verify(path)
+    except UserError as error:
+        checks = [verification.Check("refused", "FAILED", str(error))]
+    assert not any("\n" in check.words for check in checks)
+    found = [check.name for check in checks if check.outcome == "FAILED"]
+    gone = not (path / manifest.NAME).is_file()
+    return found or [check.name for check in checks if gone and not check.ok]
+
+
+def tally_of(original, other, count, seed, scratch):
+    """How often each check found one of many random changes of a copy; "same": changed nothing."""
+    tally, copy = collections.Counter(), scratch / original.name
+    for i in range(count):
+        scratch.mkdir()
+        rng = np.random.default_rng([seed, i])
+        if original.is_dir():
+            before = content(shutil.copytree(original, copy))
+            what, now = change(copy, other, rng), content(copy)
+        else:
+            before = entries(shutil.copy(original, copy))
+            what, now = change_export(copy, other, rng, scratch), entries(copy)
+        if is_same(before, now):
+            tally["same"] += 1
+        else:
+            names = failed(copy)
+            assert names, f"{original.name}: {what} is not found (change {i} of seed {seed})"
+            tally.update(names)
+        shutil.rmtree(scratch)
+    return tally
+
+
+def is_same(before, now):
+    """Whether all is as it was, but for a file of the user's beside those of the run."""
+    if isinstance(before, list) or not now:
+        return before == now
+    more = now.keys() - before.keys()
+    are_users = [re.fullmatch(r"(members/[^/]+/)?copy of [^/]+", name) for name in more]
+    return all(are_users) and now == before | {name: now[name] for name in more}

@@ -99,47 +99,14 @@ def test_a_run_is_trained_again_and_has_the_same_digests(run, copy, capsys, monk
     assert "not a run folder" in failing(["verify", str(run / "detector"), "--retrain"], capsys).err
 
 
-PARTS = ["detector", "configuration", "checkpoint 2", "data", "scores, report", "report"]
-PARTS += ["report that somebody changed"]
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_what_is_no_more_what_it_was_is_named(part, run, copy, capsys):
-    if part == "detector":
-        (path,) = (copy / "detector").glob("*.npz")
-        path.write_bytes(path.read_bytes()[:-9])
-    if part == "configuration":
-        (copy / "config.json").write_text("{}")
-    if part == "report":
-        report = json.loads((copy / "report.json").read_text())
-        report["digest"]["parameters"] = "0" * 64
-        (copy / "report.json").write_text(json.dumps(report))
-    if part == "report that somebody changed":
-        (copy / "report.json").write_text(json.dumps({"digest": [1]}))
-        part = "report"
-    if part == "checkpoint 2":
-        path = max(
-            (copy / "checkpoints/2").rglob("*"), key=lambda p: p.stat().st_size * p.is_file()
-        )
-        path.write_bytes(b"x" + path.read_bytes()[1:])
-    if part == "data":
-        (copy / "data.json").write_text(json.dumps("another"))
-    if part == "scores, report":
-        arrays = read_npz(copy / "scores.npz")
-        np.savez(copy / "scores.npz", **arrays | {"test": arrays["test"] + 0.1})
-    assert "files, " in failing(["verify", str(copy)], capsys).err or part == "checkpoint 2"
-    manifest.seal(copy)
-    said = failing(["verify", str(copy)], capsys)
-    assert said.err.endswith(f"failed the checks: {part}\n")
-
-
 def test_a_score_on_record_that_is_no_number_is_no_score(copy, capsys):
     arrays = read_npz(copy / "scores.npz")
     for changed in (arrays["test"] * np.nan, arrays["test"][:5], None):
         kept = {name: values for name, values in arrays.items() if name != "test"}
         np.savez(copy / "scores.npz", **kept, **({} if changed is None else {"test": changed}))
         manifest.seal(copy)
-        assert "checks: decisions, scores" in failing(["verify", str(copy)], capsys).err
+        said = failing(["verify", str(copy)], capsys).err
+        assert "failed the checks: decisions, scores" in said
 
 
 def test_what_orbax_left_half_written_is_no_checkpoint(copy, capsys):
