@@ -122,13 +122,12 @@ def verify(path: Path, retrain: bool = False, sign: Path | None = None, json: bo
     """Check that a run folder or an export is what was computed.
 
     Compares every file with its digest in manifest.json, and computes again what follows from other
-    files: the decision from its rule and the calibration scores, the scores of all rows from
-    detector and data, decisions and report from the scores, and the detector's parameters from the
-    last checkpoint. For a protocol, all this for every member, and its report from the members.
-    Nothing is trained. A relative path of the data is also tried from the folders around the run.
-    The exit code is 2 if anything differs, and 3 if nothing differs but something could not be
-    checked, such as scores of data that are not there. Examples: `jaxae verify runs/mine
-    --retrain`, `jaxae verify mine.zip`.
+    files, such as all scores from detector and data, decisions and report from the scores, and a
+    protocol's report from its members. A relative path of the data is also tried from the folders
+    around the run. The exit code is 2 if anything differs, and 3 if nothing differs but something
+    could not be checked, such as scores without the data.
+
+    Examples: `jaxae verify runs/mine --retrain`, `jaxae verify mine.zip`.
 
     Args:
       path: a run folder, the folder of a protocol or of a detector, or an export
@@ -141,11 +140,10 @@ def verify(path: Path, retrain: bool = False, sign: Path | None = None, json: bo
     results = verification.verify(path, retrain, sign)
     as_json = [result._asdict() for result in results]
     _print(as_json, json, lambda _: verification.table(results))
-    by_outcome = {o: [r.name for r in results if r.outcome == o] for o in ("FAILED", "not checked")}
-    if by_outcome["FAILED"]:
-        raise UserError(f"{path} failed the checks: {', '.join(by_outcome['FAILED'])}")
-    if by_outcome["not checked"]:
-        raise Unchecked(f"{path}: not checked: {', '.join(by_outcome['not checked'])}")
+    if failed := [result.name for result in results if result.outcome == "FAILED"]:
+        raise UserError(f"{path} failed the checks: {', '.join(failed)}")
+    if unchecked := [result.name for result in results if not result.ok]:
+        raise Unchecked(f"{path}: not checked: {', '.join(unchecked)}")
 
 
 def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False) -> None:

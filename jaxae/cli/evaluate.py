@@ -13,7 +13,7 @@ from jaxae.data.arrayfiles import read_npz
 from jaxae.data.own import labelled
 from jaxae.detectors import evaluation, health
 from jaxae.devices import parallel
-from jaxae.errors import UserError, words
+from jaxae.errors import UserError
 from jaxae.reports import reporting
 from jaxae.reports.plots import files
 from jaxae.stats import intervals
@@ -71,10 +71,8 @@ def evaluate(
     result |= evaluation.evaluate(*outcome) | intervals.report(*outcome)
     result["warnings"] = list(health.below_chance(judged.score, read.y))
     if out:
-        try:
+        with outputs.system_errors(f"--out {out}"):
             disk.write_json(out, result)
-        except OSError as error:
-            raise UserError(f"--out {out} cannot be written ({words(error)})") from None
     if json:
         print(dumps(result, indent=2))
         return

@@ -20,7 +20,7 @@ from jaxae.data.own.lines import Rows
 from jaxae.data.raw_data import place
 from jaxae.detectors import calibration, explanation
 from jaxae.devices import parallel, tuning
-from jaxae.errors import UserError, naming_input, words
+from jaxae.errors import UserError, naming_input
 from jaxae.reports import plots
 from jaxae.storage import disk, outputs
 from jaxae.training import train
@@ -119,7 +119,7 @@ def _opened(
         yield lambda columns, why: None
         return
     blocks: list[Columns] = []
-    try:
+    with outputs.system_errors(f"--out {out}"):
         if out.suffix == ".npz":
             further = {name: np.array(values) for name, values in named.items()}
             yield lambda columns, why: blocks.append(
@@ -138,8 +138,6 @@ def _opened(
                 table.writerows(zip(*cells.values(), strict=True))
 
             yield write
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written ({words(error)})") from None
 
 
 def _cells(columns: Columns, why: Explained, features: Sequence[str]) -> dict[str, Iterable[Any]]:
@@ -190,10 +188,8 @@ def _describe(
     }
     title = f"{cfg.name}, {cfg.method}, score {cfg.score}, data.input {cfg.data.input}"
     path = _picture(out)
-    try:
+    with outputs.system_errors(str(path)):
         return [*lines, f"figure {plots.save(plots.residuals(drawn, title), path)}"]
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({words(error)}); use another --out") from None
 
 
 def _picture(out: Path) -> Path:

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxae import detectors
 from jaxae.devices import parallel
-from jaxae.errors import Unchecked, UserError, words
+from jaxae.errors import Unchecked, UserError
 from jaxae.export import card, checking, contents, loader
 from jaxae.export.program import golden_rows, serialised_program
 from jaxae.storage import archive, disk, manifest, outputs
@@ -60,7 +60,8 @@ def write(run: Path, out: Path, key: bytes = b"", overwrite: bool = False) -> Pa
         raise UserError(f"the export cannot be used: {error}") from None
     if (exported_judgement.is_anomaly != judged.is_anomaly).any():
         raise UserError("the exported program decides differently than the detector on golden rows")
-    save(out, content.getvalue())
+    with outputs.system_errors(str(out)):
+        disk.write_bytes(out, content.getvalue())
     return out
 
 
@@ -101,15 +102,3 @@ def _check_run(run: Path, source: Path) -> None:
     names = [path.relative_to(folder).as_posix() for path in paths]
     remedy = f"restore it. See: jaxae verify {shlex.quote(str(folder))}"
     manifest.refuse_changed(folder, names, remedy)
-
-
-def save(out: Path, content: bytes) -> None:
-    """Write an exported file atomically.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    try:
-        disk.write_bytes(out, content)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({words(error)})") from None

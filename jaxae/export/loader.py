@@ -33,19 +33,9 @@ BLOCK = 64 * CHUNK  # rows in one call
 TOLERANCE = 1e-5  # of a score, relative to itself or to 1
 # What a manifest must say, and its type; a flag is no integer.
 _FIELDS = {
-    "format": int,
-    "jax": str,
-    "exported": str,
-    "expires": str,
-    "cpu_options": dict,
-    "shape": list,
-    "dtype": str,
-    "units": str,
-    "rule": str,
-    "threshold": float,
-    "n_calibration": int,
-    "arrays": str,
-    "digests": dict,
+    **dict.fromkeys(("jax", "exported", "expires", "dtype", "units", "rule", "arrays"), str),
+    **{"format": int, "n_calibration": int, "threshold": float},
+    **{"shape": list, "cpu_options": dict, "digests": dict},
 }
 _NEEDED = ("scaling/shift", "scaling/scale", "decision/calibration", "decision/state/threshold")
 _CALLBACK = re.compile(r'custom_call @"?\S*callback')  # of a program: code outside of it

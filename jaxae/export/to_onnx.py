@@ -24,7 +24,7 @@ from jaxae.detectors import Detector
 from jaxae.devices import members, parallel
 from jaxae.errors import Unchecked, UserError
 from jaxae.export import contents, exporting, program
-from jaxae.storage import outputs
+from jaxae.storage import disk, outputs
 from jaxae.types import Scaling
 
 _TOLERANCE = 1e-5  # of a score, relative to itself or to 1
@@ -77,7 +77,8 @@ def write(run: Path, out: Path, overwrite: bool = False) -> str:
     except Exception as error:  # the runtime raises many types
         raise UserError(f"the ONNX model does not run: {_line(error)}") from None
     agreement = _compare(detector, found, rows)
-    exporting.save(out, content)
+    with outputs.system_errors(str(out)):
+        disk.write_bytes(out, content)
     return agreement
 
 

@@ -1,7 +1,7 @@
 """What a user names for a result, and what it may replace: never a record, and no file unasked.
 
 Every command passes the file that it will write to `check` before any work, and then writes it
-through `jaxae.storage.disk`; a run passes its folder to `check_run_folder`.
+through `jaxae.storage.disk` within `system_errors`; a run passes its folder to `check_run_folder`.
 """
 
 import contextlib
@@ -51,6 +51,20 @@ def check(
         why = "; a name holds no null character"
     if why:
         raise UserError(f"{name} {_shown(out)} cannot be written{why}")
+
+
+@contextlib.contextmanager
+def system_errors(name: str) -> Iterator[None]:
+    """Turn a system error while a file is written, such as a full disk, into a `UserError`.
+
+    `name`: the file, for the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{name} cannot be written ({words(error)}); correct that, or name another file"
+        ) from None
 
 
 def check_run_folder(cfg: ExperimentConfig, may_be_begun: bool = False) -> None:

@@ -8,12 +8,11 @@ the slider moves SVG elements drawn over them.
 from pathlib import Path
 from typing import Any
 
-from jaxae.errors import UserError, words
+from jaxae.errors import UserError
 from jaxae.reports.pages import many
 from jaxae.reports.pages import run as single
 from jaxae.reports.plots import files
-from jaxae.storage import manifest
-from jaxae.storage.disk import write_text
+from jaxae.storage import disk, manifest, outputs
 
 NAME = "report.html"
 COMPARISON = "comparison.html"
@@ -62,8 +61,6 @@ def write_comparison(
 
 
 def _written(path: Path, content: str) -> Path:
-    try:
-        write_text(path, content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({words(error)})") from None
+    with outputs.system_errors(str(path)):
+        disk.write_text(path, content)
     return path

@@ -16,13 +16,7 @@ from jaxae.training import train
 from jaxae.types import PyTree
 from jaxae.workflows.protocol import cross
 from jaxae.workflows.verification.checkpoints import empty, of_checkpoints
-from jaxae.workflows.verification.outcomes import (
-    AGAIN,
-    Check,
-    check,
-    needing,
-    refuse_differences,
-)
+from jaxae.workflows.verification.outcomes import Check, check, needing, refuse_differences
 from jaxae.workflows.verification.records import Records, of_files
 from jaxae.workflows.verification.runs import of_data, off
 
@@ -54,8 +48,6 @@ def checked(run: Records) -> list[Check]:
 
 def _settings(run: Records) -> CrossConfig:
     """The settings of the run, by its configuration and report."""
-    if not isinstance(run.report, dict):
-        raise UserError(f"report.json is not as it was written: it is not an object; {AGAIN}")
     parts = re.fullmatch(r"\D+(\d+) (folds|bootstrap samples)", run.report["p_values"])
     if not parts:
         raise UserError(f"report.json says p_values {run.report['p_values']}, which are none")

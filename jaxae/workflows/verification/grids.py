@@ -9,7 +9,6 @@ from jaxae.config.grids import ProtocolConfig
 from jaxae.errors import Unchecked, UserError
 from jaxae.reports import protocols
 from jaxae.reports.plots import files
-from jaxae.storage import disk
 from jaxae.types import Dataset
 from jaxae.workflows import baselines
 from jaxae.workflows.protocol import expansion
@@ -51,7 +50,7 @@ def _of_member(folder: Path, retrain: bool, load: Load) -> str:
 
 def _of_report(path: Path, folders: list[Path], load: Load) -> str:
     """Make the report again from the members, and compare it."""
-    report = disk.read_json(path / "report.json", AGAIN)
+    report = Records(path, load).report
     names = [f"class{k}-seed{seed}" for k in report["classes"] for seed in report["seeds"]]
     missing = [n for n in names if not any(f"{f.name}-".startswith(f"{n}-") for f in folders)]
     # The folder may hold members of an earlier call with more classes or seeds.

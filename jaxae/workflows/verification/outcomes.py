@@ -55,7 +55,9 @@ def needing(part: str) -> Iterator[None]:
         raise Unchecked(f"this needs the {part}, see above") from error
 
 
-def refuse_differences(recorded: Any, computed: dict[str, Any], where: str, partly: bool) -> None:
+def refuse_differences(
+    recorded: dict[str, Any], computed: dict[str, Any], where: str, partly: bool
+) -> None:
     """Raise a `UserError` that names the values on record that differ from those computed now.
 
     Args:
@@ -64,8 +66,6 @@ def refuse_differences(recorded: Any, computed: dict[str, Any], where: str, part
       where: the file, for the message.
       partly: whether values may be missing, because another version may have written it.
     """
-    if not isinstance(recorded, dict):
-        raise UserError(f"{where} is not as it was written: it is not an object; {AGAIN}")
     found = [*_differences(recorded, json.loads(json.dumps(computed)), where, partly)]
     if found:
         raise UserError(listed(found))
@@ -86,7 +86,7 @@ def _differences(
                 yield f"{prefix}{name} is not in {where}"
         elif isinstance(value, dict) and isinstance(recorded[name], dict):
             yield from _differences(recorded[name], value, where, partly, f"{prefix}{name} ")
-        elif not agree(recorded[name], value):
+        elif not _agree(recorded[name], value):
             old, new = (_shown(one) for one in (recorded[name], value))
             yield f"{prefix}{name} is {old} in {where}, but {new} by the files beside it"
 
@@ -96,11 +96,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def agree(recorded: Any, computed: Any) -> bool:
+def _agree(recorded: Any, computed: Any) -> bool:
     """Whether two values from JSON agree, numbers with a fraction up to rounding."""
     if isinstance(computed, list) and isinstance(recorded, list):
         pairs = zip(recorded, computed, strict=False)
-        return len(recorded) == len(computed) and all(agree(a, b) for a, b in pairs)
+        return len(recorded) == len(computed) and all(_agree(a, b) for a, b in pairs)
     if isinstance(computed, float) and type(recorded) in (int, float):
         size = max(abs(recorded), abs(computed))
         return abs(recorded - computed) <= max(_SMALL, _RELATIVE * size)

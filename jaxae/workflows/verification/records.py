@@ -73,7 +73,10 @@ class Records:
     @functools.cached_property
     def report(self) -> dict[str, Any]:
         """The report."""
-        return disk.read_json(self.folder / "report.json", AGAIN)
+        report = disk.read_json(self.folder / "report.json", AGAIN)
+        if not isinstance(report, dict):
+            raise UserError(f"report.json is not as it was written: it is not an object; {AGAIN}")
+        return report
 
     @functools.cached_property
     def _found(self) -> tuple[DataConfig, Dataset]:
