@@ -8,9 +8,11 @@ import shutil
 import warnings
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 
+from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.export import loader
 from jaxae.storage import disk, manifest
@@ -178,6 +180,42 @@ def _arrays(path, root, other, rng):
         arrays[one] = array_value(arrays[one], rng)
     with path.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def text(name, content):
+    """A change of a folder: the content of a file."""
+    return lambda folder: (folder / name).write_text(content)
+
+
+def gone(name):
+    """A change of a folder: without a file, or a folder in it."""
+    return lambda folder: (shutil.rmtree if (folder / name).is_dir() else Path.unlink)(
+        folder / name
+    )
+
+
+def values(name, *at, value):
+    """A change of a folder: one value in a JSON file."""
+
+    def change(folder):
+        content = part = json.loads((folder / name).read_text())
+        for key in at[:-1]:
+            part = part[key]
+        part[at[-1]] = value
+        (folder / name).write_text(json.dumps(content))
+
+    return change
+
+
+def arrays(name, **edits):
+    """A change of a folder: some arrays in an .npz."""
+
+    def change(folder):
+        stored = read_npz(folder / name)
+        changed = {key: edit(stored[key]) for key, edit in edits.items()}
+        np.savez(folder / name, **stored | changed)
+
+    return change
 
 
 OF_ANY = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import forging
 import numpy as np
 import pytest
+from forging import arrays, gone, text, values
 from probes import tiny, write_npz
 
 from jaxae.cli import main as cli
-from jaxae.data.arrayfiles import read_npz
 from jaxae.storage import manifest
 from jaxae.workflows import experiment, verification
 
@@ -42,27 +42,8 @@ def found(folder):
     return {c.name: c.outcome for c in verification.verify(folder) if not c.ok}
 
 
-def scores(**changes):
-    def change(run):
-        arrays = read_npz(run / "scores.npz")
-        changed = {name: edit(arrays[name]) for name, edit in changes.items()}
-        np.savez(run / "scores.npz", **arrays | changed)
-
-    return change
-
-
-def values(name, *path, value):
-    """A change of one value in a JSON file."""
-
-    def change(run):
-        file = run / name
-        content = part = json.loads(file.read_text())
-        for key in path[:-1]:
-            part = part[key]
-        part[path[-1]] = value
-        file.write_text(json.dumps(content))
-
-    return change
+def scores(**edits):
+    return arrays("scores.npz", **edits)
 
 
 def config(*path, value):
@@ -73,10 +54,6 @@ def config(*path, value):
         values(DESCRIPTION, "config", *path, value=value)(run)
 
     return change
-
-
-def text(name, content):
-    return lambda run: (run / name).write_text(content)
 
 
 def exchange(name):
@@ -116,13 +93,13 @@ CHANGES = {  # what fails when the manifest fits again, and what is changed
     "shape of the detector": ("data", values(DESCRIPTION, "shape", value=[4, 16, 1])),
     "width of the detector": ("detector data", values(DESCRIPTION, "shape", value=[9, 8, 1])),
     "metrics": ("losses report", text("metrics.jsonl", "garbage\n")),
-    "metrics deleted": ("losses report", lambda run: (run / "metrics.jsonl").unlink()),
+    "metrics deleted": ("losses report", gone("metrics.jsonl")),
     "validation loss everywhere": ("losses", lower_loss),
     "provenance": ("configuration", text("provenance.jsonl", "garbage\n")),
-    "provenance deleted": ("configuration", lambda run: (run / "provenance.jsonl").unlink()),
+    "provenance deleted": ("configuration", gone("provenance.jsonl")),
     "tuning": ("configuration", text("tuning.json", "[]")),
     "a report that is none": ("report", text("report.json", "[]")),
-    "report deleted": ("report", lambda run: (run / "report.json").unlink()),
+    "report deleted": ("report", gone("report.json")),
     "checkpoints of another": ("checkpoint", exchange("checkpoints")),
     "detector of another": (
         "configuration checkpoint decisions scores report",
@@ -144,11 +121,11 @@ def test_a_change_is_found_even_if_the_manifest_fits(copy, what):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda run: shutil.rmtree(run / "checkpoints"),
+        gone("checkpoints"),
         lambda run: next(run.glob("figures/*")).write_bytes(b""),
         lambda run: next(run.glob("arrays/*")).write_bytes(b""),
         lambda run: (run / "figures/more.png").touch(),
-        lambda run: (run / "manifest.json").write_text("{}"),
+        text("manifest.json", "{}"),
         values("manifest.json", "format", value=True),
     ],
 )

@@ -9,11 +9,11 @@ from pathlib import Path
 import forging
 import numpy as np
 import pytest
+from forging import arrays, gone, text, values
 from probes import DEVICES, edit, images, tiny, write_npz
 
 from jaxae.cli import main as cli
 from jaxae.config.grids import CrossConfig, ProtocolConfig
-from jaxae.data.arrayfiles import read_npz
 from jaxae.workflows import protocol, verification
 
 KINDS = ("ok", "FAILED")
@@ -78,15 +78,6 @@ def test_every_member_of_a_protocol_and_its_report_are_verified(whole, capsys, m
     assert [cfg.normal for cfg in loaded] == [(0,), (1,)]  # not once for every member
 
 
-def changed(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-def rescored(path, **changes):
-    arrays = read_npz(path)
-    np.savez(path, **arrays | {name: change(arrays[name]) for name, change in changes.items()})
-
-
 def replace_scores(folder):
     shutil.copy(folder / "members/class1-seed1/scores.npz", folder / "members/class1-seed0")
 
@@ -96,55 +87,32 @@ def replace_member(folder):
     shutil.copytree(folder / "members/class1-seed1", folder / "members/class1-seed0")
 
 
-def change_class(folder):
-    classes = json.loads((folder / "report.json").read_text())["classes"]
-    changed(folder / "report.json", classes=classes | {"1": classes["1"] | {"auroc": 0.25}})
-
-
+DATA, REPORT, SCORES = "data.json", "report.json", "scores.npz"
+ONE, OTHER = "members/class0-seed0", "members/class0-seed1"
 DAMAGE = [  # what fails, how it is said, and what is done
     ("class1-seed0 report", "scores differ by up to", replace_scores),
     ("class1-seed0 report", "it holds the member class1-seed1", replace_member),
-    (
-        "report",
-        "it has 4 members, the folder 3; class1-seed0 missing",
-        lambda f: shutil.rmtree(f / "members/class1-seed0"),
-    ),
-    (
-        "class0-seed1 report",
-        "unfinished; run",
-        lambda f: (f / "members/class0-seed1/report.json").unlink(),
-    ),
-    ("class0-seed1", "no detector", lambda f: shutil.rmtree(f / "members/class0-seed1/detector")),
-    (
-        "class0-seed1 report",
-        "scores.npz",
-        lambda f: (f / "members/class0-seed1/scores.npz").write_bytes(b"PK"),
-    ),
+    ("report", "4 members, the folder 3; class1-seed0 missing", gone("members/class1-seed0")),
+    ("class0-seed1 report", "unfinished; run", gone(f"{OTHER}/report.json")),
+    ("class0-seed1", "no detector", gone(f"{OTHER}/detector")),
+    ("class0-seed1 report", "scores.npz", text(f"{OTHER}/scores.npz", "PK")),
     (
         "class0-seed0 report",
-        "test_y in scores.npz is not that of the data",
-        lambda f: rescored(f / "members/class0-seed0/scores.npz", test_y=np.invert),
+        "test_y in scores.npz is",
+        arrays(f"{ONE}/scores.npz", test_y=np.invert),
     ),
-    (
-        "class0-seed0",
-        "has the digest",
-        lambda f: (f / "members/class0-seed0/data.json").write_text('"other"'),
-    ),
-    (
-        "class0-seed0 report",
-        "configuration: it has format 1",
-        lambda f: (f / "members/class0-seed0/config.json").write_text("{}"),
-    ),
-    ("report", "cannot be read", lambda f: (f / "report.json").unlink()),
-    ("report", "is not valid JSON", lambda f: (f / "report.json").write_text("{")),
-    ("report", "is not as it was written", lambda f: (f / "report.json").write_text("[]")),
-    ("report", "is not as it was written", lambda f: changed(f / "report.json", classes=3)),
+    ("class0-seed0", "has the digest", text(f"{ONE}/data.json", '"other"')),
+    ("class0-seed0 report", "configuration: it has format 1", text(f"{ONE}/config.json", "{}")),
+    ("report", "cannot be read", gone(REPORT)),
+    ("report", "is not valid JSON", text(REPORT, "{")),
+    ("report", "is not as it was written", text(REPORT, "[]")),
+    ("report", "is not as it was written", values(REPORT, "classes", value=3)),
+    ("report", "auroc_interval is [0, 1] in the", values(REPORT, "auroc_interval", value=[0, 1])),
     (
         "report",
-        "auroc_interval is [0, 1] in the report",
-        lambda f: changed(f / "report.json", auroc_interval=[0, 1]),
+        "classes 1 auroc is 0.25 in the",
+        values(REPORT, "classes", "1", "auroc", value=0.25),
     ),
-    ("report", "classes 1 auroc is 0.25 in the report", change_class),
 ]
 
 
@@ -177,7 +145,7 @@ def test_members_are_trained_again_alone(data, tmp_path, capsys):
     copy = tmp_path / "run"  # slow tests compile with other flags than `whole`
     DEVICES[:2]
     protocol.run(grid(copy, data, devices=2))
-    rescored(copy / "members/class0-seed0/scores.npz", valid=lambda x: x * np.float32(1.0001))
+    arrays(f"{ONE}/scores.npz", valid=lambda x: x * np.float32(1.0001))(copy)
     ok, failed, _ = verified(copy, capsys, "--retrain")
     assert {*ok} == {*MEMBERS[1:], "files", "report"}
     for name in MEMBERS[1:]:
@@ -193,9 +161,7 @@ def test_the_points_of_a_sweep_are_compared(data, tmp_path, capsys):
     ok, failed, _ = verified(tmp_path / "run", capsys)
     assert len(ok) == 6
     assert not failed
-    points = json.loads((tmp_path / "run/report.json").read_text())["points"]
-    points["optim.lr 0.003"]["valid_loss"] += 1
-    changed(tmp_path / "run/report.json", points=points)
+    values("report.json", "points", "optim.lr 0.003", "valid_loss", value=9)(tmp_path / "run")
     _, failed, _ = verified(tmp_path / "run", capsys)
     assert "points optim.lr 0.003 valid_loss is" in failed["report"]
     one, other = (tmp_path / f"run/members/class0-seed0-lr{lr}" for lr in ("0.001", "0.003"))
@@ -237,36 +203,16 @@ def test_p_values_are_verified_as_far_as_they_are_kept(crossed, capsys):
 
 
 CROSS_DAMAGE = [  # what fails, how it is said, and what is done
-    (
-        "checkpoint 2, data",
-        "has the digest",
-        lambda f: (f / "data.json").write_text('"other"'),
-    ),
-    (
-        "decisions, scores",
-        "decisions do not follow",
-        lambda f: rescored(f / "scores.npz", p_value=lambda p: 1 - p / 2),
-    ),
-    (
-        "decisions, scores",
-        "between 0.01 and 1",
-        lambda f: rescored(f / "scores.npz", p_value=lambda p: p - 1),
-    ),
-    (
-        "scores",
-        "p_value in scores.npz is not that of models and data",
-        lambda f: rescored(f / "scores.npz", p_value=lambda p: np.where(p > 0.3, 0.3, p)),
-    ),
-    (
-        "scores, report",
-        "auroc is",
-        lambda f: rescored(f / "scores.npz", test=np.negative),
-    ),
-    ("scores", "test_id in scores.npz", lambda f: rescored(f / "scores.npz", test_id=np.negative)),
-    ("report", "recall is 0.5 in report.json", lambda f: changed(f / "report.json", recall=0.5)),
-    ("report", "not as it was written", lambda f: changed(f / "report.json", alpha="low")),
-    ("report", "report.json is not valid JSON", lambda f: (f / "report.json").write_text("{")),
-    ("decisions, scores", "not a readable .npz", lambda f: (f / "scores.npz").write_bytes(b"PK")),
+    ("checkpoint 2, data", "has the digest", text(DATA, '"other"')),
+    ("decisions, scores", "do not follow", arrays(SCORES, p_value=lambda p: 1 - p / 2)),
+    ("decisions, scores", "between 0.01 and 1", arrays(SCORES, p_value=lambda p: p - 1)),
+    ("scores", "p_value in scores.npz is", arrays(SCORES, p_value=lambda p: np.minimum(p, 0.3))),
+    ("scores, report", "auroc is", arrays(SCORES, test=np.negative)),
+    ("scores", "test_id in scores.npz", arrays(SCORES, test_id=np.negative)),
+    ("report", "recall is 0.5 in report.json", values(REPORT, "recall", value=0.5)),
+    ("report", "not as it was written", values(REPORT, "alpha", value="low")),
+    ("report", "report.json is not valid JSON", text(REPORT, "{")),
+    ("decisions, scores", "not a readable .npz", text(SCORES, "PK")),
 ]
 
 
@@ -309,8 +255,8 @@ def test_the_list_counts_members_that_are_finished(copy, capsys):
     (copy / "members/class0-seed0/report.json").unlink()
     shutil.rmtree(copy / "members/class1-seed1")
     assert listed(copy, capsys)["."][0]["members"] == "2/4"
-    for text in ("{", "[]", '{"auroc": "x"}'):  # then the members say what they can
-        (copy / "report.json").write_text(text)
+    for content in ("{", "[]", '{"auroc": "x"}'):  # then the members say what they can
+        (copy / "report.json").write_text(content)
         entry, line = listed(copy, capsys)["."]
         members = listed(copy / "members", capsys)
         assert entry["auroc"] == pytest.approx(np.mean([m["auroc"] for m, _ in members.values()]))
