@@ -332,8 +332,8 @@ def failed(path):
         checks = [verification.Check("refused", "FAILED", str(error))]
     assert not any("\n" in check.words for check in checks)
     found = [check.name for check in checks if check.outcome == "FAILED"]
-    gone = not (path / manifest.NAME).is_file()
-    return found or [check.name for check in checks if gone and not check.ok]
+    is_unsealed = path.is_dir() and not (path / manifest.NAME).is_file()
+    return found or [check.name for check in checks if is_unsealed and not check.ok]
 
 
 def tally_of(original, other, count, seed, scratch):
