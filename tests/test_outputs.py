@@ -223,8 +223,8 @@ def test_any_other_name_will_do(name, tmp_path, monkeypatch):
         (" ", "blank"),
         ("x" * 256, "too long"),
         ("x/" * 3000, "too long"),
-        (".", "holds what is not a run's, such as "),
-        ("runs", "holds what is not a run's, such as one;"),
+        (".", "holds other files, such as "),
+        ("runs", "holds other files, such as one;"),
     ],
 )
 def test_a_run_begins_only_where_nothing_else_is(folder, says, run, tmp_path, monkeypatch):

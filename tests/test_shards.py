@@ -192,7 +192,7 @@ MISNUMBERED = {
     "start": (["00002", "00003"], "lacks part 1 of x_train"),
     "copy": (["00000", "00001", "00001 (1)"], "x_train-00001 (1).npy is neither x_train.npy nor"),
     "named copy": (["00000", "00001", "00001-copy"], "x_train-00001-copy.npy is neither"),
-    "twice": (["00000", "00001", "1"], "has the number of x_train-00001.npy"),
+    "twice": (["00000", "00001", "1"], "has the same number as x_train-00001.npy"),
     "digits": (["0", "01"], "x_train-01.npy and x_train-0.npy are numbered in two ways"),
     "letters": (["a", "b"], "x_train-a.npy is neither x_train.npy nor a part of it like"),
     "few of": (["0-of-3", "1-of-3"], "lacks part 2 of x_train"),
@@ -227,7 +227,9 @@ def test_a_part_that_is_another_one_is_named(how, tmp_path):
         shutil.copy(first, second)
     else:
         getattr(second, how)(first)
-    with pytest.raises(UserError, match=r"x_train-1.npy has the content of x_train-0.npy; remove"):
+    with pytest.raises(
+        UserError, match=r"x_train-1.npy has the same content as x_train-0.npy; remove"
+    ):
         arrays.npy(tmp_path)
 
 
@@ -244,7 +246,7 @@ def test_classes_may_be_in_parts(tmp_path):
     np.testing.assert_array_equal(arrays.npy(tmp_path).test_class_id, Y)  # equal parts are right
     (tmp_path / "y_test-1.npy").unlink()
     (tmp_path / "y_test-1.npy").symlink_to(tmp_path / "y_test-0.npy")
-    with pytest.raises(UserError, match=r"y_test-1.npy has the content of y_test-0.npy"):
+    with pytest.raises(UserError, match=r"y_test-1.npy has the same content as y_test-0.npy"):
         arrays.npy(tmp_path)
 
 

@@ -46,7 +46,8 @@ def check(manifest: dict, statement: bytes, key: bytes) -> None:
     """
     if "signature" not in manifest:
         raise UserError(
-            "it is not signed, so anyone may have made it; --sign KEY_FILE of `jaxae export` signs"
+            "it is not signed, so anyone may have made it; sign one with jaxae export RUN OUT.zip "
+            "--sign KEY_FILE"
         )
     found = str(manifest["signature"]).encode("utf-8", "replace")
     if not hmac.compare_digest(found, signature(statement, key).encode()):

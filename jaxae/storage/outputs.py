@@ -63,7 +63,7 @@ def system_errors(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{name} cannot be written ({words(error)}); correct that, or name another file"
+            f"{name} cannot be written ({words(error)}); fix that, or name another file"
         ) from None
 
 
@@ -130,7 +130,7 @@ def _no_run_folder(path: Path, may_be_begun: bool) -> str:
         return f"is inside {_shown(whose)}, which is kept as it was written"
     others = [] if may_be_begun or not path.is_dir() else _others(path)
     if others and not _is_begun(path):  # asked last: another process may just begin it
-        return f"holds what is not a run's, such as {_shown(Path(min(others)))}"
+        return f"holds other files, such as {_shown(Path(min(others)))}"
     return ""
 
 

@@ -35,7 +35,7 @@ def find(folder: Path, name: str) -> list[Path]:
     if whole and parts:
         raise UserError(f"{folder} holds both {name}.npy and {name}-*.npy; put one of them there")
     if len(whole) > 1:
-        raise UserError(f"{whole[0]} and {whole[1].name} have one name; keep one of them")
+        raise UserError(f"{whole[0]} and {whole[1].name} have the same name; keep one of them")
     return _in_order(folder, name, parts) if parts else [folder / f"{name}.npy", *whole][-1:]
 
 
@@ -60,7 +60,7 @@ def refuse_copies(paths: list[Path], unless_links: bool = False) -> None:
         other = seen.setdefault(key, path)
         if other != path and (unless_links or filecmp.cmp(other, path, shallow=False)):
             raise UserError(
-                f"{path} has the content of {other.name}; remove one of them (if the rows do "
+                f"{path} has the same content as {other.name}; remove one of them (if the rows do "
                 "repeat, save them in one part)"
             )
 
@@ -82,7 +82,7 @@ def _in_order(folder: Path, name: str, parts: list[Path]) -> list[Path]:
         other = by_number.setdefault(int(texts[path]), path)
         if other != path:
             raise UserError(
-                f"{path} has the number of {other.name}; remove or renumber one of them"
+                f"{path} has the same number as {other.name}; remove or renumber one of them"
             )
     numbers, first = sorted(by_number), parts[0]
     width = min(map(len, texts.values()))
@@ -104,7 +104,8 @@ def _in_order(folder: Path, name: str, parts: list[Path]) -> list[Path]:
         )
     if len(numbers) > total:
         raise UserError(
-            f"{folder} holds {len(numbers)} parts of {name}, more than {first.name} says"
+            f"{folder} holds {len(numbers)} parts of {name}, more than {first.name} says; remove "
+            "those that do not belong to it"
         )
     return [by_number[number] for number in numbers]
 

@@ -1,6 +1,6 @@
 """What report.json and scores.npz of a finished run may hold; anything else was written later."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def of_report(values: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """The fields of a report that hold what no run writes: "auroc is 7, not a share"."""
     for name, value in values.items():
         kind = "two shares in order" if name.endswith("_interval") else _KIND.get(name)
-        if kind and not _fits(kind, value):
+        if kind and not _FITS[kind](value):
             yield f"{where}{name} is {value!r}, not {kind}"
         elif name in _NESTED:
             for part, inner in value.items():
@@ -49,22 +49,30 @@ def of_report(values: Mapping[str, Any], where: str = "") -> Iterator[str]:
                     yield from of_report(inner, f"{where}{name} {part} ")
 
 
-def _fits(kind: str, value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    is_number = is_number and abs(value) <= _LARGEST  # NaN is not
-    match kind:
-        case "a share from 0 to 1":
-            return value is None or (is_number and 0 <= value <= 1)
-        case "a count":
-            return is_number and value >= 0 and value % 1 == 0
-        case "two shares in order":
-            is_pair = isinstance(value, list) and len(value) == 2
-            ends = all(_fits("a finite number", end) for end in value) if is_pair else False
-            return value is None or (ends and 0 <= value[0] <= value[1] <= 1)
-        case "a finite number":
-            return is_number
-    types = {"true or false": bool, "a list": list, "a text": str}
-    return isinstance(value, types.get(kind, dict))
+    return is_number and abs(value) <= _LARGEST  # NaN is not
+
+
+def _is_share(value: Any) -> bool:
+    return value is None or (_is_number(value) and 0 <= value <= 1)
+
+
+def _is_interval(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2 and None not in value
+    return value is None or (is_pair and all(map(_is_share, value)) and value[0] <= value[1])
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "a share from 0 to 1": _is_share,
+    "two shares in order": _is_interval,
+    "a finite number": _is_number,
+    "a count": lambda value: _is_number(value) and value >= 0 and value % 1 == 0,
+    "a set of named values": lambda value: isinstance(value, dict),
+    "true or false": lambda value: isinstance(value, bool),
+    "a list": lambda value: isinstance(value, list),
+    "a text": lambda value: isinstance(value, str),
+}
 
 
 def of_scores(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from jaxae.training import train
 from jaxae.types import PyTree
 from jaxae.workflows.protocol import cross
 from jaxae.workflows.verification.checkpoints import empty, of_checkpoints
-from jaxae.workflows.verification.outcomes import Check, check, needing, refuse_differences
+from jaxae.workflows.verification.outcomes import AGAIN, Check, check, needing, refuse_differences
 from jaxae.workflows.verification.records import Records, of_files
 from jaxae.workflows.verification.runs import of_data, off
 
@@ -50,7 +50,7 @@ def _settings(run: Records) -> CrossConfig:
     """The settings of the run, by its configuration and report."""
     parts = re.fullmatch(r"\D+(\d+) (folds|bootstrap samples)", run.report["p_values"])
     if not parts:
-        raise UserError(f"report.json says p_values {run.report['p_values']}, which are none")
+        raise UserError(f"report.json says p_values {run.report['p_values']!r}; {AGAIN}")
     count = {"folds": "folds", "bootstrap samples": "bags"}[parts[2]]
     settings = vars(run.config) | {count: int(parts[1]), "alpha": run.report["alpha"]}
     return CrossConfig(**settings)
