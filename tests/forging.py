@@ -325,15 +325,18 @@ def change_export(path, other, rng, scratch):
 
 
 def failed(path):
-    """The names of the checks that fail; a `UserError` fails them all, anything else the test."""
+    """The names of the checks that fail; a `UserError` fails them all, anything else the test.
+
+    Of an export, and of a folder without a manifest, what is not checked has not passed either.
+    """
     try:
         checks = verification.verify(path)
     except UserError as error:
         checks = [verification.Check("refused", "FAILED", str(error))]
     assert not any("\n" in check.words for check in checks)
     found = [check.name for check in checks if check.outcome == "FAILED"]
-    is_unsealed = path.is_dir() and not (path / manifest.NAME).is_file()
-    return found or [check.name for check in checks if is_unsealed and not check.ok]
+    is_sealed = (path / manifest.NAME).is_file()
+    return found or [check.name for check in checks if not is_sealed and not check.ok]
 
 
 def tally_of(original, other, count, seed, scratch):
