@@ -295,6 +295,7 @@ def test_verify_finds_what_is_forged_with_digests_that_fit(made, tmp_path):
     files, out = files_of(made[0]), tmp_path / "a.zip"
     about = json.loads(files[card.JSON])
     better = json.dumps(about | {"score": "other"}, indent=2).encode()
+    other_report = card.files(about | {"report": about["report"] | {"threshold": 9.0}})
     assert checking.check(made[0])
     for forged, said, says in (
         ({}, {"rule": "max"}, "says rule 'max'"),
@@ -310,6 +311,8 @@ def test_verify_finds_what_is_forged_with_digests_that_fit(made, tmp_path):
             "MODEL_CARD.md does not follow",
         ),
         ({card.JSON: better}, {}, "says score 'other'"),
+        (other_report, {}, "the report in model_card.json says threshold 9.0"),
+        ({}, {"certified": True}, "says certified"),
         ({card.JSON: b"[]"}, {}, "model_card.json is not as it was written"),
     ):
         refused(sealed(files | forged, out, **said), says, checking.check)

@@ -15,7 +15,7 @@ from jaxae.config import FORMAT
 from jaxae.data.arrayfiles import read_npz
 from jaxae.errors import UserError
 from jaxae.reports import plots
-from jaxae.storage import disk, run_folder
+from jaxae.storage import disk, manifest, run_folder
 from jaxae.workflows import experiment
 
 ENTERED = [".lock", "arrays", "config.json", "data.json", "figures", "provenance.jsonl"]
@@ -221,6 +221,24 @@ def test_a_run_folder_is_held_by_one_process(tmp_path):
     assert files(tmp_path) == ENTERED
     enter(same)
     assert len(provenance(tmp_path)) == 2
+
+
+def test_a_run_that_is_refused_before_it_changes_anything_stays_on_record(tmp_path):
+    def refuse(change):
+        with run_folder.enter(cfg) as folder:
+            change(folder)
+            raise UserError("too few epochs")
+
+    cfg = in_folder(tmp_path)
+    with run_folder.enter(cfg) as folder:
+        manifest.seal(folder)
+    with pytest.raises(UserError):
+        refuse(lambda folder: None)
+    assert manifest.changed(folder) == {}
+    assert len(provenance(folder)) == 2
+    with pytest.raises(UserError):
+        refuse(lambda folder: (folder / "metrics.jsonl").write_text("{}"))
+    assert not (folder / manifest.NAME).exists()
 
 
 def test_an_error_inside_lets_the_folder_go(tmp_path):

@@ -209,6 +209,7 @@ CROSS_DAMAGE = [  # what fails, how it is said, and what is done
     ("scores", "p_value in scores.npz is", arrays(SCORES, p_value=lambda p: np.minimum(p, 0.3))),
     ("scores, report", "auroc is", arrays(SCORES, test=np.negative)),
     ("scores", "test_id in scores.npz", arrays(SCORES, test_id=np.negative)),
+    ("scores", "more in", lambda f: np.savez(f / SCORES, **np.load(f / SCORES), more=1)),
     ("report", "recall is 0.5 in report.json", values(REPORT, "recall", value=0.5)),
     ("report", "not as it was written", values(REPORT, "alpha", value="low")),
     ("report", "report.json is not valid JSON", text(REPORT, "{")),

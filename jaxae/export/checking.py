@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxae import detectors
 from jaxae.detectors import Detector
 from jaxae.devices import parallel
 from jaxae.errors import Unchecked, UserError
 from jaxae.export import card, contents, loader, signing
-from jaxae.export.program import serialised_program
-from jaxae.storage import archive, provenance
+from jaxae.export.program import golden_rows, serialised_program
+from jaxae.storage import archive, disk, provenance
 
 # What versions of jaxae say alike of a detector, in the manifest and on the card.
 _SAID = ("shape", "dtype", "rule", "threshold", "n_calibration")
@@ -62,6 +63,7 @@ def check(path: Path, key: bytes = b"", runs: bool = True) -> str:
         _check_names(manifest, files, folder)
         _check_said(manifest, detector, is_own)
         _check_card(files, card.make(detector, folder), is_own)
+        _check_report(disk.read_json(folder / "report.json"), detector, is_own)
     doubts = _check_code(files) if is_own else []
     arrays, golden = loader.stored_arrays(manifest, files), loader.golden_rows(manifest, files)
     judged = detectors.judge(detector, golden.pop("rows"))
@@ -123,6 +125,9 @@ def _check_said(manifest: dict, detector: Detector, is_own: bool) -> None:
     said = contents.said_of(detector, datetime.date.fromisoformat(manifest["exported"]))
     names = [name for name in said if name != "jax"] if is_own else _SAID
     _compare(manifest, said, names, loader.MANIFEST)
+    odd = {*manifest} - {*said, "arrays", "digests", "digest", "signature"}
+    if odd and is_own:
+        raise loader.ExportError(f"{loader.MANIFEST} says {min(odd)}, which no export does")
 
 
 def _check_card(files: dict[str, bytes], about: dict[str, Any], is_own: bool) -> None:
@@ -132,6 +137,23 @@ def _check_card(files: dict[str, bytes], about: dict[str, Any], is_own: bool) ->
     for name in made if is_own else ():
         if files[name] != made[name]:
             raise loader.ExportError(f"{name} does not follow from the detector and its report")
+
+
+def _check_report(report: dict[str, Any], detector: Detector, is_own: bool) -> None:
+    """Compare the report on the model card with the detector; its metrics follow from the run."""
+    cfg = detector.about.config
+    follows = {
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "dataset": cfg.data.name,
+        "method": cfg.method,
+        "score": cfg.score,
+        "threshold": detector.decision.threshold,
+    }
+    if report and is_own:
+        _compare(report, follows, follows, f"the report in {card.JSON}")
+        parameters = {"parameters": provenance.digest(detector.variables)}
+        _compare(report["digest"], parameters, parameters, f"the report in {card.JSON}")
 
 
 def _check_code(files: dict[str, bytes]) -> list[str]:
@@ -175,4 +197,7 @@ def _doubts(manifest: dict, files: dict[str, bytes], detector: Detector, is_own:
         return [f"its program is of JAX {manifest['jax']}, not the one here, and not compared"]
     if files[loader.PROGRAM] != serialised_program(detector):
         return ["its program is another than these versions make, though golden rows agree"]
+    rows, made = loader.golden_rows(manifest, files)["rows"], golden_rows(detector)
+    if rows.shape != made.shape or not np.allclose(rows, made, rtol=1e-6, atol=1e-9):
+        return ["its golden rows are others than these versions make"]
     return []

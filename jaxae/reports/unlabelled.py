@@ -17,6 +17,8 @@ from jaxae.stats.conformal import rank_band
 from jaxae.stats.intervals import of_share
 from jaxae.types import Dataset, Decision, Source
 
+# What `make` adds from the rows themselves.
+OF_ROWS = ("no_metrics", "pseudo_auroc", "strangest_training_rows", "strangest_held_out_rows")
 SHARES = (0.01, 0.02, 0.05, 0.1)  # of calibration rows that are anomalies, in `contaminated`
 _QUANTILES = {"min": 0, "median": 0.5, "q95": 0.95, "max": 1}
 _SHOWN = 5  # the strangest rows of each part

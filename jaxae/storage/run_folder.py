@@ -17,7 +17,14 @@ from jaxae.config.fields import Fact
 from jaxae.devices import hosts, tuning
 from jaxae.errors import UserError, words
 from jaxae.storage import disk, manifest
-from jaxae.storage.disk import append_line, read_json, read_metrics, write_json, write_text
+from jaxae.storage.disk import (
+    append_line,
+    read_json,
+    read_metrics,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from jaxae.storage.provenance import changes, program, provenance
 from jaxae.types import Learner
 
@@ -36,8 +43,9 @@ def enter(
 
     The folder is locked, then its contents are compared with `cfg` and with the digest of the data,
     then a line of provenance is added. The manifest of a finished run is removed, until the run has
-    finished again. `config.json` and `data.json` are written unless training has already saved a
-    checkpoint there; see `write_about`. With `by_caller`, the caller has locked the folder.
+    finished again, or was refused before it changed anything. `config.json` and `data.json` are
+    written unless training has already saved a checkpoint there; see `write_about`. With
+    `by_caller`, the caller has locked the folder.
 
     Raises:
       UserError: the folder cannot be written, now or during the run; another process is using it;
@@ -62,7 +70,7 @@ def enter(
                 stored[part] = read_json(folder / name)
         refuse_other(stored, cfg, digest, folder)
         manifest.refuse_changed(folder, _OF_TRAINING, f"restore it. {_REMEDY}")
-        manifest.withdraw(folder)
+        stack.enter_context(_withdrawn(folder))
         # If there are checkpoints, they record what was trained, and `cfg` does not matter.
         trained = any((folder / "checkpoints").glob("*"))
         if not trained and not (folder / "config.json").exists():
@@ -83,6 +91,24 @@ def _copy(folder: Path) -> Iterator[Path]:
             if path.exists():
                 shutil.copy(path, scratch)
         yield Path(scratch)
+
+
+@contextlib.contextmanager
+def _withdrawn(folder: Path) -> Iterator[None]:
+    """Without the manifest, which comes back if a refusal or a stop left its files as they were."""
+    sealed = folder / manifest.NAME
+    before = sealed.read_bytes() if sealed.is_file() else b""
+    manifest.withdraw(folder)
+    try:
+        yield
+    except BaseException:
+        if before and not sealed.exists():
+            write_bytes(sealed, before)
+            if {*manifest.changed(folder)} <= {"provenance.jsonl"}:
+                manifest.add(folder, folder / "provenance.jsonl")  # the line of this start
+            else:
+                manifest.withdraw(folder)
+        raise
 
 
 def _check_kinds(folder: Path) -> None:

@@ -19,7 +19,7 @@ _COUNTS = (
 )
 _TEXTS = ("name", "dataset", "method", "score", "threshold_rule", "selected_by", "p_values")
 _NESTED = ("classes", "baselines", "points", "selection")  # reports within a report
-_KIND = {
+KINDS = {
     **dict.fromkeys(_SHARES, "a share from 0 to 1"),
     **dict.fromkeys(_COUNTS, "a count"),
     **dict.fromkeys(_NESTED, "a set of named values"),
@@ -40,7 +40,7 @@ _MAY_BE_EMPTY = ("train", "valid")
 def of_report(values: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """The fields of a report that hold what no run writes: "auroc is 7, not a share"."""
     for name, value in values.items():
-        kind = "two shares in order" if name.endswith("_interval") else _KIND.get(name)
+        kind = "two shares in order" if name.endswith("_interval") else KINDS.get(name)
         if kind and not _FITS[kind](value):
             yield f"{where}{name} is {value!r}, not {kind}"
         elif name in _NESTED:

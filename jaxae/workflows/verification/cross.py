@@ -18,7 +18,7 @@ from jaxae.workflows.protocol import cross
 from jaxae.workflows.verification.checkpoints import empty, of_checkpoints
 from jaxae.workflows.verification.outcomes import AGAIN, Check, check, needing, refuse_differences
 from jaxae.workflows.verification.records import Records, of_files
-from jaxae.workflows.verification.runs import of_data, off
+from jaxae.workflows.verification.runs import of_data, off, refuse_more
 
 _ARRAYS = ("test", "test_y", "test_is_anomaly", "test_id", "test_class_id", "p_value")
 
@@ -94,6 +94,7 @@ def _of_scores(run: Records) -> str:
             continue
         if is_off:
             raise UserError(f"{name} in scores.npz is not that of models and data")
+    refuse_more(recorded, again)
     return f"{len(again['test'])} test rows have the recorded scores and p-values"
 
 
@@ -116,5 +117,5 @@ def _of_report(run: Records) -> str:
     with needing("scores"):
         arrays = read_npz(run.folder / "scores.npz", _ARRAYS, _ARRAYS)
     made = cross.report_of(cfg, run.config, report["n_calibration"], arrays)
-    refuse_differences(report, made, "report.json", run.is_other_version)
+    refuse_differences(report, made, "report.json", run.is_other_version, ("wall_s",))
     return f"{len(made)} values follow from the files beside it"

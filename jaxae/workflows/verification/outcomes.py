@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, Literal, NamedTuple
 
 from jaxae.errors import Unchecked, UserError
@@ -56,17 +56,25 @@ def needing(part: str) -> Iterator[None]:
 
 
 def refuse_differences(
-    recorded: dict[str, Any], computed: dict[str, Any], where: str, partly: bool
+    recorded: dict[str, Any],
+    computed: dict[str, Any],
+    where: str,
+    partly: bool,
+    more: Container[str] | None = None,
 ) -> None:
     """Raise a `UserError` that names the values on record that differ from those computed now.
 
     Args:
       recorded: what a JSON file holds.
-      computed: what it must hold; it may hold more.
+      computed: what it must hold.
       where: the file, for the message.
-      partly: whether values may be missing, because another version may have written it.
+      partly: whether another version may have written it, with fewer values or others.
+      more: what else it may hold; None = anything.
     """
     found = [*_differences(recorded, json.loads(json.dumps(computed)), where, partly)]
+    if more is not None and not partly:
+        odd = (name for name in recorded if name not in computed and name not in more)
+        found += [f"{name} is in {where}, but does not follow from anything" for name in odd]
     if found:
         raise UserError(listed(found))
 

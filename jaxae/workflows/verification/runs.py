@@ -6,6 +6,7 @@ the scores from detector and data. Each of these is computed again here.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxae.devices import members, parallel, tuning
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import reporting, unlabelled
+from jaxae.reports.plots import contents
 from jaxae.storage import archive, disk, provenance, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, PyTree, Split, TrainState, Tuning
@@ -29,6 +31,7 @@ from jaxae.workflows.verification.records import Records, of_files
 _ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
 _RESCALED = 1e-3  # of a score, relative to itself or to most others: beyond, it is no rounding
 _LEAST = 1e-12
+_BESIDE = ("warnings", "compile_s", "wall_s")  # in a report; they follow from no other file
 _LOSS = {"float32": 1e-3, "bfloat16": 0.02}  # of a loss by the dtype of activations, relative
 
 
@@ -169,9 +172,7 @@ def _of_scores(run: Records) -> str:
             raise UserError(f"scores.npz lacks {name}")
         if not np.array_equal(arrays[name], rows[name]):
             raise UserError(f"{name} in scores.npz is not that of the data")
-    more = sorted({*arrays} - {*rows})
-    if more:
-        raise UserError(f"{more[0]} in scores.npz is not of this run")
+    refuse_more(arrays, rows)
     exact = "bit for bit" if not worst else f"to within {worst:.0e}"
     kind = "test" if data.is_labelled else "held-out"
     n = [len(part) for part in fresh]
@@ -179,6 +180,13 @@ def _of_scores(run: Records) -> str:
     flipped = int(np.sum(decided != scoring.decide(detector.decision, recorded.test)))
     scored = f"{n[2]} {kind} and {n[0]} training rows scored as recorded, {exact}"
     return f"{scored}; {flipped} decisions differ"
+
+
+def refuse_more(recorded: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse arrays in scores.npz that no run writes."""
+    more = sorted({*recorded} - {*known})
+    if more:
+        raise UserError(f"{more[0]} in scores.npz is not of this run")
 
 
 def _scorer(detector: detectors.Detector, data: Dataset) -> Any:
@@ -206,13 +214,17 @@ def _of_losses(run: Records) -> str:
     learner = learners.build(_shared(detector), data.shape)
     settings = train.ensemble(learner, cfg, len(data.train.x)).settings
     begin = evaluation.loss_fn(learner, data.valid.x, jax.local_devices())
-    loss = float(np.mean(begin(detector.variables, settings)()))
+    losses = np.asarray(begin(detector.variables, settings)(), np.float64)
     selected = selection.summary(cfg, epochs)["selected_epoch"]
-    recorded = epochs[selected - 1]["valid_loss"]
-    if not abs(loss - recorded) <= _LOSS[cfg.model.compute_dtype] * abs(loss):
+    metrics = epochs[selected - 1]
+    loss, recorded, rounding = losses.mean(), metrics["valid_loss"], _LOSS[cfg.model.compute_dtype]
+    if not abs(loss - recorded) <= rounding * abs(loss):
         raise UserError(
             f"valid_loss of epoch {selected} is {recorded:g}, but that of its model {loss:g}"
         )
+    of_members = np.asarray(metrics.get("members", {}).get("valid_loss", losses))
+    if of_members.shape != losses.shape or not np.allclose(of_members, losses, rtol=rounding):
+        raise UserError(f"valid_loss of epoch {selected} is not that of each member")
     return f"that of epoch {selected}, {loss:.6g} on {len(data.valid.y)} held-out rows"
 
 
@@ -245,7 +257,10 @@ def _of_report(run: Records) -> str:
         if data is not None:
             score, folder = _scorer(detector, data), cfg.run_path
             computed |= unlabelled.make(cfg, data, detector, scores, score, folder)
-    refuse_differences(report, computed, "report.json", run.is_other_version)
+    more = {*_BESIDE, *(() if rows.is_labelled else unlabelled.OF_ROWS)}
+    if cfg.studies:  # which name values as they like, but not as metrics
+        more |= {name for name in report if name.removesuffix("_interval") not in contents.KINDS}
+    refuse_differences(report, computed, "report.json", run.is_other_version, more)
     of_scores = [*health.constant_scores(scores.test, "test" if rows.is_labelled else "held-out")]
     of_scores += health.below_chance(scores.test, rows.test.y)
     hidden = [line for line in of_scores if line not in report.get("warnings", of_scores)]
