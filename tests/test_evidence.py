@@ -14,8 +14,6 @@ from jaxae.cli import main as cli
 from jaxae.config.grids import CrossConfig, ProtocolConfig
 from jaxae.workflows import experiment, protocol
 
-TABLE = Path(__file__).parents[1] / "docs/scale.md"
-
 
 def finished(folder, data, **changes):
     """A run of two checkpoints, with the arrays, the table and the figures of studies."""
@@ -62,45 +60,31 @@ def test_many_random_changes_are_found(name, fewest, originals, tmp_path):
 
 
 WAYS = ("flipped", "value", "swapped", "another's", "deleted")
-# What is changed, as in the documentation -> what it is in, and one such file.
-FILES = {
-    "`config.json`": ("run", "config.json"),
-    "`data.json`": ("run", "data.json"),
-    "`report.json`": ("run", "report.json"),
-    "`scores.npz`": ("run", "scores.npz"),
-    "`metrics.jsonl`": ("run", "metrics.jsonl"),
-    "`provenance.jsonl`": ("run", "provenance.jsonl"),
-    "`tuning.json`": ("run", "tuning.json"),
-    "`detector/description.json`": ("run", "detector/description.json"),
-    "`detector/arrays-*.npz`": ("run", "detector/arrays-*.npz"),
-    "`checkpoints/`, an earlier epoch": ("run", "checkpoints/1/state/d/*"),
-    "`checkpoints/`, the last epoch": ("run", "checkpoints/2/state/d/*"),
-    "`checkpoints/*/digests.json`": ("run", "checkpoints/2/digests.json"),
-    "`arrays/`": ("run", "arrays/*.npz"),
-    "`figures/`": ("run", "figures/*.png"),
-    "tables of studies": ("run", "costs.md"),
-    "`report.html`": ("run", "report.html"),
-    "`manifest.json`": ("run", "manifest.json"),
-    "grid: `report.json`": ("grid", "report.json"),
-    "grid: `members/*/report.json`": ("grid", "members/*/report.json"),
-    "grid: `members/*/scores.npz`": ("grid", "members/*/scores.npz"),
-    "grid: `members/*/manifest.json`": ("grid", "members/*/manifest.json"),
-    "grid: `baselines/`": ("grid", "baselines/*.npz"),
-    "grid: `tuning.json`": ("grid", "tuning.json"),
-    "cross-conformal: `scores.npz`": ("cross", "scores.npz"),
-    "cross-conformal: `report.json`": ("cross", "report.json"),
-    "cross-conformal: `checkpoints/`": ("cross", "checkpoints/2/state/d/*"),
-    "export: `manifest.json`": ("run.zip", "manifest.json"),
-    "export: `detector/description.json`": ("run.zip", "detector/description.json"),
-    "export: `detector/arrays-*.npz`": ("run.zip", "detector/arrays-*.npz"),
-    "export: `program.bin`": ("run.zip", "program.bin"),
-    "export: `golden.npz`": ("run.zip", "golden.npz"),
-    "export: `model_card.json`": ("run.zip", "model_card.json"),
-    "export: `MODEL_CARD.md`": ("run.zip", "MODEL_CARD.md"),
-    "export: `loader.py`": ("run.zip", "loader.py"),
-    "export: `__main__.py`": ("run.zip", "__main__.py"),
-    "export: `flatbuffers/`": ("run.zip", "flatbuffers/*.py"),
+# What finds which change, as in the documentation: a file -> three cells.
+TABLE = {
+    row: cells
+    for row, *cells in (
+        line.strip("| ").split(" | ")
+        for line in (Path(__file__).parents[1] / "docs/scale.md").read_text().splitlines()
+    )
+    if "`" in row and len(cells) == 3
 }
+KINDS = {"": "run", "grid": "grid", "cross-conformal": "cross", "export": "run.zip"}
+ONE_OF = {  # a file among those that a row names
+    "`checkpoints/`, an earlier epoch": "checkpoints/1/state/d/*",
+    "`checkpoints/`, the last epoch": "checkpoints/2/state/d/*",
+    "`checkpoints/`": "checkpoints/2/state/d/*",
+    "`checkpoints/*/digests.json`": "checkpoints/2/digests.json",
+    "`costs.md`, or the table of another study": "costs.md",
+    "`flatbuffers/`": "flatbuffers/*.py",
+}
+
+
+def place(row):
+    """What a row of the table is about: the run, grid or export, and one such file in it."""
+    kind, _, name = row.rpartition(": ")
+    pattern = ONE_OF.get(name, name.strip("`"))
+    return KINDS[kind], f"{pattern}*" if pattern.endswith("/") else pattern
 
 
 # Values of a record that no other record repeats: with new digests, these alone may change.
@@ -166,7 +150,7 @@ def test_every_array_follows_from_others(name, originals, tmp_path):
 
 def changed_by(way, row, originals, scratch, is_forged):
     """The checks that find a change of a file; None if the change leaves it as it is."""
-    name, pattern = FILES[row]
+    name, pattern = place(row)
     original, other, copy = originals / name, originals / "other", scratch / "copy"
     if original.is_file():
         other = forging.unpacked(originals / "other.zip", scratch / "others")
@@ -195,7 +179,7 @@ def changed_by(way, row, originals, scratch, is_forged):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", FILES)
+@pytest.mark.parametrize("row", TABLE)
 def test_the_table_of_changes_is_true(row, originals, tmp_path):
     """Each kind of change of each file is found by the check that the documentation names."""
     plain, forged = (
@@ -203,9 +187,7 @@ def test_the_table_of_changes_is_true(row, originals, tmp_path):
         for is_forged in (False, True)
     )
     assert all(names for names in plain if names is not None)
-    lines = [line.strip("| ").split(" | ") for line in TABLE.read_text().splitlines()]
-    (cells,) = (cells for first, *cells in lines if first == row and len(cells) == 3)
-    for cell, by_way in zip(cells, (plain, forged[:4], forged[4:]), strict=True):
+    for cell, by_way in zip(TABLE[row], (plain, forged[:4], forged[4:]), strict=True):
         found, names = [f for f in by_way if f is not None], {*re.findall("`(.+?)`", cell)}
         assert cell == "written anew" or all(found) == (cell != "-")
         assert not names or all(names & f for f in found)
