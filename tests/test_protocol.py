@@ -83,6 +83,8 @@ def test_slices_merge_and_a_finished_protocol_is_only_reported(data, tmp_path, c
         np.mean([of["auroc"] for of in stored["classes"].values()])
     )
     assert (tmp_path / "parts/figures/one_vs_rest.png").exists()
+    with pytest.raises(UserError, match="holds 2 epochs; ask for at least as many"):
+        protocol.run(whole(data, tmp_path / "parts", train__epochs=1))
     assert not list((tmp_path / "parts").glob("checkpoints/*"))
     logs = {path.read_text() for path in tmp_path.glob("parts/members/*/metrics.jsonl")}
     assert len(logs) == 6, "each member has its own metrics"

@@ -201,7 +201,11 @@ def named(text: str, count: int) -> range:
 
 
 def is_finished(member: ExperimentConfig, digest: str) -> bool:
-    """Whether a member's folder contains the finished run of this configuration on these data."""
+    """Whether a member's folder contains the finished run of this configuration on these data.
+
+    Raises:
+      UserError: it was trained for more epochs, which would be lost.
+    """
     if not (member.run_path / manifest.NAME).is_file():
         return False
     try:
@@ -211,6 +215,11 @@ def is_finished(member: ExperimentConfig, digest: str) -> bool:
         of_data = json.loads((member.run_path / "data.json").read_bytes())
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return False
+    if isinstance(done, int) and done > member.train.epochs:
+        raise UserError(
+            f"train.epochs is {member.train.epochs}, but {member.run_path} holds {done} epochs; "
+            "ask for at least as many, or name another --run-dir"
+        )
     is_same = of_data == digest and _result(stored) == _result(member)
     return is_same and done == member.train.epochs
 
