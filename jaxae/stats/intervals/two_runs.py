@@ -54,7 +54,7 @@ def compare(
     ties on both sides: p < .05 if the interval excludes 0, up to one resample (Davison and
     Hinkley, Bootstrap Methods and their Application, 1997, chapters 4 and 5). For two perfect
     values the interval is that of `_interval_of_difference`. Runs that give every row the same
-    score, or decision, differ by exactly 0 in what depends on it: [0, 0], with p-value 1.
+    score, and for F1 also the same decision, differ by exactly 0: [0, 0], with p-value 1.
 
     Args:
       scores: [2, N].
@@ -87,8 +87,8 @@ def compare(
     low, high = bounds.flawless(n, m), bounds.hopeless(n, m)
     paired = map(paired_difference, drawn, values, low[1:], high[1:])
     found = PerMetric(delong(curves, y), *paired)
-    by_score, by_decision = np.array_equal(*scores), np.array_equal(*flagged)
-    are_equal = PerMetric(by_score, by_score, by_decision)
+    same_scores, same_decisions = np.array_equal(*scores), np.array_equal(*flagged)
+    are_equal = PerMetric(same_scores, same_scores, same_scores and same_decisions)
     return PerMetric(*(_NONE if same else d for d, same in zip(found, are_equal, strict=True)))
 
 
