@@ -10,7 +10,7 @@ from jaxae.data import corruptions
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.reports import plots
-from jaxae.storage import disk
+from jaxae.storage import disk, manifest
 from jaxae.training import selection
 from jaxae.workflows import experiment
 
@@ -140,6 +140,7 @@ def test_a_selection_outlives_more_epochs_and_no_other_choice_takes_its_folder(
     lines[2]["valid_loss"] = 0.5
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text)
+    manifest.withdraw(tmp_path)  # with it, the changed file itself is refused
     with pytest.raises(UserError, match=r"keeps epoch 1, but .* epoch 3 is the best"):
         run(cfg, tmp_path, **by_loss)
 

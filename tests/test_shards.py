@@ -345,7 +345,8 @@ def test_memory_stays_flat_however_many_rows_there_are(tmp_path):
     peak(*args.split(), "--run-dir", run)
     for count in (100_000, 10_000_000):
         np.save(tmp_path / "rows.npy", generator.random((count, 8), np.float32))
-        found[count] = peak("score", run, tmp_path / "rows.npy", "--out", tmp_path / "out.csv")
+        out = "--out", tmp_path / "out.csv", "--overwrite"
+        found[count] = peak("score", run, tmp_path / "rows.npy", *out)
     # What is said of each row takes 30 bytes; the rows themselves would be 320 MB more.
     assert found[10_000_000] < found[100_000] + 400
     with (tmp_path / "out.csv").open() as lines:
