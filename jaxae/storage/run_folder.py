@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxae import config
@@ -151,6 +152,12 @@ def write_about(folder: Path, cfg: config.ExperimentConfig, digest: str) -> None
 def about(cfg: config.ExperimentConfig, digest: str) -> dict:
     """What a run is made from; each checkpoint also stores this, for comparison on resuming."""
     return {"config": config.to_dict(cfg), "data_digest": digest}
+
+
+def agree(cfg: config.ExperimentConfig, digests: Sequence[str]) -> None:
+    """Compare what is `shared` with the other processes, if there are any; see `hosts.agree`."""
+    if jax.process_count() > 1:  # `shared` reads the sources of jaxae
+        hosts.agree(shared(cfg, digests))
 
 
 def shared(cfg: config.ExperimentConfig, digests: Sequence[str]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     members = train.ensemble(learner, cfg, len(dataset.train.x))
     members.plan(0, len(devices))  # raises if the batch does not match, before any file exists
     loggers = logs.configured(cfg, loggers)
-    hosts.agree(run_folder.shared(cfg, [dataset.digest]))
+    run_folder.agree(cfg, [dataset.digest])
     with (
         parallel.on_host(),
         run_folder.enter(cfg, dataset.digest) as folder,

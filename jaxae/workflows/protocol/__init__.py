@@ -54,7 +54,7 @@ def run(cfg: ProtocolConfig, loggers: training.Loggers = lambda member: ()) -> d
         return [member for member in some if not hosts.as_first(finished(member))]
 
     settled = ProtocolConfig(**vars(cfg) | vars(members[0]))
-    hosts.agree(run_folder.shared(settled, [dataset.digest for dataset in datasets.values()]))
+    run_folder.agree(settled, [dataset.digest for dataset in datasets.values()])
     todo = unfinished(chosen)
     print(f"{len(members)} members in {cfg.run_path}; {len(todo)} of {len(chosen)} to train")
     while todo:

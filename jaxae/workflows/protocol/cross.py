@@ -72,7 +72,7 @@ def run(cfg: CrossConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     scoring_learner = learners.build(for_scoring(base), dataset.shape)
     loggers = logs.configured(base, loggers)
     settled = CrossConfig(**vars(cfg) | vars(base))
-    hosts.agree(run_folder.shared(settled, [dataset.digest]))
+    run_folder.agree(settled, [dataset.digest])
     with parallel.on_host(), run_folder.enter(base, dataset.digest) as folder:
         run_folder.write_tuning(folder, learner)
         log = media.log_of(base, folder, loggers, scoring_learner, dataset)
