@@ -16,6 +16,8 @@ ensembles, checkpoints, scoring and benchmarks are written once, for every metho
   outputs        what a model computes for rows; rows with their outputs are `Inferred`
   metrics        measurements of a step or an epoch, one value for each member
   score          how anomalous a row is, higher = more
+  place          a step of a series, a pixel of an image or a feature of a vector
+  score map      how anomalous each place of a row is, [*P]: of the row's shape, or coarser
   calibration scores  scores of normals, on which rules are fitted and p-values are based
   rule           turns calibration scores into a decision: "quantile:0.95", "conformal:0.05"
   threshold      the score above which a decision flags a single row
@@ -248,6 +250,10 @@ class Score(NamedTuple):
         these rows together. None: not needed.
       log_scale: whether a sum adds the score's logarithm; False for log-odds.
       needs: the names in `Outputs.extra` that it reads.
+      places: `(fitted, one row) -> [*P]`, the score map, at least 0 everywhere: how anomalous each
+        place of the row is. P is the row's shape S, or that shape without channels, or coarser
+        along the axes of places. Unless the score pools it otherwise, its mean is the score. None:
+        the score says nothing of places.
     """
 
     apply: Callable[[dict, Inferred], Scalar]
@@ -255,6 +261,7 @@ class Score(NamedTuple):
     standardise: Callable[[Sequence[dict], Sequence[Iterable[Inferred]]], list[dict]] | None = None
     log_scale: bool = True
     needs: frozenset[str] = frozenset()
+    places: Callable[[dict, Inferred], Array] | None = None
 
     @property
     def is_fitted(self) -> bool:

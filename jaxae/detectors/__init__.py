@@ -21,10 +21,18 @@ from jaxae.detectors.detector import (
     units,
 )
 from jaxae.detectors.fitting import Fold, check, fit, fit_on_folds, fit_score, score_all
-from jaxae.detectors.judging import judge, judge_prepared, prepared, saturated, score_fn
+from jaxae.detectors.judging import (
+    judge,
+    judge_prepared,
+    maps_fn,
+    prepared,
+    saturated,
+    score_fn,
+    score_maps,
+)
 
 __all__ = [
     "Description", "Detector", "Fold", "Judgement", "Scores", "check", "described", "fit",
-    "fit_on_folds", "fit_score", "folder_of", "judge", "judge_prepared", "load", "prepared",
-    "saturated", "save", "score_all", "score_fn", "tree", "units",
+    "fit_on_folds", "fit_score", "folder_of", "judge", "judge_prepared", "load", "maps_fn",
+    "prepared", "saturated", "save", "score_all", "score_fn", "score_maps", "tree", "units",
 ]  # fmt: skip

@@ -53,6 +53,7 @@ class Detector(NamedTuple):
     fitted: PyTree  # of the score
     decision: Decision
     scaling: Scaling
+    places: PyTree = {}  # noqa: RUF012 - never written to; what decides about places, {} = nothing
 
 
 def units(dtype: str) -> str:
@@ -91,12 +92,13 @@ def described(detector: Detector) -> dict[str, Any]:
 def tree(detector: Detector) -> dict[str, PyTree]:
     """The arrays of a detector, as nested dicts."""
     decision = detector.decision
-    return {
+    parts = {
         "variables": detector.variables,
         "fitted": detector.fitted,
         "decision": {"state": decision.state, "calibration": decision.calibration},
         "scaling": detector.scaling._asdict(),
     }
+    return parts | ({"places": detector.places} if detector.places else {})
 
 
 def load(folder: Path) -> Detector:
@@ -124,5 +126,6 @@ def load(folder: Path) -> Detector:
     except (KeyError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
     else:
-        return Detector(about, variables, arrays.get("fitted", {}), decision, scaling)
+        fitted, places = (arrays.get(name, {}) for name in ("fitted", "places"))
+        return Detector(about, variables, fitted, decision, scaling, places)
     raise UserError(f"the detector in {folder} cannot be used ({problem}); run it again")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Shaped
 from jaxae.data import sources
 from jaxae.devices import members, parallel, tuning
 from jaxae.errors import UserError
+from jaxae.scoring import pooling
 from jaxae.stats import metrics
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
@@ -75,6 +76,25 @@ def scorer(
 
 
 @_compiled_once
+def mapper(
+    learner: Learner, score: Score, devices: parallel.Devices
+) -> Callable[[PyTree, PyTree, Source], Float[np.ndarray, "E N *P"]]:
+    """`(variables [E, ...], fitted [E, ...], x [N, *S]) -> score maps [E, N, *P]`.
+
+    Maps have the row's places, without channels.
+    """
+    places = score.places
+    assert places
+
+    def of_row(fitted: PyTree, row: Inferred) -> Array:
+        return pooling.enlarged(places(fitted, row), row.x.shape)
+
+    program = parallel.rows_fn(_by_row(learner, of_row), devices, learner)
+    run = _over_rows(program, learner, devices)
+    return lambda variables, fitted, x: run((variables, fitted), x)
+
+
+@_compiled_once
 def scores_at_once(
     learner: Learner, scores: tuple[Score, ...], devices: parallel.Devices
 ) -> Callable[[PyTree, Source], list[Float[np.ndarray, "E N"]]]:
@@ -89,7 +109,7 @@ def scores_at_once(
 
 
 def _by_row(learner: Learner, apply: Callable[[PyTree, Inferred], Array]) -> Callable:
-    """`((variables, state), x [B, *S]) -> apply(state, row) [B]` for one member."""
+    """`((variables, state), x [B, *S]) -> apply(state, row) [B, ...]` for one member."""
 
     def of_rows(params: tuple[PyTree, PyTree], x: Array) -> Array:
         variables, state = params

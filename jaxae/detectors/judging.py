@@ -44,6 +44,39 @@ def scores_of(
     return scores
 
 
+def maps_fn(
+    detector: Detector, learner: Learner, devices: parallel.Devices
+) -> Callable[[Source], Float[np.ndarray, " N *P"]]:
+    """Score maps of already scaled rows, averaged over the members; see `score_maps`.
+
+    Raises:
+      UserError: the score has no map.
+    """
+    spec = detector.about.config.score
+    score = scoring.resolve(spec)
+    if not score.places:
+        known = ", ".join(name for name, entry in scoring.SCORES.items() if entry.places)
+        raise UserError(f"score {spec!r} says nothing of single places; use one of {known}")
+    mapper = evaluation.mapper(learner, score, devices)
+    return lambda x: mapper(detector.variables, detector.fitted, x).mean(axis=0)
+
+
+@parallel.on_host()
+def score_maps(
+    detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0
+) -> Float[np.ndarray, " N *P"]:
+    """How anomalous each place of raw rows is: pixels [N, H, W], steps [N, T], features [N, F].
+
+    The map of the detector's score, at least 0, averaged over channels and members.
+
+    Raises:
+      UserError: the score has no map, or the rows cannot be judged; see `judge`.
+    """
+    x = prepared(detector, raw, first)
+    learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
+    return maps_fn(detector, learner, jax.local_devices())(x)
+
+
 def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) -> Judgement:
     """Judge raw rows, in the units of the data that the detector was fitted on.
 

@@ -1,4 +1,4 @@
-"""Anomaly scores of one row, and sums and maxima of them.
+"""Anomaly scores of one row and of its places, and sums and maxima of them.
 
 To add one, enter a `Score` in `SCORES`, or call `SCORES.add` from outside the package.
 """
@@ -18,6 +18,7 @@ from jaxae.devices import precision
 from jaxae.errors import UserError
 from jaxae.ops.blur import gaussian_blur
 from jaxae.registry import Registry
+from jaxae.scoring import pooling
 from jaxae.scoring.losses import bce, mae, mse
 from jaxae.types import Inferred, LossFn, Scalar, Score
 
@@ -29,12 +30,19 @@ Rows = Iterable[Inferred]  # blocks of rows with their outputs
 
 
 def _reconstruction_score(loss: LossFn) -> Score:
-    """A score that compares a row with its reconstruction and needs no fitting."""
+    """A score that compares a row with its reconstruction and needs no fitting.
+
+    Its map is the loss of every single value.
+    """
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
         return loss(row.x, row.out.x_hat)
 
-    return Score(apply)
+    def places(fitted: dict, row: Inferred) -> Array:
+        values = jax.vmap(loss)(row.x.reshape(-1, 1), row.out.x_hat.reshape(-1, 1))
+        return values.reshape(row.x.shape)
+
+    return Score(apply, places=places)
 
 
 def _log_odds_score(name: str) -> Score:
@@ -48,6 +56,10 @@ def _log_odds_score(name: str) -> Score:
 
 def _max_error(x: Array, x_hat: Array) -> Scalar:
     return jnp.max(jnp.abs(x - x_hat))
+
+
+def _error_at(fitted: dict, row: Inferred) -> Array:
+    return jnp.abs(row.x - row.out.x_hat)
 
 
 def _mean_over_blocks(fun: Callable[..., Array], rows: Rows, *args: Array) -> Array:
@@ -86,8 +98,13 @@ def _mahalanobis_apply(fitted: dict, row: Inferred) -> Scalar:
     return jnp.linalg.norm(jnp.matmul(fitted["whiten"], centred, precision="highest"))
 
 
-def _neighbour_score(features: Callable[[Inferred], Array], neighbours: int = NEIGHBOURS) -> Score:
+def _neighbour_score(
+    features: Callable[[Inferred], Array], neighbours: int = NEIGHBOURS, of_rows: bool = False
+) -> Score:
     """The mean Euclidean distance of a row's features from those of its nearest training rows.
+
+    If the features are the row itself (`of_rows`), the map says how much each of its values adds to
+    the distance d: S times the mean over neighbours of (difference^2 / d), S the number of values.
 
     The bank holds the features of the training rows; each of them is its own neighbour at distance
     0. The bank is centred so that the expanded distance loses no digits.
@@ -98,15 +115,24 @@ def _neighbour_score(features: Callable[[Inferred], Array], neighbours: int = NE
         mean = jnp.mean(bank, axis=0)
         return {"mean": mean, "bank": bank - mean[None]}
 
-    def apply(fitted: dict, row: Inferred) -> Scalar:
+    def differences(fitted: dict, row: Inferred) -> Array:
         bank, point = fitted["bank"], features(row).ravel() - fitted["mean"]
         # |b|^2 - 2 b.p ranks the bank as one matrix product over mapped rows. The distance to the
         # few nearest is then computed from their difference, which is exact for duplicates too.
         rank = jnp.matmul(bank, point, precision="highest") - 0.5 * jnp.sum(bank * bank, axis=1)
         _, nearest = lax.top_k(rank, min(neighbours, len(bank)))
-        return jnp.mean(jnp.linalg.norm(bank[nearest] - point[None], axis=1))
+        return bank[nearest] - point[None]
 
-    return Score(apply, fit)
+    def apply(fitted: dict, row: Inferred) -> Scalar:
+        return jnp.mean(jnp.linalg.norm(differences(fitted, row), axis=1))
+
+    def places(fitted: dict, row: Inferred) -> Array:
+        difference = differences(fitted, row)
+        far = jnp.maximum(jnp.linalg.norm(difference, axis=1, keepdims=True), 1e-12)
+        share = jnp.mean(jnp.square(difference) / far, axis=0)
+        return (share.size * share).reshape(row.x.shape)
+
+    return Score(apply, fit, places=places if of_rows else None)
 
 
 def _row_pca_fit(train: Rows) -> dict:
@@ -128,11 +154,19 @@ def _row_pca_fit(train: Rows) -> dict:
     return {"mean": mean, "axes": jnp.where(is_real[:, None], axes.T, 0.0)}
 
 
-def _row_pca_apply(fitted: dict, row: Inferred) -> Scalar:
-    """The mean squared error of a row's projection on the principal components."""
+def _row_pca_squares(fitted: dict, row: Inferred) -> Array:
+    """The squared error of each value of a row's projection on the principal components."""
     centred, axes = row.x.ravel() - fitted["mean"], fitted["axes"]
     along = jnp.matmul(axes, centred, precision="highest")
-    return jnp.mean(jnp.square(centred - jnp.matmul(along, axes, precision="highest")))
+    return jnp.square(centred - jnp.matmul(along, axes, precision="highest"))
+
+
+def _row_pca_apply(fitted: dict, row: Inferred) -> Scalar:
+    return jnp.mean(_row_pca_squares(fitted, row))
+
+
+def _row_pca_places(fitted: dict, row: Inferred) -> Array:
+    return _row_pca_squares(fitted, row).reshape(row.x.shape)
 
 
 def _energy(block: Inferred) -> Array:
@@ -144,15 +178,26 @@ def _energy_fit(train: Rows) -> dict:
     return {"energy": _mean_over_blocks(_energy, train)}
 
 
+def _energy_of(fitted: dict, row: Inferred) -> Array:
+    energy = jnp.mean(jnp.square(row.x)) + 0.02 * fitted["energy"]
+    return jnp.sqrt(jnp.maximum(energy, 1e-12))
+
+
+def _blurred_squares(row: Inferred) -> Array:
+    return jnp.square(gaussian_blur(row.x - row.out.x_hat, 1.0, radius=4))
+
+
 def _energy_apply(fitted: dict, row: Inferred) -> Scalar:
     """mean(blur(x - x_hat)^2) / sqrt(mean(x^2) + 0.02 E), the blur with sigma 1 pixel.
 
     The blur tolerates misplaced edges; the division offsets the larger errors of bright rows.
     Images are blurred over height and width, series over time, vectors not at all.
     """
-    residual = gaussian_blur(row.x - row.out.x_hat, 1.0, radius=4)
-    energy = jnp.mean(jnp.square(row.x)) + 0.02 * fitted["energy"]
-    return jnp.mean(jnp.square(residual)) / jnp.sqrt(jnp.maximum(energy, 1e-12))
+    return jnp.mean(_blurred_squares(row)) / _energy_of(fitted, row)
+
+
+def _energy_places(fitted: dict, row: Inferred) -> Array:
+    return _blurred_squares(row) / _energy_of(fitted, row)
 
 
 SCORES: Registry[Score] = Registry(
@@ -162,14 +207,14 @@ SCORES: Registry[Score] = Registry(
         "mse": _reconstruction_score(mse),
         "mae": _reconstruction_score(mae),
         "bce": _reconstruction_score(bce),
-        "max_error": _reconstruction_score(_max_error),
-        "blurred_energy": Score(_energy_apply, _energy_fit),
+        "max_error": _reconstruction_score(_max_error)._replace(places=_error_at),
+        "blurred_energy": Score(_energy_apply, _energy_fit, places=_energy_places),
         "latent_mahalanobis": Score(_mahalanobis_apply, _mahalanobis_fit),
         "latent_knn": _neighbour_score(lambda rows: rows.out.z),
-        "row_knn": _neighbour_score(lambda rows: rows.x),  # needs no model
+        "row_knn": _neighbour_score(lambda rows: rows.x, of_rows=True),  # needs no model
         # Two, so that a training row, which is its own neighbour, has a distance too.
-        "row_nearest": _neighbour_score(lambda rows: rows.x, 2),
-        "row_pca": Score(_row_pca_apply, _row_pca_fit),
+        "row_nearest": _neighbour_score(lambda rows: rows.x, 2, of_rows=True),
+        "row_pca": Score(_row_pca_apply, _row_pca_fit, places=_row_pca_places),
         "d_of_r": _log_odds_score("d_of_r"),
         "d_of_x": _log_odds_score("d_of_x"),
     },
@@ -186,22 +231,51 @@ def resolve(spec: str) -> Score:
 
     "+" adds scores and "^" takes the largest of them, after each is standardised: its logarithm
     (log-odds unchanged), minus the mean and divided by the standard deviation over held-out rows.
-    The fitted state is `{name: {"score": its own state, if any, "mean": [], "std": []}}`.
+    The fitted state is `{name: {"score": its own state, if any, "mean": [], "std": []}}`. The map
+    is the sum or the maximum of the maps of those scores that have one, each divided by the
+    geometric mean of its score over held-out rows.
+
+    A name may be followed by how its map is pooled, see `jaxae.scoring.pooling`: "mse:max".
 
     Args:
-      spec: for instance "mse", "blurred_energy+latent_knn" or "mse^row_nearest".
+      spec: for instance "mse", "blurred_energy+latent_knn", "mse^row_nearest" or "mse:top:0.05".
 
     Raises:
-      UserError: a name is unknown, or repeated.
+      UserError: a name is unknown, or repeated, or has no map to pool.
     """
     sign = "^" if "^" in spec else "+"
     names = spec.split(sign)
-    parts = tuple((name, SCORES[name]) for name in names)
+    parts = tuple((name, _single(name)) for name in names)
     if len(parts) == 1:
         return _exact(parts[0][1])
     if len(set(names)) < len(names):
         raise UserError(f"score {spec!r} names a score twice; name each one once")
     return _exact(_joined(parts, sign))
+
+
+def _single(spec: str) -> Score:
+    """A single score, with the pooling that its specification names."""
+    name, colon, how = spec.partition(":")
+    score = SCORES[name]
+    if not colon:
+        return score
+    pool = pooling.resolve(how)
+    if score.places is None:
+        known = ", ".join(name for name, entry in SCORES.items() if entry.places)
+        raise UserError(f"score {name!r} has no map that {how!r} could pool; use {known}")
+    return _pooled(score, pool)
+
+
+@functools.lru_cache(maxsize=64)
+def _pooled(score: Score, pool: Callable[[Array], Scalar]) -> Score:
+    """A score that pools its map otherwise; the same object for each call."""
+    places = score.places
+    assert places
+
+    def apply(fitted: dict, row: Inferred) -> Scalar:
+        return pool(pooling.without_channels(places(fitted, row), row.x.shape))
+
+    return score._replace(apply=apply)
 
 
 @functools.lru_cache(maxsize=64)
@@ -211,6 +285,7 @@ def _exact(score: Score) -> Score:
         apply=precision.exact(score.apply),
         fit=score.fit and precision.exact(score.fit),
         standardise=score.standardise and precision.exact(score.standardise),
+        places=score.places and precision.exact(score.places),
     )
 
 
@@ -233,8 +308,14 @@ def _joined(parts: tuple[tuple[str, Score], ...], sign: str) -> Score:
         values = (_standardised(part, fitted[name], row) for name, part in parts)
         return functools.reduce(join, values)
 
+    def places(fitted: dict, row: Inferred) -> Array:
+        shape = row.x.shape
+        maps = (_in_units(part, fitted[name], row) for name, part in parts if part.places)
+        return functools.reduce(join, (pooling.enlarged(one, shape) for one in maps))
+
+    has_map = any(part.places for _, part in parts)
     needs = frozenset().union(*(part.needs for _, part in parts))
-    return Score(apply, fit, standardise, log_scale=False, needs=needs)
+    return Score(apply, fit, standardise, False, needs, places if has_map else None)
 
 
 def _on_scale(score: Score, value: Array) -> Array:
@@ -261,6 +342,13 @@ def _on_one_scale(
 def _standardised(score: Score, fitted: dict, row: Inferred) -> Scalar:
     value = _on_scale(score, score.apply(fitted.get("score", {}), row))
     return (value - fitted["mean"]) / fitted["std"]
+
+
+def _in_units(score: Score, fitted: dict, row: Inferred) -> Array:
+    """The map of a score, divided by the geometric mean of the score over held-out rows."""
+    assert score.places
+    value = score.places(fitted.get("score", {}), row)
+    return value / jnp.exp(fitted["mean"]) if score.log_scale else value
 
 
 def combine(scores: Float[Array, "E N"]) -> Float[Array, " N"]:
