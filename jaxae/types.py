@@ -114,6 +114,9 @@ class Dataset(NamedTuple):
     names: tuple[str, ...] = ()  # of rows, by id: a file, or the first step of a window; () = none
     # Digests of the test rows before scaling, by which two runs pair their rows; None = not known.
     test_digests: Callable[[], UInt64[np.ndarray, " N"]] | None = None
+    # The truth of each place of the test rows, P = (H, W) or (T,) of raw rows, True = anomalous:
+    # none of a normal row. None = unknown, as that of corrupted copies.
+    test_place_y: Bool[np.ndarray, " N *P"] | None = None
 
 
 class Outputs(NamedTuple):

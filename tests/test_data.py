@@ -140,6 +140,32 @@ def test_every_combination_keeps_the_contract(
         np.testing.assert_array_equal(part.y, np.isin(part.class_id, anomaly))
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    settings=st.fixed_dictionaries(
+        {
+            "split": st.sampled_from(["official", "random"]),
+            "valid": st.sampled_from(["holdout", "test"]),
+            "limit": st.sampled_from([0, 5]),
+            "balance": st.booleans(),
+            "split_seed": st.integers(0, 1000),
+        }
+    ),
+    trained=st.sampled_from([None, 0, 3]),
+)
+def test_the_truth_of_places_stays_with_its_rows(settings, trained):
+    raw = make_raw(60, 240, classes=8)
+    known = (np.arange(300)[:, None] >> np.arange(9)) % 2 == 1  # each row is known by its places
+    y_train = None if trained is None else np.where(np.arange(60) % 9, 0, trained).astype(np.int32)
+    raw = raw._replace(train_class_id=y_train, test_place_y=known[60:])
+    made = splits.make(raw, DataConfig(normal=(0,), **settings))
+    places, test = made.test_place_y, made.test
+    if trained == 3 and (test.y & (test.id < 60)).any():  # nobody knows their places
+        assert places is None
+        return
+    np.testing.assert_array_equal(places, known[test.id] & test.y[:, None], strict=True)
+
+
 def test_official_split_keeps_the_sources_order():
     raw = make_raw()
     made = splits.make(raw, DataConfig(normal=(1,)))
@@ -513,9 +539,11 @@ def test_corrupted_copies_are_the_anomalies(monkeypatch, valid):
         sys.modules, "jaxae.data.corruptions", types.SimpleNamespace(corrupt=corrupt)
     )
     made = splits.make(
-        make_raw(), DataConfig(corruption="negative:1", normal=(0, 2), valid=valid, split_seed=5)
+        make_raw()._replace(test_place_y=np.ones((40, 3), bool)),
+        DataConfig(corruption="negative:1", normal=(0, 2), valid=valid, split_seed=5),
     )
     assert_contract(made, valid_in_test=valid == "test")
+    assert made.test_place_y is None
     assert calls == [("negative:1", 5)]
     clean, copies = np.split(np.arange(len(made.test.x)), 2)
     np.testing.assert_array_equal(made.test.y, np.repeat([False, True], len(clean)))

@@ -287,6 +287,9 @@ def test_no_step_is_in_two_splits_of_a_series(tmp_path):
     assert all(window & {550, 551} for window in flagged)
     kept = [set(row.ravel().astype(int)) for row in made.test.x[~made.test.y]]
     assert not any(window & {550, 551} for window in kept)
+    steps = made.test.x[..., 0] * made.scaling.scale + made.scaling.shift
+    is_anomaly = np.isin(np.round(steps), [550, 551])  # step by step
+    np.testing.assert_array_equal(made.test_place_y, is_anomaly, strict=True)
 
 
 def test_windows_of_a_series_do_not_straddle_groups(tmp_path):

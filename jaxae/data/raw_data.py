@@ -6,7 +6,7 @@ from functools import reduce
 from typing import NamedTuple, SupportsIndex
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxae.data import sources
 from jaxae.data.own.schema import Schema
@@ -39,6 +39,8 @@ class Raw(NamedTuple):
     schema: Schema = Schema()  # how rows were read from files
     notes: tuple[str, ...] = ()  # a line for each decision made in reading that a user should know
     names: tuple[str, ...] = ()  # of rows without labels, see `Dataset.names`
+    # The truth of each place of test rows, P = (H, W) or (T,), True = anomalous; None = unknown.
+    test_place_y: Bool[np.ndarray, " M *P"] | None = None
 
     @property
     def is_labelled(self) -> bool:

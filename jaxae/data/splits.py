@@ -84,7 +84,24 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
         schema=raw.schema,
         left_out=len(left_out),
         test_digests=_test_digests(pool, test, cfg),
+        test_place_y=None if cfg.corruption else _place_y(raw, test, is_anomaly[test]),
     )
+
+
+def _place_y(
+    raw: Raw, test: Int[np.ndarray, " N"], y: Bool[np.ndarray, " N"]
+) -> Bool[np.ndarray, " N *P"] | None:
+    """The truth of the places of test rows, given by their positions in the pool and their truth.
+
+    Normal rows have no anomalous place. Those of training rows that are anomalies, which a random
+    split may test, are unknown.
+    """
+    known, published = raw.test_place_y, test - len(raw.x_train)
+    if known is None or (y & (published < 0)).any():
+        return None
+    place_y = np.zeros((len(test), *known.shape[1:]), bool)
+    place_y[y] = known[published[y]]
+    return place_y
 
 
 def _train_and_valid(

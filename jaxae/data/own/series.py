@@ -202,7 +202,8 @@ def _cut(steps: Lines, normal: tuple[int, ...], cfg: DataConfig) -> Raw:
         )
     notes += _lost(np.concatenate(starts), window, stretches, is_anomaly)
     schema = dataclasses.replace(steps.schema, window=window, stride=stride)
-    return Raw(x_train, y_train, x_test, y_test, normal, block, schema, notes)
+    place_y = is_anomaly[starts[1][:, None] + np.arange(window)]
+    return Raw(x_train, y_train, x_test, y_test, normal, block, schema, notes, test_place_y=place_y)
 
 
 def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
