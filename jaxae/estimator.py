@@ -204,6 +204,19 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         share = np.clip(share, 0.0, 1.0)
         return np.stack([1.0 - share, share], axis=1)
 
+    def score_maps(self, X: Any) -> np.ndarray:
+        """How anomalous each place of rows is: features [N, F], steps [N, T] or pixels [N, H, W].
+
+        The map of `anomaly_score`, at least 0, higher = more anomalous, averaged over channels. All
+        rows are judged by `detector_`: rows of `fit` as those that it was trained on.
+
+        Raises:
+          UserError: a `ValueError`: the score says nothing of single places.
+        """
+        check_is_fitted(self)
+        _refuse_fork()
+        return detectors.score_maps(self.detector_, self._rows(X, reset=False))
+
     def _judged(self, X: Any) -> detectors.Judgement:
         check_is_fitted(self)
         _refuse_fork()

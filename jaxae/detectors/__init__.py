@@ -25,6 +25,7 @@ from jaxae.detectors.judging import (
     judge,
     judge_prepared,
     maps_fn,
+    maps_of,
     prepared,
     saturated,
     score_fn,
@@ -34,5 +35,6 @@ from jaxae.detectors.judging import (
 __all__ = [
     "Description", "Detector", "Fold", "Judgement", "Scores", "check", "described", "fit",
     "fit_on_folds", "fit_score", "folder_of", "judge", "judge_prepared", "load", "maps_fn",
-    "prepared", "saturated", "save", "score_all", "score_fn", "score_maps", "tree", "units",
+    "maps_of", "prepared", "saturated", "save", "score_all", "score_fn", "score_maps", "tree",
+    "units",
 ]  # fmt: skip

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from jaxae import scoring
 from jaxae.data import sources
 from jaxae.devices import members, parallel, tuning
 from jaxae.errors import UserError
-from jaxae.scoring import pooling
 from jaxae.stats import metrics
 from jaxae.types import AnyArray, Inferred, Learner, Outputs, PyTree, Score, Settings, Source
 
@@ -77,20 +77,14 @@ def scorer(
 
 @_compiled_once
 def mapper(
-    learner: Learner, score: Score, devices: parallel.Devices
+    learner: Learner, score: Score, detailed: bool, devices: parallel.Devices
 ) -> Callable[[PyTree, PyTree, Source], Float[np.ndarray, "E N *P"]]:
     """`(variables [E, ...], fitted [E, ...], x [N, *S]) -> score maps [E, N, *P]`.
 
-    Maps have the row's places, without channels.
+    Maps have the row's places, see `jaxae.scoring.row_map`.
     """
-    places = score.places
-    assert places
-
-    def of_row(fitted: PyTree, row: Inferred) -> Array:
-        return pooling.enlarged(places(fitted, row), row.x.shape)
-
-    program = parallel.rows_fn(_by_row(learner, of_row), devices, learner)
-    run = _over_rows(program, learner, devices)
+    of_rows = _by_row(learner, scoring.row_map(score, detailed))
+    run = _over_rows(parallel.rows_fn(of_rows, devices, learner), learner, devices)
     return lambda variables, fitted, x: run((variables, fitted), x)
 
 

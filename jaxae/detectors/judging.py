@@ -15,10 +15,11 @@ from jaxae.detectors.detector import Description, Detector, Judgement, units
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.methods import learners
+from jaxae.scoring import pooling
 from jaxae.stats.conformal import p_values
 from jaxae.types import AnyArray, Learner, PyTree, Score, Source
 
-LARGEST = np.finfo(np.float32).max  # the score of rows that are too far away to have another
+LARGEST = pooling.LARGEST  # the score of rows that are too far away to have another
 
 
 def score_fn(
@@ -35,13 +36,13 @@ def scores_of(
     """`score_fn` from the parts of a detector whose decision is not fitted yet."""
     scorer = evaluation.scorer(learner, score, devices)
 
-    def scores(x: Source) -> Float[np.ndarray, " N"]:
-        by_member = scorer(variables, fitted, x)
-        if len(by_member) == 1:  # the mean of one member needs no program
-            return by_member[0]
-        return np.asarray(scoring.combine(jnp.asarray(by_member)))
+    return lambda x: _combined(scorer(variables, fitted, x))
 
-    return scores
+
+def _combined(by_member: Float[np.ndarray, "E N *P"]) -> Float[np.ndarray, " N *P"]:
+    if len(by_member) == 1:  # the mean of one member needs no program
+        return by_member[0]
+    return np.asarray(scoring.combine(jnp.asarray(by_member)))
 
 
 def maps_fn(
@@ -57,8 +58,20 @@ def maps_fn(
     if not score.places:
         known = ", ".join(name for name, entry in scoring.SCORES.items() if entry.places)
         raise UserError(f"score {spec!r} says nothing of single places; use one of {known}")
-    mapper = evaluation.mapper(learner, score, devices)
-    return lambda x: mapper(detector.variables, detector.fitted, x).mean(axis=0)
+    return maps_of(learner, score, detector.variables, detector.fitted, devices)
+
+
+def maps_of(
+    learner: Learner,
+    score: Score,
+    variables: PyTree,
+    fitted: PyTree,
+    devices: parallel.Devices,
+    detailed: bool = False,
+) -> Callable[[Source], Float[np.ndarray, " N *P"]]:
+    """`maps_fn` of any score that has a map; `detailed`: see `jaxae.scoring.row_map`."""
+    mapper = evaluation.mapper(learner, score, detailed, devices)
+    return lambda x: np.minimum(_combined(mapper(variables, fitted, x)), LARGEST)
 
 
 @parallel.on_host()
@@ -67,7 +80,14 @@ def score_maps(
 ) -> Float[np.ndarray, " N *P"]:
     """How anomalous each place of raw rows is: pixels [N, H, W], steps [N, T], features [N, F].
 
-    The map of the detector's score, at least 0, averaged over channels and members.
+    The map of the detector's score, at least 0, averaged over channels and members. With
+    `data.input`, places are those of the mapped row, such as cells of gradients. The map of a row
+    that is too far away is the largest float32 where its values are, see `pooling.bounded`.
+
+    Args:
+      detector: see `load`.
+      raw: [N, *S]; a single channel may be left out.
+      first: the number of the first row in messages, if these rows are a part of more rows.
 
     Raises:
       UserError: the score has no map, or the rows cannot be judged; see `judge`.

@@ -12,9 +12,9 @@ scores. No module knows where the rows come from or what a detector is.
 
 from jaxae.scoring.losses import LOSSES, bce, mae, mse
 from jaxae.scoring.rules import RULES, decide, fit_rule, rule
-from jaxae.scoring.scores import SCORES, apply_rows, combine, resolve
+from jaxae.scoring.scores import SCORES, apply_rows, combine, resolve, row_map
 
 __all__ = [
     "LOSSES", "RULES", "SCORES", "apply_rows", "bce", "combine", "decide", "fit_rule", "mae", "mse",
-    "resolve", "rule",
+    "resolve", "row_map", "rule",
 ]  # fmt: skip

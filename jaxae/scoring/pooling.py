@@ -10,12 +10,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxae.errors import UserError
 from jaxae.ops.blur import gaussian_blur
 from jaxae.registry import Registry
 from jaxae.types import Argument, Scalar, Shape
+
+LARGEST = np.finfo(np.float32).max
+FAR = 1e18  # squares of values beyond it are infinite in float32
 
 
 class Pooling(NamedTuple):
@@ -92,3 +96,16 @@ def enlarged(places: Float[Array, "*P"], shape: Shape) -> Float[Array, "*Q"]:
     places = without_channels(places, shape)
     size = shape[:-1] if len(shape) > 1 else shape
     return places if places.shape == size else jax.image.resize(places, size, "linear")
+
+
+def bounded(places: Float[Array, "*P"], x: Float[Array, "*S"]) -> Float[Array, "*P"]:
+    """A map of the row x, in its places, without infinite values and NaN.
+
+    Values beyond `FAR` (or NaN, of which `data.input` makes rows that are too far away) have
+    `LARGEST`. One such value may spoil the reconstruction of all others: beside it, places without
+    a finite value have 0. Without it, they have `LARGEST` too.
+    """
+    is_far = ~(jnp.abs(x) < FAR)
+    is_far = jnp.any(is_far, axis=-1) if is_far.ndim > places.ndim else is_far
+    other = jnp.where(jnp.any(is_far), 0, LARGEST)
+    return jnp.where(is_far, LARGEST, jnp.where(places <= LARGEST, places, other))

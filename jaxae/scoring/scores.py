@@ -233,7 +233,8 @@ def resolve(spec: str) -> Score:
     (log-odds unchanged), minus the mean and divided by the standard deviation over held-out rows.
     The fitted state is `{name: {"score": its own state, if any, "mean": [], "std": []}}`. The map
     is the sum or the maximum of the maps of those scores that have one, each divided by the
-    geometric mean of its score over held-out rows.
+    geometric mean of its score over held-out rows: of every value if they all have the row's shape,
+    else of every place.
 
     A name may be followed by how its map is pooled, see `jaxae.scoring.pooling`: "mse:max".
 
@@ -310,8 +311,10 @@ def _joined(parts: tuple[tuple[str, Score], ...], sign: str) -> Score:
 
     def places(fitted: dict, row: Inferred) -> Array:
         shape = row.x.shape
-        maps = (_in_units(part, fitted[name], row) for name, part in parts if part.places)
-        return functools.reduce(join, (pooling.enlarged(one, shape) for one in maps))
+        maps = [_in_units(part, fitted[name], row) for name, part in parts if part.places]
+        if any(one.shape != shape for one in maps):
+            maps = [pooling.enlarged(one, shape) for one in maps]
+        return functools.reduce(join, maps)
 
     has_map = any(part.places for _, part in parts)
     needs = frozenset().union(*(part.needs for _, part in parts))
@@ -351,6 +354,23 @@ def _in_units(score: Score, fitted: dict, row: Inferred) -> Array:
     return value / jnp.exp(fitted["mean"]) if score.log_scale else value
 
 
-def combine(scores: Float[Array, "E N"]) -> Float[Array, " N"]:
-    """The score of an ensemble: the mean over its members."""
+def combine(scores: Float[Array, "E N *P"]) -> Float[Array, " N *P"]:
+    """The scores or score maps of an ensemble: the mean over its members."""
     return jnp.mean(scores, axis=0)
+
+
+def row_map(score: Score, detailed: bool = False) -> Callable[[dict, Inferred], Array]:
+    """`(fitted, one row) -> its score map`, of a score that has one, in the places of the row.
+
+    Channels are averaged; a `detailed` map keeps them where the score tells them apart.
+    """
+    places = score.places
+    assert places
+
+    def of_row(fitted: dict, row: Inferred) -> Array:
+        found, shape = places(fitted, row), row.x.shape
+        if not (detailed and found.shape == shape):
+            found = pooling.enlarged(found, shape)
+        return pooling.bounded(found, row.x)
+
+    return of_row
