@@ -23,6 +23,7 @@ class Purpose(enum.IntEnum):
     FIGURES = 5
     RESAMPLING = 6
     AUGMENTATION = 7
+    GENERATION = 8
 
 
 class SplitDraw(enum.IntEnum):

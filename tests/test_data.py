@@ -568,10 +568,15 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXAE_CACHE_DIR", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("name", sorted(data.DATASETS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("defects")) for n in data.DATASETS],
+)
 def test_every_registered_dataset_keeps_the_contract(name, request):
-    folder = "" if name == "digits" else str(request.getfixturevalue("data_dir"))
-    made = data.load(DataConfig(name=name, dir=folder, normal=(1,), limit=500))
+    is_shipped = name.startswith(("digits", "defects"))
+    folder = "" if is_shipped else str(request.getfixturevalue("data_dir"))
+    normal = () if name.startswith("defects") else (1,)
+    made = data.load(DataConfig(name=name, dir=folder, normal=normal, limit=500))
     assert_contract(made)
     if len(made.shape) == 3:
         assert made.train.x.min() >= 0

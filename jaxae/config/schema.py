@@ -40,9 +40,10 @@ class DataConfig:
     """The data set, which of its classes are normal, and how rows are split and scaled."""
 
     name: str = "digits"
-    """digits, mnist, fashion_mnist or ecg5000; npz:FILE; npy:FOLDER (may be larger than memory);
-    table:FILE (CSV, Parquet, ARFF or .ts); images:FOLDER; series:FILE; or just a file or folder,
-    whose name then decides its kind"""
+    """digits, mnist, fashion_mnist or ecg5000; defects (or defects_grid, defects_stone,
+    defects_wood): generated; npz:FILE; npy:FOLDER (may be larger than memory); table:FILE (CSV,
+    Parquet, ARFF or .ts); images:FOLDER; series:FILE; or just a file or folder, whose name then
+    decides its kind"""
     dir: Annotated[str, Fact.FREE, Fact.OF_PROCESS] = ""
     """folder with the raw files (mnist/, ...); "" = $JAXAE_DATA_DIR if set, else download"""
     rows: Literal["auto", "images", "series"] = "auto"

@@ -1,7 +1,8 @@
 """Data sets, by name or from a user's files: loading, splitting, scaling and corrupting rows.
 
 `loading` finds data sets by name and orders the rows of an epoch. `published` and `own` read
-published data and a user's own files as `raw_data`, of which `splits` makes train, valid and test.
+published data and a user's own files as `raw_data`, of which `splits` makes train, valid and test;
+`generated` draws textures with defects.
 `trimming` leaves out rows unlike the others. `sources` and `arrayfiles` are rows that need not be
 in memory; `inputs` are fixed feature maps of a row; `corruptions` turn normals into anomalies,
 `augmentations` into more normals to train on.

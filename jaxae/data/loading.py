@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxae.config import DataConfig, checks
-from jaxae.data import published, splits
+from jaxae.data import generated, published, splits
 from jaxae.data.own import arrays, files, folders, series, tables
 from jaxae.data.raw_data import Raw
 from jaxae.errors import Missing, UserError, unknown
@@ -18,7 +18,7 @@ from jaxae.registry import Registry
 from jaxae.rng import Purpose, host_generator
 from jaxae.types import Dataset
 
-# Name -> loader of the published rows.
+# Name -> loader of rows that are published or generated.
 DATASETS: Registry[Callable[[DataConfig], Raw]] = Registry(
     "dataset",
     Callable,
@@ -27,6 +27,10 @@ DATASETS: Registry[Callable[[DataConfig], Raw]] = Registry(
         "mnist": lambda cfg: published.load(published.MNIST, cfg.dir),
         "fashion_mnist": lambda cfg: published.load(published.FASHION_MNIST, cfg.dir),
         "ecg5000": lambda cfg: published.load(published.ECG5000, cfg.dir),
+        "defects": lambda cfg: generated.load("weave", cfg.split_seed),
+        "defects_grid": lambda cfg: generated.load("grid", cfg.split_seed),
+        "defects_stone": lambda cfg: generated.load("stone", cfg.split_seed),
+        "defects_wood": lambda cfg: generated.load("wood", cfg.split_seed),
     },
 )
 
