@@ -24,6 +24,7 @@ class Purpose(enum.IntEnum):
     RESAMPLING = 6
     AUGMENTATION = 7
     GENERATION = 8
+    CROPS = 9
 
 
 class SplitDraw(enum.IntEnum):

@@ -124,7 +124,7 @@ class Outputs(NamedTuple):
 
     x_hat: Float[Array, " B *S"]  # reconstruction
     z: Float[Array, "B L"]  # latent code
-    extra: dict[str, Float[Array, " B"]] = {}  # noqa: RUF012 - `Method.outputs` lists the names
+    extra: dict[str, Float[Array, "B ..."]] = {}  # noqa: RUF012 - `Method.outputs` lists them
 
 
 class Inferred(NamedTuple):

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from jaxae import rng
-from jaxae.config import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig, validate
+from jaxae.config import (
+    ExperimentConfig,
+    FcnConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    validate,
+)
 from jaxae.devices import members
 from jaxae.methods import learners
 from jaxae.storage import run_folder
@@ -25,7 +32,7 @@ FAST_AND_SLOW = tuple(
 )
 # Each method on some numbers of devices; the slow one on two, where every part of it is at work.
 ON_DEVICES = (
-    *(("dense", 1), ("dense", 2), ("dense", 4), ("conv", 1), ("conv", 2)),
+    *(("dense", 1), ("dense", 2), ("dense", 4), ("conv", 1), ("conv", 2), ("fcn", 2)),
     *(pytest.param(*on, marks=pytest.mark.slow) for on in (("conv", 4), ("alocc", 2))),
 )
 
@@ -54,7 +61,9 @@ _TINY = ExperimentConfig(
 _TINY_MODEL = {
     "dense": ModelConfig(latent=4, hidden=(16,)),
     "conv": ModelConfig(latent=4, filters=(4, 8)),
+    "fcn": ModelConfig(latent=2),
 }
+_TINY_OWN = {"fcn": {"fcn": FcnConfig(width=4)}}
 
 
 def edit(cfg, changes):
@@ -69,7 +78,8 @@ def edit(cfg, changes):
 def tiny(method="dense", **changes):
     """The smallest configuration of a method; `train__epochs=3` sets train.epochs."""
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return edit(_TINY, {"method": method, "model": _TINY_MODEL.get(method, ModelConfig())} | dotted)
+    of_method = {"model": _TINY_MODEL.get(method, ModelConfig()), **_TINY_OWN.get(method, {})}
+    return edit(_TINY, {"method": method} | of_method | dotted)
 
 
 @cache

@@ -21,7 +21,7 @@ from jaxae.types import AXIS, Batch, Inferred
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Of a step: all, those that give the gradient of a kernel, and those over a dilated input: the
 # transposed ones, and the input gradients of the others.
-CONVOLUTIONS = {"dense": (0, 0, 0), "conv": (11, 4, 3), "alocc": (43, 14, 15)}
+CONVOLUTIONS = {"dense": (0, 0, 0), "conv": (11, 4, 3), "fcn": (11, 4, 1), "alocc": (43, 14, 15)}
 ON_A_CPU_ONLY = ("optimization_barrier", "scatter")
 X = jax.ShapeDtypeStruct((4, *SHAPE), jnp.float32)
 SLOT = jax.ShapeDtypeStruct((4,), jnp.int32)

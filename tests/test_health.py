@@ -62,7 +62,7 @@ def test_a_dead_discriminator(values, word):
 
 def test_a_discriminator_is_looked_at_where_there_is_one():
     found = {name: health.log_odds(method) for name, method in learners.METHODS.items()}
-    assert found == {"dense": [], "conv": [], "alocc": ["d_of_r", "d_of_x"]}
+    assert found == {"dense": [], "conv": [], "fcn": [], "alocc": ["d_of_r", "d_of_x"]}
 
 
 def test_units_of_the_code_that_never_fire():

@@ -98,7 +98,7 @@ def test_inference_is_deterministic_and_row_by_row(trained):
     assert_same(out, infer(now.variables, X))
     assert out.x_hat.shape == X.shape
     assert out.z.shape[0] == len(X)
-    assert all(extra.shape == (len(X),) for extra in out.extra.values())
+    assert all(len(extra) == len(X) for extra in out.extra.values())
     turned = infer(now.variables, X[::-1].copy())
     assert_close(jax.tree.map(lambda a: a[::-1], turned), out, atol=1e-5)
     assert np.abs(out.x_hat - infer(state.variables, X).x_hat).max() > 1e-3
@@ -111,7 +111,8 @@ def test_a_method_infers_what_it_says_and_decodes_if_it_says_so(trained):
     assert out.extra.keys() == method.outputs
     for extra in out.extra.values():
         assert extra.dtype == jnp.float32
-        assert len(np.unique(extra)) == len(X)  # it says something of each row
+        of_rows = np.unique(np.asarray(extra).reshape(len(X), -1), axis=0)
+        assert len(of_rows) == len(X)  # it says something of each row
     assert (learner.decode is not None) == method.decodes
     if method.decodes:
         found = jax.jit(learner.decode)(now.variables, out.z)
@@ -158,6 +159,12 @@ OTHERWISE = {
     "alocc.code_noise": 0.3,
     "alocc.spectral": True,
     "alocc.ema": 0.9,
+    "fcn.depth": 2,
+    "fcn.width": 3,
+    "fcn.pooled": True,
+    "fcn.spatial": False,
+    "train.crop": 5,
+    "train.crops": 3,
     "variant": "faithful",
     "optim.lr_discriminator": 3e-4,
     "train.loss": "mae",
@@ -178,6 +185,7 @@ OTHERWISE = {
     "model.initializer": "torch",
     "model.compute_dtype": "bfloat16",
 }
+WITH = {"train.crops": {"train.crop": 5}}  # without which the field would say nothing
 
 
 def test_every_field_of_a_method_is_tried_here():
@@ -205,11 +213,13 @@ def program(cfg):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_reads_what_it_says_and_nothing_else(method):
-    cfg = tiny(method)
+    cfg, reads, read = tiny(method), learners.METHODS[method].reads, set()
     usual = program(cfg)
-    changes = {name: program(edit(cfg, {name: value})) for name, value in OTHERWISE.items()}
-    read = {name for name, found in changes.items() if found != usual}
-    assert read == learners.METHODS[method].reads
+    for name, value in OTHERWISE.items():
+        base = edit(cfg, WITH[name]) if name in WITH and name in reads else cfg
+        found = program(edit(base, {name: value}))
+        read |= {name} if found != (usual if base is cfg else program(base)) else set()
+    assert read == reads
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -217,7 +227,7 @@ def test_a_method_reads_what_it_says_and_nothing_else(method):
 def test_a_setting_is_refused_where_the_method_would_ignore_it(method, name):
     cfg = edit(ExperimentConfig("x", method=method), {name: OTHERWISE[name]})
     if name in learners.METHODS[method].reads:
-        learners.check(cfg)
+        learners.check(edit(cfg, WITH.get(name, {})))
         return
     with pytest.raises(UserError) as refused:
         learners.check(cfg)
@@ -389,13 +399,27 @@ def test_rows_that_a_method_cannot_take():
     with pytest.raises(UserError, match="alocc needs images"):
         learners.build(tiny("alocc"), (140, 1))
     for shape in ((140,), (4, 4, 4, 1)):
-        with pytest.raises(UserError, match="conv needs rows of shape"):
-            learners.build(tiny("conv"), shape)
+        for method in ("conv", "fcn"):
+            with pytest.raises(UserError, match=f"{method} needs rows of shape"):
+                learners.build(tiny(method), shape)
 
 
-def test_a_dense_model_has_a_code():
-    with pytest.raises(UserError, match=r"model\.latent is 0; method dense needs at least 1"):
-        learners.build(tiny("dense", model__latent=0), SHAPE)
+@pytest.mark.parametrize("method", ["dense", "fcn"])
+def test_a_model_without_a_map_for_a_code_has_a_code(method):
+    with pytest.raises(UserError, match=rf"model\.latent is 0; method {method} needs at least 1"):
+        learners.build(tiny(method, model__latent=0), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"train__crop": 8}, r"train\.crop is 8, but .*\[8, 8, 1\] are no larger.*--train\.crop 0"),
+     ({"train__crop": 5, "fcn__spatial": False}, r"train\.crop is 5, but .*--fcn\.spatial")],
+)  # fmt: skip
+def test_crops_that_make_no_sense_are_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        learners.build(tiny("fcn", **changes), SHAPE)
+    with pytest.raises(UserError, match=r"train\.crops is 3, but train\.crop is 0; leave it"):
+        learners.check(tiny("fcn", train__crops=3))
 
 
 # What steadies ALOCC.

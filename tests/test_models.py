@@ -24,6 +24,7 @@ from jaxae.methods.networks import layers
 from jaxae.methods.networks.alocc import Discriminator, Refiner
 from jaxae.methods.networks.conv import ConvAutoencoder
 from jaxae.methods.networks.dense import DenseAutoencoder
+from jaxae.methods.networks.fcn import FullyConvolutional, depth_of, places
 
 MNIST, ECG = (28, 28, 1), (140, 1)
 KEY = jax.random.key(0)
@@ -218,6 +219,37 @@ def test_reconstruction_has_the_shape_of_the_input_whatever_its_parity(shape, se
     assert z.ndim == 2
 
 
+FCN = DENSE | {"latent": 2, "width": 2, "pooled": False, "spatial": True}
+
+
+@pytest.mark.parametrize("shape", [*SIZES, (256, 200, 3)])
+@pytest.mark.parametrize("changes", [{}, {"pooled": True}, {"spatial": False}])
+def test_a_fully_convolutional_network_takes_any_size_and_ends_in_a_small_map(shape, changes):
+    depth = depth_of(shape)
+    model, x = FullyConvolutional(shape, depth=depth, **(FCN | changes)), abstract(shape)
+    (x_hat, z), params = jax.eval_shape(lambda x: model.init_with_output(KEY, x), x)
+    assert x_hat.shape == x.shape
+    of_code = places(shape, depth, model.spatial)
+    assert z.shape == (len(x), 2 * math.prod(of_code))
+    assert 4 <= min(of_code) < 8 or depth == 1 or "spatial" in changes
+    decoded = jax.eval_shape(lambda p, z: model.apply(p, z, method="decode"), params, z)
+    assert decoded.shape == x.shape
+    if "spatial" not in changes:  # the weights are those of rows of any other size
+        bigger = (*(3 * n + 1 for n in shape[:-1]), shape[-1])
+        again = jax.eval_shape(model.apply, params, abstract(bigger))
+        assert again[0].shape == (len(x), *bigger)
+
+
+def test_a_code_says_what_is_near_its_place():
+    model = FullyConvolutional((64, 64, 1), depth=2, **(FCN | {"activation": "tanh"}))
+    x = jax.random.uniform(KEY, (1, 64, 64, 1))
+    rows = jnp.concatenate([x, x.at[:, 32:36, 48:52].add(1)])
+    z, _ = jax.jit(lambda x: model.init_with_output(KEY, x, method="encode"))(rows)
+    differs = np.ptp(z.reshape(2, 16, 16, 2), axis=0).any(-1)
+    assert differs[8, 12]
+    assert {*map(tuple, np.argwhere(differs))} <= {(i, j) for i in (7, 8, 9) for j in (11, 12, 13)}
+
+
 @pytest.mark.parametrize("shape", [(28, 28, 1), (8, 8, 1), (32, 32, 3), (30, 17, 1), (9, 3, 1)])
 def test_refiner_and_discriminator_take_any_image(shape):
     x = abstract(shape)
@@ -239,6 +271,9 @@ MODELS = {
     "dense": DenseAutoencoder((5, 3, 1), hidden=(6,), latent=2, **DENSE),
     "conv": ConvAutoencoder((5, 3, 1), **(ONE_LAYER | {"latent": 2})),
     "series": ConvAutoencoder((7, 2), **(ONE_LAYER | {"latent": 0})),
+    "fcn": FullyConvolutional((5, 3, 1), depth=1, **FCN),
+    "pooled": FullyConvolutional((7, 2), depth=2, **(FCN | {"pooled": True})),
+    "one code": FullyConvolutional((7, 2), depth=2, **(FCN | {"spatial": False})),
 }
 
 

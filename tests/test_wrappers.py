@@ -170,6 +170,71 @@ def test_corruptions_that_studies_use_are_the_same_as_before():
     assert [*CORRUPTIONS] == [name for name in AUGMENTATIONS if name in CORRUPTIONS]
 
 
+# Crops.
+
+
+@functools.cache
+def cropped_step(side, count):
+    return jax.jit(wrappers.cropped(probe(), side, count).step)
+
+
+def crops(x, slot=None, key=KEY, step=0, side=3, count=2):
+    """What the step of a learner of crops gets: [B, count, ...]."""
+    state = probe().init(key, x).replace(step=jnp.int32(step))
+    rows = Batch(jnp.asarray(x), jnp.asarray(np.arange(len(x)) if slot is None else slot, "int32"))
+    found = np.asarray(cropped_step(side, count)(state, rows, key, {})[1]["x"])
+    return found.reshape(len(x), count, *found.shape[1:])
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 2), (5, 2), (5, 2, 1)])
+def test_every_crop_of_a_row_comes_equally_often(shape):
+    x = np.broadcast_to(np.arange(np.prod(shape), dtype=np.float32).reshape(shape), (300, *shape))
+    sides = [min(3, n) for n in shape[:-1]]
+    windows = np.lib.stride_tricks.sliding_window_view(x[0], sides, range(len(sides)))
+    windows = np.moveaxis(windows, len(sides), -1).reshape(-1, *sides, shape[-1])
+    found = crops(x).reshape(600, *sides, shape[-1])
+    counts = np.array([(found == one).all(axis=(*range(1, found.ndim),)).sum() for one in windows])
+    assert counts.sum() == 600
+    assert counts.min() > 0.6 * 600 / len(windows)
+
+
+def test_a_crop_is_addressed_by_member_step_slot_and_number():
+    order = np.random.default_rng(0).permutation(len(X))
+    usual = crops(X)
+    np.testing.assert_array_equal(crops(X[order], order), usual[order])
+    half = slice(20, 40)  # the second of two devices
+    np.testing.assert_array_equal(crops(X[half], np.arange(20, 40)), usual[half])
+    for other in (crops(X, key=jax.random.key(4)), crops(X, step=1), usual[:, ::-1]):
+        assert (usual != other).any(axis=(1, 2, 3, 4)).mean() > 0.8
+
+
+def test_a_crop_has_a_slot_of_its_own():
+    rows = {}
+
+    def step(state, batch, key, settings):
+        rows["slot"] = batch.slot
+        return state, {}
+
+    learner = wrappers.cropped(probe()._replace(step=step), 3, 2)
+    learner.step(probe().init(KEY, X), Batch(X[:2], jnp.int32([4, 1])), KEY, {})
+    assert rows["slot"].tolist() == [8, 9, 2, 3]
+
+
+@pytest.mark.slow
+def test_the_crops_of_a_fully_convolutional_network_train_it_anywhere():
+    """Whole rows are inferred; stopped, on two devices and streamed it is the same training."""
+    cfg = tiny("fcn", train__crop=4, train__crops=3, train__epochs=2)
+    saved = []
+    whole = fitted(cfg, on_epoch=lambda n, s, found: saved.append(jax.device_get(s)) or found)
+    assert_same(fitted(cfg, state=saved[0]), whole)
+    assert_same(fitted(edit(cfg, {"train.feed": "streaming"})), whole)
+    assert_close(fitted(cfg, 2), whole, rtol=1e-4, atol=1e-5)
+    out = learners.build(cfg, SHAPE).infer(members.pick(whole.variables, 0), jnp.asarray(X))
+    assert out.x_hat.shape == X.shape
+    assert out.extra["code"].shape == (len(X), 4, 4, 2)  # halved once, as a crop is
+    assert_same(out.extra["code"].reshape(len(X), -1), out.z)
+
+
 # Training with both.
 
 BOTH = {

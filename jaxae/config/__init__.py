@@ -14,6 +14,7 @@ from jaxae.config.schema import (
     AloccConfig,
     DataConfig,
     ExperimentConfig,
+    FcnConfig,
     HostsConfig,
     ModelConfig,
     OptimConfig,
@@ -28,7 +29,7 @@ from jaxae.config.schema import (
 )
 
 __all__ = [
-    "AUTO", "FORMAT", "AloccConfig", "CrossConfig", "DataConfig", "ExperimentConfig", "HostsConfig",
-    "ModelConfig", "OptimConfig", "ProtocolConfig", "ThresholdConfig", "TrainConfig", "cache_dir",
-    "for_scoring", "from_dict", "from_json", "to_dict", "to_json", "validate",
+    "AUTO", "FORMAT", "AloccConfig", "CrossConfig", "DataConfig", "ExperimentConfig", "FcnConfig",
+    "HostsConfig", "ModelConfig", "OptimConfig", "ProtocolConfig", "ThresholdConfig", "TrainConfig",
+    "cache_dir", "for_scoring", "from_dict", "from_json", "to_dict", "to_json", "validate",
 ]  # fmt: skip

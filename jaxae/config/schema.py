@@ -109,8 +109,8 @@ class ModelConfig:
     """The network. Decoders mirror their encoders; see `jaxae.methods.networks`."""
 
     latent: Annotated[int | Auto, at_least(0), Fact.FROM_ROWS] = 32
-    """size of the latent code; 0 = use the last feature map of the conv encoder as the code; auto =
-    a quarter of the number of values in a row, at most 32"""
+    """size of the latent code (fcn: at each place of its last map); 0 = use the last feature map of
+    the conv encoder as the code; auto = a quarter of the number of values in a row, at most 32"""
     hidden: Sizes = ()
     """dense: widths of the layers between input and code"""
     filters: Sizes = (32, 64)
@@ -153,6 +153,21 @@ class AloccConfig:
     """discriminator: spectral normalisation of the kernels instead of batch normalisation"""
     ema: ShareOrZero = 0.0
     """score with an exponential moving average of the weights with this decay; 0 = no averaging"""
+
+
+@dataclass(frozen=True)
+class FcnConfig:
+    """The fully convolutional autoencoder; see `jaxae.methods.networks.fcn`."""
+
+    depth: Count = 0
+    """layers that halve the map; 0 = until a side of a row, or of a crop, is shorter than 8"""
+    width: Positive = 16
+    """channels of the first layer; the next layers have 2, and all others 4 times as many"""
+    pooled: bool = False
+    """halve by maximum pooling, and enlarge by repetition, instead of strided convolutions"""
+    spatial: bool = True
+    """model.latent channels of code at each place of the last map; False = one dense code of
+    model.latent numbers for the whole row"""
 
 
 @dataclass(frozen=True)
@@ -202,6 +217,11 @@ class TrainConfig:
     augment: tuple[str, ...] = ()
     """NAME:MOST ...: train on random variants of the rows, up to MOST each, new at every step,
     as in rotation:10 shift:2 flip:0.5 noise:0.05 mask:0.2; `jaxae list --names` lists all"""
+    crop: Annotated[Count, Fact.BY_METHOD] = 0
+    """fcn: train on random crops of this many pixels on each side, or of this many steps, new at
+    every step; 0 = whole rows"""
+    crops: Annotated[Positive, Fact.BY_METHOD] = 1
+    """fcn: crops of each row in a step"""
     checkpoint_every: Annotated[Positive, Fact.FREE] = 10
     """epochs between checkpoints; the last epoch is always saved"""
     checkpoint_minutes: Annotated[Amount, Fact.FREE] = 0.0
@@ -268,7 +288,7 @@ class ExperimentConfig:
     name: str
     """name of the experiment, used in titles and in the default --run-dir"""
     method: Annotated[str, Fact.FROM_ROWS] = "conv"
-    """dense, conv, alocc, or auto = conv for images, else dense"""
+    """dense, conv, fcn, alocc, or auto = conv for images, else dense"""
     variant: Annotated[str, Fact.BY_METHOD] = "default"
     """alocc: default (logits, squared error) or faithful (exactly the tutorial's losses)"""
     seed: Seed = 0
@@ -299,6 +319,7 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: Annotated[ModelConfig, Fact.BY_METHOD] = field(default_factory=ModelConfig)
     alocc: Annotated[AloccConfig, Fact.BY_METHOD] = field(default_factory=AloccConfig)
+    fcn: Annotated[FcnConfig, Fact.BY_METHOD] = field(default_factory=FcnConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     threshold: Annotated[ThresholdConfig, Fact.FREE] = field(default_factory=ThresholdConfig)

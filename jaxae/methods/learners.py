@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
-from jaxae.config import AloccConfig, ExperimentConfig, ModelConfig, checks
+from jaxae.config import AloccConfig, ExperimentConfig, FcnConfig, ModelConfig, checks
 from jaxae.config.fields import add_method_settings
 from jaxae.data import augmentations, sources
 from jaxae.devices import precision, tuning
@@ -20,12 +21,15 @@ from jaxae.methods.adversarial import ADVERSARIAL, Pair, adversarial
 from jaxae.methods.networks.alocc import Discriminator, Refiner
 from jaxae.methods.networks.conv import ConvAutoencoder
 from jaxae.methods.networks.dense import Autoencoder, DenseAutoencoder
+from jaxae.methods.networks.fcn import FullyConvolutional, depth_of, places
 from jaxae.methods.networks.init import ACTIVATIONS, INITS
 from jaxae.methods.optimisers import OPTIMISERS, optimiser
 from jaxae.methods.reconstruction import reconstruction
 from jaxae.registry import Registry
 from jaxae.scoring import LOSSES
-from jaxae.types import AXIS, Learner, Shape, Source
+from jaxae.types import AXIS, Learner, Outputs, PyTree, Shape, Source
+
+_PLACES = 64 * 64  # of the largest rows of which fcn takes as many at a time as conv
 
 
 class Method(NamedTuple):
@@ -86,15 +90,51 @@ def _conv(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
     return _autoencoder(cfg, ConvAutoencoder, shape, tuning.CONV, axis)
 
 
+def _fcn(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
+    if len(shape) not in (2, 3):
+        raise UserError(
+            f"method fcn needs rows of shape [H, W, C] or [T, C], not {list(shape)}; "
+            "use --method dense"
+        )
+    if cfg.model.latent < 1:
+        raise UserError(f"model.latent is {cfg.model.latent}; method fcn needs at least 1")
+    if cfg.train.crop and not cfg.fcn.spatial:
+        raise UserError(
+            f"train.crop is {cfg.train.crop}, but a code of whole rows (fcn.spatial False) cannot "
+            "be trained on crops; use --train.crop 0, or --fcn.spatial"
+        )
+    trained = wrappers.crop_shape(shape, cfg.train.crop) if cfg.train.crop else shape
+    own = vars(cfg.fcn) | {"depth": cfg.fcn.depth or depth_of(trained)}
+    learner = _autoencoder(cfg, FullyConvolutional, shape, _tuned(shape, trained), axis, **own)
+
+    def infer(variables: PyTree, x: Array) -> Outputs:
+        out = learner.infer(variables, x)
+        code = (*places(x.shape[1:], own["depth"], cfg.fcn.spatial), cfg.model.latent)
+        return out._replace(extra={"code": out.z.reshape(-1, *code)})
+
+    return learner._replace(infer=infer)
+
+
+def _tuned(shape: Shape, trained: Shape) -> tuning.Tuning:
+    """`tuning.CONV`, with fewer rows at a time if they are large: memory stays bounded."""
+
+    def fewer(rows: int, shape: Shape) -> int:
+        return max(1, min(rows, rows * _PLACES // math.prod(shape[:-1])))
+
+    conv = tuning.CONV
+    return conv._replace(chunk=fewer(conv.chunk, shape), part=fewer(conv.part, trained))
+
+
 def _autoencoder(
     cfg: ExperimentConfig,
     network: type[Autoencoder],
     shape: Shape,
     tuned: tuning.Tuning,
     axis: str | None,
+    **own: Any,
 ) -> Learner:
-    """A reconstruction learner for a network, whose fields come from `cfg.model`."""
-    fields = {name: getattr(cfg.model, name) for name in _model_fields(network)}
+    """A reconstruction learner for a network, whose fields come from `cfg.model` and `own`."""
+    fields = own | {name: getattr(cfg.model, name) for name in _model_fields(network)}
     noise = {"noise_std": cfg.train.noise_std} if cfg.train.noise_std else {}
     return reconstruction(
         network(shape, dtype=jnp.dtype(cfg.model.compute_dtype), **fields),
@@ -148,6 +188,15 @@ METHODS = _Methods(
     {
         "dense": Method(_dense, _reads(DenseAutoencoder), _span, decodes=True),
         "conv": Method(_conv, _reads(ConvAutoencoder), _span, decodes=True),
+        "fcn": Method(
+            _fcn,
+            _reads(FullyConvolutional)
+            | {f"fcn.{name}" for name in vars(FcnConfig())}
+            | {"train.crop", "train.crops"},
+            _span,
+            decodes=True,
+            outputs=frozenset({"code"}),
+        ),
         "alocc": Method(
             _alocc,
             frozenset({f"alocc.{name}" for name in vars(AloccConfig())})
@@ -169,6 +218,8 @@ def check(cfg: ExperimentConfig) -> None:
     """
     checks.refuse_open(cfg)
     checks.refuse_unread(cfg, METHODS[cfg.method].reads)
+    if not cfg.train.crop:
+        checks.refuse_set(cfg, ["train.crops"], "train.crop is 0")
     activations = [name for name in vars(cfg.model) if name.endswith("activation")]
     registries: dict[str, Any] = {
         "optim.name": OPTIMISERS,
@@ -232,6 +283,9 @@ def _built(method: Method, cfg: ExperimentConfig, shape: Shape, axis: str | None
     if cfg.train.augment:
         variants = augmentations.resolve(cfg.train.augment).values()
         learner = wrappers.augmented(learner, variants)
+    if cfg.train.crop:
+        wrappers.crop_shape(shape, cfg.train.crop)
+        learner = wrappers.cropped(learner, cfg.train.crop, cfg.train.crops)
     if cfg.optim.is_scheduled:
         schedule = wrappers.SCHEDULES[cfg.optim.schedule]
         learner = wrappers.scheduled(learner, schedule, cfg.optim.warmup)

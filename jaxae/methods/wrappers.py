@@ -14,9 +14,12 @@ from jaxae import rng
 from jaxae.data.augmentations import Augmentation
 from jaxae.errors import UserError
 from jaxae.registry import Registry
-from jaxae.types import Batch, Key, Learner, Metrics, Scalar, Settings, TrainState
+from jaxae.types import Batch, Key, Learner, Metrics, Scalar, Settings, Shape, TrainState
 
-_AUGMENTATION = 2**32 - int(rng.Purpose.AUGMENTATION)  # larger than every step's number
+# Both larger than every step's number.
+_AUGMENTATION, _CROPS = (
+    2**32 - int(purpose) for purpose in (rng.Purpose.AUGMENTATION, rng.Purpose.CROPS)
+)
 
 
 def augmented(learner: Learner, variants: Iterable[tuple[Augmentation, float]]) -> Learner:
@@ -43,6 +46,56 @@ def augmented(learner: Learner, variants: Iterable[tuple[Augmentation, float]]) 
         step_key = jax.random.fold_in(jax.random.fold_in(key, _AUGMENTATION), state.step)
         x = jax.vmap(varied)(batch.x, rng.row_keys(step_key, batch.slot))
         return learner.step(state, batch._replace(x=x), key, settings)
+
+    return learner._replace(step=step)
+
+
+def crop_shape(shape: Shape, side: int) -> Shape:
+    """The shape of a crop of rows of a shape: a side that is shorter than `side` is taken whole.
+
+    Raises:
+      UserError: a crop would be a whole row.
+    """
+    crop = (*(min(side, n) for n in shape[:-1]), shape[-1])
+    if crop == shape:
+        raise UserError(
+            f"train.crop is {side}, but rows of shape {list(shape)} are no larger; use "
+            "--train.crop 0"
+        )
+    return crop
+
+
+def cropped(learner: Learner, side: int, count: int) -> Learner:
+    """The learner, trained on random crops of its rows, new ones at every step.
+
+    A step of B rows trains on `count` B crops, so that its memory does not depend on the size of
+    the rows. Every place at which a crop fits into its row is equally likely. It is addressed by
+    the member's key, the step, the row's slot in the global batch, and the number of the crop; crop
+    c of slot s has slot `count` s + c.
+
+    Args:
+      learner: a learner whose parameters do not depend on the shape of its rows [H, W, C] or
+        [T, C].
+      side: pixels on each side of a crop, or steps; a shorter side of a row is taken whole.
+      count: crops of each row.
+    """
+
+    def crop(x: Array, key: Key) -> Array:
+        shape = crop_shape(x.shape, side)
+        places = jnp.array([n - s + 1 for n, s in zip(x.shape, shape, strict=True)])
+        return jax.lax.dynamic_slice(x, jax.random.randint(key, places.shape, 0, places), shape)
+
+    def crops(x: Array, key: Key) -> Array:
+        return jax.vmap(crop, in_axes=(None, 0))(x, rng.row_keys(key, jnp.arange(count)))
+
+    def step(
+        state: TrainState, batch: Batch, key: Key, settings: Settings
+    ) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(jax.random.fold_in(key, _CROPS), state.step)
+        x = jax.vmap(crops)(batch.x, rng.row_keys(step_key, batch.slot))
+        slot = count * batch.slot[:, None] + jnp.arange(count, dtype=batch.slot.dtype)[None]
+        rows = Batch(x.reshape(-1, *x.shape[2:]), slot.reshape(-1))
+        return learner.step(state, rows, key, settings)
 
     return learner._replace(step=step)
 
