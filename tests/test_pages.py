@@ -18,6 +18,7 @@ from jaxae.detectors import evaluation
 from jaxae.errors import UserError
 from jaxae.reports import listing, pages
 from jaxae.reports.pages import run as single
+from jaxae.reports.studies import places
 from jaxae.stats import conformal, intervals, metrics
 from jaxae.storage import manifest
 from jaxae.workflows import experiment
@@ -32,9 +33,10 @@ def folder(tmp_path_factory):
     data = write_npz(root / "x.npz")
     for seed in (0, 1):
         changes = {"name": "<b>&tiny", "studies": ("severity",)} if not seed else {}
-        experiment.run(
-            tiny(data__name=f"npz:{data}", seed=seed, run_dir=str(root / f"run{seed}"), **changes)
-        )
+        cfg = tiny(data__name=f"npz:{data}", seed=seed, run_dir=str(root / f"run{seed}"), **changes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(places, "_LARGE", 8 if not seed else 9)  # these images have 8 pixels
+            experiment.run(cfg)
     pages.write(root / "run0")
     return root
 
@@ -95,7 +97,15 @@ def test_a_page_has_the_reports_numbers(folder):
     report = json.loads((folder / "run0/report.json").read_text())
     assert f"<b>{report['auroc']:.4f}</b>" in text
     assert "95 %: [{:.4f}, {:.4f}]".format(*report["auroc_interval"]) in text
-    for title in ("most anomalous", "borderline", "Severity of corruptions", "Training", "Classes"):
+    assert not (folder / "run1/arrays/heatmaps.npz").exists()  # of small images, unless asked
+    for title in (
+        "Where images are anomalous",
+        "most anomalous",
+        "borderline",
+        "Severity of corruptions",
+        "Training",
+        "Classes",
+    ):
         assert title in text
 
 

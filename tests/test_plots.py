@@ -17,7 +17,7 @@ from sklearn.metrics import (
 
 from jaxae.errors import UserError
 from jaxae.reports import plots, studies
-from jaxae.reports.plots import curves, detection, style
+from jaxae.reports.plots import curves, detection, heatmaps, style
 from jaxae.reports.plots import images as mosaic
 
 RNG = np.random.default_rng(0)
@@ -73,6 +73,9 @@ ARRAYS = {
     },
     "verdicts": verdict_rows(images(3)) | {"kind": kinds(3)},
     "residuals": verdict_rows(images(3)) | {"residual": images(3), "kind": kinds(3)},
+    "heatmaps": verdict_rows(images(3))
+    | {"map": RNG.random((3, 8, 8)), "kind": kinds(3), "mask": np.eye(8)[None].repeat(3, 0) > 0}
+    | {"place_threshold": 0.4, "flagged": np.eye(8)[None, ::-1].repeat(3, 0) > 0},
     "epoch_grid": {"epochs": [1, 5], "x": images(4), "x_hat": images(2, 4)},
     "loss_histograms": {"train": RNG.random(50), "valid": RNG.random(30)},
     "severity": {
@@ -90,7 +93,10 @@ ARRAYS = {
         "abnormal_hat": RNG.random(20),
     },
 }
-NOT_REQUIRED = {("severity", "examples")}
+NOT_REQUIRED = {
+    ("severity", "examples"),
+    *(("heatmaps", name) for name in ("mask", "place_threshold", "flagged")),
+}
 SCORES = {
     "train": 0.4 * RNG.random(40),
     "valid": 0.4 * RNG.random(20),
@@ -614,3 +620,18 @@ def test_a_figure_as_svg_is_the_same_bytes_every_time_and_its_words_are_left_alo
     assert drawn() == drawn()
     assert "0.123456 'a' &lt; \"b\"" in drawn()
     assert not re.search(r"<[^>]*\.\d\d[^>]*>", drawn()), "coordinates to a tenth of a point"
+
+
+def test_blocks_of_pixels_lose_no_peak_and_no_defect():
+    rng = np.random.default_rng(0)
+    maps, mask = rng.random((2, 300, 129)), rng.random((2, 300, 129)) > 0.999
+    small, where = heatmaps.blocks(maps, np.max), heatmaps.blocks(mask, np.max)
+    assert small.shape == where.shape == (2, 100, 43)
+    np.testing.assert_array_equal(small.max(axis=(1, 2)), maps.max(axis=(1, 2)))
+    np.testing.assert_array_equal(small[:, 5, 7], maps[:, 15:18, 21:24].max(axis=(1, 2)))
+    for row, above, left in np.argwhere(mask):
+        assert where[row, above // 3, left // 3]
+    pictures = heatmaps.blocks(np.full((1, 129, 7, 3), 0.25), np.mean)
+    assert pictures.shape == (1, 65, 4, 3)
+    assert (pictures == 0.25).all()  # also where a block reaches beyond the edge
+    assert heatmaps.blocks(maps[:, :128, :128], np.max).shape == (2, 128, 128)

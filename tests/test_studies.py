@@ -135,6 +135,15 @@ SHAPES = {
         "is_anomaly": (7,),
         "threshold": (),
     },
+    "heatmaps": {
+        "x": (6, *SHAPE),
+        "x_hat": (6, *SHAPE),
+        "map": (6, *SHAPE[:2]),
+        "score": (6,),
+        "kind": (6,),
+        "is_anomaly": (6,),
+        "threshold": (),
+    },
     "epoch_grid": {"epochs": (EPOCHS,), "x": (10, *SHAPE), "x_hat": (EPOCHS, 10, *SHAPE)},
     "denoising": {
         "clean": (10, *SHAPE),
@@ -310,6 +319,7 @@ FEEDS = {  # what a study needs -> a configuration without it, and changes that 
     "decoder": (tiny("alocc"), {"method": "dense", "model.hidden": (16,)}),
     "plane": (tiny(), {"model.latent": 2}),
     "monitor": (tiny(), {"train.monitor": True}),
+    "map": (edit(tiny(), {"score": "latent_knn"}), {"score": "mse"}),
 }
 
 

@@ -14,6 +14,7 @@ from jaxae.errors import UserError
 from jaxae.reports import plots, tables
 from jaxae.reports.pages import frame
 from jaxae.reports.plots import curves, detection, files, style
+from jaxae.reports.plots.heatmaps import SIDE
 from jaxae.stats import curve
 from jaxae.storage import archive
 
@@ -114,6 +115,7 @@ def _body(run: Run) -> Iterator[str]:
     if not run.is_labelled:
         yield from _contaminated(report)
         yield from _strangest(report)
+    yield from _heatmaps(run)
     yield from _cases(run)
     if run.is_labelled:
         yield from _classes(run)
@@ -256,6 +258,19 @@ def _thresholds(run: Run) -> Iterator[str]:
         "boxes": boxes,
     }
     yield f'<script type="application/json" id="scores">{json.dumps(data)}</script>'
+
+
+def _heatmaps(run: Run) -> Iterator[str]:
+    """The figure of score maps beside their images, if the run has it."""
+    heatmaps = plots.STUDY_FIGURES["heatmaps"]
+    if (run.folder / heatmaps.needs[0]).is_file():
+        yield "<h2>Where images are anomalous</h2>"
+        yield frame.figure(
+            heatmaps.draw(run.folder),
+            "The most anomalous images and some normal ones, with reconstructions and score maps",
+            f"Images beyond {SIDE} pixels are shown in blocks: means of pictures, the largest "
+            "score, and whether any pixel belongs to the mask.",
+        )
 
 
 def _cases(run: Run) -> Iterator[str]:

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxae.errors import UserError
-from jaxae.reports.plots import curves, detection, files, images, latent, protocols, rows
+from jaxae.reports.plots import (
+    curves,
+    detection,
+    files,
+    heatmaps,
+    images,
+    latent,
+    protocols,
+    rows,
+)
 from jaxae.reports.plots.curves import training_curves_over_seeds
 from jaxae.reports.plots.rows import residuals, verdicts
 from jaxae.reports.plots.style import load, save
@@ -69,6 +78,11 @@ STUDY_FIGURES: dict[str, FigureSpec] = {
     ),
     "verdicts": _of_arrays("verdicts", verdicts, *_VERDICT),
     "residuals": _of_arrays("residuals", residuals, *_VERDICT, "residual"),
+    "heatmaps": _of_arrays(
+        "heatmaps",
+        heatmaps.heatmaps,
+        *("x", "x_hat", "map", "score", "threshold", "is_anomaly", "kind"),
+    ),
     "epoch_grid": _of_arrays("epoch_grid", images.epoch_grid, "epochs", "x", "x_hat"),
     "denoising": _of_arrays(
         "denoising", images.denoising, "clean", "noisy", "denoised", "noise_std"

@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxae import scoring
 from jaxae.config import ExperimentConfig
 from jaxae.data import corruptions
 from jaxae.errors import UserError
 from jaxae.methods.learners import METHODS
 from jaxae.registry import Registry
 from jaxae.reports.plots import STUDY_FIGURES, FigureSpec
-from jaxae.reports.studies import detection, latent, pictures
+from jaxae.reports.studies import detection, latent, pictures, places
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.storage import disk
 from jaxae.types import Dataset
@@ -54,6 +55,10 @@ NEEDS: dict[str, Need] = {
     ),
     "monitor": Need(
         lambda cfg: cfg.train.monitor, "needs the metrics of each epoch; use --train.monitor"
+    ),
+    "map": Need(
+        lambda cfg: scoring.resolve(cfg.score).places is not None,
+        "draws score maps, and score {cfg.score} has none; leave it out, or use --score mse",
     ),
     "images": Need(
         lambda data: len(data.shape) == 3,
@@ -95,6 +100,7 @@ STUDIES: Registry[Study] = Registry(
         "cases": Study(pictures.cases),
         "verdicts": Study(pictures.verdicts, figures=_figures("verdicts")),
         "residuals": Study(pictures.residuals, figures=_figures("residuals")),
+        "heatmaps": Study(places.heatmaps, _IMAGES | {"map"}, _figures("heatmaps")),
         "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figures("epoch_grid")),
         "denoising": Study(pictures.denoising, _CORRUPTIBLE, _figures("denoising")),
         "beats": Study(pictures.beats, _LABELS, figures=_figures("beats")),
@@ -117,6 +123,7 @@ STUDIES: Registry[Study] = Registry(
     },
 )
 _ALWAYS = ("reconstructions", "cases")  # the page of the run shows the cases
+_WHERE_IT_SHOWS = {"heatmaps": places.shows_pixels}  # also without being asked
 
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
@@ -139,7 +146,8 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
 def run(context: Context) -> dict[str, float]:
     """Run the studies: write their arrays and tables to the run folder, return their scalars."""
     scalars: dict[str, float] = {}
-    for name in dict.fromkeys((*_ALWAYS, *context.cfg.studies)):
+    unasked = (name for name, shows in _WHERE_IT_SHOWS.items() if shows(context))
+    for name in dict.fromkeys((*_ALWAYS, *unasked, *context.cfg.studies)):
         findings = STUDIES[name].run(context)
         scalars |= findings.scalars
         arrays, table = written(name)
