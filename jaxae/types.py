@@ -97,6 +97,14 @@ class Split(NamedTuple):
     id: Int[np.ndarray, " N"]  # splits must not share any
 
 
+class Steps(NamedTuple):
+    """Where the windows of a long series lie. Steps are in the order of their series."""
+
+    start: Int[np.ndarray, " N"]  # the first step of each window, by the window's id
+    row: Int[np.ndarray, " T"]  # the position of each step in its file
+    stretch: Int[np.ndarray, " T"]  # rises where no window crosses
+
+
 class Dataset(NamedTuple):
     """Training, validation and test rows; the first two are normals only."""
 
@@ -117,6 +125,7 @@ class Dataset(NamedTuple):
     # The truth of each place of the test rows, P = (H, W) or (T,) of raw rows, True = anomalous:
     # none of a normal row. None = unknown, as that of corrupted copies.
     test_place_y: Bool[np.ndarray, " N *P"] | None = None
+    steps: Steps | None = None  # where rows lie that are windows of a long series
 
 
 class Outputs(NamedTuple):

@@ -18,7 +18,8 @@ from jaxae.workflows import experiment, protocol
 def finished(folder, data, **changes):
     """A run of two checkpoints, with the arrays, the table and the figures of studies."""
     settings = {"train__checkpoint_every": 1, "train__keep_checkpoints": 0, "studies": ("costs",)}
-    experiment.run(tiny(data__name=f"npz:{data}", run_dir=str(folder), **settings | changes))
+    settings |= {"data__name": f"npz:{data}"} | changes
+    experiment.run(tiny(run_dir=str(folder), **settings))
     return folder
 
 
@@ -33,6 +34,11 @@ def originals(tmp_path_factory):
         cli.main(["export", str(root / name), str(root / f"{name}.zip")])
     np.savez(root / "rows.npz", x_train=x[:30])
     finished(root / "unlabelled", root / "rows.npz", studies=())
+    value, is_strange = np.sin(np.arange(400) / 3), np.isin(np.arange(400), [380, 381])
+    value = 0.5 + 0.4 * np.where(is_strange, 1, value)
+    np.savez(root / "series.npz", X=value, y=is_strange.astype(int))
+    of_series = {"data__window": 8, "data__valid_fraction": 0.3, "studies": ()}
+    finished(root / "series", "", data__name=f"series:{root / 'series.npz'}", **of_series)
     x = x * (0.7 + 0.3 * y[:, None, None, None])
     np.savez(root / "two.npz", x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
 
@@ -91,6 +97,7 @@ def place(row):
 ALONE = {
     ("run", "report.json"): {"warnings", "compile_s", "wall_s"},
     ("unlabelled", "report.json"): {"warnings", "compile_s", "wall_s"},
+    ("series", "report.json"): {"warnings", "compile_s", "wall_s"},
     ("cross", "report.json"): {"wall_s"},
     ("grid", "report.json"): {"wall_s"},
     ("run", "config.json"): set(),
@@ -135,7 +142,9 @@ def test_every_value_follows_from_others(name, file, originals, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["run", "unlabelled", "cross", "grid/members/class0-seed0"])
+@pytest.mark.parametrize(
+    "name", ["run", "unlabelled", "series", "cross", "grid/members/class0-seed0"]
+)
 def test_every_array_follows_from_others(name, originals, tmp_path):
     copy = shutil.copytree(originals / name, tmp_path / "copy")
     with np.load(copy / "scores.npz") as stored:

@@ -14,6 +14,7 @@ from jaxae.cli import main as cli
 from jaxae.config import DataConfig, ExperimentConfig, ThresholdConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.data.own import files, windows
+from jaxae.detectors import calibration
 from jaxae.errors import UserError
 from jaxae.ops import ceil_div
 
@@ -346,8 +347,13 @@ def test_windows_that_overlap_are_no_calibration_rows():
         data=DataConfig(name="series:s.csv", window=10, stride=5),
         threshold=ThresholdConfig(rule="conformal:0.1"),
     )
+    detectors.check(cfg)  # blocks of steps are, so it is these that the rule promises something of
+    assert "windows overlap" in calibration.why_no_guarantee(cfg)
+    copies = dataclasses.replace(cfg.data, corruption="noise")  # they have no steps
     with pytest.raises(UserError, match="windows overlap"):
-        detectors.check(cfg)
+        detectors.check(dataclasses.replace(cfg, data=copies))
+    with pytest.raises(UserError, match="is standardised on the held-out windows"):
+        detectors.check(dataclasses.replace(cfg, score="mse+row_pca"))
     apart = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, stride=10))
     detectors.check(apart)
 
@@ -365,14 +371,15 @@ def test_what_was_trained_on_files_judges_files(kind, folder, capsys):
     stored, detector = read_npz(folder / "run/scores.npz"), detectors.load(folder / "run/detector")
     cli.main(f"score run {args.split()[0]} --out out.npz".split())
     found = read_npz(folder / "out.npz")
-    assert set(stored["test"].tolist()) <= set(found["score"].tolist())
-    if kind == "table":
-        assert "source" not in found
+    if kind == "series":  # every step; those near its begin have other windows in the test part
+        assert found["row"].tolist() == [*range(600)]
+        inner = stored["step_index"] >= stored["step_index"][0] + 12
+        tested = found["score"][stored["step_index"]]
+        np.testing.assert_array_equal(tested[inner], stored["step_score"][inner], strict=True)
     else:
-        steps = found["source"].tolist()
-        assert steps[0] == {"images": "good/0.png", "series": "0"}[kind]
-    if kind == "series":
-        assert int(steps[-1]) == 600 - 12  # the last step lies in a window too
+        assert set(stored["test"].tolist()) <= set(found["score"].tolist())
+        assert ("source" in found) == (kind == "images")
+        assert kind == "table" or found["source"][0] == "good/0.png"
     assert detector.about.schema.kind == kind
     with pytest.raises(SystemExit) as stop:
         cli.main(["score", "run", "nowhere.csv"])

@@ -379,7 +379,7 @@ def test_the_command_says_the_time_and_writes_it(tmp_path, capsys, monkeypatch):
     assert "the time, 'timestamp', is not a feature" in capsys.readouterr().out
     cli.main(["score", "r", "a.csv", "--out", "o.csv"])
     found = csv.read_csv("o.csv")
-    assert found["time"].to_pylist() == found["source"].to_pylist()
+    assert found["time"].to_pylist() == found["row"].to_pylist() == [*range(STEPS)]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from jaxae import detectors
 from jaxae.config import DataConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.data.own import labelled
-from jaxae.detectors import evaluation, health
+from jaxae.detectors import evaluation, health, steps
 from jaxae.devices import parallel
 from jaxae.errors import UserError
-from jaxae.reports import reporting
+from jaxae.reports import by_step, reporting
 from jaxae.reports.plots import files
 from jaxae.stats import intervals
 from jaxae.storage import disk, outputs
@@ -69,6 +69,7 @@ def evaluate(
     notes += _trained_on(run, judged.score)
     result |= {"threshold": detector.decision.threshold, "notes": notes}
     result |= evaluation.evaluate(*outcome) | intervals.report(*outcome)
+    result |= _of_steps(detector, read)
     result["warnings"] = list(health.below_chance(judged.score, read.y))
     if out:
         with outputs.system_errors(f"--out {out}"):
@@ -78,6 +79,20 @@ def evaluate(
         return
     print(*result.pop("notes"), sep="\n", end="\n" if notes else "")
     print(reporting.table(result))
+
+
+def _of_steps(detector: detectors.Detector, read: labelled.Labelled) -> dict[str, Any]:
+    """The metrics of a series by step, with the threshold of steps."""
+    series = read.rows.series
+    if not (series and read.steps and steps.state_of(detector)):
+        return {}
+    judged = steps.judge(detector, series.x, series.steps.start)
+    kept = read.steps.is_known & ~np.isnan(judged.score)
+    of_steps = (judged.score, read.steps.y, judged.is_anomaly, series.steps.stretch)
+    return {
+        "step_threshold": steps.decision_of(detector).threshold,
+        **by_step.measured(*(values[kept] for values in of_steps)),
+    }
 
 
 def _classes(read: labelled.Labelled) -> dict[str, str]:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from jaxae import detectors
+from jaxae.cli import score_steps
 from jaxae.data import arrayfiles, sources
 from jaxae.data.own import files, tables
 from jaxae.data.own.lines import Rows
 from jaxae.data.raw_data import place
-from jaxae.detectors import calibration, explanation
+from jaxae.detectors import calibration, explanation, steps
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input
 from jaxae.reports import plots
@@ -36,10 +37,14 @@ def score_file(
     rows: Path,
     out: Path | None = None,
     explain: bool = False,
+    intervals: Path | None = None,
     json: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Score raw rows with the detector of a finished run.
+
+    Every step of a series is judged: --out has a line for each line of the file, and --intervals
+    one for each run of flagged steps. With --explain the windows of a series are judged instead.
 
     With --explain all rows are held in memory; otherwise they are read block by block.
 
@@ -52,11 +57,13 @@ def score_file(
       out: a .csv or .npz to write: row, score, p_value, threshold, is_anomaly
       explain: show which values are reconstructed worst: for the most anomalous rows on the screen
         and in a picture next to --out, for every row in --out
+      intervals: a series: a .csv of alarms to write, with the rows of start, end and peak
       json: print a summary as JSON
       overwrite: replace the files that --out names, if they exist
 
     Returns:
-      The summary: rows, anomalies, threshold, p_value_flaw and notes.
+      The summary: rows, anomalies, threshold, p_value_flaw and notes; of a series see
+      `jaxae.cli.score_steps.score`.
 
     Raises:
       UserError: a file is missing, unreadable or cannot be written, or the rows do not fit the
@@ -64,9 +71,21 @@ def score_file(
     """
     if out:
         outputs.check(out, (".csv", ".npz"), [rows], overwrite)
+    if intervals:
+        outputs.check(intervals, (".csv",), [rows], overwrite, "--intervals")
     if out and explain:
         outputs.check(_picture(out), (".png",), [rows], overwrite, "the picture of --out,")
     detector = detectors.load(detectors.folder_of(run_dir))
+    if steps.state_of(detector) and not explain:
+        return score_steps.score(detector, rows, out, intervals, json)
+    if intervals:
+        _refuse_intervals(detector, explain)
+    return _score_rows(detector, rows, out, explain, json)
+
+
+def _score_rows(
+    detector: detectors.Detector, rows: Path, out: Path | None, explain: bool, json: bool
+) -> dict[str, Any]:
     raw, named, notes, _ = _read(rows, detector)
     parallel.initialize()
     reason = calibration.why_no_guarantee(detector.about.config)
@@ -89,6 +108,18 @@ def score_file(
     print(*notes, f"{anomalies} of {count} rows are anomalies{caution}", sep="\n")
     print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary
+
+
+def _refuse_intervals(detector: detectors.Detector, explain: bool) -> None:
+    """Raise a `UserError` that says why there are no intervals."""
+    if steps.state_of(detector) and explain:
+        raise UserError("--explain judges windows, of which there are no intervals; leave out one")
+    if detector.about.schema.kind == "series":
+        raise UserError(
+            "an earlier version of jaxae fitted the detector, without decisions about steps: train "
+            "it again, or leave out --intervals to judge windows"
+        )
+    raise UserError("the detector was not fitted on a series; leave out --intervals")
 
 
 def _columns(judgement: detectors.Judgement, first: int, threshold: float) -> Columns:

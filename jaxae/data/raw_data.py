@@ -12,7 +12,7 @@ from jaxae.data import sources
 from jaxae.data.own.schema import Schema
 from jaxae.devices import tuning
 from jaxae.errors import UserError
-from jaxae.types import Scaling, Shape, Source
+from jaxae.types import Scaling, Shape, Source, Steps
 
 FARTHEST = 1e30  # scaled values are clipped here; in float32 their squares would be infinite
 # Float32 rounds a shift by 6e-8 of its size: up to this many scales, by less than 1e-5 of a scale.
@@ -41,6 +41,7 @@ class Raw(NamedTuple):
     names: tuple[str, ...] = ()  # of rows without labels, see `Dataset.names`
     # The truth of each place of test rows, P = (H, W) or (T,), True = anomalous; None = unknown.
     test_place_y: Bool[np.ndarray, " M *P"] | None = None
+    steps: Steps | None = None  # of rows that are windows, training windows first
 
     @property
     def is_labelled(self) -> bool:

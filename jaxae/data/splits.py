@@ -42,7 +42,7 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     if not raw.is_labelled:
         made = of_normals(raw.x_train, cfg, raw.group, raw.schema)
         digests = _test_digests(raw.x_train, made.test.id, cfg)
-        return made._replace(names=raw.names, test_digests=digests)
+        return made._replace(names=raw.names, test_digests=digests, steps=raw.steps)
     normal, anomaly = choose_classes(raw, cfg)
     pool = sources.joined(raw.x_train, raw.x_test)
     train_class_id = raw.train_class_id
@@ -76,15 +76,15 @@ def make(raw: Raw, cfg: DataConfig) -> Dataset:
     fitted_on = train if cfg.scale == "standard" else np.setdiff1d(train_part, unused, True)
     scaling = fit_scaling(cfg.scale, pool, fitted_on, raw.schema.features)
     data = _dataset(pool, is_anomaly, class_id, (train, valid, test), scaling)
-    if cfg.corruption:
+    if cfg.corruption:  # of copies, which lie nowhere, no place is known
         data = data._replace(test=_with_corrupted(data.test, cfg))
+    else:
+        place_y = _place_y(raw, test, is_anomaly[test])
+        data = data._replace(test_place_y=place_y, steps=raw.steps)
     digest = _digest(pool, class_id, train, valid, test)
+    digests = _test_digests(pool, test, cfg)
     return _through_input(data, cfg.input)._replace(
-        digest=digest,
-        schema=raw.schema,
-        left_out=len(left_out),
-        test_digests=_test_digests(pool, test, cfg),
-        test_place_y=None if cfg.corruption else _place_y(raw, test, is_anomaly[test]),
+        digest=digest, schema=raw.schema, left_out=len(left_out), test_digests=digests
     )
 
 

@@ -8,6 +8,11 @@ from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, SplitDraw, host_generator
 
+OVERLAP = (
+    "windows overlap, so they are not exchangeable; give --data.window and a --data.stride that is "
+    "at least as large"
+)
+
 
 def why_no_guarantee(cfg: ExperimentConfig) -> str:
     """The reason why p-values are only ranks and guarantee no error rate; "" = none is known.
@@ -26,10 +31,7 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
         )
     series = cfg.data.name.startswith("series:") or cfg.data.window
     if series and not 0 < cfg.data.window <= cfg.data.stride:
-        return (
-            "windows overlap, so they are not exchangeable; give --data.window and a --data.stride "
-            "that is at least as large"
-        )
+        return OVERLAP
     if scoring.resolve(cfg.score).standardise and not cfg.threshold.standardise_fraction:
         return (
             f"score {cfg.score!r} is standardised on the valid rows; use "

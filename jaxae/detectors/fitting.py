@@ -13,7 +13,7 @@ from jaxae.config import ExperimentConfig
 from jaxae.data import sources
 from jaxae.data.own.schema import Schema
 from jaxae.data.raw_data import place
-from jaxae.detectors import calibration, evaluation
+from jaxae.detectors import calibration, evaluation, steps
 from jaxae.detectors.detector import Description, Detector, Scores
 from jaxae.detectors.judging import saturated, scores_of
 from jaxae.devices import members, parallel
@@ -35,6 +35,8 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
     """
     rule = scoring.rule(cfg.threshold.rule)
     reason = calibration.why_no_guarantee(cfg)
+    if reason == calibration.OVERLAP and not cfg.data.corruption:
+        reason = steps.why_no_guarantee(cfg)  # the guarantee is that of blocks of steps
     if rule.exchangeable and reason:
         raise UserError(f"threshold rule {cfg.threshold.rule!r} would have no guarantee: {reason}")
     score = scoring.resolve(cfg.score)
@@ -57,6 +59,7 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
         count = len(data.train.y if cfg.threshold.on == "train" else calibrating)
         normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)
         jax.eval_shape(rule.fit, normals)  # raises if there are too few rows
+        steps.refuse_few(cfg, data)
 
 
 def _refuse_far(data: Dataset) -> None:
@@ -95,7 +98,11 @@ def fit(
     fitted = fit_score(learner, variables, data, cfg, devices)
     scores = score_all(scores_of(learner, score, variables, fitted, devices), data)
     _check_spread(scores, cfg.score)
-    return _decided(variables, fitted, scores, data, cfg), scores
+    detector = _decided(variables, fitted, scores, data, cfg)
+    if data.steps:
+        of_steps = steps.held_out(detector, learner, data, devices)
+        detector = detector._replace(places=detector.places | {steps.NAME: of_steps})
+    return detector, scores
 
 
 def score_all(score_rows: Callable[[Source], Float[np.ndarray, " N"]], data: Dataset) -> Scores:

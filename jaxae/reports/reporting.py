@@ -1,6 +1,8 @@
 """The report of a run, for `report.json` and as a table."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import numpy as np
 from jaxae import detectors, scoring
 from jaxae.config import ExperimentConfig
 from jaxae.detectors import evaluation
-from jaxae.reports import tables
+from jaxae.reports import by_step, tables
 from jaxae.stats import intervals
 from jaxae.storage import disk, provenance
 from jaxae.training import selection
@@ -39,8 +41,11 @@ def make(
     detector: detectors.Detector,
     scores: detectors.Scores,
     folder: Path,
+    by_place: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The report of a finished run, ready for JSON; studies add their scalars to it.
+
+    `by_place` are the arrays of scores.npz that say something of the places of test rows.
 
     A metric NAME may come with NAME_interval [low, high]: see `intervals.report`. "labelled" says
     whether there are metrics; without labels see `jaxae.reports.unlabelled`.
@@ -75,6 +80,7 @@ def make(
             "scores": provenance.digest(scores._asdict()),
         },
         **metrics,
+        **by_step.make(detector, by_place),
         **selected,
     }
 

@@ -9,7 +9,7 @@ import jax
 
 from jaxae import config, detectors
 from jaxae.config import ExperimentConfig, checks
-from jaxae.detectors import health
+from jaxae.detectors import health, steps
 from jaxae.devices import hosts, parallel
 from jaxae.methods import learners
 from jaxae.reports import derived, media, plots, reporting, studies, unlabelled
@@ -130,12 +130,15 @@ def finish(
     detectors.save(folder / "detector", detector)
     derived.withdraw(folder)
     run_folder.write_about(folder, cfg, dataset.digest)  # settings of scoring may have changed
-    disk.write_arrays(folder / "scores.npz", reporting.arrays(detector, scores, dataset))
-    report = reporting.make(cfg, dataset, detector, scores, folder)
+    by_step = steps.tested(detector, scoring_learner, dataset, devices)
+    arrays = reporting.arrays(detector, scores, dataset) | by_step
+    disk.write_arrays(folder / "scores.npz", arrays)
+    report = reporting.make(cfg, dataset, detector, scores, folder, by_step)
     if not dataset.is_labelled:
         scorer = detectors.score_fn(detector, scoring_learner, devices)
         report |= unlabelled.make(cfg, dataset, detector, scores, scorer, folder)
     keys = train.ensemble(learner, cfg, len(dataset.train.x)).init
     initial = train.initial_state(learner, dataset.shape, keys).params
     report["warnings"] = health.look(scoring_learner, initial, detector, scores, dataset)
+    report["warnings"] += steps.warnings(detector)
     return detector, scores, report

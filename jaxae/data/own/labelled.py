@@ -26,6 +26,13 @@ from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, naming_input
 
 
+class OfSteps(NamedTuple):
+    """The truth of the steps of a series, in its order."""
+
+    y: Bool[np.ndarray, " T"]
+    is_known: Bool[np.ndarray, " T"]  # False of classes that are neither normal nor anomalies
+
+
 class Labelled(NamedTuple):
     """Rows to judge, with their classes."""
 
@@ -34,6 +41,7 @@ class Labelled(NamedTuple):
     y: Bool[np.ndarray, " N"]  # the truth, True = anomaly
     schema: Schema  # names the classes
     notes: tuple[str, ...]
+    steps: OfSteps | None = None  # of a series, of which the rows are windows
 
 
 def read(path: Path, schema: Schema, cfg: DataConfig, normal: tuple[str, ...] = ()) -> Labelled:
@@ -54,7 +62,7 @@ def read(path: Path, schema: Schema, cfg: DataConfig, normal: tuple[str, ...] = 
         or it is open which classes are normal.
     """
     with naming_input(path):
-        rows, (class_id, names), steps = _read(path, schema, cfg)
+        rows, (class_id, names) = _read(path, schema, cfg)
         of_file = dataclasses.replace(Schema(), classes=names)
         raw = Raw(
             class_id[:0], None, class_id[:0], class_id, class_names.normals(names), schema=of_file
@@ -73,14 +81,19 @@ def read(path: Path, schema: Schema, cfg: DataConfig, normal: tuple[str, ...] = 
         else:
             notes += splits.class_notes(raw, cfg)
         chosen, anomalous = splits.choose_classes(raw, cfg)
-        if steps is not None:
-            class_id = _of_windows(class_id[steps], chosen)
+        steps = None
+        if rows.series:
+            of_step = class_id[rows.series.steps.row]
+            is_known = np.isin(of_step, [*chosen, *anomalous])
+            steps = OfSteps(~np.isin(of_step, chosen), is_known)
+            place = rows.series.steps.start[:, None] + np.arange(schema.window)
+            class_id = _of_windows(of_step[place], chosen)
         kept = np.isin(class_id, [*chosen, *anomalous])
         if not kept.all():
             rows = rows._replace(x=rows.x[kept])
             notes += (f"{int(np.sum(~kept))} rows of other classes are left out",)
         class_id = class_id[kept]
-    return Labelled(rows, class_id, ~np.isin(class_id, chosen), of_file, notes)
+    return Labelled(rows, class_id, ~np.isin(class_id, chosen), of_file, notes, steps)
 
 
 def _of_windows(class_id: Int[np.ndarray, "N W"], normal: list[int]) -> Int[np.ndarray, " N"]:
@@ -93,24 +106,21 @@ def _of_windows(class_id: Int[np.ndarray, "N W"], normal: list[int]) -> Int[np.n
 Labels = tuple[Int[np.ndarray, " L"], tuple[str, ...]]  # as `numbered` gives them
 
 
-def _read(
-    path: Path, schema: Schema, cfg: DataConfig
-) -> tuple[Rows, Labels, Int[np.ndarray, "N W"] | None]:
-    """Rows, the labels of rows or of steps, and the steps of each window."""
+def _read(path: Path, schema: Schema, cfg: DataConfig) -> tuple[Rows, Labels]:
+    """Rows, and the labels of rows, or of the lines of a series."""
     if schema.kind == "images":
         found = folders.scan(path, keep_test=True)
         classes = numbered(np.array(found.classes), "the subfolders")
-        return Rows(images.decode(found.paths, schema), notes=found.notes), classes, None
+        return Rows(images.decode(found.paths, schema), notes=found.notes), classes
     if path.suffix.lower() in arrays.SUFFIXES or (path.is_dir() and arrays.holds_arrays(path)):
         x, classes = _arrays(path)
         rows = series.windows_to_judge(path, schema, x) if schema.kind == "series" else Rows(x)
-        return rows, classes, rows.steps
+        return rows, classes
     if not schema.columns:
         raise UserError(
             "the detector was trained on arrays; give an .npz with X and y, or x_test and y_test"
         )
-    rows = files.rows(path, schema)
-    return rows, _column(path, schema, cfg), rows.steps
+    return files.rows(path, schema), _column(path, schema, cfg)
 
 
 def _arrays(path: Path) -> tuple[np.ndarray, Labels]:

@@ -16,7 +16,7 @@ from jaxae.data.own.schema import Schema, numbered
 from jaxae.data.raw_data import Raw, narrowed
 from jaxae.errors import UserError
 from jaxae.rng import SplitDraw
-from jaxae.types import Source
+from jaxae.types import Source, Steps
 
 
 class Lines(NamedTuple):
@@ -31,6 +31,16 @@ class Lines(NamedTuple):
     stretch: np.ndarray | None = None  # series: [T], rises where no window may cross
     names: tuple[str, ...] = ()  # of rows; () = they have none
     order: np.ndarray | None = None  # series: [T], positions in the file, if that differs
+    steps: Steps | None = None  # of windows
+
+
+class Series(NamedTuple):
+    """A series to judge; its steps are in the order of their groups."""
+
+    x: np.ndarray  # [T, C]
+    steps: Steps  # of windows that cover every step, but for stretches shorter than a window
+    named: dict[str, list[str]]  # the group and the time of each line of the file, as there
+    notes: tuple[str, ...]  # see `Raw.notes`
 
 
 class Rows(NamedTuple):
@@ -39,7 +49,7 @@ class Rows(NamedTuple):
     x: Source  # [N, *S]
     named: dict[str, list[str]] = {}  # noqa: RUF012 - what names each row; never written to
     notes: tuple[str, ...] = ()  # see `Raw.notes`
-    steps: np.ndarray | None = None  # series: [N, W], the positions of its steps in the file
+    series: Series | None = None  # of which the rows are windows
 
 
 def of_table(
@@ -129,7 +139,9 @@ def unlabelled(lines: Lines) -> Raw:
             *notes,
             "without labels there are no test rows: all rows are training rows",
         )
-    return Raw(x, None, x[:0], none, (), lines.group, lines.schema, notes, lines.names)
+    return Raw(
+        x, None, x[:0], none, (), lines.group, lines.schema, notes, lines.names, steps=lines.steps
+    )
 
 
 def filled(lines: Lines, is_train: np.ndarray) -> Lines:

@@ -10,10 +10,11 @@ import numpy as np
 from jaxae.config import DataConfig
 from jaxae.data import arrayfiles, sources, splits
 from jaxae.data.own import arrays, lines, tables, times, windows
-from jaxae.data.own.lines import Lines, Rows
+from jaxae.data.own.lines import Lines, Rows, Series
 from jaxae.data.own.schema import Schema
 from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, naming_input
+from jaxae.types import Steps
 
 
 def read(path: Path, cfg: DataConfig) -> Raw:
@@ -203,7 +204,15 @@ def _cut(steps: Lines, normal: tuple[int, ...], cfg: DataConfig) -> Raw:
     notes += _lost(np.concatenate(starts), window, stretches, is_anomaly)
     schema = dataclasses.replace(steps.schema, window=window, stride=stride)
     place_y = is_anomaly[starts[1][:, None] + np.arange(window)]
-    return Raw(x_train, y_train, x_test, y_test, normal, block, schema, notes, test_place_y=place_y)
+    lie = _lying(np.concatenate(starts), steps, stretches)
+    return Raw(x_train, y_train, x_test, y_test, normal, block, schema, notes, (), place_y, lie)
+
+
+def _lying(start: np.ndarray, steps: Lines, stretches: list[tuple[int, int]]) -> Steps:
+    """Where the windows that begin at these steps lie in a series."""
+    row = np.arange(len(steps.x)) if steps.order is None else steps.order
+    lengths = [end - begin for begin, end in stretches]
+    return Steps(start, row, np.repeat(np.arange(len(lengths)), lengths))
 
 
 def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
@@ -224,7 +233,8 @@ def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
     x = windows.rows(steps.x, start, window)
     first = start if steps.order is None else steps.order[start]
     names = tuple(f"step {step}" for step in first)
-    new = {"x": x, "group": block, "schema": schema, "notes": notes, "names": names}
+    lie = _lying(start, steps, stretches)
+    new = {"x": x, "group": block, "schema": schema, "notes": notes, "names": names, "steps": lie}
     return lines.unlabelled(steps._replace(**new))
 
 
@@ -251,10 +261,24 @@ def _lost(
 
 
 def windows_to_judge(path: Path, schema: Schema, x: np.ndarray | None = None) -> Rows:
-    """Windows that cover every step, except in stretches that are shorter than a window.
+    """The windows of `to_judge`."""
+    read = to_judge(path, schema, x)
+    start, row = read.steps.start, read.steps.row
+    first = row[start].tolist()
+    named = {name: [texts[line] for line in first] for name, texts in read.named.items()}
+    cut = windows.rows(read.x, start, schema.window)
+    return Rows(cut, {"source": [*map(str, first)]} | named, read.notes, read)
+
+
+def to_judge(path: Path, schema: Schema, x: np.ndarray | None = None) -> Series:
+    """All steps of a file, with the windows that judge them.
 
     Steps that were already read are given as `x` [T] or [T, C].
+
+    Raises:
+      UserError: the file cannot be read by the schema, or no stretch is as long as a window.
     """
+    named: dict[str, list[str]] = {}
     if x is not None or path.suffix.lower() in arrays.SUFFIXES:
         x = _steps(arrayfiles.read_rows(path) if x is None else x, "the file")
         bare = dataclasses.replace(schema, group="", time=())
@@ -263,6 +287,9 @@ def windows_to_judge(path: Path, schema: Schema, x: np.ndarray | None = None) ->
         table, said = tables.read(path, schema=schema)
         steps, order = _steps_to_judge(table, schema)
         steps = steps._replace(notes=said + steps.notes)
+        for kind, columns in (("group", (steps.schema.group,)), ("time", steps.schema.time)):
+            if any(columns):
+                named[kind] = times.texts(table, columns)
     stretches = windows.runs(_stretch(steps))
     longest = windows.longest(stretches)
     if longest < schema.window:
@@ -273,14 +300,8 @@ def windows_to_judge(path: Path, schema: Schema, x: np.ndarray | None = None) ->
     start, _ = windows.cut(stretches, schema.window, schema.stride, blocks=False)
     last = [end - schema.window for begin, end in stretches if end - begin >= schema.window]
     start = np.union1d(start, last)  # so that every step is in a window
-    first = order[start]
-    named = {"source": [str(step) for step in first]}
-    for kind, columns in (("group", (steps.schema.group,)), ("time", steps.schema.time)):
-        if any(columns):
-            named[kind] = times.texts(table.take(first), columns)
     notes = steps.notes + _lost(start, schema.window, stretches, None)
-    positions = order[start[:, None] + np.arange(schema.window)]
-    return Rows(windows.rows(steps.x, start, schema.window), named, notes, positions)
+    return Series(steps.x, _lying(start, steps._replace(order=order), stretches), named, notes)
 
 
 def _steps_to_judge(table: tables.Table, schema: Schema) -> tuple[Lines, np.ndarray]:

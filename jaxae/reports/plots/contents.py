@@ -11,11 +11,15 @@ _SHARES = (
     *("accuracy", "precision", "recall", "f1", "fpr"),
     *("precision_normal_positive", "recall_normal_positive"),
     *("false_alarm_rate", "pseudo_auroc", "alpha", "auroc_std"),
+    *("step_auroc", "step_average_precision", "step_precision", "step_recall", "step_f1"),
+    *("step_fpr", "vus_roc", "vus_pr", "range_precision", "range_recall", "range_f1"),
+    *("ranges_found", "step_false_alarm_rate", "block_false_alarm_rate"),
 )
-_NUMBERS = ("threshold", "train_loss", "valid_loss", "fpr_bound", "wall_s")
+_NUMBERS = ("threshold", "train_loss", "valid_loss", "fpr_bound", "wall_s", "step_threshold")
 _COUNTS = (
     *("seed", "epochs", "selected_epoch", "members"),
     *("n_train", "n_valid", "n_normal", "n_anomaly", "n_calibration"),
+    *("n_steps", "n_anomalous_steps", "n_blocks", "block_steps"),
 )
 _TEXTS = ("name", "dataset", "method", "score", "threshold_rule", "selected_by", "p_values")
 _NESTED = ("classes", "baselines", "points", "selection")  # reports within a report
@@ -26,12 +30,13 @@ KINDS = {
     **dict.fromkeys(_NUMBERS, "a finite number"),
     **dict.fromkeys(_TEXTS, "a text"),
     **{"labelled": "true or false", "warnings": "a list", "seeds": "a list"},
+    "mean_delay_steps": "a number of steps, or null",
 }
 # The kinds of numbers in each array of scores.npz; see `numpy.dtype.kind`.
 _ARRAYS = {
-    **dict.fromkeys(("train", "valid", "test", "p_value"), "f"),
-    **dict.fromkeys(("test_y", "test_is_anomaly"), "b"),
-    **dict.fromkeys(("test_class_id", "test_id", ROW_DIGEST), "iu"),
+    **dict.fromkeys(("train", "valid", "test", "p_value", "step_score"), "f"),
+    **dict.fromkeys(("test_y", "test_is_anomaly", "step_y", "step_is_anomaly"), "b"),
+    **dict.fromkeys(("test_class_id", "test_id", ROW_DIGEST, "step_index", "step_stretch"), "iu"),
 }
 _LARGEST = float(np.finfo(np.float32).max)  # in which scores are compared
 _MAY_BE_EMPTY = ("train", "valid")
@@ -69,6 +74,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "a finite number": _is_number,
     "a count": lambda value: _is_number(value) and value >= 0 and value % 1 == 0,
     "a set of named values": lambda value: isinstance(value, dict),
+    "a number of steps, or null": lambda value: value is None or (_is_number(value) and value >= 0),
     "true or false": lambda value: isinstance(value, bool),
     "a list": lambda value: isinstance(value, list),
     "a text": lambda value: isinstance(value, str),

@@ -12,12 +12,12 @@ Intervals are approximations for large classes; with 20 anomalies and an AUROC o
 bounds the true value for any distributions.
 """
 
-from jaxae.stats.intervals.bounds import Interval, PerMetric, flawless, of_share
+from jaxae.stats.intervals.bounds import Interval, PerMetric, flawless, of_clustered_share, of_share
 from jaxae.stats.intervals.one_run import report
 from jaxae.stats.intervals.tasks import Summary, Task, over_tasks
 from jaxae.stats.intervals.two_runs import Difference, compare
 
 __all__ = [
-    "Difference", "Interval", "PerMetric", "Summary", "Task", "compare", "flawless", "of_share",
-    "over_tasks", "report",
+    "Difference", "Interval", "PerMetric", "Summary", "Task", "compare", "flawless",
+    "of_clustered_share", "of_share", "over_tasks", "report",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxae.errors import UserError
 from jaxae.types import AnyArray
@@ -85,6 +85,38 @@ def of_share(hits: int, trials: int) -> Interval:
     low = float(betaincinv(hits, trials - hits + 1, TAIL)) if hits else 0.0
     high = float(betaincinv(hits + 1, trials - hits, 1 - TAIL)) if hits < trials else 1.0
     return Interval(low, high)
+
+
+def of_clustered_share(hits: Int[np.ndarray, " B"], trials: Int[np.ndarray, " B"]) -> Interval:
+    """The interval of Korn and Graubard (1998) for a share whose trials come in clusters.
+
+    Within a cluster trials depend on each other, so `of_share` is taken at the number of
+    independent trials that would make the share vary as it does from cluster to cluster,
+    n* = p (1 - p) / v (t[n - 1] / t[B - 1])^2, with v the linearised variance of the ratio of sums,
+    v = B / (B - 1) sum (h_b - p n_b)^2 / (sum n_b)^2; t are quantiles of Student's distribution.
+    A share of 0 or 1 shows no variation: then each cluster counts as one trial.
+
+    Args:
+      hits: of each cluster; clusters are independent of each other.
+      trials: of each cluster, at least one.
+
+    Returns:
+      [0, 1] if there is a single cluster, which says nothing of others.
+    """
+    from scipy.special import betaincinv, stdtrit
+
+    count, total = len(hits), int(trials.sum())
+    if count < 2:
+        return Interval(0.0, 1.0)
+    share = hits.sum() / total
+    if share in (0, 1):
+        return of_share(round(share * count), count)
+    variance = count / (count - 1) * np.sum((hits - share * trials) ** 2) / total**2
+    ratio = stdtrit(total - 1, 1 - TAIL) / stdtrit(count - 1, 1 - TAIL)
+    n = min(total, share * (1 - share) * ratio**2 / max(variance, np.finfo(float).tiny))
+    x = n * share
+    low, high = betaincinv(x, n - x + 1, TAIL), betaincinv(x + 1, n - x, 1 - TAIL)
+    return Interval(float(low), float(high))
 
 
 def flawless(n: int, m: int) -> PerMetric:

@@ -23,7 +23,8 @@ from jaxae.reports import reporting, unlabelled
 from jaxae.reports.plots import contents
 from jaxae.storage import archive, disk, provenance, run_folder
 from jaxae.training import selection, train
-from jaxae.types import Dataset, PyTree, Split, TrainState, Tuning
+from jaxae.types import Dataset, Learner, PyTree, Split, TrainState, Tuning
+from jaxae.workflows.verification import by_step
 from jaxae.workflows.verification.checkpoints import of_checkpoints
 from jaxae.workflows.verification.outcomes import Check, check, needing, refuse_differences
 from jaxae.workflows.verification.records import Records, of_files
@@ -69,6 +70,7 @@ def of_detector(folder: Path) -> str:
         new, old = (np.asarray(part.get(name, np.nan)) for part in (state, decision.state))
         if not np.allclose(new, old, rtol=_ROUNDING, atol=_ROUNDING * size):
             raise UserError(f"{decision.rule} gives {name} {new}, but the decision has {old}")
+    by_step.of_detector(detector)
     if _shapes(detector.variables) != _shapes(template(detector).variables):
         raise UserError(
             f"its arrays are not those of a model of {list(about.shape)} by its configuration"
@@ -139,6 +141,7 @@ def _of_decisions(run: Records) -> str:
     flipped = int(np.sum(recorded != decided))
     if flipped:
         raise UserError(f"{flipped} decisions do not follow from {decision.rule} and the scores")
+    by_step.of_decisions(run.detector, arrays)
     normals = calibration.normals(cfg, scores.train, scores.valid)
     if not np.array_equal(normals, decision.calibration):
         raise UserError(
@@ -172,6 +175,8 @@ def _of_scores(run: Records) -> str:
             raise UserError(f"scores.npz lacks {name}")
         if not np.array_equal(arrays[name], rows[name]):
             raise UserError(f"{name} in scores.npz is not that of the data")
+    learner, devices = _learner(detector, data), jax.local_devices()
+    rows |= by_step.of_scores(detector, arrays, data, learner, devices, off, run.is_other_version)
     refuse_more(arrays, rows)
     exact = "bit for bit" if not worst else f"to within {worst:.0e}"
     kind = "test" if data.is_labelled else "held-out"
@@ -191,8 +196,11 @@ def refuse_more(recorded: Iterable[str], known: Iterable[str]) -> None:
 
 def _scorer(detector: detectors.Detector, data: Dataset) -> Any:
     parallel.initialize()
-    learner = learners.build(config.for_scoring(_shared(detector)), data.shape)
-    return detectors.score_fn(detector, learner, jax.local_devices())
+    return detectors.score_fn(detector, _learner(detector, data), jax.local_devices())
+
+
+def _learner(detector: detectors.Detector, data: Dataset) -> Learner:
+    return learners.build(config.for_scoring(_shared(detector)), data.shape)
 
 
 def _shared(detector: detectors.Detector) -> ExperimentConfig:
@@ -247,7 +255,7 @@ def _of_report(run: Records) -> str:
         detector, cfg = run.detector, run.detector.about.config
     with needing("scores"):
         scores, rows = run.scores, rows_of(run.arrays)
-    computed = reporting.make(cfg, rows, detector, scores, run.folder)
+    computed = reporting.make(cfg, rows, detector, scores, run.folder, run.arrays)
     if not rows.is_labelled:
         computed |= unlabelled.of_scores(cfg, detector, scores)
         try:
