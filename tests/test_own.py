@@ -186,7 +186,7 @@ def test_images_of_any_size_and_mode_become_one(tmp_path):
     write_images(tmp_path / "mixed", {"hole": 3}, size=(20, 30), mode="RGB")
     Image.fromarray(np.full((9, 9), 65535, np.uint16)).save(tmp_path / "mixed/good/deep.png")
     raw = data.raw(DataConfig(name=f"images:{tmp_path / 'mixed'}"))
-    assert raw.x_test.shape[1:] == (64, 64, 3)
+    assert raw.x_test.shape[1:] == (128, 128, 3)
     assert data.raw(DataConfig(name=str(tmp_path / "mixed"), size=16)).x_test.shape[1:] == (
         16,
         16,

@@ -97,7 +97,8 @@ class DataConfig:
     one_hot: bool = False
     """table, series: replace each text column by one column for each of its values"""
     size: Annotated[int, zero_or(4, "their own size")] = 0
-    """images: pixels on each side; 0 = their own size if all have the same, at most 64, else 64"""
+    """images: pixels on each side; 0 = their own size if all have the same, reduced to 256 on the
+    longer side; images of several sizes get 64, 128 or 256 on each side"""
     window: Annotated[int, zero_or(2, "the default")] = 0
     """series: time steps in a row; 0 = 64, or fewer if the series is short"""
     stride: Count = 0

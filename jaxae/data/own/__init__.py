@@ -5,7 +5,8 @@ both read new files as the `schema` of a detector says. `labelled` reads rows wi
 
 Arrays: `arrays`, which `parts` finds in folders. Tables: `tables` holds columns by name, read from
 `csv_files`, `weka_files` (ARFF, .ts) and Parquet; `labels` chooses the label column. Images:
-`folders` says which files count and what their folders mean, `images` decodes them. Series: `times`
-finds their time, `windows` cuts them. For all kinds: `class_names` says which classes are normal by
-their names, and `lines` divides what was read into training and test rows.
+`folders` says which files count and what their folders mean, `images` decodes them, `masks` finds
+what is marked in them. Series: `times` finds their time, `windows` cuts them. For all kinds:
+`class_names` says which classes are normal by their names, and `lines` divides what was read into
+training and test rows.
 """

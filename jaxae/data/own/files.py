@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxae.config import DataConfig
 from jaxae.data import arrayfiles, sources
-from jaxae.data.own import arrays, folders, images, lines, series, tables
+from jaxae.data.own import arrays, folders, images, lines, masks, series, tables
 from jaxae.data.own.lines import Lines, Rows
 from jaxae.data.own.schema import Schema, numbered
 from jaxae.data.raw_data import Raw
@@ -90,8 +90,11 @@ def _drawn_rows(raw: Raw, cfg: DataConfig) -> Raw:
 def folder(path: Path, cfg: DataConfig) -> Raw:
     """A folder of images, see `jaxae.data.own.folders`; images of one class have no labels.
 
+    Masks are the truth of the places of test images, see `jaxae.data.own.masks`.
+
     Raises:
-      UserError: the folder or an image cannot be read, or the classes do not say what is normal.
+      UserError: the folder, an image or a mask cannot be read, or the classes do not say what is
+        normal.
     """
     found = folders.scan(path, keep_test=bool(cfg.corruption))
     schema, notes = images.fit(found.paths, cfg.size)
@@ -101,7 +104,13 @@ def folder(path: Path, cfg: DataConfig) -> Raw:
     with naming_input(path):
         names = tuple(folders.printable(os.path.relpath(file, path)) for file in found.paths)
         rows = Lines(x, y, None, found.is_test, schema, notes + found.notes, names=names)
-        return lines.split(rows, cfg)
+
+        def places(is_test: np.ndarray, is_normal: np.ndarray) -> masks.Found:
+            tested = [found.paths[i] for i in np.flatnonzero(is_test)]
+            is_chosen = bool(cfg.normal or cfg.anomaly)
+            return masks.read(path, tested, is_normal[is_test], schema.size, is_chosen)
+
+        return lines.split(rows if cfg.corruption else rows._replace(places=places), cfg)
 
 
 def rows(path: Path, schema: Schema) -> Rows:

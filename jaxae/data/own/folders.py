@@ -103,13 +103,37 @@ def files(root: Path) -> tuple[list[Path], tuple[str, ...]]:
             masks += 1
         else:
             found.append(path)
-    notes = [f"{root}: {masks} masks are left out"] if masks else []
+    notes = [f"{root}: {masks} masks are not read as images"] if masks else []
     if broken:
         notes.append(f"{len(broken)} links lead nowhere and are skipped, first {broken[0]}")
     suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in unread.items() if count)
     if suffixes:
         notes.append(f"{root}: files of other kinds are left out: {suffixes}")
     return sorted(found), tuple(notes)
+
+
+def masks(root: Path) -> list[Path]:
+    """Every mask below a folder, in the order of their names; see `files`."""
+    known: dict[Path, bool] = {}
+    found = [path for path in _walk(root, frozenset()) if path.exists() and _is_image(path)]
+    return sorted(path for path in found if _is_mask(path, root, known))
+
+
+def identity(path: Path, root: Path, is_mask: bool = False) -> tuple[str, ...]:
+    """What an image and its mask have in common: folders below the root, and the name.
+
+    Folders of parts and masks, and those such as `Data` or `images`, do not count, nor do suffixes
+    and the end `_mask` of a mask's name.
+    """
+    stem = path.stem.casefold()
+    ending = next((end for end in _MASK_FILES if is_mask and stem.endswith(end)), "")
+    above = [folder for folder in reversed(path.parents) if folder.is_relative_to(root)][1:]
+    named = [one.name.casefold() for one in above if not _part(one) and not _is_filler(one)]
+    return (*named, stem.removesuffix(ending))
+
+
+def _is_filler(folder: Path) -> bool:
+    return {*_words(folder.name)} <= _FILLERS and bool(_words(folder.name))
 
 
 def printable(name: str) -> str:
@@ -244,7 +268,7 @@ def _part(path: Path) -> str:
     Digits, signs and words such as set or images do not count: "training_set", "val2017". A folder
     "mask" is a class if another name beside it says mask too, as "no_mask" does.
     """
-    words = re.findall(r"[^\W\d_]+", path.name.lower())
+    words = _words(path.name)
     if " ".join(words) in _MASKS:
         return "masks"
     if words == ["mask"]:
@@ -252,6 +276,10 @@ def _part(path: Path) -> str:
         return "masks" if len(others) == 1 else ""
     first, more = words[:1], {*words[1:]}
     return next((p for p, names in _PARTS.items() if names & {*first} and more <= _FILLERS), "")
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", name.lower())
 
 
 def _is_mask(path: Path, root: Path, known: dict[Path, bool]) -> bool:

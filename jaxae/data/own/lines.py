@@ -5,6 +5,7 @@ If a file does not define test rows, all anomalies and a share of the normals ar
 
 import dataclasses
 import shlex
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ class Lines(NamedTuple):
     names: tuple[str, ...] = ()  # of rows; () = they have none
     order: np.ndarray | None = None  # series: [T], positions in the file, if that differs
     steps: Steps | None = None  # of windows
+    # Images: (is_test [N], is_normal [N]) -> the truth of the places of the test rows, and notes.
+    places: Callable[[np.ndarray, np.ndarray], tuple] | None = None
 
 
 class Series(NamedTuple):
@@ -101,10 +104,11 @@ def split(lines: Lines, cfg: DataConfig) -> Raw:
     if is_test is not None and not (cfg.normal or cfg.anomaly or cfg.corruption):
         _require_known_test(y[is_test], np.unique(y[is_normal]).tolist(), schema)
     is_test, more = _test_rows(is_test, is_normal, group, cfg)
-    lines = filled(lines._replace(notes=notes + more), ~is_test)
+    place_y, said = lines.places(is_test, is_normal) if lines.places else (None, ())
+    lines = filled(lines._replace(notes=notes + more + said), ~is_test)
     x, train_group = lines.x, None if group is None else group[~is_test]
     parts = x[~is_test], y[~is_test], x[is_test], y[is_test]
-    return Raw(*parts, only.normal, train_group, lines.schema, lines.notes)
+    return Raw(*parts, only.normal, train_group, lines.schema, lines.notes, test_place_y=place_y)
 
 
 def of_several_classes(lines: Lines, cfg: DataConfig) -> Lines:

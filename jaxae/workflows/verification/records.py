@@ -1,5 +1,6 @@
 """The records of a run folder, each read when it is needed, and its data, wherever they lie now."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,10 +82,10 @@ class Records:
     @functools.cached_property
     def _found(self) -> tuple[DataConfig, Dataset]:
         try:
-            cfg = self.detector.about.config
+            cfg = _as_read(self.detector.about)
         except UserError:  # there is none, or its own check says so
-            cfg = self.config
-        return _found(cfg.data, self.folder, self.digest, self._load)
+            cfg = self.config.data
+        return _found(cfg, self.folder, self.digest, self._load)
 
     @property
     def found_at(self) -> DataConfig:
@@ -100,6 +101,13 @@ class Records:
                 f"{self.found_at.name} has the digest {dataset.digest[:16]}, not {self.digest[:16]}"
             )
         return dataset
+
+
+def _as_read(about: detectors.Description) -> DataConfig:
+    """The settings of the data, with the size of square images, which was once 64 at most."""
+    cfg, size = about.config.data, about.schema.size
+    is_chosen = size and size[0] == size[1] and not cfg.size and cfg.name not in loading.DATASETS
+    return dataclasses.replace(cfg, size=size[0]) if is_chosen else cfg
 
 
 def _found(cfg: DataConfig, folder: Path, digest: str, load: Load) -> tuple[DataConfig, Dataset]:
