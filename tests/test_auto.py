@@ -206,7 +206,7 @@ def test_arrays_that_are_not_what_they_are_said_to_be(rows, shape, tmp_path):
 def test_a_learner_is_of_what_was_decided(name):
     cfg = edit(dataclasses.replace(cli.OPEN, method="dense"), {
         "model.latent": 2, "model.output_activation": "linear", "train.batch_size": 8,
-        "data.scale": "none", "score": "mse", "train.epochs": 2})  # fmt: skip
+        "data.scale": "none", "score": "mse", "train.epochs": 2, "train.budget": 0})  # fmt: skip
     with pytest.raises(UserError, match=f"^{name} is 'auto'; set it"):
         learners.build(edit(cfg, {name: "auto"}), (8,))
 

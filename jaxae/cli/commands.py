@@ -177,18 +177,19 @@ def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False)
 
 def bench(
     methods: tuple[str, ...] = ("dense", "conv", "alocc"),
-    batch_size: int = 128,
+    batch_size: int = 0,
     shape: tuple[int, ...] = (28, 28, 1),
     json: bool = False,
 ) -> None:
     """Measure how fast this machine trains and scores with random rows.
 
-    Examples: `jaxae bench`, `jaxae bench --methods dense --batch-size 32 --json`. The scripts in
-    `benchmarks/` of a clone compare with PyTorch and Keras.
+    Examples: `jaxae bench`, `jaxae bench --shape 256 256 3`, `jaxae bench --methods dense
+    --batch-size 32 --json`. step_mb is what a step reads and writes, memory_mb what training takes
+    on each device. The scripts in `benchmarks/` of a clone compare with PyTorch and Keras.
 
     Args:
       methods: the methods to measure
-      batch_size: rows in a training step
+      batch_size: rows in a training step; 0 = 128, or fewer if rows are large
       shape: the shape of a row
       json: print the results as JSON
     """
@@ -196,7 +197,7 @@ def bench(
 
     measured = []
     for method in methods:
-        train = TrainConfig(batch_size=batch_size)
+        train = TrainConfig(batch_size=batch_size or bench.batch_for(shape))
         cfg = ExperimentConfig(name="bench", method=method, train=train)
         measured.append(bench.measure(checks.validate(cfg), shape))
         if not json:

@@ -202,7 +202,10 @@ class TrainConfig:
     """How long to train, with which loss, what is saved and which epoch is kept."""
 
     epochs: Annotated[int | Auto, at_least(1), Fact.FREE, Fact.FROM_ROWS] = 30
-    """number of epochs; auto = 30, or up to 200 if there are few rows"""
+    """number of epochs; auto = 30, or up to 200 if there are few rows, or fewer: see budget"""
+    budget: Annotated[float | Auto, at_least(0), Fact.FREE, Fact.FROM_ROWS, Fact.SINGLE_RUN] = 0.0
+    """with epochs auto: train at most about so many seconds on this machine, at its speed in the
+    first steps; the number of epochs is recorded; 0 = no limit; auto = 60"""
     batch_size: Annotated[int | Auto, at_least(1), Fact.FROM_ROWS] = 128
     """rows in a step on all devices together, a multiple of the number of devices; auto = 128, or
     fewer if there are few rows"""

@@ -14,11 +14,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxae.config import HostsConfig
 from jaxae.devices import meeting
 from jaxae.errors import UserError
+
+Answer = TypeVar("Answer", bool, int)
 
 _SHOWN, _LONG = 3, 80  # differences in a message, and characters of a value
 _ENDING = 3600  # seconds that the other processes wait while process 0 draws the figures
@@ -150,8 +152,8 @@ def wait(name: str) -> None:
     agree({"barrier": name})
 
 
-def as_first(answer: bool) -> bool:
-    """The answer of process 0, on every process."""
+def as_first(answer: Answer) -> Answer:
+    """The answer of process 0, on every process: true or false, or a whole number of 32 bits."""
     import jax
 
     if jax.process_count() == 1:
@@ -159,7 +161,7 @@ def as_first(answer: bool) -> bool:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
+    return type(answer)(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
 
 
 def agree(values: Mapping[str, Any]) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import math
 import os
+import resource
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,27 @@ def of_program(program: Any) -> int:
         return 0
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return int(sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes)
+
+
+def traffic(program: Any) -> int:
+    """Bytes that a step of a compiled epoch reads and writes, as XLA counts them; 0 = unknown.
+
+    XLA counts the body of a loop once. What stays in a cache counts too.
+    """
+    with contextlib.suppress(AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+        return int((program.cost_analysis() or {}).get("bytes accessed", 0))
+    return 0
+
+
+def peak(devices: Sequence[Any]) -> int:
+    """The most bytes of memory that were in use so far: of this process on a CPU, else of a device.
+
+    0 = unknown.
+    """
+    if devices[0].platform != "cpu":
+        return (devices[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def refuse_program(program: Any, devices: Sequence[Any]) -> None:

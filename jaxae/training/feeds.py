@@ -153,6 +153,11 @@ class Feed:
 
         return state, fetch
 
+    @property
+    def programs(self) -> list[Callable]:
+        """The compiled programs of the parts of an epoch."""
+        return [*self._programs.values()]
+
     def needed(self, batch: int) -> int:
         """Bytes that an epoch would need on each device with another global batch size."""
         *of_device, steps, share = self._index.shape

@@ -140,17 +140,11 @@ def fit(
       UserError: there are no rows, they are not float32, the batch does not match them, or it does
         not fit into the devices' memory; then the message suggests a batch size.
     """
-    checks.refuse_rows(x)
     layout = devices if isinstance(devices, parallel.Layout) else parallel.Layout(devices)
     members = members or ensemble(learner, cfg, len(x))
-    plan = members.plan(0, layout.per_group)  # checks the batch before anything is compiled
-    state = initial_state(learner, x.shape[1:], members.init) if state is None else state
-    start = epochs_done(state, members.steps)
-    state, *fixed = layout.place((state, members.noise, members.settings))
-    streams = feeds.is_streaming(cfg.train.feed, x, layout.devices, quiet)
-    feed = feeds.Feed(streams, learner, x, layout, (state, *fixed, members.steps), plan)
-    advice = memory.Advice(cfg.train.batch_size, feed.needed, layout.devices)
-    compile_s = _compile(feed, advice) if start < cfg.train.epochs else 0.0
+    begun = begin(learner, x, cfg, layout, members, state, quiet)
+    state, feed, plan, advice, start = begun
+    compile_s = compiled(begun) if start < cfg.train.epochs else 0.0
     steps = int(members.steps.sum() if plan.ndim == 4 else members.steps[0])
     with progress_bar(cfg.train.epochs * steps, start * steps, quiet) as bar:
         epochs = _epochs(cfg, feed, members, layout, state, start, measure, advice)
@@ -165,11 +159,42 @@ def fit(
     return Fitted(state, compile_s)
 
 
-def _compile(feed: feeds.Feed, advice: memory.Advice) -> float:
+class Begun(NamedTuple):
+    """All that training needs before its first epoch, not yet compiled."""
+
+    state: TrainState  # as placed
+    feed: feeds.Feed
+    plan: parallel.Plan  # of the first epoch
+    advice: memory.Advice  # names a batch that fits, if this one does not
+    epochs: int  # that the state has completed
+
+
+def begin(
+    learner: Learner,
+    x: Source,
+    cfg: ExperimentConfig,
+    layout: parallel.Layout,
+    members: Members,
+    state: TrainState | None = None,
+    quiet: bool = False,
+) -> Begun:
+    """Place the state, or `initial_state`, and the members; see `fit` for arguments and errors."""
+    checks.refuse_rows(x)
+    plan = members.plan(0, layout.per_group)  # checks the batch before anything is compiled
+    state = initial_state(learner, x.shape[1:], members.init) if state is None else state
+    epochs = epochs_done(state, members.steps)
+    state, *fixed = layout.place((state, members.noise, members.settings))
+    streams = feeds.is_streaming(cfg.train.feed, x, layout.devices, quiet)
+    feed = feeds.Feed(streams, learner, x, layout, (state, *fixed, members.steps), plan)
+    advice = memory.Advice(cfg.train.batch_size, feed.needed, layout.devices)
+    return Begun(state, feed, plan, advice, epochs)
+
+
+def compiled(begun: Begun) -> float:
     """Compile the programs of an epoch; returns the seconds that it took."""
     clock = time.perf_counter()
-    with advice:
-        feed.compile()
+    with begun.advice:
+        begun.feed.compile()
     return time.perf_counter() - clock
 
 

@@ -28,6 +28,7 @@ BATCH, STEPS, LATENT = 128, 8, 32  # largest batch, fewest steps of an epoch, la
 # further. The scores are those that came closest to the better one of PCA and neighbours: see
 # "Default score" in docs/own_data.md.
 EPOCHS, LONGEST, ALL_STEPS = 30, 200, 1600
+BUDGET = 60  # seconds; see `jaxae.workflows.budget`
 _SIMPLE = "mse"
 _FEW = 500  # training images, of which neighbours say less than principal components
 _KEPT = 10_000_000  # the most values of training rows that a detector keeps to find neighbours
@@ -42,6 +43,8 @@ def settle(cfg: ExperimentConfig) -> tuple[ExperimentConfig, Dataset]:
     Returns the configuration without `auto`, and the data set that it describes; raises a
     `UserError` as `jaxae.data.load` does, or if all training rows are equal.
     """
+    if cfg.train.epochs != AUTO and cfg.train.budget == AUTO:
+        cfg = checks.replaced(cfg, "train.budget", 0)  # it has no say
     raw = data.raw(cfg.data)
     shape, span = tuple(raw.x_train.shape[1:]), in_floats(sources.span(raw.x_train))
     settled, dataset = settle_rows(cfg, shape, span, functools.partial(splits.make, raw))
@@ -64,14 +67,14 @@ def settle_rows(
     """Choose a value for every `auto` from the rows.
 
     Method: conv for images, else dense. Scaling: none for images in [0, 1], minmax for others and
-    for methods that output only such values, else standard. Input: cells of gradients for images
-    in [0, 1] with at least 16 pixels on each side, else none. Output: sigmoid if the scaled rows
-    are in [0, 1], else linear. Code: a quarter of a row's values, at most 32. Batch: the largest
-    power of two up to 128 that gives eight steps per epoch. Epochs: 30, or as many as give 1,600
-    steps, at most 200. Score: row_nearest for vectors, mse+row_nearest if nearly all of
-    them have two equal ones; mse^row_nearest^row_pca for series, mse+row_pca for up to 500 images,
-    else mse+row_knn; but mse if the training rows have more than ten million values, or if the
-    guarantee of the threshold rule would be lost.
+    for methods that output only such values, else standard. Input: cells of gradients for images in
+    [0, 1] with at least 16 pixels on each side, else none. Output: sigmoid if the scaled rows are
+    in [0, 1], else linear. Code: a quarter of a row's values, at most 32. Batch: the largest power
+    of two up to 128 that gives eight steps per epoch. Epochs: 30, or as many as give 1,600 steps,
+    at most 200. Budget: 60 seconds, if epochs are auto. Score: row_nearest for vectors,
+    mse+row_nearest if nearly all of them have two equal ones; mse^row_nearest^row_pca for series,
+    mse+row_pca for up to 500 images, else mse+row_knn; but mse if the training rows have more than
+    ten million values, or if the guarantee of the threshold rule would be lost.
 
     Args:
       cfg: may contain `auto`.
@@ -103,6 +106,7 @@ def settle_rows(
     n = len(dataset.train.x)
     choose("train.batch_size", min(BATCH, 1 << (max(n // STEPS, 1).bit_length() - 1)))
     steps = ceil_div(n, cfg.train.batch_size)
+    choose("train.budget", BUDGET)
     choose("train.epochs", max(EPOCHS, min(LONGEST, ceil_div(ALL_STEPS, steps))))
     choose("score", _score(cfg, dataset.train.x))
     return cfg, dataset

@@ -16,7 +16,7 @@ from jaxae.reports import derived, media, plots, reporting, studies, unlabelled
 from jaxae.storage import checkpoint, disk, logs, manifest, outputs, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree
-from jaxae.workflows import auto, course, precompile
+from jaxae.workflows import auto, budget, course, precompile
 
 
 def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
@@ -38,16 +38,17 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
     outputs.check_run_folder(cfg, may_be_begun=bool(loggers))
     hosts.join(cfg.hosts)
     parallel.start(cfg)
-    cfg, dataset = auto.settle(cfg)
+    asked, (cfg, dataset) = cfg, auto.settle(cfg)
     check(cfg, dataset)
     learner = run_folder.with_stored_tuning(cfg.run_path, learners.build(cfg, dataset.shape))
     scoring_learner = learners.build(config.for_scoring(cfg), dataset.shape)
     devices = train.devices_for(learner, cfg, dataset.shape)
     all_devices = parallel.all_devices()  # scoring does not depend on a batch size
-    members = train.ensemble(learner, cfg, len(dataset.train.x))
-    members.plan(0, len(devices))  # raises if the batch does not match, before any file exists
     loggers = logs.configured(cfg, loggers)
     run_folder.agree(cfg, [dataset.digest])
+    cfg = budget.settle(asked, cfg, learner, dataset.train.x, devices)
+    members = train.ensemble(learner, cfg, len(dataset.train.x))
+    members.plan(0, len(devices))  # raises if the batch does not match, before any file exists
     with (
         parallel.on_host(),
         run_folder.enter(cfg, dataset.digest) as folder,
@@ -57,15 +58,11 @@ def run(cfg: ExperimentConfig, loggers: Sequence[logs.Logger] = ()) -> dict:
         run_folder.write_tuning(folder, learner)
         log = media.log_of(cfg, folder, loggers, scoring_learner, dataset)
         watch = selection.watch(cfg, learner, dataset, all_devices)
+        this, layout = course.Run(cfg, dataset.digest, log), parallel.Layout(devices)
         variables, compile_s, _ = course.train_runs(
-            [course.Run(cfg, dataset.digest, log)],
-            learner,
-            dataset.train.x,
-            parallel.Layout(devices),
-            members,
-            lambda state: watch(state.variables, members.settings),
-            manager,
-        )
+            [this], learner, dataset.train.x, layout, members,
+            lambda state: watch(state.variables, members.settings), manager,
+        )  # fmt: skip
         detector, scores, report = finish(
             cfg, learner, scoring_learner, variables, dataset, all_devices, folder
         )
