@@ -119,6 +119,10 @@ def write(path, values):
     return path
 
 
+def crosses_the_gap(one, other):
+    return other["start_time"] - one["end_time"] > 10**4
+
+
 def said(capsys, *args):
     capsys.readouterr()
     cli.main([*map(str, args)])
@@ -166,10 +170,17 @@ def test_every_line_of_a_file_gets_a_score_and_alarms_are_intervals(folder, caps
         inside = np.array([one == number for one in found["interval"]])
         assert np.flatnonzero(inside)[[0, -1]].tolist() == [line["start"], line["end"]]
         assert line["steps"] == inside.sum() == (line["end"] - line["start"]) / 2 + 1  # turns
-        assert line["peak"] == np.nanargmax(np.where(inside, score, np.nan))
+        rows = np.flatnonzero(inside & flagged)
+        assert rows[[0, -1]].tolist() == [line["start"], line["end"]]
+        assert line["flagged"] == len(rows)
+        assert (np.diff(rows) < 2 * WINDOW).all()  # a window holds neighbours
+        assert line["peak"] == np.nanargmax(np.where(inside & flagged, score, np.nan))
         assert line["start_time"] == found["time"][line["start"]]
         assert {line["group"]} == {found["group"][row] for row in np.flatnonzero(inside)}
-    assert flagged.sum() == sum(line["steps"] for line in lines)
+    assert flagged.sum() == sum(line["flagged"] for line in lines)
+    for one, other in itertools.pairwise(lines):
+        gap = (other["start"] - one["end"]) / 2
+        assert one["group"] != other["group"] or gap >= WINDOW or crosses_the_gap(one, other)
     summary = json.loads(said(capsys, "score", folder / "run", path, "--json").splitlines()[-1])
     assert (summary["steps"], summary["unscored"], summary["alarms"]) == (960, 5, len(lines))
     assert [one["peak"] for one in summary["intervals"]] == [line["peak"] for line in lines]

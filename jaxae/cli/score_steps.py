@@ -37,15 +37,16 @@ def score(
         parallel.initialize()
         judged = steps.judge(detector, read.x, read.steps.start)
     row, stretch = read.steps.row, read.steps.stretch
-    alarms = steps.alarms(judged.is_anomaly, judged.score, stretch)
+    alarms = steps.alarms(judged, stretch, detector.about.shape[0])
     found = [_described(number, alarm, judged, read) for number, alarm in enumerate(alarms)]
     if out:
         interval = np.full(len(row), -1)
-        for number, (start, end, _) in enumerate(alarms):
-            interval[start : end + 1] = number
+        for number, alarm in enumerate(alarms):
+            interval[alarm.start : alarm.end + 1] = number
         _write_steps(out, _in_file_order(judged, row), interval[np.argsort(row)], detector, read)
     if intervals:
         _write_csv(intervals, {name: [one.get(name) for one in found] for name in _names(read)})
+    problem = steps.why_no_alarms(detector)
     summary = {
         "steps": len(row),
         "unscored": int(np.isnan(judged.score).sum()),
@@ -54,7 +55,7 @@ def score(
         "intervals": found,
         "threshold": steps.decision_of(detector).threshold,
         **steps.basis(detector),
-        "notes": [*read.notes, *steps.warnings(detector)],
+        "notes": [*read.notes, *([problem] if problem else [])],
     }
     if json:
         print(dumps(summary))
@@ -73,7 +74,8 @@ def _described(
     number: int, alarm: steps.Alarm, judged: steps.Judged, read: Series
 ) -> dict[str, Any]:
     """An alarm as a line of --intervals."""
-    lines = {name: int(read.steps.row[step]) for name, step in alarm._asdict().items()}
+    named = {"start": alarm.start, "end": alarm.end, "peak": alarm.peak}
+    lines = {name: int(read.steps.row[step]) for name, step in named.items()}
     described: dict[str, Any] = {"interval": number, **lines}
     if "group" in read.named:
         described["group"] = read.named["group"][lines["start"]]
@@ -81,6 +83,7 @@ def _described(
         described |= {f"{name}_time": read.named["time"][line] for name, line in lines.items()}
     return described | {
         "steps": alarm.end - alarm.start + 1,
+        "flagged": alarm.flagged,
         "score": float(judged.score[alarm.peak]),
         "p_value": float(judged.p_value[alarm.peak]),
     }
@@ -90,7 +93,18 @@ def _names(read: Series) -> list[str]:
     """The columns of --intervals."""
     group = ["group"] if "group" in read.named else []
     time = ["start_time", "end_time", "peak_time"] if "time" in read.named else []
-    return ["interval", "start", "end", "peak", *group, *time, "steps", "score", "p_value"]
+    return [
+        "interval",
+        "start",
+        "end",
+        "peak",
+        *group,
+        *time,
+        "steps",
+        "flagged",
+        "score",
+        "p_value",
+    ]
 
 
 def _write_steps(

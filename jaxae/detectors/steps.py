@@ -40,11 +40,12 @@ class Judged(NamedTuple):
 
 
 class Alarm(NamedTuple):
-    """Adjacent steps that are flagged: the first, the last, and the one with the highest score."""
+    """Flagged steps that are close together."""
 
-    start: int
-    end: int
-    peak: int
+    start: int  # the first
+    end: int  # the last
+    peak: int  # the one with the highest score
+    flagged: int  # their number
 
 
 class Blocks(NamedTuple):
@@ -183,12 +184,19 @@ def basis(detector: Detector) -> dict[str, str | None]:
     }
 
 
+def why_no_alarms(detector: Detector) -> str:
+    """Why the rule can flag no step; "" = it can."""
+    state = state_of(detector)
+    assert state
+    return too_few(len(maxima(state)), int(state["length"]), detector.decision.rule)
+
+
 def warnings(detector: Detector) -> list[str]:
     """Lines about what a rule with a guarantee does not do here."""
-    state, rule = state_of(detector), detector.decision.rule
-    if not state or not scoring.rule(rule).exchangeable:
+    rule = detector.decision.rule
+    if not state_of(detector) or not scoring.rule(rule).exchangeable:
         return []
-    lines = [too_few(len(maxima(state)), int(state["length"]), rule)]
+    lines = [why_no_alarms(detector)]
     if calibration.why_no_guarantee(detector.about.config) == calibration.OVERLAP:
         lines.append(f"windows overlap: {rule} promises something of steps, but not of windows")
     return [line for line in lines if line]
@@ -238,18 +246,18 @@ def judge(
     return judged(detector, score)
 
 
-def alarms(
-    is_anomaly: Bool[np.ndarray, " T"],
-    score: Float[np.ndarray, " T"],
-    stretch: Int[np.ndarray, " T"],
-) -> list[Alarm]:
-    """The runs of adjacent flagged steps; none crosses from one stretch to the next."""
-    flagged = np.flatnonzero(is_anomaly)
-    ends = np.flatnonzero((np.diff(flagged) != 1) | (np.diff(stretch[flagged]) != 0)) + 1
+def alarms(judged: Judged, stretch: Int[np.ndarray, " T"], window: int) -> list[Alarm]:
+    """The alarms of a series: flagged steps that a window holds together are one.
+
+    Such steps have a common cause in that window as far as its scores can tell, and the scores
+    between them waver. No alarm crosses from one stretch to the next.
+    """
+    flagged = np.flatnonzero(judged.is_anomaly)
+    is_apart = (np.diff(flagged) >= window) | (np.diff(stretch[flagged]) != 0)
     found = []
-    for run in np.split(flagged, ends) if len(flagged) else []:
-        peak = int(run[np.argmax(score[run])])
-        found.append(Alarm(int(run[0]), int(run[-1]), peak))
+    for run in np.split(flagged, np.flatnonzero(is_apart) + 1) if len(flagged) else []:
+        peak = int(run[np.argmax(judged.score[run])])
+        found.append(Alarm(int(run[0]), int(run[-1]), peak, len(run)))
     return found
 
 
