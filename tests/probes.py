@@ -92,6 +92,28 @@ def images(n, seed=0, side=SHAPE[0]):
     return np.exp(-distance / 0.05).astype(np.float32)[..., None]
 
 
+def masked(n, seed=0, side=SHAPE[0]):
+    """Blobs [n, side, side, 1] with a bright square each, and its mask [n, side, side]."""
+    first = np.random.default_rng(seed).integers(0, side - side // 4, (2, n, 1, 1))
+    at = np.arange(side)
+    is_row, is_column = ((at >= one) & (at < one + side // 4) for one in first[..., 0])
+    mask = is_row[:, :, None] & is_column[:, None, :]
+    return np.where(mask[..., None], 1.0, images(n, seed, side)).astype(np.float32), mask
+
+
+def write_masked(root, side=12):
+    """A folder of images of 24 normals to train on, 6 to test, and 6 with masked squares."""
+    from PIL import Image
+
+    x, mask = masked(6, 2, side)
+    parts = {"train/good": images(24, 0, side), "test/good": images(6, 1, side), "test/hole": x}
+    for name, values in (*parts.items(), ("ground_truth/hole", mask[..., None])):
+        (root / name).mkdir(parents=True)
+        for i, one in enumerate(values):
+            Image.fromarray(np.uint8(255 * one[..., 0])).save(root / name / f"{i}.png")
+    return root
+
+
 def split(x, y=False, first_id=0):
     """Rows with one truth for all, or one for each."""
     y = np.broadcast_to(np.asarray(y, bool), len(x)).copy()

@@ -8,7 +8,7 @@ from pathlib import Path
 import forging
 import numpy as np
 import pytest
-from probes import images, tiny, write_npz
+from probes import images, tiny, write_masked, write_npz
 
 from jaxae.cli import main as cli
 from jaxae.config.grids import CrossConfig, ProtocolConfig
@@ -39,6 +39,9 @@ def originals(tmp_path_factory):
     np.savez(root / "series.npz", X=value, y=is_strange.astype(int))
     of_series = {"data__window": 8, "data__valid_fraction": 0.3, "studies": ()}
     finished(root / "series", "", data__name=f"series:{root / 'series.npz'}", **of_series)
+    folder = write_masked(root / "images")
+    of_images = {"data__valid_fraction": 0.3, "studies": ()}
+    finished(root / "pixels", "", data__name=f"images:{folder}", **of_images)
     x = x * (0.7 + 0.3 * y[:, None, None, None])
     np.savez(root / "two.npz", x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
 
@@ -98,6 +101,7 @@ ALONE = {
     ("run", "report.json"): {"warnings", "compile_s", "wall_s"},
     ("unlabelled", "report.json"): {"warnings", "compile_s", "wall_s"},
     ("series", "report.json"): {"warnings", "compile_s", "wall_s"},
+    ("pixels", "report.json"): {"warnings", "compile_s", "wall_s"},
     ("cross", "report.json"): {"wall_s"},
     ("grid", "report.json"): {"wall_s"},
     ("run", "config.json"): set(),
@@ -143,7 +147,7 @@ def test_every_value_follows_from_others(name, file, originals, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["run", "unlabelled", "series", "cross", "grid/members/class0-seed0"]
+    "name", ["run", "unlabelled", "series", "pixels", "cross", "grid/members/class0-seed0"]
 )
 def test_every_array_follows_from_others(name, originals, tmp_path):
     copy = shutil.copytree(originals / name, tmp_path / "copy")

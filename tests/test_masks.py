@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxae import data
 from jaxae.config import DataConfig
-from jaxae.data.own import images, masks
+from jaxae.data.own import images, labelled, masks
 from jaxae.errors import UserError
 
 SIZE = (12, 10)
@@ -58,6 +58,8 @@ def test_masks_are_found_in_every_layout_and_stay_with_their_image(layout, tmp_p
     np.testing.assert_array_equal(raw.test_place_y, raw.x_test[..., 0] == 255, strict=True)
     assert raw.test_place_y.any(axis=(1, 2)).sum() == 8
     assert not any("mask" in note for note in raw.notes if "not read as" not in note)
+    read = labelled.read(tmp_path / "set", raw.schema, DataConfig())  # training images too
+    np.testing.assert_array_equal(read.place_y, read.rows.x[..., 0] == 255, strict=True)
 
 
 def test_a_class_that_the_user_calls_normal_has_no_anomalous_place(tmp_path):

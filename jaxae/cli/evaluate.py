@@ -11,10 +11,10 @@ from jaxae import detectors
 from jaxae.config import DataConfig
 from jaxae.data.arrayfiles import read_npz
 from jaxae.data.own import labelled
-from jaxae.detectors import evaluation, health, steps
+from jaxae.detectors import evaluation, health, pixels, steps
 from jaxae.devices import parallel
 from jaxae.errors import UserError
-from jaxae.reports import by_step, reporting
+from jaxae.reports import by_pixel, by_step, reporting
 from jaxae.reports.plots import files
 from jaxae.stats import intervals
 from jaxae.storage import disk, outputs
@@ -69,7 +69,7 @@ def evaluate(
     notes += _trained_on(run, judged.score)
     result |= {"threshold": detector.decision.threshold, "notes": notes}
     result |= evaluation.evaluate(*outcome) | intervals.report(*outcome)
-    result |= _of_steps(detector, read)
+    result |= _of_steps(detector, read) | _of_pixels(detector, read)
     result["warnings"] = list(health.below_chance(judged.score, read.y))
     if out:
         with outputs.system_errors(f"--out {out}"):
@@ -93,6 +93,16 @@ def _of_steps(detector: detectors.Detector, read: labelled.Labelled) -> dict[str
         "step_threshold": steps.decision_of(detector).threshold,
         **by_step.measured(*(values[kept] for values in of_steps)),
     }
+
+
+def _of_pixels(detector: detectors.Detector, read: labelled.Labelled) -> dict[str, Any]:
+    """The metrics of images with masks by pixel, with the threshold of pixels."""
+    if read.place_y is None or not pixels.state_of(detector):
+        return {}
+    height, width = detector.about.shape[:2]
+    counted = pixels.judged(detector, np.asarray(read.rows.x), read.place_y)
+    threshold = pixels.decision_of(detector).threshold
+    return {"pixel_threshold": threshold, **by_pixel.measured(counted, height * width)}
 
 
 def _classes(read: labelled.Labelled) -> dict[str, str]:

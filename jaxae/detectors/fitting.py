@@ -13,7 +13,7 @@ from jaxae.config import ExperimentConfig
 from jaxae.data import sources
 from jaxae.data.own.schema import Schema
 from jaxae.data.raw_data import place
-from jaxae.detectors import calibration, evaluation, steps
+from jaxae.detectors import calibration, evaluation, pixels, steps
 from jaxae.detectors.detector import Description, Detector, Scores
 from jaxae.detectors.judging import saturated, scores_of
 from jaxae.devices import members, parallel
@@ -102,6 +102,9 @@ def fit(
     if data.steps:
         of_steps = steps.held_out(detector, learner, data, devices)
         detector = detector._replace(places=detector.places | {steps.NAME: of_steps})
+    if pixels.are_decided(cfg, data):
+        of_pixels = pixels.held_out(detector, learner, data, devices)
+        detector = detector._replace(places=detector.places | {pixels.NAME: of_pixels})
     return detector, scores
 
 

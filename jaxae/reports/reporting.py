@@ -10,7 +10,7 @@ import numpy as np
 from jaxae import detectors, scoring
 from jaxae.config import ExperimentConfig
 from jaxae.detectors import evaluation
-from jaxae.reports import by_step, tables
+from jaxae.reports import by_pixel, by_step, tables
 from jaxae.stats import intervals
 from jaxae.storage import disk, provenance
 from jaxae.training import selection
@@ -81,6 +81,7 @@ def make(
         },
         **metrics,
         **by_step.make(detector, by_place),
+        **by_pixel.make(detector, by_place),
         **selected,
     }
 

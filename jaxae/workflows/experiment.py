@@ -9,7 +9,7 @@ import jax
 
 from jaxae import config, detectors
 from jaxae.config import ExperimentConfig, checks
-from jaxae.detectors import health, steps
+from jaxae.detectors import health, pixels, steps
 from jaxae.devices import hosts, parallel
 from jaxae.methods import learners
 from jaxae.reports import derived, media, plots, reporting, studies, unlabelled
@@ -127,10 +127,11 @@ def finish(
     detectors.save(folder / "detector", detector)
     derived.withdraw(folder)
     run_folder.write_about(folder, cfg, dataset.digest)  # settings of scoring may have changed
-    by_step = steps.tested(detector, scoring_learner, dataset, devices)
-    arrays = reporting.arrays(detector, scores, dataset) | by_step
+    parts = detector, scoring_learner, dataset, devices
+    by_place = steps.tested(*parts) | pixels.tested(*parts)
+    arrays = reporting.arrays(detector, scores, dataset) | by_place
     disk.write_arrays(folder / "scores.npz", arrays)
-    report = reporting.make(cfg, dataset, detector, scores, folder, by_step)
+    report = reporting.make(cfg, dataset, detector, scores, folder, by_place)
     if not dataset.is_labelled:
         scorer = detectors.score_fn(detector, scoring_learner, devices)
         report |= unlabelled.make(cfg, dataset, detector, scores, scorer, folder)

@@ -17,6 +17,7 @@ from jaxae.data.own import (
     folders,
     images,
     labels,
+    masks,
     series,
     tables,
 )  # fmt: skip
@@ -42,6 +43,7 @@ class Labelled(NamedTuple):
     schema: Schema  # names the classes
     notes: tuple[str, ...]
     steps: OfSteps | None = None  # of a series, of which the rows are windows
+    place_y: Bool[np.ndarray, " N *P"] | None = None  # of images with masks: of each pixel
 
 
 def read(path: Path, schema: Schema, cfg: DataConfig, normal: tuple[str, ...] = ()) -> Labelled:
@@ -93,7 +95,13 @@ def read(path: Path, schema: Schema, cfg: DataConfig, normal: tuple[str, ...] = 
             rows = rows._replace(x=rows.x[kept])
             notes += (f"{int(np.sum(~kept))} rows of other classes are left out",)
         class_id = class_id[kept]
-    return Labelled(rows, class_id, ~np.isin(class_id, chosen), of_file, notes, steps)
+        y, pixels = ~np.isin(class_id, chosen), masks.Found(None)
+        if schema.kind == "images":
+            every = folders.scan(path, keep_test=True).paths
+            paths = [every[i] for i in np.flatnonzero(kept)]
+            pixels = masks.read(path, paths, ~y, schema.size, bool(cfg.normal or cfg.anomaly))
+        notes += pixels.notes
+    return Labelled(rows, class_id, y, of_file, notes, steps, pixels.place_y)
 
 
 def _of_windows(class_id: Int[np.ndarray, "N W"], normal: list[int]) -> Int[np.ndarray, " N"]:

@@ -14,12 +14,18 @@ _SHARES = (
     *("step_auroc", "step_average_precision", "step_precision", "step_recall", "step_f1"),
     *("step_fpr", "vus_roc", "vus_pr", "range_precision", "range_recall", "range_f1"),
     *("ranges_found", "step_false_alarm_rate", "block_false_alarm_rate"),
+    *("pixel_auroc", "pixel_average_precision", "pixel_aupro", "pixel_precision", "pixel_recall"),
+    *("pixel_f1", "pixel_fpr", "pixel_false_alarm_rate", "map_false_alarm_rate"),
 )
-_NUMBERS = ("threshold", "train_loss", "valid_loss", "fpr_bound", "wall_s", "step_threshold")
+_NUMBERS = (
+    *("threshold", "train_loss", "valid_loss", "fpr_bound", "wall_s"),
+    *("step_threshold", "pixel_threshold"),
+)
 _COUNTS = (
     *("seed", "epochs", "selected_epoch", "members"),
     *("n_train", "n_valid", "n_normal", "n_anomaly", "n_calibration"),
     *("n_steps", "n_anomalous_steps", "n_blocks", "block_steps"),
+    *("n_pixels", "n_anomalous_pixels"),
 )
 _TEXTS = ("name", "dataset", "method", "score", "threshold_rule", "selected_by", "p_values")
 _NESTED = ("classes", "baselines", "points", "selection")  # reports within a report
@@ -35,6 +41,8 @@ KINDS = {
 # The kinds of numbers in each array of scores.npz; see `numpy.dtype.kind`.
 _ARRAYS = {
     **dict.fromkeys(("train", "valid", "test", "p_value", "step_score"), "f"),
+    **dict.fromkeys(("pixel_highest", "pixel_areas"), "f"),
+    **dict.fromkeys(("pixel_flagged", "pixel_y", "pixel_found"), "iu"),
     **dict.fromkeys(("test_y", "test_is_anomaly", "step_y", "step_is_anomaly"), "b"),
     **dict.fromkeys(("test_class_id", "test_id", ROW_DIGEST, "step_index", "step_stretch"), "iu"),
 }

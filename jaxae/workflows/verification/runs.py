@@ -24,7 +24,7 @@ from jaxae.reports.plots import contents
 from jaxae.storage import archive, disk, provenance, run_folder
 from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree, Split, TrainState, Tuning
-from jaxae.workflows.verification import by_step
+from jaxae.workflows.verification import by_pixel, by_step
 from jaxae.workflows.verification.checkpoints import of_checkpoints
 from jaxae.workflows.verification.outcomes import Check, check, needing, refuse_differences
 from jaxae.workflows.verification.records import Records, of_files
@@ -71,6 +71,7 @@ def of_detector(folder: Path) -> str:
         if not np.allclose(new, old, rtol=_ROUNDING, atol=_ROUNDING * size):
             raise UserError(f"{decision.rule} gives {name} {new}, but the decision has {old}")
     by_step.of_detector(detector)
+    by_pixel.of_detector(detector)
     if _shapes(detector.variables) != _shapes(template(detector).variables):
         raise UserError(
             f"its arrays are not those of a model of {list(about.shape)} by its configuration"
@@ -176,7 +177,9 @@ def _of_scores(run: Records) -> str:
         if not np.array_equal(arrays[name], rows[name]):
             raise UserError(f"{name} in scores.npz is not that of the data")
     learner, devices = _learner(detector, data), jax.local_devices()
-    rows |= by_step.of_scores(detector, arrays, data, learner, devices, off, run.is_other_version)
+    for of_places in (by_step, by_pixel):
+        made = detector, arrays, data, learner, devices, off, run.is_other_version
+        rows |= of_places.of_scores(*made)
     refuse_more(arrays, rows)
     exact = "bit for bit" if not worst else f"to within {worst:.0e}"
     kind = "test" if data.is_labelled else "held-out"

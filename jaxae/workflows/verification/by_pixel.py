@@ -1,0 +1,83 @@
+"""What a run has on record of the pixels of its images, computed again and compared."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxae import detectors, scoring
+from jaxae.detectors import pixels
+from jaxae.devices import parallel
+from jaxae.errors import UserError
+from jaxae.types import Dataset, Learner
+
+Off = Callable[[np.ndarray, np.ndarray], tuple[float, bool]]  # how far scores are apart
+_ROUNDED = 2e-3  # of pixels: as many may change sides of the threshold on another machine
+_AREA = 1e-4  # of an area under a curve
+
+
+def of_detector(detector: detectors.Detector) -> None:
+    """Compare the threshold of pixels with the rule and the highest values of held-out maps.
+
+    Raises:
+      UserError: it is another.
+    """
+    state = pixels.state_of(detector)
+    if not state:
+        return
+    rule, highest = detector.decision.rule, np.asarray(state["highest"])
+    size = np.median(np.abs(highest))
+    for name, value in scoring.fit_rule(rule, highest).state.items():
+        found = state["rule"].get(name, np.nan)
+        if not np.allclose(found, value, rtol=1e-5, atol=1e-5 * size):
+            raise UserError(f"{rule} gives {name} {value} of pixels, but the detector has {found}")
+
+
+def of_scores(
+    detector: detectors.Detector,
+    arrays: dict[str, np.ndarray],
+    data: Dataset,
+    learner: Learner,
+    devices: parallel.Devices,
+    off: Off,
+    is_other_version: bool,
+) -> dict[str, np.ndarray]:
+    """Compute the maps of held-out and test rows again, and compare all that is on record.
+
+    Returns:
+      The arrays that scores.npz must hold.
+
+    Raises:
+      UserError: something differs or is missing.
+    """
+    state = pixels.state_of(detector)
+    if not state and pixels.are_decided(detector.about.config, data) and not is_other_version:
+        raise UserError("the detector decides nothing about the pixels of its images")
+    if not state:
+        return {}
+    fresh = pixels.held_out(detector, learner, data, devices)
+    tested = pixels.tested(detector, learner, data, devices)
+    lost = [name for name in tested if name not in arrays]
+    if lost:
+        raise UserError(f"scores.npz lacks {lost[0]}")
+    of_tested = arrays["pixel_highest"], tested["pixel_highest"]
+    for recorded, computed in ((np.asarray(state["highest"]), fresh["highest"]), of_tested):
+        if recorded.shape != computed.shape:
+            raise UserError(
+                f"{recorded.size} maps are on record, but the data have {computed.size}"
+            )
+        largest, is_off = off(recorded, computed)
+        if is_off:
+            raise UserError(f"the highest values of maps differ by up to {largest:.1e}")
+    rounded = _ROUNDED * detector.about.shape[0] * detector.about.shape[1]
+    counts = {"flagged": (np.asarray(state["flagged"]), fresh["flagged"])} | {
+        name: (arrays[name], tested[name]) for name in ("pixel_flagged", "pixel_found", "pixel_y")
+        if name in tested
+    }  # fmt: skip
+    for name, (recorded, computed) in counts.items():
+        allowed = 0 if name == "pixel_y" or np.array_equal(*of_tested) else rounded
+        if recorded.shape != computed.shape or np.abs(recorded - computed).max() > allowed:
+            raise UserError(f"{name}, a number of pixels, is not that of the data and the detector")
+    areas = arrays.get("pixel_areas", np.zeros(0)), tested.get("pixel_areas", np.zeros(0))
+    if areas[0].shape != areas[1].shape or not np.allclose(*areas, rtol=0, atol=_AREA):
+        raise UserError(f"the metrics of pixels are {areas[0]}, but those of the data {areas[1]}")
+    return tested

@@ -1,0 +1,114 @@
+"""Decisions about pixels: set by the rule on whole held-out maps, counted, saved, streamed."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from probes import DEVICES, dataset, images, initial, masked, tiny, write_masked
+
+from jaxae import data, detectors
+from jaxae.config import DataConfig
+from jaxae.detectors import pixels
+from jaxae.devices import tuning
+from jaxae.methods import learners
+from jaxae.reports import by_pixel
+from jaxae.stats.pixels import by_pixel as metrics_of
+from jaxae.types import Dataset
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def rows():
+    x, mask = masked(12, 3, SIDE)
+    made = dataset(images(20, 0, SIDE), images(19, 1, SIDE), images(10, 2, SIDE), x)
+    truth = np.concatenate([np.zeros((10, SIDE, SIDE), bool), mask])
+    return made._replace(test_place_y=truth, dtype="float32")
+
+
+def fitted(rows: Dataset, **settings):
+    cfg = tiny("dense", **{"score": "mse"} | settings)
+    learner = learners.build(cfg, rows.shape)
+    detector, _ = detectors.fit(
+        learner, initial(learner, rows.shape).variables, rows, cfg, DEVICES[:1]
+    )
+    return detector, (detector, learner, rows, DEVICES[:1])
+
+
+@pytest.mark.parametrize(
+    ("rule", "images_flagged"),
+    [("max", 0), ("quantile:0.75", 5), ("conformal:0.2", 3), ("mean_std:-9", 19)],
+)
+def test_the_rule_counts_images_and_flags_their_pixels(rows, rule, images_flagged):
+    detector, _ = fitted(rows, threshold__rule=rule)
+    maps = detectors.score_maps(detector, rows.valid.x)
+    threshold = pixels.decision_of(detector).threshold
+    np.testing.assert_array_equal(detector.places["pixels"]["highest"], maps.max(axis=(1, 2)))
+    flagged = (maps > threshold).sum(axis=(1, 2))
+    assert (flagged > 0).sum() == images_flagged
+    np.testing.assert_array_equal(detector.places["pixels"]["flagged"], flagged)
+    expected = by_pixel.to_expect(detector)
+    assert expected["pixel_threshold"] == threshold
+    assert expected["pixel_false_alarm_rate"] == flagged.mean() / SIDE**2
+    guaranteed = {"conformal:0.2": 4 / 20}  # the rank of the threshold among 19, and a new image
+    assert expected["map_false_alarm_rate"] == guaranteed.get(rule, images_flagged / 19)
+    for name in ("pixel", "map"):
+        low, high = expected[f"{name}_false_alarm_rate_interval"]
+        assert low <= expected[f"{name}_false_alarm_rate"] <= high
+    np.testing.assert_array_equal(
+        pixels.flagged(detector, rows.test.x),
+        detectors.score_maps(detector, rows.test.x) > threshold,
+    )
+
+
+def test_the_report_has_the_metrics_of_all_test_maps(rows):
+    detector, parts = fitted(rows, threshold__rule="mean_std:-9")
+    arrays = pixels.tested(*parts)
+    of_raw = pixels.judged(detector, rows.test.x, rows.test_place_y)
+    jax.tree.map(np.testing.assert_array_equal, arrays, of_raw)
+    maps = detectors.score_maps(detector, rows.test.x)
+    decided = maps > pixels.decision_of(detector).threshold
+    report = by_pixel.make(detector, arrays)
+    for name, value in metrics_of(maps, rows.test_place_y, decided)._asdict().items():
+        assert report[f"pixel_{name}"] == pytest.approx(value, rel=1e-6), name
+    assert 0 < report["pixel_f1"] < 1
+    assert report["n_anomalous_pixels"] == rows.test_place_y.sum()
+
+
+def test_some_maps_at_a_time_give_the_same_bits(rows, monkeypatch):
+    detector, parts = fitted(rows)
+    arrays = pixels.tested(*parts)
+    monkeypatch.setattr(tuning, "FEED_BYTES", 3 * 4 * SIDE**2)
+    again, parts = fitted(rows)
+    jax.tree.map(np.testing.assert_array_equal, detector.places, again.places)
+    jax.tree.map(np.testing.assert_array_equal, arrays, pixels.tested(*parts))
+
+
+def test_maps_of_mapped_rows_are_enlarged_to_the_pixels(tmp_path):
+    root = write_masked(tmp_path, SIDE)
+    rows = data.load(DataConfig(name=f"images:{root}", input="smooth", valid_fraction=0.3))
+    assert rows.shape[:2] == (SIDE // 2, SIDE // 2)
+    assert rows.test_place_y.shape == (12, SIDE, SIDE)
+    detector, parts = fitted(rows, data__input="smooth")
+    assert pixels.tested(*parts)["pixel_y"].tolist() == [0] * 6 + [16] * 6
+    raw = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 1)).astype(np.uint8)
+    assert pixels.flagged(detector, raw).shape == (2, SIDE, SIDE)
+
+
+def test_who_decides_about_pixels(rows):
+    cfg = tiny("dense", score="mse")
+    bare = rows._replace(test_place_y=None)
+    assert pixels.are_decided(cfg, rows)
+    assert not pixels.are_decided(cfg, bare)  # small, and nobody asks
+    assert pixels.are_decided(cfg, bare._replace(shape=(64, 48, 3), is_labelled=False))
+    assert not pixels.are_decided(dataclasses.replace(cfg, score="latent_mahalanobis"), rows)
+    assert not pixels.are_decided(cfg, bare._replace(shape=(640, 3)))
+
+
+def test_a_saved_detector_flags_the_same_pixels(rows, tmp_path):
+    detector, _ = fitted(rows)
+    detectors.save(tmp_path, detector)
+    flagged = pixels.flagged(detectors.load(tmp_path), rows.test.x)
+    np.testing.assert_array_equal(flagged, pixels.flagged(detector, rows.test.x))
+    assert flagged.any()
