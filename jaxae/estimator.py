@@ -63,7 +63,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
     refused. Start processes with `multiprocessing.get_context("spawn")` or joblib's default, loky.
 
     Args:
-      method: "dense", "conv" (images [N, H, W, C]) or "auto".
+      method: "dense", "conv" (images [N, H, W, C]), "fcn" (also series [N, T, C]) or "auto".
       anomaly_score: a name in `jaxae.SCORES`, or several joined by "+" or "^"; "auto" = the best
         for their shape (see `jaxae.workflows.auto`), or mse for many rows.
       latent: size of the latent code, or "auto".
@@ -258,7 +258,12 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             ),
             model=ModelConfig(latent=_plain(self.latent), hidden=hidden, output_activation=AUTO),
             optim=OptimConfig(lr=float(self.lr)),
-            train=TrainConfig(epochs=_plain(self.epochs), batch_size=_plain(self.batch_size)),
+            train=TrainConfig(
+                epochs=_plain(self.epochs),
+                batch_size=_plain(self.batch_size),
+                crop=AUTO,
+                crops=AUTO,
+            ),
             threshold=ThresholdConfig(rule=rule),
         )
         for name, value in (self.settings or {}).items():

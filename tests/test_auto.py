@@ -44,6 +44,7 @@ CASES = {
     "series": (uniform(30, 3) - 0.5, "dense", "standard", "linear", 22),
     "pixels": ((255 * uniform(12, 10)).astype(np.uint8), "conv", "none", "sigmoid", 30),
     "colours": (255 * uniform(9, 11, 3), "conv", "minmax", "sigmoid", 32),
+    "large images": (uniform(65, 66, 1)[:70], "fcn", "none", "sigmoid", 8),
     "volumes": (uniform(4, 4, 4, 2), "dense", "none", "sigmoid", 32),
 }
 
@@ -323,3 +324,28 @@ def test_defaults_alone_hold_their_own_on_real_tables(name, normal, tmp_path):
                   y_test=(bunch.target[test] != normal).astype(int))  # fmt: skip
     cfg = edit(cli.OPEN, {"data.name": f"npz:{path}"})
     assert by_default(cfg, tmp_path) >= baseline(settled(path)[1]) - 0.02
+
+
+def test_large_images_are_trained_on_by_crops_of_which_a_step_has_as_many_whatever_is_asked(
+    tmp_path, capsys
+):
+    path = stored(tmp_path / "x.npz", uniform(65, 66, 3)[:70])
+    chosen = [
+        (cfg.method, cfg.train.crop, cfg.train.crops, cfg.train.batch_size, cfg.data.input)
+        for cfg, _ in (
+            settled(path, data__input="auto"),
+            settled(path, train__crops=64),
+            settled(path, train__crop=0, method="fcn"),
+            settled(path, fcn__spatial=False, method="fcn"),
+            settled(path, data__input="gradient_cells"),
+            settled(path, data__input="auto", method="dense"),
+        )
+    ]
+    assert chosen == [
+        ("fcn", 32, 16, 4, "none"),
+        ("fcn", 32, 64, 1, "none"),
+        ("fcn", 0, 1, 4, "none"),
+        ("fcn", 0, 1, 4, "none"),
+        ("conv", 0, 1, 4, "gradient_cells"),
+        ("dense", 0, 1, 4, "gradient_cells"),
+    ]

@@ -17,7 +17,7 @@ OPEN = ExperimentConfig(
     score=AUTO,
     data=DataConfig(scale=AUTO),
     model=ModelConfig(latent=AUTO, output_activation=AUTO),
-    train=TrainConfig(epochs=AUTO, budget=AUTO, batch_size=AUTO),
+    train=TrainConfig(epochs=AUTO, budget=AUTO, batch_size=AUTO, crop=AUTO, crops=AUTO),
 )
 
 

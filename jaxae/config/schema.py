@@ -111,7 +111,8 @@ class ModelConfig:
 
     latent: Annotated[int | Auto, at_least(0), Fact.FROM_ROWS] = 32
     """size of the latent code (fcn: at each place of its last map); 0 = use the last feature map of
-    the conv encoder as the code; auto = a quarter of the number of values in a row, at most 32"""
+    the conv encoder as the code; auto = a quarter of the number of values in a row, at most 32
+    (fcn: for all places together, and at most 8 at each)"""
     hidden: Sizes = ()
     """dense: widths of the layers between input and code"""
     filters: Sizes = (32, 64)
@@ -221,11 +222,11 @@ class TrainConfig:
     augment: tuple[str, ...] = ()
     """NAME:MOST ...: train on random variants of the rows, up to MOST each, new at every step,
     as in rotation:10 shift:2 flip:0.5 noise:0.05 mask:0.2; `jaxae list --names` lists all"""
-    crop: Annotated[Count, Fact.BY_METHOD] = 0
+    crop: Annotated[int | Auto, at_least(0), Fact.BY_METHOD, Fact.FROM_ROWS] = 0
     """fcn: train on random crops of this many pixels on each side, or of this many steps, new at
-    every step; 0 = whole rows"""
-    crops: Annotated[Positive, Fact.BY_METHOD] = 1
-    """fcn: crops of each row in a step"""
+    every step; 0 = whole rows; auto = 32 for images with sides above 64 pixels, else 0"""
+    crops: Annotated[int | Auto, at_least(1), Fact.BY_METHOD, Fact.FROM_ROWS] = 1
+    """fcn: crops of each row in a step; auto = 16 if there are crops"""
     checkpoint_every: Annotated[Positive, Fact.FREE] = 10
     """epochs between checkpoints; the last epoch is always saved"""
     checkpoint_minutes: Annotated[Amount, Fact.FREE] = 0.0
@@ -292,7 +293,8 @@ class ExperimentConfig:
     name: str
     """name of the experiment, used in titles and in the default --run-dir"""
     method: Annotated[str, Fact.FROM_ROWS] = "conv"
-    """dense, conv, fcn, alocc, or auto = conv for images, else dense"""
+    """dense, conv, fcn, alocc, or auto = fcn for images with sides above 64 pixels, conv for other
+    images, else dense"""
     variant: Annotated[str, Fact.BY_METHOD] = "default"
     """alocc: default (logits, squared error) or faithful (exactly the tutorial's losses)"""
     seed: Seed = 0

@@ -103,16 +103,21 @@ def _fcn(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
             f"train.crop is {cfg.train.crop}, but a code of whole rows (fcn.spatial False) cannot "
             "be trained on crops; use --train.crop 0, or --fcn.spatial"
         )
-    trained = wrappers.crop_shape(shape, cfg.train.crop) if cfg.train.crop else shape
+    trained = trained_shape(cfg, shape)
     own = vars(cfg.fcn) | {"depth": cfg.fcn.depth or depth_of(trained)}
     learner = _autoencoder(cfg, FullyConvolutional, shape, _tuned(shape, trained), axis, **own)
+    code = (*places(shape, own["depth"], cfg.fcn.spatial), cfg.model.latent)
 
     def infer(variables: PyTree, x: Array) -> Outputs:
         out = learner.infer(variables, x)
-        code = (*places(x.shape[1:], own["depth"], cfg.fcn.spatial), cfg.model.latent)
         return out._replace(extra={"code": out.z.reshape(-1, *code)})
 
     return learner._replace(infer=infer)
+
+
+def trained_shape(cfg: ExperimentConfig, shape: Shape) -> Shape:
+    """The shape of what a step trains on: of rows of a shape, or of their crops."""
+    return wrappers.crop_shape(shape, cfg.train.crop) if cfg.train.crop else shape
 
 
 def _tuned(shape: Shape, trained: Shape) -> tuning.Tuning:
