@@ -171,10 +171,12 @@ def test_plots_need_neither_jax_nor_the_rest_of_the_package():
     plots = {name for name in MODULES if within(name, "reports.plots")}
     for name in plots:
         others = {used for used in ours(name) if not within(used, "reports.plots")}
-        assert others <= {"errors", "stats.curve", "storage.disk"}, name
+        assert others <= {"errors", "stats.curve", "stats.ranges", "storage.disk"}, name
     assert not users_of("jax") & plots
-    assert ours("jaxae.stats.curve") == set()
-    assert loaded("import jaxae.reports.plots.detection", {"jax"}) == set()
+    assert ours("jaxae.stats.curve") == ours("jaxae.stats.ranges") == set()
+    assert (
+        loaded("import jaxae.reports.plots.detection, jaxae.reports.plots.series", {"jax"}) == set()
+    )
 
 
 @pytest.mark.parametrize(

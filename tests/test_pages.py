@@ -16,10 +16,13 @@ from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
 from jaxae.detectors import evaluation
 from jaxae.errors import UserError
-from jaxae.reports import listing, pages
+from jaxae.reports import by_step, listing, pages
+from jaxae.reports.pages import frame
 from jaxae.reports.pages import run as single
+from jaxae.reports.pages import series as stepped
+from jaxae.reports.plots import series as drawing
 from jaxae.reports.studies import places
-from jaxae.stats import conformal, intervals, metrics
+from jaxae.stats import conformal, intervals, metrics, ranges
 from jaxae.storage import manifest
 from jaxae.workflows import experiment
 
@@ -368,3 +371,89 @@ def test_the_list_marks_what_is_damaged(tmp_path):
     damaged, whole = listing.finished(tmp_path)
     assert (damaged["auroc"], whole["auroc"]) == (None, 0.7)
     assert "damaged: auroc is 7, not a share" in listing.table([damaged, whole])
+
+
+def test_the_slider_of_a_series_counts_as_the_library_does_and_hits_the_runs_threshold():
+    scored, report = stepwise()
+    cuts, own = stepped.thresholds(scored.score, report["step_threshold"])
+    assert (np.diff(cuts) > 0).all()
+    assert cuts[0] < scored.score.min()
+    assert cuts[-1] == scored.score.max()
+    found = stepped.counts(scored, cuts)
+    assert found["step-cut"][own] == np.float32(report["step_threshold"])
+    assert found["step-alarms"][[0, -1]].tolist() == [2, 0]  # one for each stretch
+    at_own = {name: values[own] for name, values in found.items()}
+    assert at_own["step-precision"] == report["range_precision"]
+    assert at_own["step-recall"] == report["range_recall"]
+    assert at_own["step-delay"] == report["mean_delay_steps"]
+    assert at_own["step-found"] == report["ranges_found"]
+    assert at_own["step-flagged"] == np.mean(scored.score > np.float32(report["step_threshold"]))
+    unlabelled = stepped.counts(scored._replace(y=None), cuts)
+    assert [*unlabelled] == ["step-cut", "step-alarms", "step-flagged"]
+    np.testing.assert_array_equal(unlabelled["step-alarms"], found["step-alarms"])
+
+
+def stepwise(steps=3000):
+    """The scores of a series of two stretches, an anomaly across their border, and their report."""
+    rng = np.random.default_rng(0)
+    score, step = rng.random(steps).astype(np.float32), np.arange(steps)
+    y = (abs(step - steps // 2) < 20) | (step < 5)
+    score += y
+    scored = stepped.Steps(score, np.repeat([0, 2], steps // 2), y)
+    return scored, by_step.measured(score, y, score > 0.99, scored.stretch) | {
+        "step_threshold": 0.99, "step_false_alarm_rate": 0.01, "name": "steps",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def of_steps(tmp_path_factory):
+    """A page with nothing but the part of a series."""
+    folder = tmp_path_factory.mktemp("of_steps")
+    scored, report = stepwise()
+    (folder / "report.json").write_text(json.dumps(report))
+    names = {"step_score": scored.score, "step_stretch": scored.stretch, "step_y": scored.y}
+    np.savez(folder / "scores.npz", **names)
+    flagged = scored.score > np.float32(0.99)
+    (folder / "arrays").mkdir()
+    index = np.arange(len(scored.score))
+    columns = drawing.condensed(scored.score, flagged, 0.99, index, scored.y)
+    np.savez(folder / "arrays/alarms.npz", **columns)
+    (folder / "page.html").write_text(frame.page("steps", stepped.section(folder, report)))
+    return folder
+
+
+def test_the_part_of_a_series_is_whole_and_small(of_steps):
+    text = (of_steps / "page.html").read_text()
+    parsed(text)
+    assert "VUS-PR" in text
+    assert drawing.RULE in text
+    assert len(text) < 150_000
+    report = json.loads((of_steps / "report.json").read_text())
+    del report["step_threshold"]  # as runs of older versions
+    assert [*stepped.section(of_steps, report)] == []
+
+
+@pytest.mark.slow
+def test_the_slider_of_a_series_moves_the_alarms_that_are_shown(of_steps, browser):
+    browser.get((of_steps / "page.html").as_uri())
+    scored, report = stepwise()
+    cuts, own = stepped.thresholds(scored.score, report["step_threshold"])
+    found = stepped.counts(scored, cuts)
+    edges = read_npz(of_steps / "arrays/alarms.npz")["edges"]
+    slider = browser.find_element("id", "step-threshold")
+    assert int(slider.get_attribute("value")) == own
+    move = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
+    box = json.loads(browser.find_element("id", "steps").get_attribute("textContent"))["lane"]
+    for position in (0, own, len(cuts) // 2, len(cuts) - 1):
+        browser.execute_script(move, slider, position)
+        assert shown(browser) == pytest.approx(
+            {name: values[position] for name, values in found.items()}, abs=1e-6, nan_ok=True
+        )
+        flagged = np.add.reduceat(scored.score > cuts[position], edges[:-1]) > 0
+        path = browser.find_element("id", "step-bars").get_attribute("d") or ""
+        bars = [[float(at) for at in bar] for bar in re.findall(r"M(\S+) \S+?H([\d.]+)v", path)]
+        expected = box["left"] + box["width"] * edges[ranges.ranges(flagged)] / edges[-1]
+        np.testing.assert_allclose(np.reshape(bars, (-1, 2)), expected, atol=0.01)
+    browser.find_element("id", "step-own").click()
+    assert shown(browser)["step-cut"] == float(cuts[own])
+    assert browser.get_log("browser") == []

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import shutil
@@ -17,7 +18,7 @@ from sklearn.metrics import (
 
 from jaxae.errors import UserError
 from jaxae.reports import plots, studies
-from jaxae.reports.plots import curves, detection, heatmaps, style
+from jaxae.reports.plots import curves, detection, heatmaps, series, style
 from jaxae.reports.plots import images as mosaic
 
 RNG = np.random.default_rng(0)
@@ -52,6 +53,16 @@ def kinds(count):
     return np.resize(["normal", "rotation:90", "class 3"], count)
 
 
+def stepwise(steps=1500, seed=0):
+    """A series in two stretches, in columns; its highest score is at step 700."""
+    rng = np.random.default_rng(seed)
+    score, step = rng.random(steps).astype(np.float32), np.arange(steps)
+    score[700] = 9
+    index, y = step + 50 * (step >= steps // 2), (step > 690) & (step < 720)
+    values = rng.normal(size=(steps, 2)).astype(np.float32)
+    return series.condensed(score, score > THRESHOLD, THRESHOLD, index, y, values)
+
+
 CLASS_ID = np.arange(40) % 10
 ARRAYS = {
     "reconstructions": verdict_rows(images(6)) | {"y": np.arange(6) > 2},
@@ -76,6 +87,7 @@ ARRAYS = {
     "heatmaps": verdict_rows(images(3))
     | {"map": RNG.random((3, 8, 8)), "kind": kinds(3), "mask": np.eye(8)[None].repeat(3, 0) > 0}
     | {"place_threshold": 0.4, "flagged": np.eye(8)[None, ::-1].repeat(3, 0) > 0},
+    "alarms": stepwise(),
     "epoch_grid": {"epochs": [1, 5], "x": images(4), "x_hat": images(2, 4)},
     "loss_histograms": {"train": RNG.random(50), "valid": RNG.random(30)},
     "severity": {
@@ -96,6 +108,7 @@ ARRAYS = {
 NOT_REQUIRED = {
     ("severity", "examples"),
     *(("heatmaps", name) for name in ("mask", "place_threshold", "flagged")),
+    *(("alarms", name) for name in ("y", "low", "high")),
 }
 SCORES = {
     "train": 0.4 * RNG.random(40),
@@ -635,3 +648,31 @@ def test_blocks_of_pixels_lose_no_peak_and_no_defect():
     assert pictures.shape == (1, 65, 4, 3)
     assert (pictures == 0.25).all()  # also where a block reaches beyond the edge
     assert heatmaps.blocks(maps[:, :128, :128], np.max).shape == (2, 128, 128)
+
+
+@pytest.mark.parametrize("steps", [3, 1000, 1001, 2777])
+def test_columns_of_steps_lose_no_peak_and_no_alarm(steps):
+    rng = np.random.default_rng(steps)
+    score, y = rng.random(steps).astype(np.float32), rng.random(steps) < 0.01
+    values = rng.normal(size=(steps, 9))
+    found = series.condensed(score, score > 0.99, 0.99, np.arange(steps), y, values)
+    edges = found["edges"]
+    assert (edges[0], edges[-1], len(edges)) == (0, steps, min(steps, 1000) + 1)
+    for i, (start, end) in enumerate(itertools.pairwise(edges)):
+        assert found["index"][i] == start
+        assert (found["score_low"][i], found["score_high"][i]) == (
+            score[start:end].min(),
+            score[start:end].max(),
+        )
+        assert found["is_anomaly"][i] == (score[start:end] > 0.99).any()
+        assert found["y"][i] == y[start:end].any()
+        np.testing.assert_array_equal(found["high"][i], values[start:end, :7].max(axis=0))
+
+
+def test_ticks_of_a_series_name_the_steps_of_the_file():
+    figure = series.alarms(stepwise(), "")
+    named = figure.axes[-1].xaxis.get_major_formatter()
+    assert [named(at, 0) for at in (-1, 0, 101, 747, 751, 1499, 1600)] == [
+        *("", "0", "101", "747", "801", "1549", "")
+    ]
+    assert "interrupted" in figure.axes[-1].get_xlabel()

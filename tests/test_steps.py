@@ -287,3 +287,22 @@ def test_a_conformal_rule_promises_something_of_blocks_or_is_refused(tmp_path, c
     assert report["block_false_alarm_rate"] == pytest.approx(1 / 8)
     assert report["step_p_value_flaw"] is None
     assert "promises something of steps, but not of windows" in report["warnings"][-1]
+
+
+def test_the_figure_of_a_series_shows_its_values_scores_and_alarms(folder, detector):
+    run = folder / "run"
+    shown, stored = read_npz(run / "arrays/alarms.npz"), read_npz(run / "scores.npz")
+    first = shown["edges"][:-1]
+    assert shown["edges"][-1] == len(stored["step_score"])
+    assert shown["threshold"] == np.float32(steps.decision_of(detector).threshold)
+    value = np.asarray(csv.read_csv(folder / "train.csv")["value"])[stored["step_index"]]
+    np.testing.assert_allclose(shown["low"][:, 0], np.minimum.reduceat(value, first), atol=1e-5)
+    for name in ("y", "is_anomaly"):
+        np.testing.assert_array_equal(
+            shown[name], np.maximum.reduceat(stored[f"step_{name}"], first)
+        )
+    assert (run / "figures/alarms.png").is_file()
+    cli.main(["report", str(run)])
+    text = (run / "report.html").read_text()
+    assert "<h2>Alarms by step</h2>" in text
+    assert 'id="step-threshold"' in text

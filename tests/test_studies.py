@@ -14,11 +14,12 @@ from jaxae.errors import UserError
 from jaxae.reports import plots, studies
 from jaxae.reports.plots import FigureSpec
 from jaxae.reports.studies import STUDIES, Findings, Study
+from jaxae.types import Steps
 from jaxae.workflows import experiment
 
 SHAPE = (8, 8, 1)
 NORMALS, ANOMALIES, EPOCHS = 48, 24, 2  # t-SNE needs more rows than its perplexity of 30
-IMAGE_STUDIES = tuple(name for name in STUDIES if name not in ("beats", "severity"))
+IMAGE_STUDIES = tuple(name for name in STUDIES if name not in ("alarms", "beats", "severity"))
 
 
 def source(path, shape=SHAPE, scale=1.0):
@@ -326,12 +327,14 @@ FEEDS = {  # what a study needs -> a configuration without it, and changes that 
 VECTORS = dataset(*(np.zeros((4, 3), np.float32) for _ in range(4)))
 BRIGHT = dataset(*(2 * images(6) for _ in range(4)))
 FEW = dataset(images(6), images(6), images(3), images(6))
-ENOUGH = dataset(images(6), images(6), images(6), images(6))
+SOME_STEPS = Steps(start=np.arange(6), row=np.arange(9), stretch=np.zeros(9, int))
+ENOUGH = dataset(*(images(6) for _ in range(4)))._replace(steps=SOME_STEPS)
 FEEDS_OF_DATA = {
     "images": VECTORS,
     "corruptible": BRIGHT,
     "neighbours": FEW,
     "labels": ENOUGH._replace(is_labelled=False),
+    "steps": ENOUGH._replace(steps=None),
 }
 
 

@@ -83,7 +83,8 @@ def axes_box(ax: Any) -> dict[str, Any]:
     """The position of axes in a drawn figure, in points from its upper left corner.
 
     Returns:
-      "left", "top", "width" and "height", the limits "x" and "y", and whether x is "log".
+      "left", "top", "width" and "height", the limits "x" and "y", and whether x is "log" or y is
+      "log_y".
     """
     width, height = 72 * ax.figure.get_size_inches()
     box = ax.get_position()
@@ -95,6 +96,7 @@ def axes_box(ax: Any) -> dict[str, Any]:
         "x": [float(end) for end in ax.get_xlim()],
         "y": [float(end) for end in ax.get_ylim()],
         "log": ax.get_xscale() == "log",
+        "log_y": ax.get_yscale() == "log",
     }
 
 

@@ -1,11 +1,27 @@
 "use strict";
+// What both sliders use.
+const floats = (text) => new Float32Array(
+  Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
+const say = (id, value, text) => {
+  const field = document.getElementById(id);
+  if (!field) return;  // of a run without labels
+  field.dataset.exact = String(value);
+  field.textContent = text;
+};
+// Where a value lies in the axes of a chart, in the units of its drawing.
+const along = (value, [low, high], log) => {
+  const at = log ? Math.log(Math.max(value, low) / low) / Math.log(high / low)
+    : (value - low) / (high - low);
+  return Math.min(1, Math.max(0, at));
+};
+const right = (box, value) => box.left + box.width * along(value, box.x, box.log);
+const down = (box, value) => box.top + box.height * (1 - along(value, box.y, box.log_y));
+
 // The threshold slider: what it moves is counted from the scores themselves, as the library counts.
 (() => {
   const holder = document.getElementById("scores");
   if (!holder) return;
   const data = JSON.parse(holder.textContent);
-  const floats = (text) => new Float32Array(
-    Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
   const normal = floats(data.normal), anomaly = floats(data.anomaly);
   const calibration = floats(data.calibration), cuts = floats(data.cuts);
 
@@ -19,21 +35,7 @@
     return values.length - low;
   };
   const share = (part, whole) => whole ? part / whole : 0;
-  const say = (id, value, text) => {
-    const field = document.getElementById(id);
-    if (!field) return;  // of a run without labels
-    field.dataset.exact = String(value);
-    field.textContent = text;
-  };
   const slider = document.getElementById("threshold");
-  // Where a value lies in the axes of a chart, in the units of its drawing.
-  const along = (value, [low, high], log) => {
-    const at = log ? Math.log(Math.max(value, low) / low) / Math.log(high / low)
-      : (value - low) / (high - low);
-    return Math.min(1, Math.max(0, at));
-  };
-  const right = (box, value) => box.left + box.width * along(value, box.x, box.log);
-  const down = (box, value) => box.top + box.height * (1 - along(value, box.y, false));
   const marks = document.querySelectorAll("[data-chart]");
 
   const move = () => {
@@ -66,5 +68,45 @@
   };
   slider.addEventListener("input", move);
   document.getElementById("own").addEventListener("click", () => { slider.value = data.own; move(); });
+  move();
+})();
+
+// The slider of a series: the numbers at each threshold are the library's own; a column of steps is
+// marked if its largest score is above the threshold.
+(() => {
+  const holder = document.getElementById("steps");
+  if (!holder) return;
+  const data = JSON.parse(holder.textContent);
+  const values = Object.entries(data.values).map(([id, text]) => [id, floats(text)]);
+  const high = floats(data.high), cuts = floats(data.values["step-cut"]);
+  const slider = document.getElementById("step-threshold");
+  const line = document.getElementById("step-line"), bars = document.getElementById("step-bars");
+  const written = (id, value) => Number.isNaN(value) ? "-" : id === "step-cut"
+    ? value.toPrecision(5) : id === "step-alarms" ? value : value.toFixed(id === "step-delay" ? 1 : 4);
+
+  const marked = (cut) => {
+    const height = 0.8 * data.lane.height / data.lanes, runs = [];
+    const top = data.lane.top + data.lane.height * (1 - 0.9 / data.lanes);
+    const x = (edge) => (data.lane.left + data.lane.width * data.edges[edge]).toFixed(2);
+    for (let i = 0; i < high.length; i++) {
+      if (!(high[i] > cut)) continue;
+      const from = i;
+      while (i + 1 < high.length && high[i + 1] > cut) i++;
+      runs.push(`M${x(from)} ${top}H${x(i + 1)}v${height}H${x(from)}z`);
+    }
+    return runs.join("");
+  };
+  const move = () => {
+    const position = Number(slider.value), cut = cuts[position], y = down(data.box, cut);
+    for (const [id, of_cuts] of values) say(id, of_cuts[position], written(id, of_cuts[position]));
+    bars.setAttribute("d", marked(cut));
+    const at = { x1: data.box.left, x2: data.box.left + data.box.width, y1: y, y2: y };
+    for (const [name, value] of Object.entries(at)) line.setAttribute(name, value);
+    slider.setAttribute("aria-valuetext",
+      `threshold ${cut.toPrecision(5)}, ${document.getElementById("step-alarms").textContent} alarms`);
+  };
+  slider.addEventListener("input", move);
+  document.getElementById("step-own").addEventListener("click",
+    () => { slider.value = data.own; move(); });
   move();
 })();

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from jaxae.data.own.schema import Schema, from_dict
 from jaxae.errors import UserError
 from jaxae.reports import plots, tables
-from jaxae.reports.pages import frame
+from jaxae.reports.pages import frame, series
 from jaxae.reports.plots import curves, detection, files, style
 from jaxae.reports.plots.heatmaps import SIDE
 from jaxae.stats import curve
@@ -111,6 +111,7 @@ def _body(run: Run) -> Iterator[str]:
             yield f"<p>{frame.text(words)}</p>"
     for words in report.get("warnings", []):
         yield f'<p class="warn">Warning: {frame.text(words)}</p>'
+    yield from series.section(run.folder, report)
     yield from _thresholds(run)
     if not run.is_labelled:
         yield from _contaminated(report)
@@ -227,7 +228,8 @@ def _thresholds(run: Run) -> Iterator[str]:
         '<line class="mark" data-chart="scores"/>',
     )
     boxes = {"scores": frame.axes_box(histogram.axes[0])}
-    yield "<h2>Decisions at any threshold</h2>"
+    of_windows = "about windows " if "step_threshold" in run.report else ""
+    yield f"<h2>Decisions {of_windows}at any threshold</h2>"
     yield histogram_html
     yield (
         '<label for="threshold">Threshold: rows with a higher score are flagged</label>'

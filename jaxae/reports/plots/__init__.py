@@ -19,6 +19,7 @@ from jaxae.reports.plots import (
     latent,
     protocols,
     rows,
+    series,
 )
 from jaxae.reports.plots.curves import training_curves_over_seeds
 from jaxae.reports.plots.rows import residuals, verdicts
@@ -83,6 +84,7 @@ STUDY_FIGURES: dict[str, FigureSpec] = {
         heatmaps.heatmaps,
         *("x", "x_hat", "map", "score", "threshold", "is_anomaly", "kind"),
     ),
+    "alarms": _of_arrays("alarms", series.alarms, *series.NEEDED),
     "epoch_grid": _of_arrays("epoch_grid", images.epoch_grid, "epochs", "x", "x_hat"),
     "denoising": _of_arrays(
         "denoising", images.denoising, "clean", "noisy", "denoised", "noise_std"

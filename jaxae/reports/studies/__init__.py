@@ -60,6 +60,11 @@ NEEDS: dict[str, Need] = {
         lambda cfg: scoring.resolve(cfg.score).places is not None,
         "draws score maps, and score {cfg.score} has none; leave it out, or use --score mse",
     ),
+    "steps": Need(
+        lambda data: data.steps is not None,
+        "draws the steps of a long series, and these rows are no windows of one; leave it out",
+        of_data=True,
+    ),
     "images": Need(
         lambda data: len(data.shape) == 3,
         "draws images, and these rows are of shape {data.shape}; leave it out",
@@ -101,6 +106,7 @@ STUDIES: Registry[Study] = Registry(
         "verdicts": Study(pictures.verdicts, figures=_figures("verdicts")),
         "residuals": Study(pictures.residuals, figures=_figures("residuals")),
         "heatmaps": Study(places.heatmaps, _IMAGES | {"map"}, _figures("heatmaps")),
+        "alarms": Study(places.alarms, frozenset({"steps"}), _figures("alarms")),
         "epoch_grid": Study(pictures.epoch_grid, _IMAGES, _figures("epoch_grid")),
         "denoising": Study(pictures.denoising, _CORRUPTIBLE, _figures("denoising")),
         "beats": Study(pictures.beats, _LABELS, figures=_figures("beats")),
@@ -123,7 +129,8 @@ STUDIES: Registry[Study] = Registry(
     },
 )
 _ALWAYS = ("reconstructions", "cases")  # the page of the run shows the cases
-_WHERE_IT_SHOWS = {"heatmaps": places.shows_pixels}  # also without being asked
+# Also without being asked.
+_WHERE_IT_SHOWS = {"heatmaps": places.shows_pixels, "alarms": places.shows_steps}
 
 
 def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
