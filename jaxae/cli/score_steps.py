@@ -14,6 +14,7 @@ from jaxae.data.own.lines import Series
 from jaxae.detectors import steps
 from jaxae.devices import parallel
 from jaxae.errors import naming_input
+from jaxae.reports import by_step
 from jaxae.storage import disk, outputs
 
 _SHOWN = 8  # alarms that are described on the screen
@@ -53,8 +54,8 @@ def score(
         "anomalies": int(judged.is_anomaly.sum()),
         "alarms": len(alarms),
         "intervals": found,
-        "threshold": steps.decision_of(detector).threshold,
-        **steps.basis(detector),
+        **by_step.alarms_to_expect(detector),
+        "step_p_value_basis": steps.basis(detector),
         "notes": [*read.notes, *([problem] if problem else [])],
     }
     if json:
@@ -158,8 +159,12 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         lines.append(_line(one))
     if count > _SHOWN:
         lines.append(f"{count - _SHOWN} more with lower peaks are in --intervals FILE.csv")
-    flaw = f"; not guaranteed: {summary['p_value_flaw']}" if summary["p_value_flaw"] else ""
-    return [*lines, f"p-values: {summary['p_value_basis']}{flaw}"]
+    low, high = summary["step_false_alarm_rate_interval"]
+    rate = f"{summary['step_false_alarm_rate']:.2%} [{low:.2%}, {high:.2%}]"
+    lines.append(f"of normal steps, {rate} are above the threshold, by the held-out ones")
+    flaw = summary["step_p_value_flaw"]
+    said = f"; not guaranteed: {flaw}" if flaw else ""
+    return [*lines, f"p-values: {summary['step_p_value_basis']}{said}"]
 
 
 def _line(one: dict[str, Any]) -> str:

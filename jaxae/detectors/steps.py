@@ -170,18 +170,17 @@ def refuse_few(cfg: ExperimentConfig, data: Dataset) -> None:
         raise UserError(problem)
 
 
-def basis(detector: Detector) -> dict[str, str | None]:
-    """What p-values of steps rest on, and why they guarantee nothing, if a reason is known."""
+def basis(detector: Detector) -> str:
+    """What p-values of steps rest on."""
     state = state_of(detector)
     assert state
     count, length = len(maxima(state)), int(state["length"])
     plural = "s" if count > 1 else ""
-    return {
-        "p_value_basis": f"ranks among the highest scores of {count} held-out block{plural} of "
-        f"{length} steps, so none is below 1/{count + 1}; a normal block that is exchangeable with "
-        "these holds a step with p <= alpha with probability alpha at most",
-        "p_value_flaw": why_no_guarantee(detector.about.config) or None,
-    }
+    return (
+        f"ranks among the highest scores of {count} held-out block{plural} of {length} steps, so "
+        f"none is below 1/{count + 1}; a normal block that is exchangeable with these holds a step "
+        "with p <= alpha with probability alpha at most"
+    )
 
 
 def why_no_alarms(detector: Detector) -> str:

@@ -17,7 +17,7 @@ from jaxae import config, scoring
 from jaxae.config import ExperimentConfig
 from jaxae.data.own import windows
 from jaxae.detectors.detector import Detector
-from jaxae.detectors.judging import LARGEST, maps_fn, prepared, score_fn
+from jaxae.detectors.judging import LARGEST, maps_fn, prepared, saturated, score_fn
 from jaxae.devices import parallel, tuning
 from jaxae.methods import learners
 from jaxae.types import Dataset, Learner, Source, Split
@@ -88,7 +88,7 @@ def values_fn(detector: Detector, learner: Learner, devices: parallel.Devices) -
         scores = score_fn(detector, learner, devices)
 
         def of_rows(x: Source) -> np.ndarray:
-            return np.repeat(scores(x)[:, None], about.shape[0], axis=1)
+            return np.repeat(saturated(scores(x), x)[:, None], about.shape[0], axis=1)
 
     def values(x: Source) -> np.ndarray:
         found = of_rows(x)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxae import config, detectors
-from jaxae.detectors import Detector, calibration
+from jaxae.detectors import Detector, calibration, steps
 from jaxae.storage import disk
 
 TEXT, JSON = "MODEL_CARD.md", "model_card.json"  # of an archive
@@ -66,9 +66,19 @@ def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
     return [
         f"It was trained on {rows}: it flags rows that are unlike these, for any reason.",
         f"{n} {'normals' if labelled else 'rows'} calibrate its p-values. {guarantee}",
+        *_of_steps(detector),
         f"A threshold with a guarantee does not make a bad detector good: {quality}.",
         *(f"Warning of the run: {warning}" for warning in report.get("warnings", [])),
     ]
+
+
+def _of_steps(detector: Detector) -> list[str]:
+    """What p-values of the steps of a series rest on."""
+    if not steps.state_of(detector):
+        return []
+    flaw = steps.why_no_guarantee(detector.about.config)
+    words = f"P-values of steps are {steps.basis(detector)}."
+    return [words if not flaw else f"{words} They guarantee nothing here: {flaw}."]
 
 
 def text(about: dict[str, Any]) -> str:
