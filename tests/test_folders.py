@@ -15,6 +15,7 @@ from jaxae import data
 from jaxae.config import DataConfig
 from jaxae.data.own import files, folders, images
 from jaxae.data.own.schema import from_dict
+from jaxae.devices import memory
 from jaxae.errors import UserError
 
 SIZE = (8, 6)  # height, width
@@ -279,6 +280,16 @@ def test_images_are_read_as_viewers_show_them(orientation, suffix, size, tmp_pat
     x = load(tmp_path / "a").x_train.astype(int)
     assert x.shape[1:3] == ((24, 16) if size == (24, 16) else (256, 171))
     assert np.abs(x[0] - x[1]).mean() < 3
+
+
+def test_images_that_cannot_fit_in_memory_are_refused_before_they_are_decoded(
+    tmp_path, monkeypatch
+):
+    fill(tmp_path, {"good": 10, "hole": 4})
+    monkeypatch.setattr(images, "decode", None)
+    monkeypatch.setattr(memory, "of_machine", lambda: 14 * 8 * 6 * 5 - 1)
+    with pytest.raises(UserError, match=r"14 images of 8 x 6 x 1 need .*; use --data.size 4, or"):
+        load(tmp_path)
 
 
 def test_a_turned_file_is_never_read_scrambled(tmp_path):

@@ -14,7 +14,10 @@ from probes import DEVICES, edit, images, tiny, write_npz
 
 from jaxae.cli import main as cli
 from jaxae.config.grids import CrossConfig, ProtocolConfig
+from jaxae.data.own.schema import Schema
+from jaxae.detectors import Description
 from jaxae.workflows import protocol, verification
+from jaxae.workflows.verification import records
 
 KINDS = ("ok", "FAILED")
 MEMBERS = ["class0-seed0", "class0-seed1", "class1-seed0", "class1-seed1"]
@@ -272,3 +275,14 @@ def test_the_list_counts_members_that_are_finished(copy, capsys):
     shutil.rmtree(copy / "members")
     (copy / "members").mkdir()
     assert not listed(copy, capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "read"),
+    [("images:x", (64, 64), 64), ("images:x", (64, 48), 0), ("defects", (256, 256), 0)],
+)
+def test_images_are_read_again_in_the_size_that_they_had(name, size, read):
+    """Before images kept 256 pixels, those of other sizes became 64 x 64 with data.size 0."""
+    schema = Schema("images", size=size)
+    about = Description(tiny(data__name=name), (*size, 1), "uint8", None, schema=schema)
+    assert records._as_read(about).size == read

@@ -56,16 +56,21 @@ def _sharing(devices: Sequence[Any]) -> int:
 
 
 def held(device: Any) -> int:
-    """Bytes of memory of a device: for a CPU, those of the machine; 0 = unknown.
+    """Bytes of memory of a device: for a CPU, those of the machine; 0 = unknown."""
+    if device.platform == "cpu":
+        return of_machine()
+    return (device.memory_stats() or {}).get("bytes_limit", 0)
+
+
+def of_machine() -> int:
+    """Bytes of memory of this machine; 0 = unknown.
 
     A scheduler may have put this process into a control group with a lower limit.
     """
-    if device.platform == "cpu":
-        names = "SC_PHYS_PAGES", "SC_PAGE_SIZE"
-        is_known = set(names) <= os.sysconf_names.keys()
-        machine = [math.prod(map(os.sysconf, names))] if is_known else []
-        return min([*machine, *_granted()], default=0)
-    return (device.memory_stats() or {}).get("bytes_limit", 0)
+    names = "SC_PHYS_PAGES", "SC_PAGE_SIZE"
+    is_known = set(names) <= os.sysconf_names.keys()
+    machine = [math.prod(map(os.sysconf, names))] if is_known else []
+    return min([*machine, *_granted()], default=0)
 
 
 def _granted(proc: Path = Path("/proc/self/cgroup"), root: Path = _CGROUPS) -> list[int]:

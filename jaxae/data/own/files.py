@@ -1,6 +1,7 @@
 """Raw data sets from a user's tables, arrays and folders of images; and rows to be judged."""
 
 import dataclasses
+import math
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from jaxae.data.own import arrays, folders, images, lines, masks, series, tables
 from jaxae.data.own.lines import Lines, Rows
 from jaxae.data.own.schema import Schema, numbered
 from jaxae.data.raw_data import Raw
+from jaxae.devices import memory
 from jaxae.errors import UserError, naming_input
 
 _IDENTIFIER = re.compile(r"(?<![a-zA-Z])(id|ID|Id|uid|UID|uuid|guid)(?![a-zA-Z])|[a-z](Id|ID)$")
@@ -98,6 +100,7 @@ def folder(path: Path, cfg: DataConfig) -> Raw:
     """
     found = folders.scan(path, keep_test=bool(cfg.corruption))
     schema, notes = images.fit(found.paths, cfg.size)
+    _refuse_too_many(len(found.paths), schema)
     x = images.decode(found.paths, schema)
     y, classes = numbered(np.array(found.classes), "the subfolders")
     schema = dataclasses.replace(schema, classes=classes)
@@ -111,6 +114,18 @@ def folder(path: Path, cfg: DataConfig) -> Raw:
             return masks.read(path, tested, is_normal[is_test], schema.size, is_chosen)
 
         return lines.split(rows if cfg.corruption else rows._replace(places=places), cfg)
+
+
+def _refuse_too_many(count: int, schema: Schema) -> None:
+    """Refuse images that fill the memory as pixels and as scaled float32 values alone."""
+    channels = 1 if schema.mode == "L" else 3
+    needed, held = 5 * count * math.prod(schema.size) * channels, memory.of_machine()
+    if held and needed > held:
+        size = f"{schema.size[0]} x {schema.size[1]} x {channels}"
+        raise UserError(
+            f"{count} images of {size} need {needed / 1e9:.1f} GB or more, of {held / 1e9:.1f} GB "
+            f"of memory; use --data.size {max(schema.size) // 2}, or fewer images"
+        )
 
 
 def rows(path: Path, schema: Schema) -> Rows:

@@ -84,7 +84,9 @@ def _decoded(
         shares.append(marks.mean())
         shaded += is_shaded
         empty += [] if marks.any() else [mask]
-    notes = tuple[str, ...]()
+    notes: tuple[str, ...] = (
+        f"masks mark {np.mean(shares):.2%} of the pixels of {len(shares)} anomalous test images",
+    )
     if shaded:
         notes += (f"{shaded} masks have shades of grey: pixels from half of white on are marked",)
     if empty:
