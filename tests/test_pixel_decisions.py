@@ -5,12 +5,16 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from probes import DEVICES, dataset, images, initial, masked, tiny, write_masked
 
 from jaxae import data, detectors
+from jaxae.cli import main as cli
+from jaxae.cli.score import score_file
 from jaxae.config import DataConfig
 from jaxae.detectors import pixels
 from jaxae.devices import tuning
+from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import by_pixel
 from jaxae.stats.pixels import by_pixel as metrics_of
@@ -104,6 +108,52 @@ def test_who_decides_about_pixels(rows):
     assert pixels.are_decided(cfg, bare._replace(shape=(64, 48, 3), is_labelled=False))
     assert not pixels.are_decided(dataclasses.replace(cfg, score="latent_mahalanobis"), rows)
     assert not pixels.are_decided(cfg, bare._replace(shape=(640, 3)))
+
+
+@pytest.fixture(scope="module")
+def of_files(tmp_path_factory):
+    """A folder of images and the folder of a detector of them."""
+    root = tmp_path_factory.mktemp("files")
+    images = write_masked(root / "images", SIDE)
+    rows = data.load(DataConfig(name=f"images:{images}", valid_fraction=0.3))
+    detectors.save(root / "detector", fitted(rows, threshold__rule="quantile:0.5")[0])
+    return images / "test", root / "detector"
+
+
+def test_heatmaps_outline_the_flagged_pixels_of_every_image(of_files, tmp_path, capsys):
+    images, folder = of_files
+    cli.main(["score", str(folder), str(images), "--heatmaps", str(tmp_path / "maps")])
+    assert "12 heatmaps in" in capsys.readouterr().out
+    detector = detectors.load(folder)
+    for path in sorted(images.rglob("*.png")):
+        x = np.asarray(Image.open(path))[None, ..., None]
+        picture = np.asarray(Image.open(tmp_path / "maps" / path.relative_to(images)))
+        flagged = pixels.flagged(detector, x)[0]
+        yellow = (picture == (255, 255, 0)).all(axis=-1)
+        assert picture.shape == (SIDE, SIDE, 3)
+        assert not (yellow & ~flagged).any()
+        assert yellow.any() == flagged.any()
+    assert any(
+        pixels.flagged(detector, np.full((1, SIDE, SIDE, 1), k, np.uint8)).any() for k in (0, 255)
+    )
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("full", "is not empty; name another folder, or --overwrite"),
+        ("no/where", "No such file or directory"),
+        ("{images}/maps", "whose images are scored; move it"),
+    ],
+)
+def test_heatmaps_that_must_not_be_written_are_refused(folder, says, of_files, tmp_path):
+    images, of_detector = of_files
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    out = tmp_path / folder.format(images=images)
+    with pytest.raises(UserError, match=says):
+        score_file(of_detector, images, heatmaps=out)
+    assert not (images / "maps").exists()
 
 
 def test_a_saved_detector_flags_the_same_pixels(rows, tmp_path):

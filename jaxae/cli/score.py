@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxae import detectors
+from jaxae.cli import heatmaps as pictures
 from jaxae.cli import score_steps
 from jaxae.data import arrayfiles, sources
 from jaxae.data.own import files, tables
@@ -38,6 +39,7 @@ def score_file(
     out: Path | None = None,
     explain: bool = False,
     intervals: Path | None = None,
+    heatmaps: Path | None = None,
     json: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -58,6 +60,8 @@ def score_file(
       explain: show which values are reconstructed worst: for the most anomalous rows on the screen
         and in a picture next to --out, for every row in --out
       intervals: a series: a .csv of alarms to write, with the rows of start, end and peak
+      heatmaps: images: a folder to write a PNG of every image into, tinted red where it is
+        anomalous, with an outline of flagged pixels
       json: print a summary as JSON
       overwrite: replace the files that --out names, if they exist
 
@@ -76,10 +80,17 @@ def score_file(
     if out and explain:
         outputs.check(_picture(out), (".png",), [rows], overwrite, "the picture of --out,")
     detector = detectors.load(detectors.folder_of(run_dir))
+    if heatmaps:
+        pictures.check(detector, rows, heatmaps, overwrite)
     if steps.state_of(detector) and not explain:
         return score_steps.score(detector, rows, out, intervals, json)
     if intervals:
         _refuse_intervals(detector, explain)
+    if heatmaps:
+        parallel.initialize()
+        count = pictures.write(detector, rows, heatmaps)
+        if not json:
+            print(f"{count} heatmaps in {heatmaps}")
     return _score_rows(detector, rows, out, explain, json)
 
 

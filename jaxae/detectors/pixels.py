@@ -79,7 +79,7 @@ def judged(
     Raises:
       UserError: see `jaxae.detectors.score_maps`.
     """
-    return counted(detector, [_bounded(score_maps(detector, raw), detector.about.shape)], truth)
+    return counted(detector, [maps_and_flagged(detector, raw)[0]], truth)
 
 
 def counted(
@@ -108,15 +108,22 @@ def counted(
     return found
 
 
-@parallel.on_host()
 def flagged(detector: Detector, raw: np.ndarray) -> Bool[np.ndarray, "N H W"]:
     """Which pixels of raw rows are anomalous.
 
     Raises:
       UserError: see `jaxae.detectors.score_maps`.
     """
+    return maps_and_flagged(detector, raw)[1]
+
+
+@parallel.on_host()
+def maps_and_flagged(
+    detector: Detector, raw: np.ndarray
+) -> tuple[Float[np.ndarray, "N H W"], Bool[np.ndarray, "N H W"]]:
+    """The score maps of raw rows in their own pixels, and `flagged`."""
     maps = _bounded(score_maps(detector, raw), detector.about.shape)
-    return _decided(decision_of(detector), maps)
+    return maps, _decided(decision_of(detector), maps)
 
 
 def state_of(detector: Detector) -> State | None:
