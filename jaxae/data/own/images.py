@@ -46,7 +46,7 @@ def fit(paths: Iterable[Path], side: int) -> tuple[Schema, tuple[str, ...]]:
     size = (side, side) if side else _size(sizes)
     notes = []
     if len({*sizes}) > 1 or size != sizes[0]:
-        notes.append(_reduction(sizes, size))
+        notes.append(_reduction(sizes, size) + "; --data.size sets another size" * (not side))
     white = next((top for top in _WHITE if deepest <= top), 0) if deepest else _WHITE[-1]
     if white < _WHITE[-1]:
         notes.append(f"grey values of 16 bits reach {deepest}: {white} is read as white")
@@ -75,10 +75,7 @@ def _reduction(sizes: list[tuple[int, int]], size: tuple[int, int]) -> str:
     height, width = size
     stretched = any(abs(height * w - width * h) > max(h, w) for h, w in sizes)
     how = ", without keeping their aspect ratio" if stretched else ""
-    return (
-        f"images with {given} on the longer side are resized to {height} x {width}{how}; "
-        "--data.size sets another size"
-    )
+    return f"images with {given} on the longer side are resized to {height} x {width}{how}"
 
 
 def upright_size(path: Path) -> tuple[int, int]:
