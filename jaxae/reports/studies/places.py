@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from jaxae import detectors, scoring
 from jaxae.data.own import windows
 from jaxae.data.own.schema import Schema
-from jaxae.detectors import steps
+from jaxae.detectors import pixels, steps
 from jaxae.reports import unlabelled
 from jaxae.reports.plots import files, series
 from jaxae.reports.plots import heatmaps as drawing
@@ -44,6 +44,11 @@ def heatmaps(context: Context) -> Findings:
     }
     if data.test_place_y is not None and not data.raw_shape:  # else the map has other places
         arrays["mask"] = drawing.blocks(data.test_place_y[index], np.max)
+    if pixels.state_of(context.detector) and not data.raw_shape:
+        decision = pixels.decision_of(context.detector)
+        flagged = scoring.decide(decision, maps.ravel()).reshape(maps.shape)
+        arrays["flagged"] = drawing.blocks(flagged, np.max)
+        arrays["place_threshold"] = np.float32(decision.threshold)
     return Findings(arrays, {})
 
 
