@@ -14,14 +14,13 @@ from probes import tiny, write_npz
 
 from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
-from jaxae.detectors import evaluation
+from jaxae.detectors import evaluation, pixels
 from jaxae.errors import UserError
 from jaxae.reports import by_step, listing, pages
 from jaxae.reports.pages import frame
 from jaxae.reports.pages import run as single
 from jaxae.reports.pages import series as stepped
 from jaxae.reports.plots import series as drawing
-from jaxae.reports.studies import places
 from jaxae.stats import conformal, intervals, metrics, ranges
 from jaxae.storage import manifest
 from jaxae.workflows import experiment
@@ -38,7 +37,7 @@ def folder(tmp_path_factory):
         changes = {"name": "<b>&tiny", "studies": ("severity",)} if not seed else {}
         cfg = tiny(data__name=f"npz:{data}", seed=seed, run_dir=str(root / f"run{seed}"), **changes)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(places, "_LARGE", 8 if not seed else 9)  # these images have 8 pixels
+            patch.setattr(pixels, "_LARGE", 8 if not seed else 9)  # these images have 8 pixels
             experiment.run(cfg)
     pages.write(root / "run0")
     return root

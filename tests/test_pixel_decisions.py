@@ -17,7 +17,10 @@ from jaxae.devices import tuning
 from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.reports import by_pixel
+from jaxae.reports.studies import places
+from jaxae.reports.studies.context import Context
 from jaxae.stats.pixels import by_pixel as metrics_of
+from jaxae.storage import checkpoint
 from jaxae.types import Dataset
 
 SIDE = 16
@@ -162,3 +165,21 @@ def test_a_saved_detector_flags_the_same_pixels(rows, tmp_path):
     flagged = pixels.flagged(detectors.load(tmp_path), rows.test.x)
     np.testing.assert_array_equal(flagged, pixels.flagged(detector, rows.test.x))
     assert flagged.any()
+
+
+def test_heatmaps_show_masks_and_flagged_pixels_of_the_most_anomalous_images(rows, tmp_path):
+    cfg = tiny("dense", score="mse", threshold__rule="quantile:0.75")
+    learner = learners.build(cfg, rows.shape)
+    variables = initial(learner, rows.shape).variables
+    detector, scores = detectors.fit(learner, variables, rows, cfg, DEVICES[:1])
+    unused = object.__new__(checkpoint.Manager), tmp_path
+    context = Context(cfg, rows, learner, DEVICES[:1], detector, scores, *unused)
+    assert places.shows_pixels(context)
+    found = places.heatmaps(context).arrays
+    first = np.argsort(-scores.test, kind="stable")[:4]
+    np.testing.assert_array_equal(found["mask"][:4], rows.test_place_y[first])
+    assert not found["mask"][4:].any()  # two normal ones
+    assert found["place_threshold"] == np.float32(pixels.decision_of(detector).threshold)
+    np.testing.assert_array_equal(found["flagged"], found["map"] > found["place_threshold"])
+    assert found["flagged"].any()
+    assert not found["flagged"].all()

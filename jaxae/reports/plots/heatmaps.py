@@ -46,16 +46,16 @@ def heatmaps(data: dict, subtitle: str):
     scale, coloured = _coloured(maps / unit, top)
     columns = {"image": x, "reconstruction": data["x_hat"], "score map": coloured / 255}
     outlines = []
-    if "flagged" in data:
-        outlines.append(("vermillion = flagged", FOUND, data["flagged"]))
     if mask is not None:
         columns["mask"] = np.asarray(mask, np.float32)[..., None]
-        outlines.append(("blue = mask", TRUTH, mask))
+        outlines.append(("blue = mask", TRUTH, 2.4, mask))
+    if "flagged" in data:  # over the mask, and thinner
+        outlines.append(("vermillion = flagged", FOUND, 0.9, data["flagged"]))
     if outlines:
         columns["outlines"] = 0.35 + 0.65 * x.mean(axis=-1, keepdims=True)
     figure, ax, line = _page_of(np.stack([*map(images.rgb, columns.values())], axis=1), [*columns])
-    for _, colour, areas in outlines:
-        _outline(ax, areas, len(columns) - 1, line, colour)
+    for _, colour, width, areas in outlines:
+        _outline(ax, areas, len(columns) - 1, line, colors=[colour], linewidths=width)
     _describe(ax, data, x.shape[1], line)
     _bar(figure, scale, "score of a pixel" + ("" if threshold is None else " / threshold"))
     note = ", ".join(words for words, *_ in outlines)
@@ -77,7 +77,7 @@ def _page_of(pictures: np.ndarray, names: list[str]):
     rows, cols, height, width, _ = pictures.shape
     line = max(1, width // 32)
     high = _CELL * (height + line) / (width + line)
-    figure, axes = style.canvas(2.9 + _CELL * cols, 0.9 + high * rows)
+    figure, axes = style.canvas(3.3 + _CELL * cols, 0.9 + high * rows)
     ax = axes[0, 0]
     ax.imshow(images.mosaic(pictures, line))
     ax.set_xticks(images.centres(cols, width, line), names, fontsize=8)
@@ -86,7 +86,7 @@ def _page_of(pictures: np.ndarray, names: list[str]):
     return figure, ax, line
 
 
-def _outline(ax, areas: Shaped[np.ndarray, "N H W"], column: int, line: int, colour: str) -> None:
+def _outline(ax, areas: Shaped[np.ndarray, "N H W"], column: int, line: int, **look) -> None:
     """The borders of areas over the pictures of a column."""
     height, width = areas.shape[1:]
     left = column * (width + line) + line - 1
@@ -94,7 +94,7 @@ def _outline(ax, areas: Shaped[np.ndarray, "N H W"], column: int, line: int, col
         if area.any():
             top = row * (height + line) + line - 1
             x, y = left + np.arange(width + 2), top + np.arange(height + 2)
-            ax.contour(x, y, area.astype(float), [0.5], colors=[colour], linewidths=0.9)
+            ax.contour(x, y, area.astype(float), [0.5], **look)
 
 
 def _describe(ax, data: dict, height: int, line: int) -> None:

@@ -13,15 +13,13 @@ from jaxae.reports.plots import heatmaps as drawing
 from jaxae.reports.studies.context import Context, Findings
 from jaxae.types import Dataset
 
-_LARGE = 64  # pixels of the longer side, from which on heatmaps are always drawn
 _ANOMALOUS, _NORMAL = 4, 2  # rows of each kind
 _BLOCK = 4096  # windows that are read at a time
 
 
 def shows_pixels(context: Context) -> bool:
-    """Whether a run has heatmaps without being asked: its images are large, and scored by pixel."""
-    shape, score = context.data.shape, scoring.resolve(context.cfg.score)
-    return len(shape) == 3 and max(shape[:2]) >= _LARGE and score.places is not None
+    """Whether a run decides about pixels, and so has heatmaps without being asked."""
+    return pixels.state_of(context.detector) is not None
 
 
 def heatmaps(context: Context) -> Findings:
@@ -42,9 +40,11 @@ def heatmaps(context: Context) -> Findings:
         "is_anomaly": context.decide(scores)[index],
         "kind": np.array([_called(context, i) for i in index.tolist()]),
     }
-    if data.test_place_y is not None and not data.raw_shape:  # else the map has other places
+    if data.raw_shape:  # decisions and masks are of other places
+        return Findings(arrays, {})
+    if data.test_place_y is not None:
         arrays["mask"] = drawing.blocks(data.test_place_y[index], np.max)
-    if pixels.state_of(context.detector) and not data.raw_shape:
+    if pixels.state_of(context.detector):
         decision = pixels.decision_of(context.detector)
         flagged = scoring.decide(decision, maps.ravel()).reshape(maps.shape)
         arrays["flagged"] = drawing.blocks(flagged, np.max)
