@@ -25,6 +25,7 @@ class Purpose(enum.IntEnum):
     AUGMENTATION = 7
     GENERATION = 8
     CROPS = 9
+    BANK = 10
 
 
 class SplitDraw(enum.IntEnum):

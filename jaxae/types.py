@@ -266,6 +266,7 @@ class Score(NamedTuple):
         place of the row is. P is the row's shape S, or that shape without channels, or coarser
         along the axes of places. Unless the score pools it otherwise, its mean is the score. None:
         the score says nothing of places.
+      side: smallest height and width of the images [H, W, C] that it takes; 0 = rows of any shape.
     """
 
     apply: Callable[[dict, Inferred], Scalar]
@@ -274,6 +275,7 @@ class Score(NamedTuple):
     log_scale: bool = True
     needs: frozenset[str] = frozenset()
     places: Callable[[dict, Inferred], Array] | None = None
+    side: int = 0
 
     @property
     def is_fitted(self) -> bool:

@@ -105,6 +105,7 @@ def test_a_batch_leaves_eight_steps_or_more(n, batch, tmp_path, capsys):
     [((8,), 60, "quantile:0.95", "row_nearest"), ((8,), 60, "conformal:0.05", "row_nearest"),
      ((30, 3), 60, "quantile:0.95", "mse^row_nearest^row_pca"),
      ((30, 3), 60, "conformal:0.05", "mse"),
+     ((65, 66, 1), 9, "conformal:0.2", "patches"), ((64, 66, 1), 9, "max", "mse+row_pca"),
      ((9, 9, 1), 60, "quantile:0.95", "mse+row_pca"), ((9, 9, 1), 60, "conformal:0.05", "mse"),
      ((4, 4, 1), 600, "quantile:0.95", "mse+row_knn"), ((4, 4, 4, 2), 60, "max", "mse+row_knn")],
 )  # fmt: skip

@@ -15,7 +15,8 @@ from jaxae.methods import learners
 from jaxae.scoring import pooling
 from jaxae.types import Inferred, Outputs, Score
 
-MEANS = [n for n, score in scoring.SCORES.items() if score.places and n != "max_error"]
+POOLED = {"max_error", "patches", "patch_codes"}  # otherwise than by the mean
+MEANS = [n for n, score in scoring.SCORES.items() if score.places and n not in POOLED]
 
 
 def inferred(shape, n=9, seed=0):

@@ -55,6 +55,11 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
         )
     if data:
         _refuse_far(data)
+        if score.side and (len(data.shape) != 3 or min(data.shape[:2]) < score.side):
+            raise UserError(
+                f"score {cfg.score!r} takes images [H, W, C] of {score.side} x {score.side} values "
+                f"or more, but the model's rows have the shape {list(data.shape)}; use --score mse"
+            )
         _, calibrating = calibration.split_valid(cfg, len(data.valid.y))
         count = len(data.train.y if cfg.threshold.on == "train" else calibrating)
         normals = jax.ShapeDtypeStruct((min(count, cfg.threshold.limit or count),), jnp.float32)

@@ -3,7 +3,8 @@
 Enter a new score in `scores.SCORES`, a new threshold rule in `rules.RULES`; `rules.fit_rule` fits a
 rule on calibration scores, and `rules.decide` applies it. A p-value decides without a rule.
 `losses` has the training losses, which scores of the same names use; `tails` extrapolates
-thresholds beyond the largest score; `pooling` turns the map of a row's places into one number.
+thresholds beyond the largest score; `pooling` turns the map of a row's places into one number;
+`patches` compares patches of images with normal ones.
 `jaxae.stats.conformal.ranks` computes p-values.
 
 Higher = more anomalous. A score may carry state fitted on normal rows, and "a+b" adds standardised

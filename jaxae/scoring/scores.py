@@ -18,7 +18,7 @@ from jaxae.devices import precision
 from jaxae.errors import UserError
 from jaxae.ops.blur import gaussian_blur
 from jaxae.registry import Registry
-from jaxae.scoring import pooling
+from jaxae.scoring import patches, pooling
 from jaxae.scoring.losses import bce, mae, mse
 from jaxae.types import Inferred, LossFn, Scalar, Score
 
@@ -215,6 +215,8 @@ SCORES: Registry[Score] = Registry(
         # Two, so that a training row, which is its own neighbour, has a distance too.
         "row_nearest": _neighbour_score(lambda rows: rows.x, 2, of_rows=True),
         "row_pca": Score(_row_pca_apply, _row_pca_fit, places=_row_pca_places),
+        "patches": patches.score(lambda row: patches.texture(row.x)),  # needs no model
+        "patch_codes": patches.score(lambda row: row.out.extra["code"], frozenset({"code"})),
         "d_of_r": _log_odds_score("d_of_r"),
         "d_of_x": _log_odds_score("d_of_x"),
     },
@@ -318,7 +320,8 @@ def _joined(parts: tuple[tuple[str, Score], ...], sign: str) -> Score:
 
     has_map = any(part.places for _, part in parts)
     needs = frozenset().union(*(part.needs for _, part in parts))
-    return Score(apply, fit, standardise, False, needs, places if has_map else None)
+    side = max(part.side for _, part in parts)
+    return Score(apply, fit, standardise, False, needs, places if has_map else None, side)
 
 
 def _on_scale(score: Score, value: Array) -> Array:

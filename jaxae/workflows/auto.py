@@ -77,9 +77,10 @@ def settle_rows(
     [0, 1], else linear. Code: see `_latent`. Batch: the largest power of two, up to 128 rows or 64
     crops, that gives eight steps per epoch. Epochs: 30, or as many as give 1,600 steps, at most
     200. Budget: 60 seconds, if epochs are auto. Score: row_nearest for vectors, mse+row_nearest if
-    nearly all of them have two equal ones; mse^row_nearest^row_pca for series, mse+row_pca for up
-    to 500 images, else mse+row_knn; but mse if the training rows have more than ten million values,
-    or if the guarantee of the threshold rule would be lost.
+    nearly all of them have two equal ones; mse^row_nearest^row_pca for series, patches for large
+    images, mse+row_pca for up to 500 others, else mse+row_knn; but, except for large images, mse if
+    the training rows have more than ten million values, or if the guarantee of the threshold rule
+    would be lost.
 
     Args:
       cfg: may contain `auto`.
@@ -177,6 +178,8 @@ def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:
 def _score(cfg: ExperimentConfig, x: Source) -> str:
     """The best score of rows [N, *S], unless it keeps too many or voids a rule's guarantee."""
     shape = x.shape
+    if _is_large(cfg, shape[1:]):
+        return "patches"  # it keeps a bounded bank, and is not standardised on held-out rows
     images = "mse+row_pca" if shape[0] <= _FEW else "mse+row_knn"
     best = {2: "row_nearest", 3: "mse^row_nearest^row_pca", 4: images}.get(
         len(shape), "mse+row_knn"
