@@ -1,5 +1,6 @@
 """Exported detectors: the same verdicts from one file, with JAX and NumPy alone."""
 
+import functools
 import hashlib
 import io
 import json
@@ -40,12 +41,22 @@ def made(tmp_path_factory):
 
 def the_same(path, run, rows):
     expected = detectors.judge(detectors.load(run / "detector"), rows)
-    found = loader.load(path).judge(rows)
+    exported, cfg = loader.load(path), detectors.load(run / "detector").about.config
+    found = exported.judge(rows)
+    is_mapped = cfg.data.input != "none"  # XLA maps and scores rows in one program
     # A sum divides the rounding of its parts by their spread, which is small over few valid rows.
-    atol = 2e-5 if "+" in detectors.load(run / "detector").about.config.score else 1e-6
-    np.testing.assert_allclose(found.score, expected.score, rtol=1e-6, atol=atol)
+    near = {"rtol": 1e-6, "atol": 2e-5 if "+" in cfg.score else 1e-6}
+    same = functools.partial(np.testing.assert_allclose, **near if is_mapped else {"rtol": 0})
+    same(found.score, expected.score)
     np.testing.assert_array_equal(found.p_value, expected.p_value)
     np.testing.assert_array_equal(found.is_anomaly, expected.is_anomaly)
+    if exported.manifest["places"]:
+        same(
+            exported.score_maps(rows), detectors.score_maps(detectors.load(run / "detector"), rows)
+        )
+    else:
+        with pytest.raises(loader.ExportError, match="says nothing of single places"):
+            exported.score_maps(rows)
 
 
 def test_an_export_judges_as_the_run_does(made):
@@ -103,7 +114,7 @@ def test_p_values_are_compared_with_alpha_as_they_are_written(n, made, monkeypat
     detector, k = loader.load(made[0], check=False), np.arange(1, n + 2)
     parts = np.zeros(n + 1, "f4"), k.astype("f4") / np.float32(n + 1), np.zeros(n + 1, bool)
     monkeypatch.setitem(detector.manifest, "n_calibration", n)
-    monkeypatch.setattr(detector, "_block", lambda x: parts)
+    monkeypatch.setattr(detector, "_program", lambda *args: parts)
     for alpha in (1 / (n + 1), 3 / (n + 1), 0.29, 0.3, 0.7, *(0.05, 0.01) * (n > 98)):
         judged = detector.judge(made[2][:1], alpha)
         written = [float(repr(p)) for p in judged.p_value.tolist()]
@@ -118,7 +129,7 @@ def test_the_file_runs_by_itself_without_jaxae(made, tmp_path):
     code = "import sys, runpy; sys.argv[0] = sys.argv[1]; del sys.argv[1]\n"
     code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
     code += "except SystemExit as stop: print(stop.code, 'jaxae' in sys.modules)"
-    args = [str(path), "rows.npy", "--alpha", "0.1", "--out", "out.csv"]
+    args = [str(path), "rows.npy", "--alpha", "0.1", "--out", "out.csv", "--maps", "maps.npy"]
     done = subprocess.run(
         [sys.executable, "-c", code, *args],
         cwd=tmp_path,
@@ -128,9 +139,13 @@ def test_the_file_runs_by_itself_without_jaxae(made, tmp_path):
     )
     assert done.stdout.splitlines()[-1] == "0 False"
     table = np.loadtxt(tmp_path / "out.csv", delimiter=",", skiprows=1)
-    expected = detectors.judge(detectors.load(run / "detector"), rows)
+    detector = detectors.load(run / "detector")
+    expected = detectors.judge(detector, rows)
     np.testing.assert_array_equal(table[:, 2], expected.p_value)
     np.testing.assert_array_equal(table[:, 3] == 1, expected.p_value <= 0.1)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "maps.npy"), detectors.score_maps(detector, rows)
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,8 +292,20 @@ def test_forged_arrays_are_one_line(made, tmp_path):
         (golden | {"rows": golden["rows"][:, :3]}, "the rows are"),
         (golden | {"p_value": p + 1 / (n + 1)}, "32 golden p-values are no rank"),
         (golden | {"is_anomaly": flags ^ (np.arange(32) == 3)}, "1 decisions on golden rows"),
+        (golden | {"maps": golden["maps"][:3]}, "its maps are not all finite values [4, 8, 8]"),
+        (golden | {"maps": golden["maps"] * np.nan}, "not all finite values"),
     ):
         refused(sealed(files | {loader.GOLDEN: npz(**forged)}, out), says)
+    others = sealed(files | {loader.GOLDEN: npz(**golden | {"maps": golden["maps"] * 1.01})}, out)
+    refused(others, "score maps of the golden rows differ here by 9.9e-03", checking.check)
+    detector = loader.load(others)
+    for _ in range(2):  # until they agree
+        with pytest.raises(loader.ExportError, match="score maps of the golden rows differ"):
+            detector.score_maps(made[2])
+    loader.load(others, check=False).score_maps(made[2])
+    refused(sealed(files, out, places=[4, 8]), "not all finite values [4, 4, 8]")
+    unreadable = sealed(files | {loader.MAPS: b"x"}, out)
+    refused(unreadable, "cannot be read", lambda path: loader.load(path).score_maps(made[2]))
     wrong = arrays["decision/state/threshold"] + 1
     for forged, says in (
         ({"a": n}, "lacks scaling/shift"),
@@ -324,8 +351,9 @@ def test_what_another_version_wrote_is_not_checked_and_said(made, tmp_path):
         checking.check(sealed(files, out, exported_by="0.1"))
     program = exporting.serialised_program(detectors.load(made[1] / "detector"))
     assert program == files[loader.PROGRAM]  # from other lines of code
-    with pytest.raises(Unchecked, match="its program is another"):
-        checking.check(sealed(files | {loader.PROGRAM: program + bytes(4)}, out))
+    for name in (loader.PROGRAM, loader.MAPS):
+        with pytest.raises(Unchecked, match="its program is another"):
+            checking.check(sealed(files | {name: files[name] + bytes(4)}, out))
     with pytest.raises(Unchecked, match=r"program is of JAX 99\.0, not the one here"):
         checking.check(sealed(files | {loader.PROGRAM: program + bytes(4)}, out, jax="99.0"))
     unreadable = files | {loader.PROGRAM: b"of a later format"}
@@ -339,7 +367,8 @@ def first_format(path, out, **changed):
     files = files_of(path)
     manifest = json.loads(files[loader.MANIFEST]) | {"format": 1}
     golden = arrays_of(files[loader.GOLDEN])
-    del golden["is_anomaly"], manifest["digest"], manifest["exported_by"]
+    del golden["is_anomaly"], golden["maps"], files[loader.MAPS]
+    del manifest["digest"], manifest["exported_by"], manifest["places"]
     files[loader.GOLDEN] = npz(**golden)
     covered = (*(n for n in files if "detector/" in n), loader.PROGRAM, loader.GOLDEN, loader.CODE)
     manifest["digests"] = {n: hashlib.sha256(files[n]).hexdigest() for n in covered}
@@ -347,9 +376,28 @@ def first_format(path, out, **changed):
     return zipped(files | {loader.MANIFEST: text}, out)
 
 
+def test_an_export_from_before_score_maps_is_read_and_renewed_with_them(made, tmp_path):
+    path, run, rows = made
+    files, old = files_of(path), tmp_path / "old.zip"
+    golden = arrays_of(files[loader.GOLDEN])
+    del golden["maps"], files[loader.MAPS]
+    manifest = json.loads(files[loader.MANIFEST]) | {"format": 2}
+    del manifest["places"]
+    files |= {loader.GOLDEN: npz(**golden), loader.MANIFEST: json.dumps(manifest).encode()}
+    sealed(files, old)
+    expected = detectors.judge(detectors.load(run / "detector"), rows)
+    np.testing.assert_array_equal(loader.load(old).judge(rows).score, expected.score)
+    with pytest.raises(loader.ExportError, match=r"this adds them: jaxae export OLD\.zip NEW\.zip"):
+        loader.load(old).score_maps(rows)
+    with pytest.raises(Unchecked, match="not compared"):
+        checking.check(old)
+    the_same(exporting.write(old, tmp_path / "new.zip"), run, rows)
+
+
 def test_an_export_of_an_earlier_version_is_read_and_renewed(made, tmp_path, capsys):
     old = first_format(made[0], tmp_path / "old.zip")
-    the_same(old, *made[1:])
+    expected = detectors.judge(detectors.load(made[1] / "detector"), made[2])
+    np.testing.assert_array_equal(loader.load(old).judge(made[2]).score, expected.score)
     with pytest.raises(Unchecked, match="no digest"):
         checking.check(old)
     new = exporting.write(old, tmp_path / "new.zip")

@@ -19,13 +19,14 @@ from jaxae.detectors import Detector
 from jaxae.devices import parallel
 from jaxae.errors import Unchecked, UserError
 from jaxae.export import card, contents, loader, signing
-from jaxae.export.program import golden_rows, serialised_program
+from jaxae.export.program import golden_rows, serialised_maps, serialised_program
 from jaxae.storage import archive, disk, provenance
 
 # What versions of jaxae say alike of a detector, in the manifest and on the card.
 _SAID = ("shape", "dtype", "rule", "threshold", "n_calibration")
 _ON_CARD = ("method", "score", "threshold")
 _FILES = (loader.PROGRAM, loader.GOLDEN, loader.CODE, contents.MAIN, card.TEXT, card.JSON)
+_IS_ANOTHER = "its program is another than these versions make, though golden rows agree"
 _FLATBUFFERS = "flatbuffers"  # the package in the archive, and its licence
 
 
@@ -68,8 +69,11 @@ def check(path: Path, key: bytes = b"", runs: bool = True) -> str:
     arrays, golden = loader.stored_arrays(manifest, files), loader.golden_rows(manifest, files)
     judged = detectors.judge(detector, golden.pop("rows"))
     loader.compare(loader.Judgement(*judged), loader.Judgement(**golden), arrays)
+    if loader.has_maps(manifest):
+        rows, maps = loader.golden_maps(manifest, files)
+        loader.compare_maps(detectors.score_maps(detector, rows), maps)
     if runs:
-        doubts += _of_program(path, manifest) or _doubts(manifest, files, detector, is_own)
+        doubts += _of_programs(path, manifest, files, detector, is_own)
     if manifest["format"] == 1:
         doubts = [
             "its manifest, card and code have no digest; jaxae export OLD.zip NEW.zip adds it"
@@ -109,7 +113,7 @@ def unpacked(files: dict[str, bytes]) -> Iterator[Path]:
 def _check_names(manifest: dict, files: dict[str, bytes], folder: Path) -> None:
     """Refuse files that no export holds: Python would import a module in the archive first."""
     description, arrays = (f"{loader.DETECTOR}{name}" for name in archive.names(folder))
-    names = {description, arrays, *_FILES}
+    names = {description, arrays, *_FILES} | ({loader.MAPS} if loader.has_maps(manifest) else set())
     odd = {name for name in {*files} - names if not name.startswith(_FLATBUFFERS)}
     if odd:
         raise loader.ExportError(
@@ -178,15 +182,24 @@ def _compare(stored: dict, made: dict, names: Iterable[str], file: str) -> None:
             )
 
 
-def _of_program(path: Path, manifest: dict) -> list[str]:
-    """Judge the golden rows with the program; returns why another JAX cannot read it here."""
+def _of_programs(
+    path: Path, manifest: dict, files: dict[str, bytes], detector: Detector, is_own: bool
+) -> list[str]:
+    """Judge golden rows with the programs; returns why another JAX cannot, or what is unknown.
+
+    The program of maps is read only if nothing says that it is another: reading one that was
+    damaged on purpose may end the process.
+    """
     try:
-        loader.load(path)
+        exported = loader.load(path)
+        doubts = _doubts(manifest, files, detector, is_own)
+        if exported.golden_maps and _IS_ANOTHER not in doubts:
+            exported.score_maps(exported.golden_maps[0])
     except loader.ExpiredError as error:
         if manifest["jax"] == jax.__version__:
             raise
         return [str(error)]
-    return []
+    return doubts
 
 
 def _doubts(manifest: dict, files: dict[str, bytes], detector: Detector, is_own: bool) -> list[str]:
@@ -195,9 +208,11 @@ def _doubts(manifest: dict, files: dict[str, bytes], detector: Detector, is_own:
         return [f"its code is of another jaxae, {manifest.get('exported_by')}, and not compared"]
     if manifest["jax"] != jax.__version__:
         return [f"its program is of JAX {manifest['jax']}, not the one here, and not compared"]
-    if files[loader.PROGRAM] != serialised_program(detector):
-        return ["its program is another than these versions make, though golden rows agree"]
-    rows, made = loader.golden_rows(manifest, files)["rows"], golden_rows(detector)
-    if rows.shape != made.shape or not np.allclose(rows, made, rtol=1e-6, atol=1e-9):
+    made = serialised_program(detector), serialised_maps(detector)
+    if (files[loader.PROGRAM], files.get(loader.MAPS, b"")) != made:
+        return [_IS_ANOTHER]
+    rows, made_rows = loader.golden_rows(manifest, files)["rows"], golden_rows(detector)
+    is_same = rows.shape == made_rows.shape and np.allclose(rows, made_rows, rtol=1e-6, atol=1e-9)
+    if not is_same:
         return ["its golden rows are others than these versions make"]
     return []

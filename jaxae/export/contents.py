@@ -13,7 +13,7 @@ from jaxae import detectors
 from jaxae.detectors import Detector
 from jaxae.devices import tuning
 from jaxae.export import loader, signing
-from jaxae.export.program import PLATFORMS, row_dtype
+from jaxae.export.program import PLATFORMS, places_of, row_dtype
 from jaxae.storage import provenance
 
 MAIN = "__main__.py"  # of an archive, which runs it
@@ -50,6 +50,7 @@ def said_of(detector: Detector, exported: datetime.date) -> dict[str, Any]:
         "shape": [*about.shape],
         "dtype": row_dtype(detector),
         "units": detectors.units(about.dtype),
+        "places": places_of(detector),
         "rule": detector.decision.rule,
         "threshold": float(detector.decision.threshold),
         "n_calibration": len(detector.decision.calibration),

@@ -1,9 +1,9 @@
 """The command `jaxae export`: a detector as one file that runs by itself.
 
-The archive contains a program of `jax.export` with its parameters, the detector, from which the
-program can be rebuilt when it is too old, golden rows, a model card, and `jaxae.export.loader`,
-which needs only JAX and NumPy. Its manifest has a digest of every file, and one of all that it says
-itself.
+The archive contains a program of `jax.export` with its parameters, another for score maps if the
+score has any, the detector, from which both can be rebuilt when they are too old, golden rows, a
+model card, and `jaxae.export.loader`, which needs only JAX and NumPy. Its manifest has a digest of
+every file, and one of all that it says itself.
 """
 
 import contextlib
@@ -20,7 +20,12 @@ from jaxae import detectors
 from jaxae.devices import parallel
 from jaxae.errors import Unchecked, UserError
 from jaxae.export import card, checking, contents, loader
-from jaxae.export.program import golden_rows, serialised_program
+from jaxae.export.program import (
+    golden_maps,
+    golden_rows,
+    serialised_maps,
+    serialised_program,
+)
 from jaxae.storage import archive, disk, manifest, outputs
 
 
@@ -45,9 +50,10 @@ def write(run: Path, out: Path, key: bytes = b"", overwrite: bool = False) -> Pa
     parallel.initialize()
     rows = golden_rows(detector)
     judged = detectors.judge(detector, rows)
-    golden = io.BytesIO()
-    np.savez(golden, rows=rows, **judged._asdict())
+    golden, maps = io.BytesIO(), golden_maps(detector, rows)
+    np.savez(golden, rows=rows, **judged._asdict(), **({} if maps is None else {"maps": maps}))
     files |= {loader.PROGRAM: serialised_program(detector), loader.GOLDEN: golden.getvalue()}
+    files |= {} if maps is None else {loader.MAPS: serialised_maps(detector)}
     files |= card.files(about) | contents.code()
     files[loader.MANIFEST] = loader.as_text(contents.manifest(detector, files, key))
     content = io.BytesIO()
@@ -55,7 +61,10 @@ def write(run: Path, out: Path, key: bytes = b"", overwrite: bool = False) -> Pa
         for name, part in files.items():
             zipped.writestr(name, part)
     try:
-        exported_judgement = loader.load(content).judge(rows)  # as a user would
+        exported = loader.load(content)
+        exported_judgement = exported.judge(rows)  # as a user would
+        if maps is not None:
+            exported.score_maps(rows)
     except loader.ExportError as error:
         raise UserError(f"the export cannot be used: {error}") from None
     if (exported_judgement.is_anomaly != judged.is_anomaly).any():

@@ -1,9 +1,10 @@
 """Judge raw rows with an exported detector, using only JAX and NumPy.
 
-    python detector.zip ROWS.npy [--alpha 0.05] [--out OUT.csv]
+    python detector.zip ROWS.npy [--alpha 0.05] [--out OUT.csv] [--maps MAPS.npy]
 
 Every export carries a copy of this file, so that the archive runs by itself. From Python, with the
-archive on `sys.path` or jaxae installed: `loader.load("detector.zip").judge(rows, alpha=0.05)`.
+archive on `sys.path` or jaxae installed: `loader.load("detector.zip").judge(rows, alpha=0.05)`, and
+`.score_maps(rows)` says how anomalous each place of a row is, if the detector's score does.
 
 An archive is read with suspicion: what does not match its digests is refused, nothing is unpickled,
 and its program may not call out of itself. Its code cannot vouch for itself, however: where an
@@ -26,11 +27,15 @@ from typing import NamedTuple
 import numpy as np
 
 MANIFEST, PROGRAM, GOLDEN, CODE = "manifest.json", "program.bin", "golden.npz", "loader.py"
+MAPS = "maps.bin"  # the program of score maps, if the score has any
 DETECTOR = "detector/"  # the detector, including its arrays, from which to rebuild the program
-FORMAT = 2  # of the archive; 1 had digests of fewer files, and none of the manifest
+FORMAT = 3  # of the archive; 1 had digests of fewer files, and none of the manifest, 2 no maps
 CHUNK = 64  # rows that are judged side by side, as in the run
 BLOCK = 64 * CHUNK  # rows in one call
 TOLERANCE = 1e-5  # of a score, relative to itself or to 1
+MAP_TOLERANCE = 1e-4  # of a score map, relative to its largest value
+EVERY = 8  # one in so many golden rows has a golden map
+_BLOCK_BYTES = 2**28  # of rows as float32 in one call, if they are many
 # What a manifest must say, and its type; a flag is no integer.
 _FIELDS = {
     **dict.fromkeys(("jax", "exported", "expires", "dtype", "units", "rule", "arrays"), str),
@@ -63,16 +68,15 @@ class Judgement(NamedTuple):
     is_anomaly: np.ndarray  # [N] bool
 
 
-class Detector:
-    """An exported detector; see `load`."""
+class _Program:
+    """An exported program over chunks of rows, compiled for each number of them."""
 
-    def __init__(self, manifest: dict, program: bytes, arrays: dict):
+    def __init__(self, content: bytes, manifest: dict):
         import jax
         from jax import export
 
-        self.manifest = manifest
         try:
-            exported = export.deserialize(bytearray(program))
+            exported = export.deserialize(bytearray(content))
             calls_out = _CALLBACK.search(exported.mlir_module())
         except Exception as error:  # JAX raises many types for programs of other versions
             raise ExpiredError(
@@ -82,8 +86,39 @@ class Detector:
             ) from None
         if calls_out:
             raise ExportError("its program calls code outside of it, as no export does; refuse it")
-        self._program = jax.jit(exported.call)
+        self._call, self._manifest = jax.jit(exported.call), manifest
         self._compiled: dict = {}
+
+    def __call__(self, arrays: dict, x: np.ndarray, *more: np.float32) -> list[np.ndarray]:
+        """What the program says of rows x [N, *S], block by block."""
+        per_chunk = 4 * CHUNK * math.prod(x.shape[1:])
+        size = max(1, min(BLOCK // CHUNK, _BLOCK_BYTES // per_chunk)) * CHUNK
+        parts = [self._block(arrays, x[at : at + size], more) for at in range(0, len(x), size)]
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def _block(self, arrays: dict, x: np.ndarray, more: tuple) -> tuple:
+        count = filled = -(-len(x) // CHUNK)
+        if self._manifest["format"] > 2:  # room for two, of which it may judge one
+            count, arrays = max(2, count), arrays | {"chunks": np.int32(filled)}
+        padded = np.concatenate([x, np.repeat(x[:1], count * CHUNK - len(x), axis=0)])
+        args = arrays, padded.reshape(count, CHUNK, *x.shape[1:]), *more
+        if count not in self._compiled:
+            self._compiled[count] = _compiled(self._call.lower(*args), self._manifest)
+        found = self._compiled[count](*args)
+        parts = found if isinstance(found, list | tuple) else (found,)
+        return tuple(np.asarray(part)[: len(x)] for part in parts)
+
+
+class Detector:
+    """An exported detector; see `load`."""
+
+    def __init__(self, manifest: dict, program: bytes, arrays: dict, maps: bytes = b""):
+        import jax
+
+        self.manifest = manifest
+        self.golden_maps: tuple = ()  # rows and their maps, to compare once; () = nothing
+        self._program = _Program(program, manifest)
+        self._maps: bytes | _Program = maps  # read when it is first needed
         self._scaling = None
         if arrays["scaling/shift"].dtype == np.float64:  # devices compute in float32
             self._scaling = arrays["scaling/shift"], arrays["scaling/scale"]
@@ -108,8 +143,8 @@ class Detector:
             _check_alpha(alpha, n)
         x = self._checked(rows)
         with _refusing("its program cannot judge the rows"):
-            parts = [self._block(x[at : at + BLOCK]) for at in range(0, len(x), BLOCK)]
-            score, p_value, is_anomaly = (np.concatenate(part) for part in zip(*parts, strict=True))
+            no_alpha = np.float32(np.nan)  # the rule decides
+            score, p_value, is_anomaly = self._program(self._arrays, x, no_alpha)
         if not np.isfinite(score).all():
             raise ExportError(
                 f"the score of row {int(np.argmin(np.isfinite(score)))} is not finite"
@@ -117,14 +152,41 @@ class Detector:
         p_value = np.round(p_value.astype(np.float64) * (n + 1)) / (n + 1)
         return Judgement(score, p_value, is_anomaly if alpha is None else p_value <= alpha)
 
-    def _block(self, x: np.ndarray) -> tuple:
-        count = -(-len(x) // CHUNK)
-        padded = np.concatenate([x, np.repeat(x[:1], count * CHUNK - len(x), axis=0)])
-        chunks = padded.reshape(count, CHUNK, *x.shape[1:])
-        args = self._arrays, chunks, np.float32(np.nan)  # the program's alpha: the rule decides
-        if count not in self._compiled:
-            self._compiled[count] = _compiled(self._program.lower(*args), self.manifest)
-        return tuple(np.asarray(part)[: len(x)] for part in self._compiled[count](*args))
+    def score_maps(self, rows: np.ndarray) -> np.ndarray:
+        """How anomalous each place of rows is: pixels [N, H, W], steps [N, T] or features [N, F].
+
+        Args:
+          rows: see `judge`.
+
+        Returns:
+          [N, *manifest["places"]] float32, at least 0, higher = more anomalous.
+
+        Raises:
+          ExportError: the rows cannot be judged, see `judge`; the archive has no score maps, or
+          golden rows have others here, which is checked once.
+        """
+        if not self._maps:
+            raise ExportError(
+                "its score says nothing of single places"
+                if self.manifest["format"] > 2
+                else "it was written before exports had score maps; where its score has any, this "
+                "adds them: jaxae export OLD.zip NEW.zip"
+            )
+        if self.golden_maps:
+            compare_maps(self._map(self.golden_maps[0]), self.golden_maps[1])
+            self.golden_maps = ()
+        return self._map(rows)
+
+    def _map(self, rows: np.ndarray) -> np.ndarray:
+        x = self._checked(rows)
+        if isinstance(self._maps, bytes):
+            self._maps = _Program(self._maps, self.manifest)
+        with _refusing("its program cannot judge the rows"):
+            (maps,) = self._maps(self._arrays, x)
+        shape = (len(x), *self.manifest["places"])
+        if maps.shape != shape or not np.isfinite(maps).all():
+            raise ExportError(f"its maps are not all finite values {list(shape)}; export it again")
+        return maps
 
     def _checked(self, rows: np.ndarray) -> np.ndarray:
         shape, dtype = tuple(self.manifest["shape"]), self.manifest["dtype"]
@@ -185,7 +247,7 @@ def load(path, check: bool = True) -> Detector:
     Args:
       path: the archive.
       check: judge the golden rows, and refuse the archive if their scores, p-values or decisions
-        are not those in it.
+        are not those in it; with the first score maps, which need another program, also theirs.
 
     Raises:
       ExportError: the archive is missing, damaged or too old, or golden rows are judged otherwise.
@@ -194,10 +256,13 @@ def load(path, check: bool = True) -> Detector:
     arrays = stored_arrays(manifest, files)
     unit = np.float32(255 if manifest["dtype"] == "uint8" else 1)
     with _refusing(f"{path} is not a readable export"):
-        detector = Detector(manifest, files[PROGRAM], arrays | {"unit": unit})
+        maps = files[MAPS] if has_maps(manifest) else b""
+        detector = Detector(manifest, files[PROGRAM], arrays | {"unit": unit}, maps)
     if check:
         golden = golden_rows(manifest, files)
         compare(detector.judge(golden.pop("rows")), Judgement(**golden), arrays)
+    if check and maps:
+        detector.golden_maps = golden_maps(manifest, files)
     return detector
 
 
@@ -222,7 +287,7 @@ def read(path) -> tuple[dict, dict[str, bytes]]:
         digest_of(manifest),
     ):
         raise ExportError(f"{MANIFEST} in {path} has changed since the export; {again}")
-    needed = {manifest["arrays"], PROGRAM, GOLDEN}
+    needed = {manifest["arrays"], PROGRAM, GOLDEN, *([MAPS] if has_maps(manifest) else [])}
     lost = ({*digests} | needed) - {*files}
     more = (needed if manifest["format"] == 1 else {*files}) - {*digests}
     if lost or more:
@@ -232,6 +297,11 @@ def read(path) -> tuple[dict, dict[str, bytes]]:
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise ExportError(f"{name} in {path} has changed since the export; {again}")
     return manifest, files
+
+
+def has_maps(manifest: dict) -> bool:
+    """Whether an archive holds a program of score maps; before format 3 none did."""
+    return manifest["format"] > 2 and bool(manifest["places"])
 
 
 def statement(manifest: dict) -> bytes:
@@ -273,8 +343,11 @@ def _check_manifest(manifest: dict) -> None:
     if not 1 <= manifest["format"] <= FORMAT:
         raise ValueError(f"its format, {manifest['format']}, is that of another version")
     shape, options = manifest["shape"], manifest["cpu_options"]
+    places = manifest.get("places") if manifest["format"] > 2 else []
     ok = {
         "shape": shape and all(type(size) is int and 0 < size < 2**31 for size in shape),
+        "places": type(places) is list
+        and all(type(size) is int and 0 < size < 2**31 for size in places),
         "dtype": manifest["dtype"] in ("uint8", "float32", "float64"),
         "n_calibration": 0 < manifest["n_calibration"] < 2**24,
         "cpu_options": all(
@@ -343,6 +416,44 @@ def golden_rows(manifest: dict, files: dict[str, bytes]) -> dict[str, np.ndarray
     return {name: golden[name] for name in names}
 
 
+def golden_maps(manifest: dict, files: dict[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the golden rows that have golden score maps, and these [k, *P].
+
+    Raises:
+      ExportError: they cannot be read, or do not belong together.
+    """
+    with _refusing(f"{GOLDEN} cannot be read"):
+        golden = _arrays(files[GOLDEN], ("rows", "maps"))
+        rows, maps = golden["rows"][::EVERY], golden["maps"]
+        shape = (len(rows), *manifest["places"])
+        if maps.shape != shape or maps.dtype.kind != "f" or not np.isfinite(maps).all():
+            raise ValueError(f"its maps are not all finite values {list(shape)}")
+    return rows, maps
+
+
+def compare_maps(maps: np.ndarray, golden: np.ndarray) -> None:
+    """Refuse score maps of golden rows that are not the recorded ones.
+
+    Values may differ by `MAP_TOLERANCE` of the largest in the map.
+
+    Raises:
+      ExportError: they differ.
+    """
+    error = map_error(maps, golden)
+    if not error <= MAP_TOLERANCE:
+        raise ExportError(
+            f"score maps of the golden rows differ here by {error:.1e}; export the run again with "
+            "the version of JAX that is installed here"
+        )
+
+
+def map_error(maps: np.ndarray, golden: np.ndarray) -> float:
+    """The largest difference between maps [N, *P], relative to the largest value of the map."""
+    axes = tuple(range(1, golden.ndim))
+    size = np.maximum(np.abs(golden).max(axis=axes), np.finfo(np.float32).tiny)
+    return float((np.abs(maps - golden).max(axis=axes) / size).max())
+
+
 def compare(judged: Judgement, golden: Judgement, arrays: dict) -> None:
     """Refuse a judgement of golden rows that is not the recorded one.
 
@@ -393,18 +504,25 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("rows", help=".npy, or .npz with x_test or one array: raw rows")
     parser.add_argument("--alpha", type=float, help="flag p-values <= ALPHA, not by the run's rule")
     parser.add_argument("--out", help=f".csv to write: {_HEADER}")
-    parser.add_argument("--overwrite", action="store_true", help="replace any file named by --out")
+    parser.add_argument("--maps", help=".npy to write: how anomalous each place of a row is")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are named")
     options = parser.parse_args(args)
-    rows, out = options.rows, options.out
+    rows, out, maps = options.rows, options.out, options.maps
     try:
-        if out:
-            _check_out(out, rows, options.overwrite)
+        for path, name, suffix in ((out, "--out", ".csv"), (maps, "--maps", ".npy")):
+            if path:
+                _check_out(f"{name} {path}", path, suffix, rows, options.overwrite)
         detector = load(sys.path[0])
         if datetime.date.today().isoformat() > detector.manifest["expires"]:
             print(f"note: the program expired on {detector.manifest['expires']}", file=sys.stderr)
-        judged = detector.judge(_rows(rows), options.alpha)
+        x = _rows(rows)
+        judged, found = detector.judge(x, options.alpha), detector.score_maps(x) if maps else None
         if out:
-            _write(out, judged)
+            _write(out, _table(judged).encode())
+        if maps:
+            content = io.BytesIO()
+            np.lib.format.write_array(content, found)
+            _write(maps, content.getbuffer())
     except (ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -415,19 +533,19 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def _check_out(out: str, rows: str, overwrite: bool) -> None:
+def _check_out(name: str, out: str, suffix: str, rows: str, overwrite: bool) -> None:
     """Refuse, before rows are judged, what cannot be written or must not be replaced."""
-    if os.path.splitext(out)[1] != ".csv" or not os.path.isdir(os.path.dirname(out) or "."):
-        raise ExportError(f"--out {out} cannot be written; name a .csv in a folder that exists")
+    if os.path.splitext(out)[1] != suffix or not os.path.isdir(os.path.dirname(out) or "."):
+        raise ExportError(f"{name} cannot be written; name a {suffix} in a folder that exists")
     if not os.path.lexists(out):
         return
     for kept, what in ((rows, "the rows themselves"), (sys.path[0], "this export")):
         if os.path.exists(kept) and os.path.exists(out) and os.path.samefile(out, kept):
-            raise ExportError(f"--out {out} holds {what}; name another file")
+            raise ExportError(f"{name} holds {what}; name another file")
     if _is_on_record(out):
-        raise ExportError(f"--out {out} is part of a run; name another file")
+        raise ExportError(f"{name} is part of a run; name another file")
     if os.path.isdir(out) or not overwrite:
-        raise ExportError(f"--out {out} exists; add --overwrite to replace it, or name another")
+        raise ExportError(f"{name} exists; add --overwrite to replace it, or name another")
 
 
 def _is_on_record(path: str) -> bool:
@@ -461,14 +579,18 @@ def _rows(path: str) -> np.ndarray:
             return stored["x_test" if "x_test" in names else names[0]]
 
 
-def _write(path: str, judged: Judgement) -> None:
+def _table(judged: Judgement) -> str:
     lines = [_HEADER]
     for row, (score, p_value, flag) in enumerate(zip(*judged, strict=True)):
         lines.append(f"{row},{score:.9g},{float(p_value)!r},{flag:d}")
+    return "\n".join([*lines, ""])
+
+
+def _write(path: str, content) -> None:
     unfinished = f"{path}.{os.getpid()}"
     try:
-        with open(unfinished, "w") as file:
-            file.write("\n".join(lines) + "\n")
+        with open(unfinished, "wb") as file:
+            file.write(content)
         os.replace(unfinished, path)
     finally:
         with contextlib.suppress(OSError):

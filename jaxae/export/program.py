@@ -1,20 +1,23 @@
-"""The program of a detector: from raw rows to scores, p-values and decisions, for `jax.export`."""
+"""The programs of a detector for `jax.export`: raw rows to decisions, and to score maps."""
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export, lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxae import config, detectors, scoring
 from jaxae.data import inputs
 from jaxae.data.raw_data import FARTHEST
 from jaxae.detectors import Detector
+from jaxae.devices import members, parallel
 from jaxae.export import loader
 from jaxae.methods import learners
+from jaxae.scoring import pooling
 from jaxae.stats.conformal import split_p_values
 from jaxae.storage import archive
 from jaxae.types import Inferred, PyTree
@@ -27,25 +30,36 @@ def serialised_program(detector: Detector) -> bytes:
     """The serialised program for CPUs, NVIDIA GPUs and TPUs.
 
     It is `(arrays, raw [k, 64, *S], alpha []) -> (score, p_value, is_anomaly)` of 64 k rows, for
-    any k; the arrays are those of the detector by their names in its file, and `unit`, by which raw
-    values are divided first. If alpha is NaN, the threshold rule decides. The same versions of
-    jaxae, JAX and Flax write the same bytes.
+    any k; the arrays are those of the detector by their names in its file, `unit`, by which raw
+    values are divided first, and `chunks`, the number of chunks to judge, of which k may be more.
+    If alpha is NaN, the threshold rule decides. The same versions of jaxae, JAX and Flax write the
+    same bytes.
     """
+    return _serialised(detector, _judge_fn(detector), jax.ShapeDtypeStruct((), jnp.float32))
+
+
+def serialised_maps(detector: Detector) -> bytes:
+    """The same for score maps: `(arrays, raw [k, 64, *S]) -> maps [64 k, *P]`; b"" without maps."""
+    functions = scoring_functions(detector)
+    return _serialised(detector, _maps_fn(functions)) if functions.maps else b""
+
+
+def _serialised(detector: Detector, fn: Callable, *args: jax.ShapeDtypeStruct) -> bytes:
     about = detector.about
-    arrays = archive.flat(detectors.tree(detector)) | {"unit": np.float32(1)}
+    arrays = archive.flat(detectors.tree(detector))
+    arrays |= {"unit": np.float32(1), "chunks": np.int32(1)}
     arrays |= loader.identity(arrays) if row_dtype(detector) == "float64" else {}
     (k,) = export.symbolic_shape("k")
     dtype = "uint8" if about.dtype == "uint8" else "float32"
     raw = jax.ShapeDtypeStruct((k, loader.CHUNK, *about.shape), dtype)
-    alpha = jax.ShapeDtypeStruct((), jnp.float32)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype), arrays)
-    with _without_places():
-        exported = export.export(jax.jit(_judge_fn(detector)), platforms=PLATFORMS)
-        return bytes(exported(shapes, raw, alpha).serialize())
+    with _without_lines():
+        exported = export.export(jax.jit(fn), platforms=PLATFORMS)
+        return bytes(exported(shapes, raw, *args).serialize())
 
 
 @contextlib.contextmanager
-def _without_places() -> Iterator[None]:
+def _without_lines() -> Iterator[None]:
     """Leave lines of source out of programs: the same versions then write the same bytes."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
@@ -64,21 +78,26 @@ def row_dtype(detector: Detector) -> str:
     return "uint8" if detector.about.dtype == "uint8" else str(detector.scaling.shift.dtype)
 
 
-def scoring_functions(detector: Detector) -> tuple[Callable, Callable]:
-    """The two functions that make up a program over raw rows.
+class Functions(NamedTuple):
+    """The functions that make up a program over raw rows."""
 
-    Returns:
-      `(scaling, unit, raw [B, *S]) -> input rows of the model`, with constants as arguments so
-      that XLA divides as NumPy does; and `(variables, fitted, rows) -> scores [B]` of a member.
-    """
+    # (shift, scale, unit, raw [B, *S]) -> input rows of the model; constants are arguments, so that
+    # XLA divides as NumPy does.
+    scaled: Callable[[Array, Array, Array, Array], Array]
+    scores: Callable[[PyTree, PyTree, Array], Array]  # (variables, fitted, rows) of a member -> [B]
+    maps: Callable[[PyTree, PyTree, Array], Array] | None  # the same -> [B, *P]; None: no maps
+
+
+def scoring_functions(detector: Detector) -> Functions:
+    """The functions of a detector over raw rows."""
     cfg = detector.about.config
     shape = inputs.shape_of(cfg.data.input, detector.about.shape)
     learner = learners.build(config.for_scoring(cfg), shape, axis=None)
     score = scoring.resolve(cfg.score)
     apply = inputs.INPUTS[cfg.data.input].apply
 
-    def scaled(scaling: dict, unit: Array, raw: Array) -> Array:
-        x = (raw.astype(jnp.float32) / unit - scaling["shift"][None]) / scaling["scale"][None]
+    def scaled(shift: Array, scale: Array, unit: Array, raw: Array) -> Array:
+        x = (raw.astype(jnp.float32) / unit - shift) / scale
         x = jnp.clip(x, -FARTHEST, FARTHEST)
         if cfg.data.input == "none":
             return x
@@ -86,34 +105,74 @@ def scoring_functions(detector: Detector) -> tuple[Callable, Callable]:
         farthest = jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), keepdims=True)
         return jnp.where(farthest < FARTHEST, mapped, jnp.nan)  # maps keep the rank of images
 
-    def member_scores(variables: PyTree, fitted: PyTree, x: Array) -> Array:
-        rows = Inferred(x, learner.infer(variables, x))
-        return jax.vmap(score.apply, in_axes=(None, 0))(fitted, rows)
+    def by_row(of_row: Callable) -> Callable[[PyTree, PyTree, Array], Array]:
+        def of_member(variables: PyTree, fitted: PyTree, x: Array) -> Array:
+            rows = Inferred(x, learner.infer(variables, x))
+            return jax.vmap(of_row, in_axes=(None, 0))(fitted, rows)
 
-    return scaled, member_scores
+        return of_member
+
+    maps = by_row(scoring.row_map(score)) if score.places else None
+    return Functions(scaled, by_row(score.apply), maps)
 
 
 def _judge_fn(detector: Detector) -> Callable:
     """The function that `serialised_program` writes."""
     rule = scoring.rule(detector.decision.rule)
-    scaled, member_scores = scoring_functions(detector)
+    functions = scoring_functions(detector)
 
     def judge(arrays: dict, raw: Array, alpha: Array) -> tuple[Array, Array, Array]:
         tree = archive.nested(arrays)
         calibration, state = tree["decision"]["calibration"], tree["decision"]["state"]
-
-        def chunk(rows: Array) -> Float[Array, " 64"]:
-            x = scaled(tree["scaling"], tree["unit"], rows)
-            all_members = (tree["variables"], tree.get("fitted", {}))
-            scores = scoring.combine(lax.map(lambda one: member_scores(*one, x), all_members))
-            return jnp.asarray(detectors.saturated(scores, x))
-
-        scores = lax.map(chunk, raw).reshape(-1)
+        x = _scaled(functions, tree, raw)
+        scores = _combined(functions.scores, tree, x)
+        scores = jnp.asarray(detectors.saturated(scores, x.reshape(-1, *x.shape[2:])))
         p_value = split_p_values(calibration, scores)
         by_rule = rule.decide(state, scores)
         return scores, p_value, jnp.where(jnp.isnan(alpha), by_rule, p_value <= alpha)
 
     return judge
+
+
+def _maps_fn(functions: Functions) -> Callable:
+    """The function that `serialised_maps` writes."""
+
+    def maps(arrays: dict, raw: Array) -> Array:
+        tree = archive.nested(arrays)
+        found = _combined(functions.maps, tree, _scaled(functions, tree, raw))
+        return jnp.minimum(found, pooling.LARGEST)
+
+    return maps
+
+
+def _scaled(functions: Functions, tree: dict, raw: Array) -> Array:
+    """Raw rows [k, 64, *S] as inputs of the model.
+
+    XLA would multiply by the inverse of a scale that it sees is broadcast, and round otherwise.
+    """
+    shift, scale = (tree["scaling"][name][None] for name in ("shift", "scale"))
+    flat = raw.reshape(-1, *raw.shape[2:])
+    scale = lax.optimization_barrier(jnp.broadcast_to(scale, flat.shape))
+    x = functions.scaled(shift, scale, tree["unit"], flat)
+    return x.reshape(*raw.shape[:2], *x.shape[1:])
+
+
+def _combined(of_member: Callable | None, tree: dict, x: Array) -> Array:
+    """What the members say of inputs x [k, 64, *S] of the model, combined: [64 k, ...].
+
+    The loops are those of a run, member by member and over a number of chunks that XLA does not
+    know: in others, such as one over a single chunk, it rounds some quotients otherwise.
+    """
+
+    def of_chunks(variables: PyTree, fitted: PyTree) -> Array:
+        assert of_member
+        found = parallel.until(
+            tree["chunks"], lambda _, rows: ((), of_member(variables, fitted, rows)), (), x
+        )[1]
+        return found.reshape(-1, *found.shape[2:])
+
+    by_member = members.each(of_chunks, tree["variables"], tree.get("fitted", {}), one_by_one=True)
+    return scoring.combine(by_member)
 
 
 def golden_rows(detector: Detector) -> np.ndarray:
@@ -125,3 +184,17 @@ def golden_rows(detector: Detector) -> np.ndarray:
     if about.dtype == "uint8":
         return np.clip(128 + 64 * noise, 0, 255).astype(np.uint8)
     return (np.asarray(shift) + np.asarray(scale) * noise).astype(row_dtype(detector))
+
+
+def golden_maps(detector: Detector, rows: np.ndarray) -> np.ndarray | None:
+    """The score maps of some golden rows, for comparison; None: the score has none."""
+    has_maps = scoring.resolve(detector.about.config.score).places
+    return detectors.score_maps(detector, rows[:: loader.EVERY]) if has_maps else None
+
+
+def places_of(detector: Detector) -> list[int]:
+    """The shape of a score map; [] if the score has none."""
+    about = detector.about
+    shape = inputs.shape_of(about.config.data.input, about.shape)
+    has_maps = scoring.resolve(about.config.score).places
+    return [*(shape[:-1] if len(shape) > 1 else shape)] if has_maps else []

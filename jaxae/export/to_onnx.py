@@ -23,7 +23,8 @@ from jaxae.data import sources
 from jaxae.detectors import Detector
 from jaxae.devices import members, parallel
 from jaxae.errors import Unchecked, UserError
-from jaxae.export import contents, exporting, program
+from jaxae.export import contents, exporting, loader, program
+from jaxae.scoring import pooling
 from jaxae.storage import disk, outputs
 from jaxae.types import Scaling
 
@@ -37,7 +38,8 @@ def write(run: Path, out: Path, overwrite: bool = False) -> str:
     """Convert a detector, compare on the run's test rows, and write the model if they agree.
 
     The model takes raw `rows` [N, *S] and returns `score`, `p_value` and `is_anomaly` [N], the last
-    by the run's rule; to flag at another level alpha, use p_value <= alpha.
+    by the run's rule; to flag at another level alpha, use p_value <= alpha. If the score has a map,
+    `score_map` [N, *P] follows; asking a runtime for the others alone costs nothing more.
 
     Args:
       run: the run folder, its detector's, or an export.
@@ -150,7 +152,7 @@ def _converted(detector: Detector, jax2onnx: Any) -> Any:
             model_name="jaxae",
             opset=_OPSET,
             input_names=["rows"],
-            output_names=["score", "p_value", "is_anomaly"],
+            output_names=_names(detector),
         )
     except Exception as error:  # the converter raises many types
         raise UserError(f"the detector cannot be converted to ONNX: {_line(error)}") from None
@@ -184,25 +186,37 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def _names(detector: Detector) -> list[str]:
+    maps = ["score_map"] if program.places_of(detector) else []
+    return ["score", "p_value", "is_anomaly", *maps]
+
+
 def _judge_fn(detector: Detector) -> Callable:
-    """`raw [B, *S] -> (score, p_value, is_anomaly)`, without loops."""
+    """`raw [B, *S] -> (score, p_value, is_anomaly)` and score maps if there are any; no loops."""
     tree = jax.tree.map(jnp.asarray, detectors.tree(detector))
     rule = scoring.rule(detector.decision.rule)
-    scaled, member_scores = program.scoring_functions(detector)
+    functions = program.scoring_functions(detector)
+    shift, scale = (tree["scaling"][name][None] for name in ("shift", "scale"))
     unit = jnp.float32(255 if detector.about.dtype == "uint8" else 1)
     calibration = tree["decision"]["calibration"]
 
-    def judge(raw: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        x = scaled(tree["scaling"], unit, raw)
-        scores = [
-            member_scores(members.pick(tree["variables"], i), members.pick(tree["fitted"], i), x)
+    def combined(of_member: Callable, x: jax.Array) -> jax.Array:
+        of_members = [
+            of_member(members.pick(tree["variables"], i), members.pick(tree["fitted"], i), x)
             for i in range(members.count(tree["variables"]))
         ]
-        score = jnp.asarray(detectors.saturated(scoring.combine(jnp.stack(scores)), x))
+        return scoring.combine(jnp.stack(of_members))
+
+    def judge(raw: jax.Array) -> tuple[jax.Array, ...]:
+        x = functions.scaled(shift, scale, unit, raw)
+        score = jnp.asarray(detectors.saturated(combined(functions.scores, x), x))
         # `split_p_values` uses searchsorted, which the converter does not support.
         count = jnp.sum((calibration[None] >= score[:, None]).astype(jnp.float32), axis=1)
         p_value = (1 + count) / (len(calibration) + 1)
-        return score, p_value, jnp.asarray(rule.decide(tree["decision"]["state"], score))
+        judged = score, p_value, jnp.asarray(rule.decide(tree["decision"]["state"], score))
+        if not functions.maps:
+            return judged
+        return *judged, jnp.minimum(combined(functions.maps, x), pooling.LARGEST)
 
     return judge
 
@@ -223,4 +237,11 @@ def _compare(detector: Detector, outputs: list[np.ndarray], rows: np.ndarray) ->
             f"the ONNX model differs from the detector: scores by up to {error.max():.1e}, and "
             f"{flipped} of {len(rows)} decisions"
         )
-    return f"{len(rows)} rows agree: scores within {error.max():.0e}, all decisions the same"
+    words = f"{len(rows)} rows agree: scores within {error.max():.0e}, all decisions the same"
+    if len(outputs) < 4:
+        return words
+    maps = detectors.score_maps(detector, rows)
+    error = loader.map_error(outputs[3], maps)
+    if not error <= loader.MAP_TOLERANCE * _steepness(detector):
+        raise UserError(f"score maps of the ONNX model differ from the detector's by {error:.1e}")
+    return f"{words}; score maps within {error:.0e} of their largest values"

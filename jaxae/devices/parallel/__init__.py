@@ -33,11 +33,12 @@ from jaxae.devices.parallel.programs import (
     is_padded,
     map_rows,
     rows_fn,
+    until,
 )
 
 __all__ = [
     "DRIVERS", "Devices", "Layout", "Plan", "all_devices", "blocks", "choose", "compiled_epoch",
     "driver", "epoch_fn", "fetch", "initialize", "is_padded", "local_copy", "local_positions",
     "map_rows", "mapped", "on_host", "place", "placed_like", "rows_fn", "split", "split_by",
-    "start", "use",
+    "start", "until", "use",
 ]  # fmt: skip

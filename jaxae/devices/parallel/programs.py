@@ -86,7 +86,7 @@ def device_epoch(learner: Learner, platform: str, *, has_axis: bool = True) -> C
             if not count:
                 return lax.scan(step, state, plan, unroll=tuning.unrolled(tuned, platform))
             if one_by_one:
-                return _until(count[0], step, state, plan)
+                return until(count[0], step, state, plan)
             return _through(count[0], step, state, plan, unroll=max(1, tuned.unroll))
 
         own_plans = (plan, *counts) if counts else ()
@@ -98,7 +98,7 @@ def device_epoch(learner: Learner, platform: str, *, has_axis: bool = True) -> C
 _Step = Callable[[PyTree, Array], tuple[PyTree, PyTree]]  # as `lax.scan` takes
 
 
-def _until(count: Array, step: _Step, state: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
+def until(count: Array, step: _Step, state: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
     """`lax.scan` over the first `count` of xs [T, ...]; the remaining results [T, ...] are zeros.
 
     The loop ends after `count` steps, so the remaining ones cost nothing.
@@ -214,7 +214,7 @@ def rows_fn(
         def member(variables: PyTree) -> PyTree:
             if platform != "cpu" or len(rows) == 1:
                 return lax.map(lambda chunk: fn(variables, chunk), rows)
-            return _until(steps, lambda _, chunk: ((), fn(variables, chunk)), (), rows)[1]
+            return until(steps, lambda _, chunk: ((), fn(variables, chunk)), (), rows)[1]
 
         return members.each(member, variables, one_by_one=platform == "cpu")
 
