@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxae.cli import main as cli
 from jaxae.cli import score
 from jaxae.detectors import explanation
 from jaxae.detectors.evaluation import evaluate
+from jaxae.devices import tuning
 from jaxae.errors import UserError
 
 
@@ -106,8 +108,9 @@ def test_what_is_reconstructed_worst_is_named_on_the_screen_in_the_table_and_dra
     args = ["score", str(folder / "run"), str(folder / "test.npy"), "--explain"]
     cli.main([*args, "--out", str(tmp_path / "out.npz")])
     with np.load(tmp_path / "out.npz") as found:
-        residual, score = found["residual"], found["score"]
-    worst, first = residual.argmax(axis=1), score.argmax()
+        values, score = found["map"], found["score"]
+        assert (found["map_of"] == "mse").all()
+    worst, first = values.argmax(axis=1), score.argmax()
     shown = next(
         line.split() for line in capsys.readouterr().out.splitlines() if "feature " in line
     )
@@ -116,13 +119,44 @@ def test_what_is_reconstructed_worst_is_named_on_the_screen_in_the_table_and_dra
     with (tmp_path / "out.csv").open() as file:
         table = [*csv.DictReader(file)]
     assert [int(row["worst_1"]) for row in table] == worst.tolist()
-    share = residual.max(axis=1) / residual.sum(axis=1)
+    share = values.max(axis=1) / values.sum(axis=1)
     np.testing.assert_allclose([float(row["share_1"]) for row in table], share, rtol=1e-3)
     assert (tmp_path / "out.residuals.png").stat().st_size > 1000
     rows = np.load(folder / "test.npy")
     detector = detectors.load(folder / "run/detector")
     expected = explanation.explain(detector, detectors.prepared(detector, rows))
-    np.testing.assert_array_equal(residual, expected.residual)
+    np.testing.assert_array_equal(values, expected.map)
+
+
+def test_maps_are_written_block_by_block_for_any_rows(run, tmp_path, monkeypatch, capsys):
+    folder, _ = run
+    rows, maps = folder / "test.npy", tmp_path / "maps.npy"
+    detector = detectors.load(folder / "run/detector")
+    expected = detectors.score_maps(detector, np.load(rows))
+    monkeypatch.setattr(tuning, "FEED_BYTES", 7 * 4 * expected.shape[1])  # rows in a block
+    cli.main(["score", str(folder / "run"), str(rows), "--maps", str(maps)])
+    np.testing.assert_array_equal(np.load(maps), expected)
+    with pytest.raises(SystemExit):
+        cli.main(["score", str(folder / "run"), str(rows), "--maps", str(maps)])
+    assert "it exists; add --overwrite" in capsys.readouterr().err
+    blind = dataclasses.replace(detector.about.config, score="latent_knn")
+    about = dataclasses.replace(detector.about, config=blind)
+    detectors.save(tmp_path / "blind", detector._replace(about=about))
+    with pytest.raises(UserError, match="use one of mse"):
+        score.score_file(tmp_path / "blind", rows, maps=tmp_path / "x.npy")
+
+
+def test_an_explanation_shows_the_map_of_the_score_or_says_what_it_shows(run, tmp_path):
+    detector, rows = detectors.load(run[0] / "run/detector"), np.load(run[0] / "test.npy")
+    x, cfg = detectors.prepared(detector, rows), detector.about.config
+    for name, of in (("mae", "mae"), ("d_of_x", "mse"), ("mse:max", "mse:max")):
+        about = dataclasses.replace(detector.about, config=dataclasses.replace(cfg, score=name))
+        found = explanation.explain(detector._replace(about=about), x)
+        assert found.map_of == of
+        error = np.abs(found.x - found.x_hat)
+        np.testing.assert_allclose(
+            found.map, error if of == "mae" else error**2, rtol=1e-4, atol=1e-6
+        )
 
 
 def test_a_picture_that_cannot_be_written_is_one_line_and_leaves_no_table(run, tmp_path, capsys):

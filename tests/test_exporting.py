@@ -43,10 +43,11 @@ def the_same(path, run, rows):
     expected = detectors.judge(detectors.load(run / "detector"), rows)
     exported, cfg = loader.load(path), detectors.load(run / "detector").about.config
     found = exported.judge(rows)
-    is_mapped = cfg.data.input != "none"  # XLA maps and scores rows in one program
+    # XLA maps and scores rows in one program; on four devices, wide convolutions round otherwise.
+    is_near = cfg.data.input != "none" or cfg.method == "alocc"
     # A sum divides the rounding of its parts by their spread, which is small over few valid rows.
     near = {"rtol": 1e-6, "atol": 2e-5 if "+" in cfg.score else 1e-6}
-    same = functools.partial(np.testing.assert_allclose, **near if is_mapped else {"rtol": 0})
+    same = functools.partial(np.testing.assert_allclose, **near if is_near else {"rtol": 0})
     same(found.score, expected.score)
     np.testing.assert_array_equal(found.p_value, expected.p_value)
     np.testing.assert_array_equal(found.is_anomaly, expected.is_anomaly)
@@ -523,6 +524,7 @@ def test_the_card_has_the_runs_metrics_with_intervals(made):
     low, high = report["auroc_interval"]
     assert f"| auroc | {report['auroc']:.4f} | {low:.4f} - {high:.4f} |" in text
     assert "P-values are ranks" not in text  # nothing was fitted on the calibration rows
+    assert "Score maps [8, 8] say where a row is anomalous." in text
     bare = card.make(detectors.load(run / "detector"), run / "detector")
     assert bare["report"] == {}
     assert "## Metrics" not in card.text(bare)

@@ -83,7 +83,8 @@ ARRAYS = {
         "noise_std": 0.2,
     },
     "verdicts": verdict_rows(images(3)) | {"kind": kinds(3)},
-    "residuals": verdict_rows(images(3)) | {"residual": images(3), "kind": kinds(3)},
+    "residuals": verdict_rows(images(3))
+    | {"map": images(3), "map_of": np.array("mae"), "kind": kinds(3)},
     "heatmaps": verdict_rows(images(3))
     | {"map": RNG.random((3, 8, 8)), "kind": kinds(3), "mask": np.eye(8)[None].repeat(3, 0) > 0}
     | {"place_threshold": 0.4, "flagged": np.eye(8)[None, ::-1].repeat(3, 0) > 0},
@@ -490,7 +491,9 @@ def test_rows_of_any_shape_have_verdicts_and_reconstructions(count, shape, contr
     write_report(tmp_path)
     write_arrays(tmp_path, "verdicts", rows | {"kind": kinds(count)})
     residual = np.square(rows["x"] - rows["x_hat"])
-    write_arrays(tmp_path, "residuals", rows | {"kind": kinds(count), "residual": residual})
+    write_arrays(
+        tmp_path, "residuals", rows | {"kind": kinds(count), "map": residual, "map_of": "mse"}
+    )
     write_arrays(tmp_path, "reconstructions", rows | {"y": np.arange(count) > 3})
     names = ("reconstructions", "verdicts", "residuals")
     figures = [FIGURES[name].draw(tmp_path) for name in names]

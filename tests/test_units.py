@@ -232,7 +232,7 @@ def test_a_value_of_any_size_is_an_anomaly(fitted):
 def test_the_value_that_is_extreme_is_explained(fitted):
     x, _ = with_extremes()
     prepared = detectors.prepared(fitted.detector_, x)
-    worst = explanation.leading(explanation.explain(fitted.detector_, prepared).residual, 1)
+    worst = explanation.leading(explanation.explain(fitted.detector_, prepared).map, 1)
     beyond = np.abs(x).max(axis=1) > 1e30
     np.testing.assert_array_equal(worst.index[beyond, 0, 0], np.abs(x[beyond]).argmax(axis=1))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxae import detectors
 from jaxae.cli import heatmaps as pictures
@@ -40,6 +41,7 @@ def score_file(
     explain: bool = False,
     intervals: Path | None = None,
     heatmaps: Path | None = None,
+    maps: Path | None = None,
     json: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -57,11 +59,13 @@ def score_file(
       rows: .npy, .npz or .csv, or what the run was trained on (a table, a series, a folder of
         images), in the units of the run's data set
       out: a .csv or .npz to write: row, score, p_value, threshold, is_anomaly
-      explain: show which values are reconstructed worst: for the most anomalous rows on the screen
-        and in a picture next to --out, for every row in --out
+      explain: show where rows are anomalous, by the map of the score: for the most anomalous rows
+        on the screen and in a picture next to --out, for every row in --out
       intervals: a series: a .csv of alarms to write, with the rows of start, end and peak
       heatmaps: images: a folder to write a PNG of every image into, tinted red where it is
         anomalous, with an outline of flagged pixels
+      maps: a .npy to write: how anomalous each feature or pixel of every row is, [N, F] or
+        [N, H, W]
       json: print a summary as JSON
       overwrite: replace the files that --out names, if they exist
 
@@ -73,15 +77,13 @@ def score_file(
       UserError: a file is missing, unreadable or cannot be written, or the rows do not fit the
         detector.
     """
-    if out:
-        outputs.check(out, (".csv", ".npz"), [rows], overwrite)
-    if intervals:
-        outputs.check(intervals, (".csv",), [rows], overwrite, "--intervals")
-    if out and explain:
-        outputs.check(_picture(out), (".png",), [rows], overwrite, "the picture of --out,")
+    picture = _picture(out) if out and explain else None
+    _check_outputs(rows, overwrite, out, intervals, maps, picture)
     detector = detectors.load(detectors.folder_of(run_dir))
     if heatmaps:
         pictures.check(detector, rows, heatmaps, overwrite)
+    if maps:
+        _check_maps(detector, explain)
     if steps.state_of(detector) and not explain:
         return score_steps.score(detector, rows, out, intervals, json)
     if intervals:
@@ -91,21 +93,33 @@ def score_file(
         count = pictures.write(detector, rows, heatmaps)
         if not json:
             print(f"{count} heatmaps in {heatmaps}")
-    return _score_rows(detector, rows, out, explain, json)
+    return _score_rows(detector, rows, out, maps, explain, json)
 
 
 def _score_rows(
-    detector: detectors.Detector, rows: Path, out: Path | None, explain: bool, json: bool
+    detector: detectors.Detector,
+    rows: Path,
+    out: Path | None,
+    maps: Path | None,
+    explain: bool,
+    json: bool,
 ) -> dict[str, Any]:
     raw, named, notes, _ = _read(rows, detector)
     parallel.initialize()
     reason = calibration.why_no_guarantee(detector.about.config)
     count = anomalies = 0
     explanations: list[str] = []
-    with _opened(out, named, _features(detector)) as write, naming_input(rows):
-        for judgement, why in _judged(detector, raw, explain):
+    with (
+        _opened(out, named, _features(detector)) as write,
+        _opened_maps(maps, detector, len(raw)) as write_maps,
+        naming_input(rows),
+    ):
+        for x in _prepared(detector, raw, explain):
+            judgement = detectors.judge_prepared(detector, x)
+            why = explanation.explain(detector, x) if explain else None
             if why:
                 explanations = _describe(detector, judgement, why, out)
+            write_maps(x)
             write(_columns(judgement, count, detector.decision.threshold), why)
             count += len(judgement.score)
             anomalies += int(judgement.is_anomaly.sum())
@@ -119,6 +133,26 @@ def _score_rows(
     print(*notes, f"{anomalies} of {count} rows are anomalies{caution}", sep="\n")
     print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary
+
+
+def _check_outputs(rows: Path, overwrite: bool, *paths: Path | None) -> None:
+    """Raise a `UserError` if a file cannot be written: --out, --intervals, --maps, the picture."""
+    kinds = (
+        ("--out", (".csv", ".npz")),
+        ("--intervals", (".csv",)),
+        ("--maps", (".npy",)),
+        ("the picture of --out,", (".png",)),
+    )
+    for path, (name, suffixes) in zip(paths, kinds, strict=True):
+        if path:
+            outputs.check(path, suffixes, [rows], overwrite, name)
+
+
+def _check_maps(detector: detectors.Detector, explain: bool) -> None:
+    """Raise a `UserError` if there are no maps to write, before any work."""
+    detectors.map_shape(detector)
+    if steps.state_of(detector) and not explain:
+        raise UserError("every step of a series has a line in --out; leave out --maps")
 
 
 def _refuse_intervals(detector: detectors.Detector, explain: bool) -> None:
@@ -165,7 +199,7 @@ def _opened(
         if out.suffix == ".npz":
             further = {name: np.array(values) for name, values in named.items()}
             yield lambda columns, why: blocks.append(
-                columns | further | ({"residual": why.residual} if why else {})
+                columns | further | (_of_map(why) if why else {})
             )
             arrays = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
             disk.write_arrays(out, arrays)
@@ -182,6 +216,33 @@ def _opened(
             yield write
 
 
+@contextlib.contextmanager
+def _opened_maps(
+    maps: Path | None, detector: detectors.Detector, count: int
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that writes the score maps of prepared rows to a .npy, or does nothing.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    if maps is None:
+        yield lambda x: None
+        return
+    shape = (count, *detectors.map_shape(detector))
+    with outputs.system_errors(f"--maps {maps}"), disk.writing_array(maps, shape) as write:
+        yield lambda x: write(detectors.map_prepared(detector, x))
+
+
+def _of_map(why: explanation.Explanation) -> Columns:
+    return {"map": why.map, "map_of": np.full(len(why.map), why.map_of)}
+
+
+def _named(index: np.ndarray, why: explanation.Explanation, features: Sequence[str]) -> str:
+    """The place of a map; features are named if it tells them apart."""
+    shape = why.map.shape[1:]
+    return place(index, shape, features if shape == why.x.shape[1:] else ())
+
+
 def _cells(columns: Columns, why: Explained, features: Sequence[str]) -> dict[str, Iterable[Any]]:
     """The columns of a .csv by name; an explanation adds the worst values and their shares."""
     cells: dict[str, Iterable[Any]] = {
@@ -192,11 +253,11 @@ def _cells(columns: Columns, why: Explained, features: Sequence[str]) -> dict[st
         "is_anomaly": columns["is_anomaly"].astype(int),
     }
     if why:
-        worst, shape = explanation.leading(why.residual), why.x.shape[1:]
+        worst = explanation.leading(why.map)
         for k, (index, share) in enumerate(
             zip(worst.index.swapaxes(0, 1), worst.share.T, strict=True), start=1
         ):
-            cells[f"worst_{k}"] = [place(i, shape, features) for i in index]
+            cells[f"worst_{k}"] = [_named(i, why, features) for i in index]
             cells[f"share_{k}"] = [f"{s:.4g}" for s in share]
     return cells
 
@@ -207,22 +268,26 @@ def _describe(
     why: explanation.Explanation,
     out: Path | None,
 ) -> list[str]:
-    """Lines that name the worst reconstructed values of the most anomalous rows, and a figure."""
+    """Lines that name the most anomalous places of the most anomalous rows, and a figure."""
     cfg = detector.about.config
     top = np.argsort(-judgement.score, kind="stable")[:_SHOWN]
-    worst, shape = explanation.leading(why.residual[top]), why.x.shape[1:]
-    kind, features = explanation.kind(cfg, shape), _features(detector)
-    lines = [f"most anomalous rows, and the share of their squared error in single {kind}s:"]
+    worst = explanation.leading(why.map[top])
+    kind, features = explanation.kind(cfg, why.x.shape[1:]), _features(detector)
+    lines = [f"most anomalous rows, and the share of single {kind}s in the map of {why.map_of}:"]
+    if why.map_of != cfg.score:
+        some = "a part of score" if why.map_of in cfg.score else "score"
+        lines.insert(0, f"{some} {cfg.score} says nothing of single {kind}s: see {why.map_of}")
     for i, row in enumerate(top):
         parts = [
-            f"{kind} {place(index, shape, features)}: {share:.1%}"
+            f"{kind} {_named(index, why, features)}: {share:.1%}"
             for index, share in zip(worst.index[i], worst.share[i], strict=True)
         ]
         lines.append(f"{row:>8} {judgement.score[row]:>10.4g}  {', '.join(parts)}")
     if not out:
         return lines
-    drawn = {name: values[top] for name, values in why._asdict().items()}
-    drawn |= {
+    drawn = {
+        **{name: getattr(why, name)[top] for name in ("x", "x_hat", "map")},
+        "map_of": np.array(why.map_of),
         "score": judgement.score[top],
         "is_anomaly": judgement.is_anomaly[top],
         "threshold": np.float32(detector.decision.threshold),
@@ -238,22 +303,19 @@ def _picture(out: Path) -> Path:
     return out.with_suffix(".residuals.png")
 
 
-def _judged(
+def _prepared(
     detector: detectors.Detector, raw: Source, explain: bool
-) -> Iterator[tuple[detectors.Judgement, Explained]]:
-    """Results block by block; rows in memory, or with explanations, are one block."""
-    if explain:
-        x = detectors.prepared(detector, sources.read(raw))
-        yield detectors.judge_prepared(detector, x), explanation.explain(detector, x)
-    elif isinstance(raw, np.ndarray):
-        yield detectors.judge(detector, raw), None
-    else:
-        block = max(1, tuning.FEED_BYTES // (4 * math.prod(raw.shape[1:])))
-        with train.progress_bar(len(raw), 0, len(raw) <= block, "scoring", "row") as bar:
-            for first in range(0, len(raw), block):
-                rows = raw[first : first + block]
-                yield detectors.judge(detector, rows, first), None
-                bar.update(len(rows))
+) -> Iterator[Float[np.ndarray, " N *S"]]:
+    """Inputs of the model block by block; rows in memory, or with explanations, are one block."""
+    if explain or isinstance(raw, np.ndarray):
+        yield detectors.prepared(detector, sources.read(raw))
+        return
+    block = max(1, tuning.FEED_BYTES // (4 * math.prod(raw.shape[1:])))
+    with train.progress_bar(len(raw), 0, len(raw) <= block, "scoring", "row") as bar:
+        for first in range(0, len(raw), block):
+            rows = raw[first : first + block]
+            yield detectors.prepared(detector, rows, first)
+            bar.update(len(rows))
 
 
 def _read(rows: Path, detector: detectors.Detector) -> Rows:

@@ -25,6 +25,8 @@ from jaxae.detectors.fitting import Fold, check, fit, fit_on_folds, fit_score, s
 from jaxae.detectors.judging import (
     judge,
     judge_prepared,
+    map_prepared,
+    map_shape,
     maps_fn,
     maps_of,
     prepared,
@@ -35,7 +37,7 @@ from jaxae.detectors.judging import (
 
 __all__ = [
     "Description", "Detector", "Fold", "Judgement", "Scores", "check", "described", "fit",
-    "fit_on_folds", "fit_score", "folder_of", "judge", "judge_prepared", "load", "maps_fn",
-    "maps_of", "prepared", "saturated", "save", "score_all", "score_fn", "score_maps", "tree",
-    "units",
+    "fit_on_folds", "fit_score", "folder_of", "judge", "judge_prepared", "load",
+    "map_prepared", "map_shape", "maps_fn", "maps_of", "prepared", "saturated", "save", "score_all",
+    "score_fn", "score_maps", "tree", "units",
 ]  # fmt: skip

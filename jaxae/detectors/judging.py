@@ -17,7 +17,7 @@ from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.scoring import pooling
 from jaxae.stats.conformal import p_values
-from jaxae.types import AnyArray, Learner, PyTree, Score, Source
+from jaxae.types import AnyArray, Learner, PyTree, Score, Shape, Source
 
 LARGEST = pooling.LARGEST  # the score of rows that are too far away to have another
 
@@ -53,12 +53,16 @@ def maps_fn(
     Raises:
       UserError: the score has no map.
     """
-    spec = detector.about.config.score
+    score = _with_map(detector.about.config.score)
+    return maps_of(learner, score, detector.variables, detector.fitted, devices)
+
+
+def _with_map(spec: str) -> Score:
     score = scoring.resolve(spec)
     if not score.places:
         known = ", ".join(name for name, entry in scoring.SCORES.items() if entry.places)
         raise UserError(f"score {spec!r} says nothing of single places; use one of {known}")
-    return maps_of(learner, score, detector.variables, detector.fitted, devices)
+    return score
 
 
 def maps_of(
@@ -74,7 +78,6 @@ def maps_of(
     return lambda x: np.minimum(_combined(mapper(variables, fitted, x)), LARGEST)
 
 
-@parallel.on_host()
 def score_maps(
     detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0
 ) -> Float[np.ndarray, " N *P"]:
@@ -92,9 +95,26 @@ def score_maps(
     Raises:
       UserError: the score has no map, or the rows cannot be judged; see `judge`.
     """
-    x = prepared(detector, raw, first)
+    return map_prepared(detector, prepared(detector, raw, first))
+
+
+@parallel.on_host()
+def map_prepared(detector: Detector, x: Float[np.ndarray, " N *S"]) -> Float[np.ndarray, " N *P"]:
+    """`score_maps` of `prepared` rows."""
     learner = learners.build(config.for_scoring(detector.about.config), x.shape[1:])
     return maps_fn(detector, learner, jax.local_devices())(x)
+
+
+def map_shape(detector: Detector) -> Shape:
+    """The shape of the map of a row.
+
+    Raises:
+      UserError: the score has no map.
+    """
+    about = detector.about
+    _with_map(about.config.score)
+    shape = inputs.shape_of(about.config.data.input, about.shape)
+    return shape[:-1] if len(shape) > 1 else shape
 
 
 def judge(detector: Detector, raw: Shaped[np.ndarray, "..."], first: int = 0) -> Judgement:

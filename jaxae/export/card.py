@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxae import config, detectors
 from jaxae.detectors import Detector, calibration, steps
+from jaxae.export.program import places_of
 from jaxae.storage import disk
 
 TEXT, JSON = "MODEL_CARD.md", "model_card.json"  # of an archive
@@ -34,6 +35,7 @@ def make(detector: Detector, run: Path) -> dict[str, Any]:
         },
         "method": about.config.method,
         "score": about.config.score,
+        "places": places_of(detector),
         "threshold": {"rule": detector.decision.rule, "value": float(detector.decision.threshold)},
         "report": report,
         "limits": _limits(detector, report),
@@ -67,6 +69,7 @@ def _limits(detector: Detector, report: dict[str, Any]) -> list[str]:
         f"It was trained on {rows}: it flags rows that are unlike these, for any reason.",
         f"{n} {'normals' if labelled else 'rows'} calibrate its p-values. {guarantee}",
         *_of_steps(detector),
+        *(["A score map shows where a row is unusual, not why."] if places_of(detector) else []),
         f"A threshold with a guarantee does not make a bad detector good: {quality}.",
         *(f"Warning of the run: {warning}" for warning in report.get("warnings", [])),
     ]
@@ -83,13 +86,14 @@ def _of_steps(detector: Detector) -> list[str]:
 
 def text(about: dict[str, Any]) -> str:
     """The card as Markdown."""
-    report, data = about["report"], about["data"]
+    report, data, places = about["report"], about["data"], about.get("places")
+    maps = f"Score maps {places} say where" if places else "The score does not say where"
     lines = [
         f"# {about['name']}: an anomaly detector",
         "",
         f"An autoencoder ({about['method']}) made with jaxae {about['jaxae']}; anomaly score "
         f"`{about['score']}`, higher = more anomalous; threshold {about['threshold']['value']:.6g} "
-        f"by the rule `{about['threshold']['rule']}`.",
+        f"by the rule `{about['threshold']['rule']}`. {maps} a row is anomalous.",
         "",
         "## Data",
         "",
@@ -114,5 +118,6 @@ def text(about: dict[str, Any]) -> str:
                 lines.append(f"| {name} | {report[name]:.4f} | {bounds} |")
     lines += ["", "## Limits", "", *(f"- {limit}" for limit in about["limits"])]
     usage = "python detector.zip rows.npy --alpha 0.05 --out judged.csv"
+    usage += " --maps maps.npy" if places else ""
     lines += ["", "## Use", "", "```sh", usage, "```", ""]
     return "\n".join(lines)

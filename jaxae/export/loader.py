@@ -78,6 +78,8 @@ class _Program:
         try:
             exported = export.deserialize(bytearray(content))
             calls_out = _CALLBACK.search(exported.mlir_module())
+            (inputs, *_), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+            self._counts = "chunks" in inputs  # before format 3, it judged all chunks
         except Exception as error:  # JAX raises many types for programs of other versions
             raise ExpiredError(
                 f"its program of {manifest['exported']} for JAX {manifest['jax']}, promised to be "
@@ -98,7 +100,7 @@ class _Program:
 
     def _block(self, arrays: dict, x: np.ndarray, more: tuple) -> tuple:
         count = filled = -(-len(x) // CHUNK)
-        if self._manifest["format"] > 2:  # room for two, of which it may judge one
+        if self._counts:  # room for two, of which it may judge one
             count, arrays = max(2, count), arrays | {"chunks": np.int32(filled)}
         padded = np.concatenate([x, np.repeat(x[:1], count * CHUNK - len(x), axis=0)])
         args = arrays, padded.reshape(count, CHUNK, *x.shape[1:]), *more
@@ -516,7 +518,8 @@ def main(args: list[str] | None = None) -> int:
         if datetime.date.today().isoformat() > detector.manifest["expires"]:
             print(f"note: the program expired on {detector.manifest['expires']}", file=sys.stderr)
         x = _rows(rows)
-        judged, found = detector.judge(x, options.alpha), detector.score_maps(x) if maps else None
+        found = detector.score_maps(x) if maps else None  # first: it may have none
+        judged = detector.judge(x, options.alpha)
         if out:
             _write(out, _table(judged).encode())
         if maps:

@@ -194,7 +194,5 @@ def golden_maps(detector: Detector, rows: np.ndarray) -> np.ndarray | None:
 
 def places_of(detector: Detector) -> list[int]:
     """The shape of a score map; [] if the score has none."""
-    about = detector.about
-    shape = inputs.shape_of(about.config.data.input, about.shape)
-    has_maps = scoring.resolve(about.config.score).places
-    return [*(shape[:-1] if len(shape) > 1 else shape)] if has_maps else []
+    has_maps = scoring.resolve(detector.about.config.score).places
+    return [*detectors.map_shape(detector)] if has_maps else []

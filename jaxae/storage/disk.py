@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,6 +85,19 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz atomically."""
     with atomic(path, ".npz") as temporary:  # `savez` would append the suffix
         np.savez(temporary, **arrays)
+
+
+@contextlib.contextmanager
+def writing_array(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write a .npy of float32 [N, *S] in blocks of rows; renamed into place when it is complete."""
+
+    def write(block: np.ndarray) -> None:
+        file.write(np.ascontiguousarray(block, "<f4").data)
+
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield write
 
 
 def digest_of(path: Path) -> str:

@@ -78,7 +78,7 @@ STUDY_FIGURES: dict[str, FigureSpec] = {
         *("x", "x_hat", "y", "score", "threshold", "is_anomaly"),
     ),
     "verdicts": _of_arrays("verdicts", verdicts, *_VERDICT),
-    "residuals": _of_arrays("residuals", residuals, *_VERDICT, "residual"),
+    "residuals": _of_arrays("residuals", residuals, *_VERDICT, "map", "map_of"),
     "heatmaps": _of_arrays(
         "heatmaps",
         heatmaps.heatmaps,

@@ -54,27 +54,28 @@ def verdicts(data: dict, subtitle: str):
 
 
 def residuals(data: dict, subtitle: str):
-    """Rows with the error of each value; `data` as in `verdicts`, and "residual" [N, ...].
+    """Rows with the map of a score; `data` as in `verdicts`, "map" [N, *P] and "map_of", its score.
 
-    Images: shares of the row's largest error. Other rows: shares of its total squared error, with a
-    line for each channel.
+    Images: shares of the map's largest value. Other rows: shares of its sum, with a line for each
+    channel that the map tells apart.
     """
+    maps, of = np.asarray(data["map"], np.float64), str(data["map_of"])  # sums are finite
     if data["x"].ndim == 4:
-        error = np.asarray(data["residual"]).sum(axis=-1)
-        shares = error / _unless_zero(error.max(axis=(1, 2), keepdims=True))
-        names = "squared error", "error / the row's largest"
+        maps = maps.sum(axis=-1) if maps.ndim == 4 else maps
+        shares = maps / _unless_zero(maps.max(axis=(1, 2), keepdims=True))
+        names = "score map", "value / the map's largest"
         figure = _trios(_visible(data), shares, (0, 1), "inferno", names)
     else:
-        error = data["residual"].reshape(*data["residual"].shape[:2], -1)
-        shares = 100 * error / _unless_zero(error.sum(axis=(1, 2), keepdims=True))
-        figure, axes = _line_panels(data, "% of squared error")
+        maps = maps.reshape(*maps.shape[:2], -1)
+        shares = 100 * maps / _unless_zero(maps.sum(axis=(1, 2), keepdims=True))
+        figure, axes = _line_panels(data, "% of the map")
         for ax, share in zip(axes, shares, strict=True):
             steps = np.arange(len(share))
             colours = np.resize(style.CLASSES, share.shape[1])
             for colour, values in zip(colours, share.T, strict=True):
                 ax.fill_between(steps, values, step="mid", color=colour, alpha=0.35, lw=0)
                 ax.step(steps, values, where="mid", color=colour, lw=0.9)
-    return style.headings(figure, "Residuals (the most anomalous rows first)", subtitle)
+    return style.headings(figure, f"Maps of {of} (most anomalous rows first)", subtitle)
 
 
 def beats(data: dict, subtitle: str):

@@ -56,15 +56,16 @@ def verdicts(context: Context) -> Findings:
 
 
 def residuals(context: Context) -> Findings:
-    """The eight most anomalous test rows, with the squared error of each value."""
+    """The eight most anomalous test rows, with the map of the score; see `explanation.mapper`."""
     test, scores = context.data.test, context.scores.test
     index = np.argsort(-scores, kind="stable")[:8]
     judged = _judged(context, test.x[index], scores[index])
     kinds = np.array([f"row {i}, class {test.class_id[i]}" for i in index])
     if not context.data.is_labelled:
         kinds = np.array([unlabelled.called(i, context.data.names) for i in test.id[index]])
-    residual = explanation.from_outputs(judged["x"], judged["x_hat"][None]).residual
-    return Findings(judged | {"residual": residual, "kind": kinds}, {})
+    by = explanation.mapper(context.detector, context.learner, context.devices)
+    of = {"map": by.maps(judged["x"]), "map_of": np.array(by.of)}
+    return Findings(judged | of | {"kind": kinds}, {})
 
 
 _SHOWN = 6  # rows of each kind
