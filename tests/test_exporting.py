@@ -72,6 +72,7 @@ CASES = {
     "conv": {"method": "conv", "score": "blurred_energy+latent_knn", "ensemble": 2},
     "alocc": {"method": "alocc", "score": "d_of_x", "alocc__spectral": True},
     "map": {"data__input": "gradient_cells", "score": "mse+row_knn"},
+    "crops": {"method": "fcn", "train__crop": 5, "score": "mse+latent_knn", "ensemble": 2},
     "scaled": {"data__scale": "standard", "model__output_activation": "linear",
                "train__noise_clip": False, "threshold__rule": "conformal:0.1"},
     "tail": {"threshold__rule": "mean_std:2", "threshold__on": "train", "score_dtype": "bfloat16"},

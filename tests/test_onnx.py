@@ -29,6 +29,7 @@ CASES = {
     "dense": {"score": "mse+row_knn"},
     "ensemble": {"ensemble": 2, "score": "blurred_energy"},
     "conv": {"method": "conv", "threshold__rule": "conformal:0.1"},
+    "fcn": {"method": "fcn"},
     "largest error": {"score": "max_error"},
     "map": {"data__input": "gradient_cells"},
     "alocc": {"method": "alocc", "score": "d_of_x", "alocc__spectral": True},

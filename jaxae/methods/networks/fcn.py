@@ -166,16 +166,17 @@ class FullyConvolutional(Autoencoder):
 
     def encode(self, x: Float[Array, " B *S"]) -> Float[Array, "B L"]:
         """Rows to flattened codes."""
-        x = ops.batch_last(x.reshape(len(x), *_size(x.shape[1:]), x.shape[-1]))
+        x = ops.batch_last(x.reshape(x.shape[0], *_size(x.shape[1:]), x.shape[-1]))
         code = ops.batch_first(self.encoder(x))
-        return code.reshape(len(code), -1)
+        return code.reshape(code.shape[0], -1)
 
     def decode(self, z: Float[Array, "B L"], shape: Shape = ()) -> Float[Array, " B *S"]:
         """Flattened codes to reconstructions of a shape, `self.shape` by default, in float32."""
         shape = shape or self.shape
         code = (*places(shape, self.depth, self.spatial), self.latent)
-        x = self.decoder(ops.batch_last(z.reshape(len(z), *_size(code), code[-1])), _size(shape))
-        return ops.batch_first(x).reshape(len(z), *shape).astype(jnp.float32)
+        maps = ops.batch_last(z.reshape(z.shape[0], *_size(code), code[-1]))
+        x = self.decoder(maps, _size(shape))
+        return ops.batch_first(x).reshape(z.shape[0], *shape).astype(jnp.float32)
 
 
 def _size(shape: Shape) -> ops.Size:
