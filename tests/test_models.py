@@ -384,9 +384,10 @@ def test_a_bfloat16_dense_layer_sums_in_float32():
     assert float(grads["params"]["bias"][0]) == 2048.0
 
 
-@pytest.mark.parametrize("batch", [1, 3, 9])
-def test_dense_layers_beside_maps_are_flaxs_on_the_flattened_maps(batch):
+@pytest.mark.parametrize(("batch", "is_long"), [(1, False), (3, True), (9, False)])
+def test_dense_layers_beside_maps_are_flaxs_on_the_flattened_maps(batch, is_long, monkeypatch):
     """Same parameters, values and gradients; only the order in memory differs."""
+    monkeypatch.setattr(layers, "_LONG", 23 if is_long else 24)  # of 24 values
     x = jax.random.normal(jax.random.key(1), (batch, 3, 2, 4))
     z = jax.random.normal(jax.random.key(2), (batch, 5))
     random = {"bias_init": nn.initializers.normal(1.0)}

@@ -330,6 +330,18 @@ def test_one_device_is_the_least(batch_size):
     assert tuning.host_devices(tuning.CONV, batch_size, 0) == 1
 
 
+def test_large_images_are_taken_few_at_a_time_and_others_as_always():
+    def tuned(method, size, **changes):
+        return learners.build(tiny(method, **changes), (size, size, 3)).tuning
+
+    assert tuned("conv", 64) == tuned("fcn", 64) == tuning.CONV
+    dense, shared = tuned("conv", 256), tuned("fcn", 256)
+    assert (dense.chunk, dense.part, dense.share) == (4, 2, tuning.ALONE)
+    assert (shared.chunk, shared.part, shared.share) == (4, 1, 1)
+    crops = tuned("fcn", 256, train__crop=64)
+    assert crops == tuning.CONV._replace(chunk=4)
+
+
 def test_a_cpu_scores_fewer_rows_at_a_time_than_an_accelerator():
     assert tuning.chunk_rows(tuning.CONV, "cpu", (28, 28, 1)) == 64
     assert tuning.chunk_rows(tuning.CONV, "gpu", (28, 28, 1)) == 4096

