@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,7 @@ from jaxae import detectors
 from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
 from jaxae.detectors import steps, streams
+from jaxae.export import exporting, loader
 from jaxae.stats import metrics
 from jaxae.stats.intervals import of_clustered_share, of_share
 
@@ -306,3 +309,31 @@ def test_the_figure_of_a_series_shows_its_values_scores_and_alarms(folder, detec
     text = (run / "report.html").read_text()
     assert "<h2>Alarms by step</h2>" in text
     assert 'id="step-threshold"' in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_mapped", [True, False])
+def test_an_export_judges_steps_as_the_run_does(is_mapped, folder, detector, tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "is_mapped", lambda cfg: is_mapped)
+    exporting.write(folder / "run/detector", tmp_path / "d.zip")
+    exported = loader.load(tmp_path / "d.zip")
+    series = np.random.default_rng(2).normal(size=120).cumsum()
+    series[50] = 1e33
+    start = np.union1d(np.arange(0, 113, 3), 112)
+    expected = steps.judge(detector, series[:, None], start)
+    for judged in (exported.score_steps(series), exported.score_steps(series[:, None])):
+        for one, other in zip(judged, expected, strict=True):
+            np.testing.assert_array_equal(one, other, strict=True)
+    at_alpha = exported.score_steps(series, 0.2)
+    np.testing.assert_array_equal(at_alpha.is_anomaly, expected.p_value <= 0.2)
+    for wrong, alpha, says in ((series[:7], None, "8 steps or more"), (series, 0.01, "too low")):
+        with pytest.raises(loader.ExportError, match=says):
+            exported.score_steps(wrong, alpha)
+    np.save(tmp_path / "s.npy", series)
+    out = tmp_path / "out.csv"
+    subprocess.run(
+        [sys.executable, tmp_path / "d.zip", tmp_path / "s.npy", "--series", "--out", out],
+        check=True, capture_output=True, cwd=tmp_path,
+    )  # fmt: skip
+    lines = out.read_text().splitlines()[1:]
+    assert [np.float32(line.split(",")[1]) for line in lines] == expected.score.tolist()

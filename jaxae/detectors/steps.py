@@ -24,7 +24,7 @@ from jaxae.detectors.judging import LARGEST
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.stats.conformal import p_values
-from jaxae.types import Dataset, Decision, Learner, Split
+from jaxae.types import Dataset, Decision, Learner, Split, above_threshold
 
 State = Mapping[str, Any]  # what `held_out` returns
 NAME = "steps"  # of that in `Detector.places`
@@ -181,6 +181,21 @@ def basis(detector: Detector) -> str:
         f"none is below 1/{count + 1}; a normal block that is exchangeable with these holds a step "
         "with p <= alpha with probability alpha at most"
     )
+
+
+def exported(detector: Detector) -> dict[str, int | bool | float]:
+    """What an export must know beside the arrays to judge steps; {} = it cannot.
+
+    It cannot where a rule decides otherwise than by its threshold.
+    """
+    rule = scoring.rule(detector.decision.rule)
+    if not state_of(detector) or rule.decide is not above_threshold:
+        return {}
+    return {
+        "stride": detector.about.schema.stride,
+        "by_map": streams.is_mapped(detector.about.config),
+        "above": decision_of(detector).threshold,
+    }
 
 
 def why_no_alarms(detector: Detector) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxae import detectors
-from jaxae.detectors import Detector
+from jaxae.detectors import Detector, steps
 from jaxae.devices import tuning
 from jaxae.export import loader, signing
 from jaxae.export.program import PLATFORMS, places_of, row_dtype
@@ -38,6 +38,7 @@ def manifest(detector: Detector, files: dict[str, bytes], key: bytes = b"") -> d
 def said_of(detector: Detector, exported: datetime.date) -> dict[str, Any]:
     """What a manifest says of a detector that is exported on a day."""
     about = detector.about
+    by_step = steps.exported(detector)
     return {
         "format": loader.FORMAT,
         "jaxae": about.version,
@@ -54,7 +55,7 @@ def said_of(detector: Detector, exported: datetime.date) -> dict[str, Any]:
         "rule": detector.decision.rule,
         "threshold": float(detector.decision.threshold),
         "n_calibration": len(detector.decision.calibration),
-    }
+    } | ({"steps": by_step} if by_step else {})
 
 
 def code() -> dict[str, bytes]:

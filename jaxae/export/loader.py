@@ -1,10 +1,11 @@
 """Judge raw rows with an exported detector, using only JAX and NumPy.
 
-    python detector.zip ROWS.npy [--alpha 0.05] [--out OUT.csv] [--maps MAPS.npy]
+    python detector.zip ROWS.npy [--alpha 0.05] [--out OUT.csv] [--maps MAPS.npy] [--series]
 
 Every export carries a copy of this file, so that the archive runs by itself. From Python, with the
 archive on `sys.path` or jaxae installed: `loader.load("detector.zip").judge(rows, alpha=0.05)`, and
-`.score_maps(rows)` says how anomalous each place of a row is, if the detector's score does.
+`.score_maps(rows)` says how anomalous each place of a row is, if the detector's score does;
+`.score_steps(series)` judges every step of a series, if the detector was fitted on one.
 
 An archive is read with suspicion: what does not match its digests is refused, nothing is unpickled,
 and its program may not call out of itself. Its code cannot vouch for itself, however: where an
@@ -122,6 +123,7 @@ class Detector:
         self._program = _Program(program, manifest)
         self._maps: bytes | _Program = maps  # read when it is first needed
         self._scaling = None
+        self._highest = _highest(arrays) if manifest.get("steps") else np.zeros(0, np.float32)
         if arrays["scaling/shift"].dtype == np.float64:  # devices compute in float32
             self._scaling = arrays["scaling/shift"], arrays["scaling/scale"]
             arrays = arrays | identity(arrays)
@@ -190,6 +192,59 @@ class Detector:
             raise ExportError(f"its maps are not all finite values {list(shape)}; export it again")
         return maps
 
+    def score_steps(self, series: np.ndarray, alpha: float | None = None) -> Judgement:
+        """Scores, p-values and decisions of every step of a series, as `jaxae score` gives them.
+
+        Windows lie as far apart as in the run, and the last one ends with the series. The score of
+        a step is the mean over the windows that hold it; its p-value ranks it among the highest
+        scores of held-out blocks of steps.
+
+        Args:
+          series: [T] or [T, C], in the units that `manifest["units"]` names, without gaps.
+          alpha: see `judge`.
+
+        Raises:
+          ExportError: the detector was not fitted on a series, the series is shorter than a window
+            or cannot be judged, see `judge`, or alpha is too small.
+        """
+        by_step = self.manifest.get("steps")
+        if not by_step:
+            raise ExportError(
+                "its detector does not decide about steps; give windows to judge, or export a "
+                "detector that this version fitted on a series"
+            )
+        if alpha is not None:
+            _check_alpha(alpha, len(self._highest))
+        series, window = np.asarray(series), self.manifest["shape"][0]
+        if series.ndim not in (1, 2) or len(series) < window:
+            raise ExportError(
+                f"the series is {list(series.shape)}; give [T] or [T, C], with {window} steps or "
+                "more"
+            )
+        last = len(series) - window
+        start = np.union1d(np.arange(0, last + 1, by_step["stride"]), last)
+        score = self._averaged(series, start, self.score_maps if by_step["by_map"] else None)
+        ordered, n = self._highest, len(self._highest)
+        p_value = (n + 1 - np.searchsorted(ordered, score)) / (n + 1)
+        p_value[np.isnan(score)] = np.nan
+        flagged = score > np.float32(by_step["above"]) if alpha is None else p_value <= alpha
+        return Judgement(score, p_value, flagged)
+
+    def _averaged(self, series: np.ndarray, start: np.ndarray, maps) -> np.ndarray:
+        """The mean over the windows that hold a step, in their order; NaN where none does."""
+        window = self.manifest["shape"][0]
+        total, count = np.zeros(len(series)), np.zeros(len(series), np.int64)
+        for at in range(0, len(start), BLOCK):
+            first = start[at : at + BLOCK]
+            rows = series[first[:, None] + np.arange(window)]
+            values = maps(rows) if maps else np.repeat(self.judge(rows).score[:, None], window, 1)
+            for place in reversed(range(window)):  # so that the first windows are added first
+                total[first + place] += values[:, place]
+                count[first + place] += 1
+        score = np.full(len(series), np.nan, np.float32)
+        score[count > 0] = total[count > 0] / count[count > 0]
+        return score
+
     def _checked(self, rows: np.ndarray) -> np.ndarray:
         shape, dtype = tuple(self.manifest["shape"]), self.manifest["dtype"]
         if np.ma.is_masked(rows):
@@ -212,6 +267,13 @@ class Detector:
             if self._scaling:
                 rows = ((rows - self._scaling[0]) / self._scaling[1]).astype(np.float32)
         return rows
+
+
+def _highest(arrays: dict) -> np.ndarray:
+    """The highest score of each held-out block of steps, in order; -1 is no block."""
+    score, block = arrays["places/steps/score"], arrays["places/steps/block"]
+    highest = [score[block == number].max() for number in range(int(block.max()) + 1)]
+    return np.sort(np.array(highest, np.float32))
 
 
 def identity(arrays: dict) -> dict:
@@ -356,6 +418,7 @@ def _check_manifest(manifest: dict) -> None:
             re.match("xla_(cpu|backend)_", name) and type(value) in (bool, int, float, str)
             for name, value in options.items()
         ),
+        "steps": _are_steps(manifest.get("steps")),
         "digests": all(type(digest) is str for digest in manifest["digests"].values()),
     }
     for name in ("exported", "expires"):
@@ -363,6 +426,16 @@ def _check_manifest(manifest: dict) -> None:
     wrong = [name for name in ok if not ok[name]]
     if wrong:
         raise ValueError(f"the manifest says what no export does in {', '.join(wrong)}")
+
+
+def _are_steps(said) -> bool:
+    """Whether a manifest says what an export may say of steps; None of a detector of no series."""
+    kinds = {"stride": int, "by_map": bool, "above": float}
+    return said is None or (
+        type(said) is dict
+        and {name: type(value) for name, value in said.items()} == kinds
+        and 0 < said["stride"] < 2**31
+    )
 
 
 def _arrays(content: bytes, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -507,6 +580,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, help="flag p-values <= ALPHA, not by the run's rule")
     parser.add_argument("--out", help=f".csv to write: {_HEADER}")
     parser.add_argument("--maps", help=".npy to write: how anomalous each place of a row is")
+    parser.add_argument("--series", action="store_true", help="judge every step of [T] or [T, C]")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are named")
     options = parser.parse_args(args)
     rows, out, maps = options.rows, options.out, options.maps
@@ -519,7 +593,8 @@ def main(args: list[str] | None = None) -> int:
             print(f"note: the program expired on {detector.manifest['expires']}", file=sys.stderr)
         x = _rows(rows)
         found = detector.score_maps(x) if maps else None  # first: it may have none
-        judged = detector.judge(x, options.alpha)
+        judge = detector.score_steps if options.series else detector.judge
+        judged = judge(x, options.alpha)
         if out:
             _write(out, _table(judged).encode())
         if maps:
