@@ -5,7 +5,7 @@ calibration scores, the scaling) and a description of them. `detector` defines i
 saves and loads it; `fitting` makes one, `judging` applies it. `calibration` decides which held-out
 rows a threshold rule is fitted on, `evaluation` computes outputs and scores of rows; `steps` does
 both for the steps of a series, scored by `streams`, and `pixels` for the pixels of images.
-`explanation` finds the values of a row that are reconstructed worst, `health` warns of failed
+`explanation` says where a row is anomalous, by the map of its score, `health` warns of failed
 training, `label_free` measures quality by pseudo-anomalies.
 """
 
