@@ -6,7 +6,7 @@ from typing import TypeVar
 from jaxae.errors import UserError, unknown
 
 Entry = TypeVar("Entry")
-_RESERVED = "+^: "  # "+" and "^" join scores, ":" separates arguments and paths
+_RESERVED = "+^*: "  # "+", "^" and "*" join scores, ":" separates arguments and paths
 
 
 class Registry(dict[str, Entry]):

@@ -149,16 +149,18 @@ def test_a_score_that_tells_no_row_apart_is_refused():
         fit(shift_learner(), {"by": jnp.array([0.1])}, data=flat)
 
 
-@pytest.mark.parametrize(("test", "tie_is_chance"), [(2, True), (3, False)])
-def test_two_rows_may_tie_where_others_do_not(test, tie_is_chance):
+@pytest.mark.parametrize(
+    ("test", "is_labelled", "tie_is_chance"), [(2, True, True), (3, False, True), (3, True, False)]
+)
+def test_two_rows_or_held_out_ones_may_tie_where_others_do_not(test, is_labelled, tie_is_chance):
     tied, apart = np.zeros(test, np.float32), np.float32([-1, 2, 0])
     if tie_is_chance:
-        fitting._check_spread(detectors.Scores(apart, tied, tied), "mse")
+        fitting._check_spread(detectors.Scores(apart, tied, tied), "mse", is_labelled)
     else:
         with pytest.raises(FloatingPointError, match="0 for every test row"):
             fitting._check_spread(detectors.Scores(apart, tied, tied), "mse")
     with pytest.raises(FloatingPointError, match="0 for every test row"):
-        fitting._check_spread(detectors.Scores(0 * apart, tied, tied), "mse")
+        fitting._check_spread(detectors.Scores(0 * apart, tied, tied), "mse", is_labelled)
 
 
 def test_members_of_an_ensemble_are_averaged_with_a_fit_of_their_own():

@@ -216,6 +216,27 @@ def test_the_largest_is_taken_of_what_valid_rows_standardise():
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_product_is_the_geometric_mean_in_the_units_of_its_scores():
+    train, valid = rows((6,), seed=1), rows((6,), seed=2)
+    parts = [score_rows(name, train, valid) for name in ("mse", "row_nearest", "max_error")]
+    values = score_rows("mse*row_nearest*max_error", train, valid)
+    np.testing.assert_allclose(values, np.prod(parts, axis=0) ** (1 / 3), rtol=1e-5)
+    assert scoring.resolve("mse*row_nearest").standardise is None  # so p-values keep a guarantee
+    with pytest.raises(UserError, match="'d_of_x' may be negative"):
+        scoring.resolve("mse*d_of_x")
+
+
+@pytest.mark.parametrize("shape", [(9, 2), (9,)])
+def test_neighbours_of_the_shape_ignore_the_level_of_each_channel(shape):
+    train, test = rows(shape, n=50, seed=1), rows(shape, n=20, seed=2)
+    level = np.random.default_rng(3).normal(0, 9, (20, 1, *shape[1:])).astype(np.float32)
+    centred = [r._replace(x=r.x - r.x.mean(axis=1, keepdims=True)) for r in (train, test)]
+    expected = score_rows("row_nearest", *centred)
+    lifted = test._replace(x=test.x + level)
+    np.testing.assert_allclose(score_rows("shape_nearest", train, test), expected, rtol=1e-4)
+    np.testing.assert_allclose(score_rows("shape_nearest", train, lifted), expected, rtol=1e-3)
+
+
 FITTED = [s for s in (*OF_ANY, *SUMS) if scoring.resolve(s).is_fitted]
 
 
@@ -227,6 +248,7 @@ def test_a_score_that_is_fitted_needs_rows_and_another_one_none():
         "row_knn",
         "row_nearest",
         "row_pca",
+        "shape_nearest",
         *SUMS,
     }
 

@@ -278,6 +278,24 @@ def test_the_share_that_is_named_for_an_early_anomaly_works(at):
             assert (raw.test_class_id == 1).any()
 
 
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([[(0, 604)]], (120, 1)),
+        ([[(0, 640)]], (128, 1)),
+        ([[(0, 40_000)]], (128, 9)),
+        ([[(0, 10**7)]], (128, 32)),
+        ([[(0, 4000)], [(4000, 4100)]], (50, 1)),  # two windows fit in the test part
+        ([[(i, i + 30) for i in range(0, 3000, 30)]], (15, 1)),  # and in a group
+        ([[(0, 5)]], (2, 1)),
+    ],
+)
+def test_the_default_window_and_stride_follow_the_steps(parts, expected):
+    assert windows.sizes(parts, 0, 0) == expected
+    assert windows.sizes(parts, 10, 0)[0] == 10
+    assert windows.sizes(parts, 10, 3) == (10, 3)
+
+
 def test_steps_of_no_window_are_counted(tmp_path):
     values = machines(False) | {"machine": np.array(["a"] * 240 + ["b"] * 7 + ["c"] * 113)}
     raw = load(write(tmp_path / "a.csv", values), group="machine", stride=10)
@@ -308,7 +326,7 @@ def test_windows_to_judge_stay_in_their_group_and_carry_the_time(tmp_path):
     path = write(tmp_path / "a.csv", values)
     schema = load(path, group="machine").schema
     rows = files.rows(path, schema)
-    assert rows.x.shape == (6 * 26, 10, 1)
+    assert rows.x.shape == (6 * 51, 10, 1)
     assert (rows.x // 1000 == rows.x[:, :1] // 1000).all()
     machine = (rows.x[:, 0, 0] // 1000).astype(int)
     step = (rows.x[:, 0, 0] % 1000).astype(int)

@@ -100,9 +100,10 @@ class DataConfig:
     """images: pixels on each side; 0 = their own size if all have the same, reduced to 256 on the
     longer side; images of several sizes get 64, 128 or 256 on each side"""
     window: Annotated[int, zero_or(2, "the default")] = 0
-    """series: time steps in a row; 0 = 64, or fewer if the series is short"""
+    """series: time steps in a row; 0 = 128, or fewer if the series is short"""
     stride: Count = 0
-    """series: time steps from one row to the next; 0 = a quarter of the window"""
+    """series: time steps from one row to the next; 0 = 1, or more if that gives over 4,096 rows to
+    train on, at most a quarter of the window"""
 
 
 @dataclass(frozen=True)
@@ -300,10 +301,11 @@ class ExperimentConfig:
     seed: Seed = 0
     """seed of initial weights, row order and noise"""
     score: Annotated[str, Fact.FREE, Fact.FROM_ROWS] = "mse"
-    """name of a score, or several joined by + for their sum or ^ for the largest (each standardised
-    on validation rows first); auto = row_nearest for vectors, mse+row_nearest for repeated ones,
-    mse^row_nearest^row_pca for series, mse+row_pca or mse+row_knn for images, or mse for many rows
-    or if the rule needs one score"""
+    """name of a score, or several joined by * for their geometric mean, + for the sum or ^ for the
+    largest (for + and ^ each is standardised on validation rows first); auto = row_nearest for
+    vectors, mse+row_nearest for repeated ones, mse*shape_nearest for windows of a series,
+    mse^row_nearest^row_pca for other series, mse+row_pca or mse+row_knn for images, or mse for many
+    rows or if the rule needs one score"""
     score_dtype: Annotated[Literal["float32", "bfloat16"], Fact.FREE] = "float32"
     """dtype of activations in scoring; in training it is --model.compute-dtype"""
     ensemble: Positive = 1

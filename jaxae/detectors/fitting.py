@@ -102,7 +102,7 @@ def fit(
     _check_not_collapsed(learner, variables, data.valid.x[:256], devices)
     fitted = fit_score(learner, variables, data, cfg, devices)
     scores = score_all(scores_of(learner, score, variables, fitted, devices), data)
-    _check_spread(scores, cfg.score)
+    _check_spread(scores, cfg.score, data.is_labelled)
     detector = _decided(variables, fitted, scores, data, cfg)
     if data.steps:
         of_steps = steps.held_out(detector, learner, data, devices)
@@ -267,9 +267,11 @@ def _check_finite(scores: np.ndarray, name: str) -> None:
         )
 
 
-def _check_spread(scores: Scores, score: str) -> None:
-    # Two rows may tie by chance, in a sum of scores that are standardised by these two rows.
-    rows = scores.test if len(scores.test) > 2 else np.concatenate([scores.train, scores.test])
+def _check_spread(scores: Scores, score: str, is_labelled: bool = True) -> None:
+    # Two rows may tie by chance, in a sum of scores that are standardised by these two rows; and
+    # held-out rows, the test rows where there are no labels, while a series stood still.
+    is_chance = len(scores.test) <= 2 or not is_labelled
+    rows = np.concatenate([scores.train, scores.test]) if is_chance else scores.test
     if len(scores.test) > 1 and (rows == rows[0]).all():
         raise FloatingPointError(
             f"score {score!r} is {scores.test[0]:g} for every test row, so it separates none; "

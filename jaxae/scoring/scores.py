@@ -98,6 +98,13 @@ def _mahalanobis_apply(fitted: dict, row: Inferred) -> Scalar:
     return jnp.linalg.norm(jnp.matmul(fitted["whiten"], centred, precision="highest"))
 
 
+def _centred(rows: Inferred) -> Array:
+    """Rows [B, *S], or one [*S], without the mean of each channel over a row's places."""
+    lead, shape = rows.out.z.shape[:-1], rows.x.shape[rows.out.z.ndim - 1 :]
+    by_place = rows.x.reshape(*lead, -1, shape[-1] if len(shape) > 1 else 1)
+    return by_place - jnp.mean(by_place, axis=-2, keepdims=True)
+
+
 def _neighbour_score(
     features: Callable[[Inferred], Array], neighbours: int = NEIGHBOURS, of_rows: bool = False
 ) -> Score:
@@ -214,6 +221,8 @@ SCORES: Registry[Score] = Registry(
         "row_knn": _neighbour_score(lambda rows: rows.x, of_rows=True),  # needs no model
         # Two, so that a training row, which is its own neighbour, has a distance too.
         "row_nearest": _neighbour_score(lambda rows: rows.x, 2, of_rows=True),
+        # Of the shape alone: rows without the mean over their places.
+        "shape_nearest": _neighbour_score(_centred, 2, of_rows=True),
         "row_pca": Score(_row_pca_apply, _row_pca_fit, places=_row_pca_places),
         "patches": patches.score(lambda row: patches.texture(row.x)),  # needs no model
         "patch_codes": patches.score(lambda row: row.out.extra["code"], frozenset({"code"})),
@@ -229,7 +238,9 @@ def apply_rows(score: Score, fitted: dict, rows: Inferred) -> Float[Array, " N"]
 
 
 def resolve(spec: str) -> Score:
-    """The score with a name, or several joined by "+" or "^"; equal specs give one object.
+    """The score with a name, or several joined by "*", "+" or "^"; equal specs give one object.
+
+    "*" is the geometric mean of scores, in their own units: nothing is standardised. It has no map.
 
     "+" adds scores and "^" takes the largest of them, after each is standardised: its logarithm
     (log-odds unchanged), minus the mean and divided by the standard deviation over held-out rows.
@@ -241,19 +252,20 @@ def resolve(spec: str) -> Score:
     A name may be followed by how its map is pooled, see `jaxae.scoring.pooling`: "mse:max".
 
     Args:
-      spec: for instance "mse", "blurred_energy+latent_knn", "mse^row_nearest" or "mse:top:0.05".
+      spec: for instance "mse", "blurred_energy+latent_knn", "mse^row_nearest",
+        "mse*shape_nearest" or "mse:top:0.05".
 
     Raises:
       UserError: a name is unknown, or repeated, or has no map to pool.
     """
-    sign = "^" if "^" in spec else "+"
+    sign = next((sign for sign in "*^" if sign in spec), "+")
     names = spec.split(sign)
     parts = tuple((name, _single(name)) for name in names)
     if len(parts) == 1:
         return _exact(parts[0][1])
     if len(set(names)) < len(names):
         raise UserError(f"score {spec!r} names a score twice; name each one once")
-    return _exact(_joined(parts, sign))
+    return _exact(_product(parts) if sign == "*" else _joined(parts, sign))
 
 
 def _single(spec: str) -> Score:
@@ -322,6 +334,25 @@ def _joined(parts: tuple[tuple[str, Score], ...], sign: str) -> Score:
     needs = frozenset().union(*(part.needs for _, part in parts))
     side = max(part.side for _, part in parts)
     return Score(apply, fit, standardise, False, needs, places if has_map else None, side)
+
+
+@functools.lru_cache(maxsize=32)
+def _product(parts: tuple[tuple[str, Score], ...]) -> Score:
+    """The geometric mean of scores that are at least 0; cached so that it is compiled once."""
+    for name, part in parts:
+        if not part.log_scale:
+            raise UserError(f"score {name!r} may be negative, so '*' cannot join it; use '+'")
+
+    def fit(train: Rows) -> dict:
+        return {name: part.fit(train) for name, part in parts if part.fit}
+
+    def apply(fitted: dict, row: Inferred) -> Scalar:
+        values = (part.apply(fitted.get(name, {}), row) for name, part in parts)
+        logs = [jnp.log(jnp.maximum(value, 1e-12)) for value in values]
+        return jnp.exp(sum(logs) / len(logs))
+
+    needs = frozenset().union(*(part.needs for _, part in parts))
+    return Score(apply, fit if any(part.fit for _, part in parts) else None, needs=needs)
 
 
 def _on_scale(score: Score, value: Array) -> Array:

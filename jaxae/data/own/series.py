@@ -166,7 +166,6 @@ def _cut(steps: Lines, normal: tuple[int, ...], cfg: DataConfig) -> Raw:
     """The windows of the training steps and of the test steps."""
     count, y, notes = len(steps.x), steps.y, steps.notes
     assert y is not None
-    window, stride = windows.sizes(count, cfg.window, cfg.stride)
     is_test, is_anomaly = steps.is_test, ~np.isin(y, normal)
     if is_test is None and steps.group is not None:
         is_test = lines.drawn_groups(steps.group, is_anomaly, cfg)
@@ -174,9 +173,10 @@ def _cut(steps: Lines, normal: tuple[int, ...], cfg: DataConfig) -> Raw:
         is_test = np.arange(count) >= count - round(cfg.test_fraction * count)
     steps = lines.filled(steps, ~is_test)
     stretches = windows.runs(is_test + 2 * _stretch(steps))
+    by_role = [[ends for ends in stretches if is_test[ends[0]] == tested] for tested in (0, 1)]
+    window, stride = windows.sizes(by_role, cfg.window, cfg.stride)
     parts, starts = [], []
-    for role in ("training", "test"):
-        part = [ends for ends in stretches if is_test[ends[0]] == (role == "test")]
+    for role, part in zip(("training", "test"), by_role, strict=True):
         longest = windows.longest(part)
         if longest < window:
             lower = f"lower --data.window to at most {longest}, or " if longest > 1 else ""
@@ -218,9 +218,8 @@ def _lying(start: np.ndarray, steps: Lines, stretches: list[tuple[int, int]]) ->
 def _unlabelled_windows(steps: Lines, cfg: DataConfig) -> Raw:
     """Windows of all steps, without classes; whole blocks are held out."""
     steps = lines.filled(steps, np.ones(len(steps.x), bool))
-    count = len(steps.x)
-    window, stride = windows.sizes(count, cfg.window, cfg.stride)
     stretches = windows.runs(_stretch(steps))
+    window, stride = windows.sizes([stretches], cfg.window, cfg.stride)
     longest = windows.longest(stretches)
     if longest < window:
         raise UserError(
