@@ -64,8 +64,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
 
     Args:
       method: "dense", "conv" (images [N, H, W, C]), "fcn" (also series [N, T, C]) or "auto".
-      anomaly_score: a name in `jaxae.SCORES`, or several joined by "+" or "^"; "auto" = the best
-        for their shape (see `jaxae.workflows.auto`), or mse for many rows.
+      anomaly_score: a name in `jaxae.SCORES`, or several joined by "+", "^" or "*"; "auto" = the
+        best for their shape (see `jaxae.workflows.auto`), or mse for many rows.
       latent: size of the latent code, or "auto".
       hidden: widths of a dense model's layers between input and code; a number is one layer.
       epochs: number of epochs, or "auto".
