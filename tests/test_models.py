@@ -24,7 +24,7 @@ from jaxae.methods.networks import layers
 from jaxae.methods.networks.alocc import Discriminator, Refiner
 from jaxae.methods.networks.conv import ConvAutoencoder
 from jaxae.methods.networks.dense import DenseAutoencoder
-from jaxae.methods.networks.fcn import FullyConvolutional, depth_of, places
+from jaxae.methods.networks.fcn import FullyConvolutional, code_places, depth_of
 
 MNIST, ECG = (28, 28, 1), (140, 1)
 KEY = jax.random.key(0)
@@ -229,7 +229,7 @@ def test_a_fully_convolutional_network_takes_any_size_and_ends_in_a_small_map(sh
     model, x = FullyConvolutional(shape, depth=depth, **(FCN | changes)), abstract(shape)
     (x_hat, z), params = jax.eval_shape(lambda x: model.init_with_output(KEY, x), x)
     assert x_hat.shape == x.shape
-    of_code = places(shape, depth, model.spatial)
+    of_code = code_places(shape, depth, model.spatial)
     assert z.shape == (len(x), 2 * math.prod(of_code))
     assert 4 <= min(of_code) < 8 or depth == 1 or "spatial" in changes
     decoded = jax.eval_shape(lambda p, z: model.apply(p, z, method="decode"), params, z)

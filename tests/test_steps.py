@@ -305,8 +305,12 @@ def test_the_figure_of_a_series_shows_its_values_scores_and_alarms(folder, detec
             shown[name], np.maximum.reduceat(stored[f"step_{name}"], first)
         )
     assert (run / "figures/alarms.png").is_file()
-    cli.main(["report", str(run)])
-    text = (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_of_a_series_has_its_alarms(folder):
+    cli.main(["report", str(folder / "run")])
+    text = (folder / "run/report.html").read_text()
     assert "<h2>Alarms by step</h2>" in text
     assert 'id="step-threshold"' in text
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxae import detectors
+from jaxae import detectors, scoring
 from jaxae.cli import heatmaps as pictures
 from jaxae.cli import score_steps
 from jaxae.data import arrayfiles, sources
@@ -275,7 +275,7 @@ def _describe(
     kind, features = explanation.kind(cfg, why.x.shape[1:]), _features(detector)
     lines = [f"most anomalous rows, and the share of single {kind}s in the map of {why.map_of}:"]
     if why.map_of != cfg.score:
-        some = "a part of score" if why.map_of in cfg.score else "score"
+        some = "a part of score" if scoring.resolve(cfg.score).places else "score"
         lines.insert(0, f"{some} {cfg.score} says nothing of single {kind}s: see {why.map_of}")
     for i, row in enumerate(top):
         parts = [

@@ -60,8 +60,8 @@ def maps_fn(
 def _with_map(spec: str) -> Score:
     score = scoring.resolve(spec)
     if not score.places:
-        known = ", ".join(name for name, entry in scoring.SCORES.items() if entry.places)
-        raise UserError(f"score {spec!r} says nothing of single places; use one of {known}")
+        names = scoring.with_maps()
+        raise UserError(f"score {spec!r} says nothing of single places; use one of {names}")
     return score
 
 

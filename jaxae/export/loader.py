@@ -167,7 +167,7 @@ class Detector:
 
         Raises:
           ExportError: the rows cannot be judged, see `judge`; the archive has no score maps, or
-          golden rows have others here, which is checked once.
+            golden rows have others here, which is checked once.
         """
         if not self._maps:
             raise ExportError(

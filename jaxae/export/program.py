@@ -188,8 +188,7 @@ def golden_rows(detector: Detector) -> np.ndarray:
 
 def golden_maps(detector: Detector, rows: np.ndarray) -> np.ndarray | None:
     """The score maps of some golden rows, for comparison; None: the score has none."""
-    has_maps = scoring.resolve(detector.about.config.score).places
-    return detectors.score_maps(detector, rows[:: loader.EVERY]) if has_maps else None
+    return detectors.score_maps(detector, rows[:: loader.EVERY]) if places_of(detector) else None
 
 
 def places_of(detector: Detector) -> list[int]:

@@ -21,7 +21,7 @@ from jaxae.methods.adversarial import ADVERSARIAL, Pair, adversarial
 from jaxae.methods.networks.alocc import Discriminator, Refiner
 from jaxae.methods.networks.conv import ConvAutoencoder
 from jaxae.methods.networks.dense import Autoencoder, DenseAutoencoder
-from jaxae.methods.networks.fcn import FullyConvolutional, depth_of, places
+from jaxae.methods.networks.fcn import FullyConvolutional, code_places, depth_of
 from jaxae.methods.networks.init import ACTIVATIONS, INITS
 from jaxae.methods.optimisers import OPTIMISERS, optimiser
 from jaxae.methods.reconstruction import reconstruction
@@ -29,7 +29,7 @@ from jaxae.registry import Registry
 from jaxae.scoring import LOSSES
 from jaxae.types import AXIS, Learner, Outputs, PyTree, Shape, Source
 
-_PLACES = 64 * 64  # of the largest rows of which as many are taken at a time as of small ones
+_PLACES = 64 * 64  # of a row; of rows with more, fewer are taken at a time
 
 
 class Method(NamedTuple):
@@ -108,7 +108,7 @@ def _fcn(cfg: ExperimentConfig, shape: Shape, axis: str | None) -> Learner:
     own = vars(cfg.fcn) | {"depth": cfg.fcn.depth or depth_of(trained)}
     tuned = _tuned(shape, trained, is_shared=cfg.fcn.spatial)
     learner = _autoencoder(cfg, FullyConvolutional, shape, tuned, axis, **own)
-    code = (*places(shape, own["depth"], cfg.fcn.spatial), cfg.model.latent)
+    code = (*code_places(shape, own["depth"], cfg.fcn.spatial), cfg.model.latent)
 
     def infer(variables: PyTree, x: Array) -> Outputs:
         out = learner.infer(variables, x)
@@ -301,7 +301,7 @@ def _built(method: Method, cfg: ExperimentConfig, shape: Shape, axis: str | None
         variants = augmentations.resolve(cfg.train.augment).values()
         learner = wrappers.augmented(learner, variants)
     if cfg.train.crop:
-        wrappers.crop_shape(shape, cfg.train.crop)
+        wrappers.crop_shape(shape, cfg.train.crop)  # raises if a crop would be a whole row
         learner = wrappers.cropped(learner, cfg.train.crop, cfg.train.crops)
     if cfg.optim.is_scheduled:
         schedule = wrappers.SCHEDULES[cfg.optim.schedule]

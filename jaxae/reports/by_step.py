@@ -12,11 +12,12 @@ from jaxtyping import Bool, Int
 
 from jaxae import detectors, scoring
 from jaxae.detectors import steps
-from jaxae.stats import metrics
 from jaxae.stats.conformal import rank_band
 from jaxae.stats.intervals import of_clustered_share, of_share
-from jaxae.stats.ranges import coverage, detection
+from jaxae.stats.metrics import confusion
 from jaxae.stats.steps import by_step
+
+_MEASURED = ("score", "y", "is_anomaly", "stretch")  # arguments of `measured` in scores.npz
 
 
 def make(detector: detectors.Detector, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -35,24 +36,14 @@ def make(detector: detectors.Detector, arrays: Mapping[str, np.ndarray]) -> dict
     return found
 
 
-_MEASURED = ("score", "y", "is_anomaly", "stretch")
-
-
 def measured(
     score: np.ndarray,
     y: Bool[np.ndarray, " K"],
     is_anomaly: Bool[np.ndarray, " K"],
     stretch: Int[np.ndarray, " K"],
 ) -> dict[str, Any]:
-    """The metrics of tested steps; None is a value that does not exist. They have no intervals.
-
-    Volumes take the stretches of a series as if they followed each other; ranges end with theirs.
-    """
-    found = by_step(score, y, is_anomaly)
-    of_steps = metrics.confusion(is_anomaly, y)
-    ends = np.flatnonzero(np.diff(stretch)) + 1
-    separated = np.insert(is_anomaly, ends, False), np.insert(y, ends, False)
-    covered, detected = coverage(*separated), detection(*separated)
+    """The metrics of tested steps; None is a value that does not exist. They have no intervals."""
+    found, of_steps = by_step(score, y, is_anomaly, stretch=stretch), confusion(is_anomaly, y)
     values = {
         "step_auroc": found.auroc,
         "step_average_precision": found.average_precision,
@@ -61,11 +52,11 @@ def measured(
         **{
             f"step_{name}": getattr(of_steps, name) for name in ("precision", "recall", "f1", "fpr")
         },
-        "range_precision": covered.precision,
-        "range_recall": covered.recall,
-        "range_f1": covered.f1,
-        "ranges_found": detected.found,
-        "mean_delay_steps": detected.delay,
+        "range_precision": found.range_precision,
+        "range_recall": found.range_recall,
+        "range_f1": found.range_f1,
+        "ranges_found": found.found,
+        "mean_delay_steps": found.delay,
     }
     exact = {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
     return exact | {"n_steps": len(y), "n_anomalous_steps": int(y.sum())}

@@ -276,9 +276,13 @@ def _single(spec: str) -> Score:
         return score
     pool = pooling.resolve(how)
     if score.places is None:
-        known = ", ".join(name for name, entry in SCORES.items() if entry.places)
-        raise UserError(f"score {name!r} has no map that {how!r} could pool; use {known}")
+        raise UserError(f"score {name!r} has no map that {how!r} could pool; use {with_maps()}")
     return _pooled(score, pool)
+
+
+def with_maps() -> str:
+    """The names of all scores that have a map, for messages."""
+    return ", ".join(name for name, entry in SCORES.items() if entry.places)
 
 
 @functools.lru_cache(maxsize=64)

@@ -38,6 +38,16 @@ def ranges(mask: Bool[np.ndarray, " T"]) -> Int[np.ndarray, "R 2"]:
     return np.stack([np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)], axis=1)
 
 
+def apart(mask: Bool[np.ndarray, " T"], stretch: Int[np.ndarray, " T"]) -> Bool[np.ndarray, " S"]:
+    """The mask with a step of nothing between stretches, so that no range crosses their ends.
+
+    Args:
+      mask: by step, of the stretches of a series one after the other.
+      stretch: of each step; it rises where the series is interrupted.
+    """
+    return np.insert(mask, np.flatnonzero(np.diff(stretch)) + 1, False)
+
+
 def shares(of: Int[np.ndarray, "R 2"], mask: Bool[np.ndarray, " T"]) -> Float[np.ndarray, " R"]:
     """For each range, the share of its steps at which the mask is True."""
     before = np.append(0, np.cumsum(mask))

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxae.errors import UserError
 from jaxae.stats import metrics
-from jaxae.stats.ranges import coverage, detection, ranges
+from jaxae.stats.ranges import apart, coverage, detection, ranges
 from jaxae.types import AnyArray
 
 WINDOW = 100  # steps; the default of `TSB_AD.evaluation.metrics.get_metrics`
@@ -48,20 +48,27 @@ def by_step(
     y: Bool[AnyArray, " T"],
     is_alarm: Bool[AnyArray, " T"],
     window: int = WINDOW,
+    stretch: Int[AnyArray, " T"] | None = None,
 ) -> StepMetrics:
     """Metrics of the scores and of the decisions.
+
+    Volumes take the stretches of a series as if they followed each other; ranges end with theirs.
 
     Args:
       scores: of each step, compared in float32.
       y: the truth.
       is_alarm: the decisions.
       window: the widest buffer of `volumes`, in steps.
+      stretch: of each step, see `ranges.apart`; None = the series is not interrupted.
 
     Raises:
       UserError: a score is NaN, or there are none.
     """
     scores, y = np.asarray(scores, np.float32), np.asarray(y, bool)
-    covered, detected = coverage(is_alarm, y), detection(is_alarm, y)
+    by_range = is_alarm, y
+    if stretch is not None:
+        by_range = apart(is_alarm, stretch), apart(y, stretch)
+    covered, detected = coverage(*by_range), detection(*by_range)
     volume = volumes(scores, y, window)
     return StepMetrics(
         auroc=float(metrics.auroc(scores, y)),

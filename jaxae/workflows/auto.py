@@ -20,7 +20,7 @@ from jaxae.data.raw_data import Raw, numbers
 from jaxae.detectors import calibration, steps
 from jaxae.errors import UserError
 from jaxae.methods import learners
-from jaxae.methods.networks.fcn import depth_of, places
+from jaxae.methods.networks.fcn import code_places, depth_of
 from jaxae.ops import ceil_div
 from jaxae.types import Dataset, Shape, Source
 
@@ -37,7 +37,7 @@ _KEPT = 10_000_000  # the most values of training rows that a detector keeps to 
 _REPEATED = 0.95  # share of training rows
 _CELLS = 16  # the fewest pixels on each side for which an image is divided into cells of 4 x 4
 _LARGE = 64  # the most pixels on a side of images that are trained on whole
-_CROP, _CROPS, _OF_STEP = 32, 16, 64  # pixels; crops of an image, and of all images of a step
+_CROP, _CROPS, _CROPS_OF_STEP = 32, 16, 64  # pixels; crops of an image, and of a whole step
 _CODE = 8  # the largest code of a place
 _KINDS = {1: "vectors", 2: "series", 3: "images"}
 
@@ -117,7 +117,7 @@ def settle_rows(
     if is_open and dataset.steps:
         cfg = _denoising(cfg)
     n = len(dataset.train.x)
-    most = max(1, _OF_STEP // cfg.train.crops) if cfg.train.crop else BATCH
+    most = max(1, _CROPS_OF_STEP // cfg.train.crops) if cfg.train.crop else BATCH
     choose("train.batch_size", min(most, 1 << (max(n // STEPS, 1).bit_length() - 1)))
     in_epoch = ceil_div(n, cfg.train.batch_size)
     choose("train.budget", BUDGET)
@@ -175,8 +175,9 @@ def _latent(cfg: ExperimentConfig, shape: Shape) -> int:
     if cfg.method != "fcn":
         return min(LATENT, max(1, math.prod(shape) // 4))
     trained = learners.trained_shape(cfg, shape)
-    of_code = math.prod(places(trained, cfg.fcn.depth or depth_of(trained), cfg.fcn.spatial))
-    return min(_CODE, max(1, math.prod(trained) // 4 // of_code))
+    depth = cfg.fcn.depth or depth_of(trained)
+    count = math.prod(code_places(trained, depth, cfg.fcn.spatial))
+    return min(_CODE, max(1, math.prod(trained) // 4 // count))
 
 
 def _scale(cfg: ExperimentConfig, shape: Shape, span: sources.Span) -> str:

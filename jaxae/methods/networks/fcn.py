@@ -22,8 +22,8 @@ def depth_of(shape: Shape) -> int:
     return max(1, int(math.log2(max(1, min(shape[:-1]) // SMALLEST))))
 
 
-def places(shape: Shape, depth: int, spatial: bool) -> Shape:
-    """How many places the code of a row [H, W, C] or [T, C] has: [h, w] or [t]; 1 if not spatial.
+def code_places(shape: Shape, depth: int, spatial: bool) -> Shape:
+    """The places that have a code in a row [H, W, C] or [T, C]: [h, w] or [t]; 1 if not spatial.
 
     Each of `depth` layers halves the map, rounding up.
     """
@@ -173,7 +173,7 @@ class FullyConvolutional(Autoencoder):
     def decode(self, z: Float[Array, "B L"], shape: Shape = ()) -> Float[Array, " B *S"]:
         """Flattened codes to reconstructions of a shape, `self.shape` by default, in float32."""
         shape = shape or self.shape
-        code = (*places(shape, self.depth, self.spatial), self.latent)
+        code = (*code_places(shape, self.depth, self.spatial), self.latent)
         maps = ops.batch_last(z.reshape(z.shape[0], *_size(code), code[-1]))
         x = self.decoder(maps, _size(shape))
         return ops.batch_first(x).reshape(z.shape[0], *shape).astype(jnp.float32)

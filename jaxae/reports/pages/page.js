@@ -102,8 +102,9 @@ const down = (box, value) => box.top + box.height * (1 - along(value, box.y, box
     bars.setAttribute("d", marked(cut));
     const at = { x1: data.box.left, x2: data.box.left + data.box.width, y1: y, y2: y };
     for (const [name, value] of Object.entries(at)) line.setAttribute(name, value);
+    const runs = document.getElementById("step-alarms").textContent;
     slider.setAttribute("aria-valuetext",
-      `threshold ${cut.toPrecision(5)}, ${document.getElementById("step-alarms").textContent} alarms`);
+      `threshold ${cut.toPrecision(5)}, ${runs} runs of flagged steps`);
   };
   slider.addEventListener("input", move);
   document.getElementById("step-own").addEventListener("click",

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxae.reports.pages import frame
 from jaxae.reports.plots import STUDY_FIGURES, files, series
-from jaxae.stats.ranges import coverage, detection, ranges
+from jaxae.stats.ranges import apart, coverage, detection, ranges
 
 _CUTS = 300  # the most positions of the slider
 _LANES = ("truth", "alarms", "slider")
@@ -25,7 +25,7 @@ _COUNTS = {
     "step-delay": "Mean delay in steps",
 }
 _MEANING = (
-    '<p class="soft">Precision by range is the mean over alarms of the share of their steps that '
+    '<p class="soft">Precision by range is the mean over runs of flagged steps of the share that '
     "is true, recall the mean over true ranges of the share that is flagged. The delay is that of "
     "the ranges found.</p>"
 )
@@ -38,10 +38,6 @@ class Steps(NamedTuple):
     score: Float[np.ndarray, " T"]
     stretch: Int[np.ndarray, " T"]  # rises where the series is interrupted
     y: Bool[np.ndarray, " T"] | None
-
-    def apart(self, mask: Bool[np.ndarray, " T"]) -> Bool[np.ndarray, " S"]:
-        """The mask with a step of nothing between stretches, so that no range crosses them."""
-        return np.insert(mask, np.flatnonzero(np.diff(self.stretch)) + 1, False)
 
 
 def section(folder: Path, report: dict[str, Any]) -> Iterator[str]:
@@ -127,7 +123,7 @@ def counts(steps: Steps, cuts: Float[np.ndarray, " K"]) -> dict[str, Float[np.nd
 
 def _at(steps: Steps, cut: np.float32) -> dict[str, float]:
     flagged = steps.score > cut
-    is_alarm = steps.apart(flagged)
+    is_alarm = apart(flagged, steps.stretch)
     found = {
         "step-cut": float(cut),
         "step-alarms": float(len(ranges(is_alarm))),
@@ -135,7 +131,7 @@ def _at(steps: Steps, cut: np.float32) -> dict[str, float]:
     }
     if steps.y is None:
         return found
-    y = steps.apart(steps.y)
+    y = apart(steps.y, steps.stretch)
     covered, detected = coverage(is_alarm, y), detection(is_alarm, y)
     return found | {
         "step-precision": covered.precision,

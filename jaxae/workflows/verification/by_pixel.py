@@ -1,7 +1,5 @@
 """What a run has on record of the pixels of its images, computed again and compared."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from jaxae import detectors, scoring
@@ -9,8 +7,12 @@ from jaxae.detectors import pixels
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.types import Dataset, Learner
+from jaxae.workflows.verification.outcomes import (
+    refuse_lacking,
+    refuse_other_rule,
+    refuse_other_scores,
+)
 
-Off = Callable[[np.ndarray, np.ndarray], tuple[float, bool]]  # how far scores are apart
 _ROUNDED = 2e-3  # of pixels: as many may change sides of the threshold on another machine
 _AREA = 1e-4  # of an area under a curve
 
@@ -26,10 +28,8 @@ def of_detector(detector: detectors.Detector) -> None:
         return
     rule, highest = detector.decision.rule, np.asarray(state["highest"])
     size = np.median(np.abs(highest))
-    for name, value in scoring.fit_rule(rule, highest).state.items():
-        found = state["rule"].get(name, np.nan)
-        if not np.allclose(found, value, rtol=1e-5, atol=1e-5 * size):
-            raise UserError(f"{rule} gives {name} {value} of pixels, but the detector has {found}")
+    computed = scoring.fit_rule(rule, highest).state
+    refuse_other_rule(rule, computed, state["rule"], size, "pixels")
 
 
 def of_scores(
@@ -38,7 +38,6 @@ def of_scores(
     data: Dataset,
     learner: Learner,
     devices: parallel.Devices,
-    off: Off,
     is_other_version: bool,
 ) -> dict[str, np.ndarray]:
     """Compute the maps of held-out and test rows again, and compare all that is on record.
@@ -56,18 +55,10 @@ def of_scores(
         return {}
     fresh = pixels.held_out(detector, learner, data, devices)
     tested = pixels.tested(detector, learner, data, devices)
-    lost = [name for name in tested if name not in arrays]
-    if lost:
-        raise UserError(f"scores.npz lacks {lost[0]}")
+    refuse_lacking(arrays, tested)
     of_tested = arrays["pixel_highest"], tested["pixel_highest"]
     for recorded, computed in ((np.asarray(state["highest"]), fresh["highest"]), of_tested):
-        if recorded.shape != computed.shape:
-            raise UserError(
-                f"{recorded.size} maps are on record, but the data have {computed.size}"
-            )
-        largest, is_off = off(recorded, computed)
-        if is_off:
-            raise UserError(f"the highest values of maps differ by up to {largest:.1e}")
+        refuse_other_scores(recorded, computed, "highest values of maps")
     rounded = _ROUNDED * detector.about.shape[0] * detector.about.shape[1]
     counts = {"flagged": (np.asarray(state["flagged"]), fresh["flagged"])} | {
         name: (arrays[name], tested[name]) for name in ("pixel_flagged", "pixel_found", "pixel_y")

@@ -1,7 +1,5 @@
 """What a run of a series has on record of its steps, computed again and compared."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from jaxae import detectors
@@ -9,8 +7,11 @@ from jaxae.detectors import steps
 from jaxae.devices import parallel
 from jaxae.errors import UserError
 from jaxae.types import Dataset, Learner
-
-Off = Callable[[np.ndarray, np.ndarray], tuple[float, bool]]  # how far scores are apart
+from jaxae.workflows.verification.outcomes import (
+    refuse_lacking,
+    refuse_other_rule,
+    refuse_other_scores,
+)
 
 
 def of_detector(detector: detectors.Detector) -> None:
@@ -23,10 +24,7 @@ def of_detector(detector: detectors.Detector) -> None:
     if not state:
         return
     rule, size = detector.decision.rule, np.median(np.abs(state["score"]))
-    for name, value in steps.fitted(state, rule).items():
-        found = state["rule"].get(name, np.nan)
-        if not np.allclose(found, value, rtol=1e-5, atol=1e-5 * size):
-            raise UserError(f"{rule} gives {name} {value} of steps, but the detector has {found}")
+    refuse_other_rule(rule, steps.fitted(state, rule), state["rule"], size, "steps")
 
 
 def of_decisions(detector: detectors.Detector, arrays: dict[str, np.ndarray]) -> None:
@@ -48,7 +46,6 @@ def of_scores(
     data: Dataset,
     learner: Learner,
     devices: parallel.Devices,
-    off: Off,
     is_other_version: bool,
 ) -> dict[str, np.ndarray]:
     """Score the steps of held-out and test windows again, and compare all that is on record.
@@ -69,16 +66,10 @@ def of_scores(
     for name in ("block", "length"):
         if not np.array_equal(state[name], fresh[name]):
             raise UserError(f"the {name} of held-out steps is not that of the data")
-    lost = [name for name in tested if name not in arrays]
-    if lost:
-        raise UserError(f"scores.npz lacks {lost[0]}")
+    refuse_lacking(arrays, tested)
     of_tested = arrays["step_score"], tested["step_score"]
     for recorded, computed in ((np.asarray(state["score"]), fresh["score"]), of_tested):
-        if recorded.shape != computed.shape:
-            raise UserError(f"{recorded.size} steps are scored, but the data have {computed.size}")
-        largest, is_off = off(recorded, computed)
-        if is_off:
-            raise UserError(f"scores of steps differ by up to {largest:.1e}")
+        refuse_other_scores(recorded, computed, "scores of steps")
     for name in tested.keys() - {"step_score", "step_is_anomaly"}:
         if not np.array_equal(arrays[name], tested[name]):
             raise UserError(f"{name} in scores.npz is not that of the data")

@@ -16,9 +16,16 @@ from jaxae.training import train
 from jaxae.types import PyTree
 from jaxae.workflows.protocol import cross
 from jaxae.workflows.verification.checkpoints import empty, of_checkpoints
-from jaxae.workflows.verification.outcomes import AGAIN, Check, check, needing, refuse_differences
+from jaxae.workflows.verification.outcomes import (
+    AGAIN,
+    Check,
+    check,
+    needing,
+    off,
+    refuse_differences,
+)
 from jaxae.workflows.verification.records import Records, of_files
-from jaxae.workflows.verification.runs import of_data, off, refuse_more
+from jaxae.workflows.verification.runs import of_data, refuse_more
 
 _ARRAYS = ("test", "test_y", "test_is_anomaly", "test_id", "test_class_id", "p_value")
 

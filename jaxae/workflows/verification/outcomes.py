@@ -2,8 +2,10 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from jaxae.errors import Unchecked, UserError
 from jaxae.export.loader import ExportError
@@ -11,6 +13,9 @@ from jaxae.export.loader import ExportError
 AGAIN = "run the same command again, which writes what is missing"
 _RELATIVE, _SMALL = 1e-5, 1e-9  # rounding of numbers in a report
 _NAMED = 3  # the most differences in one line
+ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
+_RESCALED = 1e-3  # of a score, relative to itself or to most others: beyond, it is no rounding
+_LEAST = 1e-12
 
 
 class Check(NamedTuple):
@@ -77,6 +82,44 @@ def refuse_differences(
         found += [f"{name} is in {where}, but does not follow from anything" for name in odd]
     if found:
         raise UserError(listed(found))
+
+
+def refuse_other_rule(
+    rule: str, computed: Mapping[str, Any], recorded: Mapping[str, Any], size: float, of: str
+) -> None:
+    """Raise a `UserError` if the state of a rule, for scores of this size, is another on record."""
+    for name, value in computed.items():
+        found = recorded.get(name, np.nan)
+        if not np.allclose(found, value, rtol=ROUNDING, atol=ROUNDING * size):
+            raise UserError(f"{rule} gives {name} {value} of {of}, but the detector has {found}")
+
+
+def refuse_lacking(arrays: Container[str], names: Iterable[str]) -> None:
+    """Raise a `UserError` if one of these arrays is not in scores.npz."""
+    for name in names:
+        if name not in arrays:
+            raise UserError(f"scores.npz lacks {name}")
+
+
+def off(old: np.ndarray, new: np.ndarray) -> tuple[float, bool]:
+    """The largest difference, relative to the score or to 1, and whether it is beyond rounding."""
+    old = old.astype(np.float64)
+    apart, size = np.abs(old - new), np.abs(old)
+    rounding = ROUNDING * np.maximum(1, size)
+    # Scores may be far below 1; nine in ten say how large they are.
+    is_rounded = apart <= np.minimum(
+        rounding, _RESCALED * np.maximum(size, np.quantile(size, 0.9)) + _LEAST
+    )
+    return float((apart / np.maximum(1, size)).max()), not is_rounded.all()  # NaN is not
+
+
+def refuse_other_scores(recorded: np.ndarray, computed: np.ndarray, what: str) -> None:
+    """Raise a `UserError` if scores on record are not those that were computed now."""
+    if recorded.shape != computed.shape:
+        raise UserError(f"{recorded.size} {what} are on record, but the data have {computed.size}")
+    largest, is_off = off(recorded, computed)
+    if is_off:
+        raise UserError(f"{what} differ by up to {largest:.1e}")
 
 
 def listed(found: list[str]) -> str:

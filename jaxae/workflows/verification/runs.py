@@ -26,12 +26,16 @@ from jaxae.training import selection, train
 from jaxae.types import Dataset, Learner, PyTree, Split, TrainState, Tuning
 from jaxae.workflows.verification import by_pixel, by_step
 from jaxae.workflows.verification.checkpoints import of_checkpoints
-from jaxae.workflows.verification.outcomes import Check, check, needing, refuse_differences
+from jaxae.workflows.verification.outcomes import (
+    ROUNDING,
+    Check,
+    check,
+    needing,
+    off,
+    refuse_differences,
+)
 from jaxae.workflows.verification.records import Records, of_files
 
-_ROUNDING = 1e-5  # of a score, relative to itself or to 1: another machine rounds differently
-_RESCALED = 1e-3  # of a score, relative to itself or to most others: beyond, it is no rounding
-_LEAST = 1e-12
 _BESIDE = ("warnings", "compile_s", "wall_s")  # in a report; they follow from no other file
 _LOSS = {"float32": 1e-3, "bfloat16": 0.02}  # of a loss by the dtype of activations, relative
 
@@ -68,7 +72,7 @@ def of_detector(folder: Path) -> str:
     size = np.median(np.abs(decision.calibration))
     for name in sorted({*state, *decision.state}):
         new, old = (np.asarray(part.get(name, np.nan)) for part in (state, decision.state))
-        if not np.allclose(new, old, rtol=_ROUNDING, atol=_ROUNDING * size):
+        if not np.allclose(new, old, rtol=ROUNDING, atol=ROUNDING * size):
             raise UserError(f"{decision.rule} gives {name} {new}, but the decision has {old}")
     by_step.of_detector(detector)
     by_pixel.of_detector(detector)
@@ -178,7 +182,7 @@ def _of_scores(run: Records) -> str:
             raise UserError(f"{name} in scores.npz is not that of the data")
     learner, devices = _learner(detector, data), jax.local_devices()
     for of_places in (by_step, by_pixel):
-        made = detector, arrays, data, learner, devices, off, run.is_other_version
+        made = detector, arrays, data, learner, devices, run.is_other_version
         rows |= of_places.of_scores(*made)
     refuse_more(arrays, rows)
     exact = "bit for bit" if not worst else f"to within {worst:.0e}"
@@ -237,18 +241,6 @@ def _of_losses(run: Records) -> str:
     if of_members.shape != losses.shape or not np.allclose(of_members, losses, rtol=rounding):
         raise UserError(f"valid_loss of epoch {selected} is not that of each member")
     return f"that of epoch {selected}, {loss:.6g} on {len(data.valid.y)} held-out rows"
-
-
-def off(old: np.ndarray, new: np.ndarray) -> tuple[float, bool]:
-    """The largest difference, relative to the score or to 1, and whether it is beyond rounding."""
-    old = old.astype(np.float64)
-    apart, size = np.abs(old - new), np.abs(old)
-    rounding = _ROUNDING * np.maximum(1, size)
-    # Scores may be far below 1; nine in ten say how large they are.
-    is_rounded = apart <= np.minimum(
-        rounding, _RESCALED * np.maximum(size, np.quantile(size, 0.9)) + _LEAST
-    )
-    return float((apart / np.maximum(1, size)).max()), not is_rounded.all()  # NaN is not
 
 
 def _of_report(run: Records) -> str:
