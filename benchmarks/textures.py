@@ -35,7 +35,7 @@ from jaxae.errors import UserError
 from jaxae.methods import learners
 from jaxae.ops.blur import gaussian_blur
 from jaxae.rng import Purpose, host_generator
-from jaxae.scoring import patches
+from jaxae.scoring import patches, pooling
 from jaxae.stats import curve, pixels
 from jaxae.training import grid, train
 from jaxae.types import Dataset, Inferred, Score
@@ -46,7 +46,9 @@ SCORES = (
     "mse", "blurred", "normalised", "gradients", "ssim", "patch_codes", "raw_patches",
     "patches_mahalanobis", "patches", "patches+blurred",
 )  # fmt: skip
+_METRICS = ("pixel AUROC", "AUPRO", "image AUROC")
 _SIGMA = 8.0  # pixels; of the blur of residuals
+_WORST = pooling.resolve(f"top:{patches.WORST}")  # as `patches` does
 _SIDE, _KINDS = 256, ("scratch", "spot", "stain", "missing")
 
 
@@ -57,8 +59,7 @@ def _of_residuals(at: Callable[[Array, Array], Array]) -> Score:
         return at(row.x, row.out.x_hat)
 
     def apply(fitted: dict, row: Inferred) -> Array:
-        worst = max(1, round(patches.WORST * row.x[..., 0].size))
-        return jnp.mean(jax.lax.top_k(places(fitted, row).ravel(), worst)[0])
+        return _WORST(places(fitted, row))
 
     return Score(apply, places=places)
 
@@ -128,8 +129,7 @@ def _mahalanobis() -> Score:
         return _smooth(jnp.linalg.norm(far, axis=-1, keepdims=True), patches.SMOOTH)[..., 0]
 
     def apply(fitted: dict, row: Inferred) -> Array:
-        worst = places(fitted, row).ravel()
-        return jnp.mean(jax.lax.top_k(worst, max(1, round(patches.WORST * worst.size)))[0])
+        return _WORST(places(fitted, row))
 
     return Score(apply, nearest.fit, places=places)
 
@@ -186,12 +186,10 @@ def measured(name: str, raw: Raw, scores: Iterable[str], most: float) -> Iterato
         own = dataclasses.replace(cfg, score=spec)
         fitted = detectors.fit_score(learner, variables, dataset, own, devices)
         seconds = time.perf_counter() - start
-        maps = evaluation.mapper(learner, score, False, devices)(variables, fitted, dataset.test.x)[
-            0
-        ]
-        by_row = evaluation.scorer(learner, score, devices)(variables, fitted, dataset.test.x)[0]
-        truth = raw.test_place_y
+        given, truth = (variables, fitted, dataset.test.x), dataset.test_place_y
         assert truth is not None
+        (maps,) = evaluation.mapper(learner, score, False, devices)(*given)
+        (by_row,) = evaluation.scorer(learner, score, devices)(*given)
         found = pixels.by_pixel(maps, truth, np.zeros_like(truth))
         yield {
             "texture": name,
@@ -224,16 +222,11 @@ def table(rows: list[dict]) -> str:
     names = list(dict.fromkeys(row["texture"] for row in rows))
     lines = [f"| score | {' | '.join(names)} | mean |", "|---|" + "---|" * (len(names) + 1)]
     for score in dict.fromkeys(row["score"] for row in rows):
-        values = np.array(
-            [
-                [row[key] for key in ("pixel AUROC", "AUPRO", "image AUROC")]
-                for row in rows
-                if row["score"] == score
-            ]
-        )
+        of_score = [row for row in rows if row["score"] == score]
+        values = np.array([[row[key] for key in _METRICS] for row in of_score])
         if len(values) == len(names):
-            cells = [" / ".join(f"{v:.3f}"[1:] if v < 1 else "1" for v in one) for one in values]
-            cells.append(" / ".join(f"{v:.3f}"[1:] if v < 1 else "1" for v in values.mean(axis=0)))
+            shown = np.vstack([values, values.mean(axis=0)])
+            cells = [" / ".join(f"{v:.3f}"[1:] if v < 1 else "1" for v in one) for one in shown]
             lines.append(f"| `{score}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 

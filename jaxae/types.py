@@ -18,6 +18,10 @@ ensembles, checkpoints, scoring and benchmarks are written once, for every metho
   score          how anomalous a row is, higher = more
   place          a step of a series, a pixel of an image or a feature of a vector
   score map      how anomalous each place of a row is, [*P]: of the row's shape, or coarser
+  mask           the truth of each pixel of an image
+  heatmap        a picture of an image and its score map
+  stretch        adjacent steps of a series, whose ends no window crosses
+  alarm          flagged steps of a series that windows hold together; a row of `--intervals`
   calibration scores  scores of normals, on which rules are fitted and p-values are based
   rule           turns calibration scores into a decision: "quantile:0.95", "conformal:0.05"
   threshold      the score above which a decision flags a single row

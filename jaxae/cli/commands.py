@@ -23,6 +23,7 @@ from jaxae.methods import learners
 from jaxae.methods.wrappers import SCHEDULES
 from jaxae.reports import comparison, listing, pages, tables
 from jaxae.reports.studies import STUDIES
+from jaxae.scoring.pooling import POOLINGS
 from jaxae.storage import outputs
 
 
@@ -163,7 +164,8 @@ def list_all(runs: Path = Path("runs"), names: bool = False, json: bool = False)
     registered = {
         "data sets": [*DATASETS, *(f"{kind}:PATH" for kind in FILES)],
         "methods": [*learners.METHODS],
-        "scores (join with +)": [*scoring.SCORES],
+        "scores (join with +, ^ or *)": [*scoring.SCORES],
+        "poolings of a score's map (SCORE:POOLING)": [*POOLINGS],
         "threshold rules": [*scoring.RULES],
         "corruptions": [*CORRUPTIONS],
         "augmentations": [*AUGMENTATIONS],

@@ -67,7 +67,7 @@ def score_file(
       maps: a .npy to write: how anomalous each feature or pixel of every row is, [N, F] or
         [N, H, W]
       json: print a summary as JSON
-      overwrite: replace the files that --out names, if they exist
+      overwrite: replace the files that are to be written, if they exist
 
     Returns:
       The summary: rows, anomalies, threshold, p_value_flaw and notes; of a series see

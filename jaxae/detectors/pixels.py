@@ -28,7 +28,7 @@ NAME = "pixels"  # of that in `Detector.places`
 _LARGE = 64  # pixels of the longer side, from which on pixels are decided about without masks
 
 
-def are_decided(cfg: ExperimentConfig, data: Dataset) -> bool:
+def aredecided(cfg: ExperimentConfig, data: Dataset) -> bool:
     """Whether a run decides about pixels: images that are large or have masks, scored by a map."""
     shape = data.raw_shape or data.shape
     is_asked = data.test_place_y is not None or max(shape[:2]) >= _LARGE
@@ -49,7 +49,7 @@ def held_out(
     highest = np.concatenate([_highest(part) for part in _maps(detector, learner, x, devices)])
     decision = scoring.fit_rule(detector.decision.rule, highest)
     parts = _maps(detector, learner, x, devices)
-    flagged = np.concatenate([_count(_decided(decision, part)) for part in parts])
+    flagged = np.concatenate([_count(decided(decision, part)) for part in parts])
     return {"highest": highest, "flagged": flagged, "rule": decision.state}
 
 
@@ -96,7 +96,7 @@ def counted(
       AUPRO of all pixels.
     """
     decision = decision_of(detector)
-    is_flagged = np.concatenate([_decided(decision, part) for part in maps])
+    is_flagged = np.concatenate([decided(decision, part) for part in maps])
     found = {
         "pixel_highest": np.concatenate([_highest(part) for part in maps]),
         "pixel_flagged": _count(is_flagged),
@@ -123,7 +123,7 @@ def maps_and_flagged(
 ) -> tuple[Float[np.ndarray, "N H W"], Bool[np.ndarray, "N H W"]]:
     """The score maps of raw rows in their own pixels, and `flagged`."""
     maps = _bounded(score_maps(detector, raw), detector.about.shape)
-    return maps, _decided(decision_of(detector), maps)
+    return maps, decided(decision_of(detector), maps)
 
 
 def state_of(detector: Detector) -> State | None:
@@ -155,7 +155,8 @@ def _bounded(maps: np.ndarray, shape: Shape) -> Float[np.ndarray, "B H W"]:
     return np.where(np.abs(maps) <= LARGEST, maps, LARGEST)  # NaN is not
 
 
-def _decided(decision: Decision, maps: np.ndarray) -> Bool[np.ndarray, "B H W"]:
+def decided(decision: Decision, maps: Float[np.ndarray, "B H W"]) -> Bool[np.ndarray, "B H W"]:
+    """Which pixels of score maps are flagged by a decision about pixels, see `decision_of`."""
     return scoring.decide(decision, maps.ravel()).reshape(maps.shape)
 
 

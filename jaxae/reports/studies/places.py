@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxae import detectors, scoring
+from jaxae import detectors
 from jaxae.data.own import windows
 from jaxae.data.own.schema import Schema
 from jaxae.detectors import pixels, steps
@@ -46,8 +46,7 @@ def heatmaps(context: Context) -> Findings:
         arrays["mask"] = drawing.blocks(data.test_place_y[index], np.max)
     if pixels.state_of(context.detector):
         decision = pixels.decision_of(context.detector)
-        flagged = scoring.decide(decision, maps.ravel()).reshape(maps.shape)
-        arrays["flagged"] = drawing.blocks(flagged, np.max)
+        arrays["flagged"] = drawing.blocks(pixels.decided(decision, maps), np.max)
         arrays["place_threshold"] = np.float32(decision.threshold)
     return Findings(arrays, {})
 
