@@ -28,7 +28,7 @@ NAME = "pixels"  # of that in `Detector.places`
 _LARGE = 64  # pixels of the longer side, from which on pixels are decided about without masks
 
 
-def aredecided(cfg: ExperimentConfig, data: Dataset) -> bool:
+def are_decided(cfg: ExperimentConfig, data: Dataset) -> bool:
     """Whether a run decides about pixels: images that are large or have masks, scored by a map."""
     shape = data.raw_shape or data.shape
     is_asked = data.test_place_y is not None or max(shape[:2]) >= _LARGE
