@@ -81,12 +81,12 @@ def held_out(
     and flags nothing if the blocks are too few for it; any other on the scores of all steps.
     """
     score = streams.of_split(streams.values_fn(detector, learner, devices), data, data.valid).score
-    found = blocks(*_places(data, data.valid), window_of(data))
+    found = blocks(*_steps_of(data, data.valid), window_of(data))
     state = {"score": score, "block": found.number, "length": np.int32(found.length)}
     return state | {"rule": fitted(state, detector.decision.rule)}
 
 
-def _places(data: Dataset, split: Split) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
+def _steps_of(data: Dataset, split: Split) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
     """The steps of a split's windows, and their stretches."""
     assert data.steps
     start, stretch = data.steps.start[split.id], data.steps.stretch
@@ -165,7 +165,7 @@ def refuse_few(cfg: ExperimentConfig, data: Dataset) -> None:
     rule = cfg.threshold.rule
     if not data.steps or calibration.why_no_guarantee(cfg) != calibration.OVERLAP:
         return
-    found = blocks(*_places(data, data.valid), window_of(data))
+    found = blocks(*_steps_of(data, data.valid), window_of(data))
     if problem := too_few(int(found.number.max()) + 1, found.length, rule):
         raise UserError(problem)
 

@@ -108,12 +108,12 @@ def folder(path: Path, cfg: DataConfig) -> Raw:
         names = tuple(folders.printable(os.path.relpath(file, path)) for file in found.paths)
         rows = Lines(x, y, None, found.is_test, schema, notes + found.notes, names=names)
 
-        def places(is_test: np.ndarray, is_normal: np.ndarray) -> masks.Found:
+        def place_truth(is_test: np.ndarray, is_normal: np.ndarray) -> masks.Found:
             tested = [found.paths[i] for i in np.flatnonzero(is_test)]
             is_chosen = bool(cfg.normal or cfg.anomaly)
             return masks.read(path, tested, is_normal[is_test], schema.size, is_chosen)
 
-        return lines.split(rows if cfg.corruption else rows._replace(places=places), cfg)
+        return lines.split(rows if cfg.corruption else rows._replace(place_truth=place_truth), cfg)
 
 
 def _refuse_too_many(count: int, schema: Schema) -> None:

@@ -34,7 +34,7 @@ class Lines(NamedTuple):
     order: np.ndarray | None = None  # series: [T], positions in the file, if that differs
     steps: Steps | None = None  # of windows
     # Images: (is_test [N], is_normal [N]) -> the truth of the places of the test rows, and notes.
-    places: Callable[[np.ndarray, np.ndarray], tuple] | None = None
+    place_truth: Callable[[np.ndarray, np.ndarray], tuple] | None = None
 
 
 class Series(NamedTuple):
@@ -104,7 +104,7 @@ def split(lines: Lines, cfg: DataConfig) -> Raw:
     if is_test is not None and not (cfg.normal or cfg.anomaly or cfg.corruption):
         _require_known_test(y[is_test], np.unique(y[is_normal]).tolist(), schema)
     is_test, more = _test_rows(is_test, is_normal, group, cfg)
-    place_y, said = lines.places(is_test, is_normal) if lines.places else (None, ())
+    place_y, said = lines.place_truth(is_test, is_normal) if lines.place_truth else (None, ())
     lines = filled(lines._replace(notes=notes + more + said), ~is_test)
     x, train_group = lines.x, None if group is None else group[~is_test]
     parts = x[~is_test], y[~is_test], x[is_test], y[is_test]
