@@ -24,9 +24,9 @@ from jaxae.stats import conformal
 from jaxae.workflows import experiment
 
 
-def finished(folder, method="dense", **changes):
+def finished(folder, method="dense", side=8, **changes):
     """A tiny finished run, and its raw test rows."""
-    data = write_npz(folder / "x.npz")
+    data = write_npz(folder / "x.npz", side=side)
     cfg = tiny(method, data__name=f"npz:{data}", run_dir=str(folder / "run"), **changes)
     experiment.run(cfg)
     return folder / "run", read_npz(data)["x_test"]
@@ -83,6 +83,13 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_kind_of_detector_can_be_exported(name, tmp_path):
     run, rows = finished(tmp_path, **CASES[name])
+    the_same(exporting.write(run, tmp_path / "d.zip"), run, rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"train__crop": 16}, {"method": "conv"}], ids=["fcn", "conv"])
+def test_large_images_are_computed_few_at_a_time_in_exports_too(changes, tmp_path):
+    run, rows = finished(tmp_path, **{"method": "fcn", "side": 128} | changes)
     the_same(exporting.write(run, tmp_path / "d.zip"), run, rows)
 
 

@@ -336,10 +336,11 @@ def test_large_images_are_taken_few_at_a_time_and_others_as_always():
 
     assert tuned("conv", 64) == tuned("fcn", 64) == tuning.CONV
     dense, shared = tuned("conv", 256), tuned("fcn", 256)
-    assert (dense.chunk, dense.part, dense.share) == (4, 2, tuning.ALONE)
-    assert (shared.chunk, shared.part, shared.share) == (4, 1, 1)
+    assert (dense.chunk, dense.part, dense.share) == (2, 2, tuning.ALONE)
+    assert (shared.chunk, shared.part, shared.share) == (2, 1, 1)
     crops = tuned("fcn", 256, train__crop=64)
-    assert crops == tuning.CONV._replace(chunk=4)
+    assert crops == tuning.CONV._replace(chunk=2)
+    assert [tuned("fcn", size).chunk for size in (96, 128, 512, 1024)] == [4, 4, 1, 1]
 
 
 def test_a_cpu_scores_fewer_rows_at_a_time_than_an_accelerator():

@@ -1,6 +1,8 @@
 """The programs of a detector for `jax.export`: raw rows to decisions, and to score maps."""
 
 import contextlib
+import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -10,11 +12,11 @@ import numpy as np
 from jax import export, lax
 from jaxtyping import Array
 
-from jaxae import config, detectors, scoring
+from jaxae import config, detectors, ops, scoring
 from jaxae.data import inputs
 from jaxae.data.raw_data import FARTHEST
 from jaxae.detectors import Detector
-from jaxae.devices import members, parallel
+from jaxae.devices import members, parallel, tuning
 from jaxae.export import loader
 from jaxae.methods import learners
 from jaxae.scoring import pooling
@@ -86,6 +88,7 @@ class Functions(NamedTuple):
     scaled: Callable[[Array, Array, Array, Array], Array]
     scores: Callable[[PyTree, PyTree, Array], Array]  # (variables, fitted, rows) of a member -> [B]
     maps: Callable[[PyTree, PyTree, Array], Array] | None  # the same -> [B, *P]; None: no maps
+    chunk: int  # rows that a CPU computes at a time, as in a run; a divisor of 64
 
 
 def scoring_functions(detector: Detector) -> Functions:
@@ -113,7 +116,8 @@ def scoring_functions(detector: Detector) -> Functions:
         return of_member
 
     maps = by_row(scoring.row_map(score)) if score.places else None
-    return Functions(scaled, by_row(score.apply), maps)
+    chunk = math.gcd(loader.CHUNK, tuning.chunk_rows(learner.tuning, "cpu", shape))
+    return Functions(scaled, by_row(score.apply), maps, chunk)
 
 
 def _judge_fn(detector: Detector) -> Callable:
@@ -125,7 +129,7 @@ def _judge_fn(detector: Detector) -> Callable:
         tree = archive.nested(arrays)
         calibration, state = tree["decision"]["calibration"], tree["decision"]["state"]
         x = _scaled(functions, tree, raw)
-        scores = _combined(functions.scores, tree, x)
+        scores = _combined(functions.scores, tree, x, functions.chunk)
         scores = jnp.asarray(detectors.saturated(scores, x.reshape(-1, *x.shape[2:])))
         p_value = split_p_values(calibration, scores)
         by_rule = rule.decide(state, scores)
@@ -139,7 +143,8 @@ def _maps_fn(functions: Functions) -> Callable:
 
     def maps(arrays: dict, raw: Array) -> Array:
         tree = archive.nested(arrays)
-        found = _combined(functions.maps, tree, _scaled(functions, tree, raw))
+        x = _scaled(functions, tree, raw)
+        found = _combined(functions.maps, tree, x, functions.chunk)
         return jnp.minimum(found, pooling.LARGEST)
 
     return maps
@@ -157,19 +162,31 @@ def _scaled(functions: Functions, tree: dict, raw: Array) -> Array:
     return x.reshape(*raw.shape[:2], *x.shape[1:])
 
 
-def _combined(of_member: Callable | None, tree: dict, x: Array) -> Array:
+def _combined(of_member: Callable | None, tree: dict, x: Array, chunk: int) -> Array:
     """What the members say of inputs x [k, 64, *S] of the model, combined: [64 k, ...].
 
     The loops are those of a run, member by member and over a number of chunks that XLA does not
-    know: in others, such as one over a single chunk, it rounds some quotients otherwise.
+    know: in others, such as one over a single chunk, it rounds some quotients otherwise. On a CPU
+    chunks are as small as in a run, `chunk` rows, because other products may round otherwise.
     """
 
     def of_chunks(variables: PyTree, fitted: PyTree) -> Array:
         assert of_member
-        found = parallel.until(
-            tree["chunks"], lambda _, rows: ((), of_member(variables, fitted, rows)), (), x
-        )[1]
-        return found.reshape(-1, *found.shape[2:])
+
+        def by(rows: int, variables: PyTree, fitted: PyTree, count: Array, x: Array) -> Array:
+            count, x = count * (loader.CHUNK // rows), x.reshape(-1, rows, *x.shape[2:])
+            found = parallel.until(
+                count, lambda _, some: ((), of_member(variables, fitted, some)), (), x
+            )[1]
+            return found.reshape(-1, *found.shape[2:])
+
+        small, large = (functools.partial(by, rows) for rows in (chunk, loader.CHUNK))
+        args = variables, fitted, tree["chunks"], x
+        return (
+            large(*args)
+            if chunk == loader.CHUNK
+            else ops.by_platform(*args, cpu=small, default=large)
+        )
 
     by_member = members.each(of_chunks, tree["variables"], tree.get("fitted", {}), one_by_one=True)
     return scoring.combine(by_member)

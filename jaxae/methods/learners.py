@@ -30,6 +30,7 @@ from jaxae.scoring import LOSSES
 from jaxae.types import AXIS, Learner, Outputs, PyTree, Shape, Source
 
 _PLACES = 64 * 64  # of a row; of rows with more, fewer are taken at a time
+_SIDES = 512  # the sides of larger rows that are scored at a time: 4 of 128 x 128, 2 of 256 x 256
 
 
 class Method(NamedTuple):
@@ -133,13 +134,15 @@ def _tuned(shape: Shape, trained: Shape, *, is_shared: bool) -> tuning.Tuning:
         size = math.prod(shape[:-1])
         return max(1, rows * places // size) if size > _PLACES else rows
 
-    conv = tuning.CONV
+    conv, size = tuning.CONV, math.prod(shape[:-1])
+    if size > _PLACES:
+        conv = conv._replace(chunk=1 << (max(1, _SIDES // math.isqrt(size)).bit_length() - 1))
     if math.prod(trained[:-1]) <= _PLACES:
-        return conv._replace(chunk=fewer(conv.chunk, shape))
+        return conv
     part = fewer(conv.part, trained, _PLACES // 2 if is_shared else _PLACES)
     # Weights that grow with the rows are updated by one device.
     share = fewer(conv.share, trained) if is_shared else tuning.ALONE
-    return conv._replace(chunk=fewer(conv.chunk, shape), part=part, share=share)
+    return conv._replace(part=part, share=share)
 
 
 def _autoencoder(
