@@ -21,7 +21,7 @@ from jaxae.training import speed, train
 from jaxae.types import Shape, TrainState
 
 _STEPS, _SCORED = 50, 4096  # the most steps of a short epoch, and rows scored at a time
-_TIMES, _SECONDS = 6, 6.0  # each is repeated so often, the first time unmeasured, or so long
+_TIMES, _SECONDS = 6, 2.0  # each is repeated so often, the first time unmeasured, or so long
 _BATCH, _VALUES = 128, 1 << 21  # the largest default batch: rows, and their values
 
 
