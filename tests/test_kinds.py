@@ -26,7 +26,7 @@ from jaxae.storage import disk
     [
         ("nothere.csv", "'nothere.csv' does not exist; check the path"),
         ("folder/of/mine", "'folder/of/mine' does not exist"),
-        ("nothing", "unknown dataset or file 'nothing'; known: digits"),
+        ("nothing", "unknown dataset or file 'nothing'; known: .*digits"),
         ("tabel:odd.xyz", "unknown kind of files 'tabel'; known: images, npy"),
         ("odd.xyz", r"'odd.xyz' does not end as a kind of file does; name its kind: .*table:PATH"),
     ],

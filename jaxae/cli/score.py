@@ -111,7 +111,7 @@ def _score_rows(
     explanations: list[str] = []
     with (
         _opened(out, named, _features(detector)) as write,
-        _opened_maps(maps, detector, len(raw)) as write_maps,
+        _opened_maps(maps, detector, raw) as write_maps,
         naming_input(rows),
     ):
         for x in _prepared(detector, raw, explain):
@@ -218,7 +218,7 @@ def _opened(
 
 @contextlib.contextmanager
 def _opened_maps(
-    maps: Path | None, detector: detectors.Detector, count: int
+    maps: Path | None, detector: detectors.Detector, raw: Source
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that writes the score maps of prepared rows to a .npy, or does nothing.
 
@@ -228,6 +228,7 @@ def _opened_maps(
     if maps is None:
         yield lambda x: None
         return
+    count = raw.shape[0] if raw.shape else 1  # a single number is refused where it is judged
     shape = (count, *detectors.map_shape(detector))
     with outputs.system_errors(f"--maps {maps}"), disk.writing_array(maps, shape) as write:
         yield lambda x: write(detectors.map_prepared(detector, x))

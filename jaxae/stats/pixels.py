@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import ndimage
 
 from jaxae.errors import UserError
 from jaxae.stats.metrics import Confusion, confusion
@@ -76,6 +75,8 @@ def by_pixel(
 
 def curves(maps: Float[np.ndarray, " N *P"], truth: Bool[np.ndarray, " N *P"]) -> Curves:
     """The counts from which all areas follow; at least one place must be anomalous."""
+    from scipy import ndimage
+
     regions, _ = ndimage.label(truth, _neighbours(truth.ndim))
     region = regions[truth] - 1
     size = np.bincount(region)
