@@ -10,7 +10,9 @@ skipped that have an anomaly in their first 15 %, none at all, or fewer than 192
 
 Baselines score windows of 64 steps, and a step by the mean over the windows that hold it: the
 distance to the nearest training window, and the squared error of principal components that hold
-95 % of the variance. The autoencoder of the package TSB-AD joins them where it can be imported.
+95 % of the variance. The autoencoder of the package TSB-AD joins them where it can be imported:
+in an environment of its own, `pip install --no-deps TSB-AD` and beside the packages of `jaxae`
+torch, numba, pandas, hurst, statsmodels and "scikit-learn<1.7".
 """
 
 import argparse
@@ -92,12 +94,14 @@ def baseline(judge: Callable[[Windows, Windows], np.ndarray], series: Series) ->
 
 
 def tsb_ad(series: Series) -> Step:
-    """Scores of steps by the autoencoder of TSB-AD, with its settings for one variable."""
-    from TSB_AD.model_wrapper import run_Semisupervise_AD
+    """Scores of steps by the autoencoder of TSB-AD, with its settings for series of one value."""
+    import torch
+    from TSB_AD.HP_list import Optimal_Uni_algo_HP_dict
+    from TSB_AD.model_wrapper import run_AutoEncoder
 
+    torch.manual_seed(0)
     x = series.value[:, None]
-    best = {"window_size": 100, "hidden_neurons": [128, 64]}
-    return run_Semisupervise_AD("AutoEncoder", x[: series.train], x, **best)
+    return run_AutoEncoder(x[: series.train], x, **Optimal_Uni_algo_HP_dict["AutoEncoder"])
 
 
 def jaxae(series: Series, settings: list[str], folder: Path) -> Step:
@@ -122,7 +126,8 @@ def detectors(settings: list[str], score: str, folder: Path) -> dict[str, Callab
         "PCA": lambda series: baseline(components, series),
     }
     try:
-        import TSB_AD.model_wrapper  # noqa: F401
+        import TSB_AD.model_wrapper
+        import TSB_AD.models.AE  # noqa: F401
     except ImportError as error:
         print(f"left out: the autoencoder of TSB-AD, which cannot be imported ({error})")
         return found
