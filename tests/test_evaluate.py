@@ -177,6 +177,8 @@ def test_arrays_have_the_classes_beside_them(is_folder, tmp_path):
     np.testing.assert_array_equal(found.y, y)
     tested = save("tested", x_train=x, x_test=x[10:], y_test=y[10:])
     np.testing.assert_array_equal(labelled.read(tested, schema, DataConfig()).y, y[10:])
+    alone = save("alone", x_test=x[10:], y_test=y[10:])
+    np.testing.assert_array_equal(labelled.read(alone, schema, DataConfig()).y, y[10:])
     with pytest.raises(UserError, match=r"no array holds classes; name them y beside X"):
         labelled.read(save("none", X=x), schema, DataConfig())
 

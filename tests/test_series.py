@@ -367,6 +367,9 @@ def test_a_new_file_is_judged_in_the_order_of_its_time(tmp_path):
     back = columns(timestamp=np.arange(STEPS)[::-1])
     with pytest.raises(UserError, match=r"goes back in 399 .*or remove the column"):
         files.rows(write(tmp_path / "b.csv", back), schema)
+    turns = columns(timestamp=np.arange(STEPS) // 2)  # of two series, unknown to the schema
+    with pytest.raises(UserError, match=r"same as in .*; give each series a file of its own"):
+        files.rows(write(tmp_path / "c.csv", turns), schema)
 
 
 def test_dates_in_which_day_and_month_could_be_swapped(tmp_path):

@@ -98,6 +98,13 @@ def test_an_interval_of_clusters_counts_clusters():
     assert of_clustered_share(ones[:1], 2 * ones[:1]) == (0, 1)
 
 
+def test_the_peak_of_a_saturated_alarm_is_in_its_middle():
+    score = np.float32([0, 2, 9, 9, 9, 9, 9, 2, 0])
+    judged = steps.Judged(score, np.ones(9), score > 1)
+    (alarm,) = steps.alarms(judged, np.zeros(9, int), 3)
+    assert (alarm.start, alarm.end, alarm.peak) == (1, 7, 4)
+
+
 # As a user would
 
 WINDOW, STEPS = 8, 480
@@ -288,6 +295,8 @@ def test_a_conformal_rule_promises_something_of_blocks_or_is_refused(tmp_path, c
     cli.main([*args, *run, "--data.valid-fraction", "0.3"])
     report = json.loads((tmp_path / "run/report.json").read_bytes())
     assert report["block_false_alarm_rate"] == pytest.approx(1 / 8)
+    low, high = report["step_false_alarm_rate_interval"]  # no more steps than blocks are flagged
+    assert (low, high) == (0, report["block_false_alarm_rate_interval"][1])
     assert report["step_p_value_flaw"] is None
     assert "promises something of steps, but not of windows" in report["warnings"][-1]
 

@@ -178,7 +178,8 @@ def _checked(about: Description, raw: np.ndarray) -> np.ndarray:
     without_channel = about.shape[:-1] if about.shape[-1] == 1 else about.shape
     if raw.ndim < 2 or raw.shape[1:] not in (about.shape, without_channel):
         raise UserError(
-            f"the rows are given as {list(raw.shape)}; the detector takes {['N', *about.shape]}"
+            f"the rows are given as {list(raw.shape)}; the detector takes "
+            f"[N, {', '.join(map(str, about.shape))}]"
         )
     if not len(raw):
         raise UserError("there are no rows to judge")

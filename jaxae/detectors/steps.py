@@ -44,7 +44,7 @@ class Alarm(NamedTuple):
 
     start: int  # the first
     end: int  # the last
-    peak: int  # the one with the highest score
+    peak: int  # the one with the highest score, or the middle one of such
     flagged: int  # their number
 
 
@@ -270,7 +270,8 @@ def alarms(judged: Judged, stretch: Int[np.ndarray, " T"], window: int) -> list[
     is_apart = (np.diff(flagged) >= window) | (np.diff(stretch[flagged]) != 0)
     found = []
     for run in np.split(flagged, np.flatnonzero(is_apart) + 1) if len(flagged) else []:
-        peak = int(run[np.argmax(judged.score[run])])
+        highest = run[judged.score[run] == judged.score[run].max()]
+        peak = int(highest[len(highest) // 2])  # a value beyond float32 saturates whole windows
         found.append(Alarm(int(run[0]), int(run[-1]), peak, len(run)))
     return found
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from jaxae import detectors, scoring
 from jaxae.detectors import steps
 from jaxae.stats.conformal import rank_band
-from jaxae.stats.intervals import of_clustered_share, of_share
+from jaxae.stats.intervals import Interval, of_clustered_share, of_share
 from jaxae.stats.metrics import confusion
 from jaxae.stats.steps import by_step
 
@@ -69,7 +69,9 @@ def alarms_to_expect(detector: detectors.Detector) -> dict[str, Any]:
     be flagged somewhat more often. Steps of a block depend on each other, so blocks are what the
     interval counts: see `of_clustered_share`. A block has an alarm if one of its steps is flagged;
     by a conformal rule, of which blocks are the calibration rows, that has the probability of the
-    threshold's rank among them, `rank_band`, if blocks are exchangeable.
+    threshold's rank among them, `rank_band`, if blocks are exchangeable. Its threshold is close to
+    the highest held-out scores, so the share of held-out steps above it is too low for new ones,
+    and at most the share of blocks with an alarm is known.
     """
     state, decision = steps.state_of(detector), steps.decision_of(detector)
     assert state
@@ -80,15 +82,17 @@ def alarms_to_expect(detector: detectors.Detector) -> dict[str, Any]:
     hits = np.bincount(block[inside & is_flagged], minlength=count)
     with_alarm = int(np.sum(hits > 0))
     share, interval = with_alarm / count, of_share(with_alarm, count)
+    of_steps = of_clustered_share(hits, trials)
     spec = scoring.rule(rule)
     if spec.exchangeable and spec.rank and not steps.too_few(count, int(state["length"]), rule):
         share, interval = spec.rank(count) / (count + 1), rank_band(count, spec.rank(count))
+        of_steps = Interval(0.0, interval[1])
     return {
         "step_threshold": decision.threshold,
         "n_blocks": count,
         "block_steps": int(state["length"]),
         "step_false_alarm_rate": float(hits.sum() / trials.sum()),
-        "step_false_alarm_rate_interval": [*of_clustered_share(hits, trials)],
+        "step_false_alarm_rate_interval": [*of_steps],
         "block_false_alarm_rate": share,
         "block_false_alarm_rate_interval": [*interval],
         "step_p_value_flaw": steps.why_no_guarantee(detector.about.config) or None,

@@ -75,18 +75,20 @@ def holds_arrays(folder: Path) -> bool:
     return not {*_CLASSES, "y_test"}.isdisjoint(map(str.lower, parts.names(folder)))
 
 
-def stored(path: Path, rows: str = "auto") -> Stored:
+def stored(path: Path, rows: str = "auto", *, to_judge: bool = False) -> Stored:
     """The arrays by their roles: of one .npz or .npy, in memory, or of a folder, on disk.
+
+    In files that are only judged, `x_test` with `y_test` may stand alone, in the role of `x_train`.
 
     Raises:
       UserError: the file cannot be read, or lacks training rows.
     """
     if path.is_dir():
-        found = _Roles.of(parts.names(path), str(path))
+        found = _Roles.of(parts.names(path), str(path), to_judge)
         return _stored(found, {role: _of_files(path, found, role, rows) for role in found.names})
     if path.suffix.lower() == ".npy":
         return Stored(arrayfiles.read_rows(path), None, None, None, {"x_train": "the array"}, ())
-    found = _Roles.of(arrayfiles.npz_names(path), str(path))
+    found = _Roles.of(arrayfiles.npz_names(path), str(path), to_judge)
     read = arrayfiles.read_npz(path, found.names.values())
     return _stored(found, {role: read[name] for role, name in found.names.items()})
 
@@ -96,7 +98,7 @@ class _Roles(NamedTuple):
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, names: Iterable[str], where: str) -> "_Roles":
+    def of(cls, names: Iterable[str], where: str, to_judge: bool) -> "_Roles":
         """Which arrays are rows and classes, by their names; `where` names the file in errors."""
         names = [*names]
         by_name = {name.lower(): name for name in names}
@@ -108,6 +110,8 @@ class _Roles(NamedTuple):
         train = next((name for name in _CLASSES if name in by_name), "")
         if not train and len(names) == 1 and not names[0].lower().endswith("_test"):
             return cls({"x_train": names[0]}, ())
+        if to_judge and not train and {"x_test", "y_test"} <= by_name.keys():
+            return cls({"x_train": by_name["x_test"], "y_train": by_name["y_test"]}, ())
         if not train or ("y_test" in by_name and "x_test" not in by_name):
             lacking = "x_test, the rows of y_test" if train else "x_train (or X), rows to train on"
             raise UserError(f"{where} lacks {lacking}; it holds {', '.join(names) or 'nothing'}")

@@ -133,7 +133,7 @@ def _read(path: Path, schema: Schema, cfg: DataConfig) -> tuple[Rows, Labels]:
 
 def _arrays(path: Path) -> tuple[np.ndarray, Labels]:
     """The test rows and their classes, or without test rows all rows."""
-    stored = arrays.stored(path)
+    stored = arrays.stored(path, to_judge=True)
     x = stored.x_train if stored.x_test is None else stored.x_test
     counts = len(stored.x_train), 0 if stored.x_test is None else len(stored.x_test)
     y_train, y_test, names = arrays.classes(stored, counts, str(path))

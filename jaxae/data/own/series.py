@@ -16,6 +16,8 @@ from jaxae.data.raw_data import Raw
 from jaxae.errors import UserError, naming_input
 from jaxae.types import Steps
 
+_APART = "give each series a file of its own, or remove the column"
+
 
 def read(path: Path, cfg: DataConfig) -> Raw:
     """Windows of a long series, from a table with one line per step, or from arrays [T] or [T, C].
@@ -314,4 +316,5 @@ def _steps_to_judge(table: tables.Table, schema: Schema) -> tuple[Lines, np.ndar
             schema = dataclasses.replace(schema, **{kind: "" if kind == "group" else ()})
     group = lines.groups(table, schema.group)
     steps = Lines(x, None, group, None, schema, tuple(notes))
-    return _in_order(steps, table, "remove the column"), windows.order(group, len(x))
+    remedy = "remove the column" if group is not None else _APART
+    return _in_order(steps, table, remedy), windows.order(group, len(x))
