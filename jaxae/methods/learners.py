@@ -303,7 +303,7 @@ def _built(method: Method, cfg: ExperimentConfig, shape: Shape, axis: str | None
     if cfg.train.augment:
         variants = augmentations.resolve(cfg.train.augment).values()
         learner = wrappers.augmented(learner, variants)
-    if cfg.train.crop:
+    if cfg.train.crop and "train.crop" in method.reads:
         wrappers.crop_shape(shape, cfg.train.crop)  # raises if a crop would be a whole row
         learner = wrappers.cropped(learner, cfg.train.crop, cfg.train.crops)
     if cfg.optim.is_scheduled:
