@@ -25,12 +25,14 @@ class Case(NamedTuple):
         puts as many into one dispatch, Keras into one epoch. For ALOCC it is an epoch of its
         experiment, because its temporaries of 100 MB are allocated anew for every dispatch.
       layers: layers with parameters, in the order of application, named as in Flax's tree.
+      method: "" = that of the experiment; another one has no reference system.
     """
 
     name: str
     shape: tuple[int, ...]
     block: int
     layers: tuple[str, ...]
+    method: str = ""
 
     @property
     def dense(self) -> bool:

@@ -36,6 +36,7 @@ _RATE = 2.0**24  # a huge step of SGD gives gradients to float32 precision
 _LOSS, _GRADIENT = throughput.TOLERANCE["float32"]
 _LEAST = 8.0  # seconds for a model
 _VARIED = ("fmnist_dense", "mnist_conv", "ecg_dense")  # on which choices of tuning are tried
+_FURTHER = {"fcn": CASES["mnist_conv"]._replace(method="fcn")}  # without a reference system
 _SCORE = 1e-5  # relative to the score or to 1, as `jaxae.workflows.verification` has it
 
 
@@ -63,6 +64,7 @@ def main(order: Order) -> None:
         if number == 0:
             made = cpu_run.start(order.out / "cpu-run", order.rehearsal)  # beside what follows
             _methods(order)
+            models = [*models, *_FURTHER]
         for model in models:
             attempts.make(functools.partial(_model, order, model), "agreement", model)
         for model in [model for model in models if model in _VARIED]:
@@ -76,9 +78,9 @@ def main(order: Order) -> None:
 
 def _methods(order: Order) -> None:
     """Check that every method has a model, so that none is left untested."""
-    missing = {*learners.METHODS} - {config(name).method for name in CASES}
+    missing = {*learners.METHODS} - {config(name).method for name in CASES} - {*_FURTHER}
     if missing:
-        words_ = f"no model of benchmarks.cases stands for method {', '.join(sorted(missing))}"
+        words_ = f"no model stands for method {', '.join(sorted(missing))}"
         order.journal.write("agreement", error=words_)
 
 
@@ -88,7 +90,7 @@ def the_device() -> jax.Device:
 
 
 def _model(order: Order, model: str) -> None:
-    case, cpu, device = CASES[model], jax.devices("cpu")[0], the_device()
+    case, cpu, device = (CASES | _FURTHER)[model], jax.devices("cpu")[0], the_device()
     state = _initial(case, cpu)
     reference = _compute(case, "highest", cpu, state)
     for precision in ("highest", "default"):
@@ -119,7 +121,8 @@ def _say(
 
 def _config(case: Case, precision: str, **changes: Any) -> Any:
     fixed = {"train.batch_size": _ROWS, "train.precision": precision, "train.epochs": _STEPS}
-    return config(case.name, **fixed | changes)
+    method = {"method": case.method} if case.method else {}
+    return config(case.name, **fixed | method | changes)
 
 
 def _initial(case: Case, cpu: jax.Device) -> PyTree:
@@ -211,7 +214,11 @@ def _scores(case: Case, device: jax.Device, variables: PyTree) -> dict[str, np.n
     cfg = _config(case, "highest")
     learner = _fresh(cfg, case)
     able = learners.METHODS[cfg.method].outputs
-    scores = {name: score for name, score in scoring.SCORES.items() if score.needs <= able}
+    scores = {
+        name: score
+        for name, score in scoring.SCORES.items()
+        if score.needs <= able and not score.side  # those are for larger images
+    }
     fitted_on, scored = rows(case, _FITTED, seed=4), rows(case, _SCORED, seed=5)
     outputs = evaluation.inference(learner, [device])
     found = {}

@@ -84,7 +84,7 @@ def judged(
 
 def counted(
     detector: Detector,
-    maps: Sequence[Float[np.ndarray, "B H W"]],
+    maps: Sequence[Float[np.ndarray, "_ H W"]],
     truth: Bool[np.ndarray, "N H W"] | None,
 ) -> dict[str, np.ndarray]:
     """What maps say of each row, and of all pixels.
