@@ -111,7 +111,7 @@ GREY, COLOUR = (5, 5, 1), (5, 5, 3)
 HUGE = np.full((4, *GREY), 1e30, np.float32)  # finite, but its squared error is not
 REFUSED = [
     (GREY, "float32", np.zeros((0, *GREY), np.float32), "no rows"),
-    (GREY, "float32", np.zeros((3, 5, 4, 1), np.float32), r"takes \['N', 5, 5, 1\]"),
+    (GREY, "float32", np.zeros((3, 5, 4, 1), np.float32), r"takes \[N, 5, 5, 1\]"),
     (GREY, "float32", np.zeros(25, np.float32), r"given as \[25\]"),
     (GREY, "float32", np.float32(1), r"given as \[\]"),
     (COLOUR, "float32", np.zeros((6, 5, 5), np.float32), r"given as \[6, 5, 5\]"),
