@@ -8,11 +8,6 @@ from jaxae.config import ExperimentConfig
 from jaxae.errors import UserError
 from jaxae.rng import Purpose, SplitDraw, host_generator
 
-OVERLAP = (
-    "windows overlap, so they are not exchangeable; give --data.window and a --data.stride that is "
-    "at least as large"
-)
-
 
 def why_no_guarantee(cfg: ExperimentConfig) -> str:
     """The reason why p-values are only ranks and guarantee no error rate; "" = none is known.
@@ -22,6 +17,23 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
     """
     if cfg.threshold.on == "train":
         return "the model was trained on threshold.on = train; calibrate on --threshold.on valid"
+    if reason := why_held_out_differ(cfg):
+        return reason
+    if windows_overlap(cfg):
+        return (
+            "windows overlap, so they are not exchangeable; give --data.window and a --data.stride "
+            "that is at least as large"
+        )
+    if scoring.resolve(cfg.score).standardise and not cfg.threshold.standardise_fraction:
+        return (
+            f"score {cfg.score!r} is standardised on the valid rows; use "
+            "--threshold.standardise-fraction 0.3, or a --score without + or ^"
+        )
+    return ""
+
+
+def why_held_out_differ(cfg: ExperimentConfig) -> str:
+    """The reason why held-out rows, whatever they are scored by, differ from new normals, or ""."""
     if cfg.data.valid == "test":
         return "data.valid = test calibrates on rows that are tested; use --data.valid holdout"
     if cfg.data.contamination:
@@ -29,15 +41,13 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
             "data.contamination leaves out rows by their values, but new rows are not filtered "
             "that way; use --data.contamination 0"
         )
-    series = cfg.data.name.startswith("series:") or cfg.data.window
-    if series and not 0 < cfg.data.window <= cfg.data.stride:
-        return OVERLAP
-    if scoring.resolve(cfg.score).standardise and not cfg.threshold.standardise_fraction:
-        return (
-            f"score {cfg.score!r} is standardised on the valid rows; use "
-            "--threshold.standardise-fraction 0.3, or a --score without + or ^"
-        )
     return ""
+
+
+def windows_overlap(cfg: ExperimentConfig) -> bool:
+    """Whether rows are windows of a long series that may share steps."""
+    series = cfg.data.name.startswith("series:") or cfg.data.window
+    return bool(series) and not 0 < cfg.data.window <= cfg.data.stride
 
 
 def normals(

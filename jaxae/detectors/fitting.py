@@ -35,7 +35,8 @@ def check(cfg: ExperimentConfig, data: Dataset | None = None) -> None:
     """
     rule = scoring.rule(cfg.threshold.rule)
     reason = calibration.why_no_guarantee(cfg)
-    if reason == calibration.OVERLAP and not cfg.data.corruption:
+    is_of_held_out = cfg.threshold.on != "train" and not cfg.data.corruption
+    if is_of_held_out and calibration.windows_overlap(cfg):
         reason = steps.why_no_guarantee(cfg)  # the guarantee is that of blocks of steps
     if rule.exchangeable and reason:
         raise UserError(f"threshold rule {cfg.threshold.rule!r} would have no guarantee: {reason}")

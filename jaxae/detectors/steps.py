@@ -8,7 +8,6 @@ most alpha is at most alpha. Neighbouring blocks, and blocks of a series that dr
 exchangeable; of a stationary series whose steps forget each other within a block, nearly so.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -163,7 +162,7 @@ def refuse_few(cfg: ExperimentConfig, data: Dataset) -> None:
     Where windows do not overlap, it promises something of windows, and `warnings` has a line.
     """
     rule = cfg.threshold.rule
-    if not data.steps or calibration.why_no_guarantee(cfg) != calibration.OVERLAP:
+    if not data.steps or not calibration.windows_overlap(cfg):
         return
     found = blocks(*_steps_of(data, data.valid), window_of(data))
     if problem := too_few(int(found.number.max()) + 1, found.length, rule):
@@ -211,7 +210,7 @@ def warnings(detector: Detector) -> list[str]:
     if not state_of(detector) or not scoring.rule(rule).exchangeable:
         return []
     lines = [why_no_alarms(detector)]
-    if calibration.why_no_guarantee(detector.about.config) == calibration.OVERLAP:
+    if calibration.windows_overlap(detector.about.config):
         lines.append(f"windows overlap: {rule} promises something of steps, but not of windows")
     return [line for line in lines if line]
 
@@ -281,10 +280,7 @@ def why_no_guarantee(cfg: ExperimentConfig) -> str:
 
     Beyond that, they need blocks that are exchangeable, which no check can show.
     """
-    alone = dataclasses.replace(cfg.data, window=1, stride=1)  # it is blocks that are calibrated
-    rule = dataclasses.replace(cfg.threshold, on="valid", standardise_fraction=0)
-    plain = dataclasses.replace(cfg, data=alone, threshold=rule, score="mse")
-    if reason := calibration.why_no_guarantee(plain):
+    if reason := calibration.why_held_out_differ(cfg):
         return reason
     is_scaled = scoring.resolve(cfg.score).standardise
     flaw = "is standardised on the held-out windows; use a --score without + or ^"
