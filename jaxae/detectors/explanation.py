@@ -44,9 +44,9 @@ class Mapper(NamedTuple):
 def mapper(detector: detectors.Detector, learner: Learner, devices: parallel.Devices) -> Mapper:
     """Maps of the detector's own score, or else of the squared error of the reconstruction."""
     spec, fitted = detector.about.config.score, detector.fitted
-    score, sign = scoring.resolve(spec), "^" if "^" in spec else "+"
+    score, (sign, names) = scoring.resolve(spec), scoring.parts_of(spec)
     if score.places:  # of a sum, those of the parts that have one
-        of = sign.join(part for part in spec.split(sign) if scoring.resolve(part).places)
+        of = sign.join(name for name in names if scoring.resolve(name).places)
     else:
         of, score, fitted = _INSTEAD, scoring.resolve(_INSTEAD), {}
     maps = detectors.maps_of(learner, score, detector.variables, fitted, devices, detailed=True)

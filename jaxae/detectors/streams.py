@@ -102,8 +102,10 @@ def is_mapped(cfg: ExperimentConfig) -> bool:
 
     They do not if `data.input` maps rows, whose places are then no steps.
     """
-    names = cfg.score.replace("^", "+").split("+")
-    return cfg.data.input == "none" and all(scoring.resolve(name).places for name in names)
+    _, names = scoring.parts_of(cfg.score)
+    has_map = scoring.resolve(cfg.score).places is not None  # a product has none
+    of_parts = all(scoring.resolve(name).places for name in names)
+    return cfg.data.input == "none" and has_map and of_parts
 
 
 def of_windows(

@@ -13,9 +13,9 @@ scores. No module knows where the rows come from or what a detector is.
 
 from jaxae.scoring.losses import LOSSES, bce, mae, mse
 from jaxae.scoring.rules import RULES, decide, fit_rule, rule
-from jaxae.scoring.scores import SCORES, apply_rows, combine, resolve, row_map, with_maps
+from jaxae.scoring.scores import SCORES, apply_rows, combine, parts_of, resolve, row_map, with_maps
 
 __all__ = [
     "LOSSES", "RULES", "SCORES", "apply_rows", "bce", "combine", "decide", "fit_rule", "mae", "mse",
-    "resolve", "row_map", "rule", "with_maps",
+    "parts_of", "resolve", "row_map", "rule", "with_maps",
 ]  # fmt: skip

@@ -258,14 +258,19 @@ def resolve(spec: str) -> Score:
     Raises:
       UserError: a name is unknown, or repeated, or has no map to pool.
     """
-    sign = next((sign for sign in "*^" if sign in spec), "+")
-    names = spec.split(sign)
+    sign, names = parts_of(spec)
     parts = tuple((name, _single(name)) for name in names)
     if len(parts) == 1:
         return _exact(parts[0][1])
     if len(set(names)) < len(names):
         raise UserError(f"score {spec!r} names a score twice; name each one once")
     return _exact(_product(parts) if sign == "*" else _joined(parts, sign))
+
+
+def parts_of(spec: str) -> tuple[str, list[str]]:
+    """The sign that joins scores, "+" for a single one, and the specification of each."""
+    sign = next((sign for sign in "*^" if sign in spec), "+")
+    return sign, spec.split(sign)
 
 
 def _single(spec: str) -> Score:
