@@ -6,12 +6,13 @@ from jaxae import detectors, scoring
 from jaxae.detectors import pixels
 from jaxae.devices import parallel
 from jaxae.errors import UserError
-from jaxae.types import Dataset, Learner
+from jaxae.types import Learner
 from jaxae.workflows.verification.outcomes import (
     refuse_lacking,
     refuse_other_rule,
     refuse_other_scores,
 )
+from jaxae.workflows.verification.records import Records
 
 _ROUNDED = 2e-3  # of pixels: as many may change sides of the threshold on another machine
 _AREA = 1e-4  # of an area under a curve
@@ -32,14 +33,7 @@ def of_detector(detector: detectors.Detector) -> None:
     refuse_other_rule(rule, computed, state["rule"], size, "pixels")
 
 
-def of_scores(
-    detector: detectors.Detector,
-    arrays: dict[str, np.ndarray],
-    data: Dataset,
-    learner: Learner,
-    devices: parallel.Devices,
-    is_other_version: bool,
-) -> dict[str, np.ndarray]:
+def of_scores(run: Records, learner: Learner, devices: parallel.Devices) -> dict[str, np.ndarray]:
     """Compute the maps of held-out and test rows again, and compare all that is on record.
 
     Returns:
@@ -48,8 +42,9 @@ def of_scores(
     Raises:
       UserError: something differs or is missing.
     """
+    detector, arrays, data = run.detector, run.arrays, run.data
     state = pixels.state_of(detector)
-    if not state and pixels.are_decided(detector.about.config, data) and not is_other_version:
+    if not state and pixels.are_decided(detector.about.config, data) and not run.is_other_version:
         raise UserError("the detector decides nothing about the pixels of its images")
     if not state:
         return {}

@@ -6,12 +6,13 @@ from jaxae import detectors
 from jaxae.detectors import steps
 from jaxae.devices import parallel
 from jaxae.errors import UserError
-from jaxae.types import Dataset, Learner
+from jaxae.types import Learner
 from jaxae.workflows.verification.outcomes import (
     refuse_lacking,
     refuse_other_rule,
     refuse_other_scores,
 )
+from jaxae.workflows.verification.records import Records
 
 
 def of_detector(detector: detectors.Detector) -> None:
@@ -40,14 +41,7 @@ def of_decisions(detector: detectors.Detector, arrays: dict[str, np.ndarray]) ->
         raise UserError("decisions about steps do not follow from their threshold and scores")
 
 
-def of_scores(
-    detector: detectors.Detector,
-    arrays: dict[str, np.ndarray],
-    data: Dataset,
-    learner: Learner,
-    devices: parallel.Devices,
-    is_other_version: bool,
-) -> dict[str, np.ndarray]:
+def of_scores(run: Records, learner: Learner, devices: parallel.Devices) -> dict[str, np.ndarray]:
     """Score the steps of held-out and test windows again, and compare all that is on record.
 
     Returns:
@@ -56,8 +50,9 @@ def of_scores(
     Raises:
       UserError: something differs or is missing.
     """
+    detector, arrays, data = run.detector, run.arrays, run.data
     state = steps.state_of(detector)
-    if data.steps and not state and not is_other_version:
+    if data.steps and not state and not run.is_other_version:
         raise UserError("the detector decides nothing about the steps of its series")
     if not data.steps or not state:
         return {}

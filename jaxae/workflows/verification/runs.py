@@ -182,8 +182,7 @@ def _of_scores(run: Records) -> str:
             raise UserError(f"{name} in scores.npz is not that of the data")
     learner, devices = _learner(detector, data), jax.local_devices()
     for of_places in (by_step, by_pixel):
-        made = detector, arrays, data, learner, devices, run.is_other_version
-        rows |= of_places.of_scores(*made)
+        rows |= of_places.of_scores(run, learner, devices)
     refuse_more(arrays, rows)
     exact = "bit for bit" if not worst else f"to within {worst:.0e}"
     kind = "test" if data.is_labelled else "held-out"
