@@ -3,7 +3,7 @@
 import base64
 import html
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,21 @@ def heads(cards: Iterable[tuple[str, str, str]]) -> str:
         for name, value, note in cards
     )
     return f'<div class="heads">{"".join(divs)}</div>'
+
+
+def values(
+    report: Mapping[str, Any], names: Mapping[str, tuple[str, str]], form: str
+) -> Iterator[tuple[str, str, str]]:
+    """Cards of the values that a report has, for `heads`; "-" is one that does not exist.
+
+    Args:
+      report: the report.
+      names: field -> the name of the card and its note.
+      form: how values are written, as in `format`.
+    """
+    for key, (name, note) in names.items():
+        if key in report:
+            yield name, "-" if report[key] is None else format(report[key], form), note
 
 
 def figure(drawing: Any, alt: str, caption: str = "", overlay: str = "") -> str:

@@ -19,6 +19,12 @@ from jaxae.stats import curve
 from jaxae.storage import archive
 
 _CUTS = 2000  # the most positions of the slider
+_OF_PIXELS = {
+    "pixel_auroc": ("Pixel AUROC", "of all test images"),
+    "pixel_aupro": ("AUPRO", "to a false-positive rate of .3"),
+    "pixel_f1": ("Pixel F1", "at the run's own threshold"),
+    "pixel_false_alarm_rate": ("Flagged pixels", "of calibration images"),
+}
 
 
 class Run(NamedTuple):
@@ -267,26 +273,13 @@ def _heatmaps(run: Run) -> Iterator[str]:
     heatmaps = plots.STUDY_FIGURES["heatmaps"]
     if (run.folder / heatmaps.needs[0]).is_file():
         yield "<h2>Where images are anomalous</h2>"
-        yield frame.heads(_of_pixels(run.report))
+        yield frame.heads(frame.values(run.report, _OF_PIXELS, ".4g"))
         yield frame.figure(
             heatmaps.draw(run.folder),
             "The most anomalous images and some normal ones, with reconstructions and score maps",
             f"Images beyond {SIDE} pixels are shown in blocks: means of pictures, the largest "
             "score, and whether any pixel belongs to the mask.",
         )
-
-
-def _of_pixels(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The metrics by pixel; "-" where there is none."""
-    names = {
-        "pixel_auroc": ("Pixel AUROC", "of all test images"),
-        "pixel_aupro": ("AUPRO", "to a false-positive rate of .3"),
-        "pixel_f1": ("Pixel F1", "at the run's own threshold"),
-        "pixel_false_alarm_rate": ("Flagged pixels", "of calibration images"),
-    }
-    for key, (name, note) in names.items():
-        if key in report:
-            yield name, "-" if report[key] is None else f"{report[key]:.4g}", note
 
 
 def _cases(run: Run) -> Iterator[str]:

@@ -14,6 +14,13 @@ from jaxae.stats.ranges import apart, coverage, detection, ranges
 
 _CUTS = 300  # the most positions of the slider
 _LANES = ("truth", "alarms", "slider")
+_OF_STEPS = {
+    "vus_pr": ("VUS-PR", ""),
+    "step_average_precision": ("AUC-PR by step", ""),
+    "range_precision": ("Precision by range", "at the run's own threshold"),
+    "range_recall": ("Recall by range", "at the run's own threshold"),
+    "step_false_alarm_rate": ("Flagged steps", "of held-out normals"),
+}
 _COUNTS = {
     "step-cut": "Threshold",
     "step-alarms": "Alarms",
@@ -49,7 +56,7 @@ def section(folder: Path, report: dict[str, Any]) -> Iterator[str]:
     stored = files.arrays(folder / files.SCORES, "step_score", "step_stretch")
     steps = Steps(stored["step_score"], stored["step_stretch"], stored.get("step_y"))
     yield "<h2>Alarms by step</h2>"
-    yield frame.heads(_headline(report))
+    yield frame.heads(frame.values(report, _OF_STEPS, ".4f"))
     figure = series.alarms(columns, files.headline(folder), _LANES)
     of_columns = len(columns["edges"]) <= len(steps.score)
     yield frame.figure(
@@ -83,20 +90,6 @@ def section(folder: Path, report: dict[str, Any]) -> Iterator[str]:
         "box": frame.axes_box(scores),
     }
     yield f'<script type="application/json" id="steps">{json.dumps(data)}</script>'
-
-
-def _headline(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The metrics by step; "-" where there is none."""
-    names = {
-        "vus_pr": ("VUS-PR", ""),
-        "step_average_precision": ("AUC-PR by step", ""),
-        "range_precision": ("Precision by range", "at the run's own threshold"),
-        "range_recall": ("Recall by range", "at the run's own threshold"),
-        "step_false_alarm_rate": ("Flagged steps", "of held-out normals"),
-    }
-    for key, (name, note) in names.items():
-        if key in report:
-            yield name, "-" if report[key] is None else f"{report[key]:.4f}", note
 
 
 def thresholds(
