@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 
+import forging
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -290,8 +292,9 @@ def test_a_conformal_rule_promises_something_of_blocks_or_is_refused(tmp_path, c
     with pytest.raises(SystemExit):
         cli.main([*args, "--threshold.rule", "conformal:0.05", "--data.valid-fraction", "0.3"])
     line = capsys.readouterr().err
-    assert "with 7 held-out blocks of 16 steps no p-value is below 1/8; raise --data.valid" in line
-    run = ["--threshold.rule", "conformal:0.2", "--run-dir", str(tmp_path / "run")]
+    assert "with 7 held-out blocks of 16 steps no p-value is below 1/8" in line
+    remedy = re.search("train with (--threshold.rule conformal:[0-9.]+), or", line)[1].split()
+    run = [*remedy, "--run-dir", str(tmp_path / "run")]
     cli.main([*args, *run, "--data.valid-fraction", "0.3"])
     report = json.loads((tmp_path / "run/report.json").read_bytes())
     assert report["block_false_alarm_rate"] == pytest.approx(1 / 8)
@@ -299,6 +302,18 @@ def test_a_conformal_rule_promises_something_of_blocks_or_is_refused(tmp_path, c
     assert (low, high) == (0, report["block_false_alarm_rate_interval"][1])
     assert report["step_p_value_flaw"] is None
     assert "promises something of steps, but not of windows" in report["warnings"][-1]
+
+
+def test_few_held_out_blocks_are_warned_of(folder, tmp_path, capsys):
+    path = write(tmp_path / "s.csv", {"value": np.sin(np.arange(400) / 3)})
+    args = f"train --data.name series:{path} --data.window 32 --train.epochs 1 --score mse".split()
+    cli.main([*args, "--run-dir", str(tmp_path / "run")])
+    warned = json.loads((tmp_path / "run/report.json").read_bytes())["warnings"]
+    assert "no p-value is below 1/2, and how often" in "".join(warned)
+    many = json.loads((folder / "run/report.json").read_bytes())
+    assert many["n_blocks"] >= 5
+    assert "no p-value" not in "".join(many["warnings"])
+    assert not forging.failed(folder / "run")  # nor is anything else amiss
 
 
 def test_the_figure_of_a_series_shows_its_values_scores_and_alarms(folder, detector):

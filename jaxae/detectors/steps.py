@@ -27,6 +27,8 @@ from jaxae.types import Dataset, Decision, Learner, Split, above_threshold
 
 State = Mapping[str, Any]  # what `held_out` returns
 NAME = "steps"  # of that in `Detector.places`
+_FEW_BLOCKS = 5  # with fewer, no p-value is below 1/5
+_MORE_BLOCKS = "a higher --data.valid-fraction, a smaller --data.window or a longer series"
 PER_BLOCK = 2  # windows whose steps a block has: it shares none with the block after the next one
 
 
@@ -143,17 +145,22 @@ def decision_of(detector: Detector) -> Decision:
 
 def too_few(count: int, length: int, rule: str) -> str:
     """Why so many held-out blocks are too few for a rule, with a remedy; "" = they are not."""
-    spec = scoring.rule(rule)
+    spec, name = scoring.rule(rule), rule.partition(":")[0]
     try:
         if spec.exchangeable and spec.rank:
             spec.rank(count)
     except UserError:
-        blocks = f"{count} held-out block{'s' if count > 1 else ''} of {length} steps"
+        lowest = -(-(10**6) // (count + 1)) / 10**6  # 1 / (count + 1), rounded up
         return (
-            f"{rule} flags no step: with {blocks} no p-value is below 1/{count + 1}; raise "
-            "--data.valid-fraction, lower --data.window, give a longer series or another rule"
+            f"{rule} flags no step: {_smallest(count, length)}; train with --threshold.rule "
+            f"{name}:{lowest:g}, or hold out more blocks by {_MORE_BLOCKS}"
         )
     return ""
+
+
+def _smallest(count: int, length: int) -> str:
+    blocks = f"{count} held-out block{'s' if count > 1 else ''} of {length} steps"
+    return f"with {blocks} no p-value is below 1/{count + 1}"
 
 
 def refuse_few(cfg: ExperimentConfig, data: Dataset) -> None:
@@ -205,12 +212,15 @@ def why_no_alarms(detector: Detector) -> str:
 
 
 def warnings(detector: Detector) -> list[str]:
-    """Lines about what a rule with a guarantee does not do here."""
-    rule = detector.decision.rule
-    if not state_of(detector) or not scoring.rule(rule).exchangeable:
+    """Lines about what decisions and p-values of steps cannot say here."""
+    rule, state = detector.decision.rule, state_of(detector)
+    if not state:
         return []
-    lines = [why_no_alarms(detector)]
-    if calibration.windows_overlap(detector.about.config):
+    count, lines = len(maxima(state)), [why_no_alarms(detector)]
+    if count < _FEW_BLOCKS and not lines[0]:
+        what = "how often normal steps raise alarms is hardly known"
+        lines = [f"{_smallest(count, int(state['length']))}, and {what}; {_MORE_BLOCKS} helps"]
+    if scoring.rule(rule).exchangeable and calibration.windows_overlap(detector.about.config):
         lines.append(f"windows overlap: {rule} promises something of steps, but not of windows")
     return [line for line in lines if line]
 

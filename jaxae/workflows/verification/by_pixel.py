@@ -28,9 +28,8 @@ def of_detector(detector: detectors.Detector) -> None:
     if not state:
         return
     rule, highest = detector.decision.rule, np.asarray(state["highest"])
-    size = np.median(np.abs(highest))
     computed = scoring.fit_rule(rule, highest).state
-    refuse_other_rule(rule, computed, state["rule"], size, "pixels")
+    refuse_other_rule(rule, computed, state["rule"], highest, "pixels")
 
 
 def of_scores(run: Records, learner: Learner, devices: parallel.Devices) -> dict[str, np.ndarray]:

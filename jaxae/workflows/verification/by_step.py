@@ -24,8 +24,8 @@ def of_detector(detector: detectors.Detector) -> None:
     state = steps.state_of(detector)
     if not state:
         return
-    rule, size = detector.decision.rule, np.median(np.abs(state["score"]))
-    refuse_other_rule(rule, steps.fitted(state, rule), state["rule"], size, "steps")
+    rule, computed = detector.decision.rule, steps.fitted(state, detector.decision.rule)
+    refuse_other_rule(rule, computed, state["rule"], state["score"], "steps")
 
 
 def of_decisions(detector: detectors.Detector, arrays: dict[str, np.ndarray]) -> None:

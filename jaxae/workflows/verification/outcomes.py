@@ -85,9 +85,10 @@ def refuse_differences(
 
 
 def refuse_other_rule(
-    rule: str, computed: Mapping[str, Any], recorded: Mapping[str, Any], size: float, of: str
+    rule: str, computed: Mapping[str, Any], recorded: Mapping[str, Any], scores: Any, of: str
 ) -> None:
-    """Raise a `UserError` if the state of a rule, for scores of this size, is another on record."""
+    """Raise a `UserError` if the state of a rule, fitted to these scores, is another on record."""
+    size = np.median(np.abs(scores))
     for name, value in computed.items():
         found = recorded.get(name, np.nan)
         if not np.allclose(found, value, rtol=ROUNDING, atol=ROUNDING * size):
