@@ -153,12 +153,14 @@ def _maps_fn(functions: Functions) -> Callable:
 def _scaled(functions: Functions, tree: dict, raw: Array) -> Array:
     """Raw rows [k, 64, *S] as inputs of the model.
 
-    XLA would multiply by the inverse of a scale that it sees is broadcast, and round otherwise.
+    XLA would multiply by the inverse of a divisor that it sees is broadcast, and round otherwise.
     """
     shift, scale = (tree["scaling"][name][None] for name in ("shift", "scale"))
     flat = raw.reshape(-1, *raw.shape[2:])
-    scale = lax.optimization_barrier(jnp.broadcast_to(scale, flat.shape))
-    x = functions.scaled(shift, scale, tree["unit"], flat)
+    unit, scale = (
+        lax.optimization_barrier(jnp.broadcast_to(one, flat.shape)) for one in (tree["unit"], scale)
+    )
+    x = functions.scaled(shift, scale, unit, flat)
     return x.reshape(*raw.shape[:2], *x.shape[1:])
 
 
