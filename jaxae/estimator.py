@@ -193,6 +193,24 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         """
         return self._judged(X).p_value.astype(np.float64)
 
+    def select(self, X: Any, fdr: float) -> np.ndarray:
+        """True for rows [N] that are selected as outliers; a share of at most `fdr` is false.
+
+        Benjamini and Hochberg's selection by p-values; the share is the expected one if new inliers
+        and the held-out rows are exchangeable. See `jaxae.stats.conformal.benjamini_hochberg`.
+
+        Raises:
+          UserError: a `ValueError`: `fdr` is not in (0, 1), or `alpha` was None, so that no row was
+            held out for p-values.
+        """
+        check_is_fitted(self)
+        if self.alpha is None:
+            raise UserError(
+                "select needs p-values of held-out rows; fit again with alpha, for example "
+                f"{type(self).__name__}(alpha=0.05)"
+            )
+        return conformal.benjamini_hochberg(self.p_values(X), float(fdr))
+
     def predict_proba(self, X: Any) -> np.ndarray:
         """PyOD's [N, 2] for inliers and outliers; scaled scores rather than true probabilities.
 

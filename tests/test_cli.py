@@ -1,10 +1,12 @@
 import csv
 import dataclasses
+import re
 import shutil
 
 import numpy as np
 import pytest
 from probes import images
+from scipy import stats
 
 from jaxae import detectors
 from jaxae.cli import main as cli
@@ -53,6 +55,47 @@ def test_scores_of_a_file_are_those_of_the_run(run, capsys):
     assert f"{is_anomaly.sum()} of {len(y)} rows" in said
     assert "without a guarantee: score 'mse+latent_mahalanobis' is standardised" in said
     assert evaluate(score, y, is_anomaly)["auroc"] > 0.99
+
+
+@pytest.mark.parametrize("fdr", [0.2, 0.7])
+def test_a_selection_decides_about_all_rows_together(fdr, run, tmp_path, capsys, monkeypatch):
+    folder, _ = run
+    np.save(tmp_path / "few.npy", np.load(folder / "test.npy")[40:])  # 10 normals of 30
+    monkeypatch.setattr(tuning, "FEED_BYTES", 4 * 4 * 7)  # blocks of seven rows
+    args = ["score", str(folder / "run"), str(tmp_path / "few.npy"), "--out"]
+    for name, more in (("rule", []), ("set", ["--fdr", str(fdr)])):
+        cli.main([*args, str(tmp_path / f"{name}.npz"), *more])
+    rule, chosen = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("rule", "set"))
+    np.testing.assert_array_equal(chosen["p_value"], rule["p_value"])
+    expected = stats.false_discovery_control(rule["p_value"].astype(np.float64)) <= fdr
+    np.testing.assert_array_equal(chosen["is_anomaly"], expected)
+    assert 0 < expected.sum() < 30
+    np.testing.assert_array_equal(chosen["score"] > chosen["threshold"], expected)
+    said = capsys.readouterr().out
+    assert f"{expected.sum()} of 30 rows are anomalies, of which {fdr} at most are expected" in said
+
+
+def test_a_selection_of_nothing_says_how_many_rows_it_needs(run, capsys):
+    folder, _ = run
+    cli.main(["score", str(folder / "run"), str(folder / "test.npy"), "--fdr", "0.01"])
+    said = capsys.readouterr().out
+    needed = int(re.search(r"no p-value is below 1/\d+, and (\d+) of 70 rows", said)[1])
+    assert needed > 20
+    assert "0 of 70 rows are anomalies" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [("--fdr 1.5", "--fdr is 1.5; it must be between 0 and 1"),
+     ("--fdr nan", "--fdr is nan; it must be between 0 and 1"),
+     ("--fdr 0.1 --explain", "leave out it or --fdr")],
+)  # fmt: skip
+def test_a_selection_that_cannot_be_is_refused(more, says, run, capsys):
+    folder, _ = run
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["score", str(folder / "run"), str(folder / "test.npy"), *more.split()])
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_a_promise_is_checked_before_training_and_kept_by_the_run(run, tmp_path, capsys):

@@ -184,6 +184,25 @@ def test_alpha_is_kept_on_new_inliers():
     assert found[2000:].all()
 
 
+def test_few_of_the_selected_rows_are_inliers():
+    generator, rates = np.random.default_rng(3), []
+    for seed in range(6):
+        x = generator.normal(size=(500, 3))
+        of_rows = {"epochs": 2, "random_state": seed, "anomaly_score": "row_knn"}
+        fitted = AutoencoderDetector(alpha=0.05, valid_fraction=0.5, **of_rows).fit(x)
+        new = np.concatenate([generator.normal(size=(80, 3)), generator.normal(9, 1, (20, 3))])
+        found = fitted.select(new, fdr=0.2)
+        assert found.dtype == bool
+        assert found[80:].mean() > 0.9
+        rates.append(found[:80].sum() / max(1, found.sum()))
+    assert np.mean(rates) < 0.2
+    with pytest.raises(UserError, match="between 0 and 1"):
+        fitted.select(new, fdr=0)
+    by_share = AutoencoderDetector(epochs=1).fit(x)
+    with pytest.raises(UserError, match=r"fit again with alpha, .*AutoencoderDetector\(alpha=0.05"):
+        by_share.select(new, fdr=0.2)
+
+
 def test_a_sum_with_rows_set_aside_keeps_alpha_too():
     settings = {"threshold.standardise_fraction": 0.3}
     detector = AutoencoderDetector(

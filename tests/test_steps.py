@@ -284,6 +284,9 @@ def test_intervals_need_a_detector_that_decides_about_steps(folder, detector, ca
     with pytest.raises(SystemExit):
         cli.main(["score", str(folder / "run"), *args[2:], "--explain"])
     assert "--explain judges windows" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["score", str(folder / "run"), str(path), "--fdr", "0.1"])
+    assert "steps of a series depend on each other" in capsys.readouterr().err
 
 
 def test_a_conformal_rule_promises_something_of_blocks_or_is_refused(tmp_path, capsys):

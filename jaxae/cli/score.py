@@ -25,6 +25,7 @@ from jaxae.detectors import calibration, explanation, steps
 from jaxae.devices import parallel, tuning
 from jaxae.errors import UserError, naming_input
 from jaxae.reports import plots
+from jaxae.stats import conformal
 from jaxae.storage import disk, outputs
 from jaxae.training import train
 from jaxae.types import Source
@@ -42,6 +43,7 @@ def score_file(
     intervals: Path | None = None,
     heatmaps: Path | None = None,
     maps: Path | None = None,
+    fdr: float | None = None,
     json: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -66,11 +68,13 @@ def score_file(
         anomalous, with an outline of flagged pixels
       maps: a .npy to write: how anomalous each feature or pixel of every row is, [N, F] or
         [N, H, W]
+      fdr: in place of the run's threshold rule, select anomalies among all rows by their p-values,
+        so that a share of at most FDR of the selected ones is expected to be normal
       json: print a summary as JSON
       overwrite: replace the files that are to be written, if they exist
 
     Returns:
-      The summary: rows, anomalies, threshold, p_value_flaw and notes; of a series see
+      The summary: rows, anomalies, threshold, fdr, p_value_flaw and notes; of a series see
       `jaxae.cli.score_steps.score`.
 
     Raises:
@@ -82,18 +86,22 @@ def score_file(
     detector = detectors.load(detectors.folder_of(run_dir))
     if heatmaps:
         pictures.check(detector, rows, heatmaps, overwrite)
-    if maps:
-        _check_maps(detector, explain)
+    _check_maps(detector, maps, explain)
+    _check_selection(detector, fdr, explain)
     if steps.state_of(detector) and not explain:
         return score_steps.score(detector, rows, out, intervals, json)
     if intervals:
         _refuse_intervals(detector, explain)
     if heatmaps:
-        parallel.initialize()
-        count = pictures.write(detector, rows, heatmaps)
-        if not json:
-            print(f"{count} heatmaps in {heatmaps}")
-    return _score_rows(detector, rows, out, maps, explain, json)
+        _write_heatmaps(detector, rows, heatmaps, json)
+    return _score_rows(detector, rows, out, maps, fdr, explain, json)
+
+
+def _write_heatmaps(detector: detectors.Detector, rows: Path, folder: Path, json: bool) -> None:
+    parallel.initialize()
+    count = pictures.write(detector, rows, folder)
+    if not json:
+        print(f"{count} heatmaps in {folder}")
 
 
 def _score_rows(
@@ -101,14 +109,16 @@ def _score_rows(
     rows: Path,
     out: Path | None,
     maps: Path | None,
+    fdr: float | None,
     explain: bool,
     json: bool,
 ) -> dict[str, Any]:
     raw, named, notes, _ = _read(rows, detector)
     parallel.initialize()
     reason = calibration.why_no_guarantee(detector.about.config)
-    count = anomalies = 0
+    count, anomalies, threshold = 0, 0, detector.decision.threshold
     explanations: list[str] = []
+    found: list[Columns] = []  # of --fdr, which decides once it has all p-values
     with (
         _opened(out, named, _features(detector)) as write,
         _opened_maps(maps, detector, raw) as write_maps,
@@ -120,19 +130,71 @@ def _score_rows(
             if why:
                 explanations = _describe(detector, judgement, why, out)
             write_maps(x)
-            write(_columns(judgement, count, detector.decision.threshold), why)
+            columns = _columns(judgement, count, threshold)
             count += len(judgement.score)
-            anomalies += int(judgement.is_anomaly.sum())
-    threshold = detector.decision.threshold
+            if fdr is None:
+                write(columns, why)
+                anomalies += int(judgement.is_anomaly.sum())
+            else:
+                found.append(columns)
+        if fdr is not None and found:
+            selected, threshold = _selected(found, fdr)
+            for columns in selected:
+                write(columns, None)
+                anomalies += int(columns["is_anomaly"].sum())
+            notes = notes if anomalies else (*notes, _none_selected(detector, count, fdr))
     summary: dict[str, Any] = {"rows": count, "anomalies": anomalies, "threshold": threshold}
-    summary |= {"p_value_flaw": reason or None, "notes": list(notes)}
+    summary |= {"fdr": fdr, "p_value_flaw": reason or None, "notes": list(notes)}
     if json:
         print(dumps(summary))
         return summary
-    caution = f"; p-values are ranks without a guarantee: {reason}" if reason and out else ""
-    print(*notes, f"{anomalies} of {count} rows are anomalies{caution}", sep="\n")
+    is_told = reason and (out or fdr is not None)
+    caution = f"; p-values are ranks without a guarantee: {reason}" if is_told else ""
+    rate = "" if fdr is None else f", of which {fdr:.4g} at most are expected to be normal"
+    print(*notes, f"{anomalies} of {count} rows are anomalies{rate}{caution}", sep="\n")
     print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary
+
+
+def _check_selection(detector: detectors.Detector, fdr: float | None, explain: bool) -> None:
+    """Raise a `UserError` if rows cannot be selected, before any work."""
+    if fdr is None:
+        return
+    if not 0 < fdr < 1:
+        raise UserError(f"--fdr is {fdr:g}; it must be between 0 and 1, such as 0.1")
+    if explain:
+        raise UserError("--explain describes decisions by the run's rule; leave out it or --fdr")
+    if steps.state_of(detector):
+        raise UserError(
+            "--fdr selects rows, but steps of a series depend on each other; omit --fdr"
+        )
+
+
+def _selected(blocks: list[Columns], fdr: float) -> tuple[list[Columns], float]:
+    """The columns with decisions of the selection, and the score that selected rows exceed."""
+    score, p_value = (np.concatenate([b[name] for b in blocks]) for name in ("score", "p_value"))
+    is_selected = conformal.benjamini_hochberg(p_value, fdr)
+    threshold = score.max()
+    if is_selected.any():
+        threshold = np.nextafter(score[is_selected].min(), score.dtype.type(-np.inf))
+    parts = np.split(is_selected, np.cumsum([len(b["score"]) for b in blocks])[:-1])
+    columns = [
+        b | {"threshold": np.full_like(b["threshold"], threshold), "is_anomaly": part}
+        for b, part in zip(blocks, parts, strict=True)
+    ]
+    return columns, float(threshold)
+
+
+def _none_selected(detector: detectors.Detector, count: int, fdr: float) -> str:
+    """Why no row is selected."""
+    n = len(detector.decision.calibration)
+    fewest = math.ceil(count / (fdr * (n + 1)))
+    if fewest < 2:
+        return f"no p-value is low enough among {count} rows"
+    return (
+        f"with {n} calibration scores no p-value is below 1/{n + 1}, and {fewest} of {count} rows "
+        "must have it if any is selected; hold out more rows (--data.valid-fraction) in training"
+    )
 
 
 def _check_outputs(rows: Path, overwrite: bool, *paths: Path | None) -> None:
@@ -148,8 +210,10 @@ def _check_outputs(rows: Path, overwrite: bool, *paths: Path | None) -> None:
             outputs.check(path, suffixes, [rows], overwrite, name)
 
 
-def _check_maps(detector: detectors.Detector, explain: bool) -> None:
+def _check_maps(detector: detectors.Detector, maps: Path | None, explain: bool) -> None:
     """Raise a `UserError` if there are no maps to write, before any work."""
+    if not maps:
+        return
     detectors.map_shape(detector)
     if steps.state_of(detector) and not explain:
         raise UserError("every step of a series has a line in --out; leave out --maps")
