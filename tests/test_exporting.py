@@ -39,7 +39,7 @@ def made(tmp_path_factory):
     return exporting.write(run, folder / "d.zip"), run, rows
 
 
-def the_same(path, run, rows):
+def the_same(path, run, rows, rtol=0.0):
     expected = detectors.judge(detectors.load(run / "detector"), rows)
     exported, cfg = loader.load(path), detectors.load(run / "detector").about.config
     found = exported.judge(rows)
@@ -48,7 +48,7 @@ def the_same(path, run, rows):
     is_near = cfg.data.input != "none" or cfg.method == "alocc" or cfg.score == "patches"
     # A sum divides the rounding of its parts by their spread, which is small over few valid rows.
     near = {"rtol": 1e-6, "atol": 2e-5 if "+" in cfg.score else 1e-6}
-    same = functools.partial(np.testing.assert_allclose, **near if is_near else {"rtol": 0})
+    same = functools.partial(np.testing.assert_allclose, **near if is_near else {"rtol": rtol})
     same(found.score, expected.score)
     np.testing.assert_array_equal(found.p_value, expected.p_value)
     np.testing.assert_array_equal(found.is_anomaly, expected.is_anomaly)
@@ -64,7 +64,8 @@ def the_same(path, run, rows):
 def test_an_export_judges_as_the_run_does(made):
     path, run, rows = made
     the_same(path, run, rows)
-    the_same(path, run, np.concatenate([rows] * 40))
+    # Without AVX-512, XLA rounds the last rows of a chunk otherwise in the loop over many chunks.
+    the_same(path, run, np.concatenate([rows] * 40), rtol=1e-5)
     one = loader.load(path).judge(rows[:1])
     np.testing.assert_array_equal(one.score, loader.load(path).judge(rows).score[:1])
 

@@ -107,7 +107,7 @@ def test_a_million_rows():
 
 
 @pytest.mark.slow
-def test_two_thousand_resamples_of_ten_thousand_rows_take_less_than_a_second():
+def test_two_thousand_resamples_of_ten_thousand_rows_take_two_seconds_at_most():
     rng = np.random.default_rng(0)
     y = np.arange(10_000) < 1000
     scores = (rng.normal(size=(1, y.size)) + y).astype(np.float32)
@@ -119,7 +119,7 @@ def test_two_thousand_resamples_of_ten_thousand_rows_take_less_than_a_second():
         return time.process_time() - start
 
     taken()
-    assert min(taken() for _ in range(3)) < 1
+    assert min(taken() for _ in range(3)) < 2
 
 
 # DeLong
