@@ -72,16 +72,22 @@ def test_a_selection_decides_about_all_rows_together(fdr, run, tmp_path, capsys,
     assert 0 < expected.sum() < 30
     np.testing.assert_array_equal(chosen["score"] > chosen["threshold"], expected)
     said = capsys.readouterr().out
-    assert f"{expected.sum()} of 30 rows are anomalies, of which {fdr} at most are expected" in said
+    assert f"{expected.sum()} of 30 rows are anomalies; of these, a share of {fdr} at most" in said
 
 
 def test_a_selection_of_nothing_says_how_many_rows_it_needs(run, capsys):
     folder, _ = run
-    cli.main(["score", str(folder / "run"), str(folder / "test.npy"), "--fdr", "0.01"])
+    args = ["score", str(folder / "run"), str(folder / "test.npy"), "--fdr"]
+    cli.main([*args, "0.1"])
     said = capsys.readouterr().out
     needed = int(re.search(r"no p-value is below 1/\d+, and (\d+) of 70 rows", said)[1])
-    assert needed > 20
-    assert "0 of 70 rows are anomalies" in said
+    assert 20 < needed <= 70
+    assert said.splitlines()[-1].startswith("0 of 70 rows are anomalies; p-values are ranks")
+    cli.main([*args, "0.01"])
+    said = capsys.readouterr().out
+    lowest = re.search(r"so --fdr 0.01 selects nothing; .*, or --fdr ([0-9.]+) or more", said)[1]
+    cli.main([*args, lowest])
+    assert "selects nothing" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

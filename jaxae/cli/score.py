@@ -150,7 +150,9 @@ def _score_rows(
         return summary
     is_told = reason and (out or fdr is not None)
     caution = f"; p-values are ranks without a guarantee: {reason}" if is_told else ""
-    rate = "" if fdr is None else f", of which {fdr:.4g} at most are expected to be normal"
+    rate = ""
+    if fdr is not None and anomalies:
+        rate = f"; of these, a share of {fdr:.4g} at most is expected to be normal"
     print(*notes, f"{anomalies} of {count} rows are anomalies{rate}{caution}", sep="\n")
     print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary
@@ -191,10 +193,14 @@ def _none_selected(detector: detectors.Detector, count: int, fdr: float) -> str:
     fewest = math.ceil(count / (fdr * (n + 1)))
     if fewest < 2:
         return f"no p-value is low enough among {count} rows"
-    return (
-        f"with {n} calibration scores no p-value is below 1/{n + 1}, and {fewest} of {count} rows "
-        "must have it if any is selected; hold out more rows (--data.valid-fraction) in training"
-    )
+    smallest = f"with {n} calibration scores no p-value is below 1/{n + 1}"
+    remedy = "hold out more rows (--data.valid-fraction) in training"
+    if fewest > count:
+        lowest = conformal.lowest_alpha(n)
+        return (
+            f"{smallest}, so --fdr {fdr:g} selects nothing; {remedy}, or --fdr {lowest:g} or more"
+        )
+    return f"{smallest}, and {fewest} of {count} rows must have it if any is selected; {remedy}"
 
 
 def _check_outputs(rows: Path, overwrite: bool, *paths: Path | None) -> None:

@@ -22,7 +22,7 @@ from jaxae.detectors.detector import Detector
 from jaxae.detectors.judging import LARGEST
 from jaxae.devices import parallel
 from jaxae.errors import UserError
-from jaxae.stats.conformal import p_values
+from jaxae.stats.conformal import lowest_alpha, p_values
 from jaxae.types import Dataset, Decision, Learner, Split, above_threshold
 
 State = Mapping[str, Any]  # what `held_out` returns
@@ -150,10 +150,9 @@ def too_few(count: int, length: int, rule: str) -> str:
         if spec.exchangeable and spec.rank:
             spec.rank(count)
     except UserError:
-        lowest = -(-(10**6) // (count + 1)) / 10**6  # 1 / (count + 1), rounded up
         return (
             f"{rule} flags no step: {_smallest(count, length)}; train with --threshold.rule "
-            f"{name}:{lowest:g}, or hold out more blocks by {_MORE_BLOCKS}"
+            f"{name}:{lowest_alpha(count):g}, or hold out more blocks by {_MORE_BLOCKS}"
         )
     return ""
 
@@ -216,13 +215,14 @@ def warnings(detector: Detector) -> list[str]:
     rule, state = detector.decision.rule, state_of(detector)
     if not state:
         return []
-    count, lines = len(maxima(state)), [why_no_alarms(detector)]
-    if count < _FEW_BLOCKS and not lines[0]:
+    count, problem = len(maxima(state)), why_no_alarms(detector)
+    if count < _FEW_BLOCKS and not problem:
         what = "how often normal steps raise alarms is hardly known"
-        lines = [f"{_smallest(count, int(state['length']))}, and {what}; {_MORE_BLOCKS} helps"]
+        problem = f"{_smallest(count, int(state['length']))}, and {what}; {_MORE_BLOCKS} helps"
+    lines = [problem] if problem else []
     if scoring.rule(rule).exchangeable and calibration.windows_overlap(detector.about.config):
         lines.append(f"windows overlap: {rule} promises something of steps, but not of windows")
-    return [line for line in lines if line]
+    return lines
 
 
 def maxima(state: State) -> Float[np.ndarray, " B"]:

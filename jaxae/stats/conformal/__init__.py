@@ -16,6 +16,7 @@ from jaxae.stats.conformal.guarantee import (
     benjamini_hochberg,
     fit,
     fpr_band,
+    lowest_alpha,
     rank_allowed,
     rank_band,
 )
@@ -23,6 +24,6 @@ from jaxae.stats.conformal.ranks import p_values, refuse_nan, split_p_values, st
 
 __all__ = [
     "Wealth", "benjamini_hochberg", "bet", "cv_plus_bound", "cv_plus_p_values", "fit", "fpr_band",
-    "jackknife_after_bootstrap_p_values", "p_values", "rank_allowed", "rank_band",
+    "jackknife_after_bootstrap_p_values", "lowest_alpha", "p_values", "rank_allowed", "rank_band",
     "refuse_nan", "split_p_values", "stream_p_values",
 ]  # fmt: skip

@@ -39,9 +39,14 @@ def rank_allowed(n: int, alpha: float) -> int:
             f"alpha {alpha:g} is too low for {n} calibration rows, whose smallest p-value is "
             f"1/{n + 1}: give {math.ceil(1 / alpha) - 1} held-out normals or more (raise "
             "data.valid_fraction, unset threshold.limit), or an alpha of at least "
-            f"{-(-(10**6) // (n + 1)) / 10**6:g}"
+            f"{lowest_alpha(n):g}"
         )
     return k
+
+
+def lowest_alpha(n: int) -> float:
+    """1 / (n + 1), the smallest p-value that n calibration rows give, rounded up to six digits."""
+    return -(-(10**6) // (n + 1)) / 10**6
 
 
 def fit(scores: Float[Array, " n"], alpha: float) -> dict:

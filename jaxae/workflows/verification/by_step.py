@@ -24,7 +24,8 @@ def of_detector(detector: detectors.Detector) -> None:
     state = steps.state_of(detector)
     if not state:
         return
-    rule, computed = detector.decision.rule, steps.fitted(state, detector.decision.rule)
+    rule = detector.decision.rule
+    computed = steps.fitted(state, rule)
     refuse_other_rule(rule, computed, state["rule"], state["score"], "steps")
 
 

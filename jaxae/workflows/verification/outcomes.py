@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxae.errors import Unchecked, UserError
 from jaxae.export.loader import ExportError
+from jaxae.types import AnyArray
 
 AGAIN = "run the same command again, which writes what is missing"
 _RELATIVE, _SMALL = 1e-5, 1e-9  # rounding of numbers in a report
@@ -85,7 +86,7 @@ def refuse_differences(
 
 
 def refuse_other_rule(
-    rule: str, computed: Mapping[str, Any], recorded: Mapping[str, Any], scores: Any, of: str
+    rule: str, computed: Mapping[str, Any], recorded: Mapping[str, Any], scores: AnyArray, of: str
 ) -> None:
     """Raise a `UserError` if the state of a rule, fitted to these scores, is another on record."""
     size = np.median(np.abs(scores))
