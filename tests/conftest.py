@@ -4,6 +4,7 @@ On an accelerator, `JAX_PLATFORMS=cuda,cpu python -m pytest -m device` runs what
 what takes more devices than there are is skipped.
 """
 
+import collections
 import functools
 import gc
 import importlib.metadata
@@ -42,7 +43,7 @@ UNCHECKED = (
     "jaxae.__main__",
     "jaxae.config.checks",
     "jaxae.config.schema",
-    "jaxae.estimator",
+    "jaxae.estimators",
     "jaxae.reports.plots",
     "jaxae.types",
 )
@@ -99,6 +100,22 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
+CASES = 4  # of a slow test, where time is short
+
+
+def pytest_collection_modifyitems(items):
+    """Mark as `thorough` the cases of a slow test beyond four that are spread over all of them."""
+    by_test = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("slow"):
+            by_test[item.nodeid.partition("[")[0]].append(item)
+    for cases in by_test.values():
+        kept = {i * len(cases) // CASES for i in range(CASES)}
+        for i, item in enumerate(cases):
+            if i not in kept:
+                item.add_marker("thorough")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Tests of a file stay in one worker, up to the last minute: its fixtures are made once."""
@@ -145,14 +162,12 @@ _flags = os.environ.get("XLA_FLAGS", "").split()
 def pytest_runtest_setup(item):
     """Compile in a fraction of the time where speed is not the point.
 
-    The slow tests, the convolutions and the parity with other frameworks get the programs that
-    users get; every other property must hold at any level of optimisation. The processes that a
-    test starts get what it gets itself. Two equal rankings differ by rounding without the emitters.
+    What is marked `optimised` gets the programs that users get: the convolutions, the parity with
+    other frameworks, detectors, exports and whole runs of each method. Every other property must
+    hold at any level of optimisation. The processes that a test starts get what it gets itself.
+    Two equal rankings differ by rounding without the emitters.
     """
-    as_users = item.get_closest_marker("slow") or item.module.__name__ in (
-        "test_ops",
-        "test_parity",
-    )
+    as_users = item.get_closest_marker("optimised")
     jax.config.update("jax_disable_most_optimizations", not as_users)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not as_users))
     _in_use.clear()

@@ -512,6 +512,7 @@ def test_the_page_says_what_the_kept_findings_give():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_rehearsal_goes_through_every_stage(tmp_path):
     """With time to spare: by itself a rehearsal ends within five minutes, whatever it has."""
     assert accelerator_check._REHEARSAL_S < 300

@@ -182,6 +182,7 @@ def test_an_ensemble_of_shared_rows_runs_alone(platform, monkeypatch):
     assert_runs_alone(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dense", "conv"])
 def test_members_side_by_side_learn_what_they_learn_one_by_one(method):
     """The loop of one length, with the matrix form, against each member's own loop."""
@@ -240,6 +241,7 @@ def test_a_mapped_convolution_is_the_same_with_any_operand_mapped_twice_too(fun,
 # Steps that are unrolled, and what XLA is told.
 
 
+@pytest.mark.slow
 def test_unrolled_steps_are_the_same_steps():
     cfg = tiny("dense", train__epochs=1, train__batch_size=8)
     learner, x = learners.build(cfg, SHAPE), images(56)  # seven steps: four do not divide them

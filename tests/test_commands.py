@@ -80,6 +80,7 @@ def test_a_whole_run_is_verified(run, capsys):
     assert found["outcome"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_again_and_has_the_same_digests(run, copy, capsys, monkeypatch):
     cli.main(["verify", str(run), "--retrain"])
     last = capsys.readouterr().out.splitlines()[-1]

@@ -657,7 +657,10 @@ def apart(command, cwd):
 
 @pytest.fixture(
     scope="module",
-    params=["programs of tests", pytest.param("programs of users", marks=pytest.mark.slow)],
+    params=[
+        "programs of tests",
+        pytest.param("programs of users", marks=[pytest.mark.slow, pytest.mark.optimised]),
+    ],
 )
 def alone(tmp_path_factory):
     """Detectors of finished runs, copied away from them: an empty place with them, their rows in

@@ -12,8 +12,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from jaxae import AutoencoderDetector, detectors, estimator
+from jaxae import AutoencoderDetector, detectors
 from jaxae.errors import UserError
+from jaxae.estimators import autoencoder
 from jaxae.workflows import crossfit
 
 # What scikit-learn's suite leaves out here, and why it says so.
@@ -125,7 +126,7 @@ def test_columns_are_known_by_their_names():
 
 
 def test_a_fork_is_refused_before_it_hangs(fitted, monkeypatch):
-    monkeypatch.setitem(estimator._process, "id", -1)
+    monkeypatch.setitem(autoencoder._process, "id", -1)
     for call in (fitted.predict, fitted.fit):
         with pytest.raises(UserError, match="was forked"):
             call(rows(9))
@@ -143,7 +144,7 @@ import numpy as np
 from pathlib import Path
 from jaxae import AutoencoderDetector, estimator
 
-for n in range(3 * estimator.KEPT_FITS):
+for n in range(3 * autoencoder.KEPT_FITS):
     AutoencoderDetector(epochs=1).fit(np.random.default_rng(n).normal(size=(50 + n, 6)))
     print(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
 """
@@ -154,7 +155,7 @@ def test_memory_is_bounded_over_many_fits():
     done = subprocess.run(
         [sys.executable, "-c", _MANY_FITS], capture_output=True, text=True, check=True
     )
-    used, turn = [*map(float, done.stdout.split())], estimator.KEPT_FITS
+    used, turn = [*map(float, done.stdout.split())], autoencoder.KEPT_FITS
     assert len(used) == 3 * turn
     assert max(used[2 * turn :]) < max(used[:turn]) + 0.5 * (max(used[:turn]) - used[0])
 
@@ -184,6 +185,7 @@ def test_alpha_is_kept_on_new_inliers():
     assert found[2000:].all()
 
 
+@pytest.mark.slow
 def test_few_of_the_selected_rows_are_inliers():
     generator, rates = np.random.default_rng(3), []
     for seed in range(6):
@@ -212,6 +214,7 @@ def test_a_sum_with_rows_set_aside_keeps_alpha_too():
     assert (detector.predict(rows(2000, seed=3)) == -1).mean() < 0.16
 
 
+@pytest.mark.slow
 def test_it_works_in_a_pipeline_and_a_search():
     x = rows(60, 6)
     y = np.where(np.arange(66) >= 60, -1, 1)

@@ -123,6 +123,7 @@ class FewRows(manifold.TSNE):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize("module", EXPERIMENTS, ids=lambda module: module.CONFIG.name)
 def test_smoke_run_on_the_real_data_and_the_same_again(module, data_dir, tmp_path, monkeypatch):
     batch = "4" if module.CONFIG.name == "defects" else "32"  # of which each image is 16 crops

@@ -10,11 +10,10 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-from probes import tiny, write_npz
+from probes import ROUNDS_BY_PLACE, tiny, write_npz
 
 from jaxae import detectors
 from jaxae.cli import main as cli
@@ -65,10 +64,8 @@ def the_same(path, run, rows, rounds_by_place=False):
 
 def test_an_export_judges_as_the_run_does(made):
     path, run, rows = made
-    # A product of 128 rows, as in a run, rounds the last two otherwise than one of 64 with AVX2.
-    cpu = Path("/proc/cpuinfo")
-    is_avx2 = cpu.exists() and " avx2 " in cpu.read_text() and "avx512f" not in cpu.read_text()
-    the_same(path, run, np.concatenate([rows] * 40), rounds_by_place=is_avx2)
+    # A run computes 128 rows together, an export 64.
+    the_same(path, run, np.concatenate([rows] * 40), rounds_by_place=ROUNDS_BY_PLACE)
     one = loader.load(path).judge(rows[:1])
     np.testing.assert_array_equal(one.score, loader.load(path).judge(rows).score[:1])
 
@@ -85,6 +82,7 @@ CASES = {
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", CASES)
 def test_every_kind_of_detector_can_be_exported(name, tmp_path):
     run, rows = finished(tmp_path, **CASES[name])
@@ -92,6 +90,7 @@ def test_every_kind_of_detector_can_be_exported(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize("changes", [{"train__crop": 16}, {"method": "conv"}], ids=["fcn", "conv"])
 def test_large_images_are_computed_few_at_a_time_in_exports_too(changes, tmp_path):
     run, rows = finished(tmp_path, **{"method": "fcn", "side": 128} | changes)
@@ -99,6 +98,7 @@ def test_large_images_are_computed_few_at_a_time_in_exports_too(changes, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_pixels_are_divided_in_an_export_as_in_a_run(tmp_path):
     path = write_npz(tmp_path / "x.npz", side=72)
     arrays = {name: np.asarray(value) for name, value in read_npz(path).items()}

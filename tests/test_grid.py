@@ -105,6 +105,7 @@ def test_a_member_is_the_same_as_the_member_alone(method, devices):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_an_adversarial_member_takes_its_course_but_for_rounding():
     # A mean over an axis of one device is not the same program as none; and two networks that
     # fight carry a last digit far, so that only the first epoch is held.

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from probes import (
+    FAST_AND_SLOW,
     METHODS,
     SHAPE,
     assert_close,
@@ -35,7 +36,7 @@ KEY = jax.random.key(7)
 X = images(8)
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=FAST_AND_SLOW)
 def trained(request):
     """Of each method: compiled inference and step, initial state, and 30 steps of metrics."""
     learner, state = start(tiny(request.param))
@@ -130,7 +131,7 @@ def test_reconstructions_stay_in_the_unit_interval(trained):
     assert 0 <= x_hat.min() <= x_hat.max() <= 1
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FAST_AND_SLOW)
 def test_a_learner_fits_its_own_abstract_state_for_any_batch_size(method):
     learner = learners.build(tiny(method), SHAPE, axis=None)
     state = train.abstract_state(learner, SHAPE, 2)
@@ -310,7 +311,8 @@ def test_the_loss_is_the_mean_over_rows(loss, expected):
     assert metrics["loss"] == pytest.approx(expected(X, x_hat), rel=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["default", pytest.param("faithful", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["default", "faithful"])
 def test_alocc_gradients_are_those_of_its_two_losses(variant):
     """One shared pass gives what separate differentiation of the published losses gives."""
     nets = Pair(Refiner(SHAPE, filters=(3, 4), up_filters=(3,)), Discriminator(filters=(3, 4)))

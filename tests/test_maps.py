@@ -148,6 +148,7 @@ def ensemble():
     return AutoencoderDetector(epochs=2, anomaly_score="mse+row_knn", settings=settings).fit(x), x
 
 
+@pytest.mark.slow
 def test_the_map_of_an_ensemble_is_the_mean_on_any_devices_mapped_or_looped(ensemble):
     model, x = ensemble
     detector, cfg = model.detector_, config.for_scoring(model.detector_.about.config)

@@ -213,6 +213,7 @@ def test_settings_that_could_not_work_are_refused_when_they_are_entered(name, cl
 # Runs.
 
 
+@pytest.mark.slow
 def test_a_run_and_a_member_of_a_protocol_use_and_record_them(own, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "draw", lambda folder, figures: [folder / name for name in figures])
     train = dataclasses.replace(own.CONFIG.train, epochs=2)

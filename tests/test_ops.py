@@ -13,7 +13,7 @@ from jax import lax
 from jaxae import ops
 from jaxae.methods.networks import layers
 
-pytestmark = pytest.mark.device
+pytestmark = [pytest.mark.device, pytest.mark.optimised]
 
 FORMS = ("matrix", "native")
 PLAIN = ("NHWC", "HWIO", "NHWC")
@@ -267,6 +267,7 @@ def convolutions(fun, *args):
     return exported.mlir_module().count("stablehlo.convolution")
 
 
+@pytest.mark.slow
 def test_a_library_is_called_for_large_convolutions_where_it_may_be():
     """Forward ones only: what a gradient takes stays matrices."""
     x, k = normal(0, 16, 9, 8, 2), normal(1, 5, 5, 16, 24)

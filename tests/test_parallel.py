@@ -346,6 +346,7 @@ def test_parameters_updated_in_place_are_those_updated_in_copies(count):
     assert_same(*(first_epoch(cfg, count, options=chosen) for chosen in (options, copied)))
 
 
+@pytest.mark.slow
 def test_gpus_are_told_to_repeat_their_bits(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
     parallel.initialize(0, deterministic=True)  # on a CPU it may come late: it changes nothing

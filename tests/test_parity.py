@@ -13,6 +13,7 @@ from jaxae.types import Batch
 
 # The frameworks' own warnings at import and first use; ours stay errors.
 pytestmark = [
+    pytest.mark.optimised,
     pytest.mark.filterwarnings(
         "ignore::DeprecationWarning:(torch|keras|tensorflow|google|flatbuffers)"
     ),

@@ -510,6 +510,7 @@ def test_no_row_of_a_csv_is_lost_in_silence(text, tmp_path):
         files.rows(tmp_path / "x.csv", Schema())
 
 
+@pytest.mark.slow
 def test_wide_tables_take_time_in_proportion_to_their_width(tmp_path):
     """With look-ups by name for every column, 6,000 columns take a minute."""
     x = np.random.default_rng(0).normal(size=(30, 6000))

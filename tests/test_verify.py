@@ -10,7 +10,7 @@ import forging
 import numpy as np
 import pytest
 from forging import arrays, gone, text, values
-from probes import DEVICES, edit, images, tiny, write_npz
+from probes import DEVICES, ROUNDS_BY_PLACE, edit, images, tiny, write_npz
 
 from jaxae.cli import main as cli
 from jaxae.config.grids import CrossConfig, ProtocolConfig
@@ -145,17 +145,25 @@ def test_a_protocol_without_members_is_one_line(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_members_are_trained_again_alone(data, tmp_path, capsys):
-    copy = tmp_path / "run"  # slow tests compile with other flags than `whole`
+    copy = tmp_path / "run"  # on two devices, unlike `whole`
     DEVICES[:2]
     protocol.run(grid(copy, data, devices=2))
-    arrays(f"{ONE}/scores.npz", valid=lambda x: x * np.float32(1.0001))(copy)
+    arrays(f"{ONE}/scores.npz", valid=lambda x: x * np.float32(1.05))(copy)
     ok, failed, _ = verified(copy, capsys, "--retrain")
     assert {*ok} == {*MEMBERS[1:], "files", "report"}
     for name in MEMBERS[1:]:
-        assert "the digests of parameters and scores agree, bit for bit" in ok[name]
-    assert "scores by 1.0e-04" in failed["class0-seed0"]
+        assert agrees(ok[name])
+    assert "scores by 4.8e-02" in failed["class0-seed0"]
     ok, *_ = verified(copy / "members/class1-seed0", capsys, "--retrain")
-    assert "bit for bit" in ok["trained again"]
+    assert agrees(ok["trained again"])
+
+
+def agrees(says):
+    """Whether a member trained alone is the one of the grid: up to rounding without AVX-512."""
+    if "the digests of parameters and scores agree, bit for bit" in says:
+        return True
+    off = [float(number) for number in re.findall(r" by (?:up to )?([0-9.]+e[+-][0-9]+)", says)]
+    return ROUNDS_BY_PLACE and len(off) == 2 and max(off) < 1e-5 and "beside other members" in says
 
 
 @pytest.mark.slow

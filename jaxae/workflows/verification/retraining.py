@@ -27,8 +27,10 @@ def of_training(run: Records) -> str:
         cfg = dataclasses.replace(run.config, data=run.found_at)
     folder = run.folder
     tuning = folder / run_folder.TUNING
+    is_member = False
     for path in (folder.absolute(), folder.resolve()):
         if path.parent.name == "members":  # trained as if it were alone
+            is_member = True
             cfg = dataclasses.replace(cfg, devices=1)
             tuning = path.parents[1] / run_folder.TUNING
     with tempfile.TemporaryDirectory(prefix="jaxae-") as scratch:
@@ -52,6 +54,8 @@ def of_training(run: Records) -> str:
     differences = provenance.differences(lines[-1] if lines else {}, here)
     if len(lines) > 1:
         differences.append(f"the run was started {len(lines)} times")
+    if is_member:
+        differences.append("it was trained beside other members, which rounds some sums otherwise")
     words = (
         f"no digest agrees: parameters differ by up to {off:.1e}, scores by {off_scores:.1e}, "
         f"relative to the largest; {'; '.join(differences) or 'nothing else differs'}"
