@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "build/site-pages"
 # The documented API, by section of the reference page.
 REFERENCE = {
-    "From arrays": ["jaxae.estimator.AutoencoderDetector"],
+    "From arrays": ["jaxae.estimators.AutoencoderDetector", "jaxae.estimators.WrappedDetector"],
     "Runs": [
         "jaxae.workflows.experiment.run",
         "jaxae.cli.train.main",

@@ -14,7 +14,7 @@ _MODULES = {  # module -> its public names
     "detectors": ("Detector", "judge"),
     "detectors.evaluation": ("evaluate",),
     "errors": ("UserError",),
-    "estimator": ("AutoencoderDetector",),
+    "estimators": ("AutoencoderDetector", "wrap"),
     "methods": ("METHODS", "Method", "build", "descent"),
     "reports.studies": ("STUDIES", "Study"),
     "scoring": ("RULES", "SCORES"),

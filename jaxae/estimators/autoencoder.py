@@ -1,20 +1,17 @@
-"""jaxae as a scikit-learn estimator: arrays in, decisions out, no files."""
+"""An autoencoder as an estimator: settings chosen from the rows, scores out of fold."""
 
 import functools
-import hashlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
-from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
 
-from jaxae import detectors, scoring
+from jaxae import detectors
 from jaxae.config import (
     DataConfig,
     ExperimentConfig,
@@ -31,7 +28,7 @@ from jaxae.data.own import arrays
 from jaxae.data.raw_data import narrowed
 from jaxae.devices import parallel
 from jaxae.errors import UserError
-from jaxae.stats import conformal
+from jaxae.estimators.decisions import OutlierDecisions, require_rows, require_unmasked
 from jaxae.types import Dataset
 from jaxae.workflows import auto, crossfit, experiment
 
@@ -45,7 +42,7 @@ KEPT_FITS = 16
 FOLDS = 5  # each row of `fit` is scored by a model trained on the other four
 
 
-class AutoencoderDetector(OutlierMixin, BaseEstimator):
+class AutoencoderDetector(OutlierDecisions):
     """An autoencoder as an outlier detector of scikit-learn.
 
     As everywhere in scikit-learn, a *lower* `score_samples` is more anomalous and `predict` gives
@@ -87,6 +84,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
       offset_: `decision_function(X) = score_samples(X) - offset_`.
       n_features_in_: number of values in a row, or the height of images.
       feature_names_in_: the names of the columns if X was a table with names, all of them strings.
+      decision_: the fitted threshold rule.
       decision_scores_, labels_, threshold_: PyOD's attributes, for the rows of `fit`.
     """
 
@@ -137,26 +135,15 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         if next(_fits) % KEPT_FITS == 0:
             jax.clear_caches()
         x = self._rows(X, reset=True)
-        if len(x) < 3:
-            raise UserError(
-                f"n_samples = {len(x)}, but at least 3 rows are needed: two to train on, one to "
-                "hold out"
-            )
-        self._check_decision()
+        require_rows(x)
         parallel.initialize()
         cfg, data = self._settled(x)
         detector, scores = crossfit.fit(cfg, data, min(FOLDS, len(data.train.x)))
         score = np.empty(len(x), np.float32)
         score[data.valid.id], score[data.train.id] = scores.valid, scores.train
-        self._fitted_rows, self.decision_scores_ = _shared(_digests(x), score)
-        if self.alpha is None:  # equal rows have one score now
-            with parallel.on_host():
-                decision = scoring.fit_rule(cfg.threshold.rule, self.decision_scores_)
-            detector = detector._replace(decision=decision)
-        self.detector_ = jax.device_get(detector)
-        self.threshold_ = float(self.detector_.decision.threshold)
-        self.offset_ = -self.threshold_
-        self.labels_ = scoring.decide(self.detector_.decision, self.decision_scores_).astype(int)
+        decision = None if self.alpha is None else detector.decision
+        decision = self._decide(x, score, cfg.threshold.rule, decision)
+        self.detector_ = jax.device_get(detector._replace(decision=decision))
         return self
 
     def _settled(self, x: np.ndarray) -> tuple[ExperimentConfig, Dataset]:
@@ -172,56 +159,6 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         experiment.check(cfg, data)
         return cfg, data
 
-    def score_samples(self, X: Any) -> np.ndarray:
-        """The negated anomaly score [N]: lower is more anomalous."""
-        return -self._judged(X).score.astype(np.float64)
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """`score_samples` minus `offset_` [N]: below zero for outliers."""
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X: Any) -> np.ndarray:
-        """-1 for outliers, 1 for inliers [N]."""
-        return np.where(self._judged(X).is_anomaly, -1, 1)
-
-    def p_values(self, X: Any) -> np.ndarray:
-        """P-values [N], (1 + #{scores >= s}) / (n + 1), in (0, 1]: ranks among n scores.
-
-        These are the out-of-fold scores of all rows of `fit`; with `alpha`, the scores of the
-        held-out rows. Only the latter have a guarantee: if new and held-out rows are exchangeable,
-        a p-value is at most alpha with a probability of at most alpha.
-        """
-        return self._judged(X).p_value.astype(np.float64)
-
-    def select(self, X: Any, fdr: float) -> np.ndarray:
-        """True for rows [N] that are selected as outliers; a share of at most `fdr` is false.
-
-        Benjamini and Hochberg's selection by p-values; the share is the expected one if new inliers
-        and the held-out rows are exchangeable. See `jaxae.stats.conformal.benjamini_hochberg`.
-
-        Raises:
-          UserError: a `ValueError`: `fdr` is not in (0, 1), or `alpha` was None, so that no row was
-            held out for p-values.
-        """
-        check_is_fitted(self)
-        if self.alpha is None:
-            raise UserError(
-                "select needs p-values of held-out rows; fit again with alpha, for example "
-                f"{type(self).__name__}(alpha=0.05)"
-            )
-        return conformal.benjamini_hochberg(self.p_values(X), float(fdr))
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """PyOD's [N, 2] for inliers and outliers; scaled scores rather than true probabilities.
-
-        The score of an outlier is scaled so that the rows of `fit` range from 0 to 1.
-        """
-        check_is_fitted(self)
-        low, high = self.decision_scores_.min(), self.decision_scores_.max()
-        share = (-self.score_samples(X) - low) / max(float(high - low), np.finfo(np.float32).tiny)
-        share = np.clip(share, 0.0, 1.0)
-        return np.stack([1.0 - share, share], axis=1)
-
     def score_maps(self, X: Any) -> np.ndarray:
         """How anomalous each place of rows is: features [N, F], steps [N, T] or pixels [N, H, W].
 
@@ -235,22 +172,13 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
         _refuse_fork()
         return detectors.score_maps(self.detector_, self._rows(X, reset=False))
 
-    def _judged(self, X: Any) -> detectors.Judgement:
-        check_is_fitted(self)
+    def _scored(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         _refuse_fork()
         x = self._rows(X, reset=False)
-        judged = detectors.judge(self.detector_, x)
-        (known, shared), digests = self._fitted_rows, _digests(x)
-        at = np.minimum(np.searchsorted(known, digests), len(known) - 1)
-        score = np.where(known[at] == digests, shared[at], judged.score)
-        decision = self.detector_.decision
-        return detectors.Judgement(
-            score, conformal.p_values(decision, score), scoring.decide(decision, score)
-        )
+        return x, detectors.judge(self.detector_, x).score
 
     def _rows(self, X: Any, reset: bool) -> np.ndarray:
-        if np.ma.is_masked(X):  # scikit-learn would drop the mask
-            raise UserError("X holds masked values; fill them, or leave their rows out")
+        require_unmasked(X)
         x = validate_data(self, X, reset=reset, allow_nd=True, dtype="numeric")
         if x.dtype != np.uint8 or x.ndim == 2:
             x = narrowed(x)
@@ -262,8 +190,6 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             state = check_random_state(state).randint(2**31)
         hidden = _plain(self.hidden)
         hidden = hidden if isinstance(hidden, tuple) else (hidden,)
-        flagged, alpha = float(self.contamination), self.alpha
-        rule = f"quantile:{1 - flagged}" if alpha is None else f"conformal:{float(alpha)}"
         cfg = ExperimentConfig(
             name="estimator",
             method=self.method,
@@ -282,7 +208,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
                 crop=AUTO,
                 crops=AUTO,
             ),
-            threshold=ThresholdConfig(rule=rule),
+            threshold=ThresholdConfig(rule=self._rule()),
         )
         for name, value in (self.settings or {}).items():
             if name in _UNUSED:
@@ -295,35 +221,12 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):
             cfg = checks.replaced(cfg, name, _plain(value))
         return checks.validate(cfg)
 
-    def _check_decision(self) -> None:
-        if not (isinstance(self.contamination, Real) and 0 < self.contamination <= 0.5):
-            raise UserError(f"contamination is {self.contamination!r}; it must be in (0, 0.5]")
-        if self.alpha is not None and not (isinstance(self.alpha, Real) and 0 < self.alpha < 1):
-            raise UserError(f"alpha is {self.alpha!r}; it must be between 0 and 1, or None")
-
 
 def _plain(value: Any) -> Any:
     """A setting without NumPy's types: numbers of Python, and tuples."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
-
-
-def _digests(x: np.ndarray) -> np.ndarray:
-    """64 bits of each row's values [N]."""
-    x = x if x.dtype == np.uint8 else x.astype(np.float64)  # `narrowed` decides by all rows
-    rows = np.ascontiguousarray(x).reshape(len(x), -1)
-    digests = [hashlib.blake2b(row.data, digest_size=8).digest() for row in rows]
-    return np.frombuffer(b"".join(digests), np.uint64)
-
-
-def _shared(
-    digests: np.ndarray, score: Float[np.ndarray, " N"]
-) -> tuple[tuple[np.ndarray, np.ndarray], Float[np.ndarray, " N"]]:
-    """Each digest once, ascending, with the mean score of its rows; and that of every row [N]."""
-    once, of_row = np.unique(digests, return_inverse=True)
-    mean = np.bincount(of_row, score) / np.bincount(of_row)
-    return (once, mean.astype(np.float32)), mean.astype(np.float32)[of_row]
 
 
 _fits = itertools.count(1)
