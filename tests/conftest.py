@@ -100,11 +100,11 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
-CASES = 4  # of a slow test, where time is short
+CASES = 3  # of a slow test, where time is short
 
 
 def pytest_collection_modifyitems(items):
-    """Mark as `thorough` the cases of a slow test beyond four that are spread over all of them."""
+    """Mark as `thorough` the cases of a slow test beyond three that are spread over all of them."""
     by_test = collections.defaultdict(list)
     for item in items:
         if item.get_closest_marker("slow"):

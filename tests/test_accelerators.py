@@ -329,6 +329,7 @@ COUNTED = {"digits_conv": (57, 28), "one_vs_rest": (112, 56)}
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", COUNTED)
 def test_few_programs_are_compiled_for_an_accelerator(name):
     """At most half of what was compiled when everything ran on it."""

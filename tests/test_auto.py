@@ -285,6 +285,7 @@ def face(generator, eyes):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_defaults_alone_hold_their_own_on_few_images(tmp_path):
     """Light differs more from image to image than an eye: components win against neighbours."""
     generator = np.random.default_rng(3)
@@ -296,6 +297,7 @@ def test_defaults_alone_hold_their_own_on_few_images(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_defaults_alone_hold_their_own_on_a_short_series(tmp_path):
     """Two waves of 900 steps; a part is noisy, one upside down, and one shifted."""
     generator, steps = np.random.default_rng(1), np.arange(900)

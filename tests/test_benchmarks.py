@@ -455,6 +455,7 @@ def test_a_choice_of_scoring_needs_no_training_and_no_process_of_its_own(monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_machine_is_tuned(tmp_path, monkeypatch, capsys):
     tried = {"share": (1, 256), "ynnpack": (True,), "chunk": (32, 128)}
     monkeypatch.setattr(tune, "CHOICES", tried)
@@ -499,6 +500,7 @@ def test_the_loop_of_a_program_is_read():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_scaling_quick(tmp_path):
     out, plot = tmp_path / "s.jsonl", tmp_path / "s.png"
     scaling.main(
@@ -514,6 +516,7 @@ def test_scaling_quick(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_saving_is_off_the_critical_path(capsys):
     found = saving.measure("fmnist_one_class", epochs=6, rounds=3, seconds=0.1)
     # The least of each: what else a machine does meanwhile only adds to it.
@@ -524,6 +527,7 @@ def test_saving_is_off_the_critical_path(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_startup(tmp_path):
     startup.main(["--models", "ecg_dense", "--out", str(tmp_path / "s.jsonl")])
     found = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
@@ -540,6 +544,7 @@ def test_whole_runs_are_compared_by_their_seconds():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(not find_spec("tensorflow"), reason="needs the bench extra: tensorflow")
 def test_a_whole_run_and_its_original(tmp_path, data_dir):
     out = tmp_path / "w.jsonl"

@@ -505,6 +505,7 @@ def test_grids_that_differ_do_not_train(kind, args, words, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_what_may_differ_changes_nothing(tmp_path):
     """The settings of `OF_PROCESS`: the same bits as with equal ones."""
     one = alone(tmp_path / "one", "--train.epochs", 2, "--devices", 2)

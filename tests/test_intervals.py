@@ -97,6 +97,7 @@ def test_signed_zeros_tie():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_a_million_rows():
     rng = np.random.default_rng(0)
     y = np.arange(2**20) < 2**12
@@ -107,6 +108,7 @@ def test_a_million_rows():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_two_thousand_resamples_of_ten_thousand_rows_take_two_seconds_at_most():
     rng = np.random.default_rng(0)
     y = np.arange(10_000) < 1000
@@ -219,6 +221,7 @@ def test_perfect_results_on_more_rows_say_more():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_two_perfect_runs_may_still_differ():
     y = np.arange(55) < 15
     scores = np.stack([y, 2 * y]).astype(np.float32)
@@ -298,12 +301,15 @@ def rejected_without_a_difference(n, m, area, times, resamples):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_equal_runs_are_told_apart_as_rarely_as_stated():
     found = rejected_without_a_difference(60, 60, 0.8, times=300, resamples=200)
     np.testing.assert_allclose(found, 0.05, atol=noise(300))
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.optimised
 @pytest.mark.parametrize(("n", "m", "area"), [(50, 50, 0.7), (200, 50, 0.9), (300, 300, 0.9)])
 def test_equal_runs_are_told_apart_as_rarely_as_stated_at_many_sizes(n, m, area):
     found = rejected_without_a_difference(n, m, area, times=800, resamples=500)

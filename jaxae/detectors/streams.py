@@ -100,12 +100,12 @@ def values_fn(detector: Detector, learner: Learner, devices: parallel.Devices) -
 def is_mapped(cfg: ExperimentConfig) -> bool:
     """Whether scores of steps come from the score's map, which every part of the score needs.
 
-    They do not if `data.input` maps rows, whose places are then no steps.
+    They do not if `data.input` maps rows, whose places are then no steps, nor for products, whose
+    map only divides the window's score.
     """
-    _, names = scoring.parts_of(cfg.score)
-    has_map = scoring.resolve(cfg.score).places is not None  # a product has none
+    sign, names = scoring.parts_of(cfg.score)
     of_parts = all(scoring.resolve(name).places for name in names)
-    return cfg.data.input == "none" and has_map and of_parts
+    return cfg.data.input == "none" and sign != "*" and of_parts
 
 
 def of_windows(

@@ -18,13 +18,12 @@ from jaxae.devices import precision
 from jaxae.errors import UserError
 from jaxae.ops.blur import gaussian_blur
 from jaxae.registry import Registry
-from jaxae.scoring import patches, pooling
+from jaxae.scoring import neighbours, patches, pooling
 from jaxae.scoring.losses import bce, mae, mse
 from jaxae.types import Inferred, LossFn, Scalar, Score
 
-NEIGHBOURS = 5
 COMPONENTS = 32  # the most principal components, and at most a quarter of the values of a row
-_ROWS_AT_ONCE = 256  # bounds the memory of [rows, bank] distances
+_ROWS_AT_ONCE = 256  # bounds the memory of distances to a bank
 
 Rows = Iterable[Inferred]  # blocks of rows with their outputs
 
@@ -105,43 +104,6 @@ def _centred(rows: Inferred) -> Array:
     return by_place - jnp.mean(by_place, axis=-2, keepdims=True)
 
 
-def _neighbour_score(
-    features: Callable[[Inferred], Array], neighbours: int = NEIGHBOURS, of_rows: bool = False
-) -> Score:
-    """The mean Euclidean distance of a row's features from those of its nearest training rows.
-
-    If the features are the row itself (`of_rows`), the map says how much each of its values adds to
-    the distance d: S times the mean over neighbours of (difference^2 / d), S the number of values.
-
-    The bank holds the features of the training rows; each of them is its own neighbour at distance
-    0. The bank is centred so that the expanded distance loses no digits.
-    """
-
-    def fit(train: Rows) -> dict:
-        bank = jnp.concatenate([features(block).reshape(len(block.x), -1) for block in train])
-        mean = jnp.mean(bank, axis=0)
-        return {"mean": mean, "bank": bank - mean[None]}
-
-    def differences(fitted: dict, row: Inferred) -> Array:
-        bank, point = fitted["bank"], features(row).ravel() - fitted["mean"]
-        # |b|^2 - 2 b.p ranks the bank as one matrix product over mapped rows. The distance to the
-        # few nearest is then computed from their difference, which is exact for duplicates too.
-        rank = jnp.matmul(bank, point, precision="highest") - 0.5 * jnp.sum(bank * bank, axis=1)
-        _, nearest = lax.top_k(rank, min(neighbours, len(bank)))
-        return bank[nearest] - point[None]
-
-    def apply(fitted: dict, row: Inferred) -> Scalar:
-        return jnp.mean(jnp.linalg.norm(differences(fitted, row), axis=1))
-
-    def places(fitted: dict, row: Inferred) -> Array:
-        difference = differences(fitted, row)
-        far = jnp.maximum(jnp.linalg.norm(difference, axis=1, keepdims=True), 1e-12)
-        share = jnp.mean(jnp.square(difference) / far, axis=0)
-        return (share.size * share).reshape(row.x.shape)
-
-    return Score(apply, fit, places=places if of_rows else None)
-
-
 def _row_pca_fit(train: Rows) -> dict:
     """Mean and first principal components [K, F] of the training rows.
 
@@ -217,12 +179,16 @@ SCORES: Registry[Score] = Registry(
         "max_error": _reconstruction_score(_max_error)._replace(places=_error_at),
         "blurred_energy": Score(_energy_apply, _energy_fit, places=_energy_places),
         "latent_mahalanobis": Score(_mahalanobis_apply, _mahalanobis_fit),
-        "latent_knn": _neighbour_score(lambda rows: rows.out.z),
-        "row_knn": _neighbour_score(lambda rows: rows.x, of_rows=True),  # needs no model
+        "latent_knn": neighbours.score(lambda rows: rows.out.z),
+        "row_knn": neighbours.score(lambda rows: rows.x, of_rows=True),  # needs no model
         # Two, so that a training row, which is its own neighbour, has a distance too.
-        "row_nearest": _neighbour_score(lambda rows: rows.x, 2, of_rows=True),
+        "row_nearest": neighbours.score(lambda rows: rows.x, 2, of_rows=True),
         # Of the shape alone: rows without the mean over their places.
-        "shape_nearest": _neighbour_score(_centred, 2, of_rows=True),
+        "shape_nearest": neighbours.score(_centred, 2, of_rows=True),
+        # Of tables, see `jaxae.workflows.auto`.
+        "robust_knn": neighbours.of_columns(neighbours.ROBUST, 10, is_local=False),
+        "local_compressed": neighbours.of_columns(neighbours.COMPRESSED, 5, is_local=True),
+        "local_ranks": neighbours.of_columns(neighbours.RANKS, 5, is_local=True),
         "row_pca": Score(_row_pca_apply, _row_pca_fit, places=_row_pca_places),
         "patches": patches.score(lambda row: patches.texture(row.x)),  # needs no model
         "patch_codes": patches.score(lambda row: row.out.extra["code"], frozenset({"code"})),
@@ -240,7 +206,8 @@ def apply_rows(score: Score, fitted: dict, rows: Inferred) -> Float[Array, " N"]
 def resolve(spec: str) -> Score:
     """The score with a name, or several joined by "*", "+" or "^"; equal specs give one object.
 
-    "*" is the geometric mean of scores, in their own units: nothing is standardised. It has no map.
+    "*" is the geometric mean of scores, in their own units: nothing is standardised. Its map, if
+    all of them have one, is the mean of their maps, each divided by its own mean, times the score.
 
     "+" adds scores and "^" takes the largest of them, after each is standardised: its logarithm
     (log-odds unchanged), minus the mean and divided by the standard deviation over held-out rows.
@@ -360,8 +327,17 @@ def _product(parts: tuple[tuple[str, Score], ...]) -> Score:
         logs = [jnp.log(jnp.maximum(value, 1e-12)) for value in values]
         return jnp.exp(sum(logs) / len(logs))
 
+    def places(fitted: dict, row: Inferred) -> Array:
+        shares = []
+        for name, part in parts:
+            found = part.places(fitted.get(name, {}), row)  # type: ignore[misc]
+            found = pooling.enlarged(found, row.x.shape)
+            shares.append(found / jnp.maximum(jnp.mean(found), 1e-12))
+        return apply(fitted, row) * (sum(shares) / len(shares))
+
     needs = frozenset().union(*(part.needs for _, part in parts))
-    return Score(apply, fit if any(part.fit for _, part in parts) else None, needs=needs)
+    is_fitted, has_map = (any(part.fit for _, part in parts), all(p.places for _, p in parts))
+    return Score(apply, fit if is_fitted else None, needs=needs, places=places if has_map else None)
 
 
 def _on_scale(score: Score, value: Array) -> Array:

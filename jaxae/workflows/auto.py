@@ -32,6 +32,9 @@ EPOCHS, LONGEST, ALL_STEPS = 30, 200, 1600
 BUDGET = 60  # seconds; see `jaxae.workflows.budget`
 HIDDEN, NOISE = (128,), 0.5  # of windows of a series, which are standardised
 _SIMPLE = "mse"
+# Distances to neighbours in three views of the columns: see "Default score" in docs/own_data.md.
+_TABLE = "local_ranks+robust_knn+local_compressed"
+_LOCAL = 10_000  # the most training rows, of which each is compared with all others
 _FEW = 500  # training images, of which neighbours say less than principal components
 _KEPT = 10_000_000  # the most values of training rows that a detector keeps to find neighbours
 _REPEATED = 0.95  # share of training rows
@@ -71,18 +74,19 @@ def settle_rows(
 ) -> tuple[ExperimentConfig, Dataset]:
     """Choose a value for every `auto` from the rows.
 
-    Method: see `_method`. Crops: for fcn and large images 16 of 32 x 32 pixels in each step, else
-    none. Scaling: none for images in [0, 1], minmax for others and for methods that output only
-    such values, else standard. Input: cells of gradients for images in [0, 1] with at least 16
-    pixels on each side, except for fcn, else none. Output: sigmoid if the scaled rows are in
-    [0, 1], else linear. Code: see `_latent`. Batch: the largest power of two, up to 128 rows or 64
-    crops, that gives eight steps per epoch. Epochs: 30, or as many as give 1,600 steps, at most
-    200. Budget: 60 seconds, if epochs are auto. Score: row_nearest for vectors, mse+row_nearest if
-    nearly all of them have two equal ones; mse*shape_nearest for windows of a long series,
-    mse^row_nearest^row_pca for other series, patches for large images, mse+row_pca for up to 500
-    others, else mse+row_knn; but, except for large images, mse if the training rows have more than
-    ten million values, or if the guarantee of the threshold rule would be lost. Windows are trained
-    on as `_denoising` says, if the method is auto.
+    Method: see `_method`. Crops: for fcn and large images 16 of 32 x 32 pixels in each step,
+    else none. Scaling: none for images in [0, 1], minmax for others and for methods that output
+    only such values, else standard. Input: cells of gradients for images in [0, 1] with at
+    least 16 pixels on each side, except for fcn, else none. Output: sigmoid if the scaled rows
+    are in [0, 1], else linear. Code: see `_latent`. Batch: the largest power of two, up to 128
+    rows or 64 crops, that gives eight steps per epoch. Epochs: 30, or as many as give 1,600
+    steps, at most 200. Budget: 60 seconds, if epochs are auto. Score: three local distances for
+    up to 10,000 vectors, row_nearest for more, mse+row_nearest if nearly all of them have two
+    equal ones; mse*shape_nearest for windows of a long series, mse^row_nearest^row_pca for
+    other series, patches for large images, mse+row_pca for up to 500 others, else mse+row_knn;
+    but, except for large images, mse if the training rows have more than ten million values, or
+    if the guarantee of the threshold rule would be lost. Windows are trained on as `_denoising`
+    says, if the method is auto.
 
     Args:
       cfg: may contain `auto`.
@@ -201,19 +205,22 @@ def _score(cfg: ExperimentConfig, x: Source, is_windows: bool) -> str:
     if _is_large(cfg, shape[1:]):
         return "patches"  # it keeps a bounded bank, and is not standardised on held-out rows
     images = "mse+row_pca" if shape[0] <= _FEW else "mse+row_knn"
-    best = {2: "row_nearest", 3: "mse^row_nearest^row_pca", 4: images}.get(
-        len(shape), "mse+row_knn"
-    )
+    table = _TABLE if shape[0] <= _LOCAL else "row_nearest"
+    best = {2: table, 3: "mse^row_nearest^row_pca", 4: images}.get(len(shape), "mse+row_knn")
     if is_windows:
         best = "mse*shape_nearest"
-    if best == "row_nearest" and _repeat(x):  # which is 0 for them
+    if best == table and _repeat(x):  # distances are 0 for them
         best = "mse+row_nearest"
-    with_best = dataclasses.replace(cfg, score=best)
-    rule = scoring.rule(cfg.threshold.rule)
-    # Of windows that overlap, steps have a guarantee.
-    why = steps.why_no_guarantee if is_windows else calibration.why_no_guarantee
-    voids = rule.exchangeable and why(with_best)
-    return _SIMPLE if math.prod(shape) > _KEPT or voids else best
+
+    def voids(score: str) -> bool:
+        # Of windows that overlap, steps have a guarantee.
+        why = steps.why_no_guarantee if is_windows else calibration.why_no_guarantee
+        with_score = dataclasses.replace(cfg, score=score)
+        return scoring.rule(cfg.threshold.rule).exchangeable and bool(why(with_score))
+
+    if best == _TABLE and voids(best):
+        best = _TABLE.replace("+", "*")  # which standardises nothing
+    return _SIMPLE if math.prod(shape) > _KEPT or voids(best) else best
 
 
 def _repeat(x: Source) -> bool:
