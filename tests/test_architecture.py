@@ -83,7 +83,7 @@ WINGS = (
     "reports",
     "export",
     "workflows",
-    "estimator",
+    "estimators",
     "cli",
     "__main__",
     "jaxae",

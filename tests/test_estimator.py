@@ -178,7 +178,8 @@ def test_a_seed_fixes_everything(fitted):
 
 def test_alpha_is_kept_on_new_inliers():
     detector = AutoencoderDetector(alpha=0.1, valid_fraction=0.5, epochs=20).fit(rows(400))
-    assert detector.detector_.about.config.score == "row_nearest"  # a sum could promise nothing
+    score = detector.detector_.about.config.score
+    assert score == "local_ranks*robust_knn*local_compressed"  # a sum could promise nothing
     x = rows(2000, 50, seed=3)[: 2000 + 50]
     found, p_value = detector.predict(x) == -1, detector.p_values(x)
     np.testing.assert_array_equal(found, p_value <= 0.1)

@@ -392,7 +392,7 @@ def test_what_a_file_holds_is_printed(folder, capsys):
     assert "class 0 (good): 38 + 10 rows, normal" in said
     assert "class 1 (scratch): 0 + 12 rows, anomaly" in said
     assert "ignored: colour, machine" in said
-    assert "would choose: method dense, score row_nearest, data.scale standard" in said
+    assert "method dense, score local_ranks+robust_knn+local_compressed, data.scale" in said
     write_csv("twins.csv", width=np.ones(60), height=np.ones(60, int))
     args = ["--data.label", "kind", "--data.ignore", "colour", "machine", "--json"]
     cli.main(["data", "twins.csv", *args])

@@ -1,7 +1,7 @@
 """Scores by the nearest training rows, of which the detector keeps a bank.
 
-`score` is the mean distance to them; `of_columns` is that of rows whose columns are transformed, and
-may take into account how far apart training rows are there.
+`score` is the mean distance to them; `of_columns` is that of rows whose columns are transformed,
+and may take into account how far apart training rows are there.
 """
 
 import functools
@@ -24,7 +24,7 @@ _LEAST_SPACING = 1e-3  # relative to the mean: repeated rows have none
 
 _STEEP = 3.0  # how many deviations are compressed as one
 
-Columns = Float[np.ndarray, "N F"]
+Columns = Float[Array, "N F"]
 Rows = Iterable[Inferred]  # blocks of rows with their outputs
 
 
@@ -67,8 +67,8 @@ def of_columns(transform: Transform, neighbours: int, is_local: bool) -> Score:
 
     If it is local, the score is d / sqrt(s), with s the mean over these of their own distance to
     five others: halfway between the distance and the ratio d / s of local outlier factors (Breunig
-    et al., SIGMOD 2000). s is at least a thousandth of its mean over training rows. The map divides
-    the score among the values of a row, as that of `score` does.
+    et al., SIGMOD 2000). That distance is at least a thousandth of its mean over training rows. The
+    map divides the score among the values of a row, as that of `score` does.
     """
 
     def fit(train: Rows) -> dict:
@@ -78,7 +78,7 @@ def of_columns(transform: Transform, neighbours: int, is_local: bool) -> Score:
         point = transform.apply(fitted["columns"], row.x.ravel())
         differences, nearest = _nearest(fitted, point, neighbours)
         spacing = jnp.mean(fitted["spacing"][nearest]) if is_local else jnp.ones(())
-        return differences, jnp.sqrt(jnp.maximum(spacing, 1e-12))
+        return differences, jnp.sqrt(spacing)
 
     def apply(fitted: dict, row: Inferred) -> Scalar:
         differences, scale = parts(fitted, row)
@@ -93,10 +93,15 @@ def of_columns(transform: Transform, neighbours: int, is_local: bool) -> Score:
 
 def _bank(transform: Transform, x: Float[Array, "N F"], is_local: bool) -> dict:
     """The state of the columns, the transformed rows [N, F] and, if local, their spacing [N]."""
-    columns = {name: jnp.asarray(part) for name, part in transform.fit(np.asarray(x)).items()}
+    columns = _columns(transform.fit, x)
     bank = _centred(_transformed(transform.apply, columns, x))
     spacing = {"spacing": _spacing(bank["bank"])} if is_local else {}
     return {"columns": columns, **bank, **spacing}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _columns(fit: Callable[[Array], dict], x: Array) -> dict:
+    return fit(x)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -153,19 +158,19 @@ def _spacing(bank: Float[Array, "N F"]) -> Float[Array, " N"]:
         return (jnp.sum(distances) - jnp.min(distances)) / (len(distances) - 1)
 
     spacing = _by_row(of, bank)
-    return jnp.maximum(spacing, _LEAST_SPACING * jnp.mean(spacing))
+    return jnp.maximum(spacing, jnp.maximum(_LEAST_SPACING * jnp.mean(spacing), 1e-6))
 
 
-def _deviation(x: Columns) -> np.ndarray:
+def _deviation(x: Columns) -> Array:
     """The standard deviation of each column, 1 for constant ones."""
-    std = np.std(x, axis=0, dtype=np.float64).astype(np.float32)
-    return np.where(std > 0, std, np.float32(1))
+    std = jnp.std(x, axis=0)
+    return jnp.where(std > 0, std, 1.0)
 
 
 def _robust_fit(x: Columns) -> dict:
-    low, middle, high = np.quantile(x, (0.25, 0.5, 0.75), axis=0).astype(np.float32)
-    quartiles = (high - low) / np.float32(1.349)  # the standard deviation of Gaussian values
-    return {"middle": middle, "scale": np.where(quartiles > 0, quartiles, _deviation(x))}
+    low, middle, high = jnp.quantile(x, jnp.array([0.25, 0.5, 0.75]), axis=0)
+    quartiles = (high - low) / 1.349  # the standard deviation of Gaussian values
+    return {"middle": middle, "scale": jnp.where(quartiles > 0, quartiles, _deviation(x))}
 
 
 def _robust(state: dict, x: Array) -> Array:
@@ -174,21 +179,23 @@ def _robust(state: dict, x: Array) -> Array:
 
 
 def _compressed_fit(x: Columns) -> dict:
-    mean, std = np.mean(x, axis=0, dtype=np.float64).astype(np.float32), _deviation(x)
-    compressed = np.arcsinh(_STEEP * (x - mean) / std)
-    centre = np.mean(compressed, axis=0, dtype=np.float64).astype(np.float32)
-    return {"mean": mean, "std": std, "centre": centre, "spread": _deviation(compressed)}
+    state = {"mean": jnp.mean(x, axis=0), "std": _deviation(x)}
+    compressed = jax.vmap(_arcsinh, (None, 0))(state, x)
+    return state | {"centre": jnp.mean(compressed, axis=0), "spread": _deviation(compressed)}
+
+
+def _arcsinh(state: dict, x: Array) -> Array:
+    return jnp.arcsinh(_STEEP * (x - state["mean"]) / state["std"])
 
 
 def _compressed(state: dict, x: Array) -> Array:
     """arcsinh(3 (x - mean) / std), standardised: close to logarithms of large deviations."""
-    compressed = jnp.arcsinh(_STEEP * (x - state["mean"]) / state["std"])
-    return (compressed - state["centre"]) / state["spread"]
+    return (_arcsinh(state, x) - state["centre"]) / state["spread"]
 
 
 def _ranks_fit(x: Columns) -> dict:
     positions = np.linspace(0, len(x) - 1, min(len(x), _KNOTS)).round().astype(int)
-    return {"knots": np.sort(x, axis=0)[positions], "std": _deviation(x)}
+    return {"knots": jnp.sort(x, axis=0)[positions], "std": _deviation(x)}
 
 
 def _ranks(state: dict, x: Array) -> Array:
