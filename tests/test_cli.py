@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import json
 import re
 import shutil
 
@@ -102,6 +103,27 @@ def test_a_selection_that_cannot_be_is_refused(more, says, run, capsys):
         cli.main(["score", str(folder / "run"), str(folder / "test.npy"), *more.split()])
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_scores_that_rise_in_a_file_are_drift_and_others_are_none(run, tmp_path, capsys):
+    folder, y = run
+    rows = np.load(folder / "test.npy")
+    normal, strange = rows[~y], rows[y]
+    np.save(tmp_path / "same.npy", normal)
+    np.save(tmp_path / "drifts.npy", np.concatenate([normal, strange]))
+    found = {}
+    for name in ("same", "drifts"):
+        args = ["score", str(folder / "run"), str(tmp_path / f"{name}.npy"), "--drift"]
+        cli.main(args)
+        found[name] = capsys.readouterr().out
+        cli.main([*args, "--json"])
+        found[f"{name}.json"] = json.loads(capsys.readouterr().out)["drift"]
+    assert "no drift: the wealth of bets on rising scores is" in found["same"]
+    assert found["same.json"]["alarm"] is None
+    assert found["same.json"]["wealth"] < 100
+    assert "drift: scores have risen by row" in found["drifts"]
+    assert len(normal) <= found["drifts.json"]["alarm"] <= len(normal) + 30
+    assert found["drifts.json"]["wealth"] >= 100
 
 
 def test_a_promise_is_checked_before_training_and_kept_by_the_run(run, tmp_path, capsys):

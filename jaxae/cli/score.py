@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from jaxae import detectors, scoring
 from jaxae.cli import heatmaps as pictures
-from jaxae.cli import score_steps
+from jaxae.cli import score_drift, score_steps
 from jaxae.data import arrayfiles, sources
 from jaxae.data.own import files, tables
 from jaxae.data.own.lines import Rows
@@ -44,6 +44,7 @@ def score_file(
     heatmaps: Path | None = None,
     maps: Path | None = None,
     fdr: float | None = None,
+    drift: bool = False,
     json: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -70,11 +71,12 @@ def score_file(
         [N, H, W]
       fdr: in place of the run's threshold rule, select anomalies among all rows by their p-values,
         so that a share of at most FDR of the selected ones is expected to be normal
+      drift: test whether scores rise in the order of the rows, beyond those of held-out rows
       json: print a summary as JSON
       overwrite: replace the files that are to be written, if they exist
 
     Returns:
-      The summary: rows, anomalies, threshold, fdr, p_value_flaw and notes; of a series see
+      The summary: rows, anomalies, threshold, fdr, p_value_flaw, notes and drift; of a series see
       `jaxae.cli.score_steps.score`.
 
     Raises:
@@ -88,13 +90,14 @@ def score_file(
         pictures.check(detector, rows, heatmaps, overwrite)
     _check_maps(detector, maps, explain)
     _check_selection(detector, fdr, explain)
+    score_drift.check(detector, drift and not explain)
     if steps.state_of(detector) and not explain:
         return score_steps.score(detector, rows, out, intervals, json)
     if intervals:
         _refuse_intervals(detector, explain)
     if heatmaps:
         _write_heatmaps(detector, rows, heatmaps, json)
-    return _score_rows(detector, rows, out, maps, fdr, explain, json)
+    return _score_rows(detector, rows, out, maps, fdr, drift, explain, json)
 
 
 def _write_heatmaps(detector: detectors.Detector, rows: Path, folder: Path, json: bool) -> None:
@@ -110,6 +113,7 @@ def _score_rows(
     out: Path | None,
     maps: Path | None,
     fdr: float | None,
+    drift: bool,
     explain: bool,
     json: bool,
 ) -> dict[str, Any]:
@@ -119,6 +123,7 @@ def _score_rows(
     count, anomalies, threshold = 0, 0, detector.decision.threshold
     explanations: list[str] = []
     found: list[Columns] = []  # of --fdr, which decides once it has all p-values
+    scores: list[np.ndarray] = []  # of --drift
     with (
         _opened(out, named, _features(detector)) as write,
         _opened_maps(maps, detector, raw) as write_maps,
@@ -130,6 +135,7 @@ def _score_rows(
             if why:
                 explanations = _describe(detector, judgement, why, out)
             write_maps(x)
+            scores += [judgement.score] if drift else []
             columns = _columns(judgement, count, threshold)
             count += len(judgement.score)
             if fdr is None:
@@ -145,6 +151,8 @@ def _score_rows(
             notes = notes if anomalies else (*notes, _none_selected(detector, count, fdr))
     summary: dict[str, Any] = {"rows": count, "anomalies": anomalies, "threshold": threshold}
     summary |= {"fdr": fdr, "p_value_flaw": reason or None, "notes": list(notes)}
+    if drift:
+        summary["drift"] = score_drift.of(detector, np.concatenate([*scores, np.zeros(0)]))
     if json:
         print(dumps(summary))
         return summary
@@ -154,6 +162,8 @@ def _score_rows(
     if fdr is not None and anomalies:
         rate = f"; of these, a share of {fdr:.4g} at most is expected to be normal"
     print(*notes, f"{anomalies} of {count} rows are anomalies{rate}{caution}", sep="\n")
+    if drift:
+        print(score_drift.line(summary["drift"], reason))
     print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary
 
