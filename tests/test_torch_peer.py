@@ -297,6 +297,7 @@ def test_scores_of_any_chunk_come_back_in_order():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("name", MODELS)
 def test_compiled_steps_are_those_of_eager_ones(name, monkeypatch):

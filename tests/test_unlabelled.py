@@ -280,11 +280,11 @@ def test_files_without_labels_are_trained_on_reported_and_scored(
 ):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / name)
-    clock = time.perf_counter()
+    clock = time.process_time()  # of this process: others may run too
     cli.main(["train", "--data.name", name, "--run-dir", "run", *args])
     cli.main(["report", "run"])
     cli.main(["score", "run", name, "--out", "judged.csv"])
-    assert time.perf_counter() - clock < 60
+    assert time.process_time() - clock < 60
     judged = csv.read_csv("judged.csv").to_pydict()
     report = json.loads((tmp_path / "run/report.json").read_bytes())
     assert report["labelled"] is False
