@@ -67,8 +67,7 @@ def score_file(
       intervals: a series: a .csv of alarms to write, with the rows of start, end and peak
       heatmaps: images: a folder to write a PNG of every image into, tinted red where it is
         anomalous, with an outline of flagged pixels
-      maps: a .npy to write: how anomalous each feature or pixel of every row is, [N, F] or
-        [N, H, W]
+      maps: a .npy to write: how anomalous each value of every row is, [N, F] or [N, H, W]
       fdr: in place of the run's threshold rule, select anomalies among all rows by their p-values,
         so that a share of at most FDR of the selected ones is expected to be normal
       drift: test whether scores rise in the order of the rows, beyond those of held-out rows
@@ -76,8 +75,7 @@ def score_file(
       overwrite: replace the files that are to be written, if they exist
 
     Returns:
-      The summary: rows, anomalies, threshold, fdr, p_value_flaw, notes and drift; of a series see
-      `jaxae.cli.score_steps.score`.
+      The summary as --json prints it; of a series see `jaxae.cli.score_steps.score`.
 
     Raises:
       UserError: a file is missing, unreadable or cannot be written, or the rows do not fit the
@@ -88,9 +86,7 @@ def score_file(
     detector = detectors.load(detectors.folder_of(run_dir))
     if heatmaps:
         pictures.check(detector, rows, heatmaps, overwrite)
-    _check_maps(detector, maps, explain)
-    _check_selection(detector, fdr, explain)
-    score_drift.check(detector, drift and not explain)
+    _check_asked(detector, maps, fdr, drift, explain)
     if steps.state_of(detector) and not explain:
         return score_steps.score(detector, rows, out, intervals, json)
     if intervals:
@@ -166,6 +162,15 @@ def _score_rows(
         print(score_drift.line(summary["drift"], reason))
     print(*explanations, sep="\n", end="\n" if explanations else "")
     return summary
+
+
+def _check_asked(
+    detector: detectors.Detector, maps: Path | None, fdr: float | None, drift: bool, explain: bool
+) -> None:
+    """Raise a `UserError` if the detector cannot do what is asked, before any work."""
+    _check_maps(detector, maps, explain)
+    _check_selection(detector, fdr, explain)
+    score_drift.check(detector, drift and not explain)
 
 
 def _check_selection(detector: detectors.Detector, fdr: float | None, explain: bool) -> None:
