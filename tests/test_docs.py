@@ -31,6 +31,7 @@ SAYS = {
     "README.md": lambda said: said.startswith("[ 1  1  1 -1 -1]"),
     "images.md": lambda said: said == "(2, 256, 256) True",
     "experiments.md": lambda said: float(re.search(r"'auroc': ([\d.]+)", said).group(1)) > 0.99,
+    "detectors.md": lambda said: "'auroc': 1.0" in said and "'auroc_interval': [" in said,
     "adding_a_score.md": lambda said: "(5, 28, 28)" in said and 0.5 < float(said.split()[-1]) <= 1,
     "adding_a_rule.md": lambda said: said == "trimmed:3 on valid",
     "adding_a_data_set.md": lambda said: 0.9 < float(said) <= 1,
