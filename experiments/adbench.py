@@ -17,6 +17,7 @@ import argparse
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,16 +26,17 @@ from jaxtyping import Bool, Float, Shaped
 
 from jaxae.data.arrayfiles import read_npz
 from jaxae.devices import compile_cache, hosts
-from jaxae.errors import UserError, user_errors
+from jaxae.errors import UserError, naming_input, user_errors
 from jaxae.reports import tables
 from jaxae.reports.pages import frame
 from jaxae.rng import Purpose, host_generator
 from jaxae.stats import curve, metrics
-from jaxae.storage import disk
+from jaxae.storage import disk, outputs
 from jaxae.storage.provenance import version
 
 NEIGHBOURS = "neighbours"  # what the others are compared with
 ROWS = 10_000  # the most rows of a set, drawn at random
+MEASURED = "measured.jsonl"  # the file of what was measured, a line each
 _RESAMPLES = 2000
 _KEY = ("set", "digest", "detector", "seed", "contaminated")  # what a measurement is of
 
@@ -45,6 +47,10 @@ class Table(NamedTuple):
     name: str
     x: Float[np.ndarray, "N F"]
     y: Bool[np.ndarray, " N"]  # True = anomaly
+
+    def digest(self) -> str:
+        """The first digits of a digest of values and labels."""
+        return hashlib.sha256(self.x.tobytes() + self.y.tobytes()).hexdigest()[:16]
 
 
 class Neighbours:
@@ -192,15 +198,14 @@ def split(table: Table, seed: int, contaminated: float = 0.0) -> Split:
 
 def measured(make: Callable[[int], Any], rows: Split, seed: int) -> dict[str, float]:
     """AUROC and average precision in [0, 1], the share of normals flagged, and seconds."""
+    from jaxae.estimators import wrapped  # imports JAX and scikit-learn, which take seconds
+
     start = time.perf_counter()
     detector = make(seed).fit(rows.train)
-    if hasattr(detector, "score_samples"):
-        scores = -detector.score_samples(rows.test)
-    else:
-        scores = detector.decision_function(rows.test)  # PyOD's: higher is more anomalous
+    scores = wrapped.anomaly_scores(detector, rows.test, wrapped.orientation(detector))
     result = {
-        "auroc": curve.area(np.asarray(scores, np.float64), rows.y),
-        "ap": float(metrics.average_precision(np.asarray(scores, np.float32), rows.y)),
+        "auroc": curve.area(scores, rows.y),
+        "ap": float(metrics.average_precision(scores, rows.y)),
         "seconds": time.perf_counter() - start,
     }
     if hasattr(detector, "decision_scores_"):  # contamination is .1 by default, in PyOD as well
@@ -210,54 +215,49 @@ def measured(make: Callable[[int], Any], rows: Split, seed: int) -> dict[str, fl
 
 def run(
     sets: Sequence[Table], names: Sequence[str], seeds: int, contaminated: float, out: Path
-) -> list[dict]:
-    """Measure each detector on each set, and print a line for each set; see the module."""
-    path = out / "measured.jsonl"
-    records = [one for one in disk.read_lines(path) if one["jaxae"] == version("jaxae")]
-    known = {tuple(one[name] for name in _KEY) for one in records}
+) -> dict[str, dict[str, Float[np.ndarray, " S"]]]:
+    """Measure each detector on each set, and print a line for each set; see the module.
+
+    What `out` holds of an earlier call is not measured again.
+
+    Returns:
+      Measure -> detector -> its mean over seeds on each set; NaN where it has none.
+
+    Raises:
+      UserError: a detector refuses the rows of a set; names the set.
+    """
+    path = out / MEASURED
+    about = {"jaxae": version("jaxae")}
+    known = {
+        tuple(one[name] for name in _KEY): one
+        for one in disk.read_lines(path)
+        if one.keys() >= {*_KEY, "auroc", "ap", "seconds"} and one.items() >= about.items()
+    }
+    by_measure: dict[str, Any] = {
+        measure: {name: [] for name in names} for measure in ("auroc", "ap", "flagged", "seconds")
+    }
     for number, table in enumerate(sets, 1):
-        digest = _digest(table)
-        for seed in range(seeds):
-            rows = split(table, seed, contaminated)
-            for name in names:
+        digest = table.digest()
+        for name in names:
+            found = []
+            for seed in range(seeds):
                 key = (table.name, digest, name, seed, contaminated)
                 if key not in known:
-                    about = dict(zip(_KEY, key, strict=True)) | {"jaxae": version("jaxae")}
-                    records.append(about | measured(DETECTORS[name], rows, seed))
-                    disk.append_line(path, records[-1])
-        here = _of(records, names, seeds, contaminated, [table.name])
-        shown = "  ".join(f"{name} {values[0]:.4f}" for name, values in here["auroc"].items())
+                    with naming_input(Path(table.name)):
+                        rows = split(table, seed, contaminated)
+                        values = measured(DETECTORS[name], rows, seed)
+                    known[key] = dict(zip(_KEY, key, strict=True)) | about | values
+                    disk.append_line(path, known[key])
+                found.append(known[key])
+            for measure, by_detector in by_measure.items():
+                by_detector[name].append(np.mean([one.get(measure, np.nan) for one in found]))
+        shown = "  ".join(
+            f"{name} {values[-1]:.4f}" for name, values in by_measure["auroc"].items()
+        )
         print(f"[{number}/{len(sets)}] {table.name} {list(table.x.shape)}: {shown}", flush=True)
-    return records
-
-
-def _digest(table: Table) -> str:
-    """The first digits of a digest of a set's values and labels."""
-    return hashlib.sha256(table.x.tobytes() + table.y.tobytes()).hexdigest()[:16]
-
-
-def _of(
-    records: Sequence[dict],
-    names: Sequence[str],
-    seeds: int,
-    contaminated: float,
-    sets: Sequence[str],
-) -> dict[str, dict[str, Float[np.ndarray, " S"]]]:
-    """Measure -> detector -> its mean over seeds on each set; NaN where it has none."""
-    by_key = {  # of a set that was replaced, the last one
-        (one["set"], one["detector"], one["seed"]): one
-        for one in records
-        if one["contaminated"] == contaminated
-    }
-
-    def mean(name: str, measure: str, of: str) -> float:
-        ones = [by_key[of, name, seed].get(measure, np.nan) for seed in range(seeds)]
-        return float(np.mean(ones))
-
-    measures = ("auroc", "ap", "flagged", "seconds")
     return {
-        measure: {name: np.array([mean(name, measure, of) for of in sets]) for name in names}
-        for measure in measures
+        measure: {name: np.array(values) for name, values in by_detector.items()}
+        for measure, by_detector in by_measure.items()
     }
 
 
@@ -333,18 +333,18 @@ def main(args: Sequence[str] | None = None) -> None:
         _require_packages(names)
         sets = list(of_folder(order.folder) if order.folder else bundled())
         order.out.mkdir(parents=True, exist_ok=True)
+        out = order.out / ("contaminated.html" if order.contaminated else "report.html")
+        for path in (out, out.with_suffix(".json"), order.out / MEASURED):
+            outputs.check(path, (path.suffix,), overwrite=True, name="the file")
         compile_cache.enable()
-        settings = order.seeds, order.contaminated
-        records = run(sets, names, *settings, order.out)
-        of_sets = [table.name for table in sets]
-        by_measure = _of(records, names, *settings, of_sets)
+        by_measure = run(sets, names, order.seeds, order.contaminated, order.out)
         rows = summary(by_measure)
         title = f"{len(sets)} tables, {order.seeds} seed{'s' * (order.seeds > 1)}, " + (
             f"{order.contaminated:.0%} anomalies among the training rows"
             if order.contaminated
             else "trained on normal rows"
         )
-        out = order.out / ("contaminated.html" if order.contaminated else "report.html")
+        of_sets = [table.name for table in sets]
         disk.write_text(out, page(title, rows, of_sets, by_measure["auroc"]))
         disk.write_json(
             out.with_suffix(".json"), [dict(zip(HEADS, row, strict=True)) for row in rows]
@@ -355,11 +355,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _require_packages(names: Sequence[str]) -> None:
     """Refuse detectors of PyOD if it is not installed."""
-    if EXTRA & {*names}:
-        try:
-            import pyod  # noqa: F401
-        except ImportError:
-            raise UserError('PyOD is missing; run: python -m pip install "jaxae[pyod]"') from None
+    if EXTRA & {*names} and find_spec("pyod") is None:
+        raise UserError('PyOD is missing; run: python -m pip install "jaxae[pyod]"')
 
 
 if __name__ == "__main__":

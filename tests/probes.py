@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from functools import cache
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,12 +24,6 @@ from jaxae.training import train
 from jaxae.types import Batch, Dataset, Scaling, Split
 
 SHAPE = (8, 8, 1)
-_CPU = Path("/proc/cpuinfo")
-# Kernels for AVX2 round the last rows of a product otherwise than the others, so the number of rows
-# that are computed together shows in the last bit of some.
-ROUNDS_BY_PLACE = (
-    _CPU.exists() and " avx2 " in _CPU.read_text() and "avx512f" not in _CPU.read_text()
-)
 METHODS = tuple(learners.METHODS)
 # Two networks with batch normalisation take long to compile: once more for the patient.
 FAST_AND_SLOW = tuple(

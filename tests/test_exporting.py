@@ -13,11 +13,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from probes import ROUNDS_BY_PLACE, tiny, write_npz
+from probes import tiny, write_npz
 
 from jaxae import detectors
 from jaxae.cli import main as cli
 from jaxae.data.arrayfiles import read_npz
+from jaxae.devices import precision
 from jaxae.errors import Unchecked, UserError
 from jaxae.export import card, checking, exporting, loader
 from jaxae.stats import conformal
@@ -65,7 +66,7 @@ def the_same(path, run, rows, rounds_by_place=False):
 def test_an_export_judges_as_the_run_does(made):
     path, run, rows = made
     # A run computes 128 rows together, an export 64.
-    the_same(path, run, np.concatenate([rows] * 40), rounds_by_place=ROUNDS_BY_PLACE)
+    the_same(path, run, np.concatenate([rows] * 40), rounds_by_place=precision.rounds_by_place())
     one = loader.load(path).judge(rows[:1])
     np.testing.assert_array_equal(one.score, loader.load(path).judge(rows).score[:1])
 

@@ -148,7 +148,7 @@ def _score_rows(
     summary: dict[str, Any] = {"rows": count, "anomalies": anomalies, "threshold": threshold}
     summary |= {"fdr": fdr, "p_value_flaw": reason or None, "notes": list(notes)}
     if drift:
-        summary["drift"] = score_drift.of(detector, np.concatenate([*scores, np.zeros(0)]))
+        summary["drift"] = score_drift.of(detector, np.concatenate(scores))
     if json:
         print(dumps(summary))
         return summary
@@ -170,7 +170,7 @@ def _check_asked(
     """Raise a `UserError` if the detector cannot do what is asked, before any work."""
     _check_maps(detector, maps, explain)
     _check_selection(detector, fdr, explain)
-    score_drift.check(detector, drift and not explain)
+    score_drift.check(detector, drift)
 
 
 def _check_selection(detector: detectors.Detector, fdr: float | None, explain: bool) -> None:

@@ -302,11 +302,12 @@ class ExperimentConfig:
     """seed of initial weights, row order and noise"""
     score: Annotated[str, Fact.FREE, Fact.FROM_ROWS] = "mse"
     """name of a score, or several joined by * for their geometric mean, + for the sum or ^ for the
-    largest (for + and ^ each is standardised on validation rows first); auto = three local
-    distances for vectors, row_nearest for more than 10,000, mse+row_nearest for repeated ones,
-    mse*shape_nearest for windows of a series, mse^row_nearest^row_pca for other series, patches for
-    images with sides above 64 pixels, mse+row_pca or mse+row_knn for other images, or mse for many
-    rows or if the rule needs one score"""
+    largest (for + and ^ each is standardised on validation rows first); auto =
+    local_ranks+robust_knn+local_compressed for up to 10,000 vectors, row_nearest for more,
+    mse+row_nearest for repeated ones, mse*shape_nearest for windows of a series,
+    mse^row_nearest^row_pca for other series, patches for images with sides above 64 pixels,
+    mse+row_pca or mse+row_knn for other images, or mse for many rows or if the rule needs one
+    score"""
     score_dtype: Annotated[Literal["float32", "bfloat16"], Fact.FREE] = "float32"
     """dtype of activations in scoring; in training it is --model.compute-dtype"""
     ensemble: Positive = 1

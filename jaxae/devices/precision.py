@@ -9,13 +9,26 @@ float32. A CPU has only full float32, so both are the same program there.
 import functools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 
+_CPU = Path("/proc/cpuinfo")
 Function = TypeVar("Function", bound=Callable)
 
 _EXACT = "highest"  # JAX's name for full float32
+
+
+@functools.cache
+def rounds_by_place() -> bool:
+    """Whether the rows that are computed together show in the last bit of some results.
+
+    So it is on a CPU with AVX2 alone, whose kernels round the last rows of a product otherwise than
+    the others; with AVX-512 they do not.
+    """
+    text = _CPU.read_text() if _CPU.exists() else ""
+    return " avx2 " in text and "avx512f" not in text
 
 
 def at(precision: str, function: Function) -> Function:

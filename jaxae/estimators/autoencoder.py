@@ -4,12 +4,11 @@ import functools
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import jax
 import numpy as np
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxae import detectors
 from jaxae.config import (
@@ -28,7 +27,12 @@ from jaxae.data.own import arrays
 from jaxae.data.raw_data import narrowed
 from jaxae.devices import parallel
 from jaxae.errors import UserError
-from jaxae.estimators.decisions import OutlierDecisions, require_rows, require_unmasked
+from jaxae.estimators.decisions import (
+    FOLDS,
+    OutlierDecisions,
+    require_rows,
+    require_unmasked,
+)
 from jaxae.types import Dataset
 from jaxae.workflows import auto, crossfit, experiment
 
@@ -39,7 +43,6 @@ _UNUSED = {
 }
 # JAX keeps every program that it has compiled: 30 MB for each fit of another number of rows.
 KEPT_FITS = 16
-FOLDS = 5  # each row of `fit` is scored by a model trained on the other four
 
 
 class AutoencoderDetector(OutlierDecisions):
@@ -142,8 +145,8 @@ class AutoencoderDetector(OutlierDecisions):
         score = np.empty(len(x), np.float32)
         score[data.valid.id], score[data.train.id] = scores.valid, scores.train
         decision = None if self.alpha is None else detector.decision
-        decision = self._decide(x, score, cfg.threshold.rule, decision)
-        self.detector_ = jax.device_get(detector._replace(decision=decision))
+        self._decide(x, score, cfg.threshold.rule, decision)
+        self.detector_ = jax.device_get(detector)._replace(decision=self.decision_)
         return self
 
     def _settled(self, x: np.ndarray) -> tuple[ExperimentConfig, Dataset]:
@@ -185,20 +188,18 @@ class AutoencoderDetector(OutlierDecisions):
         return x.reshape(len(x), *arrays.row_shape(x, "X", "auto"))
 
     def _config(self) -> ExperimentConfig:
-        state = self.random_state
-        if not isinstance(state, Integral):
-            state = check_random_state(state).randint(2**31)
+        seed = self._seed()
         hidden = _plain(self.hidden)
         hidden = hidden if isinstance(hidden, tuple) else (hidden,)
         cfg = ExperimentConfig(
             name="estimator",
             method=self.method,
             score=self.anomaly_score,
-            seed=int(state),
+            seed=seed,
             data=DataConfig(
                 scale=self.scale,
                 valid_fraction=_plain(self.valid_fraction),
-                split_seed=int(state),
+                split_seed=seed,
             ),
             model=ModelConfig(latent=_plain(self.latent), hidden=hidden, output_activation=AUTO),
             optim=OptimConfig(lr=float(self.lr)),

@@ -1,14 +1,14 @@
 """What the estimators of scikit-learn share: from scores to decisions, p-values and metrics."""
 
 import hashlib
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from jaxae import detectors, scoring
 from jaxae.detectors import evaluation, health
@@ -17,16 +17,19 @@ from jaxae.errors import UserError
 from jaxae.stats import conformal, intervals
 from jaxae.types import Decision
 
+FOLDS = 5  # each row of `fit` is scored by a model that was fitted on the other four
+
 
 class OutlierDecisions(OutlierMixin, BaseEstimator):
     """Decisions by a threshold on anomaly scores, with the scores of `fit`'s rows out of fold.
 
-    A class that derives from this one has the parameters `contamination` and `alpha`, calls
-    `_decide` at the end of `fit`, and has the method `_scored`.
+    A class that derives from this one has the parameters `contamination`, `alpha` and
+    `random_state`, calls `_decide` at the end of `fit`, and has the method `_scored`.
     """
 
     contamination: float
     alpha: float | None
+    random_state: int | np.random.RandomState | None
 
     def _scored(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """The rows [N, *S] of X and their anomaly scores [N], by the model of all rows."""
@@ -107,7 +110,7 @@ class OutlierDecisions(OutlierMixin, BaseEstimator):
 
     def _decide(
         self, x: np.ndarray, score: np.ndarray, rule: str, decision: Decision | None = None
-    ) -> Decision:
+    ) -> None:
         """Keep the rows [N, *S] of `fit` with their scores [N], and fit the rule on these scores.
 
         Args:
@@ -124,7 +127,6 @@ class OutlierDecisions(OutlierMixin, BaseEstimator):
         self.threshold_ = float(self.decision_.threshold)
         self.offset_ = -self.threshold_
         self.labels_ = scoring.decide(self.decision_, self.decision_scores_).astype(int)
-        return decision
 
     def _judged(self, X: Any) -> detectors.Judgement:
         check_is_fitted(self)
@@ -135,6 +137,13 @@ class OutlierDecisions(OutlierMixin, BaseEstimator):
         decision = self.decision_
         return detectors.Judgement(
             score, conformal.p_values(decision, score), scoring.decide(decision, score)
+        )
+
+    def _seed(self) -> int:
+        """The seed that `random_state` is, or draws."""
+        state = self.random_state
+        return int(
+            state if isinstance(state, Integral) else check_random_state(state).randint(2**31)
         )
 
     def _rule(self) -> str:

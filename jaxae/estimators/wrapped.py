@@ -1,19 +1,26 @@
 """Any detector of scikit-learn or PyOD, with the decisions of this library."""
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import clone, is_outlier_detector
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxae import scoring
+from jaxae.data import splits
 from jaxae.devices import parallel
 from jaxae.errors import UserError
-from jaxae.estimators.decisions import OutlierDecisions, require_rows, require_unmasked
-from jaxae.rng import Purpose, SplitDraw, host_generator
+from jaxae.estimators.decisions import (
+    FOLDS,
+    OutlierDecisions,
+    require_rows,
+    require_unmasked,
+)
+from jaxae.rng import SplitDraw
 from jaxae.workflows import crossfit
 
-FOLDS = 5  # each row of `fit` is scored by a copy that was fitted on the other four
+_METHODS = ("score_samples", "decision_function")
 
 
 class WrappedDetector(OutlierDecisions):
@@ -48,7 +55,7 @@ class WrappedDetector(OutlierDecisions):
         alpha: float | None = None,
         valid_fraction: float = 0.1,
         higher_is_anomalous: bool | None = None,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ):
         self.estimator = estimator
         self.contamination = contamination
@@ -65,20 +72,20 @@ class WrappedDetector(OutlierDecisions):
             known what a score of the estimator means.
           FloatingPointError: a score is not finite in float32, or the same for all rows.
         """
-        rule, higher = self._rule(), self._orientation()
+        rule, higher = self._rule(), self._is_higher()
         x = self._rows(X, reset=True)
         require_rows(x)
         parallel.initialize()
-        seed = int(self.random_state)
-        order = host_generator(seed, Purpose.SPLIT, SplitDraw.HOLD_OUT).permutation(len(x))
-        held, rest = np.split(order, [self._held_out(len(x))])
+        seed = self._seed()
+        is_held = splits.draw(len(x), self._held_out(len(x)), seed, SplitDraw.HOLD_OUT)
+        held, rest = np.flatnonzero(is_held), np.flatnonzero(~is_held)
         self.estimator_ = clone(self.estimator).fit(x[rest])
         score = np.empty(len(x), np.float32)
-        score[held] = _scores(self.estimator_, x[held], higher) if len(held) else []
+        score[held] = anomaly_scores(self.estimator_, x[held], higher) if len(held) else []
         folds = crossfit.draw(len(rest), min(FOLDS, len(rest)), seed)
         for seen, left_out in zip(folds.seen, folds.held_out, strict=True):
             copy = clone(self.estimator).fit(x[rest[seen]])
-            score[rest[left_out]] = _scores(copy, x[rest[left_out]], higher)
+            score[rest[left_out]] = anomaly_scores(copy, x[rest[left_out]], higher)
         if (score == score[0]).all():
             raise FloatingPointError(
                 f"{type(self.estimator).__name__} scores all rows {score[0]:g}, so it separates "
@@ -98,14 +105,14 @@ class WrappedDetector(OutlierDecisions):
         `--baselines svm`; see `jaxae.workflows.baselines`. The seed is the `random_state` of a copy
         that has one.
         """
-        copy, higher = clone(self.estimator), self._orientation()
+        copy, higher = clone(self.estimator), self._is_higher()
         if "random_state" in copy.get_params():
             copy.set_params(random_state=seed)
-        return _scores(copy.fit(train), test, higher)
+        return anomaly_scores(copy.fit(train), test, higher)
 
     def _scored(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         x = self._rows(X, reset=False)
-        return x, _scores(self.estimator_, x, self._orientation())
+        return x, anomaly_scores(self.estimator_, x, self._is_higher())
 
     def _rows(self, X: Any, reset: bool) -> np.ndarray:
         require_unmasked(X)
@@ -116,51 +123,57 @@ class WrappedDetector(OutlierDecisions):
     def _held_out(self, n: int) -> int:
         if self.alpha is None:
             return 0
-        if not 0 < self.valid_fraction < 1:
+        if not (isinstance(self.valid_fraction, Real) and 0 < self.valid_fraction < 1):
             raise UserError(f"valid_fraction is {self.valid_fraction!r}; it must be in (0, 1)")
         return min(max(1, round(n * self.valid_fraction)), n - 2)
 
-    def _orientation(self) -> bool:
-        """Whether a high value of the estimator's score means an outlier."""
-        name = type(self.estimator).__name__
-        if isinstance(self.estimator, type):
-            raise UserError(f"estimator is the class {self.estimator.__name__}; call it first")
-        if not hasattr(self.estimator, "fit"):
-            raise UserError(f"{name} has no fit; give a detector of scikit-learn or PyOD")
-        if not any(hasattr(self.estimator, method) for method in _METHODS):
-            raise UserError(
-                f"{name} has neither score_samples nor decision_function, so it cannot score new "
-                "rows; LocalOutlierFactor needs novelty=True"
-            )
-        if self.higher_is_anomalous is not None:
-            return bool(self.higher_is_anomalous)
-        if _is_of_pyod(self.estimator):
-            return True
-        if hasattr(self.estimator, "score_samples") or _detects_outliers(self.estimator):
-            return False
-        raise UserError(
-            f"what a high decision_function of {name} means is not known; set "
-            "higher_is_anomalous=True or False"
-        )
+    def _is_higher(self) -> bool:
+        return orientation(self.estimator, self.higher_is_anomalous)
 
 
 wrap = WrappedDetector
-_METHODS = ("score_samples", "decision_function")
 
 
-def _is_of_pyod(estimator: Any) -> bool:
-    return any(base.__module__.startswith("pyod.") for base in type(estimator).__mro__)
+def orientation(estimator: Any, higher_is_anomalous: bool | None = None) -> bool:
+    """Whether a high value of an estimator's score means an outlier.
 
-
-def _detects_outliers(estimator: Any) -> bool:
-    return getattr(estimator, "_estimator_type", None) == "outlier_detector" or (
-        getattr(getattr(estimator, "__sklearn_tags__", lambda: None)(), "estimator_type", None)
-        == "outlier_detector"
+    Raises:
+      UserError: it has no `fit` or cannot score new rows, or what its score means is not known.
+    """
+    name = type(estimator).__name__
+    if isinstance(estimator, type):
+        raise UserError(f"estimator is the class {estimator.__name__}; call it first")
+    if not hasattr(estimator, "fit"):
+        raise UserError(f"{name} has no fit; give a detector of scikit-learn or PyOD")
+    if not any(hasattr(estimator, method) for method in _METHODS):
+        raise UserError(
+            f"{name} has neither score_samples nor decision_function, so it cannot score new "
+            "rows; LocalOutlierFactor needs novelty=True"
+        )
+    if higher_is_anomalous is not None:
+        return bool(higher_is_anomalous)
+    if any(base.__module__.startswith("pyod.") for base in type(estimator).__mro__):
+        return True
+    if hasattr(estimator, "score_samples") or is_outlier_detector(estimator):
+        return False
+    raise UserError(
+        f"what a high decision_function of {name} means is not known; set "
+        "higher_is_anomalous=True or False"
     )
 
 
-def _scores(estimator: Any, x: np.ndarray, higher: bool) -> np.ndarray:
-    """Anomaly scores [N] of rows, float32."""
+def anomaly_scores(estimator: Any, x: np.ndarray, higher: bool) -> np.ndarray:
+    """Anomaly scores [N] of rows by a fitted estimator: float32, higher = more anomalous.
+
+    Args:
+      estimator: has `score_samples`, or else `decision_function`.
+      x: rows [N, F].
+      higher: whether a high value of the estimator means an outlier, see `orientation`.
+
+    Raises:
+      UserError: the estimator does not give a number for each row.
+      FloatingPointError: a score is not finite in float32.
+    """
     method = next(name for name in _METHODS if hasattr(estimator, name))
     values = np.asarray(getattr(estimator, method)(x), np.float64)
     name = type(estimator).__name__

@@ -5,7 +5,7 @@ To add one, enter a `Score` in `SCORES`, or call `SCORES.add` from outside the p
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,12 +20,11 @@ from jaxae.ops.blur import gaussian_blur
 from jaxae.registry import Registry
 from jaxae.scoring import neighbours, patches, pooling
 from jaxae.scoring.losses import bce, mae, mse
+from jaxae.scoring.neighbours import Rows
 from jaxae.types import Inferred, LossFn, Scalar, Score
 
 COMPONENTS = 32  # the most principal components, and at most a quarter of the values of a row
 _ROWS_AT_ONCE = 256  # bounds the memory of distances to a bank
-
-Rows = Iterable[Inferred]  # blocks of rows with their outputs
 
 
 def _reconstruction_score(loss: LossFn) -> Score:
@@ -300,11 +299,8 @@ def _joined(parts: tuple[tuple[str, Score], ...], sign: str) -> Score:
         return functools.reduce(join, values)
 
     def places(fitted: dict, row: Inferred) -> Array:
-        shape = row.x.shape
         maps = [_in_units(part, fitted[name], row) for name, part in parts if part.places]
-        if any(one.shape != shape for one in maps):
-            maps = [pooling.enlarged(one, shape) for one in maps]
-        return functools.reduce(join, maps)
+        return functools.reduce(join, _of_one_shape(maps, row))
 
     has_map = any(part.places for _, part in parts)
     needs = frozenset().union(*(part.needs for _, part in parts))
@@ -328,16 +324,22 @@ def _product(parts: tuple[tuple[str, Score], ...]) -> Score:
         return jnp.exp(sum(logs) / len(logs))
 
     def places(fitted: dict, row: Inferred) -> Array:
-        shares = []
-        for name, part in parts:
-            found = part.places(fitted.get(name, {}), row)  # type: ignore[misc]
-            found = pooling.enlarged(found, row.x.shape)
-            shares.append(found / jnp.maximum(jnp.mean(found), 1e-12))
-        return apply(fitted, row) * (sum(shares) / len(shares))
+        maps = [part.places(fitted.get(name, {}), row) for name, part in parts if part.places]
+        maps = [one / jnp.maximum(jnp.mean(one), 1e-12) for one in _of_one_shape(maps, row)]
+        return apply(fitted, row) * (sum(maps) / len(maps))
 
+    is_fitted = any(part.fit for _, part in parts)
+    has_map = all(part.places for _, part in parts)
     needs = frozenset().union(*(part.needs for _, part in parts))
-    is_fitted, has_map = (any(part.fit for _, part in parts), all(p.places for _, p in parts))
     return Score(apply, fit if is_fitted else None, needs=needs, places=places if has_map else None)
+
+
+def _of_one_shape(maps: list[Array], row: Inferred) -> list[Array]:
+    """Maps of a row: as they are if all have its shape, else enlarged to its places."""
+    shape = row.x.shape
+    if all(one.shape == shape for one in maps):
+        return maps
+    return [pooling.enlarged(one, shape) for one in maps]
 
 
 def _on_scale(score: Score, value: Array) -> Array:

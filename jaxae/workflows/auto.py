@@ -74,19 +74,19 @@ def settle_rows(
 ) -> tuple[ExperimentConfig, Dataset]:
     """Choose a value for every `auto` from the rows.
 
-    Method: see `_method`. Crops: for fcn and large images 16 of 32 x 32 pixels in each step,
-    else none. Scaling: none for images in [0, 1], minmax for others and for methods that output
-    only such values, else standard. Input: cells of gradients for images in [0, 1] with at
-    least 16 pixels on each side, except for fcn, else none. Output: sigmoid if the scaled rows
-    are in [0, 1], else linear. Code: see `_latent`. Batch: the largest power of two, up to 128
-    rows or 64 crops, that gives eight steps per epoch. Epochs: 30, or as many as give 1,600
-    steps, at most 200. Budget: 60 seconds, if epochs are auto. Score: three local distances for
-    up to 10,000 vectors, row_nearest for more, mse+row_nearest if nearly all of them have two
-    equal ones; mse*shape_nearest for windows of a long series, mse^row_nearest^row_pca for
-    other series, patches for large images, mse+row_pca for up to 500 others, else mse+row_knn;
-    but, except for large images, mse if the training rows have more than ten million values, or
-    if the guarantee of the threshold rule would be lost. Windows are trained on as `_denoising`
-    says, if the method is auto.
+    Method: see `_method`. Crops: for fcn and large images 16 of 32 x 32 pixels in each step, else
+    none. Scaling: none for images in [0, 1], minmax for others and for methods that output only
+    such values, else standard. Input: cells of gradients for images in [0, 1] with at least 16
+    pixels on each side, except for fcn, else none. Output: sigmoid if the scaled rows are in [0,
+    1], else linear. Code: see `_latent`. Batch: the largest power of two, up to 128 rows or 64
+    crops, that gives eight steps per epoch. Epochs: 30, or as many as give 1,600 steps, at most
+    200. Budget: 60 seconds, if epochs are auto. Score: distances to neighbours in three views for
+    up to 10,000 vectors, row_nearest for more, mse+row_nearest if nearly all of them have two equal
+    ones; mse*shape_nearest for windows of a long series, mse^row_nearest^row_pca for other series,
+    patches for large images, mse+row_pca for up to 500 others, else mse+row_knn; but, except for
+    large images, mse if the training rows have more than ten million values, or if the guarantee of
+    the threshold rule would be lost. Windows are trained on as `_denoising` says, if the method is
+    auto.
 
     Args:
       cfg: may contain `auto`.
