@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from jaxae.data.arrayfiles import read_npz
 from jaxae.devices import compile_cache, hosts
-from jaxae.errors import UserError, naming_input, user_errors
+from jaxae.errors import UserError, user_errors
 from jaxae.reports import tables
 from jaxae.reports.pages import frame
 from jaxae.rng import Purpose, host_generator
@@ -230,7 +230,7 @@ def run(
     about = {"jaxae": version("jaxae")}
     known = {
         tuple(one[name] for name in _KEY): one
-        for one in disk.read_lines(path)
+        for one in disk.read_lines(path, "name another folder with --out")
         if one.keys() >= {*_KEY, "auroc", "ap", "seconds"} and one.items() >= about.items()
     }
     by_measure: dict[str, Any] = {
@@ -243,9 +243,11 @@ def run(
             for seed in range(seeds):
                 key = (table.name, digest, name, seed, contaminated)
                 if key not in known:
-                    with naming_input(Path(table.name)):
-                        rows = split(table, seed, contaminated)
+                    rows = split(table, seed, contaminated)
+                    try:
                         values = measured(DETECTORS[name], rows, seed)
+                    except (UserError, FloatingPointError) as error:
+                        raise UserError(f"{table.name}: {name}: {error}") from None
                     known[key] = dict(zip(_KEY, key, strict=True)) | about | values
                     disk.append_line(path, known[key])
                 found.append(known[key])

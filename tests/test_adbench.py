@@ -82,6 +82,49 @@ def test_the_default_is_measured_and_flags_a_tenth_of_normals(tmp_path, capsys):
     assert "[1/1] one [68, 3]: jaxae" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "far", "words"),
+    [("jaxae", 0, "all 30 training rows are equal"), ("neighbours", 1e300, "are not finite")],
+)
+def test_a_set_that_a_detector_refuses_is_named(name, far, words, tmp_path, capsys):
+    x = np.ones((70, 3)) if not far else RNG.normal(size=(70, 3))
+    x[60:] += far
+    with pytest.raises(SystemExit) as stop:
+        ran(written(tmp_path / "sets", "odd", x), tmp_path / "out", capsys, "--detectors", name)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert f"error: odd: {name}: " in said
+    assert words in said
+
+
+def test_what_belongs_to_a_run_or_is_damaged_is_left_alone(tmp_path, capsys):
+    folder, out = written(tmp_path / "sets", "one"), tmp_path / "out"
+    ran(folder, out, capsys, "--detectors", "pca")
+    kept = (out / "measured.jsonl").read_bytes()
+    (out / "measured.jsonl").write_bytes(b'{"set": 1}\n' + kept)  # others' lines are passed over
+    ran(folder, out, capsys, "--detectors", "pca")
+    assert (out / "measured.jsonl").read_bytes() == b'{"set": 1}\n' + kept
+    (out / "measured.jsonl").write_bytes(kept + b"garbage\n")
+    for path in (out / "config.json", out / "data.json"):
+        with pytest.raises(SystemExit) as stop:
+            ran(folder, out, capsys, "--detectors", "pca")
+        assert stop.value.code == 2
+        assert "line 2, is not a JSON object" in capsys.readouterr().err
+        path.write_text("{}")
+    with pytest.raises(SystemExit):  # a run's folder now
+        ran(folder, out, capsys, "--detectors", "pca")
+    assert "which is kept as it was written" in capsys.readouterr().err
+
+
+def test_a_set_that_is_put_back_has_its_own_numbers(tmp_path, capsys):
+    folder, args = written(tmp_path / "sets", "one"), ("--detectors", "pca")
+    first, content = ran(folder, tmp_path / "out", capsys, *args), (folder / "one.npz").read_bytes()
+    written(folder, "one", np.flip(np.arange(210.0).reshape(70, 3)))
+    assert ran(folder, tmp_path / "out", capsys, *args) != first
+    (folder / "one.npz").write_bytes(content)
+    assert ran(folder, tmp_path / "out", capsys, *args) == first
+
+
 def test_bundled_tables_have_both_classes():
     tables = list(adbench.bundled())
     assert len(tables) == 18

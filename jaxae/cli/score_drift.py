@@ -14,7 +14,7 @@ from jaxae.stats import conformal
 
 ALARM = 100.0  # the wealth at which drift is reported: without it, once in a hundred files at most
 
-_LARGEST = 690.0  # logarithm of the largest wealth that is told, close to the largest float64
+_LARGEST = 1e300  # the largest wealth that is told; float64 ends at 1e308
 
 
 def check(detector: detectors.Detector, drift: bool) -> None:
@@ -36,7 +36,7 @@ def of(detector: detectors.Detector, scores: Float[np.ndarray, " N"]) -> dict[st
     log = np.asarray(conformal.bet(p).log)
     over = np.flatnonzero(log >= math.log(ALARM))
     row = int(log.argmax())
-    wealth = math.exp(min(log[row], _LARGEST))
+    wealth = math.exp(min(log[row], math.log(_LARGEST)))
     return {"alarm": int(over[0]) if len(over) else None, "wealth": wealth, "row": row}
 
 
@@ -50,7 +50,8 @@ def line(found: dict[str, Any], reason: str) -> str:
             f"no drift: the wealth of bets on rising scores is {found['wealth']:.3g} at most, at "
             f"row {found['row']}; drift is reported at {ALARM:g} ({promise})"
         )
+    more = " or more" if found["wealth"] >= 0.999 * _LARGEST else ""
     return (
         f"drift: scores have risen by row {found['alarm']}, where the wealth of bets on it reaches "
-        f"{ALARM:g} ({promise}); at most it is {found['wealth']:.3g}, at row {found['row']}"
+        f"{ALARM:g} ({promise}); the largest is {found['wealth']:.3g}{more}, at row {found['row']}"
     )

@@ -125,10 +125,11 @@ def read_metrics(path: Path) -> list[dict]:
     return epochs
 
 
-def read_lines(path: Path) -> list[dict]:
+def read_lines(path: Path, remedy: str = _REMEDY) -> list[dict]:
     """The objects in a JSON Lines file; [] if there is no file.
 
-    A last line without a line break is skipped, because writing it was interrupted.
+    `remedy` ends the message of an error. A last line without a line break is skipped, because
+    writing it was interrupted.
 
     Raises:
       UserError: the file cannot be read, or a line is not a JSON object; names the line.
@@ -143,10 +144,10 @@ def read_lines(path: Path) -> list[dict]:
                 raise ValueError(f"but {line.decode()[:20]}")
             rows.append(row)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({words(error)}); {_REMEDY}") from None
+        raise UserError(f"{path} cannot be read ({words(error)}); {remedy}") from None
     except ValueError as error:
         where = f"{path}, line {len(rows) + 1},"
-        raise UserError(f"{where} is not a JSON object ({error}); {_REMEDY}") from None
+        raise UserError(f"{where} is not a JSON object ({error}); {remedy}") from None
     return rows
 
 
