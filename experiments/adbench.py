@@ -306,7 +306,7 @@ def page(title: str, rows: list[list[str]], sets: Sequence[str], auroc: dict[str
     by_set = [[name, *(f"{auroc[row[0]][i]:.4f}" for row in rows)] for i, name in enumerate(sets)]
     body = [
         f"<h1>{frame.text(title)}</h1>",
-        frame.table("Means over sets, best first", HEADS, rows),
+        frame.table("Means over sets, best first; of normals flagged also the most", HEADS, rows),
         frame.table("AUROC of each set", ["set", *(row[0] for row in rows)], by_set),
     ]
     return frame.page(title, body)
